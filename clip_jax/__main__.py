@@ -1,0 +1,132 @@
+"""`clip-jax VERB …`: the first word picks a file of `commands/`, which defines
+its flags and runs. Only that file is imported, so that help answers at once.
+"""
+
+import contextlib
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+
+from clip_jax.errors import FailureError, UsageError
+
+VERBS = {
+  'train': 'train a model; run again with the same workdir, resume',
+  'eval': 'evaluate a model: zero-shot classification, retrieval',
+  'classify': 'label pictures with names of your choice',
+  'embed': 'write the embeddings of pictures or texts to a file',
+  'info': "a model's or preset's parameters, FLOPs and shapes",
+  'data': 'build data sets, look into them, train tokenizers',
+  'bench': 'measure this machine',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command line; the exit code is 0 done, 1 failed, 2 wrong call."""
+  argv = sys.argv[1:] if argv is None else list(argv)
+  if not argv:
+    print(_overview(), file=sys.stderr)
+    return 2
+  if argv[0] in ('--help', '-h', 'help', '--helpfull'):
+    print(_overview())
+    return 0
+  debug = '--debug' in argv
+  try:
+    return _run(argv[0], argv[1:])
+  except KeyboardInterrupt:
+    print('error: interrupted.', file=sys.stderr)
+    return 130
+  except BrokenPipeError:  # the reader of our output has gone, as with `head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except Exception as error:
+    if debug:
+      raise
+    message, code = _explain(error)
+    print(f'error: {message}', file=sys.stderr)
+    return code
+
+
+def _run(verb: str, argv: list[str]) -> int:
+  if verb not in VERBS:
+    raise UsageError(f'no verb {verb!r}: one of {", ".join(VERBS)}.')
+  command = importlib.import_module(f'clip_jax.commands.{verb}')
+  values = flags.FlagValues()
+  flags.DEFINE_bool('help', False, 'show this help', flag_values=values)
+  flags.DEFINE_bool(
+    'debug', False, 'show the traceback of an error', flag_values=values
+  )
+  command.define_flags(values)
+  if any(word in ('--help', '-h', '-help', '--helpfull') for word in argv):
+    print(_help(verb, command.__doc__, values))
+    return 0
+  try:
+    with _process_arguments([f'clip-jax {verb}', *argv]) as arguments:
+      parse = getattr(command, 'parse', flags.FlagValues.__call__)
+      words = parse(values, arguments)[1:]
+  except flags.Error as error:
+    raise UsageError(
+      f'{_one_line(error)} (see clip-jax {verb} --help)'
+    ) from error
+  command.run(values, words)
+  return 0
+
+
+@contextlib.contextmanager
+def _process_arguments(argv: list[str]) -> Iterator[list[str]]:
+  """`argv` as sys.argv, where ml_collections looks for --config.KEY=VALUE."""
+  before, sys.argv = sys.argv, argv
+  try:
+    yield argv
+  finally:
+    sys.argv = before
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+  """One line about an error, and the exit code."""
+  if isinstance(error, UsageError):
+    return _one_line(error), 2
+  if isinstance(error, FailureError):
+    return _one_line(error), 1
+  if isinstance(error, OSError):
+    if error.errno == errno.ENOSPC:
+      return f'the disk is full: {error.filename or _one_line(error)}.', 1
+    return _one_line(error), 1
+  return (
+    f'{type(error).__name__}: {_one_line(error)} '
+    '(--debug shows where; this is worth reporting)'
+  ), 1
+
+
+def _one_line(error: BaseException) -> str:
+  return ' '.join(str(error).split())
+
+
+def _overview() -> str:
+  width = max(map(len, VERBS))
+  verbs = '\n'.join(
+    f'  {name:<{width}}  {what}' for name, what in VERBS.items()
+  )
+  return (
+    'clip-jax: CLIP in JAX, from image-text pairs to a model in use.\n\n'
+    f'usage: clip-jax VERB [--flag=value …]\n\n{verbs}\n\n'
+    'clip-jax VERB --help shows its flags, with examples.\n'
+    'Results go to stdout, progress to stderr; --json prints one JSON '
+    'document.'
+  )
+
+
+def _help(verb: str, doc: str | None, values: flags.FlagValues) -> str:
+  lines = [(doc or VERBS[verb]).strip(), '', 'flags:']
+  for name in sorted(values):
+    flag = values[name]
+    default = '' if flag.default in (None, False) else f' [{flag.default}]'
+    lines.append(f'  --{name:<14} {flag.help}{default}')
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

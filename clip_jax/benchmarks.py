@@ -1,0 +1,254 @@
+"""What this machine does in a second: the figures of `clip-jax bench`.
+
+Compilation and the first calls are left out of every figure. Machines are
+noisy: the median of several calls is reported, and comparisons are worth
+something only within one run.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clip_jax import tokenizers
+from clip_jax.checkpoints import Description
+from clip_jax.data.images import Preprocessing
+from clip_jax.data.pipeline import training_batches
+from clip_jax.data.sources import open_source
+from clip_jax.inference.model import Model
+from clip_jax.models import presets
+from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.objectives.contrastive import FORMS, make_softmax_loss
+from clip_jax.parallel.mesh import (
+  BATCH_AXES,
+  batch_sharding,
+  check_batch_size,
+  make_mesh,
+  replicated,
+)
+from clip_jax.training.feed import Feed
+from clip_jax.training.optimizer import make_optimizer
+from clip_jax.training.state import abstract_state, sharded_init
+from clip_jax.training.step import jit_train_step, make_train_step
+
+Figures = dict[str, Any]
+
+_WARM_UP = 2  # calls that are not counted
+
+
+def train(
+  preset: str, batch: int, steps: int, data: str, dtype: str, remat: str
+) -> Figures:
+  """The train step on real records: reading, decoding, towers, update.
+
+  Args:
+    preset: a published model.
+    batch: pairs, all devices together.
+    steps: that are measured.
+    data: a SPEC with captions.
+    dtype, remat: as in `model` of configs/base.py.
+  """
+  mesh = make_mesh()
+  check_batch_size(batch, mesh)
+  model = presets.resolve(preset)
+  preprocessing = Preprocessing(image_size=model.image.image_size)
+  module = DualEncoder(model, jnp.dtype(dtype), remat)
+  optimizer, schedule = make_optimizer(
+    steps + _WARM_UP + 1,
+    learning_rate=5e-4,
+    schedule='cosine',
+    warmup_steps=1,
+    weight_decay=0.2,
+    b1=0.9,
+    b2=0.98,
+    eps=1e-6,
+    clip_norm=0.0,
+    mu_dtype='float32',
+  )
+  abstract = abstract_state(module, optimizer, mesh)
+  loss_fn = make_softmax_loss('all_gather', mesh, BATCH_AXES)
+  train_step = jit_train_step(
+    make_train_step(module, optimizer, schedule, loss_fn, preprocessing),
+    abstract,
+    mesh,
+  )
+  state = sharded_init(module, optimizer, mesh, seed=0)
+  batches = training_batches(
+    open_source(data),
+    tokenizer=tokenizers.load('clip', model.text.context_length),
+    preprocessing=preprocessing,
+    batch_size=batch,
+    seed=0,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  feed = Feed(batches, mesh)
+  for step in range(1, _WARM_UP + steps + 1):
+    state, metrics = train_step(state, feed.next())
+    feed.launched(metrics)
+    if step == _WARM_UP:
+      feed.numbers()
+  numbers = feed.numbers()
+  batches.close()
+  return {
+    'preset': preset,
+    'batch': batch,
+    'steps': steps,
+    'data': data,
+    'dtype': dtype,
+    'remat': remat,
+    'examples_per_second': numbers['train/examples_per_second'],
+    'seconds_per_step': batch / numbers['train/examples_per_second'],
+    'input_wait_fraction': numbers['train/input_wait_fraction'],
+    **_devices(),
+  }
+
+
+def encode(preset: str, batch: int, calls: int, dtype: str) -> Figures:
+  """Both encoders at inference, from uint8 pixels and from words.
+
+  The weights are random, which costs what trained ones do.
+  """
+  mesh = make_mesh()
+  check_batch_size(batch, mesh)
+  config = presets.resolve(preset)
+  tokenizer = tokenizers.load('clip', config.text.context_length)
+  size = config.image.image_size
+  shapes = (
+    jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
+    jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32),
+  )
+  init = jax.jit(
+    lambda key: DualEncoder(config).init(
+      key, *(jnp.zeros(s.shape, s.dtype) for s in shapes)
+    )['params'],
+    out_shardings=replicated(mesh),
+  )
+  model = Model(
+    Description(
+      model=config,
+      tokenizer=tokenizer.describe(),
+      preprocessing=Preprocessing(image_size=size),
+    ),
+    init(jax.random.key(0)),
+    mesh=mesh,
+    dtype=dtype,
+    batch_size=batch,
+  )
+  images = _pixels(batch, size)
+  texts = [f'a photo of picture number {i}.' for i in range(batch)]
+  image_seconds = _median_seconds(lambda: model.encode_image(images), calls)
+  text_seconds = _median_seconds(lambda: model.encode_text(texts), calls)
+  return {
+    'preset': preset,
+    'batch': batch,
+    'calls': calls,
+    'dtype': dtype,
+    'images_per_second': batch / image_seconds,
+    'texts_per_second': batch / text_seconds,
+    **_devices(),
+  }
+
+
+def loss(batch: int, embed_dim: int, calls: int) -> list[Figures]:
+  """Value and gradient of each form of the loss, and its scratch memory."""
+  mesh = make_mesh()
+  check_batch_size(batch, mesh)
+  images, texts = (
+    jax.device_put(_unit_rows(batch, embed_dim, i), batch_sharding(mesh))
+    for i in range(2)
+  )
+  scale = jnp.float32(1 / 0.07)
+  figures = []
+  for form in FORMS:
+    loss_fn = make_softmax_loss(form, mesh, BATCH_AXES)
+    compiled = (
+      jax.jit(jax.value_and_grad(loss_fn, argnums=(0, 1, 2)))
+      .lower(images, texts, scale)
+      .compile()
+    )
+    seconds = _median_seconds(
+      lambda call=compiled: jax.block_until_ready(call(images, texts, scale)),
+      calls,
+    )
+    memory: Any = compiled.memory_analysis()
+    figures.append(
+      {
+        'form': form,
+        'batch': batch,
+        'embed_dim': embed_dim,
+        'temp_bytes': int(memory.temp_size_in_bytes),
+        'seconds': seconds,
+        **_devices(),
+      }
+    )
+  return figures
+
+
+def read(data: str, batch: int, steps: int, size: int, workers: int) -> Figures:
+  """The input pipeline alone: records to batches on the host."""
+  batches = training_batches(
+    open_source(data),
+    tokenizer=tokenizers.load('clip'),
+    preprocessing=Preprocessing(image_size=size),
+    batch_size=batch,
+    seed=0,
+    workers=workers,
+  )
+  for _ in range(_WARM_UP):
+    next(batches)
+  start = time.perf_counter()
+  for _ in range(steps):
+    next(batches)
+  seconds = time.perf_counter() - start
+  batches.close()
+  return {
+    'data': data,
+    'batch': batch,
+    'image_size': size,
+    'workers': workers,
+    'examples_per_second': batch * steps / seconds,
+  }
+
+
+def tokenize(spec: str, data: str, calls: int) -> Figures:
+  """A tokenizer on the captions of a data set, in one batch of them all."""
+  tokenizer = tokenizers.load(spec)
+  captions = list(open_source(data).texts())
+  seconds = _median_seconds(lambda: tokenizer(captions), calls)
+  return {
+    'tokenizer': spec,
+    'data': data,
+    'captions': len(captions),
+    'examples_per_second': len(captions) / seconds,
+  }
+
+
+def _median_seconds(call: Callable[[], Any], calls: int) -> float:
+  for _ in range(_WARM_UP):
+    call()
+  seconds = []
+  for _ in range(calls):
+    start = time.perf_counter()
+    call()
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds)
+
+
+def _pixels(count: int, size: int) -> np.ndarray:
+  rng = np.random.default_rng(0)
+  return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def _unit_rows(rows: int, width: int, seed: int) -> np.ndarray:
+  x = np.random.default_rng(seed).normal(size=(rows, width))
+  return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _devices() -> Figures:
+  devices: Sequence[jax.Device] = jax.devices()
+  return {'device_kind': devices[0].device_kind, 'devices': len(devices)}

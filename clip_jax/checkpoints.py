@@ -1,0 +1,287 @@
+"""Checkpoints: a training state and what its arrays mean, kept by Orbax.
+
+    WORKDIR/checkpoints/STEP/
+      params, opt_state   arrays
+      description         JSON: model, tokenizer, preprocessing
+      position            JSON: step, and the seed that orders the data
+
+A checkpoint is written under a temporary name in the background and renamed
+when it is whole, so that a run can be killed at any moment. The description
+travels with the arrays: no flag can read them with another activation,
+tokenizer or image size.
+"""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from clip_jax.data.images import Preprocessing
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.models.config import CLIPConfig
+
+_ITEMS = ('params', 'opt_state', 'description', 'position')
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """All that is needed beside the arrays to use a model."""
+
+  model: CLIPConfig
+  tokenizer: Mapping[str, Any]  # what `Tokenizer.describe()` gives
+  preprocessing: Preprocessing
+
+  def to_dict(self) -> dict[str, Any]:
+    """Nested plain data, for JSON."""
+    return {
+      'model': self.model.to_dict(),
+      'tokenizer': dict(self.tokenizer),
+      'preprocessing': self.preprocessing.to_dict(),
+    }
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> 'Description':
+    """The inverse of `to_dict`."""
+    return cls(
+      model=CLIPConfig.from_dict(fields['model']),
+      tokenizer=fields['tokenizer'],
+      preprocessing=Preprocessing.from_dict(fields['preprocessing']),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """What `Checkpoints.restore` found."""
+
+  params: Any
+  opt_state: Any
+  description: Description
+  step: int
+  seed: int
+
+
+class Checkpoints:
+  """The checkpoints of one run, for its training loop.
+
+  Args:
+    workdir: the run directory; `checkpoints/` is made in it.
+    keep: how many of the newest stay.
+    best_metric: a name such as 'eval/zero_shot/top1'; the checkpoint with its
+      highest value stays too. Empty: none.
+  """
+
+  def __init__(self, workdir: str | Path, *, keep: int, best_metric: str = ''):
+    logging.getLogger('absl').setLevel(logging.ERROR)
+    self._root = epath.Path(workdir) / 'checkpoints'
+    self._best_metric = best_metric
+    policies = ocp.checkpoint_managers.preservation_policy
+    kept: list[Any] = [policies.LatestN(keep)]
+    if best_metric:
+      kept.append(
+        policies.BestN(
+          get_metric_fn=lambda metrics: metrics[best_metric],
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._manager = ocp.CheckpointManager(
+      self._root.absolute(),
+      item_names=_ITEMS,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  @property
+  def latest_step(self) -> int | None:
+    """The newest whole checkpoint's step."""
+    return self._manager.latest_step()
+
+  def save(
+    self,
+    state: Any,
+    description: Description,
+    *,
+    seed: int,
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Copies the state from the devices and writes it in the background.
+
+    Args:
+      state: a `TrainState`; its step names the checkpoint.
+      description: of the model.
+      seed: the run's; with the step, the position in the data.
+      metrics: measured at this step; the best one is kept by them.
+    Raises:
+      FailureError: this save, or the one before it, could not be written.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    metrics = dict(metrics or {})
+    if self._best_metric not in metrics:
+      metrics = {}
+    try:
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(state.params),
+          opt_state=ocp.args.StandardSave(state.opt_state),
+          description=ocp.args.JsonSave(description.to_dict()),
+          position=ocp.args.JsonSave({'step': step, 'seed': seed}),
+        ),
+        metrics=metrics or None,
+      )
+    except Exception as error:
+      raise self._failure(error) from error
+
+  def wait(self) -> None:
+    """Returns once all that was saved is on the disk.
+
+    Raises:
+      FailureError: it could not be written.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._failure(error) from error
+
+  def restore(
+    self, abstract_params: Any, abstract_opt_state: Any
+  ) -> Restored | None:
+    """The newest checkpoint that can be read, or None where there is none.
+
+    A damaged one is reported on stderr and set aside under the name
+    `STEP.damaged`, so that the run can write that step again.
+
+    Args:
+      abstract_params, abstract_opt_state: shapes, dtypes and shardings.
+    Raises:
+      FailureError: there are checkpoints, and none can be read.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        restored = self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract_params),
+            opt_state=ocp.args.StandardRestore(abstract_opt_state),
+            description=ocp.args.JsonRestore(),
+            position=ocp.args.JsonRestore(),
+          ),
+        )
+        return Restored(
+          params=restored['params'],
+          opt_state=restored['opt_state'],
+          description=Description.from_dict(restored['description']),
+          step=restored['position']['step'],
+          seed=restored['position']['seed'],
+        )
+      except Exception as error:  # whatever a damaged file makes a reader do
+        _report_damage(self._root / str(step), error)
+        self._set_aside(step)
+    if steps:
+      raise FailureError(
+        f'none of the {len(steps)} checkpoints in {self._root} can be read; '
+        'they are kept there as STEP.damaged.'
+      )
+    return None
+
+  def close(self) -> None:
+    """Waits for the last write, and ends the writing threads."""
+    self.wait()
+    self._manager.close()
+
+  def _set_aside(self, step: int) -> None:
+    if jax.process_index() == 0:
+      damaged = self._root / f'{step}.damaged'
+      if damaged.exists():
+        damaged.rmtree()
+      (self._root / str(step)).rename(damaged)
+    self._manager.reload()
+
+  def _failure(self, error: Exception) -> FailureError:
+    text = ' '.join(str(error).split())
+    full = 'No space left' in text or 'RESOURCE_EXHAUSTED' in text
+    why = 'the disk is full' if full else text[:300]
+    self._manager.reload()
+    latest = self._manager.latest_step()
+    start = 'the start' if latest is None else f'step {latest}'
+    return FailureError(
+      f'a checkpoint could not be written to {self._root}: {why}. '
+      f'Mend that and run the same command again: it goes on from {start}.'
+    )
+
+
+def steps_of(workdir: str | Path) -> list[int]:
+  """The steps of a run's whole checkpoints, newest first."""
+  root = epath.Path(workdir) / 'checkpoints'
+  if not root.is_dir():
+    return []
+  names = (path.name for path in root.iterdir() if path.is_dir())
+  return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def load_params(reference: str | Path) -> tuple[Any, Description, int]:
+  """Parameters alone, as they are wanted for inference.
+
+  Args:
+    reference: a run's workdir (its newest readable checkpoint), or one
+      checkpoint's directory.
+  Returns:
+    The parameter tree (numpy arrays), its description, and its step.
+  Raises:
+    UsageError: there is no checkpoint at `reference`.
+    FailureError: there are, and none can be read.
+  """
+  directories = list(_candidates(Path(reference)))
+  if not directories:
+    raise UsageError(
+      f'no checkpoint in {reference}: expected the workdir of a run, or one '
+      'of its checkpoints/STEP.'
+    )
+  for directory in directories:
+    try:
+      return (*_read(directory), int(directory.name))
+    except Exception as error:
+      _report_damage(directory, error)
+  raise FailureError(f'no checkpoint in {reference} can be read.')
+
+
+def _candidates(reference: Path) -> Iterator[Path]:
+  if reference.name.isdigit() and (reference / 'params').is_dir():
+    yield reference
+  for step in steps_of(reference):
+    yield reference / 'checkpoints' / str(step)
+
+
+def _read(directory: Path) -> tuple[Any, Description]:
+  """Parameters as numpy, wherever the run's devices were."""
+  path = epath.Path(directory).absolute()
+  with ocp.PyTreeCheckpointer() as reader:
+    tree = reader.metadata(path / 'params').item_metadata.tree
+    as_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+    )
+    params = reader.restore(path / 'params', restore_args=as_numpy)
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    description = reader.restore(path / 'description')
+  return params, Description.from_dict(description)
+
+
+def _report_damage(directory: Any, error: Exception) -> None:
+  reason = ' '.join(str(error).split())[:200]
+  print(
+    f'warning: checkpoint {directory} cannot be read '
+    f'({type(error).__name__}: {reason}); trying the one before.',
+    file=sys.stderr,
+  )

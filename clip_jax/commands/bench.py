@@ -1,0 +1,96 @@
+"""Measures this machine.
+
+usage:
+  clip-jax bench train|encode|loss|input|tokenizer [--flag=value …]
+
+examples:
+  clip-jax bench train --preset=ViT-B/32 --batch=16
+  clip-jax bench encode --preset=ViT-B/16 --batch=32 --dtype=bfloat16
+  clip-jax bench loss --batch=4096 --embed_dim=512 --cpu_devices=2
+  clip-jax bench input --data=folder:pictures --image_size=224
+  clip-jax bench tokenizer --tokenizer=clip --data=tfds:emoji
+
+What is measured:
+  train      whole train steps on real records, and the share of the time
+             that they waited for input
+  encode     both encoders at inference, with random weights
+  loss       value and gradient of each form of the contrastive loss, with the
+             scratch memory of the compiled program
+  input      records to batches on the host, without a model
+  tokenizer  captions to token ids
+"""
+
+import json
+from typing import Any
+
+from absl import flags
+
+from clip_jax.errors import UsageError
+
+KINDS = ('train', 'encode', 'loss', 'input', 'tokenizer')
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds this verb's flags."""
+  text, number = flags.DEFINE_string, flags.DEFINE_integer
+  text('preset', 'ViT-B/32', 'train, encode: the model', flag_values=values)
+  text('data', 'tfds:emoji#train', 'records (a SPEC)', flag_values=values)
+  text('dtype', 'float32', 'float32 or bfloat16', flag_values=values)
+  text('remat', 'none', 'train: none, dots, full', flag_values=values)
+  text('tokenizer', 'clip', 'tokenizer: which', flag_values=values)
+  number('batch', 16, 'pairs, all devices together', 1, flag_values=values)
+  number('steps', 10, 'steps or calls that are measured', 1, flag_values=values)
+  number('embed_dim', 512, 'loss: width of features', 1, flag_values=values)
+  number('image_size', 224, 'input: pixels a side', 1, flag_values=values)
+  number('workers', 0, 'input: reading processes', 0, flag_values=values)
+  number(
+    'cpu_devices', 1, 'devices that a CPU stands for', 1, flag_values=values
+  )
+  flags.DEFINE_bool(
+    'json', False, 'print one JSON document', flag_values=values
+  )
+
+
+def run(values: flags.FlagValues, words: list[str]) -> None:
+  """Measures, and prints the figures."""
+  if len(words) != 1 or words[0] not in KINDS:
+    raise UsageError(f'bench what? One of {", ".join(KINDS)}.')
+  for name, known in (
+    ('dtype', ('float32', 'bfloat16')),
+    ('remat', ('none', 'dots', 'full')),
+  ):
+    if values[name].value not in known:
+      raise UsageError(
+        f'--{name}={values[name].value}: choose one of {", ".join(known)}.'
+      )
+
+  from clip_jax.parallel.devices import use_cpu_devices
+
+  use_cpu_devices(values.cpu_devices)
+  figures = _measure(words[0], values)
+  if values.json:
+    print(json.dumps(figures, indent=2))
+    return
+  for row in figures if isinstance(figures, list) else [figures]:
+    print('  '.join(f'{name}={_short(value)}' for name, value in row.items()))
+
+
+def _measure(kind: str, values: flags.FlagValues) -> Any:
+  from clip_jax import benchmarks
+
+  v = values
+  if kind == 'train':
+    return benchmarks.train(
+      v.preset, v.batch, v.steps, v.data, v.dtype, v.remat
+    )
+  if kind == 'encode':
+    return benchmarks.encode(v.preset, v.batch, v.steps, v.dtype)
+  if kind == 'loss':
+    return benchmarks.loss(v.batch, v.embed_dim, v.steps)
+  if kind == 'input':
+    return benchmarks.read(v.data, v.batch, v.steps, v.image_size, v.workers)
+  return benchmarks.tokenize(v.tokenizer, v.data, v.steps)
+
+
+def _short(value: Any) -> str:
+  return f'{value:.4g}' if isinstance(value, float) else str(value)

@@ -1,0 +1,114 @@
+"""Labels pictures with names of your choice, without training for them.
+
+usage:
+  clip-jax classify --model=REF --labels="NAME,NAME,…" [--templates=…] IMAGE…
+
+examples:
+  clip-jax classify --model=runs/emoji --labels="red apple,green apple" a.png
+  clip-jax classify --model=runs/emoji --labels=@names.txt --top=3 *.png
+  clip-jax classify --model=REF --labels="cat,dog" \\
+      --templates="a photo of a {}." --templates="a drawing of a {}." pet.jpg
+  clip-jax classify --model=REF --labels="cat,dog" --json pet.jpg
+
+The probabilities of a picture sum to 1 over the labels. Templates are averaged;
+published models are best with "a photo of a {}.", and one that was trained on
+plain names with the default.
+"""
+
+import os
+
+from absl import flags
+
+from clip_jax.commands import printing
+from clip_jax.errors import UsageError
+
+_BAR = 24  # characters
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds this verb's flags."""
+  flags.DEFINE_string(
+    'model', None, "a run's workdir or one checkpoint", flag_values=values
+  )
+  flags.DEFINE_string(
+    'labels',
+    None,
+    'names separated by commas, or @FILE with one a line',
+    flag_values=values,
+  )
+  flags.DEFINE_multi_string(
+    'templates',
+    ['{}'],
+    'a prompt with {} for the name, or @FILE with one a line; give it several '
+    'times to average',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'top', 5, 'show so many labels of each picture', flag_values=values
+  )
+  flags.DEFINE_bool(
+    'json', False, 'print one JSON document, all labels', flag_values=values
+  )
+
+
+def run(values: flags.FlagValues, words: list[str]) -> None:
+  """Prints each picture's labels, the most probable first."""
+  reference = printing.require(
+    values.model, 'model', "name a run's workdir or one of its checkpoints"
+  )
+  if values.labels is None:
+    raise UsageError('no --labels: give names, as in --labels="cat,dog".')
+  labels = printing.words_of('labels', values.labels)
+  templates = templates_of(values)
+  if values.top < 1:
+    raise UsageError(f'--top={values.top} must be at least 1.')
+  if not words:
+    raise UsageError('no images: name at least one file after the flags.')
+  for path in words:
+    if os.path.isdir(path):
+      raise UsageError(f'{path} is a folder: name files, as in {path}/*.png.')
+    if not os.path.exists(path):
+      raise UsageError(f'no file {path}.')
+
+  from clip_jax.inference.classifier import check_labels
+  from clip_jax.inference.model import load
+
+  check_labels(labels)
+  model = load(reference)
+  probabilities = model.classify(
+    printing.watch(words, len(words), 'images'), labels, templates
+  )
+  if values.json:
+    printing.print_json(
+      [
+        {'image': path, 'labels': dict(zip(labels, row, strict=True))}
+        for path, row in zip(words, probabilities.tolist(), strict=True)
+      ]
+    )
+    return
+  width = max(map(len, labels))
+  for path, row in zip(words, probabilities.tolist(), strict=True):
+    print(path)
+    ranked = sorted(zip(labels, row, strict=True), key=lambda x: -x[1])
+    for label, probability in ranked[: values.top]:
+      bar = '█' * round(_BAR * probability)
+      print(f'  {100 * probability:5.1f} %  {label:<{width}}  {bar}'.rstrip())
+
+
+def templates_of(values: flags.FlagValues) -> list[str]:
+  """The prompts of --templates, those of its files included.
+
+  Raises:
+    UsageError: one has no slot for the name.
+  """
+  from clip_jax.inference.classifier import check_templates
+
+  templates = []
+  for value in values.templates:
+    if value.startswith('@'):
+      lines = printing.lines_of('templates', value[1:])
+      templates += [text for _, text in lines]
+    else:
+      templates.append(value)
+  check_templates(templates)
+  return templates

@@ -1,0 +1,113 @@
+"""Builds data sets, looks into them, trains tokenizers on their captions.
+
+usage:
+  clip-jax data build NAME
+  clip-jax data inspect SPEC [--out=SHEET.png] [--tokenizer=…] [--json]
+  clip-jax data tokenizer --train --data=SPEC --vocab_size=N --out=FILE.model
+
+examples:
+  clip-jax data build emoji
+  clip-jax data inspect tfds:emoji#test --out=sheet.png --tokenizer=clip
+  clip-jax data inspect folder:pictures --json
+  clip-jax data inspect csv:pairs.csv --captions=title,description
+  clip-jax data tokenizer --train --data=tfds:emoji#train --vocab_size=1500 \\
+      --out=emoji.model
+
+A SPEC is tfds:NAME[#SPLIT], folder:PATH or csv:PATH. `build` writes to TFDS's
+own folder (TFDS_DATA_DIR, or ~/tensorflow_datasets), which tfds:NAME reads.
+`inspect` counts records, captions, image sizes and corrupt records, and draws
+a contact sheet. A trained tokenizer is sentencepiece:FILE in a config.
+"""
+
+from absl import flags
+
+from clip_jax.commands import printing
+from clip_jax.errors import UsageError
+
+BUILT_IN = ('emoji',)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds this verb's flags."""
+  text = flags.DEFINE_string
+  text('data', None, 'tokenizer: a SPEC with captions', flag_values=values)
+  text('out', None, 'the file to write', flag_values=values)
+  text('tokenizer', None, 'inspect: count tokens with this', flag_values=values)
+  flags.DEFINE_list(
+    'captions',
+    ['caption'],
+    'columns or features that hold captions',
+    flag_values=values,
+  )
+  flags.DEFINE_bool('train', False, 'tokenizer: train one', flag_values=values)
+  flags.DEFINE_integer(
+    'vocab_size', 8_000, 'tokenizer: pieces', 4, flag_values=values
+  )
+  flags.DEFINE_bool(
+    'json', False, 'print one JSON document', flag_values=values
+  )
+
+
+def run(values: flags.FlagValues, words: list[str]) -> None:
+  """Does what the first word says."""
+  actions = {'build': _build, 'inspect': _inspect, 'tokenizer': _tokenizer}
+  if not words or words[0] not in actions:
+    raise UsageError(f'data what? One of {", ".join(actions)}.')
+  actions[words[0]](values, words[1:])
+
+
+def _build(values: flags.FlagValues, words: list[str]) -> None:
+  if len(words) != 1 or words[0] not in BUILT_IN:
+    raise UsageError(
+      f'data build what? One of {", ".join(BUILT_IN)}. (Other TFDS data sets '
+      'are prepared by `tfds build --file_format=array_record`.)'
+    )
+
+  from clip_jax.data.emoji import build_emoji
+
+  path = build_emoji()
+  if values.json:
+    printing.print_json({'name': words[0], 'path': path})
+  else:
+    print(f'{words[0]} is ready in {path}; use it as tfds:{words[0]}')
+
+
+def _inspect(values: flags.FlagValues, words: list[str]) -> None:
+  if len(words) != 1:
+    raise UsageError('data inspect takes one SPEC, such as folder:pictures.')
+
+  from clip_jax import tokenizers
+  from clip_jax.data.inspect import describe, inspect
+
+  tokenizer = tokenizers.load(values.tokenizer) if values.tokenizer else None
+  summary = inspect(
+    words[0],
+    captions=tuple(values.captions),
+    sheet_path=values.out,
+    tokenizer=tokenizer,
+  )
+  if values.json:
+    printing.print_json(summary)
+    return
+  print(describe(summary))
+  if values.out:
+    print(f'contact sheet: {values.out}')
+
+
+def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:
+  printing.no_words('data tokenizer', words)
+  if not values.train:
+    raise UsageError('data tokenizer does one thing: add --train.')
+  spec = printing.require(values.data, 'data', 'name a SPEC with captions')
+  out = printing.require(values.out, 'out', 'name the file to write')
+
+  from clip_jax.data.sources import open_source
+  from clip_jax.tokenizers import sentence_piece
+
+  source = open_source(spec, captions=tuple(values.captions))
+  sentence_piece.train(source.texts(), values.vocab_size, out)
+  result = {'path': out, 'vocab_size': values.vocab_size, 'data': spec}
+  if values.json:
+    printing.print_json(result)
+  else:
+    print(f'{values.vocab_size:,} pieces in {out}: sentencepiece:{out}')

@@ -1,0 +1,112 @@
+"""Evaluates a model on a data set.
+
+usage:
+  clip-jax eval --model=REF --task=TASK --data=SPEC [--templates=…]
+
+tasks:
+  zero_shot  the right name among all names of the data set: top-1, top-5
+  retrieval  the texts of an image, and the image of a text: recall at 1, 5, 10
+
+examples:
+  clip-jax eval --model=runs/emoji --task=zero_shot --data=tfds:emoji#test
+  clip-jax eval --model=runs/emoji --task=retrieval \\
+      --data=tfds:emoji#test --json
+  clip-jax eval --model=REF --task=zero_shot --data=folder:pets \\
+      --templates="a photo of a {}, a type of pet."
+  clip-jax eval --model=REF --task=retrieval --data=csv:pairs.csv
+
+Pictures that cannot be read are left out and counted, up to --max_corrupt.
+"""
+
+from absl import flags
+
+from clip_jax.commands import printing
+from clip_jax.commands.classify import templates_of
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds this verb's flags."""
+  flags.DEFINE_string(
+    'model', None, "a run's workdir or one checkpoint", flag_values=values
+  )
+  flags.DEFINE_string('task', None, 'what to measure', flag_values=values)
+  flags.DEFINE_string(
+    'data', None, 'a data set, SCHEME:LOCATION[#SPLIT]', flag_values=values
+  )
+  flags.DEFINE_list(
+    'captions',
+    ['caption'],
+    'columns or features that hold captions',
+    flag_values=values,
+  )
+  flags.DEFINE_multi_string(
+    'templates',
+    ['{}'],
+    'a prompt with {} for the name, or @FILE with one a line; give it several '
+    'times to average',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'batch_size', 64, 'rows on the device at once', flag_values=values
+  )
+  flags.DEFINE_string(
+    'dtype', 'float32', 'of the arithmetic: float32 or bfloat16',
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    'max_corrupt', 100, 'unreadable pictures to leave out', flag_values=values
+  )
+  flags.DEFINE_bool(
+    'json', False, 'print one JSON document', flag_values=values
+  )
+
+
+def run(values: flags.FlagValues, words: list[str]) -> None:
+  """Prints the metrics."""
+  printing.no_words('eval', words)
+  reference = printing.require(
+    values.model, 'model', "name a run's workdir or one of its checkpoints"
+  )
+  task = printing.require(values.task, 'task', 'zero_shot or retrieval')
+  spec = printing.require(
+    values.data, 'data', 'name a data set, as in --data=tfds:emoji#test'
+  )
+
+  from clip_jax.evaluation import Options, find_evaluator
+
+  evaluate = find_evaluator(task)
+  options = Options(
+    templates=tuple(templates_of(values)),
+    max_corrupt_records=values.max_corrupt,
+    watch=printing.watch,
+  )
+
+  from clip_jax.inference.references import recognise
+
+  recognise(reference)  # before a data set is built for nothing
+
+  from clip_jax.data.sources import open_source
+  from clip_jax.inference.model import load
+
+  source = open_source(spec, captions=tuple(values.captions))
+  model = load(reference, dtype=values.dtype, batch_size=values.batch_size)
+  result = evaluate(model, source, options)
+  printing.report_corrupt(result.corrupt)
+  if values.json:
+    printing.print_json(
+      {
+        'task': task,
+        'data': spec,
+        'model': reference,
+        'step': model.step,
+        'metrics': result.metrics,
+        'corrupt': result.corrupt,
+      }
+    )
+    return
+  print(f'{task} on {spec}, {reference} at step {model.step:,}')
+  width = max(map(len, result.metrics))
+  for name, value in result.metrics.items():
+    counted = name in ('examples', 'texts')
+    shown = f'{value:8,.0f}' if counted else f'{100 * value:8.2f} %'
+    print(f'  {name:<{width}}  {shown}')

@@ -1,0 +1,59 @@
+"""Trains a model; run again with the same workdir, goes on where it was.
+
+usage:
+  clip-jax train --config=configs/NAME.py[:ARG] --workdir=DIR
+      [--config.KEY=VALUE …]
+
+examples:
+  clip-jax train --config=configs/emoji.py --workdir=runs/emoji
+  clip-jax train --config=configs/emoji.py --workdir=runs/short \\
+      --config.total_steps=200 --config.optimizer.learning_rate=1e-3
+  clip-jax train --config=configs/emoji.py --workdir=runs/folder \\
+      --config.data.train=folder:pictures --config.tokenizer=clip
+
+configs/base.py says every field with its unit and default. The workdir gets
+config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html. SIGTERM
+or Ctrl-C saves and ends; the same command then goes on from there.
+"""
+
+from absl import flags
+
+from clip_jax.commands.config_file import define_config, parse
+from clip_jax.errors import UsageError
+
+__all__ = ['define_flags', 'parse', 'run']
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds this verb's flags."""
+  define_config(values)
+  flags.DEFINE_string(
+    'workdir', None, 'the run directory, made if missing', flag_values=values
+  )
+
+
+def run(values: flags.FlagValues, words: list[str]) -> None:
+  """Trains, and says where the results are."""
+  if words:
+    raise UsageError(f'train takes flags only, not {words[0]!r}.')
+  if values.config is None:
+    raise UsageError('no --config: name a file, such as configs/emoji.py.')
+  if not values.workdir:
+    raise UsageError('no --workdir: name a folder for the run.')
+
+  from clip_jax.parallel.devices import use_cpu_devices
+
+  use_cpu_devices(values.config.mesh.cpu_devices)
+
+  from clip_jax.training.loop import train
+
+  outcome = train(values.config, values.workdir)
+  if not outcome.finished:
+    print(
+      f'stopped and saved at step {outcome.step:,}; the same command goes on '
+      'from there.'
+    )
+    return
+  for name, value in outcome.metrics.items():
+    print(f'{name} {value:.4f}')
+  print(f'trained to step {outcome.step:,}; report: {outcome.report}')

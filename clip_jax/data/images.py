@@ -1,0 +1,221 @@
+"""Host-side pictures: decode, resize, crop; uint8 in and uint8 out.
+
+The published evaluation transforms are exact, to the byte, because Pillow does
+the resizing in the file's own mode and only then is the picture converted to
+RGB. Normalisation happens on the device.
+"""
+
+import dataclasses
+import io
+import os
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageColor, ImageOps
+
+from clip_jax.errors import FailureError, UsageError
+
+# A picture that would fill the memory is refused before it is decoded. Pillow
+# only warns from here on, and refuses from twice as many.
+MAX_PIXELS = 89_478_485
+
+# Channel means and deviations of [0, 1] values, as in OpenAI's weights.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+INTERPOLATIONS = {
+  'bicubic': Image.Resampling.BICUBIC,
+  'bilinear': Image.Resampling.BILINEAR,
+  'nearest': Image.Resampling.NEAREST,
+}
+RESIZE_MODES = ('shortest', 'squash', 'longest')
+
+# What a picture may come as: encoded bytes, a path, uint8 pixels [H, W, 3] or
+# [H, W] (checked by `decode`, whose message is for users), or Pillow's.
+ImageLike = bytes | str | os.PathLike | np.ndarray | Image.Image
+
+
+class CorruptImageError(FailureError):
+  """A picture that cannot be read: missing, damaged, or far too large."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """How a picture becomes what a model reads; part of its description.
+
+  Attributes:
+    image_size: S, pixels; the result is S x S.
+    resize_mode: 'shortest' scales the shorter side to S and crops the centre
+      (OpenAI), 'squash' ignores the aspect, 'longest' scales the longer side
+      to S and pads with zeros.
+    interpolation: 'bicubic', 'bilinear' or 'nearest'.
+    mean, std: per channel, of values in [0, 1]; applied on the device.
+    background: a colour, such as 'white', that transparent pictures are laid
+      upon before anything else. None drops the transparency at the end, which
+      is what the published models saw.
+    exif: turn photographs as their EXIF orientation says. False takes the
+      pixels as stored, which is what the published models saw.
+  """
+
+  image_size: int
+  resize_mode: str = 'shortest'
+  interpolation: str = 'bicubic'
+  mean: tuple[float, float, float] = CLIP_MEAN
+  std: tuple[float, float, float] = CLIP_STD
+  background: str | None = None
+  exif: bool = False
+
+  def __post_init__(self):
+    if self.image_size < 1:
+      raise UsageError(f'image_size={self.image_size}: use 1 or more')
+    if self.resize_mode not in RESIZE_MODES:
+      raise UsageError(
+        f'resize_mode={self.resize_mode!r}: use one of '
+        + ', '.join(RESIZE_MODES)
+      )
+    if self.interpolation not in INTERPOLATIONS:
+      raise UsageError(
+        f'interpolation={self.interpolation!r}: use one of '
+        + ', '.join(INTERPOLATIONS)
+      )
+    if self.background is not None:
+      check_colour('background', self.background)
+
+  def to_dict(self) -> dict[str, Any]:
+    """As JSON holds it."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, data: dict[str, Any]) -> 'Preprocessing':
+    """The inverse of `to_dict`; unknown keys are a UsageError."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in data:
+      if key not in known:
+        raise UsageError(
+          f'preprocessing has no field {key!r}: known are {", ".join(known)}'
+        )
+    values: dict[str, Any] = {  # JSON has lists where these have tuples.
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in data.items()
+    }
+    return cls(**values)
+
+
+def decode(image: ImageLike) -> Image.Image:
+  """A picture with all its pixels read, in its own mode.
+
+  Raises:
+    CorruptImageError: missing, not an image, cut off, or over MAX_PIXELS.
+    UsageError: an array that is not uint8 [H, W, 3] or [H, W].
+  """
+  if isinstance(image, Image.Image):
+    return image
+  if isinstance(image, np.ndarray):
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+      raise UsageError(
+        f'an image array of {image.dtype} {list(image.shape)}: '
+        'use uint8 [H, W, 3] or [H, W]'
+      )
+    return Image.fromarray(image)
+  if not isinstance(image, bytes):
+    image = read_bytes(image)
+  try:
+    picture = Image.open(io.BytesIO(image))
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+      raise CorruptImageError(
+        f'{width} x {height} pixels, over the limit of {MAX_PIXELS:,}'
+      )
+    picture.load()
+  except CorruptImageError:
+    raise
+  except Image.UnidentifiedImageError:
+    raise CorruptImageError('not an image in a known format') from None
+  except Exception as error:  # Pillow's decoders raise nearly everything.
+    reason = (str(error) or repr(error)).splitlines()[0]
+    raise CorruptImageError(f'damaged image: {reason}') from error
+  return picture
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """A file's bytes; CorruptImageError where it is missing or unreadable."""
+  try:
+    with open(path, 'rb') as file:
+      return file.read()
+  except OSError as error:
+    reason = (error.strerror or str(error)).lower()
+    raise CorruptImageError(f'{os.fspath(path)}: {reason}') from error
+
+
+def preprocess(
+  image: ImageLike, preprocessing: Preprocessing
+) -> UInt8[np.ndarray, 'S S 3']:
+  """The evaluation transform, in open_clip's order: RGB comes last.
+
+  Equal to `open_clip.transform.image_transform` before its normalisation.
+
+  Raises:
+    CorruptImageError: see `decode`.
+  """
+  picture = upright(decode(image), preprocessing)
+  size = preprocessing.image_size
+  resample = INTERPOLATIONS[preprocessing.interpolation]
+  width, height = picture.size
+  if preprocessing.resize_mode == 'squash':
+    picture = picture.resize((size, size), resample)
+  elif preprocessing.resize_mode == 'shortest':
+    short, long = min(width, height), max(width, height)
+    if short != size:
+      scaled = int(size * long / short)
+      if scaled * size > MAX_PIXELS:
+        raise CorruptImageError(
+          f'{width} x {height} pixels: too long for its width to be scaled'
+        )
+      new = (size, scaled) if width <= height else (scaled, size)
+      picture = picture.resize(new, resample)
+    picture = _centre_crop(picture, size)
+  else:
+    ratio = max(width, height) / size
+    new = (max(1, round(width / ratio)), max(1, round(height / ratio)))
+    picture = _centre_pad(picture.resize(new, resample), size)
+  return np.asarray(picture.convert('RGB'))
+
+
+def upright(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+  """Applies the options for users' own pictures: EXIF and background."""
+  if preprocessing.exif:
+    picture = ImageOps.exif_transpose(picture)
+  if preprocessing.background and picture.has_transparency_data:
+    picture = picture.convert('RGBA')
+    canvas = Image.new('RGBA', picture.size, preprocessing.background)
+    canvas.alpha_composite(picture)
+    picture = canvas.convert('RGB')
+  return picture
+
+
+def check_colour(field: str, colour: str) -> None:
+  """A UsageError unless Pillow knows the colour ('white', '#ffffff')."""
+  try:
+    ImageColor.getrgb(colour)
+  except ValueError:
+    raise UsageError(
+      f'{field}={colour!r}: not a colour; use a name such as white, or #rrggbb'
+    ) from None
+
+
+def _centre_crop(picture: Image.Image, size: int) -> Image.Image:
+  # Python's round, halves to even, as torchvision's.
+  left = round((picture.width - size) / 2)
+  top = round((picture.height - size) / 2)
+  return picture.crop((left, top, left + size, top + size))
+
+
+def _centre_pad(picture: Image.Image, size: int) -> Image.Image:
+  # The odd pixel goes right or bottom. Zero in the picture's own mode: white
+  # for CMYK, the first colour of a palette.
+  across, down = size - picture.width, size - picture.height
+  left, top = across // 2, down // 2
+  return ImageOps.expand(
+    picture, (left, top, across - left, down - top), fill=0
+  )

@@ -1,0 +1,295 @@
+"""What is in a data set: counts, lengths, sizes, corrupt records, a sheet."""
+
+import collections
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import tqdm
+from jaxtyping import Int32
+from PIL import Image, ImageDraw, ImageFont
+
+from clip_jax.data.images import CorruptImageError, decode
+from clip_jax.data.sources import Source, open_source
+from clip_jax.errors import FailureError, UsageError
+
+# The sheet: so many pictures of so many pixels, and lines below each.
+SHEET_COLUMNS = 8
+SHEET_ROWS = 6
+CELL = 128
+CAPTION_LINES = 3
+FONT_SIZE = 12
+
+# Corrupt records that the summary names; all are counted.
+NAMED_CORRUPT = 20
+
+
+@runtime_checkable
+class Measure(Protocol):
+  """What is asked of a tokenizer here."""
+
+  context_length: int
+
+  def text_lengths(self, texts: list[str]) -> Int32[np.ndarray, ' N']:
+    """Tokens of each text with its specials, before any cutting."""
+    ...
+
+
+def inspect(
+  spec: str,
+  captions: Sequence[str] = ('caption',),
+  sheet_path: str | os.PathLike | None = None,
+  tokenizer: Measure | None = None,
+) -> dict[str, Any]:
+  """Reads every record once, and never stops at a corrupt one.
+
+  Args:
+    spec, captions: as for `open_source`.
+    sheet_path: where to write a PNG of pictures from all over the data set.
+    tokenizer: also measure captions in its tokens, specials included, and
+      count those that it cuts.
+  Returns:
+    A JSON-able summary: 'records', 'corrupt', 'captions', 'labels',
+    'image_sizes', ... Lengths are {'min', 'median', 'mean', 'p95', 'max'}.
+  Raises:
+    UsageError: see `open_source`; or the sheet's folder does not exist.
+    FailureError: the sheet could not be written.
+  """
+  if sheet_path is not None:
+    folder = os.path.dirname(os.path.abspath(os.fspath(sheet_path)))
+    if not os.path.isdir(folder):
+      raise UsageError(f'no folder {folder} for the contact sheet')
+  source = open_source(spec, captions=captions)
+  count = _Count(tokenizer)
+  chosen = set(_evenly(len(source), SHEET_COLUMNS * SHEET_ROWS))
+  cells: list[tuple[Image.Image | None, str]] = []
+  for index in tqdm.trange(
+    len(source), desc=spec, unit='records', disable=not sys.stderr.isatty()
+  ):
+    picture, caption = count.add(source, index)
+    if sheet_path is not None and index in chosen:
+      cells.append((_thumbnail(picture), caption))
+  summary = {'data': spec, 'records': len(source), **count.summary(source)}
+  if sheet_path is not None:
+    _save(contact_sheet(cells), sheet_path)
+    summary['sheet'] = os.fspath(sheet_path)
+  return summary
+
+
+def describe(summary: dict[str, Any]) -> str:
+  """A summary as lines for people: a name and what was found."""
+  lines = []
+  for key, value in summary.items():
+    if isinstance(value, dict):
+      value = ', '.join(f'{k} {_number(v)}' for k, v in value.items())
+    elif isinstance(value, list):
+      value = ''.join(f'\n  {x["id"]}: {x["reason"]}' for x in value) or 'none'
+    lines.append(f'{key.replace("_", " ")}: {_number(value)}')
+  return '\n'.join(lines)
+
+
+class _Count:
+  """Running counts of records; memory stays small on large data sets."""
+
+  def __init__(self, tokenizer: Measure | None):
+    self._tokenizer = tokenizer
+    self._cut = 0
+    self._per_record: collections.Counter[int] = collections.Counter()
+    self._characters: collections.Counter[int] = collections.Counter()
+    self._tokens: collections.Counter[int] = collections.Counter()
+    self._sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+    self._formats: collections.Counter[str] = collections.Counter()
+    self._labels: collections.Counter[int] = collections.Counter()
+    self._corrupt: list[dict[str, str]] = []
+    self._corrupt_count = 0
+
+  def add(self, source: Source, index: int) -> tuple[Image.Image | None, str]:
+    """Counts a record; its picture (None where corrupt) and a caption."""
+    try:
+      record = source[index]
+      picture = decode(record['image'])
+    except CorruptImageError as error:
+      self._corrupt_count += 1
+      key = source.id(index)
+      if len(self._corrupt) < NAMED_CORRUPT:
+        self._corrupt.append({'id': key, 'reason': str(error)})
+      return None, key
+    self._sizes[picture.size] += 1
+    self._formats[f'{picture.format} {picture.mode}'] += 1
+    captions = record['caption']
+    self._per_record[len(captions)] += 1
+    self._characters.update(map(len, captions))
+    if self._tokenizer and captions:
+      lengths = self._tokenizer.text_lengths(captions).tolist()
+      self._tokens.update(lengths)
+      self._cut += sum(x > self._tokenizer.context_length for x in lengths)
+    if 'label' in record:
+      self._labels[record['label']] += 1
+    return picture, captions[0] if captions else record['id']
+
+  def summary(self, source: Source) -> dict[str, Any]:
+    """All counts, JSON-able."""
+    found: dict[str, Any] = {
+      'corrupt': self._corrupt_count,
+      'corrupt_records': self._corrupt,
+      'captions': self._characters.total(),
+      'records_without_caption': self._per_record[0],
+      'captions_per_record': _spread(self._per_record),
+      'caption_characters': _spread(self._characters),
+    }
+    if self._tokenizer:
+      found['caption_tokens'] = _spread(self._tokens)
+      found['captions_truncated'] = self._cut
+    if self._labels:
+      found['labels'] = len(source.label_names or self._labels)
+      found['records_per_label'] = _spread(
+        collections.Counter(self._labels.values())
+      )
+    widths: collections.Counter[int] = collections.Counter()
+    heights: collections.Counter[int] = collections.Counter()
+    for (width, height), times in self._sizes.items():
+      widths[width] += times
+      heights[height] += times
+    found['image_width'] = _spread(widths)
+    found['image_height'] = _spread(heights)
+    found['image_sizes'] = {
+      f'{width}x{height}': times
+      for (width, height), times in self._sizes.most_common(10)
+    }
+    found['image_formats'] = dict(self._formats.most_common())
+    return found
+
+
+def _spread(counter: collections.Counter[int]) -> dict[str, int | float]:
+  """Of a histogram value -> times; empty where nothing was counted."""
+  total = counter.total()
+  if not total:
+    return {}
+  ordered = sorted(counter.items())
+
+  def quantile(fraction: float) -> int:
+    left = fraction * total
+    for value, times in ordered:
+      left -= times
+      if left <= 0:
+        return value
+    return ordered[-1][0]
+
+  return {
+    'min': ordered[0][0],
+    'median': quantile(0.5),
+    'mean': round(sum(k * n for k, n in ordered) / total, 2),
+    'p95': quantile(0.95),
+    'max': ordered[-1][0],
+  }
+
+
+def _number(value: Any) -> str:
+  return f'{value:,}' if isinstance(value, int | float) else str(value)
+
+
+def _evenly(length: int, wanted: int) -> list[int]:
+  """At most `wanted` indices, from all over range(length)."""
+  wanted = min(length, wanted)
+  return [i * length // wanted for i in range(wanted)]
+
+
+# ------------------------------------------------------------- contact sheet
+
+
+def contact_sheet(
+  cells: Sequence[tuple[Image.Image | None, str]],
+) -> Image.Image:
+  """Pictures in rows with their captions below; None is a crossed-out cell.
+
+  Captions are cut to CAPTION_LINES lines; pictures keep their aspect.
+  """
+  line = FONT_SIZE + 3
+  margin = 8
+  across = CELL + margin
+  down = CELL + margin + CAPTION_LINES * line
+  columns = min(SHEET_COLUMNS, max(1, len(cells)))
+  rows = -(-len(cells) // columns)
+  sheet = Image.new(
+    'RGB', (columns * across + margin, rows * down + margin), 'white'
+  )
+  draw = ImageDraw.Draw(sheet)
+  font = _font()
+  for position, (picture, caption) in enumerate(cells):
+    row, column = divmod(position, columns)
+    left, top = margin + column * across, margin + row * down
+    box = (left, top, left + CELL - 1, top + CELL - 1)
+    if picture is None:
+      draw.rectangle(box, outline='#c00000')
+      draw.line(box, fill='#c00000')
+    else:
+      picture = _thumbnail(picture)
+      assert picture is not None
+      offset = (CELL - picture.width) // 2, (CELL - picture.height) // 2
+      sheet.paste(picture, (left + offset[0], top + offset[1]))
+    for number, words in enumerate(_wrap(caption, font)):
+      draw.text(
+        (left, top + CELL + 2 + number * line), words, 'black', font=font
+      )
+  return sheet
+
+
+def _thumbnail(picture: Image.Image | None) -> Image.Image | None:
+  """In RGB and on white, as large as a cell allows."""
+  if picture is None:
+    return None
+  if picture.has_transparency_data:
+    picture = picture.convert('RGBA')
+    canvas = Image.new('RGBA', picture.size, 'white')
+    canvas.alpha_composite(picture)
+    picture = canvas
+  picture = picture.convert('RGB')
+  ratio = CELL / max(picture.size)
+  size = (
+    max(1, round(picture.width * ratio)),
+    max(1, round(picture.height * ratio)),
+  )
+  return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+  """Matplotlib's DejaVu knows more alphabets than Pillow's own font."""
+  try:
+    import matplotlib
+
+    folder = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf')
+    return ImageFont.truetype(os.path.join(folder, 'DejaVuSans.ttf'), FONT_SIZE)
+  except (ImportError, OSError):
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def _wrap(
+  caption: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+) -> list[str]:
+  """At most CAPTION_LINES lines that fit under a cell."""
+  caption = ' '.join(caption.split())
+  for width in range(len(caption), 0, -1):
+    lines = textwrap.wrap(
+      caption, width, max_lines=CAPTION_LINES, placeholder='…'
+    )
+    if all(font.getlength(x) <= CELL for x in lines):
+      return lines
+  return []
+
+
+def _save(sheet: Image.Image, path: str | os.PathLike) -> None:
+  """Writes a PNG, whole or not at all."""
+  partial = f'{os.fspath(path)}.partial'
+  try:
+    sheet.save(partial, 'PNG')
+    os.replace(partial, path)
+  except OSError as error:
+    raise FailureError(
+      f'cannot write {os.fspath(path)}: {error.strerror or error}'
+    ) from error
+  finally:
+    if os.path.exists(partial):
+      os.remove(partial)

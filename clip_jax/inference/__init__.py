@@ -1,0 +1,1 @@
+"""A model in use: reference to arrays, images and texts to features."""

@@ -1,0 +1,113 @@
+"""Many inputs through one compiled function: batches of a few fixed sizes,
+prepared by threads while the device computes.
+"""
+
+import collections
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from clip_jax.parallel.mesh import batch_sharding, batch_ways
+
+Item = TypeVar('Item')
+
+
+def padded_size(count: int, batch_size: int, ways: int = 1) -> int:
+  """The rows of the batch that `count` inputs travel in.
+
+  A power of two times `ways`, or the whole batch: over any number of calls
+  a function is compiled for few sizes.
+
+  Args:
+    count: at least 1, at most `batch_size`.
+    batch_size: the largest batch asked for; rounded up to a multiple of
+      `ways`.
+    ways: devices that share the rows.
+  """
+  largest = -(-batch_size // ways) * ways
+  size = ways
+  while size < count:
+    size *= 2
+  return min(size, largest)
+
+
+def run_in_batches(
+  function: Callable[[jax.Array], jax.Array],
+  items: Iterable[Item],
+  prepare: Callable[[list[Item]], np.ndarray],
+  *,
+  batch_size: int,
+  mesh: Mesh | None = None,
+) -> Iterator[np.ndarray]:
+  """Applies a jitted function to items, a batch at a time, in their order.
+
+  Args:
+    function: rows to rows; each row of the result depends on its own row.
+    items: read as they are needed, up to three batches ahead.
+    prepare: a few items to an array with a row for each; called by threads.
+    batch_size: rows a batch at most.
+    mesh: its batch axes share the rows; None, the default device.
+  Yields:
+    One array of results a batch, without its padding.
+  Raises:
+    Whatever `items` or `prepare` raise; the threads are done by then.
+  """
+  ways = 1 if mesh is None else batch_ways(mesh)
+  threads = min(os.cpu_count() or 1, 32)
+  share = max(1, min(16, -(-batch_size // threads)))
+  stream = iter(items)
+  batches = iter(lambda: list(itertools.islice(stream, batch_size)), [])
+  prepared: collections.deque[Any] = collections.deque()
+  running: collections.deque[tuple[jax.Array, int]] = collections.deque()
+  pool = ThreadPoolExecutor(threads, thread_name_prefix='prepare')
+
+  def start(shares):
+    rows = np.concatenate([part.result() for part in shares])
+    size = padded_size(len(rows), batch_size, ways)
+    padding = ((0, size - len(rows)),) + ((0, 0),) * (rows.ndim - 1)
+    running.append(
+      (function(to_device(np.pad(rows, padding), mesh)), len(rows))
+    )
+
+  def finish():
+    result, count = running.popleft()
+    return jax.device_get(result)[:count]
+
+  try:
+    for batch in batches:
+      prepared.append(
+        [
+          pool.submit(prepare, batch[i : i + share])
+          for i in range(0, len(batch), share)
+        ]
+      )
+      if len(prepared) > 2:
+        start(prepared.popleft())
+      if len(running) > 1:
+        yield finish()
+    while prepared:
+      start(prepared.popleft())
+      if len(running) > 1:
+        yield finish()
+    while running:
+      yield finish()
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def to_device(rows: np.ndarray, mesh: Mesh | None) -> jax.Array:
+  """Rows on the default device, or split over a mesh's batch axes.
+
+  Every process of a multi-host mesh gives the same rows, all of them.
+  """
+  if mesh is None:
+    return jax.device_put(rows)
+  return jax.make_array_from_callback(
+    rows.shape, batch_sharding(mesh), lambda index: rows[index]
+  )

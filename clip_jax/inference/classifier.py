@@ -1,0 +1,96 @@
+"""The text tower as a hypernetwork (paper, section 3.1.2): class names to the
+weights of a linear classifier.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from clip_jax.errors import FailureError, UsageError
+
+PLAIN = ('{}',)  # the name itself, for models that were trained on names
+
+TextEncoder = Callable[[Iterable[str]], Float[np.ndarray, 'N E']]
+
+
+def zero_shot_weights(
+  encode_text: TextEncoder,
+  labels: Sequence[str],
+  templates: Sequence[str] = PLAIN,
+) -> Float[np.ndarray, 'E C']:
+  """One unit-length column a label: the mean direction of its prompts.
+
+  Each prompt's embedding has unit length; a label's are averaged, and the
+  mean is brought to unit length again.
+
+  Args:
+    encode_text: texts to unit-length float32 rows.
+    labels: C names, not empty.
+    templates: prompts with a slot '{}' for the name.
+  Returns:
+    float32. Cosine similarities are `image_features @ weights`; logits are
+    these times the logit scale.
+  Raises:
+    UsageError: no labels, an empty one, or a template without a slot.
+    FailureError: an embedding is not finite.
+  """
+  check_labels(labels)
+  check_templates(templates)
+  prompts = (
+    template.replace('{}', label) for label in labels for template in templates
+  )
+  rows = encode_text(prompts)
+  check_finite(rows, 'text')
+  rows = rows.reshape(len(labels), len(templates), -1).mean(1)  # C E
+  norms = np.linalg.norm(rows, axis=1, keepdims=True)
+  return (rows / np.maximum(norms, 1e-12)).T.astype(np.float32)
+
+
+def softmax(logits: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
+  """Probabilities of each row."""
+  powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+  return powers / powers.sum(axis=1, keepdims=True)
+
+
+def check_labels(labels: Sequence[str]) -> None:
+  """Refuses labels that cannot be classified among.
+
+  Raises:
+    UsageError: there are none, or one is empty.
+  """
+  if not labels:
+    raise UsageError('no labels: give at least one name.')
+  for i, label in enumerate(labels):
+    if not label.strip():
+      raise UsageError(f'label {i + 1} of {len(labels)} is empty.')
+
+
+def check_templates(templates: Sequence[str]) -> None:
+  """Refuses templates that do not say where the name goes.
+
+  Raises:
+    UsageError: there are none, or one lacks its slot.
+  """
+  if isinstance(templates, str) or not templates:
+    raise UsageError(f'templates={templates!r}: give a list of at least one.')
+  for template in templates:
+    if '{}' not in template:
+      raise UsageError(
+        f'template {template!r} has no slot: write {{}} where the name goes, '
+        "as in 'a photo of a {}.'"
+      )
+
+
+def check_finite(features: np.ndarray, what: str) -> None:
+  """Refuses features of a model whose training has diverged.
+
+  Raises:
+    FailureError: one is not a finite number.
+  """
+  bad = len(features) - int(np.isfinite(features).all(axis=1).sum())
+  if bad:
+    raise FailureError(
+      f'{bad:,} of {len(features):,} {what} embeddings are not finite '
+      'numbers: the parameters are damaged, or training diverged.'
+    )

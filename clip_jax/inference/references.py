@@ -1,0 +1,70 @@
+"""What a reference to a model points at, told from what lies there.
+
+A new kind is a row of `KINDS` and a branch of `inference.model.load`.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from clip_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """One kind of reference.
+
+  Attributes:
+    name: for the code that loads it.
+    meaning: for a person who is told what would be right.
+    matches: whether a path that exists is of this kind.
+  """
+
+  name: str
+  meaning: str
+  matches: Callable[[Path], bool]
+
+
+def _is_run(path: Path) -> bool:
+  root = path / 'checkpoints'
+  return root.is_dir() and any(_is_step(entry) for entry in root.iterdir())
+
+
+def _is_step(path: Path) -> bool:
+  return path.name.isdigit() and (path / 'params').is_dir()
+
+
+KINDS = (
+  Kind('run', "a run's workdir, which holds checkpoints/STEP", _is_run),
+  Kind('step', 'one checkpoints/STEP of a run', _is_step),
+)
+
+
+def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
+  """The kind of a reference (a name in `KINDS`) and its path.
+
+  Raises:
+    UsageError: nothing is there, or nothing that is known.
+  """
+  path = Path(os.path.expanduser(reference))
+  for kind in KINDS:
+    if path.is_dir() and kind.matches(path):
+      return kind.name, path
+  known = '; or '.join(kind.meaning for kind in KINDS)
+  raise UsageError(f'no model in {path}: {_finding(path)}. Expected {known}.')
+
+
+def _finding(path: Path) -> str:
+  """What is at a path that is no model, in a few words."""
+  if not path.exists():
+    return 'it does not exist'
+  if not path.is_dir():
+    return f'it is a file of {path.stat().st_size:,} bytes'
+  names = sorted(entry.name for entry in path.iterdir())
+  if not names:
+    return 'the folder is empty'
+  if 'checkpoints' in names:
+    return 'its folder checkpoints/ has no complete checkpoint yet'
+  more = f' and {len(names) - 3:,} more' if len(names) > 3 else ''
+  return f'the folder holds {", ".join(names[:3])}{more}'

@@ -1,0 +1,1 @@
+"""The two encoders and the table of published shapes."""

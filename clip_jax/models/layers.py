@@ -1,0 +1,204 @@
+"""The parts that both towers share: attention, MLP, block, stack.
+
+Letters in shapes: B examples, L tokens (M where they are attended to), D width,
+N heads, K width of a head.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+Dtype = Any
+normal = nn.initializers.normal
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'gelu': lambda x: nn.gelu(x, approximate=False),
+  # Hendrycks and Gimpel's sigmoid form, which all of OpenAI's weights use.
+  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
+}
+
+# What the backward pass keeps of a block's forward pass; the rest it computes
+# again. 'none' keeps all, 'dots' the outputs of the weight products, 'full'
+# nothing but the block's input (the paper's gradient checkpointing).
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+  'none': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def wide(dtype: Dtype) -> Dtype:
+  """The dtype of sums that bfloat16 would spoil: float32 or wider."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+class LayerNorm(nn.Module):
+  """LayerNorm in float32; the result has the dtype of the input."""
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    h = x.astype(wide(x.dtype))
+    h = h - h.mean(-1, keepdims=True)
+    h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + 1e-5)
+    return (h * scale + bias).astype(x.dtype)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention; softmax in float32 or wider.
+
+  Queries, keys and values come from one product, as in OpenAI's
+  `in_proj_weight`: kernel [D, 3, N, K].
+  """
+
+  heads: int
+  out_std: float
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B L D'], mask: Bool[Array, 'L L'] | None = None
+  ) -> Float[Array, 'B L D']:
+    width = x.shape[-1]
+    head_width = width // self.heads
+    qkv = nn.DenseGeneral(
+      (3, self.heads, head_width),
+      kernel_init=normal(width**-0.5),
+      dtype=self.dtype,
+      name='qkv',
+    )(x)  # B L 3 N K
+    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    logits = jnp.einsum('BLNK,BMNK->BNLM', q * head_width**-0.5, k)
+    logits = logits.astype(wide(self.dtype))
+    if mask is not None:
+      logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    weights = jax.nn.softmax(logits).astype(self.dtype)
+    mixed = jnp.einsum('BNLM,BMNK->BLNK', weights, v)
+    return nn.DenseGeneral(
+      width,
+      axis=(-2, -1),
+      kernel_init=normal(self.out_std),
+      dtype=self.dtype,
+      name='out',
+    )(mixed)
+
+
+class MLP(nn.Module):
+  """Two products with an activation between them."""
+
+  hidden: int
+  activation: str
+  out_std: float
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
+    width = x.shape[-1]
+    h = nn.Dense(
+      self.hidden,
+      kernel_init=normal((2 * width) ** -0.5),
+      dtype=self.dtype,
+      name='up',
+    )(x)
+    return nn.Dense(
+      width,
+      kernel_init=normal(self.out_std),
+      dtype=self.dtype,
+      name='down',
+    )(ACTIVATIONS[self.activation](h))
+
+
+class Block(nn.Module):
+  """One residual block with LayerNorm first, in the form that `nn.scan` wants.
+
+  Standard deviations of the initial weights follow OpenAI's code: the outputs
+  of the two residual branches shrink with the depth of the stack.
+  """
+
+  depth: int
+  heads: int
+  mlp_ratio: float
+  activation: str
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(
+    self,
+    carry: tuple[Float[Array, 'B L D'], Float[Array, 'B L D'] | None],
+    index: Int[Array, ''],
+    mask: Bool[Array, 'L L'] | None,
+    kept_layer: int | None,
+  ):
+    x, kept = carry
+    width = x.shape[-1]
+    out_std = width**-0.5 * (2 * self.depth) ** -0.5
+    attention = Attention(self.heads, out_std, self.dtype, name='attention')
+    mlp = MLP(
+      int(width * self.mlp_ratio),
+      self.activation,
+      out_std,
+      self.dtype,
+      name='mlp',
+    )
+    x = x + attention(LayerNorm(name='ln_1')(x), mask)
+    x = x + mlp(LayerNorm(name='ln_2')(x))
+    if kept is not None:
+      kept = jnp.where(index == kept_layer, x, kept)
+    return (x, kept), None
+
+
+class Transformer(nn.Module):
+  """`depth` blocks under `nn.scan`: compile time does not grow with depth."""
+
+  depth: int
+  heads: int
+  mlp_ratio: float
+  activation: str
+  dtype: Dtype
+  remat: str = 'none'
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'B L D'],
+    mask: Bool[Array, 'L L'] | None = None,
+    kept_layer: int | None = None,
+  ) -> Float[Array, 'B L D']:
+    """The residual stream after the last block, or after `kept_layer`.
+
+    Args:
+      x: tokens.
+      mask: true where a row's token may look at a column's.
+      kept_layer: a block's index from 0; None is the last.
+    """
+    block = Block
+    if self.remat != 'none':
+      block = nn.remat(
+        Block,
+        policy=REMAT_POLICIES[self.remat],
+        prevent_cse=False,  # a scanned body needs no guard against CSE
+        static_argnums=(4,),
+      )
+    scan: Any = nn.scan  # its annotation knows no axis for each argument
+    stack = scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(0, nn.broadcast, nn.broadcast),
+      length=self.depth,
+    )(
+      self.depth,
+      self.heads,
+      self.mlp_ratio,
+      self.activation,
+      self.dtype,
+      name='blocks',
+    )
+    kept = None if kept_layer is None else x
+    (x, kept), _ = stack((x, kept), jnp.arange(self.depth), mask, kept_layer)
+    return x if kept is None else kept

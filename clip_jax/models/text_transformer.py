@@ -1,0 +1,55 @@
+"""The text tower: a causal Transformer pooled where the text ends.
+
+Shapes: B texts, T tokens, D width.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from clip_jax.models.config import TextTransformerConfig
+from clip_jax.models.layers import Dtype, LayerNorm, Transformer, normal
+
+
+class TextTransformer(nn.Module):
+  """Token ids to one vector a text (paper, section 2.4)."""
+
+  config: TextTransformerConfig
+  dtype: Dtype = jnp.float32
+  remat: str = 'none'
+
+  @nn.compact
+  def __call__(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B D']:
+    """The last LayerNorm's output at each text's first end token.
+
+    A row without an end token is pooled at its first position: tokenizers
+    always write one, also when they cut a text.
+    """
+    config = self.config
+    length = tokens.shape[1]
+    embedding = nn.Embed(
+      config.vocab_size,
+      config.width,
+      embedding_init=normal(0.02),
+      dtype=self.dtype,
+      name='token_embedding',
+    )
+    positions = self.param(
+      'position_embedding', normal(0.01), (config.context_length, config.width)
+    )
+    x = embedding(tokens) + positions[:length].astype(self.dtype)  # B T D
+    mask = None
+    if config.causal:
+      mask = jnp.tril(jnp.ones((length, length), bool))
+    x = Transformer(
+      config.depth,
+      config.heads,
+      config.mlp_ratio,
+      config.activation,
+      self.dtype,
+      self.remat,
+      name='transformer',
+    )(x, mask)
+    end = jnp.argmax(tokens == config.end_token, axis=1)  # B
+    x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # B D
+    return LayerNorm(name='ln_final')(x)

@@ -1,0 +1,77 @@
+"""One table: which axis of which parameter is split over which mesh axis.
+
+Modules know nothing of meshes. Changing the sharding is changing a row; the
+optimizer's moments carry the paths of their parameters, so the same rows serve
+them. An axis that its mesh axis does not divide stays whole.
+"""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+# Read from the end of a parameter's path; blocks carry the scanned layer axis
+# first. 'tensor' splits heads, MLP columns and the vocabulary (Megatron), and
+# 'fsdp' the other large axis.
+RULES: tuple[tuple[str, P], ...] = (
+  (r'attention/qkv/kernel', P(None, 'fsdp', None, 'tensor', None)),
+  (r'attention/qkv/bias', P(None, None, 'tensor', None)),
+  (r'attention/out/kernel', P(None, 'tensor', None, 'fsdp')),
+  (r'mlp/up/kernel', P(None, 'fsdp', 'tensor')),
+  (r'mlp/up/bias', P(None, 'tensor')),
+  (r'mlp/down/kernel', P(None, 'tensor', 'fsdp')),
+  (r'(attention/out|mlp/down)/bias', P()),
+  (r'ln_(1|2|pre|post|final)/(scale|bias)', P()),
+  (r'patch_embedding/kernel', P(None, None, None, 'fsdp')),
+  (r'token_embedding/embedding', P('tensor', 'fsdp')),
+  (r'(class|position)_embedding', P()),
+  (r'(image|text)_projection/kernel', P('fsdp', None)),
+  (r'logit_scale', P()),
+)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """A tree path as 'image/transformer/blocks/…'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def rule_for(name: str) -> P:
+  """The table's row for a parameter (or a moment of it) at path `name`.
+
+  Raises:
+    KeyError: no row matches, or more than one does.
+  """
+  rows = [spec for end, spec in RULES if re.search(rf'(^|/){end}$', name)]
+  if len(rows) != 1:
+    raise KeyError(
+      f'{name} matches {len(rows)} rows of parallel/partitioning.py RULES; '
+      'every parameter needs exactly one.'
+    )
+  return rows[0]
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+  """A NamedSharding for each leaf of `tree` (arrays or their shapes).
+
+  Scalars (counters, the temperature) are whole on every device.
+  """
+
+  def place(path, leaf):
+    if leaf.ndim == 0:
+      return NamedSharding(mesh, P())
+    return NamedSharding(mesh, _fit(rule_for(path_name(path)), leaf, mesh))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _fit(spec: P, leaf: Any, mesh: Mesh) -> P:
+  """`spec` without the mesh axes that do not divide their array axis."""
+  sizes = zip(spec, leaf.shape, strict=False)
+  return P(
+    *(
+      axis if axis and size % mesh.shape[axis] == 0 else None
+      for axis, size in sizes
+    )
+  )

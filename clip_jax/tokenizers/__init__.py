@@ -1,0 +1,70 @@
+"""Words to token ids: CLIP's byte-pair encoding, SentencePiece, Hugging Face.
+
+    tokenizer = tokenizers.load('clip')
+    tokenizer(['a cat'])  # int32 [1, 77]
+
+Each kind's libraries are imported when one of that kind is asked for.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.errors import UsageError
+from clip_jax.tokenizers.base import Tokenizer
+
+__all__ = ['Tokenizer', 'from_description', 'load']
+
+_SPECS = "'clip', 'sentencepiece:PATH' or 'hf:PATH'"
+
+
+def load(spec: str, context_length: int | None = None) -> Tokenizer:
+  """The tokenizer that a config or a command line names.
+
+  Args:
+    spec: 'clip', 'sentencepiece:PATH' (a model file), or 'hf:PATH' (a
+      Hugging Face tokenizer.json, or the directory with one).
+    context_length: T, the tokens of a row. None is 77, as in the paper, or
+      for 'hf' the model_max_length of the tokenizer_config.json beside it.
+  Raises:
+    UsageError: an unknown spec, a file that is not there, a length below 1.
+    FailureError: a file that is there and cannot be read.
+  """
+  kind, colon, path = spec.partition(':')
+  if bool(path) != (kind != 'clip') or (colon and not path):
+    raise UsageError(f'no tokenizer {spec!r}: give {_SPECS}.')
+  if kind == 'clip':
+    from clip_jax.tokenizers.clip import CLIPTokenizer
+
+    return CLIPTokenizer(context_length)
+  if kind == 'sentencepiece':
+    from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer
+
+    return SentencePieceTokenizer.from_file(path, context_length)
+  if kind == 'hf':
+    from clip_jax.tokenizers.hugging_face import HuggingFaceTokenizer
+
+    return HuggingFaceTokenizer.from_file(path, context_length)
+  raise UsageError(f'no tokenizer {spec!r}: give {_SPECS}.')
+
+
+def from_description(description: Mapping[str, Any]) -> Tokenizer:
+  """The tokenizer whose `describe()` this is: same ids, no file needed.
+
+  Raises:
+    UsageError: a kind that is not known.
+    FailureError: the description is damaged.
+  """
+  kind = description.get('kind')
+  if kind == 'clip':
+    from clip_jax.tokenizers.clip import CLIPTokenizer as Kind
+  elif kind == 'sentencepiece':
+    from clip_jax.tokenizers.sentence_piece import (
+      SentencePieceTokenizer as Kind,
+    )
+  elif kind == 'hf':
+    from clip_jax.tokenizers.hugging_face import HuggingFaceTokenizer as Kind
+  else:
+    raise UsageError(
+      f'no kind of tokenizer {kind!r}: clip, sentencepiece or hf.'
+    )
+  return Kind.from_description(description)

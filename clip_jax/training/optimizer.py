@@ -1,0 +1,88 @@
+"""Adam with decoupled weight decay, warmed up and annealed (paper, 2.5)."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clip_jax.errors import UsageError
+from clip_jax.parallel.partitioning import path_name
+
+SCHEDULES = ('cosine', 'linear', 'constant')
+
+# Gains, biases, the temperature, and the class token (a single vector, which
+# open_clip's rule "one axis or none" leaves out as well).
+_NO_DECAY = re.compile(r'(^|/)(scale|bias|logit_scale|class_embedding)$')
+
+
+def decay_mask(params: Any) -> Any:
+  """True where weight decay applies: "all weights that are not gains or
+  biases" (paper, section 2.5), by name, since scanned biases have two axes."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: not _NO_DECAY.search(path_name(path)), params
+  )
+
+
+def make_schedule(
+  name: str, peak: float, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+  """Learning rate at a step: linear warm-up, then cosine or linear to zero,
+  or constant.
+
+  Raises:
+    UsageError: the name is unknown, or the warm-up outlasts the run.
+  """
+  if name not in SCHEDULES:
+    raise UsageError(
+      f'optimizer.schedule={name!r}: choose one of {", ".join(SCHEDULES)}.'
+    )
+  if not 0 <= warmup_steps < total_steps:
+    raise UsageError(
+      f'optimizer.warmup_steps={warmup_steps} must be at least 0 and below '
+      f'total_steps={total_steps}.'
+    )
+  rest = total_steps - warmup_steps
+  after = {
+    'cosine': optax.cosine_decay_schedule(peak, rest),
+    'linear': optax.linear_schedule(peak, 0.0, rest),
+    'constant': optax.constant_schedule(peak),
+  }[name]
+  # The first update already moves: step 0 has 1/warmup_steps of the peak.
+  warmup = optax.linear_schedule(
+    peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1)
+  )
+  return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def make_optimizer(
+  total_steps: int,
+  *,
+  learning_rate: float,
+  schedule: str,
+  warmup_steps: int,
+  weight_decay: float,
+  b1: float,
+  b2: float,
+  eps: float,
+  clip_norm: float,
+  mu_dtype: str,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The update rule, and its learning rate by step.
+
+  Args:
+    total_steps: updates of the whole run.
+    learning_rate: the peak. It and all that follows: `optimizer` in
+      configs/base.py.
+  """
+  rate = make_schedule(schedule, learning_rate, warmup_steps, total_steps)
+  clip = optax.identity()
+  if clip_norm > 0:
+    clip = optax.clip_by_global_norm(clip_norm)
+  return optax.chain(
+    clip,
+    optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=jnp.dtype(mu_dtype)),
+    optax.add_decayed_weights(weight_decay, mask=decay_mask),
+    optax.scale_by_learning_rate(rate),
+  ), rate

@@ -1,0 +1,39 @@
+"""Pictures as data: URIs, small enough to put dozens on a page."""
+
+import base64
+import io
+
+from PIL import Image
+
+from clip_jax.data.images import ImageLike, decode
+
+SIDE = 144  # pixels: 72 on the page, on a screen of double density
+SMALL_FILE = 16_384  # bytes
+_WEB_FORMATS = {b'\x89PNG\r\n\x1a\n': 'png', b'\xff\xd8\xff': 'jpeg'}
+
+
+def data_uri(image: ImageLike) -> str:
+  """A picture for an `img` element.
+
+  A small PNG or JPEG is taken as it is; anything else becomes a JPEG on
+  white of at most SIDE pixels a side.
+
+  Raises:
+    CorruptImageError: the picture cannot be read.
+  """
+  picture = decode(image)
+  if isinstance(image, bytes) and len(image) <= SMALL_FILE:
+    for start, name in _WEB_FORMATS.items():
+      if image.startswith(start) and max(picture.size) <= SIDE:
+        return _uri(name, image)
+  picture = picture.convert('RGBA')
+  picture.thumbnail((SIDE, SIDE))
+  canvas = Image.new('RGB', picture.size, 'white')
+  canvas.paste(picture, mask=picture.getchannel('A'))
+  encoded = io.BytesIO()
+  canvas.save(encoded, 'JPEG', quality=85)
+  return _uri('jpeg', encoded.getvalue())
+
+
+def _uri(name: str, data: bytes) -> str:
+  return f'data:image/{name};base64,{base64.b64encode(data).decode()}'

@@ -1,0 +1,199 @@
+"""From a config to the objects of a run: nothing is computed yet."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clip_jax import tokenizers
+from clip_jax.checkpoints import Description
+from clip_jax.data.augment import Augmentation
+from clip_jax.data.images import Preprocessing
+from clip_jax.data.pipeline import Batches, training_batches
+from clip_jax.data.sources import Source, open_source
+from clip_jax.errors import UsageError
+from clip_jax.evaluation import find_evaluator
+from clip_jax.models import presets
+from clip_jax.models.config import CLIPConfig
+from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.objectives.contrastive import make_softmax_loss
+from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
+from clip_jax.tokenizers import sentence_piece
+from clip_jax.training.config import Config, check_config
+from clip_jax.training.optimizer import make_optimizer
+from clip_jax.training.state import TrainState, abstract_state
+from clip_jax.training.step import TrainStep, jit_train_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """All that a config stands for, ready to be started or resumed."""
+
+  config: Config
+  mesh: Mesh
+  sources: Sequence[Source]
+  evaluation_source: Source | None
+  tokenizer: tokenizers.Tokenizer
+  description: Description
+  module: DualEncoder
+  optimizer: optax.GradientTransformation
+  state: TrainState  # shapes, dtypes and shardings
+  train_step: TrainStep
+
+  def batches(self, start_step: int) -> Batches:
+    """The run's batches from `start_step` on: uint8 images and tokens."""
+    data = self.config.data
+    return training_batches(
+      self.sources,
+      weights=tuple(data.weights) or None,
+      tokenizer=self.tokenizer,
+      preprocessing=self.description.preprocessing,
+      augmentation=Augmentation.from_dict(data.augment.to_dict()),
+      batch_size=data.batch_size,
+      seed=self.config.seed,
+      start_step=start_step,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      workers=data.workers,
+      cache=data.cache,
+      max_corrupt_records=data.max_corrupt_records,
+    )
+
+
+def make_run(config: Config) -> Run:
+  """Opens the data, shapes the model, and prepares the jitted step.
+
+  Raises:
+    UsageError: a field is impossible, or the data is not there.
+  """
+  mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  check_batch_size(config.data.batch_size, mesh)
+  check_config(config)
+  sources = open_sources(config)
+  tokenizer = make_tokenizer(config, sources)
+  model = make_model_config(config, tokenizer)
+  description = Description(
+    model=model,
+    tokenizer=tokenizer.describe(),
+    preprocessing=Preprocessing(
+      image_size=model.image.image_size, resize_mode=config.data.resize_mode
+    ),
+  )
+  module = DualEncoder(model, jnp.dtype(config.model.dtype), config.model.remat)
+  optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
+  loss_fn = make_softmax_loss(config.objective.form, mesh, BATCH_AXES)
+  state = abstract_state(module, optimizer, mesh)
+  train_step = make_train_step(
+    module, optimizer, schedule, loss_fn, description.preprocessing
+  )
+  return Run(
+    config=config,
+    mesh=mesh,
+    sources=sources,
+    evaluation_source=open_evaluation(config),
+    tokenizer=tokenizer,
+    description=description,
+    module=module,
+    optimizer=optimizer,
+    state=state,
+    train_step=jit_train_step(train_step, state, mesh),
+  )
+
+
+def open_sources(config: Config) -> list[Source]:
+  """The sources of `data.train`.
+
+  Raises:
+    UsageError: none is named, or the weights do not fit them.
+  """
+  specs = [spec.strip() for spec in config.data.train.split('::')]
+  if not specs[0]:
+    raise UsageError(
+      'data.train is empty: name a data set, such as '
+      '--config.data.train=folder:PATH.'
+    )
+  if config.data.weights and len(config.data.weights) != len(specs):
+    raise UsageError(
+      f'data.weights has {len(config.data.weights)} numbers for '
+      f'{len(specs)} data sets in data.train.'
+    )
+  return [open_source(spec, captions=config.data.captions) for spec in specs]
+
+
+def open_evaluation(config: Config) -> Source | None:
+  """The source of `evaluation.data`, or None where nothing is evaluated.
+
+  Raises:
+    UsageError: a task is unknown, or there are tasks and no data.
+  """
+  tasks, spec = config.evaluation.tasks, config.evaluation.data
+  for task in tasks:
+    find_evaluator(task)
+  if tasks and not spec:
+    raise UsageError('evaluation.data is empty: name a data set to evaluate.')
+  return open_source(spec) if spec else None
+
+
+def make_tokenizer(
+  config: Config, sources: Sequence[Source]
+) -> tokenizers.Tokenizer:
+  """The config's tokenizer, trained first where that is asked for."""
+  scheme, _, location = config.tokenizer.partition(':')
+  size = config.tokenizer_vocab_size
+  if scheme == 'sentencepiece' and size and not Path(location).exists():
+    print(
+      f'training a vocabulary of {size:,} pieces on {config.data.train} '
+      f'-> {location}',
+      file=sys.stderr,
+    )
+    captions = (text for s in sources for text in s.texts())
+    sentence_piece.train(captions, size, location)
+  length = config.model.text.context_length
+  if length is None and config.model.preset in presets.PRESETS:
+    length = presets.PRESETS[config.model.preset]['text']['context_length']
+  return tokenizers.load(config.tokenizer, context_length=length)
+
+
+def make_model_config(
+  config: Config, tokenizer: tokenizers.Tokenizer
+) -> CLIPConfig:
+  """The model of `config.model`, with the tokenizer's vocabulary and length.
+
+  Raises:
+    UsageError: two fields that say the same differ.
+  """
+  overrides = config.model.to_dict()
+  for name in ('preset', 'dtype', 'remat'):
+    del overrides[name]
+  _settle(
+    overrides['image'],
+    'image_size',
+    config.data.image_size,
+    'data.image_size',
+  )
+  for field, value in (
+    ('vocab_size', tokenizer.vocab_size),
+    ('context_length', tokenizer.context_length),
+    ('end_token', tokenizer.eos_id),
+  ):
+    _settle(overrides['text'], field, value, f'the tokenizer ({field})')
+  return presets.resolve(config.model.preset or None, overrides)
+
+
+def _settle(fields: dict[str, Any], name: str, value: Any, origin: str) -> None:
+  """Puts `value` into `fields`, unless another one was said there."""
+  said = fields.get(name)
+  if value is None:
+    return
+  if said is not None and said != value:
+    raise UsageError(
+      f'model {name}={said} and {origin}, which gives {value}, contradict '
+      'each other: leave one of them out.'
+    )
+  fields[name] = value

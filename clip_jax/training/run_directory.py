@@ -1,0 +1,86 @@
+"""The run directory's config.json: written once, and compared ever after."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.training.config import Config
+
+# Fields that may differ when a run goes on: they change neither the numbers
+# that it computes nor the records that it sees.
+_FREE = (
+  'log_every_steps',
+  'mesh.',
+  'data.workers',
+  'data.cache',
+  'data.max_corrupt_records',
+  'checkpoint.',
+  'evaluation.',
+)
+
+
+def check(workdir: str | Path, config: Config) -> None:
+  """Refuses a directory that holds another config's run.
+
+  Raises:
+    UsageError: it does; the message names the fields that differ.
+    FailureError: its config.json cannot be read.
+  """
+  path = Path(workdir) / 'config.json'
+  if not path.exists():
+    return
+  new, old = as_json(config), _read(path)
+  changed = [
+    f'{key}={_at(new, key)!r} (the run has {_at(old, key)!r})'
+    for key in sorted(_names(old) | _names(new))
+    if _at(old, key) != _at(new, key) and not key.startswith(_FREE)
+  ]
+  if changed:
+    raise UsageError(
+      f'{workdir} holds a run with another config: {"; ".join(changed)}. '
+      'Use another --workdir, or the config that it has.'
+    )
+
+
+def claim(workdir: str | Path, config: Config) -> None:
+  """Makes the directory, and writes the config in full."""
+  path = Path(workdir) / 'config.json'
+  new = as_json(config)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(json.dumps(new, indent=2) + '\n', encoding='utf-8')
+  os.replace(temporary, path)
+
+
+def as_json(config: Config) -> dict[str, Any]:
+  """The config as JSON has it: tuples are lists, unset fields null."""
+  return json.loads(config.to_json_best_effort())
+
+
+def _names(fields: dict[str, Any], prefix: str = '') -> set[str]:
+  """All dotted names of nested fields."""
+  names: set[str] = set()
+  for key, value in fields.items():
+    if isinstance(value, dict):
+      names |= _names(value, f'{prefix}{key}.')
+    else:
+      names.add(f'{prefix}{key}')
+  return names
+
+
+def _at(fields: dict[str, Any], name: str) -> Any:
+  value: Any = fields
+  for key in name.split('.'):
+    value = value.get(key) if isinstance(value, dict) else None
+  return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise FailureError(
+      f'{path} is not JSON ({error}); restore it or use another --workdir.'
+    ) from error

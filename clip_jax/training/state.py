@@ -1,0 +1,74 @@
+"""All that a resumed run needs, as one tree."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.parallel import partitioning
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Saved and sharded as one tree.
+
+  There is no random key in it: CLIP's step draws nothing, and the data's
+  position follows from (seed, step).
+  """
+
+  step: Any  # int32 scalar, updates done
+  params: Any  # float32
+  opt_state: Any
+
+
+def init_state(
+  module: DualEncoder,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+) -> TrainState:
+  """The state before the first update; traceable, so that it can be sharded."""
+  image, text = module.config.image, module.config.text
+  images = jnp.zeros((1, image.image_size, image.image_size, 3))
+  tokens = jnp.zeros((1, text.context_length), jnp.int32)
+  params = module.init(jax.random.key(seed), images, tokens)['params']
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+  )
+
+
+def abstract_state(
+  module: DualEncoder, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes, dtypes and shardings of the state; nothing is computed."""
+  shapes = jax.eval_shape(lambda: init_state(module, optimizer, 0))
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    partitioning.shardings(shapes, mesh),
+  )
+
+
+def sharded_init(
+  module: DualEncoder,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  seed: int,
+) -> TrainState:
+  """The first state, each array made where it will live.
+
+  The values do not depend on the mesh.
+  """
+  abstract = abstract_state(module, optimizer, mesh)
+  placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  make = jax.jit(
+    lambda: init_state(module, optimizer, seed), out_shardings=placed
+  )
+  return make()

@@ -1,0 +1,21 @@
+# Sourced by local.sh and test.sh, from the root of the project: makes .venv
+# with what requirements.txt pins, once for each content of that file.
+#   make_venv [EXTRA]   EXTRA: of setup.cfg, such as test
+
+make_venv() {
+  local python=${PYTHON:-python3}
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "error: $python is older than 3.11; set PYTHON=/path/to/a/newer/python3." >&2
+    return 2
+  }
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  local stamp=.venv/installed-${1:-base}
+  local wanted
+  wanted=$(cat requirements.txt setup.cfg | cksum)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing into .venv (a minute or two, once) ..." >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+      --constraint requirements.txt --editable ".${1:+[$1]}"
+    echo "$wanted" >"$stamp"
+  fi
+}

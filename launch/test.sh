@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# From a fresh machine to a tested project: makes .venv, then lint, types, tests.
+#   bash launch/test.sh [pytest arguments]     e.g. -m 'not slow', -k tokenizer
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/setup.sh
+make_venv test
+export JAX_PLATFORMS=cpu
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/basedpyright
+.venv/bin/python -m pytest "$@"

@@ -1,0 +1,98 @@
+import pickle
+
+import pytest
+
+from clip_jax.data.images import CorruptImageError
+from clip_jax.data.sources import open_source
+from clip_jax.errors import UsageError
+from tests.data.pictures import write_pictures
+
+
+@pytest.fixture
+def table(tmp_path):
+  """Writes a table beside a.png and b.png, and gives its spec."""
+  write_pictures(tmp_path, ['a.png', 'b.png'])
+
+  def write(text: str | bytes, name: str = 'table.csv') -> str:
+    data = text if isinstance(text, bytes) else text.encode('utf-8')
+    (tmp_path / name).write_bytes(data)
+    return f'csv:{tmp_path / name}'
+
+  return write
+
+
+def test_rows_of_one_image_are_one_record(table):
+  source = open_source(
+    table('image,caption\na.png,"one, two"\nb.png,ü\na.png,three\n')
+  )
+  assert len(source) == 2
+  assert source[0]['id'] == 'a.png'
+  assert source[0]['caption'] == ['one, two', 'three']
+  assert source[1]['caption'] == ['ü']
+  assert source[0]['image'].startswith(b'\x89PNG')
+  assert source.label_names is None
+  assert pickle.loads(pickle.dumps(source))[1] == source[1]
+
+
+def test_several_caption_columns_and_a_byte_order_mark(table):
+  text = '\ufeffimage,en,de\na.png,door,Tür\nb.png,,Haus\n'
+  source = open_source(table(text), captions=('en', 'de'))
+  assert [source.captions(i) for i in range(2)] == [['door', 'Tür'], ['Haus']]
+  assert list(source.texts()) == ['door', 'Tür', 'Haus']
+
+
+def test_labels_by_name_are_captions_too(table):
+  source = open_source(table('image,label\na.png,red_apple\nb.png,cat\n'))
+  assert source.label_names == ('cat', 'red_apple')
+  assert source[0]['label'] == 1
+  assert source[0]['caption'] == ['red apple']
+
+
+def test_labels_by_number_and_tabs(table):
+  text = 'image\tlabel\tcaption\na.png\t7\tx\nb.png\t0\ty\n'
+  source = open_source(table(text, 'table.tsv'))
+  assert source.label_names is None
+  assert [source[i]['label'] for i in range(2)] == [7, 0]
+  assert source[0]['caption'] == ['x']
+
+
+def test_a_missing_picture_is_a_corrupt_record(table):
+  source = open_source(table('image,caption\nnowhere.png,x\n'))
+  with pytest.raises(CorruptImageError, match=r'nowhere\.png: no such file'):
+    source[0]
+  assert source.id(0) == 'nowhere.png'
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('image,text\na.png,x\n', "no column 'caption'; it has image, text"),
+    ('picture,caption\na.png,x\n', "no column 'image'; it has caption, pict"),
+    ('', "no column 'image'"),
+    ('image,caption\n', 'no rows'),
+    ('image,caption\na.png,x\n,y\n', 'line 3: the image is empty'),
+    (
+      'image,label\na.png,cat\na.png,dog\n',
+      "line 3: a.png has the label 'dog', and 'cat' before",
+    ),
+    (b'image,caption\na.png,x\nb.png,T\xfcr\n', r'table\.csv, line 3: not UTF'),
+  ],
+)
+def test_mistakes_are_one_clear_line(table, text, message):
+  with pytest.raises(UsageError, match=message) as caught:
+    open_source(table(text))
+  assert '\n' not in str(caught.value)
+
+
+def test_a_caption_column_that_is_asked_for_must_be_there(table):
+  spec = table('image,label\na.png,cat\n')
+  with pytest.raises(UsageError, match="no column 'en'; it has image, label"):
+    open_source(spec, captions=('en',))
+
+
+def test_a_file_has_no_splits_and_must_exist(table):
+  spec = table('image,caption\na.png,x\n')
+  with pytest.raises(UsageError, match='leave out #train'):
+    open_source(f'{spec}#train')
+  with pytest.raises(UsageError, match=r'no file /nowhere\.csv'):
+    open_source('csv:/nowhere.csv')

@@ -1,0 +1,239 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.data.augment import Augmentation, add_noise, augment
+from clip_jax.data.images import Preprocessing, preprocess
+from clip_jax.errors import UsageError
+from tests.data.pictures import picture
+
+PREPROCESSING = Preprocessing(24)
+IMAGE = picture(7, 48, 48)
+GREY = Image.new('RGB', (48, 48), (120, 120, 120))
+COLOUR = Image.new('RGB', (48, 48), (200, 100, 50))
+
+# Every operation alone, at a strength that is seen.
+OPERATIONS = {
+  'crop_scale': (0.3, 0.5),
+  'padding': 0.3,
+  'rotate': 40.0,
+  'zoom': 0.5,
+  'stretch': 0.5,
+  'shear': 0.4,
+  'shift': 0.3,
+  'flip': 0.5,
+  'brightness': 0.5,
+  'channel_gain': 0.5,
+  'contrast': 0.5,
+  'saturation': 0.9,
+  'grayscale': 0.5,
+  'blur': 3.0,
+  'noise': 20.0,
+}
+
+
+def view(image=IMAGE, seed=0, **strengths):
+  """One augmented view; float32, so that differences have signs."""
+  pixels = augment(
+    image,
+    PREPROCESSING,
+    Augmentation(**strengths),
+    np.random.default_rng(seed),
+  )
+  assert pixels.shape == (24, 24, 3)
+  assert pixels.dtype == np.uint8
+  return pixels.astype(np.float32)
+
+
+def views(image=IMAGE, count=60, **strengths):
+  """Views with seeds 0 to count - 1: [count, 24, 24, 3]."""
+  return np.stack([view(image, seed, **strengths) for seed in range(count)])
+
+
+def test_the_operations_are_all_of_them():
+  fields = {field.name for field in dataclasses.fields(Augmentation)}
+  assert set(OPERATIONS) == fields - {'fill'}
+
+
+def test_off_is_the_evaluation_transform():
+  np.testing.assert_array_equal(view(), preprocess(IMAGE, PREPROCESSING))
+
+
+@pytest.mark.parametrize('name', OPERATIONS)
+def test_each_operation_does_something_of_its_seed_alone(name):
+  strengths = {name: OPERATIONS[name]}
+  first = views(count=8, **strengths)
+  np.testing.assert_array_equal(first, views(count=8, **strengths))
+  plain = preprocess(IMAGE, PREPROCESSING)
+  assert (first != plain).any()
+  assert len({x.tobytes() for x in first}) >= 2
+
+
+def test_the_papers_crop_runs_along_the_longer_side():
+  ramp = np.zeros((24, 96, 3), np.uint8)
+  ramp[:] = np.arange(96, dtype=np.uint8)[None, :, None]
+  left = views(ramp)[:, 0, 0, 0]
+  assert left.min() < 5
+  assert left.max() > 67
+  for pixels in views(ramp, count=5):
+    # 24 columns of the picture as they are, or half a column aside.
+    assert pixels[0, -1, 0] - pixels[0, 0, 0] == pytest.approx(23, abs=1)
+
+
+def test_crop_scale_is_the_area_of_the_square():
+  ramp = np.zeros((96, 96, 3), np.uint8)
+  ramp[:] = 2 * np.arange(96, dtype=np.uint8)[None, :, None]
+  found = views(ramp, crop_scale=(0.25, 0.5))
+  spans = (found[:, 0, -2, 0] - found[:, 0, 1, 0]) / 2 * 24 / 21 / 96
+  assert 0.45 < spans.min() < 0.55
+  assert 0.66 < spans.max() < 0.75
+
+
+def test_padding_shifts_and_shows_the_fill():
+  red = views(GREY, padding=0.25, fill='red')
+  filled = (red == [255, 0, 0]).all(-1)
+  assert 0.05 < filled.mean() < 0.6
+  small = views(GREY, padding=0.5, crop_scale=(4.0, 4.0), fill='red')
+  np.testing.assert_array_equal(small, small[:1].repeat(60, 0))
+  assert (small[0, 9:15, 9:15] == 120).all()
+  assert (small[0, 0] == [255, 0, 0]).all()
+
+
+def test_flip_is_a_mirror():
+  mirrored = preprocess(IMAGE, PREPROCESSING)[:, ::-1]
+  np.testing.assert_allclose(view(flip=1.0), mirrored, atol=1)
+  found = (views(flip=0.3) == view()).all((1, 2, 3))
+  assert 0.5 < found.mean() < 0.9
+
+
+def spot(strengths, x, y, count=200):
+  """Where a dark spot at (x, y), fractions from the centre, goes."""
+  image = np.full((48, 48, 3), 255, np.uint8)
+  column, row = int(24 + 48 * x), int(24 + 48 * y)
+  image[row - 2 : row + 2, column - 2 : column + 2] = 0
+  ink = 255 - views(image, count, **strengths)[..., 0]
+  ink = ink * (ink > 20)
+  axis = (np.arange(24) + 0.5) / 24 - 0.5
+  weight = ink.sum((1, 2))
+  return np.stack(
+    [(ink.sum(1) @ axis) / weight, (ink.sum(2) @ axis) / weight], -1
+  )  # count 2
+
+
+def test_rotate_is_at_most_so_many_degrees():
+  found = spot({'rotate': 30.0}, 0.25, 0.0)
+  degrees = np.degrees(np.arctan2(found[:, 1], found[:, 0]))
+  assert -32 < degrees.min() < -26
+  assert 26 < degrees.max() < 32
+  np.testing.assert_allclose(np.hypot(*found.T), 0.25, atol=0.02)
+
+
+def test_zoom_is_at_most_this_factor_either_way():
+  found = spot({'zoom': 0.5}, 0.25, 0.25)
+  np.testing.assert_allclose(found[:, 0], found[:, 1], atol=0.01)
+  assert found.max() == pytest.approx(0.375, abs=0.02)
+  assert found.min() == pytest.approx(0.25 / 1.5, abs=0.02)
+
+
+def test_stretch_keeps_the_area():
+  found = spot({'stretch': 0.5}, 0.25, 0.25)
+  np.testing.assert_allclose(found.prod(-1), 0.0625, atol=0.008)
+  ratio = found[:, 0] / found[:, 1]
+  assert ratio.max() == pytest.approx(1.5, abs=0.1)
+  assert ratio.min() == pytest.approx(1 / 1.5, abs=0.1)
+
+
+def test_shear_moves_across_by_depth():
+  found = spot({'shear': 0.4}, 0.0, 0.25)
+  np.testing.assert_allclose(found[:, 1], 0.25, atol=0.01)
+  assert found[:, 0].max() == pytest.approx(0.1, abs=0.02)
+  assert found[:, 0].min() == pytest.approx(-0.1, abs=0.02)
+
+
+def test_shift_is_a_fraction_of_each_side():
+  found = spot({'shift': 0.25}, 0.0, 0.0)
+  for axis in (0, 1):
+    assert found[:, axis].max() == pytest.approx(0.25, abs=0.03)
+    assert found[:, axis].min() == pytest.approx(-0.25, abs=0.03)
+
+
+def test_brightness_moves_all_channels_alike():
+  ratios = views(COLOUR, brightness=0.25)[:, 5, 5] / [200, 100, 50]
+  np.testing.assert_allclose(ratios, ratios[:, :1].repeat(3, 1), atol=0.02)
+  assert 0.75 <= ratios.min() < 0.8 < 1.2 < ratios.max() <= 1.26
+
+
+def test_channel_gain_moves_each_channel_by_itself():
+  ratios = views(COLOUR, channel_gain=0.25)[:, 5, 5] / [200, 100, 50]
+  assert (ratios.std(axis=0) > 0.1).all()
+  assert (ratios.std(axis=1) > 0.02).mean() > 0.9
+  assert 0.74 <= ratios.min() < ratios.max() <= 1.26
+
+
+def test_contrast_turns_about_mid_grey():
+  distance = np.array([200, 100, 50]) - 127.5
+  found = (views(COLOUR, contrast=0.4)[:, 5, 5] - 127.5) / distance
+  np.testing.assert_allclose(found, found[:, 2:].repeat(3, 1), atol=0.04)
+  assert 0.58 < found.min() < 0.7 < 1.3 < found.max() < 1.42
+
+
+def test_saturation_and_grayscale_keep_the_luma():
+  luma = np.array([0.299, 0.587, 0.114])
+  for strengths in ({'saturation': 0.3}, {'grayscale': 0.5}):
+    found = views(COLOUR, **strengths)[:, 5, 5]
+    np.testing.assert_allclose(found @ luma, luma @ [200, 100, 50], atol=1.5)
+  grey = np.ptp(found, axis=-1) <= 1
+  assert 0.3 < grey.mean() < 0.7
+  np.testing.assert_array_equal(view(GREY, saturation=0.9), view(GREY))
+
+
+def test_blur_smooths_without_moving_or_darkening():
+  plain = view()
+  found = views(count=20, blur=2.0)
+  roughness = np.abs(np.diff(found, axis=2)).mean((1, 2, 3))
+  assert roughness.max() <= np.abs(np.diff(plain, axis=1)).mean() + 1e-3
+  assert roughness.min() < 0.5 * roughness.max()
+  np.testing.assert_allclose(found.mean((1, 2, 3)), plain.mean(), atol=3)
+
+
+def test_noise_is_measured_in_grey_levels():
+  pixels = np.full((64, 64, 3), 120, np.uint8)
+  noisy = add_noise(pixels, 10.0, np.random.default_rng(0)).astype(np.float32)
+  assert noisy.std() == pytest.approx(10, rel=0.03)
+  assert noisy.mean() == pytest.approx(120, abs=0.3)
+  deviations = views(GREY, noise=10.0).std((1, 2, 3))
+  assert deviations.min() < 2 < 8 < deviations.max() < 10.5
+
+
+def test_other_modes_become_rgb():
+  clear = Image.new('RGBA', (30, 20), (255, 0, 0, 0))
+  white = dataclasses.replace(PREPROCESSING, background='white')
+  pixels = augment(clear, white, Augmentation(), np.random.default_rng(0))
+  assert (pixels == 255).all()
+  assert view(Image.new('L', (30, 20), 9)).max() == 9
+
+
+def test_survives_json():
+  augmentation = Augmentation(crop_scale=(0.5, 0.9), rotate=3.0, fill='#102030')
+  data = json.loads(json.dumps(augmentation.to_dict()))
+  assert Augmentation.from_dict(data) == augmentation
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'crop_scale': (0.5, 1.2)}, r'least <= most <= 1, which'),
+    ({'crop_scale': (0.9, 0.5)}, r'crop_scale=\(0.9, 0.5\)'),
+    ({'crop_scale': (0.0, 0.5)}, r'0 < least'),
+    ({'rotate': -1.0}, r'augment\.rotate=-1\.0: use 0'),
+    ({'flip': 1.5}, r'augment\.flip=1\.5: use at most 1'),
+    ({'fill': 'whitish'}, 'not a colour'),
+    ({'rotation': 1.0}, r"no field 'rotation'.*rotate"),
+  ],
+)
+def test_impossible_strengths(fields, message):
+  with pytest.raises(UsageError, match=message):
+    Augmentation.from_dict(fields)

@@ -1,0 +1,141 @@
+"""The pair of towers computes what open_clip's does, in every mode it has."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
+from clip_jax.models.layers import REMAT_POLICIES
+from tests.models.open_clip_golden import TOLERANCES, load_golden
+from tests.tiny import TINY
+
+
+@pytest.fixture(scope='module', params=list(TOLERANCES))
+def golden(request):
+  return load_golden(request.param)
+
+
+@functools.cache
+def initial_params():
+  images, tokens = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8), jnp.int32)
+  init = jax.jit(DualEncoder(TINY).init)
+  return init(jax.random.key(0), images, tokens)['params']
+
+
+@functools.cache
+def tiny_params():
+  """Initial parameters with noise, so that no bias is a silent zero."""
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda x: x + jnp.asarray(0.1 * rng.normal(size=x.shape), jnp.float32),
+    initial_params(),
+  )
+
+
+def tiny_batch(size=3, seed=0):
+  rng = np.random.default_rng(seed)
+  images = rng.normal(size=(size, 16, 16, 3)).astype(np.float32)
+  tokens = rng.integers(2, 64, (size, 8), dtype=np.int32)
+  tokens[:, 5] = TINY.text.end_token
+  return jnp.asarray(images), jnp.asarray(tokens)
+
+
+def test_open_clip_params_have_our_shapes(golden):
+  shapes = jax.eval_shape(
+    DualEncoder(golden.config).init,
+    jax.random.key(0),
+    golden.images,
+    golden.tokens,
+  )['params']
+  ours = jax.tree.map(lambda leaf: leaf.shape, shapes)
+  assert ours == jax.tree.map(lambda leaf: leaf.shape, golden.params)
+
+
+def test_outputs_equal_open_clips(golden):
+  image, text, scale, bias = DualEncoder(golden.config).apply(
+    {'params': golden.params}, golden.images, golden.tokens
+  )
+  golden.check('image_features_normalized', image)
+  golden.check('text_features_normalized', text)
+  golden.check('logit_scale_exp', scale[None])
+  golden.check('logits_per_image', scale * image @ text.T)
+  assert bias == 0
+
+
+def test_features_before_normalisation_equal_open_clips(golden):
+  module, variables = DualEncoder(golden.config), {'params': golden.params}
+  image = module.apply(variables, golden.images, method='encode_image')
+  text = module.apply(variables, golden.tokens, method='encode_text')
+  golden.check('image_features', image)
+  golden.check('text_features', text)
+
+
+def test_features_have_unit_length():
+  image, text, _, _ = DualEncoder(TINY).apply(
+    {'params': tiny_params()}, *tiny_batch()
+  )
+  for features in (image, text):
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
+
+
+def test_unit_length_leaves_zero_alone_and_has_a_finite_gradient():
+  zero = jnp.zeros((1, 4))
+  np.testing.assert_array_equal(unit_length(zero), zero)
+  gradient = jax.grad(lambda x: unit_length(x).sum())(zero)
+  assert np.isfinite(gradient).all()
+
+
+def test_the_initial_temperature_is_that_of_figure_3():
+  scale = np.exp(initial_params()['logit_scale'])
+  np.testing.assert_allclose(scale, 1 / 0.07, rtol=1e-6)
+
+
+def test_parameters_are_float32_whatever_the_arithmetic():
+  shapes = jax.eval_shape(
+    DualEncoder(TINY, jnp.bfloat16).init, jax.random.key(0), *tiny_batch()
+  )
+  assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {
+    np.dtype('float32')
+  }
+
+
+def test_bfloat16_is_close_to_float32_and_returns_float32():
+  params, batch = tiny_params(), tiny_batch()
+  exact = DualEncoder(TINY).apply({'params': params}, *batch)
+  rough = DualEncoder(TINY, jnp.bfloat16).apply({'params': params}, *batch)
+  for a, b in zip(exact[:2], rough[:2], strict=True):
+    assert b.dtype == np.float32
+    assert not np.array_equal(a, b)
+    np.testing.assert_allclose(a, b, atol=0.05)
+
+
+@functools.cache
+def gradients(remat):
+  module, batch = DualEncoder(TINY, remat=remat), tiny_batch()
+
+  def loss(params):
+    image, text, scale, _ = module.apply({'params': params}, *batch)
+    return (scale * image @ text.T)[0, 1] + image.sum() + text.sum()
+
+  return jax.jit(jax.grad(loss))(tiny_params())
+
+
+@pytest.mark.parametrize('policy', sorted(set(REMAT_POLICIES) - {'none'}))
+def test_remat_changes_no_gradient(policy):
+  for plain, again in zip(
+    jax.tree.leaves(gradients('none')),
+    jax.tree.leaves(gradients(policy)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(plain, again, rtol=1e-4, atol=1e-5)
+
+
+def test_normalize_is_the_published_formula():
+  pixels = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
+  mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+  expected = (pixels / 255 - np.array(mean)) / np.array(std)
+  actual = normalize(jnp.asarray(pixels), mean, std)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,73 @@
+"""The formula against the published totals and against XLA's own count."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from clip_jax.models.config import CLIPConfig
+from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.models.flops import image_flops, text_flops
+from clip_jax.models.presets import resolve
+
+# GFLOPs of one image and one text: open_clip, docs/model_profile.csv.
+PUBLISHED = {
+  'ViT-B/32': 14.8,
+  'ViT-B/16': 41.1,
+  'ViT-L/14': 175.3,
+  'ViT-L/14@336': 395.2,
+}
+
+
+@pytest.mark.parametrize('name', list(PUBLISHED))
+def test_totals_are_open_clips(name):
+  config = resolve(name)
+  total = (image_flops(config) + text_flops(config)) / 1e9
+  assert total == pytest.approx(PUBLISHED[name], abs=0.06)
+
+
+def of_xla(config: CLIPConfig, method: str) -> float:
+  """FLOPs of one example that XLA counts in the compiled tower."""
+  size = config.image.image_size
+  module = DualEncoder(config)
+  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
+  variables = jax.eval_shape(module.init, jax.random.key(0), images, tokens)
+  x = images if method == 'encode_image' else tokens
+  compiled = jax.jit(
+    lambda variables, x: module.apply(variables, x, method=method)
+  ).lower(variables, x)
+  return compiled.compile().cost_analysis()['flops']
+
+
+def one_block(config: CLIPConfig) -> CLIPConfig:
+  # XLA counts the body of a loop once, whatever the number of turns.
+  return dataclasses.replace(
+    config,
+    image=dataclasses.replace(config.image, depth=1),
+    text=dataclasses.replace(config.text, depth=1),
+  )
+
+
+@pytest.mark.parametrize('name', ['ViT-B/32', 'ViT-B/16'])
+def test_a_block_costs_what_xla_counts(name):
+  config = one_block(resolve(name))
+  assert image_flops(config) == pytest.approx(
+    of_xla(config, 'encode_image'), rel=0.03
+  )
+  assert text_flops(config) == pytest.approx(
+    of_xla(config, 'encode_text'), rel=0.03
+  )
+
+
+def test_blocks_cost_the_same_each():
+  config = resolve('ViT-B/32')
+  deeper = dataclasses.replace(
+    config, image=dataclasses.replace(config.image, depth=24)
+  )
+  shallow = one_block(config)
+  block = (image_flops(config) - image_flops(shallow)) / 11
+  assert image_flops(deeper) == pytest.approx(
+    image_flops(shallow) + 23 * block, rel=1e-12
+  )

@@ -1,0 +1,187 @@
+"""Checkpoints: whole or not there, read in part, and never misread."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clip_jax.checkpoints import Checkpoints, Description, load_params, steps_of
+from clip_jax.data.images import Preprocessing
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.training.state import TrainState
+from tests.tiny import TINY
+
+DESCRIPTION = Description(
+  model=TINY,
+  tokenizer={'kind': 'clip', 'context_length': 8},
+  preprocessing=Preprocessing(image_size=16, resize_mode='squash'),
+)
+
+
+def state_at(step, size=1000):
+  return TrainState(
+    step=jnp.int32(step),
+    params={'w': jnp.arange(size, dtype=jnp.float32) + step},
+    opt_state=({'mu': jnp.ones(size, jnp.bfloat16)}, jnp.int32(step)),
+  )
+
+
+def save_all(workdir, steps, metric='', values=(), keep=3):
+  checkpoints = Checkpoints(workdir, keep=keep, best_metric=metric)
+  for i, step in enumerate(steps):
+    metrics = {metric: values[i]} if metric else {}
+    checkpoints.save(state_at(step), DESCRIPTION, seed=7, metrics=metrics)
+  checkpoints.close()
+
+
+def restore(workdir):
+  state = state_at(0)
+  checkpoints = Checkpoints(workdir, keep=3)
+  restored = checkpoints.restore(state.params, state.opt_state)
+  checkpoints.close()
+  return restored
+
+
+def damage(directory):
+  """Cuts every data file of a checkpoint's parameters in half."""
+  files = [p for p in (directory / 'params').rglob('*') if p.is_file()]
+  assert files
+  for path in files:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_what_is_saved_is_restored_to_the_bit(tmp_path):
+  save_all(tmp_path, [5])
+  restored = restore(tmp_path)
+  expected = state_at(5)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (restored.params, restored.opt_state),
+    (expected.params, expected.opt_state),
+  )
+  assert restored.opt_state[0]['mu'].dtype == jnp.bfloat16
+  assert (restored.step, restored.seed) == (5, 7)
+  assert restored.description == DESCRIPTION
+
+
+def test_the_parameters_are_read_alone(tmp_path):
+  save_all(tmp_path, [5, 9])
+  shutil.rmtree(tmp_path / 'checkpoints' / '9' / 'opt_state')
+  params, description, step = load_params(tmp_path)
+  np.testing.assert_array_equal(params['w'], state_at(9).params['w'])
+  assert description == DESCRIPTION
+  assert step == 9
+  _, _, step = load_params(tmp_path / 'checkpoints' / '5')
+  assert step == 5
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+  save_all(
+    tmp_path,
+    [1, 2, 3, 4, 5, 6],
+    metric='eval/zero_shot/top1',
+    values=[0.1, 0.9, 0.3, 0.2, 0.4, 0.5],
+    keep=2,
+  )
+  assert steps_of(tmp_path) == [6, 5, 2]
+
+
+def test_only_the_newest_are_kept_without_a_metric(tmp_path):
+  save_all(tmp_path, [1, 2, 3, 4], keep=2)
+  assert steps_of(tmp_path) == [4, 3]
+
+
+def test_a_step_is_written_once(tmp_path):
+  save_all(tmp_path, [5, 5])
+  assert steps_of(tmp_path) == [5]
+
+
+def test_no_checkpoint_is_no_error_for_a_new_run(tmp_path):
+  assert restore(tmp_path) is None
+
+
+def test_a_damaged_newest_gives_way_to_the_one_before(tmp_path, capsys):
+  save_all(tmp_path, [5, 9])
+  damage(tmp_path / 'checkpoints' / '9')
+  _, _, step = load_params(tmp_path)
+  assert step == 5
+  restored = restore(tmp_path)
+  assert restored.step == 5
+  assert 'checkpoints/9 cannot be read' in capsys.readouterr().err
+  # The damaged one is set aside, so that step 9 can be written again.
+  assert steps_of(tmp_path) == [5]
+  assert (tmp_path / 'checkpoints' / '9.damaged').is_dir()
+  save_all(tmp_path, [9])
+  assert restore(tmp_path).step == 9
+
+
+def test_a_half_written_one_is_not_seen(tmp_path):
+  save_all(tmp_path, [5])
+  root = tmp_path / 'checkpoints'
+  half = root / '9.orbax-checkpoint-tmp-123'
+  shutil.copytree(root / '5', half)
+  (half / '_CHECKPOINT_METADATA').unlink()
+  assert load_params(tmp_path)[2] == 5
+  assert restore(tmp_path).step == 5
+  assert not half.exists()
+
+
+def test_a_missing_description_is_damage(tmp_path, capsys):
+  save_all(tmp_path, [5, 9])
+  shutil.rmtree(tmp_path / 'checkpoints' / '9' / 'description')
+  assert restore(tmp_path).step == 5
+  assert 'checkpoints/9 cannot be read' in capsys.readouterr().err
+
+
+def test_none_readable_is_a_failure(tmp_path):
+  save_all(tmp_path, [5])
+  damage(tmp_path / 'checkpoints' / '5')
+  with pytest.raises(FailureError, match='none of the 1 checkpoints'):
+    restore(tmp_path)
+  with pytest.raises(UsageError, match='no checkpoint in'):
+    load_params(tmp_path)
+
+
+@pytest.mark.parametrize('kind', ['missing', 'empty'])
+def test_no_model_is_one_clear_line(tmp_path, kind):
+  path = tmp_path / kind
+  if kind == 'empty':
+    path.mkdir()
+  with pytest.raises(UsageError, match='expected the workdir of a run'):
+    load_params(path)
+
+
+def test_the_description_is_plain_json(tmp_path):
+  again = json.loads(json.dumps(DESCRIPTION.to_dict()))
+  assert Description.from_dict(again) == DESCRIPTION
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of one megabyte."""
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(disk)]
+  if os.geteuid() or subprocess.run(mount, check=False).returncode:
+    pytest.skip('mounting a small disk takes root')
+  yield Path(disk)
+  subprocess.run(['umount', str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_one_before_stays(small_disk):
+  workdir = small_disk / 'run'
+  save_all(workdir, [1])
+  checkpoints = Checkpoints(workdir, keep=3)
+  noise = jax.random.normal(jax.random.key(0), (1_000_000,))
+  state = TrainState(jnp.int32(2), {'w': noise}, {'mu': noise})
+  with pytest.raises(FailureError, match=r'disk is full.*goes on from step 1'):
+    checkpoints.save(state, DESCRIPTION, seed=7)
+    checkpoints.wait()
+  assert steps_of(workdir) == [1]
+  assert restore(workdir).step == 1

@@ -1,0 +1,164 @@
+"""Runs as people start them: real processes, killed and started again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from clip_jax.checkpoints import load_params, steps_of
+from clip_jax.training.metrics import read_metrics
+from tests.tiny import write_pairs
+
+STEPS = 60
+
+
+def command(workdir, data, *extra):
+  return [
+    sys.executable, '-m', 'clip_jax', 'train', '--config=tests/tiny.py',
+    f'--workdir={workdir}', f'--config.data.train={data}',
+    f'--config.total_steps={STEPS}', '--config.log_every_steps=1',
+    '--config.checkpoint.every_steps=7', *extra,
+  ]  # fmt: skip
+
+
+def environment(devices=1):
+  return os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+  }
+
+
+def finish(workdir, data, *extra, devices=1):
+  """Runs to the end; the process's output."""
+  return subprocess.run(
+    command(workdir, data, *extra),
+    env=environment(devices),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def start_until(workdir, data, step):
+  """A process that has logged `step`, still running."""
+  process = subprocess.Popen(
+    command(workdir, data),
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  while process.poll() is None:
+    rows = read_metrics(workdir)
+    if rows and rows[-1]['step'] >= step:
+      return process
+    time.sleep(0.005)
+  raise AssertionError(f'ended before step {step}: {process.stdout.read()}')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  return write_pairs(tmp_path_factory.mktemp('pairs') / 'pictures')
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, data):
+  """A run that nothing interrupted."""
+  workdir = tmp_path_factory.mktemp('whole')
+  done = finish(workdir, data)
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def assert_same_end(workdir, whole):
+  ours, _, step = load_params(workdir)
+  theirs, _, _ = load_params(whole)
+  assert step == STEPS
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  rows = read_metrics(workdir)
+  assert [row['step'] for row in rows] == list(range(1, STEPS + 1))
+  expected = [row['train/loss'] for row in read_metrics(whole)]
+  assert [row['train/loss'] for row in rows] == expected
+
+
+@pytest.mark.slow
+def test_a_run_killed_three_times_ends_with_the_same_bits(
+  tmp_path, data, whole
+):
+  rng = random.Random()
+  moments = sorted(rng.randrange(1, STEPS - 5) for _ in range(3))
+  for moment in moments:
+    latest = max(steps_of(tmp_path), default=0)
+    process = start_until(tmp_path, data, max(moment, latest + 1))
+    time.sleep(rng.random() * 0.05)
+    process.kill()
+    process.wait()
+  done = finish(tmp_path, data)
+  assert done.returncode == 0, (moments, done.stderr)
+  assert_same_end(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_says_so_and_exits_with_0(tmp_path, data, whole):
+  process = start_until(tmp_path, data, 10)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate()
+  assert process.returncode == 0, output
+  stopped = steps_of(tmp_path)[0]
+  assert 10 <= stopped < STEPS
+  assert f'SIGTERM: saved step {stopped} in {tmp_path}' in output
+  assert f'stopped and saved at step {stopped}' in output
+  assert finish(tmp_path, data).returncode == 0
+  assert_same_end(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one(tmp_path, data, whole):
+  done = finish(tmp_path, data, devices=8)
+  assert done.returncode == 0, done.stderr
+  for ours, theirs in zip(
+    read_metrics(tmp_path), read_metrics(whole), strict=True
+  ):
+    np.testing.assert_allclose(
+      ours['train/loss'], theirs['train/loss'], rtol=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_left_alone(data, whole):
+  before = (whole / 'metrics.jsonl').read_bytes()
+  done = finish(whole, data)
+  assert done.returncode == 0
+  assert 'is trained already; nothing to do' in done.stderr
+  assert (whole / 'metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.slow
+def test_another_config_is_refused_by_name(data, whole):
+  done = finish(whole, data, '--config.optimizer.b2=0.9')
+  assert done.returncode == 2
+  assert done.stderr.startswith('error: ')
+  assert 'optimizer.b2=0.9 (the run has 0.98)' in done.stderr
+  assert done.stderr.count('\n') == 1
+
+
+def test_the_run_directory_is_as_designed(whole):
+  names = {path.name for path in whole.iterdir()}
+  assert {
+    'config.json', 'metrics.jsonl', 'checkpoints', 'tensorboard',
+    'report.html',
+  } <= names  # fmt: skip
+  config = json.loads((whole / 'config.json').read_text())
+  assert config['optimizer']['b2'] == 0.98
+  for name in (
+    'loss', 'learning_rate', 'logit_scale', 'grad_norm',
+    'examples_per_second', 'input_wait_fraction',
+  ):  # fmt: skip
+    assert f'train/{name}' in read_metrics(whole)[-1]

@@ -1,0 +1,245 @@
+"""What a run writes, also when it is killed, and what its watcher sees."""
+
+import errno
+import glob
+import io
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from clip_jax.training.metrics import MetricsWriter, read_metrics, series
+from clip_jax.training.progress import Progress, duration, speed
+
+
+def _events(workdir):
+  """All events, in TensorBoard's order: files by name."""
+  events = []
+  for path in sorted(glob.glob(f'{workdir}/tensorboard/events.*')):
+    with open(path, 'rb') as file:
+      while header := file.read(12):
+        (length,) = struct.unpack('Q', header[:8])
+        events.append(event_pb2.Event.FromString(file.read(length)))
+        file.read(4)
+  return events
+
+
+def _scalars(workdir):
+  """What TensorBoard shows: a restart at T hides the steps >= T before it."""
+  shown = []
+  for event in _events(workdir):
+    if event.HasField('session_log'):
+      shown = [item for item in shown if item[0] < event.step]
+    shown += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+  return shown
+
+
+def test_lines_are_json_objects_with_step_time_and_numbers(tmp_path):
+  with MetricsWriter(tmp_path / 'run') as writer:
+    writer.write(10, {'train/loss': 2.5, 'train/learning_rate': 1e-3})
+    writer.write(10, {'eval/zero_shot/top1': 0.25})
+  lines = (tmp_path / 'run/metrics.jsonl').read_text().splitlines()
+  first, second = map(json.loads, lines)
+  assert first['step'] == 10 and first['train/loss'] == 2.5
+  assert 1.7e9 < first['time'] <= second['time']
+  assert set(second) == {'step', 'time', 'eval/zero_shot/top1'}
+  assert read_metrics(tmp_path / 'run') == [first, second]
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
+  writer = MetricsWriter(tmp_path)
+  writer.write(1, {'train/loss': 1.0})
+  assert read_metrics(tmp_path)[0]['train/loss'] == 1.0
+  assert _scalars(tmp_path) == [(1, 'train/loss', 1.0)]
+  writer.close()
+  writer.close()
+
+
+def test_numbers_that_are_not_finite_stay_legal_json(tmp_path):
+  with MetricsWriter(tmp_path) as writer:
+    writer.write(1, {'a': math.nan, 'b': math.inf, 'c': -math.inf})
+
+  def refuse(constant):
+    raise AssertionError(constant)
+
+  text = (tmp_path / 'metrics.jsonl').read_text()
+  row = json.loads(text, parse_constant=refuse)
+  assert (row['a'], row['b'], row['c']) == ('NaN', 'Infinity', '-Infinity')
+  (row,) = read_metrics(tmp_path)
+  assert math.isnan(row['a']) and row['b'] == math.inf and row['c'] < 0
+
+
+def test_numbers_may_be_arrays_of_one_element(tmp_path):
+  numpy = pytest.importorskip('numpy')
+  with MetricsWriter(tmp_path) as writer:
+    writer.write(numpy.int64(3), {'a': numpy.float32(0.5)})
+  (row,) = read_metrics(tmp_path)
+  assert row['step'] == 3 and row['a'] == 0.5
+
+
+def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
+  with MetricsWriter(tmp_path) as writer:
+    writer.write(1, {'a': 1.0})
+  path = tmp_path / 'metrics.jsonl'
+  whole = path.read_bytes()
+  path.write_bytes(whole + b'{"step": 2, "ti')
+  assert [row['step'] for row in read_metrics(tmp_path)] == [1]
+  with MetricsWriter(tmp_path) as writer:
+    assert path.read_bytes() == whole
+    writer.write(2, {'a': 2.0})
+  assert [row['step'] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_file_that_holds_half_a_line_and_no_more(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_bytes(b'{"ste')
+  assert read_metrics(tmp_path) == []
+  with MetricsWriter(tmp_path) as writer:
+    writer.write(1, {'a': 1.0})
+  assert len(read_metrics(tmp_path)) == 1
+
+
+def test_lines_that_are_no_rows_are_left_out(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_bytes(
+    b'[1]\n{"a": 1}\n\xff\xfe\n{"step": 4, "time": 1.0}\n\n'
+  )
+  assert read_metrics(tmp_path) == [{'step': 4, 'time': 1.0}]
+
+
+def test_no_file_no_rows(tmp_path):
+  assert read_metrics(tmp_path / 'nothing') == []
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+  with MetricsWriter(tmp_path) as writer:
+    for step in (10, 20, 30, 40):
+      writer.write(step, {'a': float(step)})
+  with MetricsWriter(tmp_path) as writer:
+    writer.truncate_after(20)
+    assert [row['step'] for row in read_metrics(tmp_path)] == [10, 20]
+    writer.write(30, {'a': -30.0})
+  assert series(read_metrics(tmp_path), 'a') == ([10, 20, 30], [10, 20, -30])
+  assert _scalars(tmp_path) == [
+    (10, 'a', 10.0),
+    (20, 'a', 20.0),
+    (30, 'a', -30.0),
+  ]
+  assert not list(tmp_path.glob('*.partial'))
+
+
+def test_truncation_in_an_empty_workdir_writes_nothing(tmp_path):
+  with MetricsWriter(tmp_path) as writer:
+    writer.truncate_after(0)
+  assert read_metrics(tmp_path) == []
+  assert not (tmp_path / 'tensorboard').exists()
+
+
+def test_starts_within_one_second_keep_their_own_event_files(tmp_path):
+  for step in range(3):
+    with MetricsWriter(tmp_path) as writer:
+      writer.write(step, {'a': 1.0})
+  assert [step for step, _, _ in _scalars(tmp_path)] == [0, 1, 2]
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='Linux only')
+def test_a_full_disk_is_an_error_of_the_call(tmp_path):
+  writer = MetricsWriter(tmp_path)
+  with (
+    open('/dev/full', 'ab', buffering=0) as full,
+    pytest.raises(OSError) as caught,
+  ):
+    writer._file = full
+    writer.write(1, {'a': 1.0})
+  assert caught.value.errno == errno.ENOSPC
+
+
+def test_series_keeps_the_last_value_of_a_step():
+  rows = [
+    {'step': 2, 'a': 1.0},
+    {'step': 1, 'a': 3.0, 'b': 0.0},
+    {'step': 2, 'a': 2.0},
+  ]
+  assert series(rows, 'a') == ([1, 2], [3.0, 2.0])
+  assert series(rows, 'c') == ([], [])
+
+
+def test_writing_pulls_in_neither_tensorflow_nor_torch():
+  code = (
+    'import sys, clip_jax.training.metrics, clip_jax.training.progress;'
+    'print([m for m in ("tensorflow", "torch", "matplotlib")'
+    ' if m in sys.modules])'
+  )
+  found = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert found.stdout.strip() == '[]'
+
+
+class _Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+NUMBERS = {'train/loss': 3.2149, 'train/examples_per_second': 820.4}
+
+
+def test_piped_progress_is_plain_lines():
+  stream = io.StringIO()
+  with Progress(1500, 64, stream=stream) as progress:
+    for step in range(1, 201):
+      progress.update(step)
+    progress.report(200, NUMBERS)
+    progress.log('saved step 200')
+    progress.report(1500, NUMBERS)
+  assert stream.getvalue().splitlines() == [
+    'step 200/1,500  loss 3.215  820 images/s  1 min 41 s left',
+    'saved step 200',
+    'step 1,500/1,500  loss 3.215  820 images/s',
+  ]
+
+
+def test_piped_progress_says_where_it_resumes():
+  stream = io.StringIO()
+  with Progress(1500, 64, start_step=1000, stream=stream):
+    pass
+  assert stream.getvalue() == 'resumes after step 1,000 of 1,500\n'
+
+
+def test_progress_on_a_terminal_is_a_bar():
+  stream = _Terminal()
+  with Progress(100, 64, start_step=40, stream=stream) as progress:
+    assert '40/100' in stream.getvalue()
+    progress.report(50, NUMBERS)
+    progress.log('saved step 50')
+    progress.update(100)
+  shown = stream.getvalue()
+  assert '50/100' in shown and 'loss 3.215  820 images/s  4 s left' in shown
+  assert 'saved step 50\n' in shown
+  assert '100/100' in shown and shown.endswith('\n')
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'text'),
+  [
+    (0, '0 s'),
+    (59.6, '1 min'),
+    (100, '1 min 40 s'),
+    (3600, '1 h'),
+    (7_500, '2 h 5 min'),
+    (90_000, '1 d 1 h'),
+  ],
+)
+def test_duration(seconds, text):
+  assert duration(seconds) == text
+
+
+def test_speed():
+  assert [speed(9.412), speed(82.44), speed(12_345.6)] == [
+    '9.41',
+    '82.4',
+    '12,346',
+  ]

@@ -1,0 +1,98 @@
+"""AdamW as in the paper: what decays, and the learning rate by step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from clip_jax.errors import UsageError
+from clip_jax.parallel.partitioning import path_name
+from clip_jax.training.optimizer import (
+  decay_mask,
+  make_optimizer,
+  make_schedule,
+)
+from tests.tiny import tiny_config
+from tests.training.test_step import tiny_module_and_params
+
+
+def test_decay_is_for_weights_only():
+  _, params = tiny_module_and_params()
+  mask = jax.tree_util.tree_leaves_with_path(decay_mask(params))
+  decayed = {path_name(path) for path, yes in mask if yes}
+  kept = {path_name(path) for path, yes in mask if not yes}
+  assert all(name.endswith(('kernel', 'embedding')) for name in decayed)
+  assert 'text/token_embedding/embedding' in decayed
+  assert 'image/transformer/blocks/mlp/up/kernel' in decayed
+  assert {'logit_scale', 'image/class_embedding'} <= kept
+  assert 'image/transformer/blocks/ln_1/scale' in kept
+  assert 'image/transformer/blocks/attention/qkv/bias' in kept
+
+
+def test_schedule_warms_up_and_anneals():
+  schedule = make_schedule('cosine', 2.0, warmup_steps=10, total_steps=110)
+  np.testing.assert_allclose(schedule(0), 0.2, rtol=1e-6)
+  np.testing.assert_allclose(schedule(9), 2.0, rtol=1e-6)
+  np.testing.assert_allclose(schedule(10), 2.0, rtol=1e-6)
+  np.testing.assert_allclose(schedule(60), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(schedule(110), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize('name, middle', [('linear', 1.0), ('constant', 2.0)])
+def test_other_schedules(name, middle):
+  schedule = make_schedule(name, 2.0, warmup_steps=0, total_steps=100)
+  np.testing.assert_allclose(schedule(0), 2.0, rtol=1e-6)
+  np.testing.assert_allclose(schedule(50), middle, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'name, warmup, message',
+  [
+    ('exponential', 0, 'choose one of cosine, linear, constant'),
+    ('cosine', 100, 'below total_steps=100'),
+    ('cosine', -1, 'at least 0'),
+  ],
+)
+def test_impossible_schedules_are_refused(name, warmup, message):
+  with pytest.raises(UsageError, match=message):
+    make_schedule(name, 1.0, warmup, 100)
+
+
+def test_first_update_is_adamw_by_hand():
+  """With b1, b2 corrected, the first Adam direction is the gradient's sign."""
+  config = tiny_config().optimizer
+  config.update(learning_rate=0.1, warmup_steps=0, eps=1e-12)
+  config.update(weight_decay=0.5, schedule='constant', clip_norm=0.0)
+  optimizer, _ = make_optimizer(10, **config)
+  params = {
+    'mlp': {'kernel': jnp.array([[2.0, -4.0]]), 'bias': jnp.array([2.0])}
+  }
+  gradients = jax.tree.map(lambda p: 0.3 * jnp.sign(p), params)
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  params = optax.apply_updates(params, updates)['mlp']
+  np.testing.assert_allclose(
+    params['kernel'], [[2 - 0.1 * (1 + 1.0), -4 + 0.1 * (1 + 2.0)]], rtol=1e-5
+  )
+  np.testing.assert_allclose(params['bias'], [2 - 0.1], rtol=1e-5)
+
+
+def test_gradient_is_clipped_by_its_global_norm():
+  """Adam hides a constant factor, so the second moment is looked at."""
+  config = tiny_config().optimizer
+  config.update(clip_norm=1.0, b2=0.0, warmup_steps=0)
+  optimizer, _ = make_optimizer(10, **config)
+  params = {'kernel': jnp.zeros((2,))}
+  state = optimizer.init(params)
+  _, state = optimizer.update({'kernel': jnp.array([3.0, 4.0])}, state, params)
+  moments = optax.tree.get(state, 'nu')
+  np.testing.assert_allclose(moments['kernel'], [0.36, 0.64], rtol=1e-5)
+
+
+def test_first_moment_may_be_bfloat16():
+  config = tiny_config().optimizer
+  config.mu_dtype = 'bfloat16'
+  optimizer, _ = make_optimizer(1000, **config)
+  state = optimizer.init({'kernel': jnp.zeros((2, 2))})
+  assert optax.tree.get(state, 'mu')['kernel'].dtype == jnp.bfloat16
+  assert optax.tree.get(state, 'nu')['kernel'].dtype == jnp.float32

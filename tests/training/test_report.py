@@ -1,0 +1,411 @@
+"""The report of a run, read back as a browser reads it."""
+
+import html
+import html.parser
+import io
+import json
+import math
+import re
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.data.images import CorruptImageError
+from clip_jax.data.sources import Source
+from clip_jax.training.metrics import MetricsWriter
+from clip_jax.training.report import examples as examples_module
+from clip_jax.training.report import facts, write_report
+from clip_jax.training.report.charts import plain
+from clip_jax.training.report.examples import some_right_some_wrong
+from clip_jax.training.report.figures import Line, Reference, curves
+from clip_jax.training.report.pictures import SIDE, data_uri
+from clip_jax.training.report.similarity import (
+  changed_words,
+  nearest,
+  phrases,
+  spread,
+)
+
+COLOURS = ('red', 'green', 'blue', 'brown', 'black')
+THINGS = ('apple', 'cat face', 'house', 'hand', 'ball', 'tree', 'old man')
+NAMES = tuple(f'{colour} {thing}' for colour in COLOURS for thing in THINGS)
+SECTIONS = (
+  'headline',
+  'curves',
+  'pictures',
+  'similarity',
+  'nearest',
+  'confused',
+  'settings',
+  'environment',
+  'reproduce',
+)
+VOID = {'meta', 'img', 'br', 'hr', 'link', 'input'}
+
+
+def _png(i, size=(40, 30)):
+  encoded = io.BytesIO()
+  Image.new('RGB', size, (37 * i % 256, 90, 200)).save(encoded, 'PNG')
+  return encoded.getvalue()
+
+
+class _Source(Source):
+  spec = 'folder:held out'
+
+  def __init__(self, texts=NAMES, labelled=True, broken=()):
+    self.texts = list(texts)
+    self.label_names = tuple(texts) if labelled else None
+    self.broken = broken
+
+  def __len__(self):
+    return len(self.texts)
+
+  def __getitem__(self, index):
+    if index in self.broken:
+      raise CorruptImageError('damaged image')
+    record = {
+      'id': str(index),
+      'image': _png(index),
+      'caption': self.captions(index),
+    }
+    return record | ({'label': index} if self.label_names else {})
+
+  def captions(self, index):
+    return [self.texts[index]] if self.texts[index] else []
+
+  def id(self, index):
+    return str(index)
+
+
+class _Model:
+  """Random unit features; a text's are drawn by its words."""
+
+  logit_scale = 20.0
+
+  def __init__(self):
+    self.params = {'a': np.zeros((3, 4), np.float32), 'b': np.zeros(5)}
+    self.calls = []
+
+  def encode_image(self, images):
+    images = list(images)
+    self.calls.append(('image', len(images)))
+    rng = np.random.default_rng(0)
+    return _unit(rng.normal(size=(len(images), 16)))
+
+  def encode_text(self, texts):
+    self.calls.append(('text', len(texts)))
+    rng = np.random.default_rng(1)
+    return _unit(rng.normal(size=(len(texts), 16)))
+
+  def classifier(self, labels, templates):
+    self.calls.append(('classifier', len(labels), tuple(templates)))
+    rng = np.random.default_rng(2)
+    return _unit(rng.normal(size=(len(labels), 16))).T
+
+
+def _unit(x):
+  x = x / np.linalg.norm(x, axis=1, keepdims=True)
+  return x.astype(np.float32)
+
+
+CONFIG = {
+  'seed': 3,
+  'tokenizer': 'sentencepiece:<b>.model',
+  'data': {'train': 'tfds:emoji#train', 'batch_size': 64},
+  'objective': {'name': 'softmax'},
+}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  path = tmp_path / 'a <run>'
+  with MetricsWriter(path) as writer:
+    for step in range(10, 210, 10):
+      writer.write(
+        step,
+        {
+          'train/loss': 4.2 - step / 100,
+          'train/learning_rate': 1e-3,
+          'train/logit_scale': 14.3,
+          'train/examples_per_second': 640.0,
+        },
+      )
+    writer.write(100, {'eval/zero_shot/top1': 0.2, 'eval/zero_shot/top5': 0.4})
+    writer.write(
+      200, {'eval/zero_shot/top1': 0.4567, 'eval/zero_shot/top5': 0.9123}
+    )
+  (path / 'config.json').write_text(json.dumps(CONFIG))
+  return path
+
+
+class _Page(html.parser.HTMLParser):
+  """Elements with their attributes; refuses what is not well formed."""
+
+  def __init__(self, text):
+    super().__init__(convert_charrefs=True)
+    self.elements, self.open, self.texts = [], [], []
+    self.feed(text)
+    self.close()
+    assert self.open == []
+
+  def handle_starttag(self, tag, attrs):
+    names = [name for name, _ in attrs]
+    assert len(names) == len(set(names)), (tag, attrs)
+    self.elements.append((tag, dict(attrs)))
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag, (tag, self.getpos())
+
+  def handle_data(self, data):
+    self.texts.append(data)
+
+  def tags(self, name):
+    return [attrs for tag, attrs in self.elements if tag == name]
+
+  def text(self):
+    return re.sub(r'\s+', ' ', ''.join(self.texts))
+
+
+def _read(path):
+  return _Page(path.read_text(encoding='utf-8'))
+
+
+def test_the_page_has_all_its_sections_and_is_well_formed(workdir):
+  path = write_report(workdir, _Model(), _Source())
+  assert path == workdir / 'report.html'
+  page = _read(path)
+  ids = [attrs['id'] for _, attrs in page.elements if 'id' in attrs]
+  assert tuple(ids) == SECTIONS
+  assert len(page.tags('article')) == 12
+  assert len(page.tags('h1')) == 1 and len(page.tags('h2')) == 8
+  assert all(attrs.get('alt') for attrs in page.tags('img'))
+  assert all(attrs.get('aria-label') for attrs in page.tags('svg'))
+  assert not list(workdir.glob('*.partial'))
+
+
+def test_the_page_loads_nothing(workdir):
+  page = _read(write_report(workdir, _Model(), _Source()))
+  assert all(
+    attrs['src'].startswith('data:image/') for attrs in page.tags('img')
+  )
+  for tag, attrs in page.elements:
+    assert tag not in ('script', 'link', 'iframe', 'object', 'base')
+    assert not {'href', 'srcset', 'xlink:href', 'onload'} & set(attrs)
+  text = (workdir / 'report.html').read_text()
+  assert not re.search(r'https?://|@import|url\(', text)
+
+
+def test_numbers_are_those_of_metrics_jsonl(workdir):
+  text = _read(write_report(workdir, _Model(), _Source())).text()
+  assert 'zero-shot top-1 45.7' in text and 'zero-shot top-5 91.2' in text
+  assert 'steps 200of 64 pairs each' in text
+  assert 'parameters 1717' in text
+  assert 'images/s 640median' in text
+  # 200 steps of 64 pairs at 640 pairs a second.
+  assert 'training time 20 s' in text
+  assert 'Loss nats a pair 2.2 ' in text
+
+
+def test_texts_of_others_are_escaped(workdir):
+  evil = '<script>alert("x")</script> & \'co\''
+  texts = [*NAMES, evil, f'{evil} two', f'{evil} three']
+  path = write_report(
+    workdir, _Model(), _Source(texts), command='echo "<i>" && ls'
+  )
+  raw = path.read_text()
+  assert '<script' not in raw and '<i>"' not in raw and '<b>.model' not in raw
+  page = _read(path)
+  assert page.tags('script') == []
+  assert 'a <run>' in page.text() and 'echo "<i>" && ls' in page.text()
+  assert 'sentencepiece:<b>.model' in page.text()
+
+
+def test_every_picture_and_name_is_encoded_once(workdir):
+  model = _Model()
+  write_report(workdir, model, _Source(), templates=('a {}',))
+  kinds = [call[0] for call in model.calls]
+  assert kinds.count('image') == 1 and kinds.count('classifier') == 1
+  assert ('classifier', len(NAMES), ('a {}',)) in model.calls
+  assert all(call[1] <= 8 for call in model.calls if call[0] == 'text')
+
+
+def test_the_same_seed_gives_the_same_page(workdir):
+  def body(seed):
+    path = write_report(workdir, _Model(), _Source(), seed=seed)
+    return path.read_text()
+
+  assert body(0) == body(0)
+  assert body(0) != body(1)
+
+
+def test_a_large_source_is_drawn_from(workdir):
+  model = _Model()
+  page = _read(write_report(workdir, model, _Source(), examples=10))
+  assert ('image', 10) in model.calls
+  assert '35 examples, of which this page uses 10.' in page.text()
+
+
+def test_without_labels_their_parts_are_left_out_with_a_sentence(workdir):
+  page = _read(write_report(workdir, _Model(), _Source(labelled=False)))
+  assert page.tags('article') == []
+  assert 'no labels, so there are no right names' in page.text()
+  assert 'no labels, so no name is right or wrong' in page.text()
+  assert '--task=retrieval' in page.text()
+  assert any(a.get('class') == 'matrix' for a in page.tags('table'))
+
+
+def test_without_texts_or_numbers_there_is_a_page_all_the_same(tmp_path):
+  source = _Source(['', '', ''], labelled=False)
+  text = _read(write_report(tmp_path, _Model(), source)).text()
+  assert 'fewer than two different texts' in text
+  assert 'no texts to ask with' in text
+  assert 'metrics.jsonl is empty' in text
+  assert 'Before training' in text
+
+
+def test_numbers_that_are_not_finite_do_not_break_the_page(workdir):
+  with MetricsWriter(workdir) as writer:
+    writer.write(
+      210,
+      {
+        'train/loss': math.nan,
+        'train/grad_norm': math.inf,
+        'train/examples_per_second': math.nan,
+      },
+    )
+  text = _read(write_report(workdir, _Model(), _Source())).text()
+  assert 'Loss nats a pair nan' in text
+
+
+def test_pictures_that_cannot_be_read_are_left_out(workdir):
+  model = _Model()
+  write_report(workdir, model, _Source(broken={0, 5}))
+  assert ('image', len(NAMES) - 2) in model.calls
+
+
+def test_a_page_that_is_there_is_replaced(workdir):
+  (workdir / 'report.html').write_text('old')
+  write_report(workdir, _Model(), _Source())
+  assert (workdir / 'report.html').read_text().startswith('<!doctype html>')
+
+
+@pytest.mark.slow
+def test_thousands_of_names_take_seconds(workdir):
+  texts = [f'{i} {name}' for i in range(115) for name in NAMES]
+  source = _Source(texts)
+  start = time.monotonic()
+  write_report(workdir, _Model(), source, examples=450)
+  assert time.monotonic() - start < 15
+
+
+def test_predictions_follow_the_probabilities():
+  similarity = np.array([[1, 0.5, 0], [0, 0.2, 0.9], [0.8, 0, 0.1]])
+  given, probabilities, place = examples_module._classify(
+    np.eye(3), similarity, 10.0, np.array([0, 1, 2])
+  )
+  assert given[:, 0].tolist() == [0, 2, 0]
+  assert place.tolist() == [0, 1, 1]
+  np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+
+
+def test_right_and_wrong_ones_take_turns():
+  place = np.array([0, 0, 0, 0, 2, 1, 9, 3])
+  chosen = some_right_some_wrong(place, 6, seed=0)
+  assert [place[i] == 0 for i in chosen] == [True, False] * 3
+  assert len(set(chosen)) == 6
+  few = some_right_some_wrong(np.array([0, 0, 0, 0, 5]), 4, seed=0)
+  assert len(few) == 4 and 4 in few
+  assert sorted(some_right_some_wrong(np.array([1, 1]), 6, seed=0)) == [0, 1]
+
+
+def test_spread_takes_what_is_unlike_the_rest():
+  features = _unit(np.array([[1, 0], [1, 0.01], [0, 1], [1, 0.02]]))
+  for seed in range(4):
+    assert 2 in spread(features, 2, seed)
+  assert sorted(spread(features, 9, 0)) == [0, 1, 2, 3]
+  assert spread(features[:0], 3, 0) == []
+
+
+def test_nearest_is_sorted_and_leaves_out():
+  features = _unit(np.array([[1, 0], [1, 1], [0, 1]]))
+  found = nearest(features, features[0], 2, without=[0])
+  assert [i for i, _ in found] == [1, 2]
+  assert found[0][1] == pytest.approx(math.sqrt(0.5))
+
+
+def test_phrases_are_what_several_texts_share():
+  texts = [f'{who} holding hands' for who in ('man', 'girl', 'boy', 'cow')]
+  texts += [f'the {x}' for x in 'abcdefgh']
+  assert phrases(texts, 1, seed=0) == ['holding hands']
+  assert len(phrases(['one', 'two', 'two'], 4, seed=0)) == 2
+  assert phrases(['', ''], 3, seed=0) == []
+
+
+def test_changed_words():
+  assert changed_words('a red Hat', 'a blue hat') == [
+    ('a', False),
+    (' ', False),
+    ('red', True),
+    (' ', False),
+    ('Hat', False),
+  ]
+  longer = changed_words('old man', 'man')
+  assert [piece for piece, differs in longer if differs] == ['old']
+
+
+def test_small_files_are_embedded_as_they_are_and_large_ones_shrunk():
+  assert 'image/png' in data_uri(_png(1))
+  large = data_uri(_png(1, (2000, 1000)))
+  assert large.startswith('data:image/jpeg;base64,') and len(large) < 10_000
+  assert SIDE < 2000
+
+
+def test_curves_mark_every_value_of_a_short_line_and_break_at_nan():
+  line = Line('loss', [1, 2, 3, 4], [1.0, math.nan, 3.0, 2.0])
+  svg = curves(
+    [line], last_step=4, write=plain, reference=Reference(2.5, 'a & b')
+  )
+  assert svg.count('class="dot') == 3 and svg.count('<polyline') == 2
+  assert 'a &amp; b' in svg and 'nan' not in svg
+
+
+def test_curves_of_long_runs_stay_small():
+  steps = list(range(100_000))
+  svg = curves(
+    [Line('x', steps, [1.0] * len(steps))], last_step=100_000, write=plain
+  )
+  assert len(svg) < 20_000 and '100,000 steps' in svg
+
+
+@pytest.mark.parametrize('value', [0.0, 1e-9, 5.0, -3.0, 1e12])
+def test_curves_of_a_constant(value):
+  svg = curves([Line('x', [0], [value])], last_step=0, write=plain)
+  assert 'nan' not in svg and 'inf' not in svg
+
+
+def test_numbers_as_words():
+  assert facts.percent(0.0001) == '< 0.1 %' and facts.percent(0) == '0.0 %'
+  assert facts.short_count(151_277_313) == '151 M'
+  assert facts.short_count(1_712_345) == '1.71 M'
+  assert [plain(x) for x in (3.21549, 5e-4, 12_345.6, 1e-7, 0)] == [
+    '3.215',
+    '0.0005',
+    '12,346',
+    '1e-07',
+    '0',
+  ]
+
+
+def test_a_resumed_run_does_not_count_its_pause():
+  rows = [
+    {'step': 10, 'time': 0.0, 'train/examples_per_second': 10.0},
+    {'step': 20, 'time': 9e9, 'train/examples_per_second': 20.0},
+  ]
+  assert facts.training_seconds(rows, 100) == 150
