@@ -2,12 +2,11 @@
 its flags and runs. Only that file is imported, so that help answers at once.
 """
 
-import contextlib
 import errno
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -64,25 +63,14 @@ def _run(verb: str, argv: list[str]) -> int:
     print(_help(verb, command.__doc__, values))
     return 0
   try:
-    with _process_arguments([f'clip-jax {verb}', *argv]) as arguments:
-      parse = getattr(command, 'parse', flags.FlagValues.__call__)
-      words = parse(values, arguments)[1:]
+    parse = getattr(command, 'parse', flags.FlagValues.__call__)
+    words = parse(values, [f'clip-jax {verb}', *argv])[1:]
   except flags.Error as error:
     raise UsageError(
       f'{_one_line(error)} (see clip-jax {verb} --help)'
     ) from error
   command.run(values, words)
   return 0
-
-
-@contextlib.contextmanager
-def _process_arguments(argv: list[str]) -> Iterator[list[str]]:
-  """`argv` as sys.argv, where ml_collections looks for --config.KEY=VALUE."""
-  before, sys.argv = sys.argv, argv
-  try:
-    yield argv
-  finally:
-    sys.argv = before
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -94,7 +82,8 @@ def _explain(error: Exception) -> tuple[str, int]:
   if isinstance(error, OSError):
     if error.errno == errno.ENOSPC:
       return f'the disk is full: {error.filename or _one_line(error)}.', 1
-    return _one_line(error), 1
+    where = f'{error.filename}: ' if error.filename else ''
+    return f'{where}{(error.strerror or _one_line(error)).lower()}.', 1
   return (
     f'{type(error).__name__}: {_one_line(error)} '
     '(--debug shows where; this is worth reporting)'

@@ -45,9 +45,12 @@ def get_config() -> ConfigDict:
   c.model.text.causal = placeholder(bool)
 
   c.tokenizer = 'clip'  # or sentencepiece:PATH, hf:PATH
-  # Above 0: a sentencepiece:PATH that does not exist is trained, with this
-  # many pieces, on the captions of data.train.
-  c.tokenizer_vocab_size = 0
+  # With a vocab_size above 0, a sentencepiece:PATH that does not exist is
+  # trained on the captions of data.train (clip_jax/tokenizers).
+  c.tokenizer_training = ConfigDict()
+  c.tokenizer_training.vocab_size = 0  # pieces
+  c.tokenizer_training.model_type = 'unigram'  # or 'bpe'
+  c.tokenizer_training.split_by_script = True
 
   c.data = ConfigDict()
   c.data.train = ''  # a SPEC, or several joined by '::' (a mixture)
@@ -61,9 +64,36 @@ def get_config() -> ConfigDict:
   c.data.max_corrupt_records = 100  # distinct ones, then the run stops
 
   c.data.augment = ConfigDict()  # clip_jax/data/augment.py says each in full
-  # The paper's only augmentation: a random square crop of the resized
-  # picture; its side as a fraction of the picture's shorter side.
-  c.data.augment.crop_scale = (0.9, 1.0)
+  # The paper's only augmentation: a random square crop, whose area is this
+  # fraction (least, most) of the square on the shorter side.
+  c.data.augment.crop_scale = (1.0, 1.0)
+  # The rest is off; it is for small data sets.
+  c.data.augment.padding = 0.0  # border before the crop, of the shorter side
+  c.data.augment.fill = 'white'  # the colour of what comes in at the border
+  c.data.augment.plain = 0.0  # probability of the crop and nothing else
+  c.data.augment.rotate = 0.0  # degrees, either way
+  c.data.augment.zoom = 0.0  # by 1 / (1 + x) to 1 + x
+  c.data.augment.stretch = 0.0  # width against height, likewise
+  c.data.augment.shear = 0.0  # pixels across for each pixel down
+  c.data.augment.shift = 0.0  # of the width and of the height
+  c.data.augment.bend = 0.0  # nine points moved, of the width
+  c.data.augment.flip = 0.0  # probability of a mirror image
+  c.data.augment.brightness = 0.0  # all channels times 1 - x to 1 + x
+  c.data.augment.channel_gain = 0.0  # each channel likewise
+  c.data.augment.contrast = 0.0  # distance from mid-grey likewise
+  c.data.augment.saturation = 0.0  # distance from grey likewise
+  c.data.augment.grayscale = 0.0  # probability of no colours
+  c.data.augment.blur = 0.0  # standard deviation, output pixels
+  c.data.augment.noise = 0.0  # standard deviation, grey levels of 255
+  # Another artist's hand: these leave a white ground white.
+  c.data.augment.ink_mix = 0.0  # of each colour's ink into each other's
+  c.data.augment.ink_gain = 0.0  # of all ink, standard deviation of its log
+  c.data.augment.fade = 0.0  # probability of part of the way to grey
+  c.data.augment.outline = 0.0  # ink drawn along edges
+  c.data.augment.sharpen = 0.0  # away from, or towards, a 3 x 3 mean
+  c.data.augment.shade = 0.0  # ink more on one side and less on the other
+  c.data.augment.gamma = 0.0  # colours to a power of 1 / (1 + x) to 1 + x
+  c.data.augment.erase = 0.0  # probability of a rectangle painted over
 
   c.objective = ConfigDict()
   c.objective.name = 'softmax'

@@ -22,9 +22,12 @@ def get_config() -> ConfigDict:
     depth=4,
     heads=4,
   )
-  c.model.text.update(context_length=24, width=128, depth=3, heads=4)
+  c.model.text.update(context_length=16, width=128, depth=3, heads=4)
   c.tokenizer = 'sentencepiece:runs/emoji_tokenizer.model'
-  c.tokenizer_vocab_size = 1_500
+  # The names are made of few words: with these, a row is at most 14 tokens.
+  c.tokenizer_training.update(
+    vocab_size=1_500, model_type='bpe', split_by_script=False
+  )
 
   c.data.train = 'tfds:emoji#train'
   c.data.batch_size = 256

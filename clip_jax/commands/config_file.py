@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -25,52 +24,71 @@ def define_config(values: flags.FlagValues) -> None:
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
-  """`values(argv)`, with config_flags' many exceptions made one.
+  """`values(argv)`, where every mistake is one kind of error.
 
   Returns:
     The arguments that are not flags, the program's name first.
   Raises:
     UsageError: the file cannot be used, or a key or a value is wrong.
   """
-  _check_file(argv)
+  config = _load(argv)
+  if config is not None:
+    _check_keys(config, argv)
   try:
-    return values(argv)
+    return _parse(values, argv)
   except flags.UnrecognizedFlagError:
     raise
-  except (AttributeError, KeyError) as error:
-    raise UsageError(_unknown_key(values, argv)) from error
   except (TypeError, ValueError, flags.IllegalFlagValueError) as error:
     said = ' '.join(str(error).split())
     raise UsageError(f'{said} (see configs/base.py for the fields)') from error
 
 
-def _check_file(argv: list[str]) -> None:
-  for word in argv:
-    if match := re.match(r'--?config=([^:]*)', word):
-      path = Path(match.group(1))
-      if not path.is_file():
-        raise UsageError(
-          f'no config file {path}: expected one such as configs/emoji.py.'
-        )
-      # Recipes say `from configs import base`.
-      sys.path.insert(0, str(path.resolve().parent.parent))
+def _load(argv: list[str]) -> ConfigDict | None:
+  """The config of --config as its file makes it, without overrides."""
+  flag = re.search(r'(?:^|\0)--?config[=\0]([^\0]+)', '\0'.join(argv))
+  if flag is None:
+    return None
+  path = Path(flag[1].partition(':')[0])
+  if not path.is_file():
+    raise UsageError(
+      f'no config file {path}: expected one such as configs/emoji.py.'
+    )
+  # Recipes say `from configs import base`.
+  sys.path.insert(0, str(path.resolve().parent.parent))
+  values = flags.FlagValues()
+  define_config(values)
+  try:
+    _parse(values, [argv[0], f'--config={flag[1]}'])
+    return values.config
+  except Exception as error:
+    cause = ' '.join(str(error.__cause__ or error).split())
+    raise UsageError(f'config file {path} cannot be run: {cause}') from error
 
 
-def _unknown_key(values: flags.FlagValues, argv: list[str]) -> str:
-  known = dict(_fields(values['config'].value or ConfigDict()))
+def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+  """`values(argv)` with `argv` as sys.argv, where config_flags looks."""
+  before, sys.argv = sys.argv, argv
+  try:
+    return values(argv)
+  finally:
+    sys.argv = before
+
+
+def _check_keys(config: ConfigDict, argv: list[str]) -> None:
+  """Refuses an override of a field that is not there, naming the nearest."""
+  known = list(_fields(config))
   for word in argv:
     match = re.match(r'--?config\.([^=]+)', word)
-    if match and match.group(1) not in known:
-      key = match.group(1)
-      near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-      return f'the config has no field {key!r}; the nearest is {near[0]!r}.'
-  return 'the config has no such field; see configs/base.py.'
+    if match and match[1] not in known:
+      near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.0)
+      raise UsageError(
+        f'the config has no field {match[1]!r}; the nearest is {near[0]!r}.'
+      )
 
 
-def _fields(config: ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:
+def _fields(config: ConfigDict, prefix: str = '') -> Iterator[str]:
   for key in config:
-    value = config[key]
-    if isinstance(value, ConfigDict):
-      yield from _fields(value, f'{prefix}{key}.')
+    if isinstance(config[key], ConfigDict):
+      yield from _fields(config[key], f'{prefix}{key}.')
     else:
-      yield f'{prefix}{key}', value
+      yield f'{prefix}{key}'

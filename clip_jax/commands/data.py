@@ -33,6 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
   text('data', None, 'tokenizer: a SPEC with captions', flag_values=values)
   text('out', None, 'the file to write', flag_values=values)
   text('tokenizer', None, 'inspect: count tokens with this', flag_values=values)
+  text('model_type', 'unigram', 'tokenizer: unigram or bpe', flag_values=values)
   flags.DEFINE_list(
     'captions',
     ['caption'],
@@ -105,7 +106,9 @@ def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.tokenizers import sentence_piece
 
   source = open_source(spec, captions=tuple(values.captions))
-  sentence_piece.train(source.texts(), values.vocab_size, out)
+  sentence_piece.train(
+    source.texts(), values.vocab_size, out, model_type=values.model_type
+  )
   result = {'path': out, 'vocab_size': values.vocab_size, 'data': spec}
   if values.json:
     printing.print_json(result)

@@ -16,6 +16,9 @@ config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html. SIGTERM
 or Ctrl-C saves and ends; the same command then goes on from there.
 """
 
+import shlex
+import sys
+
 from absl import flags
 
 from clip_jax.commands.config_file import define_config, parse
@@ -47,7 +50,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
   from clip_jax.training.loop import train
 
-  outcome = train(values.config, values.workdir)
+  command = shlex.join(['clip-jax', *sys.argv[1:]])
+  outcome = train(values.config, values.workdir, command)
   if not outcome.finished:
     print(
       f'stopped and saved at step {outcome.step:,}; the same command goes on '

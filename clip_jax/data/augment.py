@@ -14,9 +14,10 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageFilter
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageColor, ImageFilter
 
+from clip_jax.data import style
 from clip_jax.data.images import (
   INTERPOLATIONS,
   ImageLike,
@@ -29,6 +30,12 @@ from clip_jax.errors import UsageError
 
 # Luma weights of ITU-R BT.601, as in Pillow's convert('L').
 _LUMA = np.array([0.299, 0.587, 0.114])
+
+# Probabilities, and fractions that a value is lessened by.
+_AT_MOST_ONE = (
+  'plain', 'flip', 'brightness', 'channel_gain', 'grayscale', 'fade', 'shade',
+  'erase',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Augmentation:
     padding: the border added on each side before the crop, as a fraction of
       the shorter side; with it the crop also shifts a square picture.
     fill: the border's colour.
+    plain: probability that a picture gets the crop, and nothing of the rest.
     rotate: at most so many degrees, either way.
     zoom: scaled by a factor between 1 / (1 + zoom) and 1 + zoom.
     stretch: the same for width against height, their product staying 1.
@@ -57,11 +65,25 @@ class Augmentation:
     blur: Gaussian, standard deviation 0 to so many output pixels.
     noise: Gaussian on each value, standard deviation 0 to so many grey levels
       (of 255).
+    bend: a bent sheet: nine points of it moved by a standard deviation of
+      this fraction of the width and of the height.
+    ink_mix: standard deviation of how much of each colour's ink goes into
+      each other's, and of its own change; white stays white, as below.
+    ink_gain: standard deviation of the logarithm of a gain of all ink.
+    fade: probability that the three inks go part of the way to their mean.
+    outline: in half of the pictures, up to this much ink for a jump of 1.
+    sharpen: in half of the pictures, up to so many times the difference to a
+      3 x 3 mean, added or taken away.
+    shade: ink times 1 - x to 1 + x at most, from one side to another.
+    gamma: colours to a power of between 1 / (1 + gamma) and 1 + gamma.
+    erase: probability of a rectangle, an eighth to a third of the size each
+      way, of some colour or of `fill`.
   """
 
   crop_scale: tuple[float, float] = (1.0, 1.0)
   padding: float = 0.0
   fill: str = 'white'
+  plain: float = 0.0
   rotate: float = 0.0
   zoom: float = 0.0
   stretch: float = 0.0
@@ -75,6 +97,15 @@ class Augmentation:
   grayscale: float = 0.0
   blur: float = 0.0
   noise: float = 0.0
+  bend: float = 0.0
+  ink_mix: float = 0.0
+  ink_gain: float = 0.0
+  fade: float = 0.0
+  outline: float = 0.0
+  sharpen: float = 0.0
+  shade: float = 0.0
+  gamma: float = 0.0
+  erase: float = 0.0
 
   def __post_init__(self):
     check_colour('fill', self.fill)
@@ -82,7 +113,7 @@ class Augmentation:
       value = getattr(self, field.name)
       if field.name not in ('crop_scale', 'fill') and value < 0:
         raise UsageError(f'augment.{field.name}={value}: use 0 (off) or more')
-    for name in ('flip', 'grayscale', 'brightness', 'channel_gain'):
+    for name in _AT_MOST_ONE:
       if getattr(self, name) > 1:
         raise UsageError(f'augment.{name}={getattr(self, name)}: use at most 1')
     most = (1 + 2 * self.padding) ** 2
@@ -131,8 +162,10 @@ def augment(
   if picture.mode != 'RGB':
     picture = picture.convert('RGB')
   picture = random_crop(picture, preprocessing, a, rng)
-  if a.rotate or a.zoom or a.stretch or a.shear or a.shift or a.flip:
-    picture = random_affine(picture, a, rng)
+  if a.plain and rng.random() < a.plain:
+    return np.asarray(picture)
+  if a.rotate or a.zoom or a.stretch or a.shear or a.shift or a.flip or a.bend:
+    picture = random_warp(picture, a, rng)
   if (
     a.brightness or a.channel_gain or a.contrast or a.saturation or a.grayscale
   ):
@@ -140,8 +173,19 @@ def augment(
   if a.blur:
     picture = picture.filter(ImageFilter.GaussianBlur(rng.random() * a.blur))
   pixels = np.asarray(picture)
+  if (
+    a.ink_mix
+    or a.ink_gain
+    or a.fade
+    or a.outline
+    or a.sharpen
+    or (a.shade or a.gamma)
+  ):
+    pixels = random_style(pixels, a, rng)
   if a.noise:
     pixels = add_noise(pixels, rng.random() * a.noise, rng)
+  if a.erase and rng.random() < a.erase:
+    pixels = erase(pixels, a, rng)
   return pixels
 
 
@@ -173,10 +217,10 @@ def random_crop(
   )
 
 
-def random_affine(
+def random_warp(
   picture: Image.Image, augmentation: Augmentation, rng: np.random.Generator
 ) -> Image.Image:
-  """Flip, rotation, zoom, stretch, shear and shift as one resampling."""
+  """Flip, rotation, zoom, stretch, shear, shift and bend as one resampling."""
   a = augmentation
   turn, size, ratio, slant, right, down = (2 * rng.random(6) - 1).tolist()
   angle = math.radians(a.rotate * turn)
@@ -198,13 +242,46 @@ def random_affine(
     *(xx, xy, width / 2 - xx * out_x - xy * out_y),
     *(yx, yy, height / 2 - yx * out_x - yy * out_y),
   )
+  if a.bend:
+    jitter = a.bend * rng.standard_normal((3, 3, 2)) * (width, height)
+    kind, source = Image.Transform.MESH, _mesh(source, jitter, width, height)
+  else:
+    kind = Image.Transform.AFFINE
   return picture.transform(
     picture.size,
-    Image.Transform.AFFINE,
+    kind,
     source,
     Image.Resampling.BICUBIC,
     fillcolor=a.fill,
   )
+
+
+def _mesh(
+  affine: tuple[float, ...],
+  jitter: Float[np.ndarray, '3 3 xy'],
+  width: int,
+  height: int,
+) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+  """Pillow's mesh of 2 x 2 cells: an affine map, its nine points moved."""
+  xx, xy, x0, yx, yy, y0 = affine
+  columns, rows = (0, width // 2, width), (0, height // 2, height)
+  points = [
+    [
+      (
+        xx * x + xy * y + x0 + float(jitter[i, j, 0]),
+        yx * x + yy * y + y0 + float(jitter[i, j, 1]),
+      )
+      for j, x in enumerate(columns)
+    ]
+    for i, y in enumerate(rows)
+  ]
+  return [  # Corners: upper left, lower left, lower right, upper right.
+    (
+      (columns[j], rows[i], columns[j + 1], rows[i + 1]),
+      points[i][j] + points[i + 1][j] + points[i + 1][j + 1] + points[i][j + 1],
+    )
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1))
+  ]
 
 
 def random_colours(
@@ -231,3 +308,44 @@ def add_noise(
   """Adds Gaussian noise of a standard deviation in grey levels (of 255)."""
   noise = rng.standard_normal(pixels.shape, np.float32) * deviation
   return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
+
+
+def random_style(
+  pixels: UInt8[np.ndarray, 'S S 3'],
+  augmentation: Augmentation,
+  rng: np.random.Generator,
+) -> UInt8[np.ndarray, 'S S 3']:
+  """Another artist's colours, outlines, sharpness and light; see `style`."""
+  a = augmentation
+  u = rng.random(9).tolist()
+  ink = style.to_ink(pixels)
+  if a.ink_mix or a.ink_gain or a.fade:
+    matrix = np.eye(3) + a.ink_mix * rng.standard_normal((3, 3))
+    matrix *= math.exp(a.ink_gain * rng.standard_normal())
+    if u[0] < a.fade:
+      matrix = (1 - u[1]) * matrix + u[1] * matrix.mean(1, keepdims=True)
+    ink = style.mix(ink, matrix)
+  if a.outline and u[2] < 0.5:
+    ink = style.outline(ink, a.outline * u[3])
+  if a.sharpen and u[4] < 0.5:
+    ink = style.sharpen(ink, a.sharpen * (2 * u[5] - 1))
+  if a.shade:
+    ink = style.shade(ink, a.shade * u[6] / math.sqrt(2), 2 * math.pi * u[7])
+  return style.to_pixels(ink, (1 + a.gamma) ** (2 * u[8] - 1))
+
+
+def erase(
+  pixels: UInt8[np.ndarray, 'S S 3'],
+  augmentation: Augmentation,
+  rng: np.random.Generator,
+) -> UInt8[np.ndarray, 'S S 3']:
+  """Hides a rectangle under a random colour or under the fill."""
+  size = len(pixels)
+  sides = rng.integers(max(1, size // 8), max(1, size // 3) + 1, 2)
+  top, left = rng.integers(0, size - sides + 1)
+  colour = ImageColor.getrgb(augmentation.fill)[:3]
+  if rng.random() < 0.5:
+    colour = rng.integers(0, 256, 3)
+  pixels = pixels.copy()
+  pixels[top : top + sides[0], left : left + sides[1]] = colour
+  return pixels

@@ -249,13 +249,13 @@ class _Reader:
 
 
 @dataclasses.dataclass(frozen=True)
-class _View(grain.transforms.RandomMap):
+class _View:
   """A record to one training example, by the position's own generator."""
 
   preprocessing: Preprocessing
   augmentation: Augmentation
 
-  def random_map(self, element: _Read, rng: np.random.Generator):
+  def __call__(self, element: _Read, rng: np.random.Generator):
     captions = element.captions
     drawn = rng.integers(len(captions)) if len(captions) > 1 else 0
     pixels = augment(

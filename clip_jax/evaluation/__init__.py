@@ -5,14 +5,13 @@ Each is called as `EVALUATORS[name](encoder, source, options)` and returns an
 """
 
 from clip_jax.errors import UsageError
+from clip_jax.evaluation import retrieval, zero_shot
 from clip_jax.evaluation.encoder import (
   Encoder,
   Evaluation,
   Evaluator,
   Options,
 )
-from clip_jax.evaluation.retrieval import retrieval
-from clip_jax.evaluation.zero_shot import zero_shot
 
 __all__ = [
   'EVALUATORS',
@@ -24,8 +23,8 @@ __all__ = [
 ]
 
 EVALUATORS: dict[str, Evaluator] = {
-  'zero_shot': zero_shot,  # the right name among all names
-  'retrieval': retrieval,  # the right text for an image, and the reverse
+  'zero_shot': zero_shot.evaluate,  # the right name among all names
+  'retrieval': retrieval.evaluate,  # the right text for an image, and back
 }
 
 

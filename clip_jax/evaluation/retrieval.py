@@ -16,7 +16,7 @@ _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 _TIE = 1e-6
 
 
-def retrieval(encoder: Encoder, source: Source, options: Options) -> Evaluation:
+def evaluate(encoder: Encoder, source: Source, options: Options) -> Evaluation:
   """Recall among all pictures and all texts of a source, both ways.
 
   A picture may have several texts; one without any is something to confuse

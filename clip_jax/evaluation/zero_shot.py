@@ -18,7 +18,7 @@ from clip_jax.inference.classifier import (
 _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 
 
-def zero_shot(encoder: Encoder, source: Source, options: Options) -> Evaluation:
+def evaluate(encoder: Encoder, source: Source, options: Options) -> Evaluation:
   """Classifies each picture of a source among all its label names.
 
   Returns:

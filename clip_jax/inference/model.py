@@ -260,7 +260,7 @@ class Model:
       [_prepared(image, i, self.preprocessing) for i, image in images]
     )
 
-  def _tokenize(self, texts: list[str]) -> np.ndarray:
+  def _tokenize(self, texts: list[Any]) -> np.ndarray:
     for text in texts:
       if not isinstance(text, str):
         raise UsageError(f'a text of type {type(text).__name__}: give strings.')

@@ -1,7 +1,7 @@
 """SentencePiece (Kudo & Richardson 2018): a small vocabulary of one's own.
 
-A unigram model learns its pieces from the captions of a training set; its
-file holds the normalisation as well.
+A model learns its pieces from the captions of a training set; its file holds
+the normalisation as well.
 """
 
 import base64
@@ -21,6 +21,7 @@ from jaxtyping import Int32
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
 
+MODEL_TYPES = ('unigram', 'bpe')
 PAD_ID, EOS_ID, UNK_ID = range(3)  # of the models that `train` writes
 _LONGEST_CAPTION_BYTES = 1 << 16  # the library's limit would drop 4,193
 
@@ -121,9 +122,11 @@ def train(
   vocab_size: int,
   path: str | os.PathLike[str],
   *,
+  model_type: str = 'unigram',
   lower_case: bool = True,
+  split_by_script: bool = True,
 ) -> None:
-  """Learns a unigram vocabulary and writes its model file, whole or not.
+  """Learns a vocabulary and writes its model file, whole or not.
 
   The same captions in the same order give the same bytes.
 
@@ -131,22 +134,32 @@ def train(
     captions: texts; blank ones are left out.
     vocab_size: pieces, with the three specials (pad 0, eos 1, unknown 2).
     path: where the model goes; its directories are made.
+    model_type: 'unigram', or 'bpe', whose rows are shorter where captions
+      share few words and which makes more pieces of them.
     lower_case: fold case besides the NFKC normalisation.
+    split_by_script: no piece mixes letters of two scripts, or letters and
+      punctuation. Without, 'medium-light' may be one piece, and 'cat.' too.
   Raises:
-    UsageError: no captions, or a vocabulary too small or large for them; the
-      message gives the bound.
+    UsageError: another model type, no captions, or a vocabulary too small or
+      large for them; the message gives the bound.
     FailureError: the file cannot be written.
   """
+  if model_type not in MODEL_TYPES:
+    raise UsageError(
+      f'no SentencePiece model type {model_type!r}: one of '
+      f'{", ".join(MODEL_TYPES)}.'
+    )
   failures: list[BaseException] = []
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=_sentences(captions, failures),
       model_writer=model,
-      model_type='unigram',
+      model_type=model_type,
       vocab_size=vocab_size,
       character_coverage=1.0,
       normalization_rule_name='nmt_nfkc_cf' if lower_case else 'nmt_nfkc',
+      split_by_unicode_script=split_by_script,
       max_sentence_length=_LONGEST_CAPTION_BYTES,
       pad_id=PAD_ID,
       eos_id=EOS_ID,

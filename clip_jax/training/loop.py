@@ -35,13 +35,19 @@ class Outcome:
   report: Path | None
 
 
-def train(config: Config, workdir: str | Path) -> Outcome:
+def train(
+  config: Config, workdir: str | Path, command: str | None = None
+) -> Outcome:
   """Trains, or goes on where the workdir's newest checkpoint is.
 
   The parameters after the last step are the same bits whether the run was
   interrupted or not: a step is a function of the state and of the records that
   (seed, step) name.
 
+  Args:
+    config: the fields of configs/base.py.
+    workdir: the run directory (DESIGN, section 3.4).
+    command: how the run was started, for its report.
   Raises:
     UsageError: the config is impossible, or the workdir is another run's.
     FailureError: too many corrupt records, a full disk, no readable checkpoint.
@@ -72,6 +78,8 @@ def train(config: Config, workdir: str | Path) -> Outcome:
       workdir,
       model_of(run, state),
       run.evaluation_source or run.sources[0],
+      evaluation=evaluations.get('zero_shot'),
+      command=command,
       templates=tuple(config.evaluation.templates),
       seed=config.seed,
     )

@@ -145,15 +145,16 @@ def make_tokenizer(
 ) -> tokenizers.Tokenizer:
   """The config's tokenizer, trained first where that is asked for."""
   scheme, _, location = config.tokenizer.partition(':')
-  size = config.tokenizer_vocab_size
-  if scheme == 'sentencepiece' and size and not Path(location).exists():
+  training = config.tokenizer_training
+  wanted = scheme == 'sentencepiece' and training.vocab_size > 0
+  if wanted and not Path(location).exists():
     print(
-      f'training a vocabulary of {size:,} pieces on {config.data.train} '
-      f'-> {location}',
+      f'training a vocabulary of {training.vocab_size:,} pieces on '
+      f'{config.data.train} -> {location}',
       file=sys.stderr,
     )
-    captions = (text for s in sources for text in s.texts())
-    sentence_piece.train(captions, size, location)
+    captions = (text for source in sources for text in source.texts())
+    sentence_piece.train(captions, path=location, **training)
   length = config.model.text.context_length
   if length is None and config.model.preset in presets.PRESETS:
     length = presets.PRESETS[config.model.preset]['text']['context_length']

@@ -32,6 +32,15 @@ OPERATIONS = {
   'grayscale': 0.5,
   'blur': 3.0,
   'noise': 20.0,
+  'bend': 0.1,
+  'ink_mix': 0.2,
+  'ink_gain': 0.3,
+  'fade': 0.5,
+  'outline': 1.0,
+  'sharpen': 1.0,
+  'shade': 0.5,
+  'gamma': 0.5,
+  'erase': 0.5,
 }
 
 
@@ -55,7 +64,7 @@ def views(image=IMAGE, count=60, **strengths):
 
 def test_the_operations_are_all_of_them():
   fields = {field.name for field in dataclasses.fields(Augmentation)}
-  assert set(OPERATIONS) == fields - {'fill'}
+  assert set(OPERATIONS) == fields - {'fill', 'plain'}
 
 
 def test_off_is_the_evaluation_transform():
@@ -208,6 +217,62 @@ def test_noise_is_measured_in_grey_levels():
   assert deviations.min() < 2 < 8 < deviations.max() < 10.5
 
 
+@pytest.mark.parametrize(
+  'name',
+  ['ink_mix', 'ink_gain', 'fade', 'outline', 'sharpen', 'shade', 'gamma'],
+)
+def test_style_leaves_white_paper_white(name):
+  white = Image.new('RGB', (48, 48), 'white')
+  assert (views(white, 20, **{name: OPERATIONS[name]}) == 255).all()
+
+
+def test_fade_goes_part_of_the_way_to_grey():
+  spread = np.ptp(views(COLOUR, fade=0.5)[:, 5, 5], axis=-1)
+  assert 0.3 < (spread == 150).mean() < 0.7
+  assert spread.min() < 30
+  np.testing.assert_array_equal(view(GREY, fade=1.0), view(GREY))
+
+
+def test_ink_gain_is_a_factor_of_all_ink():
+  factor = (255 - views(GREY, 400, ink_gain=0.1)[:, 5, 5]) / 135
+  np.testing.assert_allclose(factor, factor[:, :1].repeat(3, 1), atol=1e-6)
+  assert np.log(factor).std() == pytest.approx(0.1, rel=0.15)
+
+
+def test_gamma_is_a_power():
+  found = np.log(views(GREY, gamma=0.5)[:, 5, 5] / 255) / np.log(120 / 255)
+  assert 1 / 1.51 < found.min() < 0.75 < 1.35 < found.max() < 1.51
+
+
+def test_shade_is_at_most_this_fraction_from_side_to_side():
+  ink = (255 - views(GREY, 200, shade=0.4)[..., 0]) / 135
+  assert 0.59 < ink.min() < 0.68 < 1.32 < ink.max() < 1.41
+  np.testing.assert_allclose(ink.mean((1, 2)), 1, atol=0.01)
+
+
+def test_bend_moves_a_spot_this_far():
+  found = spot({'bend': 0.05}, 0.0, 0.0, 400)
+  assert found.std() == pytest.approx(0.05, rel=0.2)
+
+
+def test_an_unbent_mesh_is_the_affine_map():
+  strengths = {'rotate': 20.0, 'zoom': 0.2, 'shear': 0.2, 'shift': 0.1}
+  affine = views(count=20, **strengths)
+  mesh = views(count=20, **strengths, bend=1e-9)
+  # Rounding decides some pixels at the sheet's edge.
+  assert (np.abs(affine - mesh).max(-1) > 1).mean() < 0.01
+
+
+def test_erase_hides_a_rectangle():
+  hidden = (views(GREY, erase=0.5, fill='white') != 120).any(-1)
+  erased = hidden.any((1, 2))
+  assert 0.3 < erased.mean() < 0.7
+  for mask in hidden[erased]:
+    high, wide = mask.any(1).sum(), mask.any(0).sum()
+    assert mask.sum() == high * wide
+    assert 3 <= min(high, wide) <= max(high, wide) <= 8
+
+
 def test_other_modes_become_rgb():
   clear = Image.new('RGBA', (30, 20), (255, 0, 0, 0))
   white = dataclasses.replace(PREPROCESSING, background='white')
@@ -237,3 +302,14 @@ def test_survives_json():
 def test_impossible_strengths(fields, message):
   with pytest.raises(UsageError, match=message):
     Augmentation.from_dict(fields)
+
+
+def test_a_plain_picture_gets_the_crop_and_nothing_else():
+  crop = {'crop_scale': (0.5, 0.9)}
+  plain = views(plain=1.0, noise=50.0, rotate=30.0, erase=1.0, **crop)
+  np.testing.assert_array_equal(plain[0], view(seed=0, **crop))
+  half = [
+    (view(seed=i, plain=0.5, noise=50.0) == view(seed=i)).all()
+    for i in range(60)
+  ]
+  assert 15 <= sum(half) <= 45

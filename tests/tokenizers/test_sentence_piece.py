@@ -17,11 +17,15 @@ CAPTIONS = [
 ]
 
 
-def test_the_model_is_the_same_every_time_and_silent(tmp_path, capfd):
-  train(CAPTIONS, 40, tmp_path / 'a.model')
-  train(iter(CAPTIONS), 40, str(tmp_path / 'new' / 'b.model'))
+@pytest.mark.parametrize('model_type', ['unigram', 'bpe'])
+def test_the_model_is_the_same_every_time_and_silent(
+  tmp_path, capfd, model_type
+):
+  train(CAPTIONS, 40, tmp_path / 'a.model', model_type=model_type)
+  again = tmp_path / 'new' / 'b.model'
+  train(iter(CAPTIONS), 40, str(again), model_type=model_type)
   first = (tmp_path / 'a.model').read_bytes()
-  assert first == (tmp_path / 'new' / 'b.model').read_bytes()
+  assert first == again.read_bytes()
   assert capfd.readouterr() == ('', '')
   assert sorted(p.name for p in tmp_path.iterdir()) == ['a.model', 'new']
 
@@ -43,6 +47,26 @@ def test_case_can_be_kept(tmp_path):
   train(CAPTIONS, 40, tmp_path / 'a.model', lower_case=False)
   tokenizer = tokenizers.load(f'sentencepiece:{tmp_path}/a.model')
   assert tokenizer.decode(tokenizer.encode('A red')) == 'A red'
+
+
+def test_pieces_may_cross_punctuation(tmp_path):
+  lengths = []
+  for split in (True, False):
+    train(
+      ['a medium-light tone', 'a medium-light face', 'a dark-light face'] * 9,
+      40,
+      tmp_path / 'a.model',
+      model_type='bpe',
+      split_by_script=split,
+    )
+    tokenizer = tokenizers.load(f'sentencepiece:{tmp_path}/a.model')
+    lengths.append(len(tokenizer.encode('medium-light')))
+  assert lengths[0] >= 3 > lengths[1] == 1
+
+
+def test_a_model_type_that_does_not_exist(tmp_path):
+  with pytest.raises(UsageError, match="type 'word': one of unigram, bpe"):
+    train(CAPTIONS, 40, tmp_path / 'a.model', model_type='word')
 
 
 def test_long_captions_count_and_odd_ones_do_no_harm(tmp_path):

@@ -14,11 +14,15 @@ from PIL import Image
 
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
+from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.training.metrics import MetricsWriter
-from clip_jax.training.report import examples as examples_module
 from clip_jax.training.report import facts, write_report
 from clip_jax.training.report.charts import plain
-from clip_jax.training.report.examples import some_right_some_wrong
+from clip_jax.training.report.examples import (
+  Prediction,
+  confusions,
+  some_right_some_wrong,
+)
 from clip_jax.training.report.figures import Line, Reference, curves
 from clip_jax.training.report.pictures import SIDE, data_uri
 from clip_jax.training.report.similarity import (
@@ -80,7 +84,7 @@ class _Source(Source):
 
 
 class _Model:
-  """Random unit features; a text's are drawn by its words."""
+  """Random unit features, the same at every call."""
 
   logit_scale = 20.0
 
@@ -95,14 +99,10 @@ class _Model:
     return _unit(rng.normal(size=(len(images), 16)))
 
   def encode_text(self, texts):
+    texts = list(texts)
     self.calls.append(('text', len(texts)))
     rng = np.random.default_rng(1)
     return _unit(rng.normal(size=(len(texts), 16)))
-
-  def classifier(self, labels, templates):
-    self.calls.append(('classifier', len(labels), tuple(templates)))
-    rng = np.random.default_rng(2)
-    return _unit(rng.normal(size=(len(labels), 16))).T
 
 
 def _unit(x):
@@ -231,9 +231,22 @@ def test_every_picture_and_name_is_encoded_once(workdir):
   model = _Model()
   write_report(workdir, model, _Source(), templates=('a {}',))
   kinds = [call[0] for call in model.calls]
-  assert kinds.count('image') == 1 and kinds.count('classifier') == 1
-  assert ('classifier', len(NAMES), ('a {}',)) in model.calls
-  assert all(call[1] <= 8 for call in model.calls if call[0] == 'text')
+  assert kinds.count('image') == 1
+  texts = [count for kind, count in model.calls if kind == 'text']
+  assert texts.count(len(NAMES)) == 1
+  assert all(count <= 8 for count in texts if count != len(NAMES))
+
+
+def test_an_evaluation_spares_the_names_and_gives_the_same_page(workdir):
+  source = _Source(broken={3})
+  evaluation = find_evaluator('zero_shot')(_Model(), source, Options())
+  model = _Model()
+  pages = [
+    write_report(workdir, encoder, source, evaluation=given).read_text()
+    for encoder, given in ((model, evaluation), (_Model(), None))
+  ]
+  assert pages[0] == pages[1]
+  assert ('text', len(NAMES)) not in model.calls
 
 
 def test_the_same_seed_gives_the_same_page(workdir):
@@ -256,7 +269,7 @@ def test_without_labels_their_parts_are_left_out_with_a_sentence(workdir):
   page = _read(write_report(workdir, _Model(), _Source(labelled=False)))
   assert page.tags('article') == []
   assert 'no labels, so there are no right names' in page.text()
-  assert 'no labels, so no name is right or wrong' in page.text()
+  assert 'Without labels no name is right or wrong' in page.text()
   assert '--task=retrieval' in page.text()
   assert any(a.get('class') == 'matrix' for a in page.tags('table'))
 
@@ -268,6 +281,17 @@ def test_without_texts_or_numbers_there_is_a_page_all_the_same(tmp_path):
   assert 'no texts to ask with' in text
   assert 'metrics.jsonl is empty' in text
   assert 'Before training' in text
+
+
+@pytest.mark.parametrize('source', [None, _Source(['a'], broken={0})])
+def test_without_examples_there_is_a_page_all_the_same(workdir, source):
+  model = _Model()
+  text = _read(write_report(workdir, model, source)).text()
+  assert 'After 200 steps. No held-out data were given.' in text
+  assert 'There are no held-out pictures.' in text
+  assert 'Trained on tfds:emoji#train' in text
+  assert ('clip-jax eval' in text) == (source is not None)
+  assert model.calls == []
 
 
 def test_numbers_that_are_not_finite_do_not_break_the_page(workdir):
@@ -305,24 +329,38 @@ def test_thousands_of_names_take_seconds(workdir):
   assert time.monotonic() - start < 15
 
 
-def test_predictions_follow_the_probabilities():
-  similarity = np.array([[1, 0.5, 0], [0, 0.2, 0.9], [0.8, 0, 0.1]])
-  given, probabilities, place = examples_module._classify(
-    np.eye(3), similarity, 10.0, np.array([0, 1, 2])
-  )
-  assert given[:, 0].tolist() == [0, 2, 0]
-  assert place.tolist() == [0, 1, 1]
-  np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+def _predictions(ranks):
+  names = [f'name {i}' for i in range(5)]
+  return [
+    Prediction(
+      'other' if rank is None else names[rank], [(n, 0.2) for n in names]
+    )
+    for rank in ranks
+  ]
 
 
 def test_right_and_wrong_ones_take_turns():
-  place = np.array([0, 0, 0, 0, 2, 1, 9, 3])
-  chosen = some_right_some_wrong(place, 6, seed=0)
-  assert [place[i] == 0 for i in chosen] == [True, False] * 3
+  ranks = [0, 0, 0, 0, 2, 1, None, 3]
+  assert [p.rank for p in _predictions(ranks)] == ranks
+  chosen = some_right_some_wrong(_predictions(ranks), 6, seed=0)
+  assert [ranks[i] == 0 for i in chosen] == [True, False] * 3
   assert len(set(chosen)) == 6
-  few = some_right_some_wrong(np.array([0, 0, 0, 0, 5]), 4, seed=0)
+  few = some_right_some_wrong(_predictions([0, 0, 0, 0, 4]), 4, seed=0)
   assert len(few) == 4 and 4 in few
-  assert sorted(some_right_some_wrong(np.array([1, 1]), 6, seed=0)) == [0, 1]
+  none = some_right_some_wrong(_predictions([1, None]), 6, seed=0)
+  assert sorted(none) == [0, 1]
+
+
+def test_confusions_count_then_compare_probabilities():
+  answers = [('a', 'b', 0.9), ('a', 'a', 1.0), ('c', 'd', 0.2), ('c', 'd', 0.4)]
+  found = confusions(
+    [Prediction(right, [(given, p)]) for right, given, p in answers], 5
+  )
+  assert [(c.right, c.given, c.times, c.example) for c in found] == [
+    ('c', 'd', 2, 3),
+    ('a', 'b', 1, 0),
+  ]
+  assert found[0].probability == pytest.approx(0.3)
 
 
 def test_spread_takes_what_is_unlike_the_rest():

@@ -50,11 +50,11 @@ CHARTS = (
     at_least=1.0,
   ),
   Chart(
-    'Retrieval, R@1',
+    'Retrieval R@1',
     'held out',
     {
-      'eval/retrieval/image_to_text_r1': 'image to text',
-      'eval/retrieval/text_to_image_r1': 'text to image',
+      'eval/retrieval/image_to_text_r1': 'to text',
+      'eval/retrieval/text_to_image_r1': 'to image',
     },
     percent,
     from_zero=True,

@@ -1,0 +1,143 @@
+"""The command line's frame: help, exit codes, one line for each mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from clip_jax import tokenizers
+from clip_jax.__main__ import VERBS, main
+from tests.tiny import write_pairs
+
+
+def call(capsys, *argv):
+  code = main(argv)
+  captured = capsys.readouterr()
+  return code, captured.out, captured.err
+
+
+def test_help_lists_every_verb(capsys):
+  code, out, err = call(capsys, '--help')
+  assert code == 0
+  assert not err
+  for verb in VERBS:
+    assert f'  {verb} ' in out
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_every_verb_has_help_with_examples(capsys, verb):
+  code, out, _ = call(capsys, verb, '--help')
+  assert code == 0
+  assert 'usage:' in out
+  assert f'clip-jax {verb}' in out
+  assert 'example' in out
+  assert '--debug' in out
+
+
+@pytest.mark.parametrize(
+  'argv, message',
+  [
+    (['nosuch'], "no verb 'nosuch': one of train"),
+    (['info', '--nosuch=1'], "Unknown command line flag 'nosuch'"),
+    (['train'], 'no --config'),
+    (['train', '--config=nosuch.py', '--workdir=x'], 'no config file nosuch'),
+    (['train', '--config=tests/tiny.py'], 'no --workdir'),
+    (['train', 'x', '--config=tests/tiny.py'], 'takes flags only'),
+    (
+      ['train', '--config=tests/tiny.py', '--config.data.batchsize=3'],
+      "no field 'data.batchsize'; the nearest is 'data.batch_size'",
+    ),
+    (
+      ['train', '--config=tests/tiny.py', '--config.data.batch_size=abc'],
+      "invalid literal for int() with base 10: 'abc'",
+    ),
+    (['train', '--config=setup.cfg', '--workdir=x'], 'cannot be run'),
+    (['data'], 'data what? One of build, inspect, tokenizer'),
+    (['data', 'build', 'x'], 'data build what?'),
+    (['data', 'inspect', 'folder:/nosuch'], '/nosuch'),
+    (['data', 'tokenizer', '--data=x'], 'add --train'),
+    (['data', 'tokenizer', '--train'], 'no --data'),
+    (['bench'], 'bench what? One of train'),
+    (['bench', 'loss', '--batch=abc'], '--batch=abc'),
+    (['bench', 'train', '--remat=some'], '--remat=some: choose one of none'),
+  ],
+)
+def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, argv, message):
+  code, out, err = call(capsys, *argv)
+  assert code == 2
+  assert not out
+  assert err.startswith('error: ')
+  assert err.count('\n') == 1
+  assert message in err
+
+
+def test_no_verb_shows_the_overview_and_is_a_wrong_call(capsys):
+  code, out, err = call(capsys)
+  assert (code, out) == (2, '')
+  assert 'usage: clip-jax VERB' in err
+
+
+def test_a_failure_of_the_system_is_exit_code_1(tmp_path):
+  done = subprocess.run(
+    [
+      sys.executable, '-m', 'clip_jax', 'train', '--config=tests/tiny.py',
+      '--workdir=/proc/nope', f'--config.data.train={write_pairs(tmp_path)}',
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+  )  # fmt: skip
+  assert done.returncode == 1
+  assert done.stderr == 'error: /proc/nope: no such file or directory.\n'
+
+
+def test_debug_shows_where(capsys):
+  with pytest.raises(ValueError, match='no verb'):
+    main(['nosuch', '--debug'])
+
+
+def test_import_is_light():
+  modules = subprocess.run(
+    [sys.executable, '-c', 'import clip_jax, sys; print(*sys.modules)'],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.split()
+  heavy = {'tensorflow', 'torch', 'matplotlib', 'pandas', 'jax', 'flax'}
+  assert not heavy & set(modules)
+
+
+def test_help_imports_nothing_heavy():
+  code = (
+    'import sys; from clip_jax.__main__ import VERBS, main\n'
+    'for verb in VERBS: main([verb, "--help"])\n'
+    'print("\\n", *sys.modules)'
+  )
+  modules = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  ).stdout.split()
+  assert not {'tensorflow', 'torch', 'jax', 'grain', 'pandas'} & set(modules)
+
+
+def test_a_tokenizer_is_trained_and_used(capsys, tmp_path):
+  path = tmp_path / 'pieces.model'
+  code, out, _ = call(
+    capsys, 'data', 'tokenizer', '--train', '--vocab_size=24', '--json',
+    f'--data={write_pairs(tmp_path / "pairs")}', f'--out={path}',
+  )  # fmt: skip
+  assert code == 0
+  assert json.loads(out)['path'] == str(path)
+  assert tokenizers.load(f'sentencepiece:{path}').vocab_size == 24
+
+
+def test_inspect_counts_and_draws(capsys, tmp_path):
+  spec = write_pairs(tmp_path / 'pairs', count=5)
+  sheet = tmp_path / 'sheet.png'
+  code, out, _ = call(
+    capsys, 'data', 'inspect', spec, f'--out={sheet}', '--json'
+  )
+  assert code == 0
+  assert json.loads(out)['records'] == 5
+  assert Image.open(sheet).width > 100

@@ -1,0 +1,108 @@
+"""A config becomes a run, or one clear line."""
+
+import re
+
+import pytest
+
+from clip_jax.errors import UsageError
+from clip_jax.training.run import make_run
+from tests.tiny import tiny_config, write_pairs
+
+
+@pytest.fixture
+def config(tmp_path):
+  config = tiny_config()
+  config.data.train = write_pairs(tmp_path / 'pictures')
+  return config
+
+
+def test_the_description_says_all_that_a_model_needs(config):
+  config.data.resize_mode = 'squash'
+  run = make_run(config)
+  description = run.description
+  assert description.model.text.vocab_size == 49_408
+  assert description.model.text.end_token == 49_407
+  assert description.model.text.context_length == 16
+  assert description.preprocessing.image_size == 16
+  assert description.preprocessing.resize_mode == 'squash'
+  assert description.tokenizer['kind'] == 'clip'
+
+
+def test_a_preset_needs_nothing_else(config):
+  fresh = tiny_config()
+  for tower in ('image', 'text'):
+    for name in fresh.model[tower]:
+      config.model[tower][name] = None
+  config.model.embed_dim = None
+  config.model.preset = 'ViT-B/32'
+  run = make_run(config)
+  assert run.description.model.embed_dim == 512
+  assert run.description.model.text.context_length == 77
+
+
+def test_single_fields_of_a_preset_are_replaced(config):
+  config.model.preset = 'ViT-B/16'
+  model = make_run(config).description.model
+  assert model.image.patch_size == 8
+  assert model.image.activation == 'quick_gelu'
+
+
+def test_batches_depend_on_seed_and_step_alone(config):
+  first = make_run(config).batches(0)
+  expected = [next(first) for _ in range(4)][3]
+  again = next(make_run(config).batches(3))
+  assert (expected['image'] == again['image']).all()
+  assert (expected['tokens'] == again['tokens']).all()
+  first.close()
+
+
+def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
+  path = tmp_path / 'vocabulary.model'
+  config.tokenizer = f'sentencepiece:{path}'
+  config.tokenizer_training.vocab_size = 24
+  assert make_run(config).description.model.text.vocab_size == 24
+  assert 'training a vocabulary of 24 pieces' in capsys.readouterr().err
+  before = path.read_bytes()
+  make_run(config)
+  assert path.read_bytes() == before
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    ('data.train', '', 'data.train is empty'),
+    ('data.train', 'zip:x', "data 'zip:x'"),
+    ('data.weights', (1.0, 2.0), 'data.weights has 2 numbers for 1 data sets'),
+    ('data.batch_size', 12, 'data.batch_size=12 does not split over 8'),
+    ('data.image_size', 32, 'contradict'),
+    ('total_steps', 0, 'total_steps=0 must be at least 1'),
+    ('checkpoint.keep', 0, 'checkpoint.keep=0 must be at least 1'),
+    ('model.dtype', 'float8', "model.dtype='float8': choose one of float32"),
+    ('model.remat', 'some', "model.remat='some': choose one of none, dots"),
+    ('model.preset', 'ViT-B/33', "did you mean 'ViT-B/32'"),
+    ('model.image.heads', 5, 'does not split over model.image.heads=5'),
+    ('model.image.patch_size', 5, 'not a multiple of'),
+    ('model.image.pooling', 'max', 'choose one of class_token, average'),
+    ('model.text.activation', 'relu', 'choose one of quick_gelu, gelu'),
+    ('objective.name', 'triplet', "objective.name='triplet'"),
+    ('objective.form', 'rings', "objective.form='rings'"),
+    ('optimizer.mu_dtype', 'int8', "optimizer.mu_dtype='int8'"),
+    ('optimizer.warmup_steps', 12, 'below total_steps=12'),
+    ('evaluation.tasks', ('guess',), "no task 'guess'"),
+    ('evaluation.tasks', ('zero_shot',), 'evaluation.data is empty'),
+    ('tokenizer', 'words', 'words'),
+    ('mesh.fsdp', 3, 'does not fit 8 devices'),
+  ],
+)
+def test_an_impossible_field_is_one_clear_line(config, field, value, message):
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UsageError, match=re.escape(message)) as caught:
+    make_run(config)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_missing_field_is_named(config):
+  config.model.image.width = None
+  with pytest.raises(UsageError, match="'width'"):
+    make_run(config)
