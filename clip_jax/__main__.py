@@ -112,9 +112,17 @@ def _help(verb: str, doc: str | None, values: flags.FlagValues) -> str:
   lines = [(doc or VERBS[verb]).strip(), '', 'flags:']
   for name in sorted(values):
     flag = values[name]
-    default = '' if flag.default in (None, False) else f' [{flag.default}]'
-    lines.append(f'  --{name:<14} {flag.help}{default}')
+    lines.append(
+      f'  --{name:<14} {flag.help.splitlines()[0].rstrip(";")}{_default(flag)}'
+    )
   return '\n'.join(lines)
+
+
+def _default(flag: flags.Flag) -> str:
+  if flag.default in (None, False):
+    return ''
+  items = flag.default if isinstance(flag.default, list) else [flag.default]
+  return f' [{", ".join(map(str, items))}]'
 
 
 if __name__ == '__main__':

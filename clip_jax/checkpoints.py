@@ -243,6 +243,7 @@ def load_params(reference: str | Path) -> tuple[Any, Description, int]:
     UsageError: there is no checkpoint at `reference`.
     FailureError: there are, and none can be read.
   """
+  logging.getLogger('absl').setLevel(logging.ERROR)
   directories = list(_candidates(Path(reference)))
   if not directories:
     raise UsageError(

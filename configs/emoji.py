@@ -1,6 +1,9 @@
 """The demo: emoji and their names, on a laptop's CPU.
 
-clip-jax train --config=configs/emoji.py --workdir=runs/emoji
+  clip-jax train --config=configs/emoji.py --workdir=runs/emoji
+
+The test split holds out combinations of a person and a skin tone. README.md
+has what this recipe reaches, and its time.
 """
 
 from ml_collections import ConfigDict
@@ -9,10 +12,10 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-  """A 1.7 M parameter CLIP for 3,944 pictures."""
+  """A 1.4 M parameter CLIP for 3,944 pictures."""
   c = base.get_config()
-  c.total_steps = 1_500
-  c.log_every_steps = 50
+  c.total_steps = 850
+  c.log_every_steps = 25
 
   c.model.embed_dim = 128
   c.model.image.update(
@@ -21,24 +24,45 @@ def get_config() -> ConfigDict:
     width=128,
     depth=4,
     heads=4,
+    pooling='average',
   )
-  c.model.text.update(context_length=16, width=128, depth=3, heads=4)
+  c.model.text.update(context_length=16, width=128, depth=2, heads=4)
   c.tokenizer = 'sentencepiece:runs/emoji_tokenizer.model'
-  # The names are made of few words: with these, a row is at most 14 tokens.
+  # The names are made of few words: with these, a row is at most 13 tokens.
   c.tokenizer_training.update(
     vocab_size=1_500, model_type='bpe', split_by_script=False
   )
 
   c.data.train = 'tfds:emoji#train'
-  c.data.batch_size = 256
+  c.data.batch_size = 512
   c.data.cache = True
+  # The same emoji in other artists' hands: moved, bent, and inked otherwise.
+  c.data.augment.update(
+    rotate=10.0,
+    zoom=0.18,
+    stretch=0.2,
+    shear=0.06,
+    shift=0.05,
+    bend=0.02,
+    ink_mix=0.05,
+    ink_gain=0.08,
+    fade=0.08,
+    outline=0.8,
+    sharpen=0.6,
+    shade=0.25,
+    gamma=0.15,
+    noise=4.0,
+    erase=0.15,
+  )
 
-  c.optimizer.learning_rate = 2e-3
-  c.optimizer.warmup_steps = 100
-  c.mesh.cpu_devices = 2  # laptops and test machines have at least two cores
+  c.optimizer.learning_rate = 4e-3
+  c.optimizer.warmup_steps = 80
+  c.optimizer.weight_decay = 0.1
+  c.optimizer.clip_norm = 1.0
+  c.mesh.cpu_devices = 2  # a device for each core keeps both busy
 
-  c.checkpoint.every_steps = 500
-  c.evaluation.every_steps = 500
+  c.checkpoint.every_steps = 200
+  c.evaluation.every_steps = 200
   c.evaluation.tasks = ('zero_shot', 'retrieval')
   c.evaluation.data = 'tfds:emoji#test'
   return c

@@ -88,7 +88,8 @@ def _check_keys(config: ConfigDict, argv: list[str]) -> None:
 
 def _fields(config: ConfigDict, prefix: str = '') -> Iterator[str]:
   for key in config:
-    if isinstance(config[key], ConfigDict):
-      yield from _fields(config[key], f'{prefix}{key}.')
+    value = config[key]
+    if isinstance(value, ConfigDict):
+      yield from _fields(value, f'{prefix}{key}.')
     else:
       yield f'{prefix}{key}'

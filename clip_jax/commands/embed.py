@@ -140,7 +140,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     )
     return
   counts = ' and '.join(
-    f'{kinds.count(kind):,} {kind}s'
+    f'{kinds.count(kind):,} {kind}{"s" if kinds.count(kind) > 1 else ""}'
     for kind in ('image', 'text')
     if kind in kinds
   )

@@ -42,8 +42,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_string(
     'templates',
     ['{}'],
-    'a prompt with {} for the name, or @FILE with one a line; give it several '
-    'times to average',
+    'a prompt with {} for the name, or @FILE with one a line; several of '
+    'these flags are averaged',
     flag_values=values,
   )
   flags.DEFINE_integer(

@@ -21,7 +21,7 @@ MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (2, 1, 4)]
 
 def tiny_module_and_params():
   module = DualEncoder(TINY)
-  params = module.init(
+  params = jax.jit(module.init)(
     jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8), jnp.int32)
   )['params']
   return module, params
