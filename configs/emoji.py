@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     heads=4,
     pooling='average',
   )
-  c.model.text.update(context_length=16, width=128, depth=2, heads=4)
+  c.model.text.update(context_length=14, width=128, depth=2, heads=4)
   c.tokenizer = 'sentencepiece:runs/emoji_tokenizer.model'
   # The names are made of few words: with these, a row is at most 13 tokens.
   c.tokenizer_training.update(
@@ -38,20 +38,20 @@ def get_config() -> ConfigDict:
   c.data.cache = True
   # The same emoji in other artists' hands: moved, bent, and inked otherwise.
   c.data.augment.update(
-    rotate=10.0,
-    zoom=0.18,
+    rotate=12.0,
+    zoom=0.25,
     stretch=0.2,
     shear=0.06,
     shift=0.05,
-    bend=0.02,
-    ink_mix=0.05,
-    ink_gain=0.08,
-    fade=0.08,
+    bend=0.03,
+    ink_mix=0.06,
+    ink_gain=0.12,
+    fade=0.1,
     outline=0.8,
     sharpen=0.6,
-    shade=0.25,
+    shade=0.3,
     gamma=0.15,
-    noise=4.0,
+    noise=5.0,
     erase=0.15,
   )
 

@@ -1,12 +1,26 @@
 """Eight pretend devices, and jaxtyping's shapes checked at every call."""
 
 import os
+import subprocess
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update('jax_num_cpu_devices', 8)
 # Kept to the end of the session: modules are checked as they are imported.
 install_import_hook('clip_jax', 'beartype.beartype')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of one megabyte."""
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(disk)]
+  if os.geteuid() or subprocess.run(mount, check=False).returncode:
+    pytest.skip('mounting a small disk takes root')
+  yield disk
+  subprocess.run(['umount', str(disk)], check=True)

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -160,18 +158,6 @@ def test_no_model_is_one_clear_line(tmp_path, kind):
 def test_the_description_is_plain_json(tmp_path):
   again = json.loads(json.dumps(DESCRIPTION.to_dict()))
   assert Description.from_dict(again) == DESCRIPTION
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  """A file system of one megabyte."""
-  disk = tmp_path / 'disk'
-  disk.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(disk)]
-  if os.geteuid() or subprocess.run(mount, check=False).returncode:
-    pytest.skip('mounting a small disk takes root')
-  yield Path(disk)
-  subprocess.run(['umount', str(disk)], check=True)
 
 
 def test_a_full_disk_is_said_and_the_one_before_stays(small_disk):

@@ -25,6 +25,7 @@ from typing import Any
 
 from absl import flags
 
+from clip_jax.commands import common_flags
 from clip_jax.errors import UsageError
 
 KINDS = ('train', 'encode', 'loss', 'input', 'tokenizer')
@@ -46,9 +47,7 @@ def define_flags(values: flags.FlagValues) -> None:
   number(
     'cpu_devices', 1, 'devices that a CPU stands for', 1, flag_values=values
   )
-  flags.DEFINE_bool(
-    'json', False, 'print one JSON document', flag_values=values
-  )
+  common_flags.define_json(values)
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:

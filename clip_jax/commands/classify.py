@@ -19,7 +19,7 @@ import os
 
 from absl import flags
 
-from clip_jax.commands import printing
+from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
 
 _BAR = 24  # characters
@@ -27,22 +27,14 @@ _BAR = 24  # characters
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  flags.DEFINE_string(
-    'model', None, "a run's workdir or one checkpoint", flag_values=values
-  )
+  common_flags.define_model(values)
   flags.DEFINE_string(
     'labels',
     None,
     'names separated by commas, or @FILE with one a line',
     flag_values=values,
   )
-  flags.DEFINE_multi_string(
-    'templates',
-    ['{}'],
-    'a prompt with {} for the name, or @FILE with one a line; several of '
-    'these flags are averaged',
-    flag_values=values,
-  )
+  common_flags.define_templates(values)
   flags.DEFINE_integer(
     'top', 5, 'show so many labels of each picture', flag_values=values
   )

@@ -21,7 +21,7 @@ a contact sheet. A trained tokenizer is sentencepiece:FILE in a config.
 
 from absl import flags
 
-from clip_jax.commands import printing
+from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
 
 BUILT_IN = ('emoji',)
@@ -34,19 +34,12 @@ def define_flags(values: flags.FlagValues) -> None:
   text('out', None, 'the file to write', flag_values=values)
   text('tokenizer', None, 'inspect: count tokens with this', flag_values=values)
   text('model_type', 'unigram', 'tokenizer: unigram or bpe', flag_values=values)
-  flags.DEFINE_list(
-    'captions',
-    ['caption'],
-    'columns or features that hold captions',
-    flag_values=values,
-  )
+  common_flags.define_captions(values)
   flags.DEFINE_bool('train', False, 'tokenizer: train one', flag_values=values)
   flags.DEFINE_integer(
     'vocab_size', 8_000, 'tokenizer: pieces', 4, flag_values=values
   )
-  flags.DEFINE_bool(
-    'json', False, 'print one JSON document', flag_values=values
-  )
+  common_flags.define_json(values)
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:

@@ -21,15 +21,13 @@ import sys
 
 from absl import flags
 
-from clip_jax.commands import printing
+from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  flags.DEFINE_string(
-    'model', None, "a run's workdir or one checkpoint", flag_values=values
-  )
+  common_flags.define_model(values)
   flags.DEFINE_string(
     'images', None, 'a data set, SCHEME:LOCATION[#SPLIT]', flag_values=values
   )
@@ -39,25 +37,9 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'out', None, 'the file to write, .npz or .parquet', flag_values=values
   )
-  flags.DEFINE_list(
-    'captions',
-    ['caption'],
-    'columns or features that hold captions',
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'batch_size', 64, 'rows on the device at once', flag_values=values
-  )
-  flags.DEFINE_string(
-    'dtype', 'float32', 'of the arithmetic: float32 or bfloat16',
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_integer(
-    'max_corrupt', 100, 'unreadable pictures to leave out', flag_values=values
-  )
-  flags.DEFINE_bool(
-    'json', False, 'print one JSON document', flag_values=values
-  )
+  common_flags.define_captions(values)
+  common_flags.define_encoding(values)
+  common_flags.define_json(values)
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:

@@ -20,45 +20,21 @@ Pictures that cannot be read are left out and counted, up to --max_corrupt.
 
 from absl import flags
 
-from clip_jax.commands import printing
+from clip_jax.commands import common_flags, printing
 from clip_jax.commands.classify import templates_of
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  flags.DEFINE_string(
-    'model', None, "a run's workdir or one checkpoint", flag_values=values
-  )
+  common_flags.define_model(values)
   flags.DEFINE_string('task', None, 'what to measure', flag_values=values)
   flags.DEFINE_string(
     'data', None, 'a data set, SCHEME:LOCATION[#SPLIT]', flag_values=values
   )
-  flags.DEFINE_list(
-    'captions',
-    ['caption'],
-    'columns or features that hold captions',
-    flag_values=values,
-  )
-  flags.DEFINE_multi_string(
-    'templates',
-    ['{}'],
-    'a prompt with {} for the name, or @FILE with one a line; several of '
-    'these flags are averaged',
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'batch_size', 64, 'rows on the device at once', flag_values=values
-  )
-  flags.DEFINE_string(
-    'dtype', 'float32', 'of the arithmetic: float32 or bfloat16',
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_integer(
-    'max_corrupt', 100, 'unreadable pictures to leave out', flag_values=values
-  )
-  flags.DEFINE_bool(
-    'json', False, 'print one JSON document', flag_values=values
-  )
+  common_flags.define_captions(values)
+  common_flags.define_templates(values)
+  common_flags.define_encoding(values)
+  common_flags.define_json(values)
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:

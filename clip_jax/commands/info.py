@@ -16,24 +16,20 @@ from typing import Any
 
 from absl import flags
 
-from clip_jax.commands import printing
+from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  flags.DEFINE_string(
-    'model', None, "a run's workdir or one checkpoint", flag_values=values
-  )
+  common_flags.define_model(values)
   flags.DEFINE_string(
     'preset', None, 'a published shape, such as ViT-B/32', flag_values=values
   )
   flags.DEFINE_bool(
     'all', False, 'a table of all published shapes', flag_values=values
   )
-  flags.DEFINE_bool(
-    'json', False, 'print one JSON document', flag_values=values
-  )
+  common_flags.define_json(values)
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:

@@ -59,5 +59,5 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     )
     return
   for name, value in outcome.metrics.items():
-    print(f'{name} {value:.4f}')
+    print(f'{name} {value:.4g}')
   print(f'trained to step {outcome.step:,}; report: {outcome.report}')

@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageColor, ImageFilter
 
 from clip_jax.data import style
@@ -26,6 +26,7 @@ from clip_jax.data.images import (
   decode,
   upright,
 )
+from clip_jax.data.warp import random_warp
 from clip_jax.errors import UsageError
 
 # Luma weights of ITU-R BT.601, as in Pillow's convert('L').
@@ -165,7 +166,18 @@ def augment(
   if a.plain and rng.random() < a.plain:
     return np.asarray(picture)
   if a.rotate or a.zoom or a.stretch or a.shear or a.shift or a.flip or a.bend:
-    picture = random_warp(picture, a, rng)
+    picture = random_warp(
+      picture,
+      rng,
+      rotate=a.rotate,
+      zoom=a.zoom,
+      stretch=a.stretch,
+      shear=a.shear,
+      shift=a.shift,
+      flip=a.flip,
+      bend=a.bend,
+      fill=a.fill,
+    )
   if (
     a.brightness or a.channel_gain or a.contrast or a.saturation or a.grayscale
   ):
@@ -215,73 +227,6 @@ def random_crop(
   return picture.resize(
     (size, size), INTERPOLATIONS[preprocessing.interpolation], box=box
   )
-
-
-def random_warp(
-  picture: Image.Image, augmentation: Augmentation, rng: np.random.Generator
-) -> Image.Image:
-  """Flip, rotation, zoom, stretch, shear, shift and bend as one resampling."""
-  a = augmentation
-  turn, size, ratio, slant, right, down = (2 * rng.random(6) - 1).tolist()
-  angle = math.radians(a.rotate * turn)
-  zoom = (1 + a.zoom) ** size
-  stretch = math.sqrt((1 + a.stretch) ** ratio)
-  wide, tall = zoom * stretch, zoom / stretch
-  if a.flip and rng.random() < a.flip:
-    wide = -wide
-  shear = a.shear * slant
-  cos, sin = math.cos(angle), math.sin(angle)
-  # Forward: scale, then shear, then rotate, about the centre, then shift.
-  # Pillow asks for the inverse: where each output pixel comes from.
-  xx, xy = (cos + shear * sin) / wide, (sin - shear * cos) / wide
-  yx, yy = -sin / tall, cos / tall
-  width, height = picture.size
-  out_x = width * (0.5 + a.shift * right)
-  out_y = height * (0.5 + a.shift * down)
-  source = (
-    *(xx, xy, width / 2 - xx * out_x - xy * out_y),
-    *(yx, yy, height / 2 - yx * out_x - yy * out_y),
-  )
-  if a.bend:
-    jitter = a.bend * rng.standard_normal((3, 3, 2)) * (width, height)
-    kind, source = Image.Transform.MESH, _mesh(source, jitter, width, height)
-  else:
-    kind = Image.Transform.AFFINE
-  return picture.transform(
-    picture.size,
-    kind,
-    source,
-    Image.Resampling.BICUBIC,
-    fillcolor=a.fill,
-  )
-
-
-def _mesh(
-  affine: tuple[float, ...],
-  jitter: Float[np.ndarray, '3 3 xy'],
-  width: int,
-  height: int,
-) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-  """Pillow's mesh of 2 x 2 cells: an affine map, its nine points moved."""
-  xx, xy, x0, yx, yy, y0 = affine
-  columns, rows = (0, width // 2, width), (0, height // 2, height)
-  points = [
-    [
-      (
-        xx * x + xy * y + x0 + float(jitter[i, j, 0]),
-        yx * x + yy * y + y0 + float(jitter[i, j, 1]),
-      )
-      for j, x in enumerate(columns)
-    ]
-    for i, y in enumerate(rows)
-  ]
-  return [  # Corners: upper left, lower left, lower right, upper right.
-    (
-      (columns[j], rows[i], columns[j + 1], rows[i + 1]),
-      points[i][j] + points[i + 1][j] + points[i + 1][j + 1] + points[i][j + 1],
-    )
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1))
-  ]
 
 
 def random_colours(

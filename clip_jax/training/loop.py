@@ -122,7 +122,8 @@ def _steps(
   config = run.config
   first, total = int(state.step), config.total_steps
   evaluations: Evaluations = {}
-  feed = Feed(run.batches(first), run.mesh)
+  batches = run.batches(first)
+  feed = Feed(batches, run.mesh)
   with Progress(total, config.data.batch_size, start_step=first) as progress:
     for step in range(first + 1, total + 1):
       state, metrics = run.train_step(state, feed.next())
@@ -130,6 +131,7 @@ def _steps(
       progress.update(step)
       if _due(step, config.log_every_steps, total):
         numbers = feed.numbers()
+        numbers['train/corrupt_records'] = len(batches.corrupt)
         writer.write(step, numbers)
         progress.report(step, numbers)
       measured = {}
@@ -147,6 +149,7 @@ def _steps(
           )
       if stop:
         break
+  batches.close()
   return state, evaluations
 
 

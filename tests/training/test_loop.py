@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from clip_jax.checkpoints import load_params, steps_of
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.tokenizers import sentence_piece
+from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics
-from tests.tiny import write_pairs
+from tests.tiny import tiny_config, write_pairs
 
 STEPS = 60
 
@@ -162,3 +165,70 @@ def test_the_run_directory_is_as_designed(whole):
     'examples_per_second', 'input_wait_fraction',
   ):  # fmt: skip
     assert f'train/{name}' in read_metrics(whole)[-1]
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_one_line(small_disk, data):
+  done = finish(small_disk / 'run', data)
+  assert done.returncode == 1
+  error = done.stderr.splitlines()[-1]
+  assert error.startswith('error: a checkpoint could not be written to')
+  assert 'the disk is full' in error
+  assert 'it goes on from the start' in error
+  assert 'Traceback' not in done.stderr
+
+
+def corrupt_pairs(folder, count):
+  spec = write_pairs(folder)
+  for i in range(count):
+    (folder / f'{i:03}.png').write_bytes(b'junk')
+  return spec
+
+
+def test_corrupt_records_are_counted_named_and_skipped(tmp_path, caplog):
+  config = tiny_config()
+  config.data.train = corrupt_pairs(tmp_path / 'pictures', 2)
+  outcome = train(config, tmp_path / 'run')
+  assert outcome.finished
+  assert read_metrics(tmp_path / 'run')[-1]['train/corrupt_records'] == 2
+  assert '000.png' in caplog.text
+  assert '001.png' in caplog.text
+
+
+def test_too_many_corrupt_records_end_the_run(tmp_path):
+  config = tiny_config()
+  config.data.train = corrupt_pairs(tmp_path / 'pictures', 3)
+  config.data.max_corrupt_records = 2
+  with pytest.raises(FailureError, match='max_corrupt_records=2 records are'):
+    train(config, tmp_path / 'run')
+
+
+def test_tasks_are_evaluated_in_the_loop(tmp_path):
+  config = tiny_config()
+  config.data.train = write_pairs(tmp_path / 'pictures')
+  config.evaluation.update(
+    every_steps=5, tasks=('retrieval',), data=config.data.train
+  )
+  outcome = train(config, tmp_path / 'run')
+  rows = [
+    row
+    for row in read_metrics(tmp_path / 'run')
+    if 'eval/retrieval/image_to_text_r1' in row
+  ]
+  assert [row['step'] for row in rows] == [5, 10, 12]
+  name = 'eval/retrieval/text_to_image_r10'
+  assert outcome.metrics[name] == rows[-1][name]
+
+
+def test_another_tokenizer_is_refused(tmp_path):
+  """The file that the config names may change; the checkpoint knows."""
+  config = tiny_config()
+  config.data.train = write_pairs(tmp_path / 'pictures')
+  path = tmp_path / 'pieces.model'
+  config.tokenizer = f'sentencepiece:{path}'
+  sentence_piece.train(['one red', 'two blue'], 12, path)
+  config.total_steps = 4
+  train(config, tmp_path / 'run')
+  sentence_piece.train(['une rouge', 'deux bleu'], 12, path)
+  with pytest.raises(UsageError, match='another model, tokenizer'):
+    train(config, tmp_path / 'run')
