@@ -12,7 +12,10 @@ tokenizer or image size.
 """
 
 import dataclasses
+import errno
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,9 +65,7 @@ class Restored:
 
   params: Any
   opt_state: Any
-  description: Description
   step: int
-  seed: int
 
 
 class Checkpoints:
@@ -78,7 +79,7 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: str | Path, *, keep: int, best_metric: str = ''):
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    _quiet()
     self._root = epath.Path(workdir) / 'checkpoints'
     self._best_metric = best_metric
     policies = ocp.checkpoint_managers.preservation_policy
@@ -126,6 +127,7 @@ class Checkpoints:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
+    self._check_space(state)
     metrics = dict(metrics or {})
     if self._best_metric not in metrics:
       metrics = {}
@@ -155,7 +157,12 @@ class Checkpoints:
       raise self._failure(error) from error
 
   def restore(
-    self, abstract_params: Any, abstract_opt_state: Any
+    self,
+    abstract_params: Any,
+    abstract_opt_state: Any,
+    description: Description,
+    *,
+    seed: int,
   ) -> Restored | None:
     """The newest checkpoint that can be read, or None where there is none.
 
@@ -164,31 +171,43 @@ class Checkpoints:
 
     Args:
       abstract_params, abstract_opt_state: shapes, dtypes and shardings.
+      description, seed: what the run that goes on has.
     Raises:
+      UsageError: the checkpoint has another description or seed.
       FailureError: there are checkpoints, and none can be read.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
       try:
-        restored = self._manager.restore(
+        found = self._manager.restore(
           step,
           args=ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract_params),
-            opt_state=ocp.args.StandardRestore(abstract_opt_state),
-            description=ocp.args.JsonRestore(),
-            position=ocp.args.JsonRestore(),
+            description=ocp.args.JsonRestore(), position=ocp.args.JsonRestore()
           ),
         )
-        return Restored(
-          params=restored['params'],
-          opt_state=restored['opt_state'],
-          description=Description.from_dict(restored['description']),
-          step=restored['position']['step'],
-          seed=restored['position']['seed'],
+        same = (
+          Description.from_dict(found['description']) == description
+          and found['position']['seed'] == seed
         )
+        if same:
+          arrays = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+              params=ocp.args.StandardRestore(abstract_params),
+              opt_state=ocp.args.StandardRestore(abstract_opt_state),
+            ),
+          )
+          return Restored(arrays['params'], arrays['opt_state'], step)
       except Exception as error:  # whatever a damaged file makes a reader do
         _report_damage(self._root / str(step), error)
         self._set_aside(step)
+      else:
+        raise UsageError(
+          f'{self._root / str(step)} was written with another model, '
+          'tokenizer, preprocessing or seed than the config gives now (is the '
+          "tokenizer's file another one?): restore that, or use another "
+          '--workdir.'
+        )
     if steps:
       raise FailureError(
         f'none of the {len(steps)} checkpoints in {self._root} can be read; '
@@ -200,6 +219,20 @@ class Checkpoints:
     """Waits for the last write, and ends the writing threads."""
     self.wait()
     self._manager.close()
+
+  def _check_space(self, state: Any) -> None:
+    """Refuses before anything is written, where the disk's space is known."""
+    if not os.path.isdir(self._root):  # gs:// and the like
+      return
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(self._root).free
+    if free < needed:
+      raise self._failure(
+        OSError(
+          errno.ENOSPC,
+          f'No space left: {free:,} bytes are free, {needed:,} are needed',
+        )
+      )
 
   def _set_aside(self, step: int) -> None:
     if jax.process_index() == 0:
@@ -243,7 +276,7 @@ def load_params(reference: str | Path) -> tuple[Any, Description, int]:
     UsageError: there is no checkpoint at `reference`.
     FailureError: there are, and none can be read.
   """
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  _quiet()
   directories = list(_candidates(Path(reference)))
   if not directories:
     raise UsageError(
@@ -277,6 +310,11 @@ def _read(directory: Path) -> tuple[Any, Description]:
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     description = reader.restore(path / 'description')
   return params, Description.from_dict(description)
+
+
+def _quiet() -> None:
+  """Orbax logs what it raises as well; one of the two is enough."""
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
 
 
 def _report_damage(directory: Any, error: Exception) -> None:

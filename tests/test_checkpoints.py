@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, read in part, and never misread."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -38,10 +39,12 @@ def save_all(workdir, steps, metric='', values=(), keep=3):
   checkpoints.close()
 
 
-def restore(workdir):
-  state = state_at(0)
+def restore(workdir, description=DESCRIPTION, seed=7, size=1000):
+  state = state_at(0, size)
   checkpoints = Checkpoints(workdir, keep=3)
-  restored = checkpoints.restore(state.params, state.opt_state)
+  restored = checkpoints.restore(
+    state.params, state.opt_state, description, seed=seed
+  )
   checkpoints.close()
   return restored
 
@@ -64,8 +67,7 @@ def test_what_is_saved_is_restored_to_the_bit(tmp_path):
     (expected.params, expected.opt_state),
   )
   assert restored.opt_state[0]['mu'].dtype == jnp.bfloat16
-  assert (restored.step, restored.seed) == (5, 7)
-  assert restored.description == DESCRIPTION
+  assert restored.step == 5
 
 
 def test_the_parameters_are_read_alone(tmp_path):
@@ -137,6 +139,29 @@ def test_a_missing_description_is_damage(tmp_path, capsys):
   assert 'checkpoints/9 cannot be read' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  'other',
+  [
+    {'seed': 8},
+    {'description': dataclasses.replace(DESCRIPTION, tokenizer={'kind': 'x'})},
+    {
+      'description': dataclasses.replace(
+        DESCRIPTION, preprocessing=Preprocessing(image_size=16)
+      ),
+      'size': 500,  # another model: other shapes
+    },
+  ],
+)
+def test_another_runs_checkpoint_is_refused_and_left_alone(tmp_path, other):
+  save_all(tmp_path, [5, 9])
+  with pytest.raises(
+    UsageError, match='9 was written with another'
+  ):
+    restore(tmp_path, **other)
+  assert steps_of(tmp_path) == [9, 5]
+  assert restore(tmp_path).step == 9
+
+
 def test_none_readable_is_a_failure(tmp_path):
   save_all(tmp_path, [5])
   damage(tmp_path / 'checkpoints' / '5')
@@ -160,10 +185,15 @@ def test_the_description_is_plain_json(tmp_path):
   assert Description.from_dict(again) == DESCRIPTION
 
 
-def test_a_full_disk_is_said_and_the_one_before_stays(small_disk):
+@pytest.mark.parametrize('when', ['before the write', 'during the write'])
+def test_a_full_disk_is_said_and_the_one_before_stays(
+  small_disk, monkeypatch, when
+):
   workdir = small_disk / 'run'
   save_all(workdir, [1])
   checkpoints = Checkpoints(workdir, keep=3)
+  if when == 'during the write':  # as where somebody else fills the disk
+    monkeypatch.setattr(Checkpoints, '_check_space', lambda *_: None)
   noise = jax.random.normal(jax.random.key(0), (1_000_000,))
   state = TrainState(jnp.int32(2), {'w': noise}, {'mu': noise})
   with pytest.raises(FailureError, match=r'disk is full.*goes on from step 1'):

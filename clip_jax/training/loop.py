@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from clip_jax.checkpoints import Checkpoints
-from clip_jax.errors import UsageError
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
 from clip_jax.inference.model import Model
 from clip_jax.training import run_directory
@@ -89,22 +88,13 @@ def train(
 
 
 def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
-  """The newest checkpoint's state, or the first one.
-
-  Raises:
-    UsageError: the checkpoint is of a model or tokenizer that the config does
-      not describe.
-  """
-  restored = checkpoints.restore(run.state.params, run.state.opt_state)
+  """The newest checkpoint's state, or the first one."""
+  seed = run.config.seed
+  restored = checkpoints.restore(
+    run.state.params, run.state.opt_state, run.description, seed=seed
+  )
   if restored is None:
-    return sharded_init(run.module, run.optimizer, run.mesh, run.config.seed)
-  if restored.description.to_dict() != run.description.to_dict():
-    raise UsageError(
-      f'the checkpoint at step {restored.step} was trained with another '
-      'model, tokenizer or preprocessing than the config makes now (has '
-      f'{run.config.tokenizer} changed?): restore that, or use another '
-      '--workdir.'
-    )
+    return sharded_init(run.module, run.optimizer, run.mesh, seed)
   step = jax.device_put(
     jnp.asarray(restored.step, jnp.int32), run.state.step.sharding
   )

@@ -226,9 +226,10 @@ def test_another_tokenizer_is_refused(tmp_path):
   config.data.train = write_pairs(tmp_path / 'pictures')
   path = tmp_path / 'pieces.model'
   config.tokenizer = f'sentencepiece:{path}'
-  sentence_piece.train(['one red', 'two blue'], 12, path)
+  captions = [f'picture number {i}' for i in range(24)]
+  sentence_piece.train(captions, 24, path)
   config.total_steps = 4
   train(config, tmp_path / 'run')
-  sentence_piece.train(['une rouge', 'deux bleu'], 12, path)
-  with pytest.raises(UsageError, match='another model, tokenizer'):
+  sentence_piece.train(captions, 25, path)  # a table of another size
+  with pytest.raises(UsageError, match='written with another model, tokenizer'):
     train(config, tmp_path / 'run')
