@@ -14,7 +14,7 @@ make_venv() {
   wanted=$(cat requirements.txt setup.cfg | cksum)
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing into .venv (a minute or two, once) ..." >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    .venv/bin/python -m pip install -qq --disable-pip-version-check \
       --constraint requirements.txt --editable ".${1:+[$1]}"
     echo "$wanted" >"$stamp"
   fi
