@@ -59,6 +59,8 @@ def get_config() -> ConfigDict:
   c.data.batch_size = 1024  # pairs, all devices together
   c.data.image_size = placeholder(int)  # pixels a side; None: the model's
   c.data.resize_mode = 'shortest'  # evaluation: shortest, squash, longest
+  c.data.background = 'white'  # under transparent pictures; '': drop the alpha
+  c.data.exif = True  # turn photographs as their EXIF orientation says
   c.data.workers = 0  # reading processes; 0: threads of this one
   c.data.cache = False  # keep decoded pictures in memory
   c.data.max_corrupt_records = 100  # distinct ones, then the run stops

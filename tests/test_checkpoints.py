@@ -154,9 +154,7 @@ def test_a_missing_description_is_damage(tmp_path, capsys):
 )
 def test_another_runs_checkpoint_is_refused_and_left_alone(tmp_path, other):
   save_all(tmp_path, [5, 9])
-  with pytest.raises(
-    UsageError, match='9 was written with another'
-  ):
+  with pytest.raises(UsageError, match='9 was written with another'):
     restore(tmp_path, **other)
   assert steps_of(tmp_path) == [9, 5]
   assert restore(tmp_path).step == 9

@@ -82,7 +82,10 @@ def make_run(config: Config) -> Run:
     model=model,
     tokenizer=tokenizer.describe(),
     preprocessing=Preprocessing(
-      image_size=model.image.image_size, resize_mode=config.data.resize_mode
+      image_size=model.image.image_size,
+      resize_mode=config.data.resize_mode,
+      background=config.data.background or None,
+      exif=config.data.exif,
     ),
   )
   module = DualEncoder(model, jnp.dtype(config.model.dtype), config.model.remat)

@@ -25,7 +25,16 @@ def test_the_description_says_all_that_a_model_needs(config):
   assert description.model.text.context_length == 16
   assert description.preprocessing.image_size == 16
   assert description.preprocessing.resize_mode == 'squash'
+  assert description.preprocessing.background == 'white'
+  assert description.preprocessing.exif
   assert description.tokenizer['kind'] == 'clip'
+
+
+def test_transparency_can_be_dropped_as_the_published_models_do(config):
+  config.data.update(background='', exif=False)
+  preprocessing = make_run(config).description.preprocessing
+  assert preprocessing.background is None
+  assert not preprocessing.exif
 
 
 def test_a_preset_needs_nothing_else(config):
