@@ -1,7 +1,8 @@
 """What this machine does in a second: the figures of `clip-jax bench`.
 
-Compilation and the first calls are left out of every figure. Machines are
-noisy: the median of several calls is reported, and comparisons are worth
+Compilation and the first calls are left out of every figure. A rate of
+`train` and `read` is that of one uninterrupted stretch of steps; the others
+are medians of several calls. Machines are noisy: comparisons are worth
 something only within one run.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from clip_jax import tokenizers
 from clip_jax.checkpoints import Description
 from clip_jax.data.images import Preprocessing
-from clip_jax.data.pipeline import training_batches
+from clip_jax.data.pipeline import PREFETCH, training_batches
 from clip_jax.data.sources import open_source
 from clip_jax.inference.model import Model
 from clip_jax.models import presets
@@ -38,6 +39,8 @@ from clip_jax.training.step import jit_train_step, make_train_step
 Figures = dict[str, Any]
 
 _WARM_UP = 2  # calls that are not counted
+# Batches made ahead, while the step compiled, must not flatter the pipeline.
+_WARM_UP_STEPS = PREFETCH + 2
 
 
 def train(
@@ -58,7 +61,7 @@ def train(
   preprocessing = Preprocessing(image_size=model.image.image_size)
   module = DualEncoder(model, jnp.dtype(dtype), remat)
   optimizer, schedule = make_optimizer(
-    steps + _WARM_UP + 1,
+    steps + _WARM_UP_STEPS + 1,
     learning_rate=5e-4,
     schedule='cosine',
     warmup_steps=1,
@@ -87,10 +90,10 @@ def train(
     process_count=jax.process_count(),
   )
   feed = Feed(batches, mesh)
-  for step in range(1, _WARM_UP + steps + 1):
+  for step in range(1, _WARM_UP_STEPS + steps + 1):
     state, metrics = train_step(state, feed.next())
     feed.launched(metrics)
-    if step == _WARM_UP:
+    if step == _WARM_UP_STEPS:
       feed.numbers()
   numbers = feed.numbers()
   batches.close()
@@ -199,7 +202,7 @@ def read(data: str, batch: int, steps: int, size: int, workers: int) -> Figures:
     seed=0,
     workers=workers,
   )
-  for _ in range(_WARM_UP):
+  for _ in range(_WARM_UP_STEPS):
     next(batches)
   start = time.perf_counter()
   for _ in range(steps):

@@ -97,6 +97,8 @@ class Checkpoints:
       item_names=_ITEMS,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
+        # Orbax writes metrics to the disk only where it is told of a best.
+        best_fn=(lambda m: m[best_metric]) if best_metric else None,
         cleanup_tmp_directories=True,
       ),
     )
@@ -166,8 +168,8 @@ class Checkpoints:
   ) -> Restored | None:
     """The newest checkpoint that can be read, or None where there is none.
 
-    A damaged one is reported on stderr and set aside under the name
-    `STEP.damaged`, so that the run can write that step again.
+    A damaged one is reported on stderr. Once an older one was read, it is set
+    aside as `STEP.damaged`, so that the run can write that step again.
 
     Args:
       abstract_params, abstract_opt_state: shapes, dtypes and shardings.
@@ -176,8 +178,8 @@ class Checkpoints:
       UsageError: the checkpoint has another description or seed.
       FailureError: there are checkpoints, and none can be read.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    for step in steps:
+    damaged = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         found = self._manager.restore(
           step,
@@ -197,10 +199,14 @@ class Checkpoints:
               opt_state=ocp.args.StandardRestore(abstract_opt_state),
             ),
           )
+          for other in damaged:
+            self._set_aside(other)
           return Restored(arrays['params'], arrays['opt_state'], step)
+      except (PermissionError, MemoryError):
+        raise  # not the checkpoint's fault
       except Exception as error:  # whatever a damaged file makes a reader do
         _report_damage(self._root / str(step), error)
-        self._set_aside(step)
+        damaged.append(step)
       else:
         raise UsageError(
           f'{self._root / str(step)} was written with another model, '
@@ -208,10 +214,10 @@ class Checkpoints:
           "tokenizer's file another one?): restore that, or use another "
           '--workdir.'
         )
-    if steps:
+    if damaged:
       raise FailureError(
-        f'none of the {len(steps)} checkpoints in {self._root} can be read; '
-        'they are kept there as STEP.damaged.'
+        f'none of the {len(damaged)} checkpoints in {self._root} can be read; '
+        'they are left as they are: restore one, or use another --workdir.'
       )
     return None
 

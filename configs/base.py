@@ -127,6 +127,7 @@ def get_config() -> ConfigDict:
   c.evaluation.every_steps = 1_000  # and after the last; 0: only after it
   c.evaluation.tasks = ()  # zero_shot, retrieval
   c.evaluation.data = ''  # a SPEC
+  c.evaluation.captions = ('caption',)  # its columns that hold captions
   c.evaluation.templates = ('{}',)
   c.evaluation.batch_size = 256
   return c

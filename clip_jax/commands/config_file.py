@@ -53,8 +53,9 @@ def _load(argv: list[str]) -> ConfigDict | None:
     raise UsageError(
       f'no config file {path}: expected one such as configs/emoji.py.'
     )
-  # Recipes say `from configs import base`.
+  # Recipes say `from configs import base`: theirs, or this checkout's.
   sys.path.insert(0, str(path.resolve().parent.parent))
+  sys.path.append(str(Path(__file__).parents[2]))
   values = flags.FlagValues()
   define_config(values)
   try:

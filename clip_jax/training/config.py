@@ -19,6 +19,18 @@ def check_config(config: Config) -> None:
   for name in ('total_steps', 'log_every_steps'):
     if config[name] < 1:
       raise UsageError(f'{name}={config[name]} must be at least 1.')
+  if config.evaluation.batch_size < 1:
+    raise UsageError(
+      f'evaluation.batch_size={config.evaluation.batch_size} must be at '
+      'least 1.'
+    )
+  metric = config.checkpoint.best_metric
+  tasks = config.evaluation.tasks
+  if metric and metric.split('/')[:2] not in [['eval', task] for task in tasks]:
+    raise UsageError(
+      f'checkpoint.best_metric={metric!r} is not measured: use '
+      f'eval/TASK/METRIC with a TASK of evaluation.tasks={tuple(tasks)}.'
+    )
   if config.checkpoint.every_steps < 1 or config.checkpoint.keep < 1:
     raise UsageError(
       f'checkpoint.every_steps={config.checkpoint.every_steps} and '

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from clip_jax.checkpoints import Checkpoints
+from clip_jax.data.pipeline import Batches
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
 from clip_jax.inference.model import Model
 from clip_jax.training import run_directory
@@ -17,9 +18,10 @@ from clip_jax.training.feed import Feed
 from clip_jax.training.metrics import MetricsWriter
 from clip_jax.training.progress import Progress
 from clip_jax.training.report import write_report
-from clip_jax.training.run import Run, make_run
+from clip_jax.training.run import Run, make_run, warn_of_cut_captions
 from clip_jax.training.state import TrainState, sharded_init
 from clip_jax.training.stop_signal import StopSignal
+from clip_jax.training.utilization import model_flops_utilization
 
 Evaluations = Mapping[str, Evaluation]
 
@@ -54,7 +56,14 @@ def train(
   workdir = Path(workdir)
   run_directory.check(workdir, config)
   run = make_run(config)
-  run_directory.claim(workdir, config)
+  with run_directory.claimed(workdir, config), StopSignal() as stop:
+    return _train(run, workdir, stop, command)
+
+
+def _train(
+  run: Run, workdir: Path, stop: StopSignal, command: str | None
+) -> Outcome:
+  config = run.config
   checkpoints = Checkpoints(
     workdir,
     keep=config.checkpoint.keep,
@@ -62,7 +71,7 @@ def train(
   )
   state = _start(run, checkpoints)
   first = int(state.step)
-  with MetricsWriter(workdir) as writer, StopSignal() as stop:
+  with MetricsWriter(workdir) as writer:
     writer.truncate_after(first)
     state, evaluations = _steps(run, state, checkpoints, writer, stop)
   checkpoints.close()
@@ -76,7 +85,7 @@ def train(
     report = write_report(
       workdir,
       model_of(run, state),
-      run.evaluation_source or run.sources[0],
+      run.evaluation_source,
       evaluation=evaluations.get('zero_shot'),
       command=command,
       templates=tuple(config.evaluation.templates),
@@ -114,18 +123,18 @@ def _steps(
   evaluations: Evaluations = {}
   batches = run.batches(first)
   feed = Feed(batches, run.mesh)
+  warn_of_cut_captions(run)
   with Progress(total, config.data.batch_size, start_step=first) as progress:
     for step in range(first + 1, total + 1):
       state, metrics = run.train_step(state, feed.next())
       feed.launched(metrics)
       progress.update(step)
       if _due(step, config.log_every_steps, total):
-        numbers = feed.numbers()
-        numbers['train/corrupt_records'] = len(batches.corrupt)
+        numbers = _measure(run, feed, batches)
         writer.write(step, numbers)
         progress.report(step, numbers)
       measured = {}
-      if _due(step, config.evaluation.every_steps, total) and not stop:
+      if _due(step, config.evaluation.every_steps, total):
         with feed.paused():
           evaluations = evaluate(run, state)
         measured = named(evaluations)
@@ -141,6 +150,21 @@ def _steps(
         break
   batches.close()
   return state, evaluations
+
+
+def _measure(run: Run, feed: Feed, batches: Batches) -> dict[str, float]:
+  """What is logged of the steps since the last time."""
+  numbers = feed.numbers()
+  numbers['train/corrupt_records'] = len(batches.corrupt)
+  utilization = model_flops_utilization(
+    run.description.model,
+    numbers['train/examples_per_second'],
+    jax.devices()[0].device_kind,
+    jax.device_count(),
+  )
+  if utilization is not None:
+    numbers['train/mfu'] = utilization
+  return numbers
 
 
 def model_of(run: Run, state: TrainState) -> Model:

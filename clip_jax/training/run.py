@@ -1,6 +1,8 @@
 """From a config to the objects of a run: nothing is computed yet."""
 
 import dataclasses
+import itertools
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from clip_jax.data.pipeline import Batches, training_batches
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import find_evaluator
+from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
@@ -29,6 +32,8 @@ from clip_jax.training.config import Config, check_config
 from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.state import TrainState, abstract_state
 from clip_jax.training.step import TrainStep, jit_train_step, make_train_step
+
+_SAMPLE = 10_000  # captions looked at for their length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,11 @@ def make_run(config: Config) -> Run:
   Raises:
     UsageError: a field is impossible, or the data is not there.
   """
+  if jax.process_count() > 1:
+    raise UsageError(
+      f'this is one of {jax.process_count()} processes: training runs on the '
+      'devices of one host so far.'
+    )
   mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
   check_batch_size(config.data.batch_size, mesh)
   check_config(config)
@@ -133,14 +143,28 @@ def open_evaluation(config: Config) -> Source | None:
   """The source of `evaluation.data`, or None where nothing is evaluated.
 
   Raises:
-    UsageError: a task is unknown, or there are tasks and no data.
+    UsageError: a task is unknown, or the data has not what it needs.
   """
   tasks, spec = config.evaluation.tasks, config.evaluation.data
   for task in tasks:
     find_evaluator(task)
-  if tasks and not spec:
-    raise UsageError('evaluation.data is empty: name a data set to evaluate.')
-  return open_source(spec) if spec else None
+  if not spec:
+    if tasks:
+      raise UsageError('evaluation.data is empty: name a data set to evaluate.')
+    return None
+  check_templates(config.evaluation.templates)
+  source = open_source(spec, captions=config.evaluation.captions)
+  if 'zero_shot' in tasks and not source.label_names:
+    raise UsageError(
+      f'evaluation.data={spec!r} has no labels, which zero_shot needs: take '
+      'it out of evaluation.tasks, or name labelled data.'
+    )
+  if 'retrieval' in tasks and next(source.texts(), None) is None:
+    raise UsageError(
+      f'evaluation.data={spec!r} has no captions, which retrieval needs: take '
+      'it out of evaluation.tasks, or name captioned data.'
+    )
+  return source
 
 
 def make_tokenizer(
@@ -149,19 +173,59 @@ def make_tokenizer(
   """The config's tokenizer, trained first where that is asked for."""
   scheme, _, location = config.tokenizer.partition(':')
   training = config.tokenizer_training
-  wanted = scheme == 'sentencepiece' and training.vocab_size > 0
-  if wanted and not Path(location).exists():
-    print(
-      f'training a vocabulary of {training.vocab_size:,} pieces on '
-      f'{config.data.train} -> {location}',
-      file=sys.stderr,
-    )
-    captions = (text for source in sources for text in source.texts())
-    sentence_piece.train(captions, path=location, **training)
+  if scheme == 'sentencepiece' and training.vocab_size > 0:
+    _train_vocabulary(config, sources, Path(location))
   length = config.model.text.context_length
   if length is None and config.model.preset in presets.PRESETS:
     length = presets.PRESETS[config.model.preset]['text']['context_length']
   return tokenizers.load(config.tokenizer, context_length=length)
+
+
+def _train_vocabulary(
+  config: Config, sources: Sequence[Source], path: Path
+) -> None:
+  """Trains `path`, or checks that it was trained as the config says.
+
+  What it was trained on is written beside it, as PATH.json.
+  """
+  origin = {
+    'data': config.data.train,
+    'captions': list(config.data.captions),
+    **config.tokenizer_training,
+  }
+  note = path.with_name(f'{path.name}.json')
+  if path.exists() and note.exists():
+    if json.loads(note.read_text(encoding='utf-8')) != origin:
+      raise UsageError(
+        f'{path} was trained on other captions or with other settings ('
+        f'see {note}): name another file in tokenizer, or remove both.'
+      )
+    return
+  print(
+    f'training a vocabulary of {config.tokenizer_training.vocab_size:,} pieces '
+    f'on {config.data.train} -> {path}',
+    file=sys.stderr,
+  )
+  captions = (text for source in sources for text in source.texts())
+  sentence_piece.train(captions, path=path, **config.tokenizer_training)
+  temporary = note.with_suffix('.tmp')
+  temporary.write_text(json.dumps(origin, indent=2), encoding='utf-8')
+  temporary.replace(note)
+
+
+def warn_of_cut_captions(run: Run) -> None:
+  """Says on stderr how many captions the context is too short for."""
+  texts = (text for source in run.sources for text in source.texts())
+  sample = list(itertools.islice(texts, _SAMPLE))
+  lengths = run.tokenizer.text_lengths(sample)
+  cut = int((lengths > run.tokenizer.context_length).sum())
+  if cut:
+    print(
+      f'warning: {cut:,} of the first {len(sample):,} captions are longer than '
+      f'model.text.context_length={run.tokenizer.context_length} tokens and '
+      'will be cut.',
+      file=sys.stderr,
+    )
 
 
 def make_model_config(

@@ -1,7 +1,10 @@
 """The run directory's config.json: written once, and compared ever after."""
 
+import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +47,31 @@ def check(workdir: str | Path, config: Config) -> None:
     )
 
 
-def claim(workdir: str | Path, config: Config) -> None:
-  """Makes the directory, and writes the config in full."""
-  path = Path(workdir) / 'config.json'
+@contextlib.contextmanager
+def claimed(workdir: str | Path, config: Config) -> Iterator[None]:
+  """Makes the directory, writes the config, and keeps other runs out.
+
+  The lock is the system's, on WORKDIR/.lock: it ends with the process, however
+  that ends.
+
+  Raises:
+    UsageError: another process trains in this directory.
+  """
+  Path(workdir).mkdir(parents=True, exist_ok=True)
+  with (Path(workdir) / '.lock').open('w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise UsageError(
+        f'another process trains in {workdir}: wait for it, or use another '
+        '--workdir.'
+      ) from error
+    _write(Path(workdir) / 'config.json', config)
+    yield
+
+
+def _write(path: Path, config: Config) -> None:
   new = as_json(config)
-  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix('.tmp')
   temporary.write_text(json.dumps(new, indent=2) + '\n', encoding='utf-8')
   os.replace(temporary, path)

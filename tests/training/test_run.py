@@ -5,7 +5,7 @@ import re
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.training.run import make_run
+from clip_jax.training.run import make_run, warn_of_cut_captions
 from tests.tiny import tiny_config, write_pairs
 
 
@@ -100,6 +100,8 @@ def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
     ('optimizer.warmup_steps', 12, 'below total_steps=12'),
     ('evaluation.tasks', ('guess',), "no task 'guess'"),
     ('evaluation.tasks', ('zero_shot',), 'evaluation.data is empty'),
+    ('evaluation.batch_size', 0, 'evaluation.batch_size=0 must be at least 1'),
+    ('checkpoint.best_metric', 'eval/zero_shot/top1', 'is not measured'),
     ('tokenizer', 'words', 'words'),
     ('mesh.fsdp', 3, 'does not fit 8 devices'),
   ],
@@ -109,6 +111,42 @@ def test_an_impossible_field_is_one_clear_line(config, field, value, message):
   with pytest.raises(UsageError, match=re.escape(message)) as caught:
     make_run(config)
   assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'tasks': ('zero_shot',)}, 'has no labels, which zero_shot needs'),
+    ({'templates': ('a photo',)}, 'has no slot'),
+    ({'captions': ('title',)}, 'title'),
+  ],
+)
+def test_evaluations_are_checked_before_training(config, changes, message):
+  config.evaluation.update(data=config.data.train, **changes)
+  if 'captions' in changes:
+    config.evaluation.data = 'tfds:emoji#test'
+  with pytest.raises(UsageError, match=re.escape(message)):
+    make_run(config)
+
+
+def test_a_vocabulary_of_other_captions_is_refused(config, tmp_path):
+  config.tokenizer = f'sentencepiece:{tmp_path / "pieces.model"}'
+  config.tokenizer_training.vocab_size = 24
+  make_run(config)
+  config.tokenizer_training.vocab_size = 25
+  with pytest.raises(UsageError, match='was trained on other captions'):
+    make_run(config)
+
+
+def test_cut_captions_are_said(config, capsys):
+  config.model.text.context_length = 4
+  warn_of_cut_captions(make_run(config))
+  assert (
+    '24 of the first 24 captions are longer than' in capsys.readouterr().err
+  )
+  config.model.text.context_length = 16
+  warn_of_cut_captions(make_run(config))
+  assert not capsys.readouterr().err
 
 
 def test_a_missing_field_is_named(config):
