@@ -186,7 +186,8 @@ def _train_vocabulary(
 ) -> None:
   """Trains `path`, or checks that it was trained as the config says.
 
-  What it was trained on is written beside it, as PATH.json.
+  What it was trained on is written beside it, as PATH.json. A file without
+  that is somebody's own, and is taken as it is.
   """
   origin = {
     'data': config.data.train,
@@ -194,8 +195,8 @@ def _train_vocabulary(
     **config.tokenizer_training,
   }
   note = path.with_name(f'{path.name}.json')
-  if path.exists() and note.exists():
-    if json.loads(note.read_text(encoding='utf-8')) != origin:
+  if path.exists():
+    if note.exists() and json.loads(note.read_text('utf-8')) != origin:
       raise UsageError(
         f'{path} was trained on other captions or with other settings ('
         f'see {note}): name another file in tokenizer, or remove both.'
@@ -206,11 +207,12 @@ def _train_vocabulary(
     f'on {config.data.train} -> {path}',
     file=sys.stderr,
   )
-  captions = (text for source in sources for text in source.texts())
-  sentence_piece.train(captions, path=path, **config.tokenizer_training)
+  note.parent.mkdir(parents=True, exist_ok=True)
   temporary = note.with_suffix('.tmp')
   temporary.write_text(json.dumps(origin, indent=2), encoding='utf-8')
-  temporary.replace(note)
+  temporary.replace(note)  # before the vocabulary: a note alone is harmless
+  captions = (text for source in sources for text in source.texts())
+  sentence_piece.train(captions, path=path, **config.tokenizer_training)
 
 
 def warn_of_cut_captions(run: Run) -> None:

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from clip_jax.errors import UsageError
+from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.run import make_run, warn_of_cut_captions
 from tests.tiny import tiny_config, write_pairs
 
@@ -136,6 +137,16 @@ def test_a_vocabulary_of_other_captions_is_refused(config, tmp_path):
   config.tokenizer_training.vocab_size = 25
   with pytest.raises(UsageError, match='was trained on other captions'):
     make_run(config)
+
+
+def test_somebodys_own_vocabulary_is_taken_as_it_is(config, tmp_path):
+  path = tmp_path / 'own.model'
+  sentence_piece.train(['picture number 0123456789'], 24, path)
+  before = path.read_bytes()
+  config.tokenizer = f'sentencepiece:{path}'
+  config.tokenizer_training.vocab_size = 25
+  make_run(config)
+  assert path.read_bytes() == before
 
 
 def test_cut_captions_are_said(config, capsys):
