@@ -168,6 +168,7 @@ def test_another_config_is_refused_by_name(data, whole):
   assert done.stderr.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_the_run_directory_is_as_designed(whole):
   names = {path.name for path in whole.iterdir()}
   assert {
@@ -201,6 +202,7 @@ def corrupt_pairs(folder, count):
   return spec
 
 
+@pytest.mark.slow
 def test_corrupt_records_are_counted_named_and_skipped(tmp_path, caplog):
   config = tiny_config()
   config.data.train = corrupt_pairs(tmp_path / 'pictures', 2)
@@ -219,6 +221,7 @@ def test_too_many_corrupt_records_end_the_run(tmp_path):
     train(config, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_tasks_are_evaluated_in_the_loop(tmp_path):
   config = tiny_config()
   config.data.train = write_pairs(tmp_path / 'pictures')

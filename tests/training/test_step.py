@@ -68,6 +68,7 @@ def run_steps(sizes, steps, form='all_gather', initial_logit_scale=None):
   return history, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sizes', MESHES[1:])
 def test_every_mesh_trains_as_one_device(sizes):
   expected, _ = run_steps((1, 1, 1), 4)
@@ -77,6 +78,7 @@ def test_every_mesh_trains_as_one_device(sizes):
       np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_dense_form_trains_as_the_gathered_one():
   dense, _ = run_steps((8, 1, 1), 3, form='dense')
   gathered, _ = run_steps((8, 1, 1), 3)
