@@ -103,11 +103,6 @@ class Checkpoints:
       ),
     )
 
-  @property
-  def latest_step(self) -> int | None:
-    """The newest whole checkpoint's step."""
-    return self._manager.latest_step()
-
   def save(
     self,
     state: Any,

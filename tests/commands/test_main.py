@@ -93,6 +93,24 @@ def test_a_failure_of_the_system_is_exit_code_1(tmp_path):
   assert done.stderr == 'error: /proc/nope: no such file or directory.\n'
 
 
+def test_a_recipe_may_lie_anywhere(tmp_path):
+  recipe = tmp_path / 'mine' / 'recipe.py'
+  recipe.parent.mkdir()
+  recipe.write_text(
+    'from configs import base\n\n\n'
+    'def get_config():\n  return base.get_config()\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-m', 'clip_jax', 'train', f'--config={recipe}'],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith('error: no --workdir')  # the config was read
+
+
 def test_debug_shows_where(capsys):
   with pytest.raises(ValueError, match='no verb'):
     main(['nosuch', '--debug'])
