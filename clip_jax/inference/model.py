@@ -1,4 +1,4 @@
-"""A model in use (DESIGN, section 3.5): `load` a reference, encode, classify.
+"""A model in use (DESIGN, section 3.5): encode, classify.
 
 Shapes: B images, S pixels a side, N texts, T tokens, E the joint space, C
 labels, L patches, D width of the image tower.
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from clip_jax import checkpoints, tokenizers
+from clip_jax import tokenizers
 from clip_jax.data.images import (
   CorruptImageError,
   Preprocessing,
@@ -28,7 +28,6 @@ from clip_jax.data.images import (
 from clip_jax.errors import UsageError
 from clip_jax.inference import classifier as classifiers
 from clip_jax.inference.batching import run_in_batches
-from clip_jax.inference.references import recognise
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
@@ -71,12 +70,13 @@ class Model:
     step: int | None = None,
     origin: str | None = None,
   ):
-    """A model from its parts; `load` is the usual way.
+    """A model from its parts; `clip_jax.load` is the usual way.
 
     Args:
       description: what the arrays mean.
       variables: collections by name of numpy or JAX arrays; floats become
-        float32, and arrays that are sharded over `mesh` stay so.
+        float32, and arrays that are sharded over `mesh` stay so. A CPU may
+        go on using the memory of numpy arrays: do not change them.
       mesh: its batch axes share each batch; None, the default device.
       dtype: of the towers' arithmetic. 'float32' is full precision on every
         platform; 'bfloat16' is what accelerators are fast in.
@@ -308,36 +308,6 @@ class Model:
     return self.tokenizer(texts)
 
 
-def load(
-  reference: str | os.PathLike,
-  *,
-  dtype: str = 'float32',
-  mesh: Mesh | None = None,
-  batch_size: int = BATCH_SIZE,
-) -> Model:
-  """The model that a reference stands for (DESIGN, section 3.3).
-
-  Args:
-    reference: a run's workdir (its newest complete checkpoint), or one
-      checkpoint step inside it.
-    dtype, mesh, batch_size: see `Model`.
-  Raises:
-    UsageError: there is no model there.
-    FailureError: there is one, and it cannot be read.
-  """
-  _, path = recognise(reference)
-  variables, description, step = checkpoints.load_variables(path)
-  return Model(
-    description,
-    variables,
-    mesh=mesh,
-    dtype=dtype,
-    batch_size=batch_size,
-    step=step,
-    origin=os.fspath(path),
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class _Compiled:
   """Jitted functions of parameters and a batch; see `_compile`."""
@@ -400,7 +370,8 @@ def _placed(variables: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
       return leaf
     if jnp.issubdtype(leaf.dtype, jnp.floating):
       leaf = np.asarray(leaf, np.float32)
-    return jax.device_put(leaf, None if mesh is None else replicated(mesh))
+    sharding = None if mesh is None else replicated(mesh)
+    return jax.device_put(leaf, sharding, may_alias=True)
 
   return jax.tree.map(place, dict(variables))
 
