@@ -54,7 +54,9 @@ def parse(data: bytes) -> Any:
       machine.step(opcode.name, argument)
     [result] = machine.stack
   except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-    raise PickleError('its pickle is malformed') from error
+    raise PickleError(
+      'its pickle is malformed: fetch the file again'
+    ) from error
   return result
 
 
