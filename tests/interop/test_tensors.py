@@ -161,7 +161,7 @@ def test_a_file_cut_off_anywhere_is_refused(container, tmp_path):
   path = tmp_path / 'short'
   for size in range(len(whole)):
     path.write_bytes(whole[:size])
-    with pytest.raises(DAMAGE, match='was it cut off|is not a weight file'):
+    with pytest.raises(DAMAGE, match=r'was it cut off|is not a weight file'):
       open_tensors(path)
 
 
