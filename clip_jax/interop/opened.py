@@ -10,7 +10,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from clip_jax.errors import FailureError
+from clip_jax.errors import FailureError, UsageError
 
 DTYPES = frozenset(
   np.dtype(kind)
@@ -99,7 +99,7 @@ def map_bytes(path: Path) -> np.ndarray:
 
 
 def checked_info(
-  path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype
+  path: Path, name: str, shape: tuple[Any, ...], dtype: np.dtype
 ) -> TensorInfo:
   """A tensor's description, if an array can be like that.
 
@@ -132,7 +132,7 @@ def damaged(path: Path, what: str) -> FailureError:
   )
 
 
-def check_names(path: Path, names: Mapping[str, Any]) -> None:
-  """Raises FailureError where there is not one tensor."""
+def check_any(path: Path, names: Mapping[str, Any]) -> None:
+  """Raises UsageError where there is not one tensor."""
   if not names:
-    raise damaged(path, 'it holds no tensor')
+    raise UsageError(f'{path} is not a weight file: it holds no tensor.')

@@ -32,7 +32,7 @@ from clip_jax.interop.zip_archive import ZipArchive
 PREFIX = 'module.'  # what DistributedDataParallel puts before every name
 _STATE_DICTS = ('state_dict', 'model')
 _MAX_DEPTH = 100  # of modules in modules
-_MAX_ATTRIBUTES = 1_000_000
+_MAX_ATTRIBUTES = 100_000
 # A view may show an element many times (`expand`); beyond this it must not
 # grow over its storage.
 _MAX_EXPANDED = 256 * 2**20
