@@ -92,7 +92,10 @@ class Tensors:
 
 
 def map_bytes(path: Path) -> np.ndarray:
-  """A file as uint8 [size], read-only, without reading it."""
+  """A file as uint8 [size], read-only, without reading it.
+
+  The file must not shrink while it is mapped; replacing it does no harm.
+  """
   if path.stat().st_size == 0:  # which cannot be mapped
     return np.zeros(0, np.uint8)
   return np.asarray(np.memmap(path, np.uint8, 'r'))

@@ -33,6 +33,7 @@ PREFIX = 'module.'  # what DistributedDataParallel puts before every name
 _STATE_DICTS = ('state_dict', 'model')
 _MAX_DEPTH = 100  # of modules in modules
 _MAX_ATTRIBUTES = 100_000
+_MAX_NAME = 1_000  # characters; long ones would be repeated for each tensor
 # A view may show an element many times (`expand`); beyond this it must not
 # grow over its storage.
 _MAX_EXPANDED = 256 * 2**20
@@ -150,6 +151,8 @@ def _walk(
   """Every attribute below a module; a module may hang in two places."""
   if depth > _MAX_DEPTH:
     raise damaged(path, f'its modules are nested over {_MAX_DEPTH} deep')
+  if len(prefix) > _MAX_NAME:
+    raise damaged(path, f'it has a module of over {_MAX_NAME:,} letters')
   for name, value in module.attributes.items():
     yield f'{prefix}{name}', value
     if isinstance(value, Module):

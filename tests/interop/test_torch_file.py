@@ -183,6 +183,11 @@ def test_a_module_inside_itself_is_refused(written):
     written(loop)
 
 
+def test_a_name_that_would_be_repeated_without_end_is_refused(written):
+  with pytest.raises(FailureError, match='a module of over 1,000 letters'):
+    written(ta.module({'a' * 1001: ta.module({'b': WEIGHT, 'c': WEIGHT})}))
+
+
 def test_a_bomb_of_shared_modules_is_refused(written):
   """Forty levels, each of which has the next one twice."""
   body = ta.module({'a': WEIGHT})
