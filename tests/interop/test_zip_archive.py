@@ -114,6 +114,15 @@ def deflated(tmp_path, content):
   return path
 
 
+@pytest.mark.parametrize('value', range(10))
+def test_what_shrinks_a_thousandfold_comes_back_whole(tmp_path, value):
+  """Its last bytes wait inside the inflater when all input is taken."""
+  content = np.full(5 * 2**18 + value, value, np.int32).tobytes()
+  assert (
+    ZipArchive(deflated(tmp_path, content)).read('one').tobytes() == content
+  )
+
+
 @pytest.mark.parametrize('size', [1, 99_999, 100_001, 1_000_000])
 def test_a_member_that_grows_to_another_size_is_refused(tmp_path, size):
   path = deflated(tmp_path, np.arange(25_000, dtype=np.int32).tobytes())
