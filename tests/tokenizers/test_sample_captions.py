@@ -17,7 +17,7 @@ def test_the_same_seed_gives_the_same_captions():
 
 def test_words_are_many_and_unequally_frequent():
   words = collections.Counter(' '.join(sample_captions(2_000)).split())
-  assert len(words) > 8_000
+  assert len(words) > 7_000
   assert words['the'] > 50 * words.most_common(2_000)[-1][1]
   once = sum(count == 1 for count in words.values())
   assert once > len(words) / 3
