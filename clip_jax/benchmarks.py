@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax import tokenizers
-from clip_jax.checkpoints import Description
 from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import PREFETCH, training_batches
 from clip_jax.data.sources import open_source
 from clip_jax.inference.model import Model
 from clip_jax.models import presets
+from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.contrastive import FORMS, make_softmax_loss
 from clip_jax.parallel.mesh import (
@@ -130,7 +130,7 @@ def encode(preset: str, batch: int, calls: int, dtype: str) -> Figures:
   init = jax.jit(
     lambda key: DualEncoder(config).init(
       key, *(jnp.zeros(s.shape, s.dtype) for s in shapes)
-    )['params'],
+    ),
     out_shardings=replicated(mesh),
   )
   model = Model(

@@ -1,0 +1,35 @@
+"""A file that comes into its place whole, or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from clip_jax.errors import FailureError, UsageError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+  """Gives a temporary path; once the block ends well, moves it to `path`.
+
+  Raises:
+    UsageError: `path` is a folder, or in none.
+    FailureError: it cannot be written, as where the disk is full.
+  """
+  path = Path(os.path.expanduser(path))
+  if path.is_dir():
+    raise UsageError(f'{path} is a folder: name a file.')
+  if not path.parent.is_dir():
+    raise UsageError(f'{path}: there is no folder {path.parent}.')
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  try:
+    yield temporary
+    with open(temporary, 'rb') as file:
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError as error:
+    reason = (error.strerror or str(error)).lower()
+    raise FailureError(f'{path} could not be written: {reason}.') from error
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""Weight files of every supported format, behind one interface.
+
+    with open_tensors('ViT-B-32.pt') as tensors:
+      for name, info in tensors.infos.items():
+        print(name, info.shape, info.dtype, tensors.read(name).mean())
+
+Files are recognised by what they hold, never by their name. They are data from
+strangers: whatever is in them, reading executes nothing and allocates no more
+than the tensors that they are long enough to hold.
+"""
+
+import os
+from pathlib import Path
+
+from clip_jax.errors import UsageError
+from clip_jax.interop import (
+  npz_file,
+  safetensors_file,
+  safetensors_shards,
+  torch_file,
+)
+from clip_jax.interop.opened import TensorInfo, Tensors
+from clip_jax.interop.zip_archive import ZipArchive
+
+__all__ = ['TensorInfo', 'Tensors', 'open_tensors']
+
+_HEAD = 512  # bytes; enough to tell what a file is
+# The number that torch's format of before 2020 starts with, pickled.
+_LEGACY_TORCH = b'\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.'
+_FORMATS = (
+  'safetensors (or its .index.json), a torch zip archive (.pt, .bin), '
+  'TorchScript, or .npz'
+)
+
+
+def open_tensors(path: str | os.PathLike) -> Tensors:
+  """Opens a weight file, or a directory with a safetensors model.
+
+  Args:
+    path: a safetensors file, the `*.safetensors.index.json` of several, what
+      `torch.save` or `torch.jit.save` wrote, an .npz; or a directory with one
+      index, or else with one *.safetensors file.
+  Raises:
+    UsageError: there is no such file, or it is not a weight file.
+    FailureError: the file is damaged or unsafe.
+  """
+  path = Path(os.path.expanduser(path))
+  try:
+    if path.is_dir():
+      path = _in_directory(path)
+    with open(path, 'rb') as file:
+      head = file.read(_HEAD)
+    return _open_file(path, head)
+  except FileNotFoundError as error:
+    raise UsageError(f'{path}: there is no such file or directory.') from error
+  except OSError as error:
+    reason = (error.strerror or str(error)).lower()
+    raise UsageError(f'{path} cannot be read: {reason}.') from error
+
+
+def _in_directory(directory: Path) -> Path:
+  """The file that stands for a directory."""
+  for pattern in ('*.safetensors.index.json', '*.safetensors'):
+    found = sorted(directory.glob(pattern))
+    if len(found) == 1:
+      return found[0]
+    if found:
+      names = ', '.join(path.name for path in found[:4])
+      raise UsageError(
+        f'{directory} holds {len(found)} {pattern} ({names}, …): name one.'
+      )
+  raise UsageError(
+    f'{directory} is a directory without *.safetensors: name a weight file.'
+  )
+
+
+def _open_file(path: Path, head: bytes) -> Tensors:
+  if head.startswith(b'PK'):
+    return _open_archive(path)
+  if _is_text(head[:8]):
+    if head.lstrip().startswith(b'{'):
+      return safetensors_shards.open_index(path)
+    raise _not_weights(path, _what_text(head))
+  if head[8:9] == b'{':
+    return safetensors_file.open_safetensors(path)
+  raise _not_weights(path, _what_binary(head))
+
+
+def _open_archive(path: Path) -> Tensors:
+  archive = ZipArchive(path)
+  if any(name.split('/')[1:] == ['data.pkl'] for name in archive.members):
+    return torch_file.open_torch(path, archive)
+  if all(name.endswith('.npy') for name in archive.members):
+    return npz_file.open_npz(path, archive)
+  raise _not_weights(path, 'it is a zip archive of other things')
+
+
+def _is_text(head: bytes) -> bool:
+  """Whether bytes begin a text: a safetensors' length has zeros in it."""
+  return bool(head) and all(byte in b'\t\r\n' or byte >= 32 for byte in head)
+
+
+def _what_text(head: bytes) -> str:
+  start = head.lstrip().lower()
+  if start.startswith(b'version https://git-lfs'):
+    return (
+      'it is a git-lfs pointer, which stands for the real file: fetch that '
+      'with "git lfs pull"'
+    )
+  if start.startswith((b'<!doctype', b'<html', b'<?xml')):
+    return 'it is a web page, saved in place of the file: download it again'
+  return 'it starts with none of their signatures'
+
+
+def _what_binary(head: bytes) -> str:
+  if not head:
+    return 'it is empty'
+  if _LEGACY_TORCH in head[:32]:
+    return (
+      'it is in the format of torch before 1.6, a bare pickle: load it with a '
+      'current torch where you trust it, and torch.save it again'
+    )
+  if head[0] == 0x80 and head[1:2] <= b'\x05':
+    return 'it is a bare pickle, which only running it could read'
+  return 'it starts with none of their signatures'
+
+
+def _not_weights(path: Path, why: str) -> UsageError:
+  return UsageError(
+    f'{path} is not a weight file that can be read: {why}. Give {_FORMATS}.'
+  )

@@ -1,0 +1,197 @@
+"""torch's archives: what `torch.save` and `torch.jit.save` write.
+
+    NAME/data.pkl        the object; each storage in it is a key
+    NAME/data/KEY        a storage's elements
+    NAME/byteorder       'little' or 'big'; absent: little
+    NAME/code/…, NAME/constants.pkl   only in a TorchScript
+
+Of a saved dict, the tensors are those of its 'state_dict', else of its
+'model', else its own; a prefix `module.` that all of them share is taken off.
+Of a TorchScript, they are the parameters and buffers in the tree of modules,
+by their dotted names.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.errors import UsageError
+from clip_jax.interop.opened import (
+  TensorInfo,
+  Tensors,
+  checked_info,
+  damaged,
+  settled,
+)
+from clip_jax.interop.torch_objects import Module, PickleError, TensorView
+from clip_jax.interop.torch_pickle import MAX_BYTES, parse
+from clip_jax.interop.zip_archive import ZipArchive
+
+PREFIX = 'module.'  # what DistributedDataParallel puts before every name
+_STATE_DICTS = ('state_dict', 'model')
+_MAX_DEPTH = 100  # of modules in modules
+_MAX_ATTRIBUTES = 1_000_000
+# A view may show an element many times (`expand`); beyond this it must not
+# grow over its storage.
+_MAX_EXPANDED = 256 * 2**20
+
+
+def open_torch(path: Path, archive: ZipArchive) -> Tensors:
+  """Opens a torch archive.
+
+  Raises:
+    UsageError: there is no state dict in it.
+    FailureError: the archive is damaged, or would have to be executed.
+  """
+  root = next(
+    name.removesuffix('data.pkl')
+    for name in archive.members
+    if name.split('/')[1:] == ['data.pkl']
+  )
+  saved = _unpickled(archive, f'{root}data.pkl')
+  metadata: dict[str, Any] = {}
+  script = isinstance(saved, Module)
+  if script:
+    views = _script_tensors(path, saved)
+    metadata |= _scalars(saved.attributes)
+  else:
+    views = _state_dict_tensors(path, saved, metadata)
+  infos = {
+    name: _info(archive, root, name, view) for name, view in views.items()
+  }
+  swap = _is_big_endian(archive, root)
+
+  def load(name: str) -> np.ndarray:
+    view = views[name]
+    member = f'{root}data/{view.storage.key}'
+    array = settled(_strided(archive.read(member, check=False), view))
+    if swap and view.dtype.itemsize > 1:
+      words = array.view(f'u{view.dtype.itemsize}')
+      array = words.byteswap().view(view.dtype)
+    return array
+
+  return Tensors(
+    path, 'torchscript' if script else 'torch', infos, metadata, load
+  )
+
+
+def _unpickled(archive: ZipArchive, member: str) -> Any:
+  if archive.members[member].size > MAX_BYTES:
+    raise damaged(archive.path, f'{member!r} is over {MAX_BYTES:,} bytes')
+  try:
+    return parse(archive.read(member, check=False).tobytes())
+  except PickleError as error:
+    raise damaged(archive.path, str(error)) from error
+
+
+def _is_big_endian(archive: ZipArchive, root: str) -> bool:
+  if f'{root}byteorder' not in archive.members:
+    return False
+  order = archive.prefix(f'{root}byteorder', 8)
+  if order not in (b'little', b'big'):
+    raise damaged(archive.path, f'its byte order is {order!r}')
+  return order == b'big'
+
+
+def _state_dict_tensors(
+  path: Path, saved: Any, metadata: dict[str, Any]
+) -> dict[str, TensorView]:
+  """A state dict's tensors, by name; fills in the metadata beside them."""
+  state = saved
+  for key in _STATE_DICTS:
+    if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+      state = saved[key]
+      break
+  views = {}
+  if isinstance(saved, dict):
+    metadata |= _scalars(saved)
+    views = {
+      name: value
+      for name, value in state.items()
+      if isinstance(name, str) and isinstance(value, TensorView)
+    }
+  if not views:
+    raise UsageError(
+      f'{path} holds no state dict: neither it nor its '
+      f'{" or ".join(_STATE_DICTS)} is a dict of tensors.'
+    )
+  if all(name.startswith(PREFIX) for name in views):
+    metadata['prefix'] = PREFIX
+    views = {name.removeprefix(PREFIX): view for name, view in views.items()}
+  return views
+
+
+def _scalars(fields: dict[Any, Any]) -> dict[str, Any]:
+  return {
+    name: value
+    for name, value in fields.items()
+    if isinstance(name, str) and isinstance(value, str | int | float)
+  }
+
+
+def _script_tensors(path: Path, root: Module) -> dict[str, TensorView]:
+  """The tensors in a tree of modules, by dotted name."""
+  views = {}
+  for count, (name, value) in enumerate(_walk(path, root, '', 0)):
+    if count > _MAX_ATTRIBUTES:
+      raise damaged(path, f'it has over {_MAX_ATTRIBUTES:,} attributes')
+    if isinstance(value, TensorView):
+      views[name] = value
+  if not views:
+    raise UsageError(f'{path} is a TorchScript without parameters.')
+  return views
+
+
+def _walk(
+  path: Path, module: Module, prefix: str, depth: int
+) -> Iterator[tuple[str, Any]]:
+  """Every attribute below a module; a module may hang in two places."""
+  if depth > _MAX_DEPTH:
+    raise damaged(path, f'its modules are nested over {_MAX_DEPTH} deep')
+  for name, value in module.attributes.items():
+    yield f'{prefix}{name}', value
+    if isinstance(value, Module):
+      yield from _walk(path, value, f'{prefix}{name}.', depth + 1)
+
+
+def _info(
+  archive: ZipArchive, root: str, name: str, view: TensorView
+) -> TensorInfo:
+  """Describes a tensor, if its storage is there and as large as it says."""
+  storage = view.storage
+  nbytes = storage.size * storage.dtype.itemsize
+  member = archive.members.get(f'{root}data/{storage.key}')
+  if member is None or member.size != nbytes:
+    raise damaged(
+      archive.path,
+      f'the storage of {name!r} should have {nbytes:,} bytes and '
+      + ('is missing' if member is None else f'has {member.size:,}'),
+    )
+  info = checked_info(archive.path, name, view.shape, view.dtype)
+  if info.nbytes > max(nbytes, _MAX_EXPANDED):
+    raise damaged(
+      archive.path,
+      f'{name!r} would grow from {nbytes:,} to {info.nbytes:,} bytes',
+    )
+  return info
+
+
+def _strided(storage: np.ndarray, view: TensorView) -> np.ndarray:
+  """The elements of a view in its storage's bytes, uint8 [size].
+
+  `torch_pickle` has checked that they lie in the storage's announced size, and
+  `_info` that this is its real one.
+  """
+  itemsize = view.dtype.itemsize
+  if 0 in view.shape:
+    return np.zeros(view.shape, view.dtype)
+  elements = storage[view.offset * itemsize :]
+  usable = len(elements) // itemsize * itemsize
+  return np.lib.stride_tricks.as_strided(
+    elements[:usable].view(view.dtype),
+    view.shape,
+    [stride * itemsize for stride in view.strides],
+    writeable=False,
+  )

@@ -1,0 +1,175 @@
+"""A zip archive as mapped memory, for torch's archives and numpy's.
+
+`zipfile` reads the directory; the bytes are taken from a memory map, so that
+stored members cost nothing. What the directory says is checked against the
+members themselves before it is used.
+"""
+
+import dataclasses
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from clip_jax.interop.opened import damaged, map_bytes
+
+_LOCAL = struct.Struct('<4s5H3L2H')  # a member's local header
+_ENCRYPTED = 0x1 | 0x40 | 0x2000
+_UTF8 = 0x800
+# Weights hardly compress: a member beyond both is a bomb.
+_BOMB_BYTES = 64 * 2**20
+_BOMB_RATIO = 200
+_PIECE = 64 * 2**10
+_DAMAGED = (
+  zipfile.BadZipFile,
+  NotImplementedError,
+  EOFError,
+  IndexError,  # a member without a name
+  ValueError,
+  OverflowError,
+  struct.error,
+  zlib.error,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """Where a member's bytes lie in the archive."""
+
+  size: int  # bytes, decompressed
+  begin: int
+  end: int
+  crc: int
+  compressed: bool
+
+
+class ZipArchive:
+  """The members of an archive, by name.
+
+  Raises:
+    FailureError: the archive is cut off; a name occurs twice, a member is
+      encrypted or overlaps another, or the directory disagrees with it.
+  """
+
+  def __init__(self, path: Path):
+    self.path = path
+    self._data = map_bytes(path)
+    self.members: dict[str, Member] = {}
+    infos, limit = self._directory()
+    # From the end of the archive: each member must end where the next begins.
+    for info in sorted(infos, key=lambda info: -info.header_offset):
+      if info.filename in self.members:
+        raise damaged(path, f'it has {info.filename!r} twice')
+      self.members[info.filename] = self._member(info, limit)
+      limit = info.header_offset
+    self.members = dict(reversed(self.members.items()))
+
+  def _directory(self) -> tuple[list[zipfile.ZipInfo], int]:
+    """The members that are files, and where the last of them must end."""
+    try:
+      with zipfile.ZipFile(self.path) as archive:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        return infos, archive.start_dir
+    except _DAMAGED as error:
+      raise damaged(
+        self.path, 'it is no whole zip archive; was it cut off?'
+      ) from error
+
+  def _member(self, info: zipfile.ZipInfo, limit: int) -> Member:
+    name = info.filename
+    if info.flag_bits & _ENCRYPTED:
+      raise damaged(self.path, f'{name!r} is encrypted')
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+      raise damaged(self.path, f'{name!r} is compressed in an unusual way')
+    begin = self._begin(info)
+    end = begin + info.compress_size
+    compressed = info.compress_type == zipfile.ZIP_DEFLATED
+    if end > limit or not (compressed or info.file_size == end - begin):
+      raise damaged(self.path, f'{name!r} overlaps another, or lies outside')
+    return Member(info.file_size, begin, end, info.CRC, compressed)
+
+  def _begin(self, info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes begin: behind its local header."""
+    start = info.header_offset
+    header = self._data[max(start, 0) : start + _LOCAL.size].tobytes()
+    if start >= 0 and len(header) == _LOCAL.size:
+      magic, _, _, method, *_, name_size, extra = _LOCAL.unpack(header)
+      name_begin = start + _LOCAL.size
+      name = self._data[name_begin : name_begin + name_size].tobytes()
+      encoding = 'utf-8' if info.flag_bits & _UTF8 else 'cp437'
+      if (magic, method, name) == (
+        b'PK\3\4',
+        info.compress_type,
+        info.orig_filename.encode(encoding),
+      ):
+        return name_begin + name_size + extra
+    raise damaged(
+      self.path,
+      f'{info.filename!r} is not where the archive says it is',
+    )
+
+  def prefix(self, name: str, size: int) -> bytes:
+    """At most the first `size` bytes of a member."""
+    member = self.members[name]
+    raw = self._data[member.begin : member.end]
+    if not member.compressed:
+      return raw[:size].tobytes()
+    try:
+      # Deflate shrinks no more than 1032-fold, and may grow by a few bytes.
+      return zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+        raw[: size + _PIECE].tobytes(), size
+      )
+    except zlib.error as error:
+      raise self._broken(name) from error
+
+  def read(self, name: str, *, check: bool = True) -> np.ndarray:
+    """A member's bytes: a view of the map where stored, else memory.
+
+    Args:
+      name: of the member.
+      check: whether to compare the checksum. torch can be told to write
+        wrong ones (`set_crc32_options(False)`).
+    Returns:
+      uint8 [size].
+    Raises:
+      FailureError: the bytes are damaged, or a bomb.
+    """
+    member = self.members[name]
+    content = self._data[member.begin : member.end]
+    if member.compressed:
+      content = self._decompressed(name, member, content)
+    if check and zlib.crc32(content.data) != member.crc:
+      raise self._broken(name)
+    return content
+
+  def _decompressed(
+    self, name: str, member: Member, source: np.ndarray
+  ) -> np.ndarray:
+    """Never more than the announced size is made."""
+    if member.size > max(_BOMB_BYTES, _BOMB_RATIO * source.size):
+      raise damaged(
+        self.path,
+        f'{name!r} would grow from {source.size:,} to {member.size:,} bytes',
+      )
+    content = np.empty(member.size, np.uint8)
+    inflater, filled = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+      for begin in range(0, source.size, _PIECE):
+        piece = source[begin : begin + _PIECE].tobytes()
+        while piece:
+          # One byte more than fits, to see a member that goes on.
+          room = min(member.size - filled + 1, 16 * _PIECE)
+          made = inflater.decompress(piece, room)
+          content[filled : filled + len(made)] = np.frombuffer(made, np.uint8)
+          filled += len(made)
+          piece = inflater.unconsumed_tail
+    except (zlib.error, ValueError) as error:  # ValueError: it does not fit
+      raise self._broken(name) from error
+    if filled != member.size or not inflater.eof:
+      raise self._broken(name)
+    return content
+
+  def _broken(self, name: str) -> Exception:
+    return damaged(self.path, f'the bytes of {name!r} are not what was written')
