@@ -132,9 +132,8 @@ def vocabulary() -> list[str]:
   return _byte_pairs().symbols
 
 
-@functools.cache
-def _byte_pairs() -> _BytePairs:
-  """The vocabulary, once a process.
+def read_merges() -> list[tuple[str, str]]:
+  """The pairs of symbols that become one, best first.
 
   Raises:
     FailureError: the packaged file is not the original's.
@@ -148,7 +147,13 @@ def _byte_pairs() -> _BytePairs:
     )
   lines = gzip.decompress(data).decode().split('\n')
   merges = [line.split(' ') for line in lines[1 : MERGES + 1]]
-  return _BytePairs([(left, right) for left, right in merges])
+  return [(left, right) for left, right in merges]
+
+
+@functools.cache
+def _byte_pairs() -> _BytePairs:
+  """The vocabulary, once a process."""
+  return _BytePairs(read_merges())
 
 
 def _byte_alphabet() -> dict[str, int]:

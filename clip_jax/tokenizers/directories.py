@@ -80,7 +80,7 @@ def _hugging_face(
   def has(*names: str) -> bool:
     return any((directory / name).exists() for name in names)
 
-  if has('spiece.model') and cleaning is None:
+  if has('spiece.model'):
     settings = read_settings(directory)
     name = settings.tokenizer_class or _class_of_model(directory)
     if name == 'SiglipTokenizer':
@@ -88,6 +88,7 @@ def _hugging_face(
         directory / 'spiece.model',
         settings.context_length if context_length is None else context_length,
         lower_case=settings.lower_case is not False,
+        cleaning=cleaning,
       )
   if has('tokenizer.json') or (has('vocab.json') and has('merges.txt')):
     return HuggingFaceTokenizer.from_file(

@@ -13,6 +13,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import tokenizers
 from jaxtyping import Int32
+from tokenizers import processors
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
@@ -35,6 +36,7 @@ class HuggingFaceTokenizer(Tokenizer):
     specials: Mapping[str, str] | None = None,
     *,
     padding_side: str = 'right',
+    split_specials: bool = False,
     cleaning: str | None = None,
     origin: str = 'a description',
   ):
@@ -45,6 +47,7 @@ class HuggingFaceTokenizer(Tokenizer):
       context_length: T.
       specials: tokens by 'bos', 'eos' and 'pad', as far as files name them.
       padding_side: 'right' or 'left' of a text.
+      split_specials: whether a special token in a text is only text.
       cleaning: what open_clip does to texts before, by its name in
         `cleaning.WORDS`; None leaves them to the definition.
       origin: where the definition is from, for the errors.
@@ -62,16 +65,17 @@ class HuggingFaceTokenizer(Tokenizer):
     self.cleaning = cleaning
     self._words = words_of(cleaning) if cleaning else None
     self._definition = definition
-    self._specials = dict(specials or {})
+    self.specials = dict(specials or {})
     self._tokenizer = _parse(definition, origin)
     shipped_padding = self._tokenizer.padding or {}
     self._tokenizer.no_padding()  # rows are laid out in `base`
     self._tokenizer.no_truncation()
+    self._tokenizer.encode_special_tokens = self.split_specials = split_specials
     vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
     self.vocab_size = max(vocabulary.values()) + 1
     named = {
       name: vocabulary[token]
-      for name, token in self._specials.items()
+      for name, token in self.specials.items()
       if token in vocabulary
     }
     prefix, suffix = self._added()
@@ -82,8 +86,9 @@ class HuggingFaceTokenizer(Tokenizer):
         "reads at one: name an 'eos_token' in tokenizer_config.json."
       )
     self.eos_id = suffix[-1] if suffix else named['eos']
-    # A text tower needs an end to read at, also where the file adds none.
-    self._ending = [] if suffix else [self.eos_id]
+    if not suffix:
+      # A text tower needs an end to read at, also where the file adds none.
+      self._end_texts(prefix)
     padding = [vocabulary[t] for t in _PAD_TOKENS if t in vocabulary]
     if 'pad_id' in shipped_padding:
       padding.insert(0, shipped_padding['pad_id'])
@@ -124,9 +129,19 @@ class HuggingFaceTokenizer(Tokenizer):
       settings.named(),
       padding_side=settings.padding_side
       or padding.get('direction', 'right').lower(),
+      split_specials=settings.split_specials,
       cleaning=cleaning,
       origin=str(file),
     )
+
+  @property
+  def definition(self) -> str:
+    """A tokenizer.json that makes the rows, but for cutting and padding."""
+    return self._tokenizer.to_str()
+
+  def token(self, i: int) -> str:
+    """The token that an id stands for."""
+    return str(self._tokenizer.id_to_token(i))
 
   def encode(self, text: str) -> list[int]:
     return self._tokenizer.encode(
@@ -142,8 +157,9 @@ class HuggingFaceTokenizer(Tokenizer):
       'kind': self.kind,
       'context_length': self.context_length,
       'tokenizer': self._definition,
-      'specials': self._specials,
+      'specials': self.specials,
       'padding_side': self.padding_side,
+      'split_specials': self.split_specials,
       'cleaning': self.cleaning,
     }
 
@@ -161,6 +177,7 @@ class HuggingFaceTokenizer(Tokenizer):
       description.get('context_length'),
       description.get('specials'),
       padding_side=description.get('padding_side', 'right'),
+      split_specials=description.get('split_specials', False),
       cleaning=description.get('cleaning'),
     )
 
@@ -170,7 +187,7 @@ class HuggingFaceTokenizer(Tokenizer):
     encodings = self._tokenizer.encode_batch_fast(
       [self._clean(text) for text in texts]
     )
-    return concatenate([[*e.ids, *self._ending] for e in encodings])
+    return concatenate([encoding.ids for encoding in encodings])
 
   def _clean(self, text: str) -> str:
     if self._words is not None:
@@ -184,6 +201,17 @@ class HuggingFaceTokenizer(Tokenizer):
     if not body:  # the vocabulary cannot spell the probe
       return added.ids[:-1], added.ids[-1:]
     return added.ids[: body[0]], added.ids[body[-1] + 1 :]
+
+  def _end_texts(self, prefix: list[int]) -> None:
+    tokens = [*map(self.token, prefix), '$A', self.token(self.eos_id)]
+    self._tokenizer.post_processor = processors.TemplateProcessing(
+      single=tokens,
+      special_tokens=[
+        (token, i)
+        for token, i in zip(tokens, [*prefix, None, self.eos_id], strict=True)
+        if i is not None
+      ],
+    )
 
 
 def _read_text(file: Path) -> str:

@@ -31,6 +31,7 @@ class Settings:
       None where nothing is said.
     adds: whether a bos and an eos are put around a text; None leaves that to
       the definition.
+    split_specials: whether a special token in a text is only text.
   """
 
   tokenizer_class: str = ''
@@ -39,6 +40,7 @@ class Settings:
   padding_side: str | None = None
   lower_case: bool | None = None
   adds: tuple[bool, bool] | None = None
+  split_specials: bool = False
 
   def named(self) -> dict[str, str]:
     """The specials that a row is laid out with."""
@@ -110,6 +112,7 @@ def read_settings(directory: Path) -> Settings:
     # SigLIP 2 was trained on small letters; this class is all that says so.
     lower_case=name == 'Siglip2Tokenizer' or config.get('do_lower_case'),
     adds=(bool(adds[0]), bool(adds[1])) if explicit else None,
+    split_specials=config.get('split_special_tokens') is True,
   )
 
 

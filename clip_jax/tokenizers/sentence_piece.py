@@ -89,6 +89,10 @@ class SentencePieceTokenizer(Tokenizer):
     """The content of the model file."""
     return self._model
 
+  def piece(self, i: int) -> str:
+    """The piece that an id stands for."""
+    return self._processor.id_to_piece(i)
+
   def encode(self, text: str) -> list[int]:
     return self._processor.encode(encodable(text))
 

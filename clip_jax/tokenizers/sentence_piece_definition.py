@@ -6,6 +6,7 @@ are collapsed and written as '▁', one stands before the first word, and an eos
 after the last.
 """
 
+import importlib
 from typing import Any
 
 from tokenizers import (
@@ -36,9 +37,7 @@ def sentence_piece_definition(model: bytes) -> str:
   Raises:
     FailureError: a model of words or characters, which have no counterpart.
   """
-  from sentencepiece import sentencepiece_model_pb2
-
-  proto: Any = sentencepiece_model_pb2.ModelProto.FromString(model)
+  proto = _proto(model)
   tokenizer = Tokenizer(_model(proto))
   tokenizer.normalizer = _normalizer(proto.normalizer_spec)
   tokenizer.decoder = decoders.Sequence(
@@ -68,6 +67,12 @@ def sentence_piece_definition(model: bytes) -> str:
     single=template, special_tokens=ids
   )
   return tokenizer.to_str()
+
+
+def _proto(model: bytes) -> Any:
+  # Its classes are made while it is imported, unseen by type checkers.
+  module: Any = importlib.import_module('sentencepiece.sentencepiece_model_pb2')
+  return module.ModelProto.FromString(model)
 
 
 def _model(proto: Any) -> models.Model:

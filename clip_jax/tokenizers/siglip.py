@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from clip_jax.tokenizers.base import concatenate, encodable
+from clip_jax.tokenizers.cleaning import words_of
 from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer
 
 CONTEXT_LENGTH = 64
@@ -36,12 +37,21 @@ class SiglipTokenizer(SentencePieceTokenizer):
     context_length: int | None = None,
     *,
     lower_case: bool = True,
+    cleaning: str | None = None,
     origin: str = 'a description',
   ):
-    """`context_length`: None is 64; the rest as SentencePieceTokenizer's.
+    """Reads a model.
 
+    Args:
+      model: the content of a SentencePiece model file.
+      context_length: T; None is 64.
+      lower_case: letters are made small.
+      cleaning: what open_clip does to texts before, by its name in
+        `cleaning.WORDS`.
+      origin: where the model is from, for the errors.
     Raises:
       FailureError: it is no SentencePiece model, or one without an eos.
+      UsageError: another cleaning.
     """
     if context_length is None:
       context_length = CONTEXT_LENGTH
@@ -49,11 +59,15 @@ class SiglipTokenizer(SentencePieceTokenizer):
     self.bos_id = None  # a text begins with its first word
     self.pad_id = self.eos_id
     self.lower_case = lower_case
+    self.cleaning = cleaning
+    self._words = words_of(cleaning) if cleaning else None
     processor = self._processor
     unknown = processor.id_to_piece(processor.unk_id())
-    specials = [processor.id_to_piece(self.eos_id), unknown]
-    self._ids = {piece: processor.piece_to_id(piece) for piece in specials}
-    self._specials = re.compile(f'({"|".join(map(re.escape, specials))})')
+    self.special_pieces = self.piece(self.eos_id), unknown
+    self._ids = {p: processor.piece_to_id(p) for p in self.special_pieces}
+    self._specials = re.compile(
+      f'({"|".join(map(re.escape, self.special_pieces))})'
+    )
     self._blank_id = processor.piece_to_id(_BLANK)
     # A segment is tokenised behind this, so that it begins no word by itself.
     self._before = unknown
@@ -66,12 +80,14 @@ class SiglipTokenizer(SentencePieceTokenizer):
     context_length: int | None = None,
     *,
     lower_case: bool = True,
+    cleaning: str | None = None,
   ) -> 'SiglipTokenizer':
     """Raises UsageError where there is no such file."""
     return cls(
       cls.read(path),
       context_length,
       lower_case=lower_case,
+      cleaning=cleaning,
       origin=os.fspath(path),
     )
 
@@ -79,7 +95,11 @@ class SiglipTokenizer(SentencePieceTokenizer):
     return self._rows([text])[0]
 
   def describe(self) -> dict[str, Any]:
-    return {**super().describe(), 'lower_case': self.lower_case}
+    return {
+      **super().describe(),
+      'lower_case': self.lower_case,
+      'cleaning': self.cleaning,
+    }
 
   @classmethod
   def from_description(
@@ -89,6 +109,7 @@ class SiglipTokenizer(SentencePieceTokenizer):
       cls.described_model(description),
       description.get('context_length'),
       lower_case=description.get('lower_case', True),
+      cleaning=description.get('cleaning'),
     )
 
   def _tokenize(
@@ -97,6 +118,8 @@ class SiglipTokenizer(SentencePieceTokenizer):
     return concatenate([[*row, self.eos_id] for row in self._rows(texts)])
 
   def _rows(self, texts: list[str]) -> list[list[int]]:
+    if self._words is not None:
+      texts = [' '.join(self._words(text)) for text in texts]
     parts = [self._parts(encodable(text)) for text in texts]
     segments = [
       self._before + self._canonical(part)
