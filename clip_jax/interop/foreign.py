@@ -58,7 +58,7 @@ class Foreign:
     layout: 'hugging_face', 'open_clip' (OpenAI's keys) or 'big_vision'.
     positions: how its library interpolates positions (models/positions.py).
     table: the layout of its keys, to write them again.
-    constants: keys of the table's constants that the file has.
+    constants: what the file has besides that follows from the config.
     guesses: what the files leave open and was assumed, as sentences.
   """
 
@@ -67,7 +67,7 @@ class Foreign:
   layout: str
   positions: str
   table: Table
-  constants: tuple[str, ...]
+  constants: dict[str, np.ndarray]
   guesses: tuple[str, ...]
 
 
