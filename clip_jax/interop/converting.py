@@ -101,6 +101,12 @@ def _layout_for(target: str):
 
 def _hugging_face(description: Description) -> _Layout:
   config = hugging_face.write_config(description.model)
+  if description.tokenizer is not None:
+    tokenizer = tokenizers.from_description(description.tokenizer)
+    config['text_config'] |= {
+      'bos_token_id': tokenizer.bos_id,
+      'pad_token_id': tokenizer.pad_id,
+    }
   preprocessing = preprocessors.write_hugging_face(description.preprocessing)
   contents = {
     'config.json': _json(config),

@@ -230,6 +230,9 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
     'model_type': f'{kind}_text_model',
     'vocab_size': text.vocab_size,
     'max_position_embeddings': text.context_length,
+    # transformers' defaults are CLIP's ids, whatever the vocabulary.
+    'bos_token_id': None,
+    'pad_token_id': None,
     **_write_tower(text),
   }
   result: dict[str, Any] = {'model_type': kind}

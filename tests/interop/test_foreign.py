@@ -1,0 +1,219 @@
+"""Published models from what their authors shipped."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.interop import layouts, openai
+from clip_jax.interop.foreign import Hints, read_foreign
+from tests.golden_models import GOLDENS, load_golden
+
+ARCHIVES = GOLDENS / 'archives'
+
+
+def same_arrays(ours, theirs):
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize('name', ['openai_state_dict', 'openai_torchscript'])
+def test_openais_archives_say_all_that_is_needed(name):
+  foreign = read_foreign(ARCHIVES / f'{name}.pt')
+  golden = load_golden('open_clip_vit')
+  assert foreign.description.model == golden.config
+  assert foreign.guesses == ()
+  halves = {'kernel', 'embedding'}
+
+  def expected(path, leaf):
+    half = path[-1].key in halves or 'embedding' in path[-1].key
+    matrix = half and path[-1].key != 'class_embedding'
+    return leaf.astype(np.float16) if matrix else leaf
+
+  rounded = jax.tree_util.tree_map_with_path(expected, golden.variables)
+  same_arrays(foreign.variables, rounded)
+
+
+def test_a_bare_checkpoint_of_open_clip_is_told_by_its_shapes():
+  foreign = read_foreign(ARCHIVES / 'open_clip_checkpoint.pt')
+  golden = load_golden('open_clip_vit')
+  assert foreign.description.model == golden.config
+  same_arrays(foreign.variables, golden.variables)
+  assert 'does not say its activation' in foreign.guesses[0]
+
+
+def test_a_hint_settles_the_activation():
+  path = ARCHIVES / 'open_clip_checkpoint.pt'
+  foreign = read_foreign(path, hints=Hints(activation='gelu'))
+  assert foreign.description.model.image.activation == 'gelu'
+  assert foreign.description.model.text.activation == 'gelu'
+  assert foreign.guesses == ()
+  with pytest.raises(UsageError, match="activation='gleu'"):
+    read_foreign(path, hints=Hints(activation='gleu'))
+
+
+def test_a_preset_says_what_a_bare_file_does_not():
+  path = ARCHIVES / 'open_clip_checkpoint.pt'
+  with pytest.raises(FailureError, match='does not have the weights of its'):
+    read_foreign(path, hints=Hints(preset='ViT-B-32'))
+  with pytest.raises(UsageError, match="no preset 'ViT-B32'"):
+    read_foreign(path, hints=Hints(preset='ViT-B32'))
+
+
+def test_a_weight_file_beside_its_config_is_read_by_it(tmp_path):
+  shutil.copytree(GOLDENS / 'open_clip_vit_gelu', tmp_path / 'model')
+  foreign = read_foreign(tmp_path / 'model' / 'model.safetensors')
+  assert foreign.description.model.image.heads == 2  # 20 wide, not 64
+  assert foreign.guesses == ()
+
+
+def with_config(folder, config, weights='open_clip_model.safetensors'):
+  """The golden ViT as an open_clip directory with this config."""
+  folder.mkdir()
+  (folder / 'open_clip_config.json').write_text(json.dumps(config))
+  shutil.copy(GOLDENS / 'open_clip_vit' / 'model.safetensors', folder / weights)
+  return folder
+
+
+def golden_config():
+  return json.loads((GOLDENS / 'open_clip_vit' / 'config.json').read_text())
+
+
+def test_open_clips_preprocessing_is_read(tmp_path):
+  preprocess = {
+    'mean': [0.1, 0.2, 0.3],
+    'std': [0.5, 0.5, 0.5],
+    'interpolation': 'bilinear',
+    'resize_mode': 'squash',
+  }
+  folder = with_config(
+    tmp_path / 'm',
+    {'model_cfg': golden_config(), 'preprocess_cfg': preprocess},
+  )
+  found = read_foreign(folder).description.preprocessing
+  assert found.image_size == 64
+  assert found.mean == (0.1, 0.2, 0.3)
+  assert (found.interpolation, found.resize_mode) == ('bilinear', 'squash')
+
+
+def test_open_clip_comes_before_transformers_where_a_directory_has_both(
+  tmp_path,
+):
+  folder = with_config(tmp_path / 'm', {'model_cfg': golden_config()})
+  for name in ('config.json', 'model.safetensors'):
+    shutil.copy(GOLDENS / 'hf_clip' / name, folder / name)
+  assert read_foreign(folder).layout == 'open_clip'
+  (folder / 'open_clip_config.json').unlink()
+  assert read_foreign(folder).layout == 'hugging_face'
+
+
+def test_a_torch_file_in_a_directory_is_found(tmp_path):
+  folder = tmp_path / 'm'
+  folder.mkdir()
+  shutil.copy(GOLDENS / 'open_clip_vit' / 'config.json', folder)
+  shutil.copy(
+    ARCHIVES / 'open_clip_checkpoint.pt',
+    folder / 'open_clip_pytorch_model.bin',
+  )
+  same_arrays(
+    read_foreign(folder).variables, load_golden('open_clip_vit').variables
+  )
+
+
+@pytest.mark.parametrize(
+  ('part', 'fields', 'message'),
+  [
+    ('vision_cfg', {'ls_init_value': 1e-5}, 'vision_cfg.ls_init_value=1e-05'),
+    ('vision_cfg', {'attentional_pool': True}, 'attentional_pool=True'),
+    ('vision_cfg', {'sparkle': 1}, 'vision_cfg.sparkle=1'),
+    ('vision_cfg', {'image_size': [64, 32]}, 'are not square'),
+    ('vision_cfg', {'timm_model_name': 'convnext_base'}, 'convnext_base'),
+    ('text_cfg', {'hf_model_name': 'roberta'}, "'roberta'"),
+    ('text_cfg', {'qk_norm': True}, 'text_cfg.qk_norm=True'),
+    ('text_cfg', {'pool_type': 'first'}, "pool_type='first'"),
+    ('text_cfg', {'norm_kwargs': {'bias': False}}, 'norm_kwargs='),
+    ('text_cfg', {'width': 'wide'}, 'is no model config'),
+  ],
+)
+def test_what_open_clip_has_and_we_have_not_is_refused_by_name(
+  tmp_path, part, fields, message
+):
+  config = golden_config()
+  config[part] |= fields
+  folder = with_config(tmp_path / 'm', {'model_cfg': config})
+  with pytest.raises((UsageError, FailureError), match=message) as caught:
+    read_foreign(folder)
+  assert 'open_clip_config.json' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'model_type': 'blip'}, "model_type 'blip': clip and siglip are read"),
+    ({'text_config': {'hidden_act': 'relu'}}, "hidden_act='relu'"),
+    ({'vision_config': {'num_channels': 1}}, 'num_channels=1'),
+    ({'text_config': {'num_attention_heads': 5}}, 'does not split over'),
+    ({'text_config': {'hidden_size': 'x'}}, 'is no config of a clip model'),
+  ],
+)
+def test_what_transformers_has_and_we_have_not_is_refused_by_name(
+  tmp_path, fields, message
+):
+  folder = tmp_path / 'm'
+  shutil.copytree(GOLDENS / 'hf_clip', folder)
+  config = json.loads((folder / 'config.json').read_text())
+  for key, value in fields.items():
+    config[key] = {**config[key], **value} if isinstance(value, dict) else value
+  (folder / 'config.json').write_text(json.dumps(config))
+  with pytest.raises((UsageError, FailureError), match=message) as caught:
+    read_foreign(folder)
+  assert 'config.json' in str(caught.value)
+
+
+def test_an_older_config_of_transformers_with_both_kinds_of_fields(tmp_path):
+  folder = tmp_path / 'm'
+  shutil.copytree(GOLDENS / 'hf_clip', folder)
+  config = json.loads((folder / 'config.json').read_text())
+  for tower in ('text_config', 'vision_config'):
+    config[f'{tower}_dict'] = config[tower]
+    config[tower] = {**config[tower], 'hidden_size': 1}
+  (folder / 'config.json').write_text(json.dumps(config))
+  model = read_foreign(folder).description.model
+  assert model == load_golden('hf_clip').config
+
+
+def test_files_without_a_model_are_refused(tmp_path):
+  save_file({'a': np.zeros(1), 'b': np.zeros(1)}, tmp_path / 'x.safetensors')
+  with pytest.raises(UsageError, match=r'holds no CLIP model: its keys \(a, b'):
+    read_foreign(tmp_path / 'x.safetensors')
+  shutil.copy(GOLDENS / 'hf_clip' / 'model.safetensors', tmp_path / 'y')
+  with pytest.raises(UsageError, match=r'whose config.json is missing'):
+    read_foreign(tmp_path / 'y')
+  (tmp_path / 'config.json').write_text('{"model_type": ')
+  with pytest.raises(FailureError, match=r'config.json is not JSON'):
+    read_foreign(tmp_path / 'y')
+
+
+def test_a_state_dict_without_a_tower_is_refused(tmp_path):
+  weights = load_file(GOLDENS / 'open_clip_vit' / 'model.safetensors')
+  visual = {k: v for k, v in weights.items() if k.startswith('visual.')}
+  save_file(visual, tmp_path / 'visual.safetensors')
+  with pytest.raises(FailureError, match='has not the keys of a CLIP model'):
+    read_foreign(tmp_path / 'visual.safetensors')
+
+
+def test_siglip_towers_of_timm_are_read_and_written_back(tmp_path):
+  # The published B/16 is too large for a test: one block of it is enough.
+  golden = load_golden('hf_siglip')
+  table = openai.table(golden.config, openai.Variant('text.', trunk=True))
+  theirs = layouts.write(golden.variables, table, golden.config)
+  assert theirs['visual.trunk.attn_pool.latent'].shape == (1, 1, 48)
+  assert theirs['visual.trunk.attn_pool.kv.weight'].shape == (96, 48)
+  assert theirs['visual.trunk.blocks.1.attn.qkv.weight'].shape == (144, 48)
+  assert theirs['text.text_projection.weight'].shape == (48, 36)
+  save_file(theirs, tmp_path / 'siglip.safetensors')
+  with pytest.raises(UsageError, match=r'needs its open_clip_config.json'):
+    read_foreign(tmp_path / 'siglip.safetensors')
