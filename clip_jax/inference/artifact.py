@@ -112,7 +112,7 @@ def read_manifest(path: Path) -> Manifest:
     )
   try:
     return _parse(fields)
-  except (KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise damaged(path / MANIFEST, f'it lacks or garbles {error}') from error
 
 

@@ -119,6 +119,8 @@ def check_call(
   Raises:
     UsageError: as `export` does.
   """
+  if dtype not in ('float32', 'bfloat16'):
+    raise UsageError(f'dtype={dtype!r}: use float32 or bfloat16.')
   unknown = [name for name in platforms if name not in PLATFORMS]
   if unknown or not platforms:
     raise UsageError(
