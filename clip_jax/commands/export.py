@@ -9,7 +9,7 @@ examples:
   clip-jax export --model=REF --out=exported --onnx --json
 
 DIR holds both encoders as StableHLO (jax.export) for any batch size, and their
-weights, tokenizer and preprocessing; its README.md shows how jax alone runs
+weights, tokenizer and preprocessing; its README.md shows how JAX alone runs
 them. The encoders take uint8 pixels [b, S, S, 3] and int32 token ids [b, T],
 and give float32 features [b, E] of unit length. Platforms are lowered for; no
 such device is needed, and only the one at hand is ever run.
