@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from clip_jax import tokenizers
-  from clip_jax.inference.model import Model, load
+  from clip_jax.inference.loading import load
+  from clip_jax.inference.model import Model
   from clip_jax.models import presets
 
 __all__ = ['Model', 'load', 'presets', 'tokenizers']
@@ -17,7 +18,7 @@ __all__ = ['Model', 'load', 'presets', 'tokenizers']
 # A public name: its module, and the attribute there (none: the module itself).
 _HOMES = {
   'Model': ('clip_jax.inference.model', 'Model'),
-  'load': ('clip_jax.inference.model', 'load'),
+  'load': ('clip_jax.inference.loading', 'load'),
   'presets': ('clip_jax.models.presets', None),
   'tokenizers': ('clip_jax.tokenizers', None),
 }

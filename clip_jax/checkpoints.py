@@ -1,7 +1,7 @@
 """Checkpoints: a training state and what its arrays mean, kept by Orbax.
 
     WORKDIR/checkpoints/STEP/
-      params, opt_state   arrays
+      params, opt_state   arrays; of a ResNet, batch_stats too
       description         JSON: model, tokenizer, preprocessing
       position            JSON: step, and the seed that orders the data
 
@@ -26,37 +26,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.models.config import CLIPConfig
+from clip_jax.models.description import Description
 
-_ITEMS = ('params', 'opt_state', 'description', 'position')
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-  """All that is needed beside the arrays to use a model."""
-
-  model: CLIPConfig
-  tokenizer: Mapping[str, Any]  # what `Tokenizer.describe()` gives
-  preprocessing: Preprocessing
-
-  def to_dict(self) -> dict[str, Any]:
-    """Nested plain data, for JSON."""
-    return {
-      'model': self.model.to_dict(),
-      'tokenizer': dict(self.tokenizer),
-      'preprocessing': self.preprocessing.to_dict(),
-    }
-
-  @classmethod
-  def from_dict(cls, fields: Mapping[str, Any]) -> 'Description':
-    """The inverse of `to_dict`."""
-    return cls(
-      model=CLIPConfig.from_dict(fields['model']),
-      tokenizer=fields['tokenizer'],
-      preprocessing=Preprocessing.from_dict(fields['preprocessing']),
-    )
+_ITEMS = ('params', 'opt_state', 'batch_stats', 'description', 'position')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +38,7 @@ class Restored:
 
   params: Any
   opt_state: Any
+  batch_stats: Any
   step: int
 
 
@@ -128,12 +102,14 @@ class Checkpoints:
     metrics = dict(metrics or {})
     if self._best_metric not in metrics:
       metrics = {}
+    arrays = {'params': state.params, 'opt_state': state.opt_state}
+    if state.batch_stats:
+      arrays['batch_stats'] = state.batch_stats
     try:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          params=ocp.args.StandardSave(state.params),
-          opt_state=ocp.args.StandardSave(state.opt_state),
+          **{k: ocp.args.StandardSave(tree) for k, tree in arrays.items()},
           description=ocp.args.JsonSave(description.to_dict()),
           position=ocp.args.JsonSave({'step': step, 'seed': seed}),
         ),
@@ -155,8 +131,7 @@ class Checkpoints:
 
   def restore(
     self,
-    abstract_params: Any,
-    abstract_opt_state: Any,
+    abstract: Any,
     description: Description,
     *,
     seed: int,
@@ -167,7 +142,7 @@ class Checkpoints:
     aside as `STEP.damaged`, so that the run can write that step again.
 
     Args:
-      abstract_params, abstract_opt_state: shapes, dtypes and shardings.
+      abstract: a `TrainState` of shapes, dtypes and shardings.
       description, seed: what the run that goes on has.
     Raises:
       UsageError: the checkpoint has another description or seed.
@@ -187,16 +162,25 @@ class Checkpoints:
           and found['position']['seed'] == seed
         )
         if same:
+          trees = {
+            'params': abstract.params,
+            'opt_state': abstract.opt_state,
+            'batch_stats': abstract.batch_stats,
+          }
           arrays = self._manager.restore(
             step,
             args=ocp.args.Composite(
-              params=ocp.args.StandardRestore(abstract_params),
-              opt_state=ocp.args.StandardRestore(abstract_opt_state),
+              **{k: ocp.args.StandardRestore(t) for k, t in trees.items() if t}
             ),
           )
           for other in damaged:
             self._set_aside(other)
-          return Restored(arrays['params'], arrays['opt_state'], step)
+          return Restored(
+            arrays['params'],
+            arrays['opt_state'],
+            arrays['batch_stats'] if abstract.batch_stats else {},
+            step,
+          )
       except (PermissionError, MemoryError):
         raise  # not the checkpoint's fault
       except Exception as error:  # whatever a damaged file makes a reader do
@@ -265,14 +249,17 @@ def steps_of(workdir: str | Path) -> list[int]:
   return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def load_params(reference: str | Path) -> tuple[Any, Description, int]:
-  """Parameters alone, as they are wanted for inference.
+def load_variables(
+  reference: str | Path,
+) -> tuple[dict[str, Any], Description, int]:
+  """Variables without the optimizer's, as they are wanted for inference.
 
   Args:
     reference: a run's workdir (its newest readable checkpoint), or one
       checkpoint's directory.
   Returns:
-    The parameter tree (numpy arrays), its description, and its step.
+    Collections by name ('params', and a ResNet's 'batch_stats') of numpy
+    arrays, their description, and their step.
   Raises:
     UsageError: there is no checkpoint at `reference`.
     FailureError: there are, and none can be read.
@@ -299,18 +286,21 @@ def _candidates(reference: Path) -> Iterator[Path]:
     yield reference / 'checkpoints' / str(step)
 
 
-def _read(directory: Path) -> tuple[Any, Description]:
-  """Parameters as numpy, wherever the run's devices were."""
+def _read(directory: Path) -> tuple[dict[str, Any], Description]:
+  """Variables as numpy, wherever the run's devices were."""
   path = epath.Path(directory).absolute()
+  variables = {}
   with ocp.PyTreeCheckpointer() as reader:
-    tree = reader.metadata(path / 'params').item_metadata.tree
-    as_numpy = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
-    )
-    params = reader.restore(path / 'params', restore_args=as_numpy)
+    for name in ('params', 'batch_stats'):
+      if name == 'params' or (path / name).exists():
+        tree = reader.metadata(path / name).item_metadata.tree
+        as_numpy = jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+        )
+        variables[name] = reader.restore(path / name, restore_args=as_numpy)
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     description = reader.restore(path / 'description')
-  return params, Description.from_dict(description)
+  return variables, Description.from_dict(description)
 
 
 def _quiet() -> None:

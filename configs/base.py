@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
   c.model.remat = 'none'  # what is computed again: none, dots, full
   c.model.embed_dim = placeholder(int)
   c.model.initial_logit_scale = placeholder(float)  # 1 / temperature
+  c.model.initial_logit_bias = placeholder(float)  # None: the model has none
   c.model.image = ConfigDict()
   c.model.image.image_size = placeholder(int)  # pixels; see data.image_size
   c.model.image.patch_size = placeholder(int)  # pixels
@@ -31,9 +32,17 @@ def get_config() -> ConfigDict:
   c.model.image.depth = placeholder(int)
   c.model.image.heads = placeholder(int)
   c.model.image.mlp_ratio = placeholder(float)
-  c.model.image.activation = placeholder(str)  # quick_gelu, gelu
-  c.model.image.pooling = placeholder(str)  # class_token, average
+  c.model.image.activation = placeholder(str)  # quick_gelu, gelu, gelu_tanh
+  # class_token, average, attention; clip_jax/models/config.py says each
+  c.model.image.pooling = placeholder(str)
+  c.model.image.class_token = placeholder(bool)
+  c.model.image.patch_bias = placeholder(bool)
   c.model.image.pre_norm = placeholder(bool)
+  c.model.image.norm_after_pooling = placeholder(bool)
+  c.model.image.norm_eps = placeholder(float)
+  c.model.image.projection = placeholder(str)  # linear, affine, none
+  # A ResNet instead: the blocks of four stages; with image_size, width, heads.
+  c.model.image.layers = placeholder(tuple)
   c.model.text = ConfigDict()
   c.model.text.vocab_size = placeholder(int)
   c.model.text.context_length = placeholder(int)  # tokens, specials included
@@ -43,6 +52,9 @@ def get_config() -> ConfigDict:
   c.model.text.mlp_ratio = placeholder(float)
   c.model.text.activation = placeholder(str)
   c.model.text.causal = placeholder(bool)
+  c.model.text.pooling = placeholder(str)  # end, highest, last
+  c.model.text.norm_eps = placeholder(float)
+  c.model.text.projection = placeholder(str)  # linear, affine, none
 
   c.tokenizer = 'clip'  # or sentencepiece:PATH, hf:PATH
   # With a vocab_size above 0, a sentencepiece:PATH that does not exist is

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     depth=4,
     heads=4,
     pooling='average',
+    class_token=False,
   )
   c.model.text.update(context_length=14, width=128, depth=2, heads=4)
   c.tokenizer = 'sentencepiece:runs/emoji_tokenizer.model'

@@ -71,6 +71,13 @@ def test_tokenizer(capsys, pairs):
   assert figures['examples_per_second'] > 0
 
 
+def test_tokenizer_on_captions_of_its_own(capsys, monkeypatch):
+  monkeypatch.setattr(benchmarks, '_CAPTIONS', 50)
+  figures = bench(capsys, 'tokenizer', '--steps=2')
+  assert (figures['captions'], figures['data']) == (50, 'plain captions')
+  assert figures['first_examples_per_second'] > 0
+
+
 def test_a_batch_that_does_not_split_is_refused(capsys):
   assert main(['bench', 'loss', '--batch=9', '--cpu_devices=8']) == 2
   assert 'does not split over 8 devices' in capsys.readouterr().err

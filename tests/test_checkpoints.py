@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip_jax.checkpoints import Checkpoints, Description, load_params, steps_of
+from clip_jax.checkpoints import Checkpoints, load_variables, steps_of
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.models.description import Description
 from clip_jax.training.state import TrainState
 from tests.tiny import TINY
 
@@ -43,9 +44,7 @@ def save_all(workdir, steps, metric='', values=(), keep=3):
 def restore(workdir, description=DESCRIPTION, seed=7, size=1000):
   state = state_at(0, size)
   checkpoints = Checkpoints(workdir, keep=3)
-  restored = checkpoints.restore(
-    state.params, state.opt_state, description, seed=seed
-  )
+  restored = checkpoints.restore(state, description, seed=seed)
   checkpoints.close()
   return restored
 
@@ -74,11 +73,13 @@ def test_what_is_saved_is_restored_to_the_bit(tmp_path):
 def test_the_parameters_are_read_alone(tmp_path):
   save_all(tmp_path, [5, 9])
   shutil.rmtree(tmp_path / 'checkpoints' / '9' / 'opt_state')
-  params, description, step = load_params(tmp_path)
-  np.testing.assert_array_equal(params['w'], state_at(9).params['w'])
+  variables, description, step = load_variables(tmp_path)
+  np.testing.assert_array_equal(
+    variables['params']['w'], state_at(9).params['w']
+  )
   assert description == DESCRIPTION
   assert step == 9
-  _, _, step = load_params(tmp_path / 'checkpoints' / '5')
+  _, _, step = load_variables(tmp_path / 'checkpoints' / '5')
   assert step == 5
 
 
@@ -118,7 +119,7 @@ def test_no_checkpoint_is_no_error_for_a_new_run(tmp_path):
 def test_a_damaged_newest_gives_way_to_the_one_before(tmp_path, capsys):
   save_all(tmp_path, [5, 9])
   damage(tmp_path / 'checkpoints' / '9')
-  _, _, step = load_params(tmp_path)
+  _, _, step = load_variables(tmp_path)
   assert step == 5
   restored = restore(tmp_path)
   assert restored.step == 5
@@ -136,7 +137,7 @@ def test_a_half_written_one_is_not_seen(tmp_path):
   half = root / '9.orbax-checkpoint-tmp-123'
   shutil.copytree(root / '5', half)
   (half / '_CHECKPOINT_METADATA').unlink()
-  assert load_params(tmp_path)[2] == 5
+  assert load_variables(tmp_path)[2] == 5
   assert restore(tmp_path).step == 5
   for _ in range(300):  # Orbax removes it in a thread of its own
     if not half.exists():
@@ -180,7 +181,7 @@ def test_none_readable_is_a_failure(tmp_path):
     with pytest.raises(FailureError, match='none of the 1 checkpoints'):
       restore(tmp_path)
   with pytest.raises(FailureError, match=r'no checkpoint in .* can be read'):
-    load_params(tmp_path)
+    load_variables(tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['missing', 'empty'])
@@ -189,7 +190,7 @@ def test_no_model_is_one_clear_line(tmp_path, kind):
   if kind == 'empty':
     path.mkdir()
   with pytest.raises(UsageError, match='expected the workdir of a run'):
-    load_params(path)
+    load_variables(path)
 
 
 def test_the_description_is_plain_json(tmp_path):

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax import tokenizers
-from clip_jax.checkpoints import Checkpoints, Description
+from clip_jax.checkpoints import Checkpoints
 from clip_jax.data.images import Preprocessing
 from clip_jax.inference.model import Model
+from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.state import TrainState
@@ -62,7 +63,7 @@ def tiny_params() -> Any:
 
 def tiny_model(**options: Any) -> Model:
   """The model of these two, as a run would hold it."""
-  return Model(tiny_description(), tiny_params(), **options)
+  return Model(tiny_description(), {'params': tiny_params()}, **options)
 
 
 def write_run(workdir: Path, steps: tuple[int, ...] = (7,)) -> Path:

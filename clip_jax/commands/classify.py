@@ -10,9 +10,9 @@ examples:
       --templates="a photo of a {}." --templates="a drawing of a {}." pet.jpg
   clip-jax classify --model=REF --labels="cat,dog" --json pet.jpg
 
-The probabilities of a picture sum to 1 over the labels. Templates are averaged;
-published models are best with "a photo of a {}.", and one that was trained on
-plain names with the default.
+The probabilities of a picture sum to 1 over the labels, unless --independent.
+Templates are averaged; published models are best with "a photo of a {}.", and
+one that was trained on plain names with the default.
 """
 
 import os
@@ -39,15 +39,19 @@ def define_flags(values: flags.FlagValues) -> None:
     'top', 5, 'show so many labels of each picture', flag_values=values
   )
   flags.DEFINE_bool(
+    'independent',
+    False,
+    'each label by itself (SigLIP): a sigmoid, not a softmax over the labels',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
     'json', False, 'print one JSON document, all labels', flag_values=values
   )
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints each picture's labels, the most probable first."""
-  reference = printing.require(
-    values.model, 'model', "name a run's workdir or one of its checkpoints"
-  )
+  common_flags.reference_of(values)
   if values.labels is None:
     raise UsageError('no --labels: give names, as in --labels="cat,dog".')
   labels = printing.words_of('labels', values.labels)
@@ -63,12 +67,14 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       raise UsageError(f'no file {path}.')
 
   from clip_jax.inference.classifier import check_labels
-  from clip_jax.inference.model import load
 
   check_labels(labels)
-  model = load(reference)
+  model = common_flags.load_model(values)
   probabilities = model.classify(
-    printing.watch(words, len(words), 'images'), labels, templates
+    printing.watch(words, len(words), 'images'),
+    labels,
+    templates,
+    independent=values.independent,
   )
   if values.json:
     printing.print_json(

@@ -1,12 +1,88 @@
-"""Flags that several verbs share, said once."""
+"""Flags that several verbs share, said once, and what they stand for."""
+
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from clip_jax.commands import printing
+
+if TYPE_CHECKING:
+  from clip_jax.inference.model import Model
+
+_MODEL_EXAMPLE = (
+  "name a run's workdir, a directory of transformers or open_clip, or a "
+  'weight file'
+)
+
 
 def define_model(values: flags.FlagValues) -> None:
-  """--model: what `clip_jax.load` takes."""
-  flags.DEFINE_string(
-    'model', None, "a run's workdir or one checkpoint", flag_values=values
+  """--model, and how it is read: what `clip_jax.load` takes."""
+  text, number = flags.DEFINE_string, flags.DEFINE_integer
+  text(
+    'model',
+    None,
+    "a run's workdir or checkpoint, a directory of transformers or open_clip, "
+    'a weight file, or an export',
+    flag_values=values,
+  )
+  text(
+    'preset',
+    None,
+    'the published name of a bare weight file, such as ViT-B-32',
+    flag_values=values,
+  )
+  text(
+    'activation',
+    None,
+    'of a bare weight file: gelu or quick_gelu',
+    flag_values=values,
+  )
+  text(
+    'tokenizer',
+    None,
+    "instead of the model's: clip, sentencepiece:PATH, hf:PATH",
+    flag_values=values,
+  )
+  number(
+    'image_size',
+    None,
+    'pixels a side, instead of those it was trained with',
+    1,
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'as_displayed',
+    False,
+    'turn photographs by EXIF and lay transparency on white',
+    flag_values=values,
+  )
+
+
+def reference_of(values: flags.FlagValues) -> str:
+  """The value of --model.
+
+  Raises:
+    UsageError: it was not given.
+  """
+  return printing.require(values.model, 'model', _MODEL_EXAMPLE)
+
+
+def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
+  """The model of --model, read as the flags beside it say.
+
+  Args:
+    options: of `clip_jax.load`, such as `dtype`.
+  """
+  from clip_jax.inference.loading import load
+
+  return load(
+    reference_of(values),
+    preset=values.preset,
+    activation=values.activation,
+    tokenizer=values.tokenizer,
+    image_size=values.image_size,
+    as_displayed=values.as_displayed,
+    **options,
   )
 
 

@@ -66,7 +66,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     from clip_jax.data.sources import open_source
     from clip_jax.evaluation.pictures import Pictures
     from clip_jax.inference.classifier import check_finite
-    from clip_jax.inference.model import load
+    from clip_jax.inference.loading import load
 
     ids: list[str] = []
     kinds: list[str] = []

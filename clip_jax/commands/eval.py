@@ -40,9 +40,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints the metrics."""
   printing.no_words('eval', words)
-  reference = printing.require(
-    values.model, 'model', "name a run's workdir or one of its checkpoints"
-  )
+  reference = common_flags.reference_of(values)
   task = printing.require(values.task, 'task', 'zero_shot or retrieval')
   spec = printing.require(
     values.data, 'data', 'name a data set, as in --data=tfds:emoji#test'
@@ -62,10 +60,11 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   recognise(reference)  # before a data set is built for nothing
 
   from clip_jax.data.sources import open_source
-  from clip_jax.inference.model import load
 
   source = open_source(spec, captions=tuple(values.captions))
-  model = load(reference, dtype=values.dtype, batch_size=values.batch_size)
+  model = common_flags.load_model(
+    values, dtype=values.dtype, batch_size=values.batch_size
+  )
   result = evaluate(model, source, options)
   printing.report_corrupt(result.corrupt)
   if values.json:
@@ -80,7 +79,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       }
     )
     return
-  print(f'{task} on {spec}, {reference} at step {model.step:,}')
+  step = '' if model.step is None else f' at step {model.step:,}'
+  print(f'{task} on {spec}, {reference}{step}')
   width = max(map(len, result.metrics))
   for name, value in result.metrics.items():
     counted = name in ('examples', 'texts')

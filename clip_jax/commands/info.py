@@ -6,10 +6,11 @@ usage:
 examples:
   clip-jax info --preset=ViT-B/32
   clip-jax info --model=runs/emoji --json
+  clip-jax info --model=weights.pt --preset=ViT-B-32
   clip-jax info --all
 
-GFLOPs are those of the matrix products of one image or text, forward, with a
-multiply-add as 2, as in open_clip's tables.
+GFLOPs are those of the matrix products and convolutions of one image or text,
+forward, with a multiply-add as 2, as in open_clip's tables.
 """
 
 from typing import Any
@@ -23,9 +24,6 @@ from clip_jax.errors import UsageError
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   common_flags.define_model(values)
-  flags.DEFINE_string(
-    'preset', None, 'a published shape, such as ViT-B/32', flag_values=values
-  )
   flags.DEFINE_bool(
     'all', False, 'a table of all published shapes', flag_values=values
   )
@@ -35,19 +33,18 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints what is known."""
   printing.no_words('info', words)
-  asked = [bool(values.model), bool(values.preset), values.all]
-  if sum(asked) != 1:
+  if bool(values.model or values.preset) == values.all:
     raise UsageError(
-      'info needs one of --model=REF, --preset=NAME and --all, and only one.'
+      'info needs --model=REF, --preset=NAME or --all, and one of them.'
     )
-  if values.preset:
-    facts = _of_preset(values.preset)
-  elif values.all:
+  if values.all:
     from clip_jax.models import presets
 
     facts = [_of_preset(name) for name in presets.PRESETS]
+  elif values.model:
+    facts = _of_model(values)
   else:
-    facts = _of_model(values.model)
+    facts = _of_preset(values.preset)
   if values.json:
     printing.print_json(facts)
   elif isinstance(facts, list):
@@ -59,25 +56,26 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 def _of_preset(name: str) -> dict[str, Any]:
   from clip_jax.models import presets
 
-  config = presets.resolve(name)
+  preset = presets.find(name)
   return {
     'name': name,
-    **_of_config(config),
-    'origin': 'Radford et al. 2021, arXiv 2103.00020, tables 19 and 20',
+    **_of_config(preset.config),
+    'origin': preset.origin,
+    'tokenizer': preset.tokenizer,
+    'preprocessing': presets.preprocessing_of(name).to_dict(),
   }
 
 
-def _of_model(reference: str) -> dict[str, Any]:
-  from clip_jax.inference.model import load
-
-  model = load(reference)
+def _of_model(values: flags.FlagValues) -> dict[str, Any]:
+  model = common_flags.load_model(values)
   tokenizer = model.description.tokenizer
   return {
-    'name': reference,
+    'name': values.model,
     **_of_config(model.config),
     'step': model.step,
     'logit_scale': round(model.logit_scale, 4),
-    'tokenizer': tokenizer.get('kind'),
+    'logit_bias': round(model.logit_bias, 4),
+    'tokenizer': None if tokenizer is None else tokenizer.get('kind'),
     'preprocessing': model.preprocessing.to_dict(),
   }
 
@@ -102,8 +100,31 @@ def _of_config(config: Any) -> dict[str, Any]:
 
 
 def _print_one(facts: dict[str, Any]) -> None:
+  print(f'{facts["name"]}: {facts["parameters"]:,} parameters')
+  print(f'joint space: {facts["embed_dim"]} dimensions')
+  if facts.get('step') is not None:
+    print(f'trained to step {facts["step"]:,}')
+  if 'logit_scale' in facts:
+    bias = f', bias {facts["logit_bias"]:.2f}' if facts['logit_bias'] else ''
+    print(f'logit scale {facts["logit_scale"]:.2f}{bias}')
+  print(f'tokenizer: {facts["tokenizer"] or "none came with it"}')
+  if 'origin' in facts:
+    print(f'shapes: {facts["origin"]}')
+  print()
+  print(aligned(_towers(facts)))
+
+
+def _towers(facts: dict[str, Any]) -> list[tuple[str, ...]]:
+  """Both towers side by side."""
   image, text = facts['config']['image'], facts['config']['text']
-  rows = [
+  if 'layers' in image:
+    read_as = f'{facts["patches"]:,} positions of 32 px'
+    blocks = ', '.join(map(str, image['layers']))
+    width = f'{image["width"]} to {32 * image["width"]:,}'
+  else:
+    read_as = f'{facts["patches"]:,} patches of {image["patch_size"]} px'
+    blocks, width = str(image['depth']), f'{image["width"]:,}'
+  return [
     ('', 'image', 'text'),
     (
       'parameters',
@@ -121,27 +142,13 @@ def _print_one(facts: dict[str, Any]) -> None:
       f'{image["image_size"]} x {image["image_size"]} px',
       f'{text["context_length"]} tokens',
     ),
-    (
-      'read as',
-      f'{facts["patches"]:,} patches of {image["patch_size"]} px',
-      f'{text["vocab_size"]:,} ids',
-    ),
-    ('blocks', str(image['depth']), str(text['depth'])),
-    ('width', f'{image["width"]:,}', f'{text["width"]:,}'),
+    ('read as', read_as, f'{text["vocab_size"]:,} ids'),
+    ('blocks', blocks, str(text['depth'])),
+    ('width', width, f'{text["width"]:,}'),
     ('heads', str(image['heads']), str(text['heads'])),
-    ('activation', image['activation'], text['activation']),
+    ('activation', image.get('activation', 'relu'), text['activation']),
+    ('pooling', image.get('pooling', 'attention'), text['pooling']),
   ]
-  print(f'{facts["name"]}: {facts["parameters"]:,} parameters')
-  print(f'joint space: {facts["embed_dim"]} dimensions')
-  if 'step' in facts:
-    print(
-      f'trained to step {facts["step"]:,}, logit scale '
-      f'{facts["logit_scale"]:.2f}, tokenizer {facts["tokenizer"]}'
-    )
-  if 'origin' in facts:
-    print(f'shapes: {facts["origin"]}')
-  print()
-  print(aligned(rows))
 
 
 def _print_table(models: list[dict[str, Any]]) -> None:

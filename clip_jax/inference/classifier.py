@@ -53,6 +53,11 @@ def softmax(logits: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
   return powers / powers.sum(axis=1, keepdims=True)
 
 
+def sigmoid(logits: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
+  """The probability of each entry by itself."""
+  return np.exp(-np.logaddexp(np.float32(0), -logits))
+
+
 def check_labels(labels: Sequence[str]) -> None:
   """Refuses labels that cannot be classified among.
 

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import clip_jax
-from clip_jax.checkpoints import Description
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import artifact
 from clip_jax.inference.artifact import FileEntry, Manifest
@@ -37,6 +36,7 @@ from clip_jax.interop.safetensors_file import (
   open_safetensors,
   write_safetensors,
 )
+from clip_jax.models.description import Description
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 

@@ -1,4 +1,4 @@
-"""A model in use (DESIGN, section 3.5): `load` a reference, encode, classify.
+"""A model in use (DESIGN, section 3.5): encode, classify.
 
 Shapes: B images, S pixels a side, N texts, T tokens, E the joint space, C
 labels, L patches, D width of the image tower.
@@ -8,8 +8,7 @@ import collections
 import dataclasses
 import functools
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,15 +17,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from clip_jax import checkpoints, tokenizers
-from clip_jax.checkpoints import Description
+from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference import classifier as classifiers
 from clip_jax.inference.batching import run_in_batches
 from clip_jax.inference.inputs import ImageInputs, many, prepared
-from clip_jax.inference.references import recognise
-from clip_jax.models.config import CLIPConfig
+from clip_jax.models.config import CLIPConfig, ResNetConfig
+from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
 from clip_jax.parallel.mesh import replicated
 
@@ -42,7 +40,8 @@ class Model:
 
   Attributes:
     config: the shapes.
-    params: the parameter tree, on the device.
+    variables: collections by name, on the device: 'params', and the
+      'batch_stats' of a ResNet.
     module: the Flax module, for `module.apply(variables, images, tokens)`.
     tokenizer: texts to int32 [N, T].
     preprocessing: how an image becomes uint8 [S, S, 3] and then floats.
@@ -53,7 +52,7 @@ class Model:
   def __init__(
     self,
     description: Description,
-    params: Any,
+    variables: Mapping[str, Any],
     *,
     mesh: Mesh | None = None,
     dtype: str = 'float32',
@@ -61,11 +60,13 @@ class Model:
     step: int | None = None,
     origin: str | None = None,
   ):
-    """A model from its parts; `load` is the usual way.
+    """A model from its parts; `clip_jax.load` is the usual way.
 
     Args:
       description: what the arrays mean.
-      params: numpy or JAX arrays; ones that are sharded over `mesh` stay so.
+      variables: collections by name of numpy or JAX arrays; floats become
+        float32, and arrays that are sharded over `mesh` stay so. A CPU may
+        go on using the memory of numpy arrays: do not change them.
       mesh: its batch axes share each batch; None, the default device.
       dtype: of the towers' arithmetic. 'float32' is full precision on every
         platform; 'bfloat16' is what accelerators are fast in.
@@ -83,7 +84,7 @@ class Model:
     self.description = description
     self.step = step
     self.origin = origin
-    self.params = _placed(params, mesh)
+    self.variables = _placed(variables, mesh)
     self._mesh = mesh
     self._batch_size = batch_size
     self._compiled = _compile(
@@ -94,24 +95,45 @@ class Model:
       mesh,
     )
     self.module: DualEncoder = self._compiled.module
-    self._classifiers: collections.OrderedDict[Any, np.ndarray] = (
-      collections.OrderedDict()
-    )
+    self._classifiers: collections.OrderedDict[
+      Any, tuple[np.ndarray, np.ndarray]
+    ] = collections.OrderedDict()
 
   @property
-  def variables(self) -> dict[str, Any]:
-    """What `module.apply` takes."""
-    return {'params': self.params}
+  def params(self) -> Any:
+    """The parameter tree, on the device."""
+    return self.variables['params']
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
-    """The tokenizer of the description."""
-    return _tokenizer(json.dumps(dict(self.description.tokenizer)))
+    """The tokenizer of the description.
 
-  @property
+    Raises:
+      UsageError: there is none, or it has more ids than the text tower.
+    """
+    where = self.origin or 'this model'
+    if self.description.tokenizer is None:
+      raise UsageError(
+        f'{where} came without a tokenizer, so it reads token ids only: put '
+        "its tokenizer's files beside the weights."
+      )
+    tokenizer = _tokenizer(json.dumps(dict(self.description.tokenizer)))
+    if tokenizer.vocab_size > self.config.text.vocab_size:
+      raise UsageError(
+        f'the tokenizer of {where} has {tokenizer.vocab_size:,} ids, and its '
+        f'text tower {self.config.text.vocab_size:,}.'
+      )
+    return tokenizer
+
+  @functools.cached_property
   def logit_scale(self) -> float:
     """What cosine similarities are multiplied by: 1 / temperature."""
     return float(np.exp(jax.device_get(self.params['logit_scale'])))
+
+  @functools.cached_property
+  def logit_bias(self) -> float:
+    """What is added to them then; 0 where the model has none."""
+    return float(jax.device_get(self.params.get('logit_bias', 0.0)))
 
   def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
     """Image features of unit length.
@@ -134,7 +156,7 @@ class Model:
     Raises:
       UsageError: one is not a string.
     """
-    compiled = functools.partial(self._compiled.encode_text, self.params)
+    compiled = functools.partial(self._compiled.encode_text, self.variables)
     batches = run_in_batches(
       compiled,
       [texts] if isinstance(texts, str) else texts,
@@ -150,12 +172,12 @@ class Model:
     """Patch tokens of the image tower, as a vision-language model reads them.
 
     The residual stream as it leaves a block, before the last LayerNorm: row
-    by row, without the class token.
+    by row, without the class token. Of a ResNet, the map after a stage.
 
     Args:
       images: as in `encode_image`.
-      layer: a block, from 0; negative ones count from the end (-1 is the last
-        block, and -2 the one that LLaVA reads).
+      layer: a block (or stage), from 0; negative ones count from the end (-1
+        is the last block, and -2 the one that LLaVA reads).
     Raises:
       UsageError: there is no such block.
     """
@@ -164,17 +186,18 @@ class Model:
       index += depth
     if not 0 <= index < depth:
       raise UsageError(
-        f'layer={layer}: the image tower has {depth} blocks, so use '
-        f'0 to {depth - 1}, or -{depth} to -1 from the end.'
+        f'layer={layer}: the image tower has {depth} {_parts(self.config)}, '
+        f'so use 0 to {depth - 1}, or -{depth} to -1 from the end.'
       )
     function = functools.partial(self._compiled.image_tokens, layer=index)
-    shape = (self.config.image.patches, self.config.image.width)
-    return self._run_images(function, images, shape)
+    return self._run_images(function, images, _token_shape(self.config, index))
 
   def classifier(
     self,
     labels: Sequence[str],
     templates: Sequence[str] = classifiers.PLAIN,
+    *,
+    unit_length: bool = False,
   ) -> Float[np.ndarray, 'E C']:
     """Weights of a linear classifier, made by the text tower (paper, 3.1.2).
 
@@ -184,9 +207,10 @@ class Model:
     Args:
       labels: different names.
       templates: prompts with a slot '{}' for the name, averaged.
+      unit_length: columns without the temperature, which are directions.
     Returns:
-      float32, read-only, columns of unit length: `image_features @ weights`
-      are cosine similarities. `classify` multiplies them by `logit_scale`.
+      float32, read-only. `image_features @ weights` are logits: their softmax
+      is what `classify` returns. With `unit_length`, cosine similarities.
     Raises:
       UsageError: labels are missing, empty, or repeated; or a template has no
         slot.
@@ -198,32 +222,48 @@ class Model:
     _check_different(labels)
     key = (labels, templates)
     if key not in self._classifiers:
-      weights = classifiers.zero_shot_weights(
+      directions = classifiers.zero_shot_weights(
         self.encode_text, labels, templates
       )
-      weights.setflags(write=False)
-      self._classifiers[key] = weights
+      weights = directions * np.float32(self.logit_scale)
+      for array in (directions, weights):
+        array.setflags(write=False)
+      self._classifiers[key] = (directions, weights)
     self._classifiers.move_to_end(key)
     while len(self._classifiers) > _KEPT_CLASSIFIERS:
       self._classifiers.popitem(last=False)
-    return self._classifiers[key]
+    return self._classifiers[key][0 if unit_length else 1]
 
   def classify(
     self,
     images: ImageInputs,
     labels: Sequence[str],
     templates: Sequence[str] = classifiers.PLAIN,
+    *,
+    independent: bool = False,
   ) -> Float[np.ndarray, 'B C']:
     """The probability of each label, for each image.
 
     Args:
       images: as in `encode_image`.
       labels, templates: as in `classifier`.
+      independent: each label by itself, by a sigmoid, as a model that was
+        trained with a sigmoid (SigLIP) means it. By default the labels share
+        one softmax, for these models too.
     Returns:
-      float32; rows sum to 1.
+      float32; rows sum to 1, unless labels are independent.
+    Raises:
+      UsageError: independent labels of a model without a logit bias.
     """
+    if independent and self.config.initial_logit_bias is None:
+      raise UsageError(
+        'independent labels need a model with a logit bias (SigLIP); this '
+        'one was trained with a softmax.'
+      )
     weights = self.classifier(labels, templates)
-    logits = self.logit_scale * (self.encode_image(images) @ weights)
+    logits = self.encode_image(images) @ weights
+    if independent:
+      return classifiers.sigmoid(logits + np.float32(self.logit_bias))
     return classifiers.softmax(logits)
 
   def _run_images(
@@ -233,7 +273,7 @@ class Model:
     shape: tuple[int, ...] | None = None,
   ) -> np.ndarray:
     batches = run_in_batches(
-      functools.partial(function, self.params),
+      functools.partial(function, self.variables),
       enumerate(many(images)),
       self._prepare,
       batch_size=self._batch_size,
@@ -256,36 +296,6 @@ class Model:
       if not isinstance(text, str):
         raise UsageError(f'a text of type {type(text).__name__}: give strings.')
     return self.tokenizer(texts)
-
-
-def load(
-  reference: str | os.PathLike,
-  *,
-  dtype: str = 'float32',
-  mesh: Mesh | None = None,
-  batch_size: int = BATCH_SIZE,
-) -> Model:
-  """The model that a reference stands for (DESIGN, section 3.3).
-
-  Args:
-    reference: a run's workdir (its newest complete checkpoint), or one
-      checkpoint step inside it.
-    dtype, mesh, batch_size: see `Model`.
-  Raises:
-    UsageError: there is no model there.
-    FailureError: there is one, and it cannot be read.
-  """
-  _, path = recognise(reference)
-  params, description, step = checkpoints.load_params(path)
-  return Model(
-    description,
-    params,
-    mesh=mesh,
-    dtype=dtype,
-    batch_size=batch_size,
-    step=step,
-    origin=os.fspath(path),
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,20 +321,20 @@ def _compile(
   # Accelerators would round float32 products to bfloat16 or TF32.
   precision = 'highest' if dtype == 'float32' else 'default'
 
-  def apply(params, x, method, *args) -> Any:
+  def apply(variables, x, method, *args) -> Any:
     with jax.default_matmul_precision(precision):
-      return module.apply({'params': params}, x, *args, method=method)
+      return module.apply(variables, x, *args, method=method)
 
-  def encode_image(params, pixels):
+  def encode_image(variables, pixels):
     images = normalize(pixels, mean, std)
-    return unit_length(apply(params, images, 'encode_image'))
+    return unit_length(apply(variables, images, 'encode_image'))
 
-  def encode_text(params, tokens):
-    return unit_length(apply(params, tokens, 'encode_text'))
+  def encode_text(variables, tokens):
+    return unit_length(apply(variables, tokens, 'encode_text'))
 
-  def image_tokens(params, pixels, layer):
+  def image_tokens(variables, pixels, layer):
     images = normalize(pixels, mean, std)
-    return apply(params, images, 'image_tokens', layer)
+    return apply(variables, images, 'image_tokens', layer)
 
   jit = jax.jit
   if mesh is not None:  # every process gets the whole result
@@ -342,15 +352,31 @@ def _tokenizer(description: str) -> tokenizers.Tokenizer:
   return tokenizers.from_description(json.loads(description))
 
 
-def _placed(params: Any, mesh: Mesh | None) -> Any:
-  """Parameters on the device; arrays that JAX holds stay where they are."""
+def _placed(variables: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+  """Arrays on the device, floats as float32; JAX's stay where they are."""
 
   def place(leaf):
     if isinstance(leaf, jax.Array):
       return leaf
-    return jax.device_put(leaf, None if mesh is None else replicated(mesh))
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+      leaf = np.asarray(leaf, np.float32)
+    sharding = None if mesh is None else replicated(mesh)
+    return jax.device_put(leaf, sharding, may_alias=True)
 
-  return jax.tree.map(place, params)
+  return jax.tree.map(place, dict(variables))
+
+
+def _parts(config: CLIPConfig) -> str:
+  return 'stages' if isinstance(config.image, ResNetConfig) else 'blocks'
+
+
+def _token_shape(config: CLIPConfig, layer: int) -> tuple[int, int]:
+  """L and D of `Model.image_tokens`."""
+  image = config.image
+  if isinstance(image, ResNetConfig):
+    later = 2 ** (image.depth - 1 - layer)  # how much finer than the last map
+    return image.patches * later**2, image.pooled_width // later
+  return image.patches, image.width
 
 
 def _check_different(labels: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """What a reference to a model points at, told from what lies there.
 
-A new kind is a row of `KINDS` and a branch of `inference.model.load`.
+A new kind is a row of `KINDS` and a branch of `loading.read_model`.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clip_jax.errors import UsageError
+from clip_jax.interop.foreign import is_hugging_face, is_open_clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,24 @@ def _is_step(path: Path) -> bool:
   return path.name.isdigit() and (path / 'params').is_dir()
 
 
+def _is_published(path: Path) -> bool:
+  return path.is_dir() and (is_hugging_face(path) or is_open_clip(path))
+
+
 KINDS = (
   Kind('run', "a run's workdir, which holds checkpoints/STEP", _is_run),
   Kind('step', 'one checkpoints/STEP of a run', _is_step),
+  Kind(
+    'published',
+    'a directory with config.json (transformers) or open_clip_config.json, '
+    'and weights',
+    _is_published,
+  ),
+  Kind(
+    'weights',
+    'a weight file (.safetensors, .pt, .bin, .npz)',
+    Path.is_file,
+  ),
 )
 
 
@@ -49,7 +65,7 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
   """
   path = Path(os.path.expanduser(reference))
   for kind in KINDS:
-    if path.is_dir() and kind.matches(path):
+    if path.exists() and kind.matches(path):
       return kind.name, path
   known = '; or '.join(kind.meaning for kind in KINDS)
   raise UsageError(f'no model in {path}: {_finding(path)}. Expected {known}.')
@@ -59,8 +75,6 @@ def _finding(path: Path) -> str:
   """What is at a path that is no model, in a few words."""
   if not path.exists():
     return 'it does not exist'
-  if not path.is_dir():
-    return f'it is a file of {path.stat().st_size:,} bytes'
   names = sorted(entry.name for entry in path.iterdir())
   if not names:
     return 'the folder is empty'

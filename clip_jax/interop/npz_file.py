@@ -14,7 +14,7 @@ from clip_jax.interop.opened import (
   DTYPES,
   TensorInfo,
   Tensors,
-  check_names,
+  check_any,
   checked_info,
   damaged,
   settled,
@@ -46,7 +46,7 @@ def open_npz(path: Path, archive: ZipArchive) -> Tensors:
     if begin + infos[name].nbytes != archive.members[member].size:
       raise damaged(path, f'the size of {name!r} is not what its shape takes')
     layouts[name] = stored, fortran, begin
-  check_names(path, infos)
+  check_any(path, infos)
 
   def load(name: str) -> np.ndarray:
     stored, fortran, begin = layouts[name]

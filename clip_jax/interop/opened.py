@@ -10,7 +10,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from clip_jax.errors import FailureError
+from clip_jax.errors import FailureError, UsageError
 
 DTYPES = frozenset(
   np.dtype(kind)
@@ -92,14 +92,17 @@ class Tensors:
 
 
 def map_bytes(path: Path) -> np.ndarray:
-  """A file as uint8 [size], read-only, without reading it."""
+  """A file as uint8 [size], read-only, without reading it.
+
+  The file must not shrink while it is mapped; replacing it does no harm.
+  """
   if path.stat().st_size == 0:  # which cannot be mapped
     return np.zeros(0, np.uint8)
   return np.asarray(np.memmap(path, np.uint8, 'r'))
 
 
 def checked_info(
-  path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype
+  path: Path, name: str, shape: tuple[Any, ...], dtype: np.dtype
 ) -> TensorInfo:
   """A tensor's description, if an array can be like that.
 
@@ -132,7 +135,7 @@ def damaged(path: Path, what: str) -> FailureError:
   )
 
 
-def check_names(path: Path, names: Mapping[str, Any]) -> None:
-  """Raises FailureError where there is not one tensor."""
+def check_any(path: Path, names: Mapping[str, Any]) -> None:
+  """Raises UsageError where there is not one tensor."""
   if not names:
-    raise damaged(path, 'it holds no tensor')
+    raise UsageError(f'{path} is not a weight file: it holds no tensor.')

@@ -14,11 +14,14 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop.opened import (
   TensorInfo,
   Tensors,
+  check_any,
   checked_info,
   damaged,
   map_bytes,
@@ -64,6 +67,7 @@ def open_safetensors(path: Path) -> Tensors:
   spans: dict[str, tuple[int, int]] = {}
   for name, entry in fields.items():
     infos[name], spans[name] = _entry(path, name, entry)
+  check_any(path, infos)
   _check_spans(path, spans, data.size - start)
 
   def load(name: str) -> np.ndarray:
@@ -176,8 +180,6 @@ def write_safetensors(
     UsageError: the place cannot be written, or a dtype has no code.
     FailureError: the disk is full, or the like.
   """
-  from safetensors.numpy import save_file
-
   for name, tensor in tensors.items():
     if tensor.dtype not in DTYPES.values() or name == '__metadata__':
       raise UsageError(
@@ -185,4 +187,8 @@ def write_safetensors(
       )
   dense = {name: settled(tensor) for name, tensor in tensors.items()}
   with replacing(path) as temporary:
-    save_file(dense, temporary, dict(metadata))
+    try:
+      save_file(dense, temporary, dict(metadata))
+    except SafetensorError as error:  # the library's own, for a full disk too
+      reason = ' '.join(str(error).split())
+      raise FailureError(f'{path} could not be written: {reason}.') from error

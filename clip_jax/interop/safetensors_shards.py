@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.errors import FailureError
-from clip_jax.interop.opened import Tensors, check_names, damaged
+from clip_jax.interop.opened import Tensors, check_any, damaged
 from clip_jax.interop.safetensors_file import (
   MAX_HEADER,
   open_safetensors,
@@ -55,7 +55,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     isinstance(shard, str) for shard in weight_map.values()
   ):
     raise damaged(path, 'it has no weight_map of tensors to file names')
-  check_names(path, weight_map)
+  check_any(path, weight_map)
   return fields
 
 

@@ -48,6 +48,8 @@ def open_tensors(path: str | os.PathLike) -> Tensors:
   try:
     if path.is_dir():
       path = _in_directory(path)
+    if path.exists() and not path.is_file():
+      raise UsageError(f'{path} is a device or a pipe: name a weight file.')
     with open(path, 'rb') as file:
       head = file.read(_HEAD)
     return _open_file(path, head)

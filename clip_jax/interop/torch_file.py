@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop.opened import (
   TensorInfo,
   Tensors,
@@ -32,7 +32,8 @@ from clip_jax.interop.zip_archive import ZipArchive
 PREFIX = 'module.'  # what DistributedDataParallel puts before every name
 _STATE_DICTS = ('state_dict', 'model')
 _MAX_DEPTH = 100  # of modules in modules
-_MAX_ATTRIBUTES = 1_000_000
+_MAX_ATTRIBUTES = 100_000
+_MAX_NAME = 1_000  # characters; long ones would be repeated for each tensor
 # A view may show an element many times (`expand`); beyond this it must not
 # grow over its storage.
 _MAX_EXPANDED = 256 * 2**20
@@ -83,7 +84,7 @@ def _unpickled(archive: ZipArchive, member: str) -> Any:
   try:
     return parse(archive.read(member, check=False).tobytes())
   except PickleError as error:
-    raise damaged(archive.path, str(error)) from error
+    raise FailureError(f'{archive.path}: {str(error)[:400]}.') from error
 
 
 def _is_big_endian(archive: ZipArchive, root: str) -> bool:
@@ -150,6 +151,8 @@ def _walk(
   """Every attribute below a module; a module may hang in two places."""
   if depth > _MAX_DEPTH:
     raise damaged(path, f'its modules are nested over {_MAX_DEPTH} deep')
+  if len(prefix) > _MAX_NAME:
+    raise damaged(path, f'it has a module of over {_MAX_NAME:,} letters')
   for name, value in module.attributes.items():
     yield f'{prefix}{name}', value
     if isinstance(value, Module):
@@ -181,17 +184,15 @@ def _info(
 def _strided(storage: np.ndarray, view: TensorView) -> np.ndarray:
   """The elements of a view in its storage's bytes, uint8 [size].
 
-  `torch_pickle` has checked that they lie in the storage's announced size, and
-  `_info` that this is its real one.
+  `torch_pickle` has checked that they lie in the storage's announced size,
+  `_info` that this is its real one; numpy checks once more.
   """
-  itemsize = view.dtype.itemsize
   if 0 in view.shape:
     return np.zeros(view.shape, view.dtype)
-  elements = storage[view.offset * itemsize :]
-  usable = len(elements) // itemsize * itemsize
-  return np.lib.stride_tricks.as_strided(
-    elements[:usable].view(view.dtype),
+  return np.ndarray(
     view.shape,
-    [stride * itemsize for stride in view.strides],
-    writeable=False,
+    view.dtype,
+    buffer=storage.data,
+    offset=view.offset * view.dtype.itemsize,
+    strides=[stride * view.dtype.itemsize for stride in view.strides],
   )

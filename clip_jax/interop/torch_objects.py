@@ -130,8 +130,17 @@ def _view(
     steps = zip(shape, strides, strict=True)
     end += 1 + sum((size - 1) * stride for size, stride in steps)
   if end * dtype.itemsize > storage.size * storage.dtype.itemsize:
-    raise PickleError(f'a tensor reaches beyond its storage {storage.key!r}')
+    raise PickleError(f'a tensor reaches beyond storage {storage.key[:80]!r}')
   return TensorView(storage, dtype, offset, shape, strides)
+
+
+def _of_type(function: Any, _: Any, arguments: Any, *__: Any) -> TensorView:
+  """`_rebuild_from_type_v2`: a tensor that carries attributes."""
+  if not isinstance(function, Name) or not isinstance(arguments, tuple):
+    raise TypeError
+  if function.name not in _TENSORS:
+    raise TypeError
+  return describe(function.name, arguments)
 
 
 def _sizes(values: Any) -> tuple[Any, ...]:
@@ -165,9 +174,9 @@ def resolve(name: str) -> Name | np.dtype:
     return Name(name)
   if name not in _VALUES:
     raise PickleError(
-      f'its pickle names {name[:80]!r}, which is no part of a state dict (it '
-      'was not executed; where you trust the file, load it with torch and '
-      'save its state_dict() alone)'
+      f'its pickle calls for {name[:80]!r}, which is no part of a state dict '
+      'and was not executed: where you trust the file, load it with torch and '
+      'save its state_dict() alone'
     )
   return _VALUES[name]
 
@@ -192,11 +201,15 @@ def describe(name: str, arguments: tuple[Any, ...]) -> Any:
 
 _MAX_ARGUMENTS = 16
 _SCRIPT = '__torch__.'  # the classes that a TorchScript brings with it
-_DESCRIPTIONS: dict[str, Callable[..., Any]] = {
+_TENSORS: dict[str, Callable[..., Any]] = {
   'torch._utils._rebuild_tensor_v2': _tensor,
   'torch._utils._rebuild_tensor_v3': _tensor_of_dtype,
   'torch._utils._rebuild_parameter': _parameter,
   'torch._utils._rebuild_parameter_with_state': _parameter,
+}
+_DESCRIPTIONS: dict[str, Callable[..., Any]] = {
+  **_TENSORS,
+  'torch._tensor._rebuild_from_type_v2': _of_type,
   'torch.Size': _sizes,
   'collections.OrderedDict': _ordered_dict,
   'torch.jit._pickle.build_intlist': _same,
@@ -205,14 +218,20 @@ _DESCRIPTIONS: dict[str, Callable[..., Any]] = {
   'torch.jit._pickle.build_tensorlist': _same,
   'torch.jit._pickle.restore_type_tag': _same,
 }
-# What training checkpoints carry beside weights: options, devices, scores.
+# What training checkpoints carry beside weights: options, devices, scores; and
+# the types of tensors that carry attributes.
 _OPAQUE = frozenset(
   {
+    '__builtin__.set',
+    'builtins.set',
     'argparse.Namespace',
     'torch.device',
     'numpy.dtype',
     'numpy.core.multiarray.scalar',
     'numpy._core.multiarray.scalar',
     '_codecs.encode',
+    'torch.Tensor',
+    'torch.nn.parameter.Parameter',
+    'torch.nn.parameter.Buffer',
   }
 )

@@ -29,7 +29,7 @@ from clip_jax.interop.torch_objects import (
 # A training checkpoint of a billion parameters has about 200,000
 # instructions in 3 MB.
 MAX_BYTES = 64 * 2**20
-MAX_INSTRUCTIONS = 4_000_000
+MAX_INSTRUCTIONS = 1_000_000
 
 
 def parse(data: bytes) -> Any:
@@ -52,10 +52,11 @@ def parse(data: bytes) -> Any:
       if count > MAX_INSTRUCTIONS:
         raise PickleError(f'its pickle has over {MAX_INSTRUCTIONS:,} steps')
       machine.step(opcode.name, argument)
-    [result] = machine.stack
+    return machine.result()
   except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-    raise PickleError('its pickle is malformed') from error
-  return result
+    raise PickleError(
+      'its pickle is malformed: fetch the file again'
+    ) from error
 
 
 class _Machine:
@@ -65,6 +66,12 @@ class _Machine:
     self.stack: list[Any] = []
     self._outer: list[list[Any]] = []  # the stacks below each mark
     self._memo: dict[int, Any] = {}
+
+  def result(self) -> Any:
+    [result] = self.stack
+    if self._outer:
+      raise ValueError  # a mark is left
+    return result
 
   def step(self, opcode: str, argument: Any) -> None:
     if opcode in _CONSTANTS:

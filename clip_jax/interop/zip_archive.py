@@ -9,6 +9,7 @@ import dataclasses
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ _UTF8 = 0x800
 # Weights hardly compress: a member beyond both is a bomb.
 _BOMB_BYTES = 64 * 2**20
 _BOMB_RATIO = 200
-_PIECE = 64 * 2**10
+_PIECE = 64 * 2**10  # bytes to inflate at a time
+_MADE = 2**20  # bytes that become of them at a time
 _DAMAGED = (
   zipfile.BadZipFile,
   NotImplementedError,
@@ -153,23 +155,32 @@ class ZipArchive:
         self.path,
         f'{name!r} would grow from {source.size:,} to {member.size:,} bytes',
       )
-    content = np.empty(member.size, np.uint8)
-    inflater, filled = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    content, filled = np.empty(member.size, np.uint8), 0
     try:
-      for begin in range(0, source.size, _PIECE):
-        piece = source[begin : begin + _PIECE].tobytes()
-        while piece:
-          # One byte more than fits, to see a member that goes on.
-          room = min(member.size - filled + 1, 16 * _PIECE)
-          made = inflater.decompress(piece, room)
-          content[filled : filled + len(made)] = np.frombuffer(made, np.uint8)
-          filled += len(made)
-          piece = inflater.unconsumed_tail
+      for made in _inflated(source, member.size):
+        content[filled : filled + len(made)] = np.frombuffer(made, np.uint8)
+        filled += len(made)
     except (zlib.error, ValueError) as error:  # ValueError: it does not fit
       raise self._broken(name) from error
-    if filled != member.size or not inflater.eof:
+    if filled != member.size:
       raise self._broken(name)
     return content
 
   def _broken(self, name: str) -> Exception:
     return damaged(self.path, f'the bytes of {name!r} are not what was written')
+
+
+def _inflated(source: np.ndarray, limit: int) -> Iterator[bytes]:
+  """Inflates in pieces; stops one byte after the limit, to show an excess."""
+  inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+  for begin in range(0, source.size, _PIECE):
+    piece, full = source[begin : begin + _PIECE].tobytes(), True
+    # What fills the room may leave more inside, with all input taken.
+    while (piece or full) and limit >= 0 and not inflater.eof:
+      room = min(limit + 1, _MADE)
+      made = inflater.decompress(piece, room)
+      yield made
+      limit -= len(made)
+      piece, full = inflater.unconsumed_tail, len(made) == room
+  if not inflater.eof and limit >= 0:
+    raise zlib.error('the stream has no end')

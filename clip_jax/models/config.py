@@ -4,18 +4,31 @@ objects are rows of `presets.py`, fields of a config, and JSON in a checkpoint.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.errors import UsageError
 
-ACTIVATIONS = ('quick_gelu', 'gelu')
-IMAGE_POOLING = ('class_token', 'average')
+ACTIVATIONS = ('quick_gelu', 'gelu', 'gelu_tanh')
+IMAGE_POOLING = ('class_token', 'average', 'attention')
+TEXT_POOLING = ('end', 'highest', 'last')
+PROJECTIONS = ('linear', 'affine', 'none')
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionTransformerConfig:
-  """The image tower (paper, section 2.4; shapes in table 20)."""
+  """The image tower as a ViT (paper, section 2.4; shapes in table 20).
+
+  Attributes:
+    pooling: 'class_token', 'average' (of the patches), or 'attention': a
+      learned query looks at all tokens, and an MLP follows (SigLIP's MAP head).
+    class_token: whether one stands before the patches.
+    pre_norm: CLIP's extra LayerNorm before the blocks.
+    norm_after_pooling: the last LayerNorm sees the pooled vector, not tokens.
+    projection: into the joint space: 'linear' has no bias, 'affine' has one,
+      and with 'none' the pooled vector is the feature.
+  """
 
   image_size: int  # pixels, a side
   patch_size: int  # pixels, a side
@@ -24,50 +37,151 @@ class VisionTransformerConfig:
   heads: int
   mlp_ratio: float = 4.0  # MLP width over `width`; the product is truncated
   activation: str = 'quick_gelu'
-  pooling: str = 'class_token'  # 'average' has no class token
-  pre_norm: bool = True  # CLIP's extra LayerNorm before the blocks
+  pooling: str = 'class_token'
+  class_token: bool = True
+  patch_bias: bool = False
+  pre_norm: bool = True
+  norm_after_pooling: bool = False
+  norm_eps: float = 1e-5
+  projection: str = 'linear'
 
   def __post_init__(self):
     _check_tower('model.image', self)
     _check_choice('model.image.pooling', self.pooling, IMAGE_POOLING)
-    if self.image_size % self.patch_size:
+    if self.pooling == 'class_token' and not self.class_token:
       raise UsageError(
-        f'model.image.image_size={self.image_size} is not a multiple of '
+        "model.image.pooling='class_token' needs model.image.class_token=True."
+      )
+    if self.image_size < self.patch_size:
+      raise UsageError(
+        f'model.image.image_size={self.image_size} is smaller than '
         f'model.image.patch_size={self.patch_size}.'
       )
 
   @property
+  def grid(self) -> int:
+    """Patches a side; pixels beyond the last whole one are not seen."""
+    return self.image_size // self.patch_size
+
+  @property
   def patches(self) -> int:
     """Patch tokens of one image."""
-    return (self.image_size // self.patch_size) ** 2
+    return self.grid**2
+
+  @property
+  def pooled_width(self) -> int:
+    """Of the vector that enters the projection."""
+    return self.width
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+  """The image tower as the paper's modified ResNet (section 2.4, table 19).
+
+  Attributes:
+    layers: bottleneck blocks of each of the four stages.
+    width: channels after the stem; the last stage has 32 times as many.
+    heads: of the attention pooling.
+  """
+
+  image_size: int  # pixels, a side
+  layers: tuple[int, ...]
+  width: int
+  heads: int
+
+  def __post_init__(self):
+    object.__setattr__(self, 'layers', tuple(self.layers))  # JSON has lists
+    if len(self.layers) != 4 or min(self.layers) < 1:
+      raise UsageError(
+        f'model.image.layers={self.layers}: give the blocks of four stages.'
+      )
+    if self.image_size < 32 or self.image_size % 32:
+      raise UsageError(
+        f'model.image.image_size={self.image_size} is not a multiple of 32, '
+        'the stride of a ResNet.'
+      )
+    if self.pooled_width % self.heads:
+      raise UsageError(
+        f'model.image.width={self.width} x 32 does not split over '
+        f'model.image.heads={self.heads}.'
+      )
+
+  projection = 'affine'  # the last product of the attention pooling
+
+  @property
+  def depth(self) -> int:
+    """Stages; `image_tokens` counts these."""
+    return len(self.layers)
+
+  @property
+  def grid(self) -> int:
+    """Positions a side of the last stage's map."""
+    return self.image_size // 32
+
+  @property
+  def patches(self) -> int:
+    """Positions of the last stage's map."""
+    return self.grid**2
+
+  @property
+  def pooled_width(self) -> int:
+    """Channels of the last stage, which are pooled."""
+    return 32 * self.width
 
 
 @dataclasses.dataclass(frozen=True)
 class TextTransformerConfig:
-  """The text tower (paper, section 2.4): pooled where the text ends."""
+  """The text tower (paper, section 2.4): pooled where the text ends.
+
+  Attributes:
+    end_token: ends a text.
+    pooling: the position that is read: 'end' is that of the first
+      `end_token`, 'highest' that of the highest id (OpenAI's code, whose end
+      token is the highest), 'last' the row's last, whatever is there.
+    projection: as in `VisionTransformerConfig`.
+  """
 
   vocab_size: int
   context_length: int  # tokens, specials included
-  end_token: int  # its first occurrence is the pooled position
+  end_token: int
   width: int
   depth: int
   heads: int
   mlp_ratio: float = 4.0
   activation: str = 'quick_gelu'
   causal: bool = True
+  pooling: str = 'end'
+  norm_eps: float = 1e-5
+  projection: str = 'linear'
 
   def __post_init__(self):
     _check_tower('model.text', self)
+    _check_choice('model.text.pooling', self.pooling, TEXT_POOLING)
+
+
+ImageConfig = VisionTransformerConfig | ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-  """Two towers, a shared space of `embed_dim`, and the temperature's bounds."""
+  """Two towers, a shared space of `embed_dim`, and the temperature."""
 
   embed_dim: int
-  image: VisionTransformerConfig
+  image: ImageConfig
   text: TextTransformerConfig
   initial_logit_scale: float = 1 / 0.07  # exp(t) at the start (figure 3)
+  initial_logit_bias: float | None = None  # None: no bias, as in a softmax
+
+  def __post_init__(self):
+    for name, tower, width in (
+      ('image', self.image, self.image.pooled_width),
+      ('text', self.text, self.text.width),
+    ):
+      if tower.projection == 'none' and width != self.embed_dim:
+        raise UsageError(
+          f"model.{name}.projection='none' leaves {width} dimensions, not "
+          f'model.embed_dim={self.embed_dim}.'
+        )
 
   def to_dict(self) -> dict[str, Any]:
     """Nested plain data, for JSON."""
@@ -75,26 +189,34 @@ class CLIPConfig:
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> 'CLIPConfig':
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`; an image tower with `layers` is a ResNet.
 
     Raises:
       UsageError: a field is unknown, missing, or impossible.
     """
     fields = dict(fields)
     try:
-      image = VisionTransformerConfig(**fields.pop('image'))
+      image = dict(fields.pop('image'))
+      tower = ResNetConfig if 'layers' in image else VisionTransformerConfig
       text = TextTransformerConfig(**fields.pop('text'))
-      return cls(image=image, text=text, **fields)
+      return cls(image=tower(**image), text=text, **fields)
     except (KeyError, TypeError) as error:
       raise UsageError(
         f'the model description does not fit: {error}.'
       ) from error
 
 
+def mlp_ratio(hidden: int, width: int) -> float:
+  """The ratio whose truncated product with `width` is `hidden`."""
+  ratio = hidden / width
+  return ratio if int(width * ratio) == hidden else math.nextafter(ratio, 9e9)
+
+
 def _check_tower(
   name: str, tower: VisionTransformerConfig | TextTransformerConfig
 ) -> None:
   _check_choice(f'{name}.activation', tower.activation, ACTIVATIONS)
+  _check_choice(f'{name}.projection', tower.projection, PROJECTIONS)
   for field in dataclasses.fields(tower):
     value = getattr(tower, field.name)
     if field.type in (int, 'int') and field.name != 'end_token' and value < 1:

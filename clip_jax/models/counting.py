@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +13,33 @@ from clip_jax.models.dual_encoder import DualEncoder
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
-  """Numbers of parameters; the rest of `total` is the temperature."""
+  """Numbers of parameters; the rest of `total` is the temperature's."""
 
   total: int
   image: int  # the image tower and its projection
   text: int  # the text tower and its projection
 
 
-def count_parameters(config: CLIPConfig) -> ParameterCount:
-  """Counts the parameters that `DualEncoder(config)` would be given."""
+def abstract_variables(config: CLIPConfig) -> dict[str, Any]:
+  """Shapes and dtypes of what `DualEncoder(config).init` makes: 'params', and
+  'batch_stats' where the image tower is a ResNet."""
   size = config.image.image_size
-  variables = jax.eval_shape(
-    DualEncoder(config).init,
-    jax.random.key(0),
-    jnp.zeros((1, size, size, 3)),
-    jnp.zeros((1, config.text.context_length), jnp.int32),
-  )
+  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
+  init = DualEncoder(config).init
+  return jax.eval_shape(init, jax.random.key(0), images, tokens)
+
+
+def count_parameters(config: CLIPConfig) -> ParameterCount:
+  """Counts the parameters that `DualEncoder(config)` would be given.
+
+  The running statistics of a ResNet are not parameters.
+  """
+  params = abstract_variables(config)['params']
 
   def count(tree) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
-  params = variables['params']
   towers = {
     name: sum(
       count(tree) for key, tree in params.items() if key.startswith(name)

@@ -9,14 +9,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Num
 
-from clip_jax.models.config import CLIPConfig
+from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.layers import Dtype, normal, wide
+from clip_jax.models.resnet import ResNet
 from clip_jax.models.text_transformer import TextTransformer
 from clip_jax.models.vision_transformer import VisionTransformer
 
 
 class DualEncoder(nn.Module):
   """CLIP (paper, figure 3): `init` and `apply`, no state.
+
+  The collection 'params' is all there is to a pair of Transformers; a ResNet
+  has 'batch_stats' besides.
 
   `dtype` is that of the towers' arithmetic; parameters are float32, and so
   are the features and the temperature.
@@ -28,28 +32,41 @@ class DualEncoder(nn.Module):
 
   def setup(self):
     config = self.config
-    self.image = VisionTransformer(config.image, self.dtype, self.remat)
+    tower = (
+      ResNet if isinstance(config.image, ResNetConfig) else (VisionTransformer)
+    )
+    self.image = tower(config.image, self.dtype, self.remat)
     self.text = TextTransformer(config.text, self.dtype, self.remat)
-    self.image_projection = nn.Dense(
-      config.embed_dim,
-      use_bias=False,
-      kernel_init=normal(config.image.width**-0.5),
-      dtype=self.dtype,
+    self.image_projection = self._projection(
+      config.image.projection, config.image.pooled_width
     )
-    self.text_projection = nn.Dense(
-      config.embed_dim,
-      use_bias=False,
-      kernel_init=normal(config.text.width**-0.5),
-      dtype=self.dtype,
+    self.text_projection = self._projection(
+      config.text.projection, config.text.width
     )
+    constant = nn.initializers.constant
     self.logit_scale = self.param(
-      'logit_scale',
-      nn.initializers.constant(math.log(config.initial_logit_scale)),
-      (),
+      'logit_scale', constant(math.log(config.initial_logit_scale)), ()
+    )
+    if config.initial_logit_bias is not None:
+      self.logit_bias = self.param(
+        'logit_bias', constant(config.initial_logit_bias), ()
+      )
+
+  def _projection(self, kind: str, width: int) -> nn.Dense | None:
+    if kind == 'none':
+      return None
+    return nn.Dense(
+      self.config.embed_dim,
+      use_bias=kind == 'affine',
+      kernel_init=normal(width**-0.5),
+      dtype=self.dtype,
     )
 
   def __call__(
-    self, images: Float[Array, 'B S S 3'], tokens: Int[Array, 'C T']
+    self,
+    images: Float[Array, 'B S S 3'],
+    tokens: Int[Array, 'C T'],
+    train: bool = False,
   ) -> tuple[
     Float[Array, 'B E'],
     Float[Array, 'C E'],
@@ -61,31 +78,39 @@ class DualEncoder(nn.Module):
     Args:
       images: normalised pixels (see `normalize`).
       tokens: int32 ids, padded to the context length.
+      train: a ResNet normalises by the batch, and updates the collection
+        'batch_stats', which must then be mutable.
     Returns:
       Unit-length image features, unit-length text features, the exponentiated
-      logit scale, and the logit bias (0: the softmax does not see one).
+      logit scale, and the logit bias (0 where the model has none).
     """
+    scale = jnp.exp(self.logit_scale)
+    bias = jnp.zeros((), scale.dtype)
+    if self.config.initial_logit_bias is not None:
+      bias = self.logit_bias
     return (
-      unit_length(self.encode_image(images)),
+      unit_length(self.encode_image(images, train)),
       unit_length(self.encode_text(tokens)),
-      jnp.exp(self.logit_scale),
-      jnp.zeros((), self.logit_scale.dtype),
+      scale,
+      bias,
     )
 
   def encode_image(
-    self, images: Float[Array, 'B S S 3']
+    self, images: Float[Array, 'B S S 3'], train: bool = False
   ) -> Float[Array, 'B E']:
     """Image features, float32, before they are brought to unit length."""
-    return _features(self.image_projection(self.image(images)))
+    x = self.image(images, train)
+    return _features(self.image_projection(x) if self.image_projection else x)
 
   def encode_text(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B E']:
     """Text features, float32, before they are brought to unit length."""
-    return _features(self.text_projection(self.text(tokens)))
+    x = self.text(tokens)
+    return _features(self.text_projection(x) if self.text_projection else x)
 
   def image_tokens(
     self, images: Float[Array, 'B S S 3'], layer: int
   ) -> Float[Array, 'B L D']:
-    """Patch tokens after block `layer`: see `VisionTransformer.tokens`."""
+    """Patch tokens after block or stage `layer`: see the towers' `tokens`."""
     return self.image.tokens(images, layer).astype(wide(self.dtype))
 
 

@@ -1,13 +1,14 @@
 """How much arithmetic one example costs, by formula.
 
-Only matrix products count, a multiply-add as 2 FLOPs, and a causal mask saves
-nothing: what a dense implementation on matrix units does, and the convention
-of open_clip's model_profile.csv. Norms, softmax and activations add under two
-percent.
+Only matrix products and convolutions count, a multiply-add as 2 FLOPs, and a
+causal mask saves nothing: what a dense implementation on matrix units does,
+and the convention of open_clip's model_profile.csv. Norms, softmax and
+activations add under four percent.
 """
 
 from clip_jax.models.config import (
   CLIPConfig,
+  ResNetConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
 )
@@ -16,24 +17,66 @@ from clip_jax.models.config import (
 def image_flops(config: CLIPConfig) -> int:
   """FLOPs of one image through its tower and projection, forward."""
   tower = config.image
-  tokens = tower.patches + (tower.pooling == 'class_token')
+  if isinstance(tower, ResNetConfig):
+    return _resnet_flops(tower) + 2 * tower.pooled_width * config.embed_dim
+  tokens = tower.patches + tower.class_token
   patches = 2 * tower.patches * 3 * tower.patch_size**2 * tower.width
-  projection = 2 * tower.width * config.embed_dim
-  return patches + _stack_flops(tower, tokens) + projection
+  total = patches + _stack_flops(tower, tokens)
+  if tower.pooling == 'attention':
+    total += _query_flops(tower.width, tokens)
+    total += 2 * tower.width * (tower.width + 2 * _hidden(tower))
+  return total + _projection_flops(tower, config.embed_dim)
 
 
 def text_flops(config: CLIPConfig) -> int:
   """FLOPs of one text at full context through its tower and projection."""
   tower = config.text
-  projection = 2 * tower.width * config.embed_dim
-  return _stack_flops(tower, tower.context_length) + projection
+  stack = _stack_flops(tower, tower.context_length)
+  return stack + _projection_flops(tower, config.embed_dim)
+
+
+def _projection_flops(
+  tower: VisionTransformerConfig | TextTransformerConfig, embed_dim: int
+) -> int:
+  return 0 if tower.projection == 'none' else 2 * tower.width * embed_dim
 
 
 def _stack_flops(
   tower: VisionTransformerConfig | TextTransformerConfig, tokens: int
 ) -> int:
   """FLOPs of the blocks: four square products, the MLP, and attention."""
-  hidden = int(tower.width * tower.mlp_ratio)
-  weights = 4 * tower.width**2 + 2 * tower.width * hidden
+  weights = 4 * tower.width**2 + 2 * tower.width * _hidden(tower)
   attention = 2 * tokens * tower.width  # logits, and mixing the values
   return tower.depth * 2 * tokens * (weights + attention)
+
+
+def _query_flops(width: int, tokens: int) -> int:
+  """FLOPs of one query that reads `tokens` tokens."""
+  products = width**2 * (1 + 2 * tokens)  # of the query, the keys, the values
+  return 2 * (products + 2 * tokens * width)
+
+
+def _resnet_flops(tower: ResNetConfig) -> int:
+  """FLOPs up to the attention pooling, without the projection."""
+  width, side = tower.width, tower.image_size // 2
+  half = width // 2
+  stem = side**2 * 9 * (3 * half + half * half + half * width)
+  total, inputs, side = stem, width, side // 2
+  for stage, blocks in enumerate(tower.layers):
+    inner = width * 2**stage
+    outputs = 4 * inner
+    before, side = side, side // 2 if stage else side
+    for block in range(blocks):
+      if block:
+        inputs, before = outputs, side
+      # The 3 x 3 convolution still sees the map before its average pool.
+      total += before**2 * inner * (inputs + 9 * inner)
+      total += side**2 * inner * outputs
+      if block == 0:
+        total += side**2 * inputs * outputs  # the shortcut's
+    inputs = outputs
+  return 2 * total + _query_flops(tower.pooled_width, tower.patches + 1)
+
+
+def _hidden(tower: VisionTransformerConfig | TextTransformerConfig) -> int:
+  return int(tower.width * tower.mlp_ratio)

@@ -17,6 +17,7 @@ normal = nn.initializers.normal
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'gelu': lambda x: nn.gelu(x, approximate=False),
+  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
   # Hendrycks and Gimpel's sigmoid form, which all of OpenAI's weights use.
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
 }
@@ -39,18 +40,20 @@ def wide(dtype: Dtype) -> Dtype:
 class LayerNorm(nn.Module):
   """LayerNorm in float32; the result has the dtype of the input."""
 
+  eps: float = 1e-5
+
   @nn.compact
   def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
     bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
     h = x.astype(wide(x.dtype))
     h = h - h.mean(-1, keepdims=True)
-    h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + 1e-5)
+    h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + self.eps)
     return (h * scale + bias).astype(x.dtype)
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention; softmax in float32 or wider.
+  """Multi-head self-attention.
 
   Queries, keys and values come from one product, as in OpenAI's
   `in_proj_weight`: kernel [D, 3, N, K].
@@ -65,20 +68,13 @@ class Attention(nn.Module):
     self, x: Float[Array, 'B L D'], mask: Bool[Array, 'L L'] | None = None
   ) -> Float[Array, 'B L D']:
     width = x.shape[-1]
-    head_width = width // self.heads
     qkv = nn.DenseGeneral(
-      (3, self.heads, head_width),
+      (3, self.heads, width // self.heads),
       kernel_init=normal(width**-0.5),
       dtype=self.dtype,
       name='qkv',
     )(x)  # B L 3 N K
-    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-    logits = jnp.einsum('BLNK,BMNK->BNLM', q * head_width**-0.5, k)
-    logits = logits.astype(wide(self.dtype))
-    if mask is not None:
-      logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits).astype(self.dtype)
-    mixed = jnp.einsum('BNLM,BMNK->BLNK', weights, v)
+    mixed = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
     return nn.DenseGeneral(
       width,
       axis=(-2, -1),
@@ -86,6 +82,47 @@ class Attention(nn.Module):
       dtype=self.dtype,
       name='out',
     )(mixed)
+
+
+class QueryAttention(nn.Module):
+  """What one query reads in a row of tokens: the heart of attention pooling.
+
+  Parameters are those of `Attention` without its output product.
+  """
+
+  heads: int
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(
+    self, query: Float[Array, 'B D'], x: Float[Array, 'B L D']
+  ) -> Float[Array, 'B N K']:
+    width = x.shape[-1]
+    shape = (3, self.heads, width // self.heads)
+    kernel = self.param('kernel', normal(width**-0.5), (width, *shape))
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    query, x, kernel, bias = (
+      array.astype(self.dtype) for array in (query, x, kernel, bias)
+    )
+    q = jnp.einsum('BD,DNK->BNK', query, kernel[:, 0]) + bias[0]
+    k = jnp.einsum('BLD,DNK->BLNK', x, kernel[:, 1]) + bias[1]
+    v = jnp.einsum('BLD,DNK->BLNK', x, kernel[:, 2]) + bias[2]
+    return attend(q[:, None], k, v)[:, 0]
+
+
+def attend(
+  q: Float[Array, 'B L N K'],
+  k: Float[Array, 'B M N K'],
+  v: Float[Array, 'B M N K'],
+  mask: Bool[Array, 'L M'] | None = None,
+) -> Float[Array, 'B L N K']:
+  """Scaled dot-product attention; softmax in float32 or wider."""
+  logits = jnp.einsum('BLNK,BMNK->BNLM', q * q.shape[-1] ** -0.5, k)
+  logits = logits.astype(wide(q.dtype))
+  if mask is not None:
+    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+  weights = jax.nn.softmax(logits).astype(v.dtype)
+  return jnp.einsum('BNLM,BMNK->BLNK', weights, v)
 
 
 class MLP(nn.Module):
@@ -124,6 +161,7 @@ class Block(nn.Module):
   heads: int
   mlp_ratio: float
   activation: str
+  norm_eps: float
   dtype: Dtype
 
   @nn.compact
@@ -145,8 +183,8 @@ class Block(nn.Module):
       self.dtype,
       name='mlp',
     )
-    x = x + attention(LayerNorm(name='ln_1')(x), mask)
-    x = x + mlp(LayerNorm(name='ln_2')(x))
+    x = x + attention(LayerNorm(self.norm_eps, name='ln_1')(x), mask)
+    x = x + mlp(LayerNorm(self.norm_eps, name='ln_2')(x))
     if kept is not None:
       kept = jnp.where(index == kept_layer, x, kept)
     return (x, kept), None
@@ -159,6 +197,7 @@ class Transformer(nn.Module):
   heads: int
   mlp_ratio: float
   activation: str
+  norm_eps: float
   dtype: Dtype
   remat: str = 'none'
 
@@ -196,6 +235,7 @@ class Transformer(nn.Module):
       self.heads,
       self.mlp_ratio,
       self.activation,
+      self.norm_eps,
       self.dtype,
       name='blocks',
     )

@@ -1,4 +1,4 @@
-"""The text tower: a causal Transformer pooled where the text ends.
+"""The text tower: a Transformer, causal in CLIP, pooled where the text ends.
 
 Shapes: B texts, T tokens, D width.
 """
@@ -20,7 +20,7 @@ class TextTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B D']:
-    """The last LayerNorm's output at each text's first end token.
+    """The last LayerNorm's output at the position that `pooling` names.
 
     A row without an end token is pooled at its first position: tokenizers
     always write one, also when they cut a text.
@@ -46,10 +46,21 @@ class TextTransformer(nn.Module):
       config.heads,
       config.mlp_ratio,
       config.activation,
+      config.norm_eps,
       self.dtype,
       self.remat,
       name='transformer',
     )(x, mask)
-    end = jnp.argmax(tokens == config.end_token, axis=1)  # B
-    x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]  # B D
-    return LayerNorm(name='ln_final')(x)
+    place = _pooled_place(tokens, config)  # B
+    x = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]  # B D
+    return LayerNorm(config.norm_eps, name='ln_final')(x)
+
+
+def _pooled_place(
+  tokens: Int[Array, 'B T'], config: TextTransformerConfig
+) -> Int[Array, ' B']:
+  if config.pooling == 'end':
+    return jnp.argmax(tokens == config.end_token, axis=1)
+  if config.pooling == 'highest':
+    return jnp.argmax(tokens, axis=1)
+  return jnp.full(tokens.shape[:1], tokens.shape[1] - 1)

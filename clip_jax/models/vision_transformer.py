@@ -8,7 +8,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from clip_jax.models.config import VisionTransformerConfig
-from clip_jax.models.layers import Dtype, LayerNorm, Transformer, normal
+from clip_jax.models.layers import (
+  MLP,
+  Dtype,
+  LayerNorm,
+  QueryAttention,
+  Transformer,
+  normal,
+)
 
 
 class VisionTransformer(nn.Module):
@@ -26,45 +33,52 @@ class VisionTransformer(nn.Module):
       (config.patch_size, config.patch_size),
       strides=(config.patch_size, config.patch_size),
       padding='VALID',
-      use_bias=False,
+      use_bias=config.patch_bias,
       dtype=self.dtype,
     )
-    tokens = config.patches
-    if config.pooling == 'class_token':
-      tokens += 1
+    if config.class_token:
       self.class_embedding = self.param(
         'class_embedding', normal(std), (config.width,)
       )
+    tokens = config.patches + config.class_token
     self.position_embedding = self.param(
       'position_embedding', normal(std), (tokens, config.width)
     )
     if config.pre_norm:
-      self.ln_pre = LayerNorm()
+      self.ln_pre = LayerNorm(config.norm_eps)
     self.transformer = Transformer(
       config.depth,
       config.heads,
       config.mlp_ratio,
       config.activation,
+      config.norm_eps,
       self.dtype,
       self.remat,
     )
-    self.ln_post = LayerNorm()
+    self.ln_post = LayerNorm(config.norm_eps)
+    if config.pooling == 'attention':
+      self.attention_pool = AttentionPool(config, self.dtype)
 
   def embed(self, images: Float[Array, 'B S S 3']) -> Float[Array, 'B L D']:
     """The tokens that enter the first block; a class token comes first."""
     x = self.patch_embedding(images.astype(self.dtype))  # B G G D
     x = x.reshape(x.shape[0], -1, x.shape[-1])  # B G*G D
-    if self.config.pooling == 'class_token':
+    if self.config.class_token:
       first = self.class_embedding.astype(x.dtype)
       first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[-1]))
       x = jnp.concatenate([first, x], axis=1)  # B L D
     x = x + self.position_embedding.astype(x.dtype)
     return self.ln_pre(x) if self.config.pre_norm else x
 
-  def __call__(self, images: Float[Array, 'B S S 3']) -> Float[Array, 'B D']:
+  def __call__(
+    self, images: Float[Array, 'B S S 3'], train: bool = False
+  ) -> Float[Array, 'B D']:
     """The pooled vector, before the projection into the joint space."""
-    x = self.ln_post(self.transformer(self.embed(images)))
-    return x[:, 0] if self.config.pooling == 'class_token' else x.mean(1)
+    del train  # nothing here differs in training
+    x = self.transformer(self.embed(images))
+    if self.config.norm_after_pooling:
+      return self.ln_post(self._pool(x))
+    return self._pool(self.ln_post(x))
 
   def tokens(
     self, images: Float[Array, 'B S S 3'], layer: int
@@ -73,5 +87,47 @@ class VisionTransformer(nn.Module):
 
     They are the residual stream as it is: `ln_post` belongs to the pooling.
     """
-    x = self.transformer(self.embed(images), kept_layer=layer)
-    return x[:, 1:] if self.config.pooling == 'class_token' else x
+    return self._patches(self.transformer(self.embed(images), kept_layer=layer))
+
+  def _pool(self, x: Float[Array, 'B L D']) -> Float[Array, 'B D']:
+    if self.config.pooling == 'class_token':
+      return x[:, 0]
+    if self.config.pooling == 'average':
+      return self._patches(x).mean(1)
+    return self.attention_pool(x)
+
+  def _patches(self, x: Float[Array, 'B L D']) -> Float[Array, 'B M D']:
+    return x[:, 1:] if self.config.class_token else x
+
+
+class AttentionPool(nn.Module):
+  """A learned query reads the tokens; a residual MLP follows (MAP head).
+
+  SigLIP (arXiv 2303.15343), after Set Transformer's pooling by multi-head
+  attention (arXiv 1810.00825): no LayerNorm before the attention.
+  """
+
+  config: VisionTransformerConfig
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B D']:
+    config, width = self.config, x.shape[-1]
+    probe = self.param('probe', normal(width**-0.5), (width,))
+    probe = jnp.broadcast_to(probe, (x.shape[0], width))
+    read = QueryAttention(config.heads, self.dtype, name='qkv')(probe, x)
+    x = nn.DenseGeneral(
+      width,
+      axis=(-2, -1),
+      kernel_init=normal(width**-0.5),
+      dtype=self.dtype,
+      name='out',
+    )(read)
+    mlp = MLP(
+      int(width * config.mlp_ratio),
+      config.activation,
+      width**-0.5,
+      self.dtype,
+      name='mlp',
+    )
+    return x + mlp(LayerNorm(config.norm_eps, name='ln')(x))

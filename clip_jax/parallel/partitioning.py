@@ -16,19 +16,32 @@ from jax.sharding import PartitionSpec as P
 # first. 'tensor' splits heads, MLP columns and the vocabulary (Megatron), and
 # 'fsdp' the other large axis.
 RULES: tuple[tuple[str, P], ...] = (
-  (r'attention/qkv/kernel', P(None, 'fsdp', None, 'tensor', None)),
-  (r'attention/qkv/bias', P(None, None, 'tensor', None)),
-  (r'attention/out/kernel', P(None, 'tensor', None, 'fsdp')),
-  (r'mlp/up/kernel', P(None, 'fsdp', 'tensor')),
-  (r'mlp/up/bias', P(None, 'tensor')),
-  (r'mlp/down/kernel', P(None, 'tensor', 'fsdp')),
-  (r'(attention/out|mlp/down)/bias', P()),
+  (r'blocks/attention/qkv/kernel', P(None, 'fsdp', None, 'tensor', None)),
+  (r'blocks/attention/qkv/bias', P(None, None, 'tensor', None)),
+  (r'blocks/attention/out/kernel', P(None, 'tensor', None, 'fsdp')),
+  (r'blocks/mlp/up/kernel', P(None, 'fsdp', 'tensor')),
+  (r'blocks/mlp/up/bias', P(None, 'tensor')),
+  (r'blocks/mlp/down/kernel', P(None, 'tensor', 'fsdp')),
+  (r'blocks/(attention/out|mlp/down)/bias', P()),
   (r'ln_(1|2|pre|post|final)/(scale|bias)', P()),
   (r'patch_embedding/kernel', P(None, None, None, 'fsdp')),
+  (r'patch_embedding/bias', P()),
+  # Attention pooling is not scanned: the same axes without that of the layers.
+  (r'attention_pool/(qkv/)?kernel', P('fsdp', None, 'tensor', None)),
+  (r'attention_pool/(qkv/)?bias', P(None, 'tensor', None)),
+  (r'attention_pool/out/kernel', P('tensor', None, 'fsdp')),
+  (r'attention_pool/mlp/up/kernel', P('fsdp', 'tensor')),
+  (r'attention_pool/mlp/up/bias', P('tensor')),
+  (r'attention_pool/mlp/down/kernel', P('tensor', 'fsdp')),
+  (r'attention_pool/(out|mlp/down)/bias', P()),
+  (r'attention_pool/(ln/(scale|bias)|probe)', P()),
+  (r'(shortcut_)?conv\d?/kernel', P(None, None, None, 'fsdp')),
+  (r'(shortcut_)?bn\d?/(scale|bias|mean|var)', P()),
   (r'token_embedding/embedding', P('tensor', 'fsdp')),
   (r'(class|position)_embedding', P()),
   (r'(image|text)_projection/kernel', P('fsdp', None)),
-  (r'logit_scale', P()),
+  (r'(image|text)_projection/bias', P()),
+  (r'logit_(scale|bias)', P()),
 )
 
 

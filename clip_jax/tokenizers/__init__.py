@@ -6,25 +6,27 @@
 Each kind's libraries are imported when one of that kind is asked for.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.errors import UsageError
 from clip_jax.tokenizers.base import Tokenizer
 
-__all__ = ['Tokenizer', 'from_description', 'load']
+__all__ = ['Tokenizer', 'from_description', 'from_directory', 'load']
 
-_SPECS = "'clip', 'sentencepiece:PATH' or 'hf:PATH'"
+_SPECS = "'clip', 'sentencepiece:PATH', 'siglip:PATH' or 'hf:PATH'"
 
 
 def load(spec: str, context_length: int | None = None) -> Tokenizer:
   """The tokenizer that a config or a command line names.
 
   Args:
-    spec: 'clip', 'sentencepiece:PATH' (a model file), or 'hf:PATH' (a
-      Hugging Face tokenizer.json, or the directory with one).
-    context_length: T, the tokens of a row. None is 77, as in the paper, or
-      for 'hf' the model_max_length of the tokenizer_config.json beside it.
+    spec: 'clip', 'sentencepiece:PATH' (a model file), 'siglip:PATH' (one that
+      sees texts as SigLIP does), or 'hf:PATH' (a tokenizer.json, or a
+      directory as `from_directory` reads it).
+    context_length: T, the tokens of a row. None is 77, as in the paper, 64
+      for 'siglip', or for 'hf' what the files beside it say.
   Raises:
     UsageError: an unknown spec, a file that is not there, a length below 1.
     FailureError: a file that is there and cannot be read.
@@ -40,11 +42,28 @@ def load(spec: str, context_length: int | None = None) -> Tokenizer:
     from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer
 
     return SentencePieceTokenizer.from_file(path, context_length)
+  if kind == 'siglip':
+    from clip_jax.tokenizers.siglip import SiglipTokenizer
+
+    return SiglipTokenizer.from_file(path, context_length)
   if kind == 'hf':
     from clip_jax.tokenizers.hugging_face import HuggingFaceTokenizer
 
-    return HuggingFaceTokenizer.from_file(path, context_length)
+    found = from_directory(path, context_length)
+    return found or HuggingFaceTokenizer.from_file(path, context_length)
   raise UsageError(f'no tokenizer {spec!r}: give {_SPECS}.')
+
+
+def from_directory(
+  path: str | os.PathLike[str], context_length: int | None = None
+) -> Tokenizer | None:
+  """The tokenizer of a published model, as its authors' code makes it.
+
+  See `clip_jax.tokenizers.directories` for the rules.
+  """
+  from clip_jax.tokenizers import directories
+
+  return directories.from_directory(path, context_length)
 
 
 def from_description(description: Mapping[str, Any]) -> Tokenizer:
@@ -61,10 +80,12 @@ def from_description(description: Mapping[str, Any]) -> Tokenizer:
     from clip_jax.tokenizers.sentence_piece import (
       SentencePieceTokenizer as Kind,
     )
+  elif kind == 'siglip':
+    from clip_jax.tokenizers.siglip import SiglipTokenizer as Kind
   elif kind == 'hf':
     from clip_jax.tokenizers.hugging_face import HuggingFaceTokenizer as Kind
   else:
     raise UsageError(
-      f'no kind of tokenizer {kind!r}: clip, sentencepiece or hf.'
+      f'no kind of tokenizer {kind!r}: clip, sentencepiece, siglip or hf.'
     )
   return Kind.from_description(description)

@@ -19,10 +19,10 @@ DEFAULT_CONTEXT_LENGTH = 77  # the paper's, section 2.4
 class Tokenizer(abc.ABC):
   """Texts to int32 rows [N, T], and back.
 
-  A row is [bos] ids eos pad…; bos only where the tokenizer has one. A text
-  that is too long keeps its first tokens and its last, the eos that a text
-  tower reads at, and is counted in `truncated`. Threads may share one; a
-  pickled copy counts anew.
+  A row is [bos] ids eos pad…; bos only where the tokenizer has one, and the
+  pads come first where a file says so. A text that is too long keeps its first
+  tokens and its last, the eos that a text tower reads at, and is counted in
+  `truncated`. Threads may share one; a pickled copy counts anew.
   """
 
   kind: str  # as in `describe()`
@@ -31,6 +31,7 @@ class Tokenizer(abc.ABC):
   bos_id: int | None
   eos_id: int
   pad_id: int
+  padding_side = 'right'
 
   def __init__(self, context_length: int | None):
     length = (
@@ -53,6 +54,8 @@ class Tokenizer(abc.ABC):
     ids, lengths = self._tokenize(_as_list(texts))
     width = self.context_length
     inside = np.arange(width) < lengths[:, None]  # N T
+    if self.padding_side == 'left':
+      inside = inside[:, ::-1]
     rows = np.full(inside.shape, self.pad_id, np.int32)
     cut = lengths > width  # N
     if cut.any():

@@ -1,15 +1,21 @@
-"""Text repair, as in the original: what the byte-pair encoding sees.
+"""What happens to a text before it is tokenised, by the name it goes by.
 
-Mojibake and HTML entities are undone, blanks become single spaces, letters
-small. `clean` is what CLIP was trained with; `canonicalize` also drops the
-punctuation, as SigLIP's authors do.
+Mojibake and HTML entities are undone, as in the original, and blanks become
+single spaces. Then, as in open_clip's `tokenizer_kwargs.clean`,
+
+  lower         makes letters small: what CLIP was trained with
+  whitespace    leaves them
+  canonicalize  makes them small and drops the punctuation: SigLIP
 """
 
 import html
 import re
 import string
+from collections.abc import Callable
 
 import ftfy
+
+from clip_jax.errors import UsageError
 
 # ASCII that no step of `repair` changes but at its ends: no entity, none of
 # the control characters that ftfy removes (it leaves tab, line feed, form
@@ -38,11 +44,31 @@ def words(text: str) -> list[str]:
   return repair(text).lower().split()
 
 
-def clean(text: str) -> str:
-  """Repaired, in small letters, single spaces."""
-  return ' '.join(words(text))
+def _words_as_written(text: str) -> list[str]:
+  return repair(text).split()
 
 
-def canonicalize(text: str) -> str:
-  """As `clean`, without ASCII punctuation; '_' is a blank."""
-  return ' '.join(repair(text).translate(_NO_PUNCTUATION).lower().split())
+def _words_without_punctuation(text: str) -> list[str]:
+  """ASCII punctuation goes, but '_' is a blank."""
+  return repair(text).translate(_NO_PUNCTUATION).lower().split()
+
+
+WORDS: dict[str, Callable[[str], list[str]]] = {
+  'lower': words,
+  'whitespace': _words_as_written,
+  'canonicalize': _words_without_punctuation,
+}
+
+
+def words_of(cleaning: str) -> Callable[[str], list[str]]:
+  """The function from a text to its cleaned words; UsageError if unknown."""
+  if cleaning not in WORDS:
+    raise UsageError(
+      f'no cleaning {cleaning!r} of texts: one of {", ".join(WORDS)}.'
+    )
+  return WORDS[cleaning]
+
+
+def clean(text: str, cleaning: str = 'lower') -> str:
+  """The cleaned text, its words one space apart."""
+  return ' '.join(words_of(cleaning)(text))

@@ -25,7 +25,7 @@ from tokenizers.models import BPE
 
 from clip_jax.errors import FailureError
 from clip_jax.tokenizers.base import Tokenizer
-from clip_jax.tokenizers.cleaning import words
+from clip_jax.tokenizers.cleaning import words_of
 
 VOCABULARY_FILE = 'bpe_simple_vocab_16e6.txt.gz'
 VOCABULARY_SHA256 = (
@@ -47,8 +47,13 @@ class CLIPTokenizer(Tokenizer):
 
   kind = 'clip'
 
-  def __init__(self, context_length: int | None = None):
+  def __init__(
+    self, context_length: int | None = None, cleaning: str = 'lower'
+  ):
+    """`cleaning`: a name of `cleaning.WORDS`; models differ from 'lower'."""
     super().__init__(context_length)
+    self.cleaning = cleaning
+    self._words = words_of(cleaning)
     self._pairs = _byte_pairs()
     self.vocab_size = len(self._pairs.symbols)
     self.bos_id = self.vocab_size - 2
@@ -58,7 +63,7 @@ class CLIPTokenizer(Tokenizer):
     self._eos = _pack([self.eos_id])
 
   def encode(self, text: str) -> list[int]:
-    chunks = map(self._pairs.__getitem__, words(text))
+    chunks = map(self._pairs.__getitem__, self._words(text))
     return np.frombuffer(b''.join(chunks), np.int32).tolist()
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
@@ -68,16 +73,23 @@ class CLIPTokenizer(Tokenizer):
     return characters.decode('utf-8', 'replace').replace('</w>', ' ')
 
   def describe(self) -> dict[str, Any]:
-    return {'kind': self.kind, 'context_length': self.context_length}
+    return {
+      'kind': self.kind,
+      'context_length': self.context_length,
+      'cleaning': self.cleaning,
+    }
 
   @classmethod
   def from_description(cls, description: Mapping[str, Any]) -> 'CLIPTokenizer':
-    return cls(description.get('context_length'))
+    return cls(
+      description.get('context_length'), description.get('cleaning', 'lower')
+    )
 
   def _tokenize(
     self, texts: list[str]
   ) -> tuple[Int32[np.ndarray, ' M'], Int32[np.ndarray, ' N']]:
-    bos, eos, ids_of = self._bos, self._eos, self._pairs.__getitem__
+    bos, eos = self._bos, self._eos
+    words, ids_of = self._words, self._pairs.__getitem__
     rows = [b''.join((bos, *map(ids_of, words(text)), eos)) for text in texts]
     lengths = np.fromiter(map(len, rows), np.int32, len(rows)) // 4
     return np.frombuffer(b''.join(rows), np.int32), lengths
@@ -115,9 +127,13 @@ class _BytePairs(dict[str, bytes]):
     return packed
 
 
-@functools.cache
-def _byte_pairs() -> _BytePairs:
-  """The vocabulary, once a process.
+def vocabulary() -> list[str]:
+  """The symbols, in the order of their ids; '</w>' ends a word."""
+  return _byte_pairs().symbols
+
+
+def read_merges() -> list[tuple[str, str]]:
+  """The pairs of symbols that become one, best first.
 
   Raises:
     FailureError: the packaged file is not the original's.
@@ -131,7 +147,13 @@ def _byte_pairs() -> _BytePairs:
     )
   lines = gzip.decompress(data).decode().split('\n')
   merges = [line.split(' ') for line in lines[1 : MERGES + 1]]
-  return _BytePairs([(left, right) for left, right in merges])
+  return [(left, right) for left, right in merges]
+
+
+@functools.cache
+def _byte_pairs() -> _BytePairs:
+  """The vocabulary, once a process."""
+  return _BytePairs(read_merges())
 
 
 def _byte_alphabet() -> dict[str, int]:

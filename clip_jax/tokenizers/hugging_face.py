@@ -5,7 +5,6 @@ that file. Which of them are bos, eos and pad, and how long a row is, stands
 in the files beside it, or follows from what the file adds to a text.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,12 +13,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 import tokenizers
 from jaxtyping import Int32
+from tokenizers import processors
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
+from clip_jax.tokenizers.cleaning import words_of
+from clip_jax.tokenizers.clip_definition import read_clip_files
+from clip_jax.tokenizers.hugging_face_settings import read_settings
 
-# Files that have no limit give 10**30 or so.
-_LONGEST_ROW = 1_000_000
 _PAD_TOKENS = ('<pad>', '[PAD]', '<|pad|>')  # where no file says which
 
 
@@ -34,6 +35,9 @@ class HuggingFaceTokenizer(Tokenizer):
     context_length: int | None = None,
     specials: Mapping[str, str] | None = None,
     *,
+    padding_side: str = 'right',
+    split_specials: bool = False,
+    cleaning: str | None = None,
     origin: str = 'a description',
   ):
     """Reads a definition.
@@ -42,30 +46,36 @@ class HuggingFaceTokenizer(Tokenizer):
       definition: the text of a tokenizer.json.
       context_length: T.
       specials: tokens by 'bos', 'eos' and 'pad', as far as files name them.
+      padding_side: 'right' or 'left' of a text.
+      split_specials: whether a special token in a text is only text.
+      cleaning: what open_clip does to texts before, by its name in
+        `cleaning.WORDS`; None leaves them to the definition.
       origin: where the definition is from, for the errors.
     Raises:
       FailureError: the definition is damaged, or nothing ends a text.
+      UsageError: another padding side, another cleaning.
     """
     super().__init__(context_length)
+    if padding_side not in ('right', 'left'):
+      raise UsageError(
+        f'the tokenizer of {origin} pads on the {padding_side!r} side: it '
+        'takes right or left.'
+      )
+    self.padding_side = padding_side
+    self.cleaning = cleaning
+    self._words = words_of(cleaning) if cleaning else None
     self._definition = definition
-    self._specials = dict(specials or {})
-    try:
-      # The library's errors are bare `Exception`s.
-      self._tokenizer = tokenizers.Tokenizer.from_str(definition)
-    except Exception as error:
-      reason = ' '.join(str(error).split())
-      raise FailureError(
-        f'the tokenizer of {origin} is not a tokenizer.json, or damaged: '
-        f'{reason}.'
-      ) from error
+    self.specials = dict(specials or {})
+    self._tokenizer = _parse(definition, origin)
     shipped_padding = self._tokenizer.padding or {}
     self._tokenizer.no_padding()  # rows are laid out in `base`
     self._tokenizer.no_truncation()
+    self._tokenizer.encode_special_tokens = self.split_specials = split_specials
     vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
     self.vocab_size = max(vocabulary.values()) + 1
     named = {
       name: vocabulary[token]
-      for name, token in self._specials.items()
+      for name, token in self.specials.items()
       if token in vocabulary
     }
     prefix, suffix = self._added()
@@ -76,8 +86,9 @@ class HuggingFaceTokenizer(Tokenizer):
         "reads at one: name an 'eos_token' in tokenizer_config.json."
       )
     self.eos_id = suffix[-1] if suffix else named['eos']
-    # A text tower needs an end to read at, also where the file adds none.
-    self._ending = [] if suffix else [self.eos_id]
+    if not suffix:
+      # A text tower needs an end to read at, also where the file adds none.
+      self._end_texts(prefix)
     padding = [vocabulary[t] for t in _PAD_TOKENS if t in vocabulary]
     if 'pad_id' in shipped_padding:
       padding.insert(0, shipped_padding['pad_id'])
@@ -85,47 +96,57 @@ class HuggingFaceTokenizer(Tokenizer):
 
   @classmethod
   def from_file(
-    cls, path: str | os.PathLike[str], context_length: int | None = None
+    cls,
+    path: str | os.PathLike[str],
+    context_length: int | None = None,
+    *,
+    cleaning: str | None = None,
   ) -> 'HuggingFaceTokenizer':
-    """Reads a tokenizer.json, or the one in a directory, and its neighbours.
+    """Reads a tokenizer.json, or a directory with one, and its neighbours.
+
+    A directory may have CLIP's vocab.json and merges.txt instead.
 
     Raises:
       UsageError: there is no such file.
       FailureError: it or tokenizer_config.json is damaged.
     """
     file = Path(path)
+    directory = file.parent
     if file.is_dir():
-      file = file / 'tokenizer.json'
-    try:
-      definition = file.read_text('utf-8')
-    except UnicodeDecodeError as error:
-      raise FailureError(f'{file} is not UTF-8 text.') from error
-    except OSError as error:
-      raise UsageError(
-        f'no Hugging Face tokenizer at {file} ({error.strerror}): '
-        'give a tokenizer.json or the directory with one.'
-      ) from error
-    specials = {}
-    config = {}
-    for name in ('special_tokens_map.json', 'tokenizer_config.json'):
-      config = _read_json(file.with_name(name))
-      for special in ('bos', 'eos', 'pad'):
-        token = config.get(f'{special}_token')
-        if isinstance(token, dict):  # a token with its flags
-          token = token.get('content')
-        if isinstance(token, str):
-          specials[special] = token
-    longest = config.get('model_max_length')
-    if (
-      context_length is None
-      and isinstance(longest, (int, float))
-      and 0 < longest < _LONGEST_ROW
-    ):
-      context_length = int(longest)
-    return cls(definition, context_length, specials, origin=str(file))
+      directory, file = file, file / 'tokenizer.json'
+    settings = read_settings(directory)
+    if not file.exists() and (directory / 'merges.txt').exists():
+      definition = read_clip_files(directory, settings.specials.values())
+    else:
+      definition = _read_text(file)
+    tokenizer = _parse(definition, str(file))
+    padding = tokenizer.padding or {}
+    if settings.apply(tokenizer):
+      definition = tokenizer.to_str()
+    return cls(
+      definition,
+      settings.context_length if context_length is None else context_length,
+      settings.named(),
+      padding_side=settings.padding_side
+      or padding.get('direction', 'right').lower(),
+      split_specials=settings.split_specials,
+      cleaning=cleaning,
+      origin=str(file),
+    )
+
+  @property
+  def definition(self) -> str:
+    """A tokenizer.json that makes the rows, but for cutting and padding."""
+    return self._tokenizer.to_str()
+
+  def token(self, i: int) -> str:
+    """The token that an id stands for."""
+    return str(self._tokenizer.id_to_token(i))
 
   def encode(self, text: str) -> list[int]:
-    return self._tokenizer.encode(encodable(text), add_special_tokens=False).ids
+    return self._tokenizer.encode(
+      self._clean(text), add_special_tokens=False
+    ).ids
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """The text without its specials, as the file's own decoder writes it."""
@@ -136,7 +157,10 @@ class HuggingFaceTokenizer(Tokenizer):
       'kind': self.kind,
       'context_length': self.context_length,
       'tokenizer': self._definition,
-      'specials': self._specials,
+      'specials': self.specials,
+      'padding_side': self.padding_side,
+      'split_specials': self.split_specials,
+      'cleaning': self.cleaning,
     }
 
   @classmethod
@@ -152,15 +176,23 @@ class HuggingFaceTokenizer(Tokenizer):
       description['tokenizer'],
       description.get('context_length'),
       description.get('specials'),
+      padding_side=description.get('padding_side', 'right'),
+      split_specials=description.get('split_specials', False),
+      cleaning=description.get('cleaning'),
     )
 
   def _tokenize(
     self, texts: list[str]
   ) -> tuple[Int32[np.ndarray, ' M'], Int32[np.ndarray, ' N']]:
     encodings = self._tokenizer.encode_batch_fast(
-      [encodable(text) for text in texts]
+      [self._clean(text) for text in texts]
     )
-    return concatenate([[*e.ids, *self._ending] for e in encodings])
+    return concatenate([encoding.ids for encoding in encodings])
+
+  def _clean(self, text: str) -> str:
+    if self._words is not None:
+      text = ' '.join(self._words(text))
+    return encodable(text)
 
   def _added(self) -> tuple[list[int], list[int]]:
     """The ids that the file puts before and after every text."""
@@ -170,14 +202,36 @@ class HuggingFaceTokenizer(Tokenizer):
       return added.ids[:-1], added.ids[-1:]
     return added.ids[: body[0]], added.ids[body[-1] + 1 :]
 
+  def _end_texts(self, prefix: list[int]) -> None:
+    tokens = [*map(self.token, prefix), '$A', self.token(self.eos_id)]
+    self._tokenizer.post_processor = processors.TemplateProcessing(
+      single=tokens,
+      special_tokens=[
+        (token, i)
+        for token, i in zip(tokens, [*prefix, None, self.eos_id], strict=True)
+        if i is not None
+      ],
+    )
 
-def _read_json(path: Path) -> dict[str, Any]:
+
+def _read_text(file: Path) -> str:
   try:
-    content = json.loads(path.read_text('utf-8'))
-  except FileNotFoundError:
-    return {}
-  except (OSError, ValueError) as error:
-    raise FailureError(f'{path} is not JSON: {error}.') from error
-  if not isinstance(content, dict):
-    raise FailureError(f'{path} holds no JSON object.')
-  return content
+    return file.read_text('utf-8')
+  except UnicodeDecodeError as error:
+    raise FailureError(f'{file} is not UTF-8 text.') from error
+  except OSError as error:
+    raise UsageError(
+      f'no Hugging Face tokenizer at {file} ({error.strerror}): '
+      'give a tokenizer.json or the directory with one.'
+    ) from error
+
+
+def _parse(definition: str, origin: str) -> tokenizers.Tokenizer:
+  try:
+    return tokenizers.Tokenizer.from_str(definition)
+  except Exception as error:  # the library's errors are bare `Exception`s
+    reason = ' '.join(str(error).split())
+    raise FailureError(
+      f'the tokenizer of {origin} is not a tokenizer.json, or damaged: '
+      f'{reason}.'
+    ) from error

@@ -71,14 +71,27 @@ class SentencePieceTokenizer(Tokenizer):
     cls, path: str | os.PathLike[str], context_length: int | None = None
   ) -> 'SentencePieceTokenizer':
     """Raises UsageError where there is no such file."""
+    return cls(cls.read(path), context_length, origin=str(path))
+
+  @staticmethod
+  def read(path: str | os.PathLike[str]) -> bytes:
+    """A model file's content; UsageError where there is no such file."""
     try:
-      model = Path(path).read_bytes()
+      return Path(path).read_bytes()
     except OSError as error:
       raise UsageError(
         f'no SentencePiece model at {path} ({error.strerror}): '
         '`clip-jax data tokenizer --train` makes one.'
       ) from error
-    return cls(model, context_length, origin=str(path))
+
+  @property
+  def model(self) -> bytes:
+    """The content of the model file."""
+    return self._model
+
+  def piece(self, i: int) -> str:
+    """The piece that an id stands for."""
+    return self._processor.id_to_piece(i)
 
   def encode(self, text: str) -> list[int]:
     return self._processor.encode(encodable(text))
@@ -98,14 +111,20 @@ class SentencePieceTokenizer(Tokenizer):
   def from_description(
     cls, description: Mapping[str, Any]
   ) -> 'SentencePieceTokenizer':
+    return cls(
+      cls.described_model(description), description.get('context_length')
+    )
+
+  @staticmethod
+  def described_model(description: Mapping[str, Any]) -> bytes:
+    """The model file in a description; FailureError where it is damaged."""
     try:
-      model = base64.b64decode(description['model'], validate=True)
+      return base64.b64decode(description['model'], validate=True)
     except (KeyError, TypeError, binascii.Error) as error:
       raise FailureError(
         "a SentencePiece tokenizer's description is damaged: 'model' is not "
         'base64.'
       ) from error
-    return cls(model, description.get('context_length'))
 
   def _tokenize(
     self, texts: list[str]

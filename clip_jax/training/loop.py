@@ -99,15 +99,15 @@ def _train(
 def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
   """The newest checkpoint's state, or the first one."""
   seed = run.config.seed
-  restored = checkpoints.restore(
-    run.state.params, run.state.opt_state, run.description, seed=seed
-  )
+  restored = checkpoints.restore(run.state, run.description, seed=seed)
   if restored is None:
     return sharded_init(run.module, run.optimizer, run.mesh, seed)
   step = jax.device_put(
     jnp.asarray(restored.step, jnp.int32), run.state.step.sharding
   )
-  return TrainState(step, restored.params, restored.opt_state)
+  return TrainState(
+    step, restored.params, restored.opt_state, restored.batch_stats
+  )
 
 
 def _steps(
@@ -171,7 +171,7 @@ def model_of(run: Run, state: TrainState) -> Model:
   """A state as a model to use, on the run's devices."""
   return Model(
     run.description,
-    state.params,
+    state.variables,
     mesh=run.mesh,
     dtype=run.config.model.dtype,
     batch_size=run.config.evaluation.batch_size,

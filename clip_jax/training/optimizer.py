@@ -12,9 +12,11 @@ from clip_jax.parallel.partitioning import path_name
 
 SCHEDULES = ('cosine', 'linear', 'constant')
 
-# Gains, biases, the temperature, and the class token (a single vector, which
-# open_clip's rule "one axis or none" leaves out as well).
-_NO_DECAY = re.compile(r'(^|/)(scale|bias|logit_scale|class_embedding)$')
+# Gains, biases, the temperature, and single vectors: the class token and the
+# query of attention pooling (open_clip's rule "one axis or none").
+_NO_DECAY = re.compile(
+  r'(^|/)(scale|bias|logit_scale|logit_bias|class_embedding|probe)$'
+)
 
 
 def decay_mask(params: Any) -> Any:

@@ -14,7 +14,6 @@ import optax
 from jax.sharding import Mesh
 
 from clip_jax import tokenizers
-from clip_jax.checkpoints import Description
 from clip_jax.data.augment import Augmentation
 from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import Batches, training_batches
@@ -24,6 +23,7 @@ from clip_jax.evaluation import find_evaluator
 from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
+from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.contrastive import make_softmax_loss
 from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
@@ -176,8 +176,8 @@ def make_tokenizer(
   if scheme == 'sentencepiece' and training.vocab_size > 0:
     _train_vocabulary(config, sources, Path(location))
   length = config.model.text.context_length
-  if length is None and config.model.preset in presets.PRESETS:
-    length = presets.PRESETS[config.model.preset]['text']['context_length']
+  if length is None and config.model.preset:
+    length = presets.find(config.model.preset).config.text.context_length
   return tokenizers.load(config.tokenizer, context_length=length)
 
 

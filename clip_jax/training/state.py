@@ -23,6 +23,20 @@ class TrainState:
   step: Any  # int32 scalar, updates done
   params: Any  # float32
   opt_state: Any
+  # Running statistics of a ResNet's batch norms; a pair of Transformers has {}.
+  batch_stats: Any = flax.struct.field(default_factory=dict)
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `DualEncoder.apply` takes."""
+    return variables_of(self.params, self.batch_stats)
+
+
+def variables_of(params: Any, batch_stats: Any) -> dict[str, Any]:
+  """Collections by name, without an empty one."""
+  if not batch_stats:
+    return {'params': params}
+  return {'params': params, 'batch_stats': batch_stats}
 
 
 def init_state(
@@ -34,11 +48,12 @@ def init_state(
   image, text = module.config.image, module.config.text
   images = jnp.zeros((1, image.image_size, image.image_size, 3))
   tokens = jnp.zeros((1, text.context_length), jnp.int32)
-  params = module.init(jax.random.key(seed), images, tokens)['params']
+  variables: Any = module.init(jax.random.key(seed), images, tokens)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=optimizer.init(params),
+    params=variables['params'],
+    opt_state=optimizer.init(variables['params']),
+    batch_stats=variables.get('batch_stats', {}),
   )
 
 

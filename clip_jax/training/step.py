@@ -13,7 +13,7 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.models.dual_encoder import DualEncoder, normalize
 from clip_jax.objectives.contrastive import Loss
 from clip_jax.parallel.mesh import batch_sharding, replicated
-from clip_jax.training.state import TrainState
+from clip_jax.training.state import TrainState, variables_of
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -45,11 +45,20 @@ def make_train_step(
     images = normalize(batch['image'], preprocessing.mean, preprocessing.std)
 
     def objective(params):
-      outputs: Any = module.apply({'params': params}, images, batch['tokens'])
+      outputs, updated = module.apply(
+        variables_of(params, state.batch_stats),
+        images,
+        batch['tokens'],
+        train=True,
+        mutable='batch_stats',
+      )
       image_features, text_features, logit_scale, _ = outputs
-      return loss_fn(image_features, text_features, logit_scale)
+      loss = loss_fn(image_features, text_features, logit_scale)
+      return loss, updated.get('batch_stats', {})
 
-    loss, gradients = jax.value_and_grad(objective)(state.params)
+    (loss, batch_stats), gradients = jax.value_and_grad(
+      objective, has_aux=True
+    )(state.params)
     updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params
     )
@@ -64,7 +73,7 @@ def make_train_step(
       'logit_scale': jnp.exp(state.params['logit_scale']),
       'grad_norm': optax.global_norm(gradients),
     }
-    state = TrainState(state.step + 1, params, opt_state)
+    state = TrainState(state.step + 1, params, opt_state, batch_stats)
     return state, metrics
 
   return train_step

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from clip_jax.inference.model import load
+from clip_jax.inference.loading import load
 
 TEXTS = ['red square', 'cat face', 'Größe']
 

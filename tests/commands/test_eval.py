@@ -4,7 +4,7 @@ import pytest
 
 from clip_jax.data.sources import open_source
 from clip_jax.evaluation import EVALUATORS, Options
-from clip_jax.inference.model import load
+from clip_jax.inference.loading import load
 
 
 @pytest.mark.parametrize('task', list(EVALUATORS))

@@ -10,7 +10,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation import EVALUATORS, Options, find_evaluator, zero_shot
 from clip_jax.evaluation.zero_shot import accuracies, top_classes
 from tests.evaluation.fakes import ListSource, TableEncoder
-from tests.models.open_clip_golden import GOLDENS
+from tests.golden_models import GOLDENS
 
 NAMES = ['north', 'east', 'south']
 COMPASS = TableEncoder(

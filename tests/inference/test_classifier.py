@@ -12,7 +12,7 @@ from clip_jax import tokenizers
 from clip_jax.errors import FailureError
 from clip_jax.inference.classifier import softmax, zero_shot_weights
 from clip_jax.models.dual_encoder import DualEncoder, unit_length
-from tests.models.open_clip_golden import GOLDENS, load_golden
+from tests.golden_models import GOLDENS, load_golden
 
 CASE = json.loads((GOLDENS / 'zero_shot' / 'zero_shot.json').read_text())
 ARRAYS = load_file(GOLDENS / 'zero_shot' / 'zero_shot.safetensors')
@@ -28,7 +28,7 @@ def test_weights_equal_open_clips():
     np.testing.assert_array_equal(tokens, ARRAYS['tokens'])
     features = jax.jit(
       lambda tokens: module.apply(
-        {'params': golden.params}, tokens, method='encode_text'
+        golden.variables, tokens, method='encode_text'
       )
     )(jnp.asarray(tokens))
     return np.asarray(unit_length(features))

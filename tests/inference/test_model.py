@@ -131,7 +131,7 @@ def test_a_mesh_gives_the_same_features(model, sizes):
   count = np.prod(sizes)
   mesh = make_mesh(*sizes, devices=jax.devices()[:count])
   params = jax.device_put(tiny_params(), shardings(tiny_params(), mesh))
-  spread = model_module.Model(tiny_description(), params, mesh=mesh)
+  spread = model_module.Model(tiny_description(), {'params': params}, mesh=mesh)
   np.testing.assert_allclose(
     spread.encode_image(PIXELS), model.encode_image(PIXELS), atol=1e-6
   )

@@ -9,12 +9,17 @@ import pytest
 
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
 from clip_jax.models.layers import REMAT_POLICIES
-from tests.models.open_clip_golden import TOLERANCES, load_golden
+from tests.golden_models import HUGGING_FACE, OPEN_CLIP, load_golden
 from tests.tiny import TINY
 
 
-@pytest.fixture(scope='module', params=list(TOLERANCES))
+@pytest.fixture(scope='module', params=OPEN_CLIP)
 def golden(request):
+  return load_golden(request.param)
+
+
+@pytest.fixture(scope='module', params=HUGGING_FACE)
+def golden_of_transformers(request):
   return load_golden(request.param)
 
 
@@ -43,21 +48,8 @@ def tiny_batch(size=3, seed=0):
   return jnp.asarray(images), jnp.asarray(tokens)
 
 
-def test_open_clip_params_have_our_shapes(golden):
-  shapes = jax.eval_shape(
-    DualEncoder(golden.config).init,
-    jax.random.key(0),
-    golden.images,
-    golden.tokens,
-  )['params']
-  ours = jax.tree.map(lambda leaf: leaf.shape, shapes)
-  assert ours == jax.tree.map(lambda leaf: leaf.shape, golden.params)
-
-
 def test_outputs_equal_open_clips(golden):
-  image, text, scale, bias = DualEncoder(golden.config).apply(
-    {'params': golden.params}, golden.images, golden.tokens
-  )
+  image, text, scale, bias = golden.apply(golden.images, golden.tokens)
   golden.check('image_features_normalized', image)
   golden.check('text_features_normalized', text)
   golden.check('logit_scale_exp', scale[None])
@@ -66,11 +58,41 @@ def test_outputs_equal_open_clips(golden):
 
 
 def test_features_before_normalisation_equal_open_clips(golden):
-  module, variables = DualEncoder(golden.config), {'params': golden.params}
-  image = module.apply(variables, golden.images, method='encode_image')
-  text = module.apply(variables, golden.tokens, method='encode_text')
+  image = golden.apply(golden.images, method='encode_image')
+  text = golden.apply(golden.tokens, method='encode_text')
   golden.check('image_features', image)
   golden.check('text_features', text)
+
+
+def test_outputs_equal_those_of_transformers(golden_of_transformers):
+  golden = golden_of_transformers
+  image, text, scale, bias = golden.apply(golden.images, golden.tokens)
+  golden.check('image_embeds', image)
+  golden.check('text_embeds', text)
+  golden.check('logits_per_image', scale * image @ text.T + bias)
+  golden.check('logits_per_text', scale * text @ image.T + bias)
+  golden.check(
+    'image_features', golden.apply(golden.images, method='encode_image')
+  )
+  golden.check(
+    'text_features', golden.apply(golden.tokens, method='encode_text')
+  )
+
+
+@pytest.mark.parametrize('name', [*OPEN_CLIP, *HUGGING_FACE])
+def test_relative_error_is_below_2e_5(name):
+  # Of the normalised features, and 1e-4 of the logits.
+  golden = load_golden(name)
+  image, text, scale, bias = golden.apply(golden.images, golden.tokens)
+  theirs = 'embeds' if name in HUGGING_FACE else 'features_normalized'
+  for ours, key, limit in (
+    (image, f'image_{theirs}', 2e-5),
+    (text, f'text_{theirs}', 2e-5),
+    (scale * image @ text.T + bias, 'logits_per_image', 1e-4),
+  ):
+    expected = golden.outputs[key]
+    error = np.linalg.norm(ours - expected) / np.linalg.norm(expected)
+    assert error < limit, key
 
 
 def test_features_have_unit_length():

@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 
 from clip_jax.models.config import VisionTransformerConfig
-from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.layers import LayerNorm
 from clip_jax.models.vision_transformer import VisionTransformer
-from tests.models.open_clip_golden import TOLERANCES, load_golden
+from tests.golden_models import HUGGING_FACE, OPEN_CLIP, load_golden
 
+VITS = [name for name in OPEN_CLIP if 'resnet' not in name]
 SMALL = VisionTransformerConfig(
   image_size=16, patch_size=8, width=24, depth=3, heads=3
 )
 IMAGES = jax.random.normal(jax.random.key(9), (2, 16, 16, 3))
-
-
-@pytest.fixture(scope='module', params=list(TOLERANCES))
-def golden(request):
-  return load_golden(request.param)
 
 
 @functools.cache
@@ -31,34 +26,37 @@ def initialised(config):
   return tower, jax.jit(tower.init)(jax.random.key(0), IMAGES)
 
 
-def test_patch_tokens_of_each_block_equal_open_clips(golden):
-  module, variables = DualEncoder(golden.config), {'params': golden.params}
+@pytest.mark.parametrize('name', VITS)
+def test_patch_tokens_of_each_block_equal_open_clips(name):
+  golden = load_golden(name)
   for layer in range(golden.config.image.depth):
-    name = f'image_block_{layer}'
-    tokens = module.apply(
-      variables, golden.images, layer, method='image_tokens'
-    )
-    np.testing.assert_allclose(
-      tokens,
-      golden.outputs[name][:, 1:],  # theirs has the class token first
-      rtol=0,
-      atol=TOLERANCES[golden.name][name],
-    )
+    tokens = golden.apply(golden.images, layer, method='image_tokens')
+    patches = np.s_[:, 1:]  # theirs has the class token first
+    golden.check(f'image_block_{layer}', tokens, patches)
 
 
-def test_normed_last_tokens_equal_open_clips(golden):
-  tokens = DualEncoder(golden.config).apply(
-    {'params': golden.params},
-    golden.images,
-    golden.config.image.depth - 1,
-    method='image_tokens',
-  )
-  ln_post = {'params': golden.params['image']['ln_post']}
-  golden.check('image_patch_tokens', LayerNorm().apply(ln_post, tokens))
+@pytest.mark.parametrize('name', HUGGING_FACE)
+def test_patch_tokens_of_each_block_equal_those_of_transformers(name):
+  golden = load_golden(name)
+  patches = np.s_[:, golden.config.image.class_token * 1 :]
+  for layer in range(golden.config.image.depth):
+    tokens = golden.apply(golden.images, layer, method='image_tokens')
+    golden.check(f'vision_hidden_state_{layer + 1}', tokens, patches)
+
+
+@pytest.mark.parametrize('name', VITS)
+def test_last_tokens_equal_open_clips(name):
+  golden = load_golden(name)
+  last = golden.config.image.depth - 1
+  tokens = golden.apply(golden.images, last, method='image_tokens')
+  if not golden.config.image.norm_after_pooling:
+    ln_post = {'params': golden.variables['params']['image']['ln_post']}
+    tokens = LayerNorm().apply(ln_post, tokens)
+  golden.check('image_patch_tokens', tokens)
 
 
 def test_average_pooling_has_no_class_token():
-  config = dataclasses.replace(SMALL, pooling='average')
+  config = dataclasses.replace(SMALL, pooling='average', class_token=False)
   tower, variables = initialised(config)
   assert 'class_embedding' not in variables['params']
   assert variables['params']['position_embedding'].shape == (4, 24)
@@ -66,7 +64,7 @@ def test_average_pooling_has_no_class_token():
 
 
 def test_average_pooling_does_not_see_the_order_of_patches():
-  config = dataclasses.replace(SMALL, pooling='average')
+  config = dataclasses.replace(SMALL, pooling='average', class_token=False)
   tower, variables = initialised(config)
   params = dict(variables['params'])
   params['position_embedding'] = jnp.zeros_like(params['position_embedding'])
@@ -76,6 +74,29 @@ def test_average_pooling_does_not_see_the_order_of_patches():
     tower.apply({'params': params}, IMAGES),
     tower.apply({'params': params}, swapped),
     atol=1e-5,
+  )
+
+
+def test_average_pooling_leaves_a_class_token_out():
+  config = dataclasses.replace(SMALL, pooling='average')
+  tower, variables = initialised(config)
+  assert variables['params']['position_embedding'].shape == (5, 24)
+  tokens = tower.apply(variables, IMAGES, SMALL.depth - 1, method='tokens')
+  ln_post = {'params': variables['params']['ln_post']}
+  np.testing.assert_allclose(
+    tower.apply(variables, IMAGES),
+    LayerNorm().apply(ln_post, tokens).mean(1),
+    atol=1e-5,
+  )
+
+
+def test_pixels_beyond_the_last_whole_patch_are_not_seen():
+  config = dataclasses.replace(SMALL, image_size=20)
+  tower, variables = initialised(config)
+  larger = jnp.pad(IMAGES, ((0, 0), (0, 4), (0, 4), (0, 0)))
+  other = larger.at[:, 16:].set(3.0)
+  np.testing.assert_array_equal(
+    tower.apply(variables, larger), tower.apply(variables, other)
   )
 
 

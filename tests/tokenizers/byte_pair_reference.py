@@ -23,7 +23,7 @@ START, END = 49_406, 49_407
 
 
 @functools.cache
-def _tables() -> tuple[dict[int, str], dict[str, int], dict[tuple, int]]:
+def tables() -> tuple[dict[int, str], dict[str, int], dict[tuple, int]]:
   """Byte to character, symbol to id, pair to rank."""
   own = [b for b in range(256) if 33 <= b <= 126 or 160 < b != 173]
   rest = [b for b in range(256) if b not in own]
@@ -42,7 +42,7 @@ def _tables() -> tuple[dict[int, str], dict[str, int], dict[tuple, int]]:
 
 
 def _word_ids(word: str) -> list[int]:
-  characters, ids, ranks = _tables()
+  characters, ids, ranks = tables()
   symbols = [characters[b] for b in word.encode('utf-8')]
   symbols[-1] += '</w>'
   while len(symbols) > 1:

@@ -33,11 +33,12 @@ def specs(tmp_path_factory):
   return {
     'clip': 'clip',
     'sentencepiece': f'sentencepiece:{folder}/captions.model',
+    'siglip': f'siglip:{folder}/captions.model',
     'hf': f'hf:{folder}',
   }
 
 
-@pytest.fixture(params=['clip', 'sentencepiece', 'hf'])
+@pytest.fixture(params=['clip', 'sentencepiece', 'siglip', 'hf'])
 def spec(request, specs):
   return specs[request.param]
 
@@ -62,12 +63,13 @@ def test_rows_end_in_eos_and_pads(spec):
 
 def test_one_text_no_text_and_any_iterable(spec):
   tokenizer = tokenizers.load(spec)
-  assert tokenizer.context_length == 77
+  length = tokenizer.context_length
+  assert length == (64 if spec.startswith('siglip') else 77)
   one = tokenizer('a red cat')
-  assert one.shape == (1, 77)
+  assert one.shape == (1, length)
   np.testing.assert_array_equal(one, tokenizer(iter(['a red cat'])))
   np.testing.assert_array_equal(one, tokenizer(np.array(['a red cat'])))
-  assert tokenizer([]).shape == (0, 77)
+  assert tokenizer([]).shape == (0, length)
   assert tokenizer.text_lengths([]).shape == (0,)
 
 
@@ -125,7 +127,7 @@ def test_threads_share_a_tokenizer_and_its_count(spec):
   'spec', ['', 'bpe', 'clip:', 'clip:x', 'sentencepiece:', 'hf', 'gpt:x', ':x']
 )
 def test_an_unknown_spec_names_the_known(spec):
-  with pytest.raises(UsageError, match=r"'clip', 'sentencepiece:PATH' or 'hf"):
+  with pytest.raises(UsageError, match=r"'clip', 'sentencepiece:PATH', 'sig"):
     tokenizers.load(spec)
 
 
@@ -137,7 +139,7 @@ def test_a_context_length_below_one_is_refused(spec, context_length):
 
 @pytest.mark.parametrize('description', [{}, {'kind': 'morse'}])
 def test_a_description_of_no_known_kind(description):
-  with pytest.raises(UsageError, match='clip, sentencepiece or hf'):
+  with pytest.raises(UsageError, match='clip, sentencepiece, siglip or hf'):
     tokenizers.from_description(description)
 
 

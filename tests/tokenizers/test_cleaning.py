@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_jax.errors import UsageError
 from clip_jax.tokenizers import cleaning
 from tests.tokenizers import byte_pair_reference as reference
 from tests.tokenizers.test_clip import ENTRIES, GOLDEN, UNICODE
@@ -19,9 +20,13 @@ def test_every_golden_text():
 
 @pytest.mark.parametrize('case', GOLDEN['clean_functions'])
 def test_golden_cleaners(case):
-  assert cleaning.clean(case['text']) == case['lower']
-  assert cleaning.canonicalize(case['text']) == case['canonicalize']
-  assert ' '.join(cleaning.repair(case['text']).split()) == case['whitespace']
+  for name in ('lower', 'canonicalize', 'whitespace'):
+    assert cleaning.clean(case['text'], name) == case[name]
+
+
+def test_an_unknown_cleaning_names_the_known():
+  with pytest.raises(UsageError, match=r"'upper' .* lower, whitespace, canon"):
+    cleaning.words_of('upper')
 
 
 def test_every_ascii_character_alone_and_inside_words():

@@ -232,7 +232,7 @@ def test_plain_captions_are_fast():
   seconds = min(
     _process_seconds(functools.partial(tokenizer, captions)) for _ in range(5)
   )
-  assert len(captions) / seconds > 50_000
+  assert len(captions) / seconds > 20_000
 
 
 def _process_seconds(call) -> float:

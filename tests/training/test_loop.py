@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.checkpoints import load_params, steps_of
+from clip_jax.checkpoints import load_variables, steps_of
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.loop import train
@@ -100,8 +100,8 @@ def recalls(workdir):
 
 
 def assert_same_end(workdir, whole):
-  ours, _, step = load_params(workdir)
-  theirs, _, _ = load_params(whole)
+  ours, _, step = load_variables(workdir)
+  theirs, _, _ = load_variables(whole)
   assert step == STEPS
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
   assert losses(workdir) == losses(whole)

@@ -1,0 +1,301 @@
+"""Published models, read from whatever their authors shipped.
+
+A directory has its config beside the weights; a bare weight file is told by
+its keys and shapes. What is computed then is what the authors' own code does:
+activation, pooling, tokenizer and preprocessing come from the same files.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax import tokenizers
+from clip_jax.data.images import Preprocessing
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.interop import (
+  big_vision,
+  hugging_face,
+  layouts,
+  open_clip,
+  openai,
+  preprocessors,
+  shapes,
+)
+from clip_jax.interop.layouts import Table
+from clip_jax.interop.tensors import Tensors, open_tensors
+from clip_jax.models import presets
+from clip_jax.models.config import CLIPConfig, ResNetConfig
+from clip_jax.models.description import Description
+
+OPEN_CLIP_CONFIG = 'open_clip_config.json'
+_OPEN_CLIP_WEIGHTS = (
+  'open_clip_model.safetensors',
+  'open_clip_model.safetensors.index.json',
+  'open_clip_pytorch_model.safetensors',
+  'open_clip_pytorch_model.safetensors.index.json',
+  'open_clip_pytorch_model.bin',
+)
+_HUGGING_FACE_WEIGHTS = (
+  'model.safetensors',
+  'model.safetensors.index.json',
+  'pytorch_model.bin',
+)
+_CLIP_VOCABULARY = 49_408
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+  """A published model.
+
+  Attributes:
+    description: of the model.
+    variables: collections by name of numpy arrays.
+    layout: 'hugging_face', 'open_clip' (OpenAI's keys) or 'big_vision'.
+    positions: how its library interpolates positions (models/positions.py).
+    table: the layout of its keys, to write them again.
+    constants: keys of the table's constants that the file has.
+    guesses: what the files leave open and was assumed, as sentences.
+  """
+
+  description: Description
+  variables: dict[str, Any]
+  layout: str
+  positions: str
+  table: Table
+  constants: tuple[str, ...]
+  guesses: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hints:
+  """What a person knows of a bare weight file.
+
+  Attributes:
+    preset: the published name whose shapes and activation it has.
+    activation: of its Transformers.
+  """
+
+  preset: str | None = None
+  activation: str | None = None
+
+
+NO_HINTS = Hints()
+
+
+def read_foreign(
+  path: str | os.PathLike,
+  *,
+  hints: Hints = NO_HINTS,
+  dtype: np.dtype | None = None,
+) -> Foreign:
+  """A directory of transformers or open_clip, or a weight file.
+
+  Args:
+    path: a directory with a config and weights, or a weight file of OpenAI's,
+      open_clip's or big_vision's.
+    hints: for a weight file without a config.
+    dtype: of floating-point arrays; None is the file's own.
+  Raises:
+    UsageError: it is no model that can be read, or asks for what is not
+      supported.
+    FailureError: it is damaged, or its keys are not those of its config.
+  """
+  weights = weights_in(Path(path))
+  with open_tensors(weights) as tensors:
+    layout = _layout_of(tensors)
+    config, guesses = _config(tensors, layout, hints)
+    table = _table(layout, config, tensors.infos)
+    variables, constants = layouts.read(tensors, table, config, dtype)
+  directory = weights.parent
+  return Foreign(
+    description=Description(
+      model=config,
+      tokenizer=_tokenizer(directory, layout, config),
+      preprocessing=_preprocessing(directory, layout, config),
+    ),
+    variables=variables,
+    layout=layout,
+    positions='transformers' if layout == 'hugging_face' else 'open_clip',
+    table=table,
+    constants=constants,
+    guesses=guesses,
+  )
+
+
+def weights_in(path: Path) -> Path:
+  """The weight file of a directory; a file is itself.
+
+  Raises:
+    UsageError: there is none.
+  """
+  if not path.is_dir():
+    return path
+  ours = is_open_clip(path)
+  for name in (
+    *(_OPEN_CLIP_WEIGHTS if ours else ()),
+    *_HUGGING_FACE_WEIGHTS,
+  ):
+    if (path / name).exists():
+      return path / name
+  with open_tensors(path) as tensors:  # says what is missing
+    return tensors.path
+
+
+def is_open_clip(path: Path) -> bool:
+  """Whether a directory has a model config of open_clip's."""
+  return (path / OPEN_CLIP_CONFIG).exists() or 'vision_cfg' in _json(
+    path / 'config.json'
+  )
+
+
+def is_hugging_face(path: Path) -> bool:
+  """Whether a directory has a config of transformers'."""
+  return 'model_type' in _json(path / 'config.json')
+
+
+def _layout_of(tensors: Tensors) -> str:
+  infos = tensors.infos
+  if 'vision_model.embeddings.position_embedding.weight' in infos:
+    return 'hugging_face'
+  if 'params/img/pos_embedding' in infos:
+    return 'big_vision'
+  if any(key.startswith('visual.') for key in infos):
+    return 'open_clip'
+  first = ', '.join(list(infos)[:3])
+  raise UsageError(
+    f'{tensors.path} holds no CLIP model: its keys ({first}, …) are none of '
+    "OpenAI's, open_clip's, transformers' or big_vision's."
+  )
+
+
+def _config(
+  tensors: Tensors, layout: str, hints: Hints
+) -> tuple[CLIPConfig, tuple[str, ...]]:
+  """The config, and what had to be assumed for it."""
+  directory, where = tensors.path.parent, str(tensors.path)
+  if layout == 'hugging_face':
+    file = directory / 'config.json'
+    if not file.exists():
+      raise UsageError(
+        f'{where} has the keys of transformers, whose config.json is missing '
+        'beside it.'
+      )
+    return hugging_face.read_config(_json(file), str(file)), ()
+  if hints.preset:
+    config = presets.find(hints.preset).config
+    return _activated(config, hints.activation), ()
+  if layout == 'big_vision':
+    config = shapes.of_big_vision(tensors.infos, where)
+    return _activated(config, hints.activation), ()
+  if is_open_clip(directory):
+    file, fields = _open_clip_config(directory)
+    config = open_clip.read_config(fields, str(file))
+    return _activated(config, hints.activation), ()
+  return _told_by_shapes(tensors, hints)
+
+
+def _told_by_shapes(
+  tensors: Tensors, hints: Hints
+) -> tuple[CLIPConfig, tuple[str, ...]]:
+  """A bare state dict. Only the containers of OpenAI say their activation."""
+  where = str(tensors.path)
+  if any(key.startswith('text.') for key in tensors.infos):
+    raise UsageError(
+      f'{where} needs its {OPEN_CLIP_CONFIG} beside it, or its published '
+      'name, as in preset="ViT-B-16-SigLIP".'
+    )
+  activation = hints.activation or 'quick_gelu'
+  config = shapes.of_openai(tensors.infos, where, activation)
+  openais = 'input_resolution' in tensors.infos
+  if hints.activation or openais:
+    return config, ()
+  return config, (
+    f'{where} does not say its activation, and comes without '
+    f"{OPEN_CLIP_CONFIG}: quick_gelu is assumed, as in OpenAI's models; "
+    "many of open_clip's want activation=gelu.",
+  )
+
+
+def _activated(config: CLIPConfig, activation: str | None) -> CLIPConfig:
+  """`config` with another activation in its Transformers."""
+  if activation is None:
+    return config
+  image = config.image
+  if not isinstance(image, ResNetConfig):
+    image = dataclasses.replace(image, activation=activation)
+  text = dataclasses.replace(config.text, activation=activation)
+  return dataclasses.replace(config, image=image, text=text)
+
+
+def _table(layout: str, config: CLIPConfig, infos: Mapping[str, Any]) -> Table:
+  if layout == 'hugging_face':
+    return hugging_face.table(config)
+  if layout == 'big_vision':
+    return big_vision.table(config, big_vision.stacked_towers(infos))
+  return openai.table(config, openai.variant_of(infos))
+
+
+def _tokenizer(
+  directory: Path, layout: str, config: CLIPConfig
+) -> dict[str, Any] | None:
+  """A description of the tokenizer, or None where no file says which."""
+  length = config.text.context_length
+  found = None
+  if layout != 'big_vision' and (
+    is_open_clip(directory) or is_hugging_face(directory)
+  ):
+    found = tokenizers.from_directory(directory, length)
+  if found is None and config.text.vocab_size == _CLIP_VOCABULARY:
+    found = tokenizers.load('clip', length)
+  return None if found is None else found.describe()
+
+
+def _preprocessing(
+  directory: Path, layout: str, config: CLIPConfig
+) -> Preprocessing:
+  size = config.image.image_size
+  if layout == 'hugging_face':
+    return preprocessors.from_hugging_face(directory, size)
+  if layout == 'big_vision':
+    # Bicubic and antialiased as in transformers and open_clip; big_vision's
+    # own is TensorFlow's bilinear resize, which Pillow does not have.
+    half = (0.5, 0.5, 0.5)
+    return Preprocessing(
+      image_size=size, resize_mode='squash', mean=half, std=half
+    )
+  if (directory / OPEN_CLIP_CONFIG).exists():
+    fields = _json(directory / OPEN_CLIP_CONFIG).get('preprocess_cfg') or {}
+    where = str(directory / OPEN_CLIP_CONFIG)
+    return preprocessors.from_open_clip(fields, size, where)
+  return Preprocessing(image_size=size)
+
+
+def _open_clip_config(directory: Path) -> tuple[Path, dict[str, Any]]:
+  file = directory / OPEN_CLIP_CONFIG
+  if file.exists():
+    fields = _json(file)
+    return file, fields.get('model_cfg', fields)
+  file = directory / 'config.json'
+  return file, _json(file)
+
+
+def _json(file: Path) -> dict[str, Any]:
+  """The content of a JSON file; {} where there is none.
+
+  Raises:
+    FailureError: it is no JSON object.
+  """
+  try:
+    content = json.loads(file.read_text('utf-8'))
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError, RecursionError) as error:
+    raise FailureError(f'{file} is not JSON: {error}.') from error
+  if not isinstance(content, dict):
+    raise FailureError(f'{file} holds no JSON object.')
+  return content

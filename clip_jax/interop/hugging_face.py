@@ -1,0 +1,306 @@
+"""transformers' `config.json` of a CLIPModel or SiglipModel, as ours and back.
+
+What a file leaves out has transformers' default. Fields that concern training
+alone (initializers, dropout of a model in use) are not read.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.interop.hugging_face_keys import clip_table, siglip_table
+from clip_jax.interop.layouts import Table
+from clip_jax.models.config import (
+  CLIPConfig,
+  TextTransformerConfig,
+  VisionTransformerConfig,
+  mlp_ratio,
+)
+
+_ACTIVATIONS = {
+  'quick_gelu': 'quick_gelu',
+  'gelu': 'gelu',
+  'gelu_pytorch_tanh': 'gelu_tanh',
+  'gelu_new': 'gelu_tanh',
+}
+_CLIP_TEXT = dict(
+  vocab_size=49_408,
+  hidden_size=512,
+  intermediate_size=2048,
+  num_hidden_layers=12,
+  num_attention_heads=8,
+  max_position_embeddings=77,
+  hidden_act='quick_gelu',
+  layer_norm_eps=1e-5,
+  eos_token_id=49_407,
+)
+_CLIP_VISION = dict(
+  hidden_size=768,
+  intermediate_size=3072,
+  num_hidden_layers=12,
+  num_attention_heads=12,
+  num_channels=3,
+  image_size=224,
+  patch_size=32,
+  hidden_act='quick_gelu',
+  layer_norm_eps=1e-5,
+)
+_SIGLIP_TEXT = dict(
+  vocab_size=32_000,
+  hidden_size=768,
+  intermediate_size=3072,
+  num_hidden_layers=12,
+  num_attention_heads=12,
+  max_position_embeddings=64,
+  hidden_act='gelu_pytorch_tanh',
+  layer_norm_eps=1e-6,
+  projection_size=None,  # the image tower's width
+)
+_SIGLIP_VISION = dict(
+  _CLIP_VISION,
+  patch_size=16,
+  hidden_act='gelu_pytorch_tanh',
+  layer_norm_eps=1e-6,
+  vision_use_head=True,
+)
+_LEGACY_EOS = 2  # stands for "the highest id" in configs of before 2023
+_SIGLIP_EOS = 1
+
+
+def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
+  """A model of transformers' as ours.
+
+  Args:
+    config: the content of its config.json.
+    where: the file, for the errors.
+  Raises:
+    UsageError: another kind of model, or an option that is not supported.
+    FailureError: a field has a value that cannot be.
+  """
+  kind = config.get('model_type')
+  read = {'clip': _read_clip, 'siglip': _read_siglip}.get(str(kind))
+  if read is None:
+    raise UsageError(
+      f'{where} is of model_type {kind!r}: clip and siglip are read '
+      '(SigLIP 2 of a fixed resolution is siglip).'
+    )
+  try:
+    return read(config)
+  except UsageError as error:
+    raise UsageError(f'{where}: {error}') from error
+  except (KeyError, TypeError, ValueError) as error:
+    raise FailureError(
+      f'{where} is no config of a {kind} model: {error!r}.'
+    ) from error
+
+
+def _read_clip(config: Mapping[str, Any]) -> CLIPConfig:
+  vision = _fields(config, 'vision_config', _CLIP_VISION)
+  text = _fields(config, 'text_config', _CLIP_TEXT)
+  eos = text['eos_token_id']
+  highest = eos == _LEGACY_EOS
+  return CLIPConfig(
+    embed_dim=config.get('projection_dim') or 512,
+    image=VisionTransformerConfig(**_tower(vision), **_pixels(vision)),
+    text=TextTransformerConfig(
+      **_tower(text),
+      **_words(text),
+      end_token=text['vocab_size'] - 1 if highest else eos,
+      pooling='highest' if highest else 'end',
+    ),
+    initial_logit_scale=math.exp(config.get('logit_scale_init_value', 2.6592)),
+  )
+
+
+def _read_siglip(config: Mapping[str, Any]) -> CLIPConfig:
+  vision = _fields(config, 'vision_config', _SIGLIP_VISION)
+  text = _fields(config, 'text_config', _SIGLIP_TEXT)
+  if not vision['vision_use_head']:
+    raise UsageError('vision_use_head=false leaves no pooled feature.')
+  width = vision['hidden_size']
+  # transformers takes the text tower's own width here, which its published
+  # configs mean only where both are the same.
+  projected = text['projection_size'] or text['hidden_size']
+  if projected != width:
+    raise UsageError(
+      f'text_config.projection_size={projected} is not '
+      f'vision_config.hidden_size={width}.'
+    )
+  return CLIPConfig(
+    embed_dim=width,
+    image=VisionTransformerConfig(
+      **_tower(vision),
+      **_pixels(vision),
+      pooling='attention',
+      class_token=False,
+      patch_bias=True,
+      pre_norm=False,
+      projection='none',
+    ),
+    text=TextTransformerConfig(
+      **_tower(text),
+      **_words(text),
+      end_token=_SIGLIP_EOS,
+      causal=False,
+      pooling='last',
+      projection='affine',
+    ),
+    initial_logit_scale=10.0,
+    initial_logit_bias=-10.0,
+  )
+
+
+def _fields(
+  config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+  """A tower's fields; the older 'NAME_dict' wins where a file has both."""
+  fields = dict(defaults, **(config.get(name) or {}))
+  if config.get(f'{name}_dict'):
+    fields |= {**defaults, **config[f'{name}_dict']}
+  return fields
+
+
+def _tower(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """What both kinds of tower call the same."""
+  activation, width = fields['hidden_act'], fields['hidden_size']
+  if activation not in _ACTIVATIONS:
+    raise UsageError(
+      f'hidden_act={activation!r} is not supported: '
+      f'{", ".join(_ACTIVATIONS)} are.'
+    )
+  return dict(
+    width=width,
+    depth=fields['num_hidden_layers'],
+    heads=fields['num_attention_heads'],
+    mlp_ratio=mlp_ratio(fields['intermediate_size'], width),
+    activation=_ACTIVATIONS[activation],
+    norm_eps=fields['layer_norm_eps'],
+  )
+
+
+def _pixels(fields: Mapping[str, Any]) -> dict[str, int]:
+  if fields['num_channels'] != 3:
+    raise UsageError(f'num_channels={fields["num_channels"]}: 3 is supported.')
+  sizes = {}
+  for name in ('image_size', 'patch_size'):
+    size = fields[name]
+    sides = set(size) if isinstance(size, list) else {size}
+    if len(sides) != 1:
+      raise UsageError(f'{name}={size} is not square.')
+    sizes[name] = sides.pop()
+  return sizes
+
+
+def _words(fields: Mapping[str, Any]) -> dict[str, int]:
+  return dict(
+    vocab_size=fields['vocab_size'],
+    context_length=fields['max_position_embeddings'],
+  )
+
+
+def table(config: CLIPConfig) -> Table:
+  """The keys of the class that `write_config` names."""
+  if config.initial_logit_bias is None:
+    return clip_table(config)
+  return siglip_table(config)
+
+
+def write_config(config: CLIPConfig) -> dict[str, Any]:
+  """The inverse of `read_config`, the content of a config.json.
+
+  Raises:
+    UsageError: transformers cannot express the model; the message says what.
+  """
+  sigmoid = config.initial_logit_bias is not None
+  kind = 'siglip' if sigmoid else 'clip'
+  image, text = config.image, config.text
+  if not isinstance(image, VisionTransformerConfig):
+    raise UsageError(
+      'transformers has no ResNet in its CLIP: convert with --to=open_clip.'
+    )
+  _check(kind, config, image, text)
+  vision_config = {
+    'model_type': f'{kind}_vision_model',
+    'image_size': image.image_size,
+    'patch_size': image.patch_size,
+    **_write_tower(image),
+  }
+  text_config = {
+    'model_type': f'{kind}_text_model',
+    'vocab_size': text.vocab_size,
+    'max_position_embeddings': text.context_length,
+    **_write_tower(text),
+  }
+  result: dict[str, Any] = {'model_type': kind}
+  if sigmoid:
+    result['architectures'] = ['SiglipModel']
+    text_config['projection_size'] = config.embed_dim
+    text_config['eos_token_id'] = text_config['pad_token_id'] = _SIGLIP_EOS
+  else:
+    result['architectures'] = ['CLIPModel']
+    result['projection_dim'] = config.embed_dim
+    result['logit_scale_init_value'] = math.log(config.initial_logit_scale)
+    text_config['projection_dim'] = config.embed_dim
+    vision_config['projection_dim'] = config.embed_dim
+    text_config['eos_token_id'] = (
+      _LEGACY_EOS if text.pooling == 'highest' else text.end_token
+    )
+  return {**result, 'text_config': text_config, 'vision_config': vision_config}
+
+
+def _check(
+  kind: str,
+  config: CLIPConfig,
+  image: VisionTransformerConfig,
+  text: TextTransformerConfig,
+) -> None:
+  """Refuses what the class computes otherwise."""
+  if kind == 'clip':
+    wanted = {
+      'image.pooling': (image.pooling, ('class_token',)),
+      'image.patch_bias': (image.patch_bias, (False,)),
+      'image.pre_norm': (image.pre_norm, (True,)),
+      'image.projection': (image.projection, ('linear',)),
+      'text.causal': (text.causal, (True,)),
+      'text.pooling': (text.pooling, ('end', 'highest')),
+      'text.projection': (text.projection, ('linear',)),
+    }
+  else:
+    wanted = {
+      'image.pooling': (image.pooling, ('attention',)),
+      'image.class_token': (image.class_token, (False,)),
+      'image.patch_bias': (image.patch_bias, (True,)),
+      'image.pre_norm': (image.pre_norm, (False,)),
+      'image.norm_after_pooling': (image.norm_after_pooling, (False,)),
+      'image.projection': (image.projection, ('none',)),
+      'text.causal': (text.causal, (False,)),
+      'text.pooling': (text.pooling, ('last',)),
+      'text.projection': (text.projection, ('affine',)),
+    }
+  wrong = [
+    f'{name}={found!r}'
+    for name, (found, possible) in wanted.items()
+    if found not in possible
+  ]
+  if text.pooling == 'end' and text.end_token == _LEGACY_EOS:
+    wrong.append('text.end_token=2, which it takes for "the highest id"')
+  if wrong:
+    raise UsageError(
+      f'a {kind} model of transformers cannot express {", ".join(wrong)}: '
+      'try --to=open_clip.'
+    )
+
+
+def _write_tower(
+  tower: VisionTransformerConfig | TextTransformerConfig,
+) -> dict[str, Any]:
+  names = {'gelu_tanh': 'gelu_pytorch_tanh'}
+  return {
+    'hidden_size': tower.width,
+    'intermediate_size': int(tower.width * tower.mlp_ratio),
+    'num_hidden_layers': tower.depth,
+    'num_attention_heads': tower.heads,
+    'hidden_act': names.get(tower.activation, tower.activation),
+    'layer_norm_eps': tower.norm_eps,
+  }

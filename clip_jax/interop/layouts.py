@@ -1,0 +1,288 @@
+"""Two-way tables between our variables and the keys of a foreign weight file.
+
+A row names a place in our tree, the key that holds it elsewhere, and the form
+it has there; reading and writing both follow from it. What a layout is for is
+said by the files that build such tables: `openai`, `hugging_face`,
+`big_vision`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from clip_jax.errors import FailureError
+from clip_jax.interop.opened import Tensors
+from clip_jax.models.config import CLIPConfig
+from clip_jax.models.counting import abstract_variables
+from clip_jax.parallel.partitioning import path_name
+
+ALL = slice(None)  # for the `part` of a row
+_ALIGNMENT = 64  # bytes
+
+
+class Form(NamedTuple):
+  """How an array looks elsewhere; both functions only move numbers."""
+
+  to_theirs: Callable[[np.ndarray], np.ndarray]
+  to_ours: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]  # and our shape
+
+
+def _matrix(inputs: int) -> Form:
+  """Ours [*inputs, *outputs]; theirs a torch Linear's [outputs, inputs]."""
+
+  def to_theirs(x):
+    rows = int(np.prod(x.shape[:inputs]))
+    return x.reshape(rows, -1).T
+
+  return Form(to_theirs, lambda x, shape: x.T.reshape(shape))
+
+
+SAME = Form(lambda x: x, lambda x, shape: x)
+HEADS = Form(lambda x: x.reshape(-1), lambda x, shape: x.reshape(shape))
+MATRIX = _matrix(1)
+HEADS_MATRIX = _matrix(2)  # from heads and their width, as after attention
+CONV = Form(  # ours HWIO, theirs OIHW
+  lambda x: x.transpose(3, 2, 0, 1), lambda x, shape: x.transpose(2, 3, 1, 0)
+)
+COUNTER = Form(  # a torch counter has 64 bits
+  lambda x: x.astype(np.int64), lambda x, shape: x.astype(np.int32)
+)
+
+
+def within(axes: int) -> Form:
+  """Theirs has `axes` axes of length 1 around ours, at the front."""
+  return Form(
+    lambda x: x.reshape((1,) * axes + x.shape),
+    lambda x, shape: x.reshape(shape),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One key, or one for each layer where `theirs` has an '{i}'.
+
+  Attributes:
+    ours: a path in our variables, 'params/image/ln_post/scale'.
+    theirs: their key.
+    form: how the array looks there.
+    part: which of our array (of one layer's) this key holds; () is all.
+  """
+
+  ours: str
+  theirs: str
+  form: Form = SAME
+  part: tuple[Any, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """A key that follows from the config, and may be left out."""
+
+  theirs: str
+  value: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """All keys of one layout for one config."""
+
+  name: str
+  rows: Sequence[Row]
+  constants: Sequence[Constant] = ()
+
+
+class _Entry(NamedTuple):
+  """One key, and where its array is in ours."""
+
+  key: str
+  row: Row
+  index: tuple[Any, ...]
+
+
+def read(
+  tensors: Tensors,
+  table: Table,
+  config: CLIPConfig,
+  dtype: np.dtype | None = None,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """A foreign file as our variables, key by key.
+
+  At any time, one foreign tensor is in memory besides what is returned.
+
+  Args:
+    tensors: an open weight file.
+    table: the layout of its keys.
+    config: says our shapes.
+    dtype: of floating-point arrays; None is that of the file.
+  Returns:
+    Collections by name of numpy arrays, which are aligned so that a CPU device
+    takes them without a copy; and the keys of `table.constants` that the file
+    has, which `write` wants to make it again.
+  Raises:
+    FailureError: keys are missing, not expected, or of another shape than the
+      config says; all are named.
+  """
+  shapes = _flat(abstract_variables(config))
+  entries = _entries(table, shapes)
+  infos, constants = tensors.infos, {c.theirs: c for c in table.constants}
+  wrong = _wrong_shapes(entries, shapes, infos) + [
+    f'{key} is not {constant.value.tolist()}'
+    for key, constant in constants.items()
+    if key in infos and not _equal(tensors.read(key), constant.value)
+  ]
+  known = {entry.key for entry in entries}
+  _refuse(
+    f'{tensors.path} does not have the weights of its config ({table.name})',
+    missing=[key for key in known if key not in infos],
+    unexpected=[key for key in infos if key not in known | {*constants}],
+    wrong=wrong,
+  )
+  found: dict[str, np.ndarray] = {}
+  for entry in entries:
+    path = entry.row.ours
+    if path not in found:
+      found[path] = _aligned(
+        shapes[path].shape, _dtype(path, entries, infos, dtype)
+      )
+    place = found[path][entry.index]
+    ours = entry.row.form.to_ours(tensors.read(entry.key), place.shape)
+    found[path][entry.index] = ours
+  return _nested(found), tuple(key for key in constants if key in infos)
+
+
+def write(
+  variables: Mapping[str, Any],
+  table: Table,
+  config: CLIPConfig,
+  constants: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+  """Our variables under foreign keys, in their own dtypes.
+
+  Args:
+    variables: collections by name, of arrays.
+    table: the layout to write.
+    config: of the variables.
+    constants: keys of `table.constants` to write as well.
+  Raises:
+    FailureError: the variables are not those of the config.
+  """
+  ours = {path: np.asarray(leaf) for path, leaf in _flat(variables).items()}
+  shapes = _flat(abstract_variables(config))
+  _refuse(
+    'the variables are not those of their config',
+    missing=[path for path in shapes if path not in ours],
+    unexpected=[path for path in ours if path not in shapes],
+    wrong=[
+      f'{path} {ours[path].shape}, not {leaf.shape}'
+      for path, leaf in shapes.items()
+      if path in ours and ours[path].shape != leaf.shape
+    ],
+  )
+  theirs = {
+    entry.key: np.asarray(
+      entry.row.form.to_theirs(ours[entry.row.ours][entry.index]), order='C'
+    )
+    for entry in _entries(table, shapes)
+  }
+  for constant in table.constants:
+    if constant.theirs in constants:
+      theirs[constant.theirs] = constant.value
+  return theirs
+
+
+def _entries(table: Table, shapes: Mapping[str, Any]) -> list[_Entry]:
+  """The rows of a table, one for each key.
+
+  Raises:
+    KeyError: a row names a path that the config does not have, or the rows
+      leave a path out: the table is wrong.
+  """
+  entries = []
+  for row in table.rows:
+    if '{i}' in row.theirs:
+      layers = range(shapes[row.ours].shape[0])
+      entries += [
+        _Entry(row.theirs.format(i=i), row, (i, *row.part)) for i in layers
+      ]
+    else:
+      entries.append(_Entry(row.theirs, row, row.part))
+  left = shapes.keys() - {row.ours for row in table.rows}
+  if left:
+    raise KeyError(f'{table.name} has no row for {sorted(left)}')
+  return entries
+
+
+def _wrong_shapes(entries, shapes, infos) -> list[str]:
+  wrong = []
+  for entry in entries:
+    if entry.key in infos:
+      ours = _blank(shapes[entry.row.ours])[entry.index]
+      expected = entry.row.form.to_theirs(ours).shape
+      found = infos[entry.key].shape
+      if found != expected:
+        wrong.append(f'{entry.key} {list(found)}, not {list(expected)}')
+  return wrong
+
+
+def _blank(leaf: Any) -> np.ndarray:
+  """An array of that shape which takes no memory, for its shape alone."""
+  return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+
+def _dtype(path: str, entries, infos, wanted: np.dtype | None) -> np.dtype:
+  """The dtype that holds all the keys of one of our arrays."""
+  kinds = {infos[e.key].dtype for e in entries if e.row.ours == path}
+  if kinds == {np.dtype(np.int64)}:
+    return np.dtype(np.int32)
+  if wanted is not None:
+    return wanted
+  return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """An empty array that starts where XLA's own buffers may."""
+  size = math.prod(shape) * dtype.itemsize
+  memory = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
+  return found.shape == expected.shape and bool((found == expected).all())
+
+
+def _refuse(
+  what: str, missing: list[str], unexpected: list[str], wrong: list[str]
+) -> None:
+  """Raises where a list is not empty; names all of them."""
+  said = [
+    f'{kind}: {", ".join(sorted(names))}'
+    for kind, names in (
+      ('missing', missing),
+      ('not expected', unexpected),
+      ('of another shape or value', wrong),
+    )
+    if names
+  ]
+  if said:
+    raise FailureError(f'{what}. {"; ".join(said)}.')
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {path_name(path): leaf for path, leaf in leaves}
+
+
+def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, array in flat.items():
+    *folders, name = path.split('/')
+    place = tree
+    for folder in folders:
+      place = place.setdefault(folder, {})
+    place[name] = array
+  return tree

@@ -1,0 +1,41 @@
+"""All that is needed beside the arrays to use a model, as plain data."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.data.images import Preprocessing
+from clip_jax.models.config import CLIPConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What travels with the arrays.
+
+  Attributes:
+    model: the shapes, and how they are computed with.
+    tokenizer: what `Tokenizer.describe()` gives; None where the files of a
+      published model came without one.
+    preprocessing: how pictures become pixels.
+  """
+
+  model: CLIPConfig
+  tokenizer: Mapping[str, Any] | None
+  preprocessing: Preprocessing
+
+  def to_dict(self) -> dict[str, Any]:
+    """Nested plain data, for JSON."""
+    return {
+      'model': self.model.to_dict(),
+      'tokenizer': None if self.tokenizer is None else dict(self.tokenizer),
+      'preprocessing': self.preprocessing.to_dict(),
+    }
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> 'Description':
+    """The inverse of `to_dict`."""
+    return cls(
+      model=CLIPConfig.from_dict(fields['model']),
+      tokenizer=fields['tokenizer'],
+      preprocessing=Preprocessing.from_dict(fields['preprocessing']),
+    )

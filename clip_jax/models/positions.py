@@ -1,0 +1,133 @@
+"""Learned positions for another image size or context length.
+
+A table of positions is resized as a picture is. The libraries of the field do
+this in two ways, which differ even where the table grows: open_clip when it
+loads weights (cubic, a = -0.5, antialiased, as Pillow does), transformers when
+it runs (cubic, a = -0.75, never antialiased, the border repeated: what torch's
+`interpolate` does by default). Texts' positions are interpolated linearly.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from clip_jax.errors import UsageError
+from clip_jax.models.config import CLIPConfig
+
+METHODS = ('open_clip', 'transformers')
+_A = -0.75  # of torch's cubic kernel
+
+
+def resize_model(
+  variables: dict[str, Any],
+  config: CLIPConfig,
+  *,
+  image_size: int | None = None,
+  context_length: int | None = None,
+  method: str = 'open_clip',
+) -> tuple[dict[str, Any], CLIPConfig]:
+  """A model for pictures or texts of another size; None leaves a size as is.
+
+  Args:
+    variables: collections of numpy arrays; not changed.
+    config: of the variables.
+    image_size: pixels a side.
+    context_length: tokens.
+    method: one of METHODS, for the image's positions.
+  Raises:
+    UsageError: a size is impossible, or the method unknown.
+  """
+  params = dict(variables['params'])
+  image, text = config.image, config.text
+  if image_size not in (None, image.image_size):
+    image = dataclasses.replace(image, image_size=image_size)
+    table = params['image']['position_embedding']
+    first = len(table) - config.image.patches  # a class token's row
+    resized = resize_grid(
+      np.asarray(table, np.float32),
+      (config.image.grid,) * 2,
+      (image.grid,) * 2,
+      first=first,
+      method=method,
+    )
+    params['image'] = {**params['image'], 'position_embedding': resized}
+  if context_length not in (None, text.context_length):
+    text = dataclasses.replace(text, context_length=context_length)
+    table = np.asarray(params['text']['position_embedding'], np.float32)
+    resized = resize_line(table, context_length)
+    params['text'] = {**params['text'], 'position_embedding': resized}
+  config = dataclasses.replace(config, image=image, text=text)
+  return {**variables, 'params': params}, config
+
+
+def resize_grid(
+  table: Float[np.ndarray, 'L D'],
+  old: tuple[int, int],
+  new: tuple[int, int],
+  *,
+  first: int,
+  method: str,
+) -> Float[np.ndarray, 'M D']:
+  """Positions of a grid of patches, row by row, for another grid.
+
+  Args:
+    table: float32.
+    old, new: rows and columns of the grids.
+    first: rows of the table before the grid, which stay as they are.
+    method: one of METHODS.
+  Raises:
+    UsageError: the method is unknown.
+  """
+  ways: dict[str, Callable[..., np.ndarray]] = {
+    'open_clip': _antialiased,
+    'transformers': _repeating,
+  }
+  if method not in ways:
+    raise UsageError(
+      f'positions={method!r}: choose one of {", ".join(METHODS)}.'
+    )
+  grid = table[first:].reshape(*old, -1)  # rows columns D
+  resized = ways[method](grid, new).reshape(new[0] * new[1], -1)
+  return np.concatenate([table[:first], resized])
+
+
+def resize_line(
+  table: Float[np.ndarray, 'T D'], length: int
+) -> Float[np.ndarray, 'U D']:
+  """Positions of a text for another length, as open_clip does it."""
+  shape = (length, table.shape[1])
+  return np.asarray(jax.image.resize(table, shape, 'linear', antialias=False))
+
+
+def _antialiased(grid: np.ndarray, new: tuple[int, int]) -> np.ndarray:
+  return np.asarray(
+    jax.image.resize(grid, (*new, grid.shape[-1]), 'cubic', antialias=True)
+  )
+
+
+def _repeating(grid: np.ndarray, new: tuple[int, int]) -> np.ndarray:
+  rows, columns = (
+    _cubic_weights(old, size)
+    for old, size in zip(grid.shape, new, strict=False)
+  )
+  resized = np.einsum('ir,jc,rcd->ijd', rows, columns, grid.astype(np.float64))
+  return resized.astype(np.float32)
+
+
+def _cubic_weights(old: int, new: int) -> Float[np.ndarray, 'M L']:
+  """What each new position takes of each old one; rows sum to 1."""
+  centres = (np.arange(new) + 0.5) * old / new - 0.5
+  left = np.floor(centres).astype(int)
+  weights = np.zeros((new, old))
+  for tap in (-1, 0, 1, 2):
+    distance = np.abs(centres - (left + tap))
+    near = ((_A + 2) * distance - (_A + 3)) * distance**2 + 1
+    far = _A * (((distance - 5) * distance + 8) * distance - 4)
+    places = np.clip(left + tap, 0, old - 1)
+    taken = np.where(distance <= 1, near, far)
+    np.add.at(weights, (np.arange(new), places), taken)
+  return weights

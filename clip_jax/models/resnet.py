@@ -1,0 +1,188 @@
+"""The image tower as the paper's modified ResNet (section 2.4).
+
+Against a plain ResNet-D: a stem of three convolutions, average pooling before
+every convolution that would have had a stride (anti-aliasing), and attention
+pooling at the end.
+
+Shapes: B images, S pixels a side, H W positions, C channels, D = 32 x width.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from clip_jax.models.config import ResNetConfig
+from clip_jax.models.layers import (
+  REMAT_POLICIES,
+  Dtype,
+  QueryAttention,
+  normal,
+  wide,
+)
+
+_EPS = 1e-5
+_MOMENTUM = 0.9  # of the running statistics: how much of the old stays
+
+
+class ResNet(nn.Module):
+  """Normalised pixels to one vector an image."""
+
+  config: ResNetConfig
+  dtype: Dtype = jnp.float32
+  remat: str = 'none'
+
+  def setup(self):
+    config = self.config
+    self.stem = Stem(config.width, self.dtype)
+    block = Bottleneck
+    if self.remat != 'none':
+      block = nn.remat(
+        Bottleneck, policy=REMAT_POLICIES[self.remat], static_argnums=(2,)
+      )
+    self.stage1, self.stage2, self.stage3, self.stage4 = (
+      [
+        block(
+          config.width * 2**stage,
+          2 if stage and i == 0 else 1,
+          self.dtype,
+        )
+        for i in range(count)
+      ]
+      for stage, count in enumerate(config.layers)
+    )
+    self.position_embedding = self.param(
+      'position_embedding',
+      normal(config.pooled_width**-0.5),
+      (config.patches + 1, config.pooled_width),
+    )
+    self.attention_pool = QueryAttention(config.heads, self.dtype)
+
+  def __call__(
+    self, images: Float[Array, 'B S S 3'], train: bool = False
+  ) -> Float[Array, 'B D']:
+    """What the mean of the last map reads in it, before the projection."""
+    x = self.stages(images, train)[-1]
+    x = x.reshape(x.shape[0], -1, x.shape[-1])  # B H*W D
+    x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)
+    x = x + self.position_embedding.astype(x.dtype)
+    return self.attention_pool(x[:, 0], x).reshape(x.shape[0], -1)
+
+  def tokens(
+    self, images: Float[Array, 'B S S 3'], layer: int
+  ) -> Float[Array, 'B L C']:
+    """The map after stage `layer` (0-based), row by row."""
+    x = self.stages(images)[layer + 1]
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+  def stages(
+    self, images: Float[Array, 'B S S 3'], train: bool = False
+  ) -> list[Float[Array, 'B H W C']]:
+    """The maps after the stem and after each of the four stages."""
+    x = self.stem(images.astype(self.dtype), train)
+    maps = [x]
+    for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
+      for block in stage:
+        x = block(x, train)
+      maps.append(x)
+    return maps
+
+
+class Stem(nn.Module):
+  """Three convolutions and an average pool: a quarter of the resolution."""
+
+  width: int
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B S S 3'], train: bool
+  ) -> Float[Array, 'B H W C']:
+    for i, width, stride in (
+      (1, self.width // 2, 2),
+      (2, self.width // 2, 1),
+      (3, self.width, 1),
+    ):
+      x = _conv(width, 3, self.dtype, f'conv{i}', stride)(x)
+      x = nn.relu(BatchNorm(name=f'bn{i}')(x, train))
+    return _halved(x)
+
+
+class Bottleneck(nn.Module):
+  """1 x 1, 3 x 3 and 1 x 1 convolutions beside a shortcut, four times wider."""
+
+  width: int
+  stride: int
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B H W C'], train: bool
+  ) -> Float[Array, 'B I J E']:
+    shortcut = x
+    h = _conv(self.width, 1, self.dtype, 'conv1')(x)
+    h = nn.relu(BatchNorm(name='bn1')(h, train))
+    h = _conv(self.width, 3, self.dtype, 'conv2')(h)
+    h = nn.relu(BatchNorm(name='bn2')(h, train))
+    if self.stride > 1:
+      h, shortcut = _halved(h), _halved(shortcut)
+    h = _conv(4 * self.width, 1, self.dtype, 'conv3')(h)
+    # A block starts as its shortcut, as in OpenAI's code.
+    h = BatchNorm(nn.initializers.zeros, name='bn3')(h, train)
+    if self.stride > 1 or x.shape[-1] != 4 * self.width:
+      shortcut = _conv(4 * self.width, 1, self.dtype, 'shortcut_conv')(shortcut)
+      shortcut = BatchNorm(name='shortcut_bn')(shortcut, train)
+    return nn.relu(h + shortcut)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation in float32; the result has the dtype of the input.
+
+  In training, the statistics are those of the global batch, whatever devices
+  hold it, and `batch_stats` keeps their running mean, with the variance
+  unbiased and the batches counted, as PyTorch does.
+  """
+
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B H W C'], train: bool
+  ) -> Float[Array, 'B H W C']:
+    shape = x.shape[-1:]
+    scale = self.param('scale', self.scale_init, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    stats = 'batch_stats'
+    mean = self.variable(stats, 'mean', jnp.zeros, shape)
+    var = self.variable(stats, 'var', jnp.ones, shape)
+    count = self.variable(stats, 'count', jnp.zeros, (), jnp.int32)
+    h = x.astype(wide(x.dtype))
+    if train:
+      batch_mean, batch_var = h.mean((0, 1, 2)), h.var((0, 1, 2))
+      if not self.is_initializing():
+        n = x.size // x.shape[-1]
+        unbiased = batch_var * n / max(n - 1, 1)
+        mean.value += (1 - _MOMENTUM) * (batch_mean - mean.value)
+        var.value += (1 - _MOMENTUM) * (unbiased - var.value)
+        count.value += 1
+    else:
+      batch_mean, batch_var = mean.value, var.value
+    gain = scale / jnp.sqrt(batch_var + _EPS)
+    return ((h - batch_mean) * gain + bias).astype(x.dtype)
+
+
+def _conv(
+  width: int, size: int, dtype: Dtype, name: str, stride: int = 1
+) -> nn.Conv:
+  return nn.Conv(
+    width,
+    (size, size),
+    strides=(stride, stride),
+    padding=[(size // 2, size // 2)] * 2,
+    use_bias=False,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def _halved(x: Float[Array, 'B H W C']) -> Float[Array, 'B I J C']:
+  return nn.avg_pool(x, (2, 2), (2, 2))
