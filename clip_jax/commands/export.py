@@ -61,7 +61,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   out = Path(printing.require(values.out, 'out', 'name a folder')).expanduser()
 
   from clip_jax.inference.export import check_call, export
-  from clip_jax.inference.model import load
+  from clip_jax.inference.loading import load
 
   # A wrong call is refused before a model is loaded for it.
   check_call(out, values.dtype, values.platforms, values.overwrite, values.onnx)

@@ -59,7 +59,7 @@ class Manifest:
     platforms: what the programs were lowered for: 'cpu', 'cuda', 'tpu'.
     dtype: of the towers' arithmetic, 'float32' or 'bfloat16'.
     logit_scale: what cosine similarities are multiplied by.
-    logit_bias: what is added to them then.
+    logit_bias: what is added to them then; None where the model has none.
     programs: for people and other tools: each program's input and output,
       {'input': {'dtype', 'shape'}, 'output': …}; 'b' is any batch size.
     files: every other file of the directory.
@@ -71,7 +71,7 @@ class Manifest:
   platforms: tuple[str, ...]
   dtype: str
   logit_scale: float
-  logit_bias: float
+  logit_bias: float | None
   programs: Mapping[str, Any]
   files: Mapping[str, FileEntry]
 
@@ -169,11 +169,12 @@ def _parse(fields: dict[str, Any]) -> Manifest:
   for name in (DESCRIPTION, WEIGHTS, *map(program_file, PROGRAMS)):
     if name not in files:
       raise KeyError(name)
+  bias = fields.pop('logit_bias')
   return Manifest(
     files=files,
     platforms=tuple(map(str, fields.pop('platforms'))),
     logit_scale=float(fields.pop('logit_scale')),
-    logit_bias=float(fields.pop('logit_bias')),
+    logit_bias=None if bias is None else float(bias),
     calling_convention_version=int(fields.pop('calling_convention_version')),
     **fields,
   )

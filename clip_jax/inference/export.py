@@ -88,13 +88,16 @@ def export(
 
 
 def load_exported(
-  path: str | os.PathLike,
+  path: str | os.PathLike, dtype: np.dtype | None = None
 ) -> tuple[dict[str, Any], Description]:
   """What was exported, for a `Model`: its variables and its description.
 
+  Args:
+    path: the exported directory.
+    dtype: of all arrays; None is the file's own, in which the matrices of an
+      export in bfloat16 are of that dtype.
   Returns:
-    Collections by name of numpy arrays, and what they mean. After an export in
-    bfloat16, matrices are of that dtype.
+    Collections by name of numpy arrays, and what they mean.
   Raises:
     UsageError: there is no exported directory at `path`.
     FailureError: a file of it is damaged.
@@ -104,6 +107,8 @@ def load_exported(
   description = Description.from_dict(artifact.read_description(path))
   with open_safetensors(path / artifact.WEIGHTS) as tensors:
     weights = {name: tensors.read(name) for name in tensors.infos}
+  if dtype is not None:
+    weights = {name: w.astype(dtype, copy=False) for name, w in weights.items()}
   return nested(weights), description
 
 
@@ -212,7 +217,7 @@ def _write_manifest(
     dtype=dtype,
   )
   (part / artifact.README).write_text(readme, 'utf-8')
-  scale, bias = _temperature(model)
+  has_bias = model.config.initial_logit_bias is not None
   manifest = Manifest(
     **facts,
     calling_convention_version=max(
@@ -220,8 +225,8 @@ def _write_manifest(
     ),
     platforms=tuple(platforms),
     dtype=dtype,
-    logit_scale=scale,
-    logit_bias=bias,
+    logit_scale=model.logit_scale,
+    logit_bias=model.logit_bias if has_bias else None,
     programs=shapes,
     files={
       file.name: FileEntry(file.stat().st_size, artifact.file_sha256(file))
@@ -230,20 +235,6 @@ def _write_manifest(
   )
   (part / artifact.MANIFEST).write_text(manifest.to_json(), 'utf-8')
   return manifest
-
-
-def _temperature(model: Model) -> tuple[float, float]:
-  """The scale and bias of the logits; XLA leaves the towers out."""
-  size = model.preprocessing.image_size
-  images = jnp.zeros((1, size, size, 3))
-  tokens = jnp.zeros((1, model.config.text.context_length), jnp.int32)
-
-  @jax.jit
-  def temperature(variables):
-    return model.module.apply(variables, images, tokens)[2:]
-
-  scale, bias = temperature(model.variables)
-  return float(scale), float(bias)
 
 
 def _shape(aval: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Exported:
     manifest: versions, platforms, dtype, shapes.
     preprocessing: how an image becomes uint8 [S, S, 3].
     logit_scale: what cosine similarities are multiplied by.
-    logit_bias: what is added to them then; 0 where the model has none.
+    logit_bias: what is added to them then; None where the model has none.
   """
 
   def __init__(self, path: str | os.PathLike, *, batch_size: int = 64):
@@ -130,23 +130,54 @@ class Exported:
     self,
     labels: Sequence[str],
     templates: Sequence[str] = classifiers.PLAIN,
+    *,
+    unit_length: bool = False,
   ) -> Float[np.ndarray, 'E C']:
-    """Columns of unit length: `image_features @ weights` are cosines.
+    """Weights of a linear classifier, made by the text tower.
 
+    Args:
+      labels: names.
+      templates: prompts with a slot '{}' for the name, averaged.
+      unit_length: columns without the temperature, which are directions.
+    Returns:
+      float32. `image_features @ weights` are logits: their softmax is what
+      `classify` returns. With `unit_length`, cosine similarities.
     Raises:
       UsageError: labels are missing or empty; or a template has no slot.
     """
-    return classifiers.zero_shot_weights(self.encode_text, labels, templates)
+    weights = classifiers.zero_shot_weights(self.encode_text, labels, templates)
+    return weights if unit_length else weights * np.float32(self.logit_scale)
 
   def classify(
     self,
     images: ImageInputs,
     labels: Sequence[str],
     templates: Sequence[str] = classifiers.PLAIN,
+    *,
+    independent: bool = False,
   ) -> Float[np.ndarray, 'B C']:
-    """The probability of each label, for each image; rows sum to 1."""
-    cosines = self.encode_image(images) @ self.classifier(labels, templates)
-    return classifiers.softmax(np.float32(self.logit_scale) * cosines)
+    """The probability of each label, for each image.
+
+    Args:
+      images: as in `encode_image`.
+      labels, templates: as in `classifier`.
+      independent: each label by itself, by a sigmoid, as a model that was
+        trained with a sigmoid (SigLIP) means it. By default the labels share
+        one softmax.
+    Returns:
+      float32; rows sum to 1, unless labels are independent.
+    Raises:
+      UsageError: independent labels of a model without a logit bias.
+    """
+    if independent and self.logit_bias is None:
+      raise UsageError(
+        'independent labels need a model with a logit bias (SigLIP); this '
+        'one was trained with a softmax.'
+      )
+    logits = self.encode_image(images) @ self.classifier(labels, templates)
+    if independent:
+      return classifiers.sigmoid(logits + np.float32(self.logit_bias))
+    return classifiers.softmax(logits)
 
   @functools.cached_property
   def _image_program(self) -> '_Program':

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from clip_jax import load
 from clip_jax.inference.exported import Exported
-from clip_jax.inference.model import load
 
 FILES = [
   'README.md', 'description.json', 'encode_image.jaxexport',

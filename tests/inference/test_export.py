@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clip_jax import load
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import artifact, programs
 from clip_jax.inference.export import export, load_exported
 from clip_jax.inference.exported import Exported
 from clip_jax.inference.programs import encoders, flat_weights, lower, row_specs
 from clip_jax.interop.safetensors_file import open_safetensors
+from tests.inference.other_towers import TOWERS, random_model
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
 FILES = [
@@ -33,7 +35,7 @@ def test_the_directory_holds_what_the_manifest_says(tmp_path):
   assert manifest.dtype == 'float32'
   scale = np.exp(tiny_params()['logit_scale'])
   assert manifest.logit_scale == pytest.approx(scale, rel=1e-6)
-  assert manifest.logit_bias == 0
+  assert manifest.logit_bias is None
   assert manifest.programs == {
     'encode_image': {
       'input': {'dtype': 'uint8', 'shape': ['b', 16, 16, 3]},
@@ -61,6 +63,36 @@ def test_what_was_exported_loads_as_the_model(tmp_path):
   jax.tree.map(
     np.testing.assert_array_equal, variables, {'params': tiny_params()}
   )
+
+
+@pytest.mark.parametrize('name', TOWERS)
+def test_other_towers(tmp_path, name):
+  model = random_model(name)
+  manifest, _ = export(model, tmp_path / 'out')
+  bias = model.config.initial_logit_bias
+  assert (manifest.logit_bias is None) == (bias is None)
+  size = model.preprocessing.image_size
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+  texts = ['red square', 'cat face']
+  exported = Exported(tmp_path / 'out')
+  again = load(tmp_path / 'out')
+  for found in (exported, again):
+    np.testing.assert_allclose(
+      found.encode_image(pixels), model.encode_image(pixels), atol=1e-5
+    )
+    np.testing.assert_allclose(
+      found.encode_text(texts), model.encode_text(texts), atol=1e-5
+    )
+  if bias is None:
+    with pytest.raises(UsageError, match='a model with a logit bias'):
+      exported.classify(pixels, texts, independent=True)
+  else:
+    np.testing.assert_allclose(
+      exported.classify(pixels, texts, independent=True),
+      model.classify(pixels, texts, independent=True),
+      rtol=1e-4,
+    )
 
 
 def test_bfloat16_halves_the_matrices_and_not_the_accuracy(tmp_path):

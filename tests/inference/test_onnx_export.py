@@ -1,21 +1,17 @@
 """ONNX: what onnxruntime computes of it, and what is refused."""
 
-import dataclasses
 import os
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import onnx_export
 from clip_jax.inference.export import export
-from clip_jax.inference.model import Model
 from clip_jax.inference.programs import flat_weights
-from clip_jax.models.dual_encoder import DualEncoder
-from tests.tiny_run import tiny_description, tiny_model
+from tests.inference.other_towers import TOWERS, random_model
+from tests.tiny_run import tiny_model
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('jax2onnx')
@@ -59,19 +55,9 @@ def test_onnxruntime_computes_the_models_features(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ('image', 'text'),
-  [({'activation': 'gelu', 'pooling': 'average'}, {'activation': 'gelu'}),
-   ({'pre_norm': False}, {'causal': False})],
-)  # fmt: skip
-def test_other_towers(tmp_path, image, text):
-  description = tiny_description()
-  config = dataclasses.replace(
-    description.model,
-    image=dataclasses.replace(description.model.image, **image),
-    text=dataclasses.replace(description.model.text, **text),
-  )
-  model = random_model(dataclasses.replace(description, model=config))
+@pytest.mark.parametrize('name', TOWERS)
+def test_other_towers(tmp_path, name):
+  model = random_model(name)
   differences = onnx_export.write_onnx(tmp_path, model, flat_weights(model))
   assert max(differences.values()) < 1e-5
 
@@ -106,15 +92,3 @@ def test_bfloat16_is_refused(tmp_path):
   model = tiny_model(dtype='bfloat16')
   with pytest.raises(UsageError, match='ONNX is written in float32 only'):
     export(model, tmp_path / 'out', onnx=True)
-
-
-def random_model(description) -> Model:
-  """A model of any shapes, with noise for parameters."""
-  init = jax.jit(DualEncoder(description.model).init)
-  images, tokens = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16), jnp.int32)
-  rng = np.random.default_rng(0)
-  variables = jax.tree.map(
-    lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
-    init(jax.random.key(0), images, tokens),
-  )
-  return Model(description, variables['params'])
