@@ -164,6 +164,9 @@ def _replacing(out: Path) -> Iterator[Path]:
     if out.exists():
       out.rename(old)
     part.rename(out)
+  except FailureError as error:  # of a file: name the place that was asked for
+    message = str(error).replace(os.fspath(part), os.fspath(out))
+    raise FailureError(message) from error
   except OSError as error:
     if old.exists() and not out.exists():
       old.rename(out)
