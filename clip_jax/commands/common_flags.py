@@ -7,6 +7,7 @@ from absl import flags
 from clip_jax.commands import printing
 
 if TYPE_CHECKING:
+  from clip_jax.inference.loading import Loaded
   from clip_jax.inference.model import Model
 
 _MODEL_EXAMPLE = (
@@ -79,11 +80,27 @@ def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
     reference_of(values),
     preset=values.preset,
     activation=values.activation,
-    tokenizer=values.tokenizer,
-    image_size=values.image_size,
-    as_displayed=values.as_displayed,
+    **_reading(values),
     **options,
   )
+
+
+def read_model(values: flags.FlagValues) -> 'Loaded':
+  """The same model before it is on a device, in the dtypes of its files."""
+  from clip_jax.inference import loading
+
+  return loading.read_model(
+    reference_of(values),
+    hints=loading.Hints(values.preset, values.activation),
+    **_reading(values),
+  )
+
+
+def _reading(values: flags.FlagValues) -> dict[str, Any]:
+  return {
+    name: values[name].value
+    for name in ('tokenizer', 'image_size', 'as_displayed')
+  }
 
 
 def define_templates(values: flags.FlagValues) -> None:

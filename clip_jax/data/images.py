@@ -1,13 +1,14 @@
 """Host-side pictures: decode, resize, crop; uint8 in and uint8 out.
 
 The published evaluation transforms are exact, to the byte, because Pillow does
-the resizing in the file's own mode and only then is the picture converted to
-RGB. Normalisation happens on the device.
+the resizing. Models differ in when the picture is converted to RGB: see
+`Preprocessing.convention`. Normalisation happens on the device.
 """
 
 import dataclasses
 import io
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,11 @@ INTERPOLATIONS = {
   'nearest': Image.Resampling.NEAREST,
 }
 RESIZE_MODES = ('shortest', 'squash', 'longest')
+CONVENTIONS = ('open_clip', 'transformers')
+_SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 
-# What a picture may come as: encoded bytes, a path, uint8 pixels [H, W, 3] or
-# [H, W] (checked by `decode`, whose message is for users), or Pillow's.
+# What a picture may come as: encoded bytes, a path, uint8 pixels (`decode`
+# checks their shape, with a message for users), or Pillow's.
 ImageLike = bytes | str | os.PathLike | np.ndarray | Image.Image
 
 
@@ -52,10 +55,17 @@ class Preprocessing:
     interpolation: 'bicubic', 'bilinear' or 'nearest'.
     mean, std: per channel, of values in [0, 1]; applied on the device.
     background: a colour, such as 'white', that transparent pictures are laid
-      upon before anything else. None drops the transparency at the end, which
-      is what the published models saw.
+      upon before anything else; grey of 16 bits is scaled to 8, too. So a
+      person sees them. None is what the published models saw: transparency as
+      the convention has it, and such grey cut off at 255, which is nearly all
+      white.
     exif: turn photographs as their EXIF orientation says. False takes the
       pixels as stored, which is what the published models saw.
+    convention: whose transform it is. 'open_clip', and OpenAI's: resized and
+      cropped in the file's own mode, then converted to RGB, which drops the
+      transparency; an odd pixel of the crop goes where Python's `round` has
+      it. 'transformers' (its Pillow image processors): laid upon white and
+      converted to RGB first, and the odd pixel goes right or bottom.
   """
 
   image_size: int
@@ -65,20 +75,19 @@ class Preprocessing:
   std: tuple[float, float, float] = CLIP_STD
   background: str | None = None
   exif: bool = False
+  convention: str = 'open_clip'
 
   def __post_init__(self):
     if self.image_size < 1:
       raise UsageError(f'image_size={self.image_size}: use 1 or more')
-    if self.resize_mode not in RESIZE_MODES:
-      raise UsageError(
-        f'resize_mode={self.resize_mode!r}: use one of '
-        + ', '.join(RESIZE_MODES)
-      )
-    if self.interpolation not in INTERPOLATIONS:
-      raise UsageError(
-        f'interpolation={self.interpolation!r}: use one of '
-        + ', '.join(INTERPOLATIONS)
-      )
+    for field, known in (
+      ('resize_mode', RESIZE_MODES),
+      ('interpolation', INTERPOLATIONS),
+      ('convention', CONVENTIONS),
+    ):
+      value = getattr(self, field)
+      if value not in known:
+        raise UsageError(f'{field}={value!r}: use one of {", ".join(known)}')
     if self.background is not None:
       check_colour('background', self.background)
 
@@ -107,21 +116,24 @@ def decode(image: ImageLike) -> Image.Image:
 
   Raises:
     CorruptImageError: missing, not an image, cut off, or over MAX_PIXELS.
-    UsageError: an array that is not uint8 [H, W, 3] or [H, W].
+    UsageError: an array that is not uint8 [H, W, 3], [H, W, 4] or [H, W].
   """
   if isinstance(image, Image.Image):
     return image
   if isinstance(image, np.ndarray):
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+    colours = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+    if image.dtype != np.uint8 or not colours or not image.size:
       raise UsageError(
         f'an image array of {image.dtype} {list(image.shape)}: '
-        'use uint8 [H, W, 3] or [H, W]'
+        'use uint8 [H, W, 3], [H, W, 4] or [H, W], with pixels'
       )
     return Image.fromarray(image)
   if not isinstance(image, bytes):
     image = read_bytes(image)
   try:
     picture = Image.open(io.BytesIO(image))
+    if picture.format == 'EPS':  # Pillow would run another program on it
+      raise CorruptImageError('EPS is a program that draws, not an image')
     width, height = picture.size
     if width * height > MAX_PIXELS:
       raise CorruptImageError(
@@ -151,14 +163,18 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 def preprocess(
   image: ImageLike, preprocessing: Preprocessing
 ) -> UInt8[np.ndarray, 'S S 3']:
-  """The evaluation transform, in open_clip's order: RGB comes last.
+  """The evaluation transform that a model was published with.
 
-  Equal to `open_clip.transform.image_transform` before its normalisation.
+  Equal to `open_clip.transform.image_transform`, or to `process` of the Pillow
+  image processors of transformers, before the normalisation.
 
   Raises:
     CorruptImageError: see `decode`.
   """
   picture = upright(decode(image), preprocessing)
+  rgb_first = preprocessing.convention == 'transformers'
+  if rgb_first:
+    picture = _on_white(picture)
   size = preprocessing.image_size
   resample = INTERPOLATIONS[preprocessing.interpolation]
   width, height = picture.size
@@ -174,7 +190,8 @@ def preprocess(
         )
       new = (size, scaled) if width <= height else (scaled, size)
       picture = picture.resize(new, resample)
-    picture = _centre_crop(picture, size)
+    # Python's round, halves to even, is torchvision's.
+    picture = _centre_crop(picture, size, int if rgb_first else round)
   else:
     ratio = max(width, height) / size
     new = (max(1, round(width / ratio)), max(1, round(height / ratio)))
@@ -186,12 +203,31 @@ def upright(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
   """Applies the options for users' own pictures: EXIF and background."""
   if preprocessing.exif:
     picture = ImageOps.exif_transpose(picture)
-  if preprocessing.background and picture.has_transparency_data:
-    picture = picture.convert('RGBA')
-    canvas = Image.new('RGBA', picture.size, preprocessing.background)
-    canvas.alpha_composite(picture)
-    picture = canvas.convert('RGB')
+  if preprocessing.background:
+    if picture.mode in _SIXTEEN_BITS:
+      picture = _eight_bits(picture)
+    if picture.has_transparency_data:
+      picture = _laid_upon(picture, preprocessing.background)
   return picture
+
+
+def _laid_upon(picture: Image.Image, colour: str) -> Image.Image:
+  picture = picture.convert('RGBA')
+  canvas = Image.new('RGBA', picture.size, colour)
+  canvas.alpha_composite(picture)
+  return canvas.convert('RGB')
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+  # Pillow cannot convert 16 bits with a transparent grey.
+  if picture.has_transparency_data and picture.mode not in _SIXTEEN_BITS:
+    return _laid_upon(picture, 'white')
+  return picture.convert('RGB')
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+  grey = np.clip(np.asarray(picture).astype(np.float32), 0, 65_535)
+  return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
 
 
 def check_colour(field: str, colour: str) -> None:
@@ -204,10 +240,12 @@ def check_colour(field: str, colour: str) -> None:
     ) from None
 
 
-def _centre_crop(picture: Image.Image, size: int) -> Image.Image:
-  # Python's round, halves to even, as torchvision's.
-  left = round((picture.width - size) / 2)
-  top = round((picture.height - size) / 2)
+def _centre_crop(
+  picture: Image.Image, size: int, whole: Callable[[float], int]
+) -> Image.Image:
+  """`whole` makes a number of pixels of a half."""
+  left = whole((picture.width - size) / 2)
+  top = whole((picture.height - size) / 2)
   return picture.crop((left, top, left + size, top + size))
 
 

@@ -22,7 +22,6 @@ class Loaded(NamedTuple):
 
   description: Description
   variables: dict[str, Any]  # numpy arrays
-  positions: str  # how they are interpolated; see models/positions.py
   step: int | None  # updates done, where that is known
   origin: str
 
@@ -65,30 +64,16 @@ def load(
   """
   loaded = read_model(
     reference,
+    image_size=image_size,
+    context_length=context_length,
+    as_displayed=as_displayed,
+    tokenizer=tokenizer,
     hints=Hints(preset=preset, activation=activation),
     dtype=np.dtype(np.float32),
   )
-  variables, config = resize_model(
-    loaded.variables,
-    loaded.description.model,
-    image_size=image_size,
-    context_length=context_length,
-    method=loaded.positions,
-  )
-  preprocessing = dataclasses.replace(
-    loaded.description.preprocessing, image_size=config.image.image_size
-  )
-  if as_displayed:
-    preprocessing = dataclasses.replace(
-      preprocessing, background='white', exif=True
-    )
   return Model(
-    Description(
-      model=config,
-      tokenizer=_tokenizer(loaded, tokenizer, context_length),
-      preprocessing=preprocessing,
-    ),
-    variables,
+    loaded.description,
+    loaded.variables,
     mesh=mesh,
     dtype=dtype,
     batch_size=batch_size,
@@ -100,44 +85,73 @@ def load(
 def read_model(
   reference: str | os.PathLike,
   *,
+  image_size: int | None = None,
+  context_length: int | None = None,
+  as_displayed: bool = False,
+  tokenizer: str | None = None,
   hints: Hints = NO_HINTS,
   dtype: np.dtype | None = None,
 ) -> Loaded:
-  """The description and the arrays of a reference.
+  """What `load` makes a model of: the description and the arrays.
 
-  What its files leave open is said on stderr.
+  What the files leave open is said on stderr.
 
   Args:
-    reference: see `load`.
+    reference, image_size, context_length, as_displayed, tokenizer: see `load`.
     hints: for a bare weight file.
     dtype: of floating-point arrays; None is the file's own.
   Raises:
     UsageError, FailureError: see `load`.
   """
+  loaded, positions = _read(reference, hints, dtype)
+  description = loaded.description
+  variables, config = resize_model(
+    loaded.variables,
+    description.model,
+    image_size=image_size,
+    context_length=context_length,
+    method=positions,
+  )
+  options: dict[str, Any] = {'image_size': config.image.image_size}
+  if as_displayed:
+    options.update(background='white', exif=True)
+  return loaded._replace(
+    description=Description(
+      model=config,
+      tokenizer=_tokenizer(description, tokenizer, context_length),
+      preprocessing=dataclasses.replace(description.preprocessing, **options),
+    ),
+    variables=variables,
+  )
+
+
+def _read(
+  reference: str | os.PathLike, hints: Hints, dtype: np.dtype | None
+) -> tuple[Loaded, str]:
+  """What is there as it is, and how its positions are interpolated."""
   kind, path = recognise(reference)
   origin = os.fspath(path)
   if kind in ('run', 'step'):
     variables, description, step = checkpoints.load_variables(path)
-    return Loaded(description, variables, 'open_clip', step, origin)
+    return Loaded(description, variables, step, origin), 'open_clip'
   if kind == 'exported':
     variables, description = load_exported(path, dtype)
-    return Loaded(description, variables, 'open_clip', None, origin)
+    return Loaded(description, variables, None, origin), 'open_clip'
   foreign = read_foreign(path, hints=hints, dtype=dtype)
   for guess in foreign.guesses:
     print(f'warning: {guess}', file=sys.stderr)
-  return Loaded(
-    foreign.description, foreign.variables, foreign.positions, None, origin
-  )
+  loaded = Loaded(foreign.description, foreign.variables, None, origin)
+  return loaded, foreign.positions
 
 
 def _tokenizer(
-  loaded: Loaded, spec: str | None, context_length: int | None
+  description: Description, spec: str | None, context_length: int | None
 ) -> Any:
   """The description of the tokenizer, for the context that was asked for."""
-  described = loaded.description.tokenizer
   if spec is not None:
-    length = context_length or loaded.description.model.text.context_length
+    length = context_length or description.model.text.context_length
     return tokenizers.load(spec, length).describe()
+  described = description.tokenizer
   if described is None or context_length is None:
     return described
   return {**described, 'context_length': context_length}

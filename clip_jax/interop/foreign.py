@@ -58,7 +58,7 @@ class Foreign:
     layout: 'hugging_face', 'open_clip' (OpenAI's keys) or 'big_vision'.
     positions: how its library interpolates positions (models/positions.py).
     table: the layout of its keys, to write them again.
-    constants: keys of the table's constants that the file has.
+    constants: what the file has besides that follows from the config.
     guesses: what the files leave open and was assumed, as sentences.
   """
 
@@ -67,7 +67,7 @@ class Foreign:
   layout: str
   positions: str
   table: Table
-  constants: tuple[str, ...]
+  constants: dict[str, np.ndarray]
   guesses: tuple[str, ...]
 
 
@@ -260,7 +260,13 @@ def _preprocessing(
 ) -> Preprocessing:
   size = config.image.image_size
   if layout == 'hugging_face':
-    return preprocessors.from_hugging_face(directory, size)
+    found = preprocessors.read_hugging_face_directory(directory)
+    if found is None:
+      family = 'CLIP' if config.initial_logit_bias is None else 'Siglip'
+      found = preprocessors.read_hugging_face(
+        {'image_processor_type': f'{family}ImageProcessor'}
+      )
+    return dataclasses.replace(found, image_size=size)
   if layout == 'big_vision':
     # Bicubic and antialiased as in transformers and open_clip; big_vision's
     # own is TensorFlow's bilinear resize, which Pillow does not have.
@@ -268,11 +274,8 @@ def _preprocessing(
     return Preprocessing(
       image_size=size, resize_mode='squash', mean=half, std=half
     )
-  if (directory / OPEN_CLIP_CONFIG).exists():
-    fields = _json(directory / OPEN_CLIP_CONFIG).get('preprocess_cfg') or {}
-    where = str(directory / OPEN_CLIP_CONFIG)
-    return preprocessors.from_open_clip(fields, size, where)
-  return Preprocessing(image_size=size)
+  fields = _json(directory / OPEN_CLIP_CONFIG).get('preprocess_cfg')
+  return preprocessors.read_open_clip(fields or {}, size)
 
 
 def _open_clip_config(directory: Path) -> tuple[Path, dict[str, Any]]:

@@ -9,6 +9,7 @@ said by the files that build such tables: `openai`, `hugging_face`,
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -108,7 +109,7 @@ def read(
   table: Table,
   config: CLIPConfig,
   dtype: np.dtype | None = None,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """A foreign file as our variables, key by key.
 
   At any time, one foreign tensor is in memory besides what is returned.
@@ -120,26 +121,29 @@ def read(
     dtype: of floating-point arrays; None is that of the file.
   Returns:
     Collections by name of numpy arrays, which are aligned so that a CPU device
-    takes them without a copy; and the keys of `table.constants` that the file
-    has, which `write` wants to make it again.
+    takes them without a copy; and what the file has of `table.constants`,
+    which `write` wants to make it again.
   Raises:
     FailureError: keys are missing, not expected, or of another shape than the
       config says; all are named.
   """
   shapes = _flat(abstract_variables(config))
   entries = _entries(table, shapes)
-  infos, constants = tensors.infos, {c.theirs: c for c in table.constants}
-  wrong = _wrong_shapes(entries, shapes, infos) + [
-    f'{key} is not {constant.value.tolist()}'
-    for key, constant in constants.items()
-    if key in infos and not _equal(tensors.read(key), constant.value)
-  ]
+  infos = tensors.infos
+  constants = {
+    constant.theirs: np.array(tensors.read(constant.theirs))
+    for constant in table.constants
+    if constant.theirs in infos
+  }
   known = {entry.key for entry in entries}
   _refuse(
     f'{tensors.path} does not have the weights of its config ({table.name})',
     missing=[key for key in known if key not in infos],
     unexpected=[key for key in infos if key not in known | {*constants}],
-    wrong=wrong,
+    wrong=[
+      *_wrong_shapes(entries, shapes, infos),
+      *_wrong_values(table, constants),
+    ],
   )
   found: dict[str, np.ndarray] = {}
   for entry in entries:
@@ -151,14 +155,14 @@ def read(
     place = found[path][entry.index]
     ours = entry.row.form.to_ours(tensors.read(entry.key), place.shape)
     found[path][entry.index] = ours
-  return _nested(found), tuple(key for key in constants if key in infos)
+  return _nested(found), constants
 
 
 def write(
   variables: Mapping[str, Any],
   table: Table,
   config: CLIPConfig,
-  constants: Sequence[str] = (),
+  constants: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, np.ndarray]:
   """Our variables under foreign keys, in their own dtypes.
 
@@ -166,7 +170,7 @@ def write(
     variables: collections by name, of arrays.
     table: the layout to write.
     config: of the variables.
-    constants: keys of `table.constants` to write as well.
+    constants: what `read` found besides, to be written as well.
   Raises:
     FailureError: the variables are not those of the config.
   """
@@ -188,10 +192,7 @@ def write(
     )
     for entry in _entries(table, shapes)
   }
-  for constant in table.constants:
-    if constant.theirs in constants:
-      theirs[constant.theirs] = constant.value
-  return theirs
+  return {**theirs, **constants}
 
 
 def _entries(table: Table, shapes: Mapping[str, Any]) -> list[_Entry]:
@@ -228,6 +229,15 @@ def _wrong_shapes(entries, shapes, infos) -> list[str]:
   return wrong
 
 
+def _wrong_values(table: Table, found: Mapping[str, np.ndarray]) -> list[str]:
+  return [
+    f'{constant.theirs} (it follows from the config)'
+    for constant in table.constants
+    if constant.theirs in found
+    and not np.array_equal(found[constant.theirs], constant.value)
+  ]
+
+
 def _blank(leaf: Any) -> np.ndarray:
   """An array of that shape which takes no memory, for its shape alone."""
   return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
@@ -249,10 +259,6 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   memory = np.empty(size + _ALIGNMENT, np.uint8)
   start = -memory.ctypes.data % _ALIGNMENT
   return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
-  return found.shape == expected.shape and bool((found == expected).all())
 
 
 def _refuse(

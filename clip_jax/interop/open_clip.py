@@ -4,11 +4,13 @@ What open_clip has and this project does not is refused by name, so that no
 option is silently ignored.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.interop.openai import Variant
 from clip_jax.models.config import (
   CLIPConfig,
   ResNetConfig,
@@ -53,6 +55,14 @@ _TIMM_SIZES = {
   'large': (1024, 24, 16, 4.0),
   'so400m': (1152, 27, 16, 4304 / 1152),
   'giantopt': (1536, 40, 16, 4.0),
+}
+_TIMM_PICTURES = {  # the sizes that timm has, by tower and patch
+  ('base', 16): (224, 256, 384, 512),
+  ('base', 32): (256,),
+  ('large', 16): (256, 384, 512),
+  ('so400m', 14): (224, 378, 384),
+  ('so400m', 16): (256, 384, 512),
+  ('giantopt', 16): (256, 384),
 }
 _TIMM_NAME = re.compile(r'vit_(\w+?)_patch(\d+)_siglip_(\d+)')
 
@@ -251,21 +261,27 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
     UsageError: open_clip cannot express the model; the message says what.
   """
   image, text = config.image, config.text
-  if config.initial_logit_bias is not None:
-    raise UsageError(
-      'open_clip has a logit bias, but SigLIP image towers from timm by name '
-      'only: convert this model with --to=hf.'
-    )
   fields: dict[str, Any] = {'embed_dim': config.embed_dim}
+  if config.initial_logit_bias is not None:
+    fields['init_logit_bias'] = config.initial_logit_bias
   if 'quick_gelu' in (text.activation, getattr(image, 'activation', None)):
     fields['quick_gelu'] = True
-  fields['vision_cfg'] = (
-    _write_resnet(image)
-    if isinstance(image, ResNetConfig)
-    else _write_vit(image, text.activation)
-  )
+  if isinstance(image, ResNetConfig):
+    fields['vision_cfg'] = _write_resnet(image)
+  elif image.pooling == 'attention':
+    fields['custom_text'] = True
+    fields['vision_cfg'] = _write_timm(image)
+  else:
+    fields['vision_cfg'] = _write_vit(image, text.activation)
   fields['text_cfg'] = _write_text(text)
   return fields
+
+
+def variant_of_config(config: CLIPConfig) -> Variant:
+  """The keys of the model that open_clip makes of `write_config`."""
+  if getattr(config.image, 'pooling', '') == 'attention':
+    return Variant(text_prefix='text.', trunk=True)
+  return Variant()
 
 
 def _write_resnet(image: ResNetConfig) -> dict[str, Any]:
@@ -278,6 +294,31 @@ def _write_resnet(image: ResNetConfig) -> dict[str, Any]:
   }
 
 
+def _write_timm(image: VisionTransformerConfig) -> dict[str, Any]:
+  for size, (width, depth, heads, ratio) in _TIMM_SIZES.items():
+    name = f'vit_{size}_patch{image.patch_size}_siglip_{image.image_size}'
+    there = _TIMM_PICTURES.get((size, image.patch_size), ())
+    tower = dataclasses.replace(
+      image, width=width, depth=depth, heads=heads, mlp_ratio=ratio
+    )
+    expressed = {
+      'timm_model_name': name,
+      'timm_pool': 'map',
+      'timm_proj': 'none',
+    }
+    if image.image_size in there and tower == _timm(dict(expressed)):
+      hidden = int(image.width * image.mlp_ratio)
+      same = (image.width, image.depth, image.heads, hidden)
+      if same == (width, depth, heads, int(width * ratio)):
+        return {'image_size': image.image_size, **expressed}
+  raise UsageError(
+    'open_clip takes image towers with attention pooling from timm, which has '
+    'the published SigLIP shapes with the exact GELU only; this one has width '
+    f'{image.width}, {image.depth} blocks, {image.image_size} pixels and '
+    f'{image.activation}: convert it with --to=hf.'
+  )
+
+
 def _write_vit(
   image: VisionTransformerConfig, text_activation: str
 ) -> dict[str, Any]:
@@ -285,7 +326,6 @@ def _write_vit(
     said
     for said, found in (
       ('no class token', not image.class_token),
-      ('attention pooling', image.pooling == 'attention'),
       ('a bias of the patch embedding', image.patch_bias),
       (f"projection={image.projection!r}", image.projection != 'linear'),
       (

@@ -76,7 +76,8 @@ def table(config: CLIPConfig, variant: Variant) -> Table:
     rows.append(Row('params/text_projection/kernel', f'{text}text_projection'))
   elif config.text.projection == 'affine':
     rows += linear('params/text_projection', f'{text}text_projection')
-  return Table('the layout of OpenAI and open_clip', rows, _scalars(config))
+  constants = [*_scalars(config), *_masks(config, text)]
+  return Table('the layout of OpenAI and open_clip', rows, constants)
 
 
 def linear(ours: str, theirs: str, form: Form = MATRIX) -> list[Row]:
@@ -208,3 +209,14 @@ def _scalars(config: CLIPConfig) -> list[Constant]:
       ('vocab_size', config.text.vocab_size),
     )
   ]
+
+
+def _masks(config: CLIPConfig, text: str) -> list[Constant]:
+  """The causal mask, which some archives hold as a buffer, once or a block."""
+  if not config.text.causal:
+    return []
+  size = config.text.context_length
+  mask = np.triu(np.full((size, size), -np.inf, np.float32), 1)
+  blocks = range(config.text.depth)
+  keys = [f'{text}transformer.resblocks.{i}.attn_mask' for i in blocks]
+  return [Constant(key, mask) for key in (f'{text}attn_mask', *keys)]

@@ -87,7 +87,7 @@ class DualEncoder(nn.Module):
     scale = jnp.exp(self.logit_scale)
     bias = jnp.zeros((), scale.dtype)
     if self.config.initial_logit_bias is not None:
-      bias = self.logit_bias
+      bias = jnp.asarray(self.logit_bias)
     return (
       unit_length(self.encode_image(images, train)),
       unit_length(self.encode_text(tokens)),

@@ -31,7 +31,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
   def __init__(
     self,
-    definition: str,
+    tokenizer: tokenizers.Tokenizer,
     context_length: int | None = None,
     specials: Mapping[str, str] | None = None,
     *,
@@ -40,10 +40,10 @@ class HuggingFaceTokenizer(Tokenizer):
     cleaning: str | None = None,
     origin: str = 'a description',
   ):
-    """Reads a definition.
+    """Takes the library's tokenizer for its own.
 
     Args:
-      definition: the text of a tokenizer.json.
+      tokenizer: as it was read; its padding and truncation are set aside.
       context_length: T.
       specials: tokens by 'bos', 'eos' and 'pad', as far as files name them.
       padding_side: 'right' or 'left' of a text.
@@ -52,7 +52,7 @@ class HuggingFaceTokenizer(Tokenizer):
         `cleaning.WORDS`; None leaves them to the definition.
       origin: where the definition is from, for the errors.
     Raises:
-      FailureError: the definition is damaged, or nothing ends a text.
+      FailureError: nothing ends a text.
       UsageError: another padding side, another cleaning.
     """
     super().__init__(context_length)
@@ -64,9 +64,8 @@ class HuggingFaceTokenizer(Tokenizer):
     self.padding_side = padding_side
     self.cleaning = cleaning
     self._words = words_of(cleaning) if cleaning else None
-    self._definition = definition
     self.specials = dict(specials or {})
-    self._tokenizer = _parse(definition, origin)
+    self._tokenizer = tokenizer
     shipped_padding = self._tokenizer.padding or {}
     self._tokenizer.no_padding()  # rows are laid out in `base`
     self._tokenizer.no_truncation()
@@ -93,6 +92,7 @@ class HuggingFaceTokenizer(Tokenizer):
     if 'pad_id' in shipped_padding:
       padding.insert(0, shipped_padding['pad_id'])
     self.pad_id = named.get('pad', [*padding, self.eos_id][0])
+    self.specials['pad'] = self.token(self.pad_id)
 
   @classmethod
   def from_file(
@@ -120,11 +120,10 @@ class HuggingFaceTokenizer(Tokenizer):
     else:
       definition = _read_text(file)
     tokenizer = _parse(definition, str(file))
+    settings.apply(tokenizer)
     padding = tokenizer.padding or {}
-    if settings.apply(tokenizer):
-      definition = tokenizer.to_str()
     return cls(
-      definition,
+      tokenizer,
       settings.context_length if context_length is None else context_length,
       settings.named(),
       padding_side=settings.padding_side
@@ -156,7 +155,7 @@ class HuggingFaceTokenizer(Tokenizer):
     return {
       'kind': self.kind,
       'context_length': self.context_length,
-      'tokenizer': self._definition,
+      'tokenizer': self.definition,
       'specials': self.specials,
       'padding_side': self.padding_side,
       'split_specials': self.split_specials,
@@ -173,7 +172,7 @@ class HuggingFaceTokenizer(Tokenizer):
         'not the text of a tokenizer.json.'
       )
     return cls(
-      description['tokenizer'],
+      _parse(description['tokenizer'], 'a description'),
       description.get('context_length'),
       description.get('specials'),
       padding_side=description.get('padding_side', 'right'),

@@ -50,34 +50,33 @@ class Settings:
       if name in ('bos', 'eos', 'pad')
     }
 
-  def apply(self, tokenizer: Tokenizer) -> bool:
-    """Changes a definition to what they say; whether there was a need."""
-    changed = self._lower(tokenizer)
+  def apply(self, tokenizer: Tokenizer) -> None:
+    """Makes a definition do what they say."""
+    self._lower(tokenizer)
     known = {t.content for t in tokenizer.get_added_tokens_decoder().values()}
-    new = [
-      token
-      for token in self.specials.values()
-      if token.content not in known
-      # An id past the vocabulary has no row in the model's table.
-      and tokenizer.token_to_id(token.content) is not None
-    ]
-    if new:
-      tokenizer.add_special_tokens(new)
-    return self._surround(tokenizer) or changed or bool(new)
+    tokenizer.add_special_tokens(
+      [
+        token
+        for token in self.specials.values()
+        if token.content not in known
+        # An id past the vocabulary has no row in the model's table.
+        and tokenizer.token_to_id(token.content) is not None
+      ]
+    )
+    self._surround(tokenizer)
 
-  def _lower(self, tokenizer: Tokenizer) -> bool:
+  def _lower(self, tokenizer: Tokenizer) -> None:
     old = tokenizer.normalizer
     if not self.lower_case or (
       old is not None and _lowers(json.loads(old.__getstate__()))
     ):
-      return False
+      return
     steps = [normalizers.Lowercase(), *([] if old is None else [old])]
     tokenizer.normalizer = normalizers.Sequence(steps)
-    return True
 
-  def _surround(self, tokenizer: Tokenizer) -> bool:
+  def _surround(self, tokenizer: Tokenizer) -> None:
     if self.adds is None:
-      return False
+      return
     template, ids = ['$A'], []
     for name, wanted in zip(('bos', 'eos'), self.adds, strict=True):
       token = self.specials[name].content if name in self.specials else ''
@@ -88,7 +87,6 @@ class Settings:
     tokenizer.post_processor = processors.TemplateProcessing(
       single=template, special_tokens=ids
     )
-    return True
 
 
 def read_settings(directory: Path) -> Settings:

@@ -2,6 +2,9 @@ import dataclasses
 import io
 import json
 import pathlib
+import struct
+import time
+import zlib
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from tests.data.pictures import picture
 GOLDENS = pathlib.Path(__file__).parents[1] / 'goldens' / 'preprocess'
 CASES = json.loads((GOLDENS / 'cases.json').read_text())
 OUTPUTS = load_file(GOLDENS / 'outputs.safetensors')
-PREPROCESSING = {  # open_clip's transforms; see shared/goldens/README.md
+PREPROCESSING = {  # see shared/goldens/README.md
   'shortest': Preprocessing(40),
   'squash': Preprocessing(40, resize_mode='squash'),
   'longest': Preprocessing(40, resize_mode='longest'),
@@ -29,6 +32,7 @@ PREPROCESSING = {  # open_clip's transforms; see shared/goldens/README.md
   'siglip': Preprocessing(
     40, resize_mode='squash', mean=(0.5,) * 3, std=(0.5,) * 3
   ),
+  'hf_pil': Preprocessing(40, convention='transformers'),
 }
 
 
@@ -47,7 +51,7 @@ def encoded(image: Image.Image, kind: str = 'PNG', **options) -> bytes:
     if case in PREPROCESSING
   ],
 )
-def test_equals_open_clip_to_the_byte(name, case):
+def test_equals_the_published_transforms_to_the_byte(name, case):
   preprocessing = PREPROCESSING[case]
   wanted = OUTPUTS[f'{name}.{case}'].transpose(1, 2, 0)
   wanted = (wanted * preprocessing.std + preprocessing.mean) * 255
@@ -81,16 +85,128 @@ def test_background_comes_first_and_only_under_transparency():
   )
 
 
-def test_exif_turns_a_photograph_only_when_asked():
-  image = picture(2, 32, 16)
+def transparent(mode: str) -> bytes:
+  """Two clear columns of eight, then six of a dark colour."""
+  if mode == 'P':
+    image = Image.new('P', (8, 8), 1)
+    image.putpalette([200, 0, 0, 0, 0, 50])
+    image.paste(0, (0, 0, 2, 8))
+    return encoded(image, transparency=0)
+  if mode in ('RGB', 'L'):
+    clear, dark = (200, 50) if mode == 'L' else ((200, 0, 0), (0, 0, 50))
+    image = Image.new(mode, (8, 8), dark)
+    image.paste(clear, (0, 0, 2, 8))
+    return encoded(image, transparency=clear)
+  clear, dark = {
+    'RGBA': ((200, 0, 0, 0), (0, 0, 50, 255)),
+    'LA': ((200, 0), (50, 255)),
+  }[mode]
+  image = Image.new(mode, (8, 8), dark)
+  image.paste(clear, (0, 0, 2, 8))
+  return encoded(image)
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P', 'RGB', 'L'])
+def test_transparency_of_every_kind(mode):
+  """White where a person expects it, and where transformers puts it."""
+  data = transparent(mode)
+  plain = Preprocessing(8)
+  for preprocessing in (
+    dataclasses.replace(plain, background='white'),
+    dataclasses.replace(plain, convention='transformers'),
+  ):
+    pixels = preprocess(data, preprocessing)
+    assert (pixels[:, :2] == 255).all() and pixels[:, 2:, :2].max() <= 50
+  assert not (preprocess(data, plain)[:, :2] == 255).all()
+  green = dataclasses.replace(
+    plain, background='#00ff00', convention='transformers'
+  )
+  assert (preprocess(data, green)[:, :2] == (0, 255, 0)).all()
+
+
+@pytest.mark.parametrize('resize_mode', images.RESIZE_MODES)
+@pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'big-endian TIFF', 'PPM'])
+def test_grey_of_sixteen_bits_is_scaled_when_asked(kind, resize_mode):
+  grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+  if kind == 'big-endian TIFF':
+    data = encoded(Image.fromarray(grey.astype('>u2')), 'TIFF')
+  elif kind == 'PPM':
+    data = b'P5 16 16 65535\n' + grey.astype('>u2').tobytes()
+  else:
+    data = encoded(Image.fromarray(grey), kind)
+  plain = Preprocessing(16, resize_mode)
+  seen = preprocess(data, dataclasses.replace(plain, background='white'))
+  np.testing.assert_array_equal(seen[..., 0], grey // 257)
+  # As stored, all but the first values are beyond 255.
+  assert (preprocess(data, plain) == 255).mean() > 0.9
+
+
+def test_cmyk_and_sixteen_bits_with_a_clear_grey_are_read():
+  person = Preprocessing(8, background='white', exif=True)
+  ink = encoded(Image.new('CMYK', (9, 9), (0, 255, 255, 0)), 'JPEG')
+  assert preprocess(ink, person)[4, 4].tolist() == pytest.approx(
+    [255, 0, 0], abs=3
+  )
+  rows = zlib.compress((b'\0' + b'\0\5' * 4) * 4)
+  clear = b'\x89PNG\r\n\x1a\n' + b''.join(
+    struct.pack('>I', len(data))
+    + name
+    + data
+    + struct.pack('>I', zlib.crc32(name + data))
+    for name, data in (
+      (b'IHDR', struct.pack('>IIBBBBB', 4, 4, 16, 0, 0, 0, 0)),
+      (b'tRNS', b'\0\5'),
+      (b'IDAT', rows),
+      (b'IEND', b''),
+    )
+  )
+  for preprocessing in (
+    person,
+    Preprocessing(8),
+    Preprocessing(8, convention='transformers'),
+  ):
+    assert preprocess(clear, preprocessing).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'WEBP', 'PNG', 'TIFF', 'MPO'])
+def test_of_many_pictures_in_a_file_the_first_counts(kind):
+  frames = [Image.new('RGB', (9, 9), c) for c in ('red', 'lime', 'blue')]
+  more = {'lossless': True} if kind == 'WEBP' else {}
+  data = encoded(
+    frames[0], kind, save_all=True, append_images=frames[1:], **more
+  )
+  pixels = preprocess(data, Preprocessing(8, background='white', exif=True))
+  np.testing.assert_allclose(pixels, np.full((8, 8, 3), (255, 0, 0)), atol=2)
+
+
+# EXIF orientation -> what has to be done to see the picture upright.
+ORIENTATIONS = {
+  1: None,
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'MPO', 'WEBP', 'TIFF'])
+@pytest.mark.parametrize('orientation', ORIENTATIONS)
+def test_exif_turns_a_photograph_only_when_asked(orientation, kind):
   exif = Image.Exif()
-  exif[0x0112] = 6  # Turned a quarter.
-  data = encoded(image, exif=exif)
+  exif[0x0112] = orientation
+  data = encoded(picture(2, 32, 16), kind, exif=exif)
+  with Image.open(io.BytesIO(data)) as stored:
+    pixels = stored.convert('RGB')
   plain = Preprocessing(16, resize_mode='squash')
   turned = dataclasses.replace(plain, exif=True)
-  upright = image.transpose(Image.Transpose.ROTATE_270)
+  # Pillow turns a TIFF while it reads it, for open_clip as for us.
+  transpose = ORIENTATIONS[1 if kind == 'TIFF' else orientation]
+  upright = pixels if transpose is None else pixels.transpose(transpose)
   np.testing.assert_array_equal(
-    preprocess(data, plain), preprocess(image, plain)
+    preprocess(data, plain), preprocess(pixels, plain)
   )
   np.testing.assert_array_equal(
     preprocess(data, turned), preprocess(upright, plain)
@@ -126,6 +242,80 @@ def test_a_decompression_bomb_is_refused_before_decoding(monkeypatch):
     decode(encoded(picture(5)))
 
 
+def with_size(kind: str, side: int) -> bytes:
+  """A small file whose header speaks of many pixels."""
+  data = encoded(Image.new('L', (9, 9)), kind)
+  if kind == 'TIFF':
+    for tag in (256, 257):  # width and height, each one long
+      at = data.index(struct.pack('<HHI', tag, 4, 1)) + 8
+      data = data[:at] + struct.pack('<I', side) + data[at + 4 :]
+    return data
+  at, size = {
+    'PNG': (16, struct.pack('>II', side, side)),
+    'GIF': (6, struct.pack('<HH', side, side)),
+    'BMP': (18, struct.pack('<ii', side, side)),
+    'JPEG': (data.find(b'\xff\xc0') + 5, struct.pack('>HH', side, side)),
+    'WEBP': (26, struct.pack('<HH', min(side, 16_383), min(side, 16_383))),
+  }[kind]
+  data = data[:at] + size + data[at + len(size) :]
+  if kind == 'PNG':  # whose header has a checksum
+    checksum = struct.pack('>I', zlib.crc32(data[12:29]))
+    data = data[:29] + checksum + data[33:]
+  return data
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'GIF', 'BMP', 'JPEG', 'WEBP'])
+@pytest.mark.parametrize('side', [12_000, 65_000])
+def test_a_small_file_of_vast_pixels_is_refused_unread(kind, side):
+  data = with_size(kind, side)
+  assert len(data) < 2_000
+  start = time.process_time()
+  with pytest.raises(
+    CorruptImageError, match=r'over the limit|decompression bomb'
+  ) as error:
+    decode(data)
+  assert time.process_time() - start < 1
+  assert '\n' not in str(error.value)
+
+
+def test_a_postscript_program_is_not_run():
+  program = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n'
+  with pytest.raises(CorruptImageError, match='EPS is a program'):
+    decode(program)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 5_000), (5_000, 1), (3, 2)])
+@pytest.mark.parametrize('resize_mode', images.RESIZE_MODES)
+@pytest.mark.parametrize('convention', images.CONVENTIONS)
+def test_the_smallest_and_the_thinnest(size, resize_mode, convention):
+  image = Image.new('RGB', size, (9, 90, 200))
+  pixels = preprocess(
+    encoded(image), Preprocessing(16, resize_mode, convention=convention)
+  )
+  if resize_mode == 'longest' and 5_000 in size:
+    assert (pixels == (9, 90, 200)).all(-1).sum() == 16  # between pads
+  else:
+    assert pixels.shape == (16, 16, 3)
+    assert (pixels[8, 8] == (9, 90, 200)).all()
+
+
+@pytest.mark.parametrize(
+  'shape', [(0, 5, 3), (5, 0), (5, 5, 2), (5, 5, 5), (3,)]
+)
+def test_arrays_of_other_shapes_are_a_usage_error(shape):
+  with pytest.raises(UsageError, match=r'uint8 .*: use uint8 \[H, W, 3\]'):
+    decode(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'GIF', 'WEBP', 'TIFF', 'BMP'])
+def test_a_file_cut_off_anywhere_is_refused_in_one_line(kind):
+  data = encoded(picture(6, 40, 40), kind)
+  for length in range(0, len(data) - 60, max(1, len(data) // 17)):
+    with pytest.raises(CorruptImageError) as error:
+      decode(data[:length])
+    assert '\n' not in str(error.value)
+
+
 def test_what_pillow_refuses_is_refused(monkeypatch):
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 200)
   with pytest.raises(CorruptImageError, match='decompression bomb'):
@@ -149,11 +339,24 @@ def test_arrays_of_floats_are_a_usage_error():
 
 def test_preprocessing_survives_json():
   preprocessing = Preprocessing(
-    40, 'longest', 'bilinear', (0.5,) * 3, (0.25,) * 3, 'white', True
+    40,
+    'longest',
+    'bilinear',
+    (0.5,) * 3,
+    (0.25,) * 3,
+    'white',
+    True,
+    'transformers',
   )
   data = json.loads(json.dumps(preprocessing.to_dict()))
   assert Preprocessing.from_dict(data) == preprocessing
   assert hash(Preprocessing.from_dict(data)) == hash(preprocessing)
+
+
+def test_descriptions_from_before_the_convention_mean_open_clips():
+  data = Preprocessing(40).to_dict()
+  del data['convention']
+  assert Preprocessing.from_dict(data) == Preprocessing(40)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +365,7 @@ def test_preprocessing_survives_json():
     ({'image_size': 0}, 'image_size=0'),
     ({'image_size': 8, 'resize_mode': 'crop'}, 'shortest, squash, longest'),
     ({'image_size': 8, 'interpolation': 'cubic'}, 'bicubic, bilinear'),
+    ({'image_size': 8, 'convention': 'timm'}, 'open_clip, transformers'),
     ({'image_size': 8, 'background': 'whitish'}, 'not a colour'),
     ({'image_size': 8, 'size': 8}, "no field 'size'.*image_size"),
   ],

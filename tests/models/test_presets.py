@@ -113,7 +113,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 def test_a_shape_that_cannot_be_is_refused():
-  with pytest.raises(UsageError, match='image_size=225 is not a multiple'):
-    resolve('ViT-B/32', {'image': {'image_size': 225}})
+  with pytest.raises(UsageError, match='image_size=31 is smaller than'):
+    resolve('ViT-B/32', {'image': {'image_size': 31}})
   with pytest.raises(UsageError, match=r'text.width=512 .*text.heads=7'):
     resolve('ViT-B/32', {'text': {'heads': 7}})

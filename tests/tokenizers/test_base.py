@@ -169,3 +169,14 @@ def test_importing_is_light():
     [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
   assert run.stdout.strip() == '[]'
+
+
+def test_descriptions_from_before_the_cleanings_still_load(spec):
+  tokenizer = tokenizers.load(spec, 20)
+  old = {
+    key: value
+    for key, value in tokenizer.describe().items()
+    if key in ('kind', 'context_length', 'model', 'tokenizer', 'specials')
+  }
+  again = tokenizers.from_description(old)
+  np.testing.assert_array_equal(again(TEXTS), tokenizer(TEXTS))

@@ -1,0 +1,60 @@
+"""Writes a model in the layout of another library.
+
+usage:
+  clip-jax convert --model=REF --to=hf|open_clip --out=DIR
+
+examples:
+  clip-jax convert --model=runs/emoji --to=hf --out=emoji_hf
+  clip-jax convert --model=ViT-B-32.pt --to=open_clip --out=vit_b_32
+  clip-jax convert --model=siglip.npz --tokenizer=hf:siglip --to=hf --out=DIR
+
+The directory holds config, weights (safetensors), tokenizer and preprocessing,
+and loads there as it is:
+  transformers.AutoModel.from_pretrained('emoji_hf')
+  open_clip.create_model_and_transforms('local-dir:vit_b_32')
+What the other library cannot be told is said. The directory appears whole.
+"""
+
+import sys
+
+from absl import flags
+
+from clip_jax.commands import common_flags, printing
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds this verb's flags."""
+  common_flags.define_model(values)
+  flags.DEFINE_string(
+    'to', None, 'hf (transformers) or open_clip', flag_values=values
+  )
+  flags.DEFINE_string('out', None, 'the directory to make', flag_values=values)
+  common_flags.define_json(values)
+
+
+def run(values: flags.FlagValues, words: list[str]) -> None:
+  """Converts, and says what was written."""
+  printing.no_words('convert', words)
+  reference = common_flags.reference_of(values)
+  target = printing.require(values.to, 'to', 'hf or open_clip')
+  out = printing.require(values.out, 'out', 'name a directory to make')
+
+  from clip_jax.interop.converting import convert
+
+  loaded = common_flags.read_model(values)
+  converted = convert(loaded.description, loaded.variables, target, out)
+  if values.json:
+    printing.print_json(
+      {
+        'model': reference,
+        'to': target,
+        'out': out,
+        'files': converted.files,
+        'differences': converted.differences,
+      }
+    )
+    return
+  for difference in converted.differences:
+    print(f'note: {difference}', file=sys.stderr)
+  for name, size in converted.files.items():
+    print(f'{size:13,}  {out}/{name}')

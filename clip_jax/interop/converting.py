@@ -1,0 +1,181 @@
+"""A model in the layout of another library, so that its own code loads it."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from clip_jax import tokenizers
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.interop import (
+  hugging_face,
+  layouts,
+  open_clip,
+  openai,
+  preprocessors,
+)
+from clip_jax.interop.foreign import OPEN_CLIP_CONFIG
+from clip_jax.interop.safetensors_file import write_safetensors
+from clip_jax.models.description import Description
+from clip_jax.tokenizers import exporting
+
+TARGETS = ('hf', 'open_clip')
+
+
+class Converted(NamedTuple):
+  """What was written.
+
+  Attributes:
+    files: names and bytes.
+    differences: sentences on what the other library cannot be told.
+  """
+
+  files: dict[str, int]
+  differences: list[str]
+
+
+class _Layout(NamedTuple):
+  """The files of one library, besides the weights."""
+
+  table: layouts.Table
+  weights: str  # the name of their file
+  contents: dict[str, bytes]
+  differences: list[str]
+
+
+def convert(
+  description: Description,
+  variables: Mapping[str, Any],
+  target: str,
+  directory: str | os.PathLike,
+) -> Converted:
+  """Writes config, weights, tokenizer and preprocessing.
+
+  Args:
+    description: of the model.
+    variables: collections by name of numpy arrays. Floats of several dtypes
+      become float32.
+    target: 'hf' (transformers) or 'open_clip'.
+    directory: does not exist yet, or is empty; it appears whole.
+  Raises:
+    UsageError: the target is unknown or cannot express the model, or the
+      directory holds something.
+    FailureError: it cannot be written.
+  """
+  layout = _layout_for(target)(description)
+  place = _free_place(Path(os.path.expanduser(directory)))
+  tensors = layouts.write(
+    _in_one_dtype(variables), layout.table, description.model
+  )
+  temporary = place.with_name(f'.{place.name}.{os.getpid()}.part')
+  try:
+    temporary.mkdir()
+    write_safetensors(temporary / layout.weights, tensors, {'format': 'pt'})
+    for name, content in layout.contents.items():
+      (temporary / name).write_bytes(content)
+    files = {
+      file.name: file.stat().st_size for file in sorted(temporary.iterdir())
+    }
+    os.replace(temporary, place)
+  except OSError as error:
+    reason = (error.strerror or str(error)).lower()
+    raise FailureError(f'{place} could not be written: {reason}.') from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  return Converted(files, layout.differences)
+
+
+def _layout_for(target: str):
+  ways = {'hf': _hugging_face, 'open_clip': _open_clip}
+  if target not in ways:
+    raise UsageError(
+      f'no layout {target!r}: choose one of {", ".join(TARGETS)}.'
+    )
+  return ways[target]
+
+
+def _hugging_face(description: Description) -> _Layout:
+  config = hugging_face.write_config(description.model)
+  preprocessing = preprocessors.write_hugging_face(description.preprocessing)
+  contents = {
+    'config.json': _json(config),
+    'preprocessor_config.json': _json(preprocessing.config),
+  }
+  files, differences = _tokenizer_files(description)
+  return _Layout(
+    table=hugging_face.table(description.model),
+    weights='model.safetensors',
+    contents=contents | files,
+    differences=differences + preprocessing.differences,
+  )
+
+
+def _open_clip(description: Description) -> _Layout:
+  config = open_clip.write_config(description.model)
+  preprocessing = preprocessors.write_open_clip(description.preprocessing)
+  files: dict[str, bytes] = {}
+  differences = [_NO_TOKENIZER]
+  if description.tokenizer is not None:
+    tokenizer = tokenizers.from_description(description.tokenizer)
+    config['text_cfg'] |= exporting.open_clip_text_cfg(tokenizer)
+    if 'hf_tokenizer_name' in config['text_cfg']:
+      files = exporting.hugging_face_files(tokenizer).contents
+    differences = exporting.open_clip_differences(tokenizer)
+  whole = {'model_cfg': config, 'preprocess_cfg': preprocessing.config}
+  variant = open_clip.variant_of_config(description.model)
+  return _Layout(
+    table=openai.table(description.model, variant),
+    weights='open_clip_model.safetensors',
+    contents={OPEN_CLIP_CONFIG: _json(whole), **files},
+    differences=differences + preprocessing.differences,
+  )
+
+
+_NO_TOKENIZER = 'The model came without a tokenizer, so none was written.'
+
+
+def _tokenizer_files(
+  description: Description,
+) -> tuple[dict[str, bytes], list[str]]:
+  if description.tokenizer is None:
+    return {}, [_NO_TOKENIZER]
+  tokenizer = tokenizers.from_description(description.tokenizer)
+  return exporting.hugging_face_files(tokenizer)
+
+
+def _in_one_dtype(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Floats as they are where all have one dtype, else as float32."""
+  leaves = jax.tree.leaves(variables)
+  kinds = {leaf.dtype for leaf in leaves if leaf.dtype.kind not in 'iub'}
+  if len(kinds) == 1:
+    return variables
+  return jax.tree.map(
+    lambda leaf: leaf if leaf.dtype.kind in 'iub' else np.float32(leaf),
+    variables,
+  )
+
+
+def _free_place(directory: Path) -> Path:
+  """The directory, if it can be made.
+
+  Raises:
+    UsageError: something is there, or there is no folder to make it in.
+  """
+  if not directory.parent.is_dir():
+    raise UsageError(f'{directory}: there is no folder {directory.parent}.')
+  if directory.is_dir() and not any(directory.iterdir()):
+    return directory
+  if directory.exists():
+    raise UsageError(
+      f'{directory} exists and is not an empty folder: name another --out.'
+    )
+  return directory
+
+
+def _json(content: dict[str, Any]) -> bytes:
+  return (json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode()
