@@ -18,6 +18,7 @@ VERBS = {
   'classify': 'label pictures with names of your choice',
   'embed': 'write the embeddings of pictures or texts to a file',
   'convert': 'write a model in the layout of transformers or open_clip',
+  'export': 'write programs and weights that run with JAX alone, or as ONNX',
   'info': "a model's or preset's parameters, FLOPs and shapes",
   'data': 'build data sets, look into them, train tokenizers',
   'bench': 'measure this machine',

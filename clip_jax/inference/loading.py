@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax import checkpoints, tokenizers
+from clip_jax.inference.export import load_exported
 from clip_jax.inference.model import BATCH_SIZE, Model
 from clip_jax.inference.references import recognise
 from clip_jax.interop.foreign import NO_HINTS, Hints, read_foreign
@@ -133,6 +134,9 @@ def _read(
   if kind in ('run', 'step'):
     variables, description, step = checkpoints.load_variables(path)
     return Loaded(description, variables, step, origin), 'open_clip'
+  if kind == 'exported':
+    variables, description = load_exported(path, dtype)
+    return Loaded(description, variables, None, origin), 'open_clip'
   foreign = read_foreign(path, hints=hints, dtype=dtype)
   for guess in foreign.guesses:
     print(f'warning: {guess}', file=sys.stderr)

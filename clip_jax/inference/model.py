@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,18 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 
 from clip_jax import tokenizers
-from clip_jax.data.images import (
-  CorruptImageError,
-  Preprocessing,
-  preprocess,
-)
+from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference import classifier as classifiers
 from clip_jax.inference.batching import run_in_batches
+from clip_jax.inference.inputs import ImageInputs, many, prepared
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
@@ -35,11 +30,6 @@ from clip_jax.parallel.mesh import replicated
 
 BATCH_SIZE = 64  # rows on the device at once, unless asked otherwise
 _KEPT_CLASSIFIERS = 8
-
-ImageInput = (
-  str | os.PathLike | bytes | Image.Image | UInt8[np.ndarray, 'H W 3']
-)
-ImageInputs = ImageInput | UInt8[np.ndarray, 'B H W 3'] | Iterable[ImageInput]
 
 
 class Model:
@@ -284,7 +274,7 @@ class Model:
   ) -> np.ndarray:
     batches = run_in_batches(
       functools.partial(function, self.variables),
-      enumerate(_many(images)),
+      enumerate(many(images)),
       self._prepare,
       batch_size=self._batch_size,
       mesh=self._mesh,
@@ -298,7 +288,7 @@ class Model:
 
   def _prepare(self, images: list[tuple[int, Any]]) -> np.ndarray:
     return np.stack(
-      [_prepared(image, i, self.preprocessing) for i, image in images]
+      [prepared(image, i, self.preprocessing) for i, image in images]
     )
 
   def _tokenize(self, texts: list[Any]) -> np.ndarray:
@@ -387,47 +377,6 @@ def _token_shape(config: CLIPConfig, layer: int) -> tuple[int, int]:
     later = 2 ** (image.depth - 1 - layer)  # how much finer than the last map
     return image.patches * later**2, image.pooled_width // later
   return image.patches, image.width
-
-
-def _many(images: ImageInputs) -> Iterable[Any]:
-  """One image or many, as many."""
-  if isinstance(images, np.ndarray):
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-      raise UsageError(
-        f'an array of {images.dtype} {list(images.shape)}: give images as '
-        'uint8 [H, W, 3] or [B, H, W, 3].'
-      )
-    return [images] if images.ndim == 3 else images
-  if isinstance(images, str | bytes | os.PathLike | Image.Image):
-    return [images]
-  return images
-
-
-def _prepared(
-  image: Any, index: int, preprocessing: Preprocessing
-) -> UInt8[np.ndarray, 'S S 3']:
-  """One image as the model reads it; an error names the image."""
-  if isinstance(image, str | os.PathLike):
-    name = os.fspath(image)
-  else:
-    name = f'image {index}'
-  if isinstance(image, np.ndarray):
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-      raise UsageError(
-        f'{name} is an array of {image.dtype} {list(image.shape)}: give '
-        'uint8 [H, W, 3].'
-      )
-  elif not isinstance(image, str | bytes | os.PathLike | Image.Image):
-    raise UsageError(
-      f'{name} is of type {type(image).__name__}: give a path, bytes, a PIL '
-      'image or uint8 [H, W, 3].'
-    )
-  try:
-    return preprocess(image, preprocessing)
-  except CorruptImageError as error:
-    if str(error).startswith(str(name)):
-      raise
-    raise CorruptImageError(f'{name}: {error}') from error
 
 
 def _check_different(labels: Sequence[str]) -> None:

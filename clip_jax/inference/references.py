@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clip_jax.errors import UsageError
+from clip_jax.inference.artifact import is_artifact
 from clip_jax.interop.foreign import is_hugging_face, is_open_clip
 
 
@@ -43,6 +44,7 @@ def _is_published(path: Path) -> bool:
 KINDS = (
   Kind('run', "a run's workdir, which holds checkpoints/STEP", _is_run),
   Kind('step', 'one checkpoints/STEP of a run', _is_step),
+  Kind('exported', 'what `clip-jax export` wrote', is_artifact),
   Kind(
     'published',
     'a directory with config.json (transformers) or open_clip_config.json, '

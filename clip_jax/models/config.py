@@ -90,7 +90,7 @@ class ResNetConfig:
   heads: int
 
   def __post_init__(self):
-    object.__setattr__(self, 'layers', tuple(self.layers))  # JSON has lists
+    object.__setattr__(self, 'layers', tuple(self.layers))
     if len(self.layers) != 4 or min(self.layers) < 1:
       raise UsageError(
         f'model.image.layers={self.layers}: give the blocks of four stages.'
@@ -197,7 +197,10 @@ class CLIPConfig:
     fields = dict(fields)
     try:
       image = dict(fields.pop('image'))
-      tower = ResNetConfig if 'layers' in image else VisionTransformerConfig
+      tower = VisionTransformerConfig
+      if 'layers' in image:
+        tower = ResNetConfig
+        image['layers'] = tuple(image['layers'])  # JSON has lists
       text = TextTransformerConfig(**fields.pop('text'))
       return cls(image=tower(**image), text=text, **fields)
     except (KeyError, TypeError) as error:

@@ -1,0 +1,316 @@
+"""Runs what `clip-jax export` wrote, with jax alone: no model code, no Flax.
+
+    model = Exported('exported')
+    model.encode_image(['a.jpg'])  # float32 [1, E], unit length
+    model.encode_text(['a cat'])
+
+Shapes: B images, S pixels a side, N texts, T tokens, E the joint space, C
+labels.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+from jax.core import ShapedArray
+from jaxtyping import Float, Int32, UInt8
+
+from clip_jax import tokenizers
+from clip_jax.data.images import Preprocessing
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.inference import artifact
+from clip_jax.inference import classifier as classifiers
+from clip_jax.inference.batching import run_in_batches
+from clip_jax.inference.inputs import ImageInputs, many, prepared
+from clip_jax.interop.safetensors_file import open_safetensors
+
+# What `jax.export` itself puts into a program with a symbolic size. Any other
+# custom call could reach code outside of the program.
+CUSTOM_CALLS = frozenset({'shape_assertion'})
+_CUSTOM_CALL = re.compile(
+  r'custom_call @"?([^"\s(]+)|call_target_name = "([^"]*)"'
+)
+
+
+class Exported:
+  """An exported model, with the encoders of `clip_jax.Model`.
+
+  All files are compared with the manifest when it is opened; weights are
+  placed on the device when their program is first used, and a program is
+  compiled once for each batch size that it meets.
+
+  Attributes:
+    manifest: versions, platforms, dtype, shapes.
+    preprocessing: how an image becomes uint8 [S, S, 3].
+    logit_scale: what cosine similarities are multiplied by.
+    logit_bias: what is added to them then; None where the model has none.
+  """
+
+  def __init__(self, path: str | os.PathLike, *, batch_size: int = 64):
+    """Opens a directory.
+
+    Args:
+      path: what `clip-jax export --out` named.
+      batch_size: rows on the device at once.
+    Raises:
+      UsageError: it is no such directory, or of a later format or jax; or
+        this machine's platform is not among those it was exported for.
+      FailureError: a file of it is damaged.
+    """
+    self._path = Path(os.path.expanduser(path))
+    if batch_size < 1:
+      raise UsageError(f'batch_size={batch_size} must be at least 1.')
+    self._batch_size = batch_size
+    self.manifest = artifact.read_manifest(self._path)
+    _check_runs_here(self._path, self.manifest)
+    artifact.verify(self._path, self.manifest)
+    description = artifact.read_description(self._path)
+    self._tokenizer_description = description['tokenizer']
+    self.preprocessing = Preprocessing.from_dict(description['preprocessing'])
+    self.logit_scale = self.manifest.logit_scale
+    self.logit_bias = self.manifest.logit_bias
+
+  @functools.cached_property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """The tokenizer that the model was exported with.
+
+    Raises:
+      UsageError: there is none.
+    """
+    if self._tokenizer_description is None:
+      raise UsageError(
+        f'{self._path} was exported without a tokenizer: give ids to '
+        'encode_tokens.'
+      )
+    return tokenizers.from_description(self._tokenizer_description)
+
+  def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
+    """Image features of unit length.
+
+    Args:
+      images: one or many of: a path, encoded bytes, a PIL image, uint8
+        [H, W, 3]; or uint8 [B, H, W, 3]. An iterable is read as it is needed.
+    Raises:
+      CorruptImageError: one cannot be read; the message names it.
+      UsageError: one is something else.
+    """
+    return self._run(
+      self._image_program, enumerate(many(images)), self._prepare
+    )
+
+  def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
+    """Text features of unit length.
+
+    Raises:
+      UsageError: one is not a string, or there is no tokenizer.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    return self._run(self._text_program, texts, self.tokenizer)
+
+  def encode_pixels(
+    self, pixels: UInt8[np.ndarray, 'B S S 3']
+  ) -> Float[np.ndarray, 'B E']:
+    """Image features of pictures that are already of the model's size."""
+    return self._run(self._image_program, pixels, np.stack)
+
+  def encode_tokens(
+    self, tokens: Int32[np.ndarray, 'N T']
+  ) -> Float[np.ndarray, 'N E']:
+    """Text features of token ids, rows as `tokenizer` makes them."""
+    return self._run(self._text_program, tokens, np.stack)
+
+  def classifier(
+    self,
+    labels: Sequence[str],
+    templates: Sequence[str] = classifiers.PLAIN,
+    *,
+    unit_length: bool = False,
+  ) -> Float[np.ndarray, 'E C']:
+    """Weights of a linear classifier, made by the text tower.
+
+    Args:
+      labels: names.
+      templates: prompts with a slot '{}' for the name, averaged.
+      unit_length: columns without the temperature, which are directions.
+    Returns:
+      float32. `image_features @ weights` are logits: their softmax is what
+      `classify` returns. With `unit_length`, cosine similarities.
+    Raises:
+      UsageError: labels are missing or empty; or a template has no slot.
+    """
+    weights = classifiers.zero_shot_weights(self.encode_text, labels, templates)
+    return weights if unit_length else weights * np.float32(self.logit_scale)
+
+  def classify(
+    self,
+    images: ImageInputs,
+    labels: Sequence[str],
+    templates: Sequence[str] = classifiers.PLAIN,
+    *,
+    independent: bool = False,
+  ) -> Float[np.ndarray, 'B C']:
+    """The probability of each label, for each image.
+
+    Args:
+      images: as in `encode_image`.
+      labels, templates: as in `classifier`.
+      independent: each label by itself, by a sigmoid, as a model that was
+        trained with a sigmoid (SigLIP) means it. By default the labels share
+        one softmax.
+    Returns:
+      float32; rows sum to 1, unless labels are independent.
+    Raises:
+      UsageError: independent labels of a model without a logit bias.
+    """
+    if independent and self.logit_bias is None:
+      raise UsageError(
+        'independent labels need a model with a logit bias (SigLIP); this '
+        'one was trained with a softmax.'
+      )
+    logits = self.encode_image(images) @ self.classifier(labels, templates)
+    if independent:
+      return classifiers.sigmoid(logits + np.float32(self.logit_bias))
+    return classifiers.softmax(logits)
+
+  @functools.cached_property
+  def _image_program(self) -> '_Program':
+    size = self.preprocessing.image_size
+    return self._load('encode_image', np.uint8, (size, size, 3))
+
+  @functools.cached_property
+  def _text_program(self) -> '_Program':
+    return self._load('encode_text', np.int32, None)
+
+  def _load(
+    self, name: str, dtype: type, shape: tuple[int, ...] | None
+  ) -> '_Program':
+    program = _open_program(self._path / artifact.program_file(name))
+    if program.input.dtype != dtype or shape not in (
+      None,
+      program.input.shape[1:],
+    ):
+      raise artifact.damaged(
+        self._path / artifact.program_file(name),
+        f'it takes {program.input.dtype} {list(program.input.shape)}, and '
+        f'{artifact.DESCRIPTION} says otherwise',
+      )
+    weights = _read_weights(self._path / artifact.WEIGHTS, program.weights)
+    return dataclasses.replace(program, weights=jax.device_put(weights))
+
+  def _run(
+    self,
+    program: '_Program',
+    items: Iterable[Any],
+    prepare: Callable[[Any], np.ndarray],
+  ) -> np.ndarray:
+    def call(rows: jax.Array) -> jax.Array:
+      expected = program.input
+      if rows.dtype != expected.dtype or rows.shape[1:] != expected.shape[1:]:
+        raise UsageError(
+          f'rows of {rows.dtype} {list(rows.shape[1:])}: the model reads '
+          f'{expected.dtype} {list(expected.shape[1:])}.'
+        )
+      return program.call(program.weights, rows)
+
+    batches = run_in_batches(call, items, prepare, batch_size=self._batch_size)
+    return np.concatenate(
+      [np.empty((0, program.features), np.float32), *batches]
+    )
+
+  def _prepare(self, images: list[tuple[int, Any]]) -> np.ndarray:
+    return np.stack([prepared(x, i, self.preprocessing) for i, x in images])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+  """One encoder.
+
+  Attributes:
+    call: (weights, rows) to features; jitted.
+    weights: by name; shapes and dtypes, and then arrays.
+    input: the rows' dtype and shape; the first size is any.
+    features: E.
+  """
+
+  call: Callable[..., jax.Array]
+  weights: dict[str, Any]
+  input: ShapedArray
+  features: int
+
+
+def check_custom_calls(file: Path, program: jax.export.Exported) -> None:
+  """Refuses a program that calls what is not part of it.
+
+  Raises:
+    FailureError: it has a custom call outside of `CUSTOM_CALLS`.
+  """
+  text = program.mlir_module()
+  found = {a or b for a, b in _CUSTOM_CALL.findall(text)}
+  if 'custom_call' in text and not found <= CUSTOM_CALLS:
+    others = ', '.join(sorted(found - CUSTOM_CALLS))
+    raise FailureError(f'{file} makes custom calls: {others}; not running it.')
+
+
+def _check_runs_here(path: Path, manifest: artifact.Manifest) -> None:
+  version = manifest.calling_convention_version
+  oldest = jax.export.minimum_supported_calling_convention_version
+  newest = jax.export.maximum_supported_calling_convention_version
+  if not oldest <= version <= newest:
+    raise UsageError(
+      f'{path} was exported by jax {manifest.jax} with calling convention '
+      f'{version}, and jax {jax.__version__} reads {oldest} to {newest}: '
+      'export the model again, or install that jax.'
+    )
+  platform = jax.default_backend().replace('gpu', 'cuda')
+  if platform not in manifest.platforms:
+    raise UsageError(
+      f'{path} was exported for {", ".join(manifest.platforms)}, and jax runs '
+      f'on {platform} here: export with --platforms={platform}, or set '
+      'JAX_PLATFORMS.'
+    )
+
+
+def _open_program(file: Path) -> _Program:
+  """Deserializes a program, which holds no weights and executes nothing.
+
+  Raises:
+    FailureError: it is not a program of two arguments, weights and rows.
+  """
+  try:
+    program = jax.export.deserialize(bytearray(file.read_bytes()))
+    (weights, rows), options = jax.tree.unflatten(
+      program.in_tree, program.in_avals
+    )
+    (features,) = program.out_avals
+    fits = isinstance(weights, dict) and not options and features.ndim == 2
+  except Exception as error:  # flatbuffers, MLIR and jax raise all kinds
+    raise artifact.damaged(file, 'it is not a program of jax') from error
+  if not fits:
+    raise artifact.damaged(file, 'it is a program of another kind')
+  check_custom_calls(file, program)
+  return _Program(jax.jit(program.call), weights, rows, features.shape[1])
+
+
+def _read_weights(
+  file: Path, expected: dict[str, ShapedArray]
+) -> dict[str, np.ndarray]:
+  """The weights that a program takes, mapped from their file.
+
+  Raises:
+    FailureError: one is missing, or of another shape or dtype.
+  """
+  with open_safetensors(file) as tensors:
+    for name, aval in expected.items():
+      info = tensors.infos.get(name)
+      if info is None or (info.shape, info.dtype) != (aval.shape, aval.dtype):
+        raise artifact.damaged(
+          file, f'{name!r} is not {aval.dtype} {list(aval.shape)} in it'
+        )
+    return {name: tensors.read(name) for name in expected}

@@ -1,0 +1,176 @@
+"""The two encoders as ONNX, written by jax2onnx and checked with onnxruntime.
+
+    encode_image.onnx    pixels: uint8 [b, S, S, 3] -> features: float32 [b, E]
+    encode_text.onnx     tokens: int32 [b, T] -> features: float32 [b, E]
+
+Normalisation is inside, and features have unit length. Weights are in the
+file; where they are more than a protocol buffer can hold, beside it in
+`encode_image.onnx.data`.
+"""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.inference import artifact
+from clip_jax.inference.model import Model
+from clip_jax.inference.programs import Encoder, encoders, row_specs, specs_of
+from clip_jax.inference.unrolled import unrolled
+
+OPSET = 21
+MAX_DIFFERENCE = 1e-4  # of any feature, from the model's
+_MAX_BYTES = 2_000_000_000  # a protocol buffer ends at 2 GiB
+_INPUTS = {'encode_image': 'pixels', 'encode_text': 'tokens'}
+_ROWS = (1, 3)  # two batch sizes, to show that any will do
+
+
+def check_possible(dtype: str) -> None:
+  """Refuses early what `write_onnx` could not do.
+
+  Raises:
+    UsageError: the dtype is not float32, or what writes ONNX is not
+      installed.
+  """
+  if dtype != 'float32':
+    raise UsageError(
+      'ONNX is written in float32 only, since onnxruntime has no bfloat16 on '
+      'the CPU: leave out --onnx or --dtype.'
+    )
+  _libraries()
+
+
+def write_onnx(
+  folder: Path, model: Model, weights: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """Writes both encoders, and runs them on random rows.
+
+  Args:
+    folder: where the files go.
+    model: in float32.
+    weights: what `flat_weights` gives.
+  Returns:
+    The largest difference of a feature from the model's, for each encoder.
+  Raises:
+    UsageError: see `check_possible`.
+    FailureError: jax2onnx cannot express the model, or the features differ by
+      more than `MAX_DIFFERENCE`.
+  """
+  check_possible(jnp.dtype(model.module.dtype).name)
+  rows = row_specs(model)
+  differences = {}
+  for name, encoder in encoders(model).items():
+    file = folder / artifact.onnx_file(name)
+    _convert(file, name, encoder, weights, rows[name])
+    difference = _difference(
+      file, encoder, weights, _random_rows(rows[name], model)
+    )
+    if not difference <= MAX_DIFFERENCE:  # nor NaN
+      raise FailureError(
+        f'{file.name} computes features that differ from the model by '
+        f'{difference:.1e}, more than {MAX_DIFFERENCE:.0e}: nothing was '
+        'written. This is worth reporting.'
+      )
+    differences[name] = difference
+  return differences
+
+
+def _convert(
+  file: Path,
+  name: str,
+  encoder: Encoder,
+  weights: Mapping[str, np.ndarray],
+  rows: jax.ShapeDtypeStruct,
+) -> None:
+  jax2onnx, onnx, _ = _libraries()
+  # Traced here, and not by jax2onnx, which replaces functions of jax.numpy
+  # while it traces: Flax's scan does not survive that.
+  closed = jax.make_jaxpr(encoder)(specs_of(weights), rows)
+  leaves = [weights[key] for key in sorted(weights)]
+  try:
+    with _quiet():
+      proto = jax2onnx.to_onnx(
+        unrolled(closed, leaves),
+        [rows],
+        model_name=name,
+        opset=OPSET,
+        input_names=[_INPUTS[name]],
+        output_names=['features'],
+      )
+  except Exception as error:  # of jax2onnx, of jax, of onnx
+    reason = ' '.join(str(error).split())[:200]
+    raise FailureError(
+      f'jax2onnx could not express {name} ({type(error).__name__}: {reason}).'
+    ) from error
+  constants = sum(len(x.raw_data) for x in proto.graph.initializer)
+  onnx.save_model(
+    proto,
+    os.fspath(file),
+    save_as_external_data=constants > _MAX_BYTES,
+    location=f'{file.name}.data',
+  )
+  onnx.checker.check_model(os.fspath(file))
+
+
+def _difference(
+  file: Path,
+  encoder: Encoder,
+  weights: Mapping[str, np.ndarray],
+  rows: np.ndarray,
+) -> float:
+  """How far onnxruntime's features are from the encoder's."""
+  _, _, onnxruntime = _libraries()
+  options = onnxruntime.SessionOptions()
+  options.log_severity_level = 3  # errors
+  session = onnxruntime.InferenceSession(
+    os.fspath(file), options, providers=['CPUExecutionProvider']
+  )
+  name = session.get_inputs()[0].name
+  expected = np.asarray(jax.jit(encoder)(dict(weights), rows))
+  return max(
+    float(np.abs(session.run(None, {name: rows[:n]})[0] - expected[:n]).max())
+    for n in _ROWS
+  )
+
+
+def _random_rows(rows: jax.ShapeDtypeStruct, model: Model) -> np.ndarray:
+  rng = np.random.default_rng(0)
+  high = 256 if rows.dtype == jnp.uint8 else model.config.text.vocab_size
+  return rng.integers(0, high, (max(_ROWS), *rows.shape[1:]), rows.dtype)
+
+
+def _libraries() -> tuple[Any, Any, Any]:
+  """jax2onnx, onnx and onnxruntime; an extra, so imported where needed."""
+  try:
+    import jax2onnx
+    import onnx
+    import onnxruntime
+  except ImportError as error:
+    raise UsageError(
+      f'writing ONNX needs {error.name}: pip install "clip-jax[onnx]", or '
+      'leave out --onnx.'
+    ) from error
+  return jax2onnx, onnx, onnxruntime
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """jax2onnx reports plugins that we do not use, and prints to stdout."""
+  loggers = [logging.getLogger(name) for name in ('jax2onnx', 'onnx_ir')]
+  levels = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)

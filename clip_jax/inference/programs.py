@@ -1,0 +1,138 @@
+"""The two encoders as pure functions of flat weights and a batch, lowered by
+`jax.export` to StableHLO for any batch size.
+
+Weights are flat so that they are the tensors of a weight file: a dictionary
+from a path, 'params/image/ln_post/scale', to an array.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax.extend.core import Literal
+
+from clip_jax.inference.model import Model
+from clip_jax.models.dual_encoder import normalize, unit_length
+
+# Leaves that the modules cast to the dtype of the arithmetic before they use
+# them: stored as bfloat16, they give the same features in half the bytes.
+_CAST = ('kernel', 'embedding')
+
+# (weights, rows) to float32 features [b, E] of unit length.
+Encoder = Callable[[Mapping[str, Any], Any], jax.Array]
+
+
+def encoders(model: Model) -> dict[str, Encoder]:
+  """'encode_image' of uint8 pixels, 'encode_text' of int32 ids.
+
+  They compute what the model's methods of these names do, in its dtype.
+  """
+  module, preprocessing = model.module, model.preprocessing
+  # Accelerators would round float32 products to bfloat16 or TF32.
+  precision = 'highest' if module.dtype == jnp.float32 else 'default'
+
+  def encode(weights, rows, method) -> jax.Array:
+    with jax.default_matmul_precision(precision):
+      features: Any = module.apply(nested(weights), rows, method=method)
+    return unit_length(features)
+
+  def encode_image(weights, pixels) -> jax.Array:
+    images = normalize(pixels, preprocessing.mean, preprocessing.std)
+    return encode(weights, images, 'encode_image')
+
+  def encode_text(weights, tokens) -> jax.Array:
+    return encode(weights, tokens, 'encode_text')
+
+  return {'encode_image': encode_image, 'encode_text': encode_text}
+
+
+def row_specs(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+  """What each encoder reads: pixels [b, S, S, 3], or ids [b, T]."""
+  (b,) = jax.export.symbolic_shape('b')
+  size, length = model.preprocessing.image_size, model.config.text
+  return {
+    'encode_image': jax.ShapeDtypeStruct((b, size, size, 3), jnp.uint8),
+    'encode_text': jax.ShapeDtypeStruct((b, length.context_length), jnp.int32),
+  }
+
+
+def lower(
+  encoder: Encoder,
+  weights: Mapping[str, np.ndarray],
+  rows: jax.ShapeDtypeStruct,
+  platforms: Sequence[str],
+) -> jax.export.Exported:
+  """A program of the weights that the encoder uses, and a batch."""
+  specs = specs_of(weights)
+  used = {name: specs[name] for name in _used(encoder, specs, rows)}
+  # The module's `setup` looks for the others too, and computes nothing of them.
+  others = {
+    name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
+    for name, spec in specs.items()
+    if name not in used
+  }
+
+  def encode(weights, rows) -> jax.Array:
+    return encoder({**others, **weights}, rows)
+
+  # Where our source files lie is nobody's business, and differs by machine.
+  limit = jax.config.jax_traceback_in_locations_limit  # pyright: ignore
+  jax.config.update('jax_traceback_in_locations_limit', 0)
+  try:
+    return jax.export.export(jax.jit(encode), platforms=platforms)(used, rows)
+  finally:
+    jax.config.update('jax_traceback_in_locations_limit', limit)
+
+
+def flat_weights(model: Model) -> dict[str, np.ndarray]:
+  """The model's variables by path, in the dtypes that its programs take."""
+  half = model.module.dtype == jnp.bfloat16
+  flat = {}
+  for path, leaf in jax.tree.leaves_with_path(model.variables):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    cast = half and name.rpartition('/')[2] in _CAST
+    leaf = np.asarray(jax.device_get(leaf))
+    flat[name] = leaf.astype(ml_dtypes.bfloat16) if cast else leaf
+  return flat
+
+
+def nested(weights: Mapping[str, Any]) -> dict[str, Any]:
+  """The tree of variables that flat weights stand for."""
+  tree: dict[str, Any] = {}
+  for name, leaf in weights.items():
+    *parents, last = name.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree
+
+
+def specs_of(
+  weights: Mapping[str, np.ndarray],
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """The weights' shapes and dtypes."""
+  return {
+    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    for name, leaf in weights.items()
+  }
+
+
+def _used(
+  encoder: Encoder,
+  specs: Mapping[str, jax.ShapeDtypeStruct],
+  rows: jax.ShapeDtypeStruct,
+) -> list[str]:
+  """The weights that an encoder computes with: those of its tower."""
+  jaxpr = jax.make_jaxpr(encoder)(specs, rows).jaxpr
+  read = {
+    v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, Literal)
+  }
+  names = sorted(specs)  # the order in which JAX flattens a dictionary
+  return [
+    name for name, v in zip(names, jaxpr.invars, strict=False) if v in read
+  ]
