@@ -28,6 +28,7 @@ from clip_jax.data.images import (
 )
 from clip_jax.errors import UsageError
 from clip_jax.inference import classifier as classifiers
+from clip_jax.inference import unrolled
 from clip_jax.inference.batching import run_in_batches
 from clip_jax.inference.references import recognise
 from clip_jax.models.config import CLIPConfig
@@ -101,6 +102,7 @@ class Model:
       self.preprocessing.mean,
       self.preprocessing.std,
       mesh,
+      unrolled.pays(self.params),
     )
     self.module: DualEncoder = self._compiled.module
     self._classifiers: collections.OrderedDict[Any, np.ndarray] = (
@@ -111,6 +113,13 @@ class Model:
   def variables(self) -> dict[str, Any]:
     """What `module.apply` takes."""
     return {'params': self.params}
+
+  @functools.cached_property
+  def _operands(self) -> Any:
+    """The parameters in the form that the compiled functions take."""
+    if self._compiled.unrolled:
+      return unrolled.unroll(self.params)
+    return self.params
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -143,7 +152,7 @@ class Model:
     Raises:
       UsageError: one is not a string.
     """
-    compiled = functools.partial(self._compiled.encode_text, self.params)
+    compiled = functools.partial(self._compiled.encode_text, self._operands)
     batches = run_in_batches(
       compiled,
       [texts] if isinstance(texts, str) else texts,
@@ -242,7 +251,7 @@ class Model:
     shape: tuple[int, ...] | None = None,
   ) -> np.ndarray:
     batches = run_in_batches(
-      functools.partial(function, self.params),
+      functools.partial(function, self._operands),
       enumerate(_many(images)),
       self._prepare,
       batch_size=self._batch_size,
@@ -302,6 +311,7 @@ class _Compiled:
   """Jitted functions of parameters and a batch; see `_compile`."""
 
   module: DualEncoder
+  unrolled: bool
   encode_image: Callable[..., jax.Array]
   encode_text: Callable[..., jax.Array]
   image_tokens: Callable[..., jax.Array]
@@ -314,15 +324,19 @@ def _compile(
   mean: tuple[float, float, float],
   std: tuple[float, float, float],
   mesh: Mesh | None,
+  unroll: bool,
 ) -> _Compiled:
   """The functions that all models with these arguments share."""
   module = DualEncoder(config, jnp.dtype(dtype))
+  runner = module.clone(unroll=unroll)
   # Accelerators would round float32 products to bfloat16 or TF32.
   precision = 'highest' if dtype == 'float32' else 'default'
 
   def apply(params, x, method, *args) -> Any:
     with jax.default_matmul_precision(precision):
-      return module.apply({'params': params}, x, *args, method=method)
+      return runner.apply(
+        {'params': unrolled.restore(params)}, x, *args, method=method
+      )
 
   def encode_image(params, pixels):
     images = normalize(pixels, mean, std)
@@ -340,6 +354,7 @@ def _compile(
     jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
   return _Compiled(
     module=module,
+    unrolled=unroll,
     encode_image=jit(encode_image),
     encode_text=jit(encode_text),
     image_tokens=jit(image_tokens, static_argnames='layer'),

@@ -19,17 +19,19 @@ class DualEncoder(nn.Module):
   """CLIP (paper, figure 3): `init` and `apply`, no state.
 
   `dtype` is that of the towers' arithmetic; parameters are float32, and so
-  are the features and the temperature.
+  are the features and the temperature. `unroll`: see `Transformer`.
   """
 
   config: CLIPConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  unroll: bool = False
 
   def setup(self):
     config = self.config
-    self.image = VisionTransformer(config.image, self.dtype, self.remat)
-    self.text = TextTransformer(config.text, self.dtype, self.remat)
+    how = (self.dtype, self.remat, self.unroll)
+    self.image = VisionTransformer(config.image, *how)
+    self.text = TextTransformer(config.text, *how)
     self.image_projection = nn.Dense(
       config.embed_dim,
       use_bias=False,

@@ -72,13 +72,14 @@ class Attention(nn.Module):
       dtype=self.dtype,
       name='qkv',
     )(x)  # B L 3 N K
-    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-    logits = jnp.einsum('BLNK,BMNK->BNLM', q * head_width**-0.5, k)
+    # Heads before tokens, once for all three: CPUs are faster so.
+    q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))  # B N L K
+    logits = jnp.einsum('BNLK,BNMK->BNLM', q * head_width**-0.5, k)
     logits = logits.astype(wide(self.dtype))
     if mask is not None:
       logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits).astype(self.dtype)
-    mixed = jnp.einsum('BNLM,BMNK->BLNK', weights, v)
+    mixed = jnp.einsum('BNLM,BNMK->BLNK', weights, v)
     return nn.DenseGeneral(
       width,
       axis=(-2, -1),
@@ -153,7 +154,13 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """`depth` blocks under `nn.scan`: compile time does not grow with depth."""
+  """`depth` blocks under `nn.scan`: compile time does not grow with depth.
+
+  With `unroll`, they are `block_0`, `block_1`, … with parameters of their own
+  instead: CPUs would copy each block's weights out of the stack at every step
+  of the scan (`inference/unrolled.py` makes such parameters). `remat` is for
+  training and means nothing then.
+  """
 
   depth: int
   heads: int
@@ -161,6 +168,7 @@ class Transformer(nn.Module):
   activation: str
   dtype: Dtype
   remat: str = 'none'
+  unroll: bool = False
 
   @nn.compact
   def __call__(
@@ -176,6 +184,19 @@ class Transformer(nn.Module):
       mask: true where a row's token may look at a column's.
       kept_layer: a block's index from 0; None is the last.
     """
+    kept = None if kept_layer is None else x
+    sizes = (
+      self.depth,
+      self.heads,
+      self.mlp_ratio,
+      self.activation,
+      self.dtype,
+    )
+    if self.unroll:
+      for i in range(self.depth):
+        block = Block(*sizes, name=f'block_{i}')
+        (x, kept), _ = block((x, kept), jnp.int32(i), mask, kept_layer)
+      return x if kept is None else kept
     block = Block
     if self.remat != 'none':
       block = nn.remat(
@@ -191,14 +212,6 @@ class Transformer(nn.Module):
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast, nn.broadcast),
       length=self.depth,
-    )(
-      self.depth,
-      self.heads,
-      self.mlp_ratio,
-      self.activation,
-      self.dtype,
-      name='blocks',
-    )
-    kept = None if kept_layer is None else x
+    )(*sizes, name='blocks')
     (x, kept), _ = stack((x, kept), jnp.arange(self.depth), mask, kept_layer)
     return x if kept is None else kept

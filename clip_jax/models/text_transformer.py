@@ -17,6 +17,7 @@ class TextTransformer(nn.Module):
   config: TextTransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  unroll: bool = False
 
   @nn.compact
   def __call__(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B D']:
@@ -48,6 +49,7 @@ class TextTransformer(nn.Module):
       config.activation,
       self.dtype,
       self.remat,
+      self.unroll,
       name='transformer',
     )(x, mask)
     end = jnp.argmax(tokens == config.end_token, axis=1)  # B

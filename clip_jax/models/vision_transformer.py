@@ -1,6 +1,7 @@
 """The image tower: a Vision Transformer with CLIP's LayerNorm in front.
 
-Shapes: B images, S pixels a side, G patches a side, L tokens, D width.
+Shapes: B images, S pixels a side, P pixels a side of a patch, L tokens, D
+width.
 """
 
 import jax.numpy as jnp
@@ -17,15 +18,16 @@ class VisionTransformer(nn.Module):
   config: VisionTransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  unroll: bool = False
 
   def setup(self):
     config = self.config
     std = config.width**-0.5
-    self.patch_embedding = nn.Conv(
+    # The convolution of the paper as the product that it is: kernel
+    # [P, P, 3, D]. CPUs are slow at it in the other form.
+    self.patch_embedding = nn.DenseGeneral(
       config.width,
-      (config.patch_size, config.patch_size),
-      strides=(config.patch_size, config.patch_size),
-      padding='VALID',
+      axis=(-3, -2, -1),
       use_bias=False,
       dtype=self.dtype,
     )
@@ -47,13 +49,13 @@ class VisionTransformer(nn.Module):
       config.activation,
       self.dtype,
       self.remat,
+      self.unroll,
     )
     self.ln_post = LayerNorm()
 
   def embed(self, images: Float[Array, 'B S S 3']) -> Float[Array, 'B L D']:
     """The tokens that enter the first block; a class token comes first."""
-    x = self.patch_embedding(images.astype(self.dtype))  # B G G D
-    x = x.reshape(x.shape[0], -1, x.shape[-1])  # B G*G D
+    x = self.patch_embedding(_patches(images, self.config.patch_size))
     if self.config.pooling == 'class_token':
       first = self.class_embedding.astype(x.dtype)
       first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[-1]))
@@ -75,3 +77,12 @@ class VisionTransformer(nn.Module):
     """
     x = self.transformer(self.embed(images), kept_layer=layer)
     return x[:, 1:] if self.config.pooling == 'class_token' else x
+
+
+def _patches(
+  images: Float[Array, 'B S S 3'], size: int
+) -> Float[Array, 'B L P P 3']:
+  """Squares of `size` pixels a side, row by row."""
+  count, side = images.shape[0], images.shape[1] // size
+  x = images.reshape(count, side, size, side, size, 3)
+  return x.swapaxes(2, 3).reshape(count, side * side, size, size, 3)
