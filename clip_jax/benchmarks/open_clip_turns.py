@@ -3,6 +3,7 @@ call for each line [tower, batch] of stdin. It must not import JAX or clip_jax.
 """
 
 import json
+import logging
 import sys
 import time
 from typing import Any
@@ -16,6 +17,7 @@ def main(name: str, dtype: str, threads: int) -> None:
   except ImportError:
     _say({'error': 'no open_clip here: pip install open_clip_torch.'})
     return
+  logging.disable(logging.WARNING)  # random weights are meant
   torch.set_num_threads(threads)
   if name not in open_clip.list_models():
     name = name.removesuffix('-quickgelu')

@@ -19,7 +19,7 @@ import os
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, compilation_cache, printing
 from clip_jax.errors import UsageError
 
 _BAR = 24  # characters
@@ -66,6 +66,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.inference.model import load
 
   check_labels(labels)
+  compilation_cache.use()
   model = load(reference)
   probabilities = model.classify(
     printing.watch(words, len(words), 'images'), labels, templates

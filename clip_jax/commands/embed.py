@@ -21,7 +21,7 @@ import sys
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, compilation_cache, printing
 from clip_jax.errors import UsageError
 
 
@@ -77,6 +77,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     source = None
     if values.images:
       source = open_source(values.images, captions=tuple(values.captions))
+    compilation_cache.use()
     model = load(reference, dtype=values.dtype, batch_size=values.batch_size)
     if source is not None:
       pictures = Pictures(source, values.max_corrupt)

@@ -20,7 +20,7 @@ Pictures that cannot be read are left out and counted, up to --max_corrupt.
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, compilation_cache, printing
 from clip_jax.commands.classify import templates_of
 
 
@@ -65,6 +65,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.inference.model import load
 
   source = open_source(spec, captions=tuple(values.captions))
+  compilation_cache.use()
   model = load(reference, dtype=values.dtype, batch_size=values.batch_size)
   result = evaluate(model, source, options)
   printing.report_corrupt(result.corrupt)
