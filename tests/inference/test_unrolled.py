@@ -9,8 +9,8 @@ from clip_jax.inference import unrolled
 from clip_jax.models.dual_encoder import DualEncoder
 from tests.tiny import TINY
 
-IMAGES = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype('f')
-TOKENS = np.arange(24, dtype=np.int32).reshape(3, 8)
+IMAGES = jax.random.normal(jax.random.key(1), (3, 16, 16, 3))
+TOKENS = jnp.arange(24, dtype=jnp.int32).reshape(3, 8)
 
 
 @pytest.fixture(scope='module')
