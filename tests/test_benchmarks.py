@@ -86,7 +86,9 @@ def test_open_clip_that_is_missing_or_knows_no_model(tiny_preset):
 
 
 def test_only_encode_takes_several_batches(capsys):
-  assert main(['bench', 'loss', '--batch=8', '--batch=16']) == 2
+  assert (
+    main(['bench', 'loss', '--batch=8', '--batch=16', '--cpu_devices=8']) == 2
+  )
   assert 'takes one --batch' in capsys.readouterr().err
 
 

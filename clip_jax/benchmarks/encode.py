@@ -5,9 +5,8 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
 
 import jax
 import jax.numpy as jnp
@@ -157,9 +156,9 @@ def _open_clip(
     process.wait()
 
 
-def _answer(stdout: IO[str]) -> Figures:
+def _answer(stdout: Iterable[str]) -> Figures:
   """The next line of the process, unless it says what is wrong."""
-  line = stdout.readline()
+  line = next(iter(stdout), '')
   answer = json.loads(line) if line else {'error': 'open_clip stopped.'}
   if 'error' in answer:
     raise FailureError(answer['error'])
