@@ -77,7 +77,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     source = None
     if values.images:
       source = open_source(values.images, captions=tuple(values.captions))
-    model = load(reference, dtype=values.dtype, batch_size=values.batch_size)
+      model = load(reference, dtype=values.dtype, batch_size=values.batch_size)
     if source is not None:
       pictures = Pictures(source, values.max_corrupt)
       vectors.append(
