@@ -24,7 +24,7 @@ from clip_jax.training.report.examples import (
   some_right_some_wrong,
 )
 from clip_jax.training.report.figures import Line, Reference, curves
-from clip_jax.training.report.pictures import SIDE, data_uri
+from clip_jax.data.thumbnails import SIDE, data_uri
 from clip_jax.training.report.similarity import (
   changed_words,
   nearest,
