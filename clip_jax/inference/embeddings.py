@@ -95,7 +95,7 @@ def check_extent(path: Path, extent: Extent) -> None:
     raise FailureError(
       f'{path}: ids and captions of up to {widths:,} characters would take '
       f'{size / 2**30:,.1f} GiB in {extent.rows:,} rows of an .npz, where all '
-      f'are as wide as the longest; write {path.with_suffix(".parquet")}.'
+      f'are as wide as the longest; name {path.with_suffix(".parquet")}.'
     )
 
 

@@ -1,4 +1,4 @@
-"""Which model it was: a cheap hash that two models share only if they are one."""
+"""Which model it was: a cheap hash of its parameters."""
 
 import hashlib
 from typing import Any
