@@ -111,7 +111,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     job,
     out,
     watch=lambda items, done, total, unit: printing.watch(
-      items, total, unit, done
+      items, total, unit, done=done
     ),
     say=lambda line: print(line, file=sys.stderr),
   )

@@ -4,7 +4,7 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from clip_jax.data.text_lines import TextLines
@@ -17,7 +17,12 @@ def print_json(value: Any) -> None:
 
 
 def watch(
-  items: Iterable[Any], total: int, unit: str, done: int = 0
+  items: Iterable[Any],
+  total: int,
+  unit: str,
+  *,
+  done: int = 0,
+  size: Callable[[Any], int] = lambda item: 1,
 ) -> Iterator[Any]:
   """Shows on stderr how far an iteration is: a bar on a terminal; elsewhere a
   line every ten seconds, so that short work says nothing.
@@ -27,23 +32,27 @@ def watch(
     total: how many there will be, with those that were done before.
     unit: what they are: 'images'.
     done: how many were done before, by a process that was stopped.
+    size: how many an item counts for.
   """
   if sys.stderr.isatty():
     from tqdm import tqdm
 
     # leave=False: the bar makes way for the result.
-    yield from tqdm(
-      items, total=total, unit=f' {unit}', initial=done, leave=False
-    )
+    with tqdm(total=total, unit=f' {unit}', initial=done, leave=False) as bar:
+      for item in items:
+        yield item
+        bar.update(size(item))
     return
   started = said = time.monotonic()
-  for count, item in enumerate(items):
+  count = 0
+  for item in items:
     now = time.monotonic()
     if now - said > 10:
       said = now
       rate = count / (now - started)
       print(_how_far(done + count, total, unit, rate), file=sys.stderr)
     yield item
+    count += size(item)
 
 
 def _how_far(done: int, total: int, unit: str, rate: float) -> str:
