@@ -10,6 +10,7 @@ import collections
 import contextlib
 import json
 import os
+import tokenize
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -242,7 +243,10 @@ def _map_array(path: Path, file: Any) -> np.ndarray:
   }.get(version)
   if read is None:
     raise ValueError(f'an array of format {version}')
-  shape, fortran, dtype = read(file)
+  try:
+    shape, fortran, dtype = read(file)
+  except (SyntaxError, tokenize.TokenError) as error:  # numpy lets them pass
+    raise ValueError('an array whose header is damaged') from error
   if dtype.hasobject:
     raise ValueError('an array of Python objects')
   if not all(shape):  # an empty file cannot be mapped

@@ -35,7 +35,8 @@ def search(
     kind: 'image' or 'text' compares rows of that kind only.
     top: rows a query at most; K is less where the table has fewer.
   Returns:
-    Equals are in the order of the table.
+    Equal similarities are in the order of the table; those of equal rows
+    may differ in the last bit.
   """
   blocks = [
     _search_block(table, queries[i : i + _QUERIES], kind, top)
