@@ -28,7 +28,7 @@ SUFFIXES = ('.npz', '.parquet')
 # megabyte among a million would make a file of four terabytes.
 MOST_STRING_BYTES = 4 * 2**30
 
-_GROUP_ROWS = 8192  # of a Parquet file: what a reader has in memory at once
+_GROUP_BYTES = 8 * 2**20  # of vectors in a Parquet file's group of rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _write_parquet(
   with parquet.ParquetWriter(
     file, schema, use_dictionary=['kind'], compression=compression
   ) as writer:
-    for rows in _regrouped(blocks(), _GROUP_ROWS):
+    for rows in _regrouped(blocks(), _GROUP_BYTES):
       values = arrow.array(rows.vectors.ravel(), arrow.float32())
       columns = {
         'id': arrow.array(_utf8(rows.ids), text),
@@ -195,11 +195,11 @@ def _write_parquet(
 
 
 def _regrouped(blocks: Iterable[Rows], least: int) -> Iterator[Rows]:
-  """The same rows in blocks of at least so many, but for the last."""
+  """The same rows in blocks of at least so many bytes, but for the last."""
   waiting: list[Rows] = []
   for block in blocks:
     waiting.append(block)
-    if sum(len(rows.ids) for rows in waiting) >= least:
+    if sum(rows.vectors.nbytes for rows in waiting) >= least:
       yield _joined(waiting)
       waiting = []
   if waiting:

@@ -40,7 +40,7 @@ def test_parquet_has_a_vector_a_row(tmp_path):
 
 
 def test_parquet_has_groups_of_rows(tmp_path, monkeypatch):
-  monkeypatch.setattr(embeddings, '_GROUP_ROWS', 25)
+  monkeypatch.setattr(embeddings, '_GROUP_BYTES', 25 * 16 * 4)
   rows = unit_rows(0, 60)
   path = write_table(tmp_path / 'e.parquet', rows, block=10)
   file = pyarrow.parquet.ParquetFile(path)

@@ -19,7 +19,7 @@ KINDS = ['image', 'image', 'text'] * 20
 @pytest.fixture(params=SUFFIXES)
 def table(request, tmp_path, monkeypatch):
   """Sixty rows, read seven at a time."""
-  monkeypatch.setattr(embeddings, '_GROUP_ROWS', 25)
+  monkeypatch.setattr(embeddings, '_GROUP_BYTES', 25 * 16 * 4)
   monkeypatch.setattr(embeddings_reader, '_CHUNK_BYTES', 7 * 16 * 4)
   path = write_table(
     tmp_path / f'e{request.param}', unit_rows(0, 60), kinds=KINDS,

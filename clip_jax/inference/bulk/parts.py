@@ -9,6 +9,7 @@ import json
 import os
 import uuid
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ class Plan:
       kind, total, place = 'text', self.texts, number - self._image_parts
     start = place * self.part_rows
     return Part(number, kind, start, min(total, start + self.part_rows))
+
+  def __iter__(self) -> Iterator[Part]:
+    return (self[number] for number in range(len(self)))
 
   @property
   def _image_parts(self) -> int:
