@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.data.reading import none_readable
-from clip_jax.errors import FailureError
-from clip_jax.inference.bulk.encode import Item, encode_parts
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.inference.bulk.encode import Encoded, Item, encode_parts
 from clip_jax.inference.bulk.folder import PartsFolder
 from clip_jax.inference.bulk.identity import differences
 from clip_jax.inference.bulk.job import Job, Summary
@@ -58,13 +58,13 @@ def embed(
   """
   folder = PartsFolder(out)
   identity = job.identity()
-  if job.share[1] > 1 and not folder.path.exists() and _is_of(out, identity):
-    say(f'{out} is there, joined from all shards')
-    return _summary_of(out)
   count = 0 if job.source is None else len(job.source)
   plan = Plan(count, len(job.texts or ()), job.part_rows)
   index, shares = job.share
   with folder.begun(identity, plan), folder.share(index, shares):
+    if shares > 1 and not folder.done() and _is_of(out, identity):
+      say(f'{out} is there, joined from all shards: remove it to embed again')
+      return _summary_of(out)
     _make_parts(job, out, folder, watch, say)
     with folder.joining() as there:
       if not there:  # joined by another process
@@ -90,28 +90,35 @@ def _make_parts(
   if before:
     of = f' of share {index}/{shares}' if shares > 1 else ''
     say(f'going on after {before:,} of {records:,} records{of}')
+  if not missing:  # another process may be joining, and removing the folder
+    return
   progress = _summary(folder)
   for kind in ('image', 'text'):
     parts = [part for part in missing if part.kind == kind]
-    if not parts:
-      continue
     total = sum(len(part) for part in mine if part.kind == kind)
-    done = total - sum(map(len, parts))
     items = items_of(job, kind, parts, progress.corrupt)
+    watched = watch(items, total - sum(map(len, parts)), total, f'{kind}s')
     encode = job.model.encode_image
     if kind == 'text':
       encode = job.model.encode_text
-    watched = watch(items, done, total, f'{kind}s')
     with (
       contextlib.closing(items),
       contextlib.closing(encode_parts(encode, parts, watched)) as results,
     ):
       for encoded in results:
-        notes = notes_of(job, encoded)
-        with _written(out):
-          write_part(folder.path, encoded.part, notes, encoded.vectors)
-        progress.add(encoded.part, notes, encoded.vectors.shape[1])
-        check_extent(out, progress.extent(_rows_to_come(folder, progress)))
+        _keep(job, out, folder, encoded, progress)
+
+
+def _keep(
+  job: Job, out: Path, folder: PartsFolder, encoded: Encoded, progress: Summary
+) -> None:
+  """Stores a part; says early if the output cannot hold what is to come."""
+  notes = notes_of(job, encoded)
+  with _written(out):
+    write_part(folder.path, encoded.part, notes, encoded.vectors)
+  progress.add(encoded.part, notes, encoded.vectors.shape[1])
+  rows = folder.plan.images - len(progress.corrupt) + folder.plan.texts
+  check_extent(out, progress.extent(rows))
 
 
 def _summary(folder: PartsFolder) -> Summary:
@@ -124,10 +131,11 @@ def _summary(folder: PartsFolder) -> Summary:
 
 def _is_of(out: Path, identity: dict[str, Any]) -> bool:
   """Whether the output is there, and is this job's."""
-  if not out.exists():
+  try:
+    with open_embeddings(out) as table:
+      return not differences(identity, table.about)
+  except UsageError:  # there is none, or another kind of file
     return False
-  with open_embeddings(out) as table:
-    return not differences(identity, table.about)
 
 
 def _summary_of(out: Path) -> Summary:
@@ -140,10 +148,6 @@ def _summary_of(out: Path) -> Summary:
       dims=table.dims,
       joined=True,
     )
-
-
-def _rows_to_come(folder: PartsFolder, progress: Summary) -> int:
-  return folder.plan.images - len(progress.corrupt) + folder.plan.texts
 
 
 def _join(
