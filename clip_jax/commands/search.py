@@ -236,7 +236,15 @@ def _encode(model: 'Model', queries: list[Query]) -> 'np.ndarray':
   if pictures:
     vectors[pictures] = model.encode_image([queries[i].value for i in pictures])
   if texts:
+    before = model.tokenizer.truncated
     vectors[texts] = model.encode_text([queries[i].value for i in texts])
+    cut = model.tokenizer.truncated - before
+    if cut:
+      print(
+        f'{cut:,} of {len(texts):,} queries were cut to '
+        f'{model.tokenizer.context_length} tokens.',
+        file=sys.stderr,
+      )
   return vectors
 
 
@@ -305,7 +313,7 @@ def _write(
     if source is not None:
       where = f'not in {source.spec}, or cannot be read'
     print(f'{absent:,} pictures are {where}.', file=sys.stderr)
-  print(f'{page} shows the pictures.', file=sys.stderr)
+  print(f'wrote {page}', file=sys.stderr)
 
 
 def _as_json(answer: 'Answer') -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -221,3 +224,30 @@ def test_a_picture_that_cannot_be_read_fails(clip_jax, workdir, npz, tmp_path):
   assert result.code == 1
   assert 'junk.png: not an image' in result.err
   assert len(result.err.splitlines()) == 1
+
+
+def test_queries_that_are_cut_are_counted(clip_jax, npz, workdir):
+  result = clip_jax(
+    'search', f'--model={workdir}', f'--index={npz}', 'red square ' * 20, 'cat'
+  )
+  assert '1 of 2 queries were cut to 16 tokens' in result.err
+
+
+def test_a_large_table_is_pointed_to_the_index(
+  clip_jax, npz, workdir, monkeypatch
+):
+  monkeypatch.setattr('clip_jax.commands.search._MANY_ROWS', 4)
+  call = ['search', f'--model={workdir}', f'--index={npz}', 'cat']
+  assert '5 rows: --approximate would search an index' in clip_jax(*call).err
+  result = clip_jax(*call, '--approximate')
+  assert '--approximate would' not in result.err
+
+
+def test_queries_of_the_standard_input(workdir, npz):
+  done = subprocess.run(
+    [sys.executable, '-m', 'clip_jax', 'search', f'--model={workdir}',
+     f'--index={npz}', '--json', '-'],
+    input='cat face\nred\n', capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  answers = json.loads(done.stdout)
+  assert [answer['query'] for answer in answers] == ['cat face', 'red']

@@ -79,7 +79,6 @@ def write_page(
       uri = _picture(source, index)
       if uri:
         pictures[row] = uri
-  similarities = [found.similarity for a in answers for found in a.found]
   page = _template().render(
     answers=answers,
     asked=[
@@ -87,7 +86,6 @@ def write_page(
       for answer in answers
     ],
     pictures=pictures,
-    largest=max([*similarities, 1e-6]),
     facts=facts,
   )
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
@@ -117,14 +115,14 @@ def find_records(source: Source, wanted: Mapping[int, str]) -> dict[int, int]:
       if source.id(index) == key:
         found[row] = index
         break
-  missing = {key: row for row, key in wanted.items() if row not in found}
-  if missing:
-    for index in range(len(source)):
-      row = missing.pop(source.id(index), None)
-      if row is not None:
-        found[row] = index
-      if not missing:
-        break
+  missing: dict[str, list[int]] = {}
+  for row, key in wanted.items():
+    if row not in found:
+      missing.setdefault(key, []).append(row)
+  for index in range(len(source) if missing else 0):
+    found.update(dict.fromkeys(missing.pop(source.id(index), ()), index))
+    if not missing:
+      break
   return found
 
 
