@@ -231,7 +231,7 @@ def test_a_share_says_what_is_there(clip_jax, workdir, pictures, tmp_path):
   assert os.listdir(tmp_path) == ['e.npz']
   again = clip_jax(*call, '--shard=1/2')  # as a pod that is started again
   assert again.json['images'] == 5
-  assert 'is there, joined from all shards' in again.err
+  assert 'is there, joined from all parts' in again.err
   assert os.listdir(tmp_path) == ['e.npz']
 
 

@@ -62,10 +62,16 @@ def embed(
   plan = Plan(count, len(job.texts or ()), job.part_rows)
   index, shares = job.share
   with folder.begun(identity, plan), folder.share(index, shares):
-    if shares > 1 and not folder.done() and _is_of(out, identity):
-      say(f'{out} is there, joined from all shards: remove it to embed again')
+    joined = (shares > 1 or folder.was_joined) and not folder.done()
+    if joined and _is_of(out, identity):
+      say(f'{out} is there, joined from all parts: remove it to embed again')
       return _summary_of(out)
-    _make_parts(job, out, folder, watch, say)
+    try:
+      _make_parts(job, out, folder, watch, say)
+    except BaseException:
+      if folder.done():
+        say(f'what is done stays in {folder.path}: the same command goes on')
+      raise
     with folder.joining() as there:
       if not there:  # joined by another process
         return _summary_of(out)
@@ -146,6 +152,8 @@ def _summary_of(out: Path) -> Summary:
       images=counts.get('image', 0),
       texts=counts.get('text', 0),
       dims=table.dims,
+      corrupt=table.about.get('corrupt', {}),
+      truncated=table.about.get('truncated', 0),
       joined=True,
     )
 
@@ -168,6 +176,11 @@ def _join(
       folder.remove()  # for nothing in it is worth keeping
       raise FailureError(none_readable(job.source.spec, summary.corrupt))
   extent = summary.extent(summary.images + summary.texts)
+  about = {
+    **identity,
+    'corrupt': summary.corrupt,
+    'truncated': summary.truncated,
+  }
   check_extent(out, extent)
   temporary = folder.path / 'joined.tmp'
 
@@ -176,7 +189,7 @@ def _join(
 
   try:
     with _written(out), open(temporary, 'wb') as file:
-      write_rows(file, out.suffix.lower(), blocks, extent, identity)
+      write_rows(file, out.suffix.lower(), blocks, extent, about)
       sync(file)
       os.replace(temporary, out)
   finally:

@@ -35,6 +35,8 @@ class PartsFolder:
   Attributes:
     path: the folder.
     plan: how the job is divided, as the process that began it chose.
+    was_joined: whether a process was killed after it had joined the parts and
+      before all of them were removed.
   """
 
   def __init__(self, out: Path):
@@ -46,6 +48,7 @@ class PartsFolder:
     """
     self.path = out.with_suffix('.parts')
     self.plan = Plan(0, 0, 1)
+    self.was_joined = False
     self._trash = out.with_suffix('.parts.done')
 
   @contextlib.contextmanager
@@ -57,7 +60,7 @@ class PartsFolder:
     Raises:
       UsageError: it is another job's.
     """
-    shutil.rmtree(self._trash, ignore_errors=True)
+    self.was_joined = self._trash.exists()
     self.path.mkdir(exist_ok=True)
     with self._locked():
       self._claim(identity, plan)
@@ -65,6 +68,7 @@ class PartsFolder:
       yield
     finally:
       self._remove_if_empty()
+      shutil.rmtree(self._trash, ignore_errors=True)
 
   @contextlib.contextmanager
   def share(self, index: int, count: int) -> Iterator[None]:
@@ -108,6 +112,7 @@ class PartsFolder:
 
   def remove(self) -> None:
     """Removes the folder; it disappears at once, its files thereafter."""
+    shutil.rmtree(self._trash, ignore_errors=True)  # of an earlier job
     os.rename(self.path, self._trash)
     shutil.rmtree(self._trash, ignore_errors=True)
 

@@ -11,8 +11,6 @@ from clip_jax.inference.bulk.parts import Notes, Part
 from clip_jax.inference.embeddings import Extent
 from clip_jax.inference.model import Model
 
-PART_ROWS = 1024  # records: what a kill costs at most
-
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -26,7 +24,8 @@ class Job:
     texts: to come after the pictures, or None.
     texts_name: of their file; a text's id is this and its line's number.
     max_corrupt: pictures that may be left out, over the whole job.
-    part_rows: records a part, where the job begins.
+    part_rows: records a part, which is what a kill costs at most; a job that
+      goes on keeps the number that it began with.
     share: index and count: this process makes each count-th part.
   """
 
@@ -37,7 +36,7 @@ class Job:
   texts: TextLines | None
   texts_name: str
   max_corrupt: int
-  part_rows: int = PART_ROWS
+  part_rows: int
   share: tuple[int, int] = (0, 1)
 
   def identity(self) -> dict[str, Any]:

@@ -107,6 +107,10 @@ def test_the_same_call_goes_on(job, run, whole, tmp_path):
   out = tmp_path / 'e.npz'
   interrupt(job, out, run)
   assert sorted(os.listdir(tmp_path)) == ['e.parts']
+  assert run.said == [
+    f'what is done stays in {tmp_path / "e.parts"}: the same command goes on'
+  ]
+  run.said.clear()
   job.source.asked.clear()
   seen = []
   run.watch = lambda items, done, total, unit: (
@@ -188,7 +192,7 @@ def test_parts_may_be_joined_in_the_other_format(
   with pytest.raises(FailureError, match=r'characters .*/e\.parquet'):
     run(job, tmp_path / 'e.npz')
   assert run(job, tmp_path / 'e.parquet').joined
-  assert run.said == ['going on after 14 of 15 records']
+  assert run.said[-1] == 'going on after 14 of 15 records'
   assert os.listdir(tmp_path) == ['e.parquet']
 
 
@@ -219,8 +223,35 @@ def test_a_share_that_starts_again_after_the_end_does_nothing(
   job.source.asked.clear()
   summary = run(share(job, 1, 3), out)
   assert (summary.images, summary.texts, summary.joined) == (9, 5, True)
+  assert (summary.corrupt, summary.truncated) == ({'5.png': 'damaged'}, 1)
   assert job.source.asked == []
   assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_a_kill_after_the_join_is_not_a_new_start(job, run, whole, tmp_path):
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  (tmp_path / 'e.parts.done').mkdir()  # as a kill while it is removed leaves it
+  job.source.asked.clear()
+  assert run(job, out).joined
+  assert job.source.asked == []
+  assert out.read_bytes() == whole
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_what_a_kill_left_of_another_job_is_removed(job, run, whole, tmp_path):
+  (tmp_path / 'e.parts.done').mkdir()
+  (tmp_path / 'e.parts.done' / '00000000.npz').touch()
+  assert run(job, tmp_path / 'e.npz').joined
+  assert (tmp_path / 'e.npz').read_bytes() == whole
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_without_a_kill_the_same_call_embeds_again(job, run, tmp_path):
+  run(job, tmp_path / 'e.npz')
+  job.source.asked.clear()
+  assert run(job, tmp_path / 'e.npz').joined
+  assert len(job.source.asked) == 10
 
 
 def test_two_processes_do_not_work_on_one_share(job, run, tmp_path):
