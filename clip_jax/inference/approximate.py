@@ -19,10 +19,13 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.embeddings_reader import Chunk, EmbeddingsTable
 from clip_jax.inference.search import Nearest
 
-# What hnswlib and usearch themselves advise for a recall near one.
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 128
-_EXPANSION_SEARCH = 128  # at least; more where more rows are asked for
+# At least; more where more rows are asked for. Texts lie far from all pictures,
+# and such queries need a wide search: among 10,000 rows of 512 dimensions the
+# recall@10 of queries far from every cluster is 0.94 with 128 and 1.0 with 512
+# (among 30,000: 0.98).
+_EXPANSION_SEARCH = 512
 
 Watch = Callable[[Iterable[Chunk]], Iterator[Chunk]]
 
