@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clip_jax import tokenizers
 from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
-from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError
 from clip_jax.inference.model import Model
 from clip_jax.models import presets
@@ -33,7 +33,8 @@ def encode(
   against: str | None = None,
   python: str | None = None,
 ) -> Figures:
-  """Rates of both encoders, from uint8 pixels and from words.
+  """Rates of both encoders, from uint8 pixels and from words (or from ids,
+  where the tokenizer is not part of the package).
 
   The weights are random, which costs what trained ones do.
 
@@ -74,10 +75,18 @@ def _rates(
     0, 256, (batch, size, size, 3), dtype=np.uint8
   )
   texts = [f'a photo of picture number {i}.' for i in range(batch)]
+  tokens = np.full((batch, model.config.text.context_length), 1, np.int32)
   row: Figures = {'batch': batch}
   for tower, call in (
     ('image', lambda: model.encode_image(pixels)),
-    ('text', lambda: model.encode_text(texts)),
+    (
+      'text',
+      lambda: (
+        model.encode_text(texts)
+        if model.description.tokenizer
+        else model.encode_tokens(tokens)
+      ),
+    ),
   ):
     rate = f'{tower}s_per_second'
     if theirs is None:
@@ -98,20 +107,23 @@ def _rates(
 def _random_model(preset: str, batch: int, dtype: str) -> Model:
   mesh = make_mesh()
   config = presets.resolve(preset)
-  size = config.image.image_size
+  size, length = config.image.image_size, config.text.context_length
+  # Other tokenizers come with their model's files: ids are taken instead.
+  known = presets.find(preset).tokenizer == 'clip'
+  tokenizer = tokenizers.load('clip', length).describe() if known else None
   init = jax.jit(
     lambda key: DualEncoder(config).init(
       key,
       jnp.zeros((1, size, size, 3)),
-      jnp.zeros((1, config.text.context_length), jnp.int32),
+      jnp.zeros((1, length), jnp.int32),
     ),
     out_shardings=replicated(mesh),
   )
   return Model(
     Description(
       model=config,
-      tokenizer=tokenizer.describe(),
-      preprocessing=Preprocessing(image_size=size),
+      tokenizer=tokenizer,
+      preprocessing=presets.preprocessing_of(preset),
     ),
     init(jax.random.key(0)),
     mesh=mesh,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
@@ -145,13 +145,13 @@ class Model:
       )
     return tokenizer
 
-  @functools.cached_property
+  @property
   def logit_scale(self) -> float:
     """What cosine similarities are multiplied by: 1 / temperature."""
     scale = self._variables['params']['logit_scale']
     return float(np.exp(jax.device_get(scale)))
 
-  @functools.cached_property
+  @property
   def logit_bias(self) -> float:
     """What is added to them then; 0 where the model has none."""
     params = self._variables['params']
@@ -178,15 +178,32 @@ class Model:
     Raises:
       UsageError: one is not a string.
     """
-    compiled = functools.partial(self._encoders.encode_text, self._operands)
-    batches = run_in_batches(
-      compiled,
-      [texts] if isinstance(texts, str) else texts,
-      self._tokenize,
-      batch_size=self._batch_size,
-      mesh=self._mesh,
-    )
-    return self._rows(batches, (self.config.embed_dim,))
+    many = [texts] if isinstance(texts, str) else texts
+    return self._run_texts(many, self._tokenize)
+
+  def encode_tokens(
+    self, tokens: Int[np.ndarray, 'N T']
+  ) -> Float[np.ndarray, 'N E']:
+    """Text features of unit length, from ids of another tokenizer.
+
+    Args:
+      tokens: rows of the context length, specials and padding included.
+    Raises:
+      UsageError: rows are of another length, or an id is not in the
+        vocabulary.
+    """
+    text = self.config.text
+    if tokens.shape[1] != text.context_length:
+      raise UsageError(
+        f'rows of {tokens.shape[1]} tokens: this model reads '
+        f'{text.context_length}.'
+      )
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < text.vocab_size:
+      raise UsageError(
+        f'token ids from {tokens.min()} to {tokens.max()}: this model has 0 '
+        f'to {text.vocab_size - 1}.'
+      )
+    return self._run_texts(tokens, lambda rows: np.stack(rows).astype(np.int32))
 
   def image_tokens(
     self, images: ImageInputs, layer: int = -2
@@ -287,6 +304,18 @@ class Model:
     if independent:
       return classifiers.sigmoid(logits + np.float32(self.logit_bias))
     return classifiers.softmax(logits)
+
+  def _run_texts(
+    self, texts: Iterable[Any], prepare: Callable[[list[Any]], np.ndarray]
+  ) -> np.ndarray:
+    batches = run_in_batches(
+      functools.partial(self._encoders.encode_text, self._operands),
+      texts,
+      prepare,
+      batch_size=self._batch_size,
+      mesh=self._mesh,
+    )
+    return self._rows(batches, (self.config.embed_dim,))
 
   def _run_images(
     self,
