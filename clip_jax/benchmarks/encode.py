@@ -21,6 +21,7 @@ from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import check_batch_size, make_mesh, replicated
 
+RATES = ('images_per_second', 'texts_per_second')  # of the largest batch
 # Takes turns: (tower, batch) -> seconds of one call
 Turn = Callable[[str, int], float]
 
@@ -64,7 +65,9 @@ def encode(
     with _open_clip(preset, dtype, python) as theirs:
       rows = [_rates(model, batch, calls, theirs) for batch in batches]
     head['against'] = against
-  return {**head, 'batches': rows}
+  largest = max(rows, key=lambda row: row['batch'])
+  rates = {name: largest[name] for name in RATES}
+  return {**head, **rates, 'batches': rows}
 
 
 def _rates(
