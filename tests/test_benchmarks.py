@@ -25,7 +25,8 @@ TINY_FIELDS = {
 
 @pytest.fixture
 def tiny_preset(monkeypatch):
-  monkeypatch.setitem(presets.PRESETS, 'tiny', TINY_FIELDS)
+  preset = presets.Preset(TINY_FIELDS, {}, 'clip', 'these tests')
+  monkeypatch.setitem(presets.PRESETS, 'tiny', preset)
   return 'tiny'
 
 

@@ -5,6 +5,7 @@ option is silently ignored.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -91,7 +92,7 @@ def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
       image=_image(image, quick),
       text=_text(text, quick),
       initial_logit_bias=None if bias is None else float(bias),
-      initial_logit_scale=_initial_scale(scale, bias),
+      initial_logit_scale=_initial_scale(scale, bias is not None),
     )
   except (KeyError, TypeError, AttributeError, ValueError) as error:
     if isinstance(error, UsageError):
@@ -115,11 +116,11 @@ def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
   return result
 
 
-def _initial_scale(log_scale: float | None, bias: float | None) -> float:
+def _initial_scale(logarithm: float | int | None, sigmoid: bool) -> float:
   """1 / temperature at the start of training: of no use to trained weights."""
-  if log_scale is not None:
-    return float(2.718281828459045**log_scale)
-  return 1 / 0.07 if bias is None else 10.0
+  if logarithm is not None:
+    return math.exp(logarithm)
+  return 10.0 if sigmoid else 1 / 0.07
 
 
 def _image(

@@ -1,5 +1,6 @@
 """Positions for other sizes, as each of the libraries resizes them."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -80,8 +81,8 @@ def test_a_model_reads_other_sizes(name, size):
     golden.variables, golden.config, image_size=size, context_length=9
   )
   assert (config.image.image_size, config.text.context_length) == (size, 9)
-  images = np.zeros((2, size, size, 3), np.float32)
-  tokens = np.full((1, 9), 3, np.int32)
+  images = jnp.zeros((2, size, size, 3))
+  tokens = jnp.full((1, 9), 3, jnp.int32)
   image, text, _, _ = DualEncoder(config).apply(variables, images, tokens)
   assert np.isfinite(image).all()
   assert np.isfinite(text).all()

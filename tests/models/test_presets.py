@@ -47,12 +47,9 @@ def comparable(config: CLIPConfig) -> CLIPConfig:
     image = dataclasses.replace(image, activation='gelu')
     ratio = mlp_ratio(int(text.width * text.mlp_ratio), text.width)
     text = dataclasses.replace(text, activation='gelu', mlp_ratio=ratio)
-  # The end token is the highest id: both ways to pool are the same.
-  text = (
-    dataclasses.replace(text, pooling='', end_token=0)
-    if (text.causal)
-    else dataclasses.replace(text, end_token=0)
-  )
+  if text.causal:  # the end token is the highest id: both ways are the same
+    text = dataclasses.replace(text, pooling='end')
+  text = dataclasses.replace(text, end_token=0)
   return dataclasses.replace(config, image=image, text=text)
 
 
