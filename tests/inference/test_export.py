@@ -107,9 +107,10 @@ def test_bfloat16_halves_the_matrices_and_not_the_accuracy(tmp_path):
   exported = Exported(tmp_path / 'half')
   assert exported.manifest.dtype == 'bfloat16'
   texts = ['red square', 'cat face']
-  np.testing.assert_allclose(
-    exported.encode_text(texts), model.encode_text(texts), atol=1e-6
-  )
+  exact = tiny_model().encode_text(texts)
+  error = np.abs(exported.encode_text(texts) - exact).max()
+  # The model keeps its blocks apart on a CPU, and so rounds elsewhere.
+  assert 0 < error < 2 * np.abs(model.encode_text(texts) - exact).max()
 
 
 @pytest.mark.parametrize('name', artifact.PROGRAMS)
