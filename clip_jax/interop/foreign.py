@@ -39,11 +39,13 @@ _OPEN_CLIP_WEIGHTS = (
   'open_clip_pytorch_model.safetensors',
   'open_clip_pytorch_model.safetensors.index.json',
   'open_clip_pytorch_model.bin',
+  'open_clip_pytorch_model.bin.index.json',
 )
 _HUGGING_FACE_WEIGHTS = (
   'model.safetensors',
   'model.safetensors.index.json',
   'pytorch_model.bin',
+  'pytorch_model.bin.index.json',
 )
 _CLIP_VOCABULARY = 49_408
 
