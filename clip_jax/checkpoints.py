@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
+from clip_jax.restoring import restore_numpy
 
 _ITEMS = ('params', 'opt_state', 'batch_stats', 'description', 'position')
 
@@ -289,15 +289,11 @@ def _candidates(reference: Path) -> Iterator[Path]:
 def _read(directory: Path) -> tuple[dict[str, Any], Description]:
   """Variables as numpy, wherever the run's devices were."""
   path = epath.Path(directory).absolute()
-  variables = {}
-  with ocp.PyTreeCheckpointer() as reader:
-    for name in ('params', 'batch_stats'):
-      if name == 'params' or (path / name).exists():
-        tree = reader.metadata(path / name).item_metadata.tree
-        as_numpy = jax.tree.map(
-          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
-        )
-        variables[name] = reader.restore(path / name, restore_args=as_numpy)
+  variables = {
+    name: restore_numpy(path / name)
+    for name in ('params', 'batch_stats')
+    if name == 'params' or (path / name).exists()
+  }
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     description = reader.restore(path / 'description')
   return variables, Description.from_dict(description)
