@@ -31,6 +31,8 @@ from clip_jax.restoring import restore_numpy
 
 _ITEMS = ('params', 'opt_state', 'batch_stats', 'description', 'position')
 
+_CHUNK = 4 * 2**20  # bytes
+
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -109,7 +111,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          **{k: ocp.args.StandardSave(tree) for k, tree in arrays.items()},
+          **{k: _in_chunks(tree) for k, tree in arrays.items()},
           description=ocp.args.JsonSave(description.to_dict()),
           position=ocp.args.JsonSave({'step': step, 'seed': seed}),
         ),
@@ -297,6 +299,12 @@ def _read(directory: Path) -> tuple[dict[str, Any], Description]:
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     description = reader.restore(path / 'description')
   return variables, Description.from_dict(description)
+
+
+def _in_chunks(tree: Any) -> ocp.args.StandardSave:
+  """Large arrays in pieces: reading one decodes few of them at a time."""
+  pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), tree)
+  return ocp.args.StandardSave(tree, save_args=pieces)
 
 
 def _quiet() -> None:
