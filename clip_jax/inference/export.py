@@ -212,7 +212,7 @@ def _write_manifest(
   template = (source / 'exported_readme.md').read_text('utf-8')
   readme = string.Template(template).substitute(
     facts,
-    size=model.preprocessing.image_size,
+    size=model.preprocessing.side,
     length=model.config.text.context_length,
     embed=model.config.embed_dim,
     platforms=', '.join(platforms),

@@ -182,7 +182,7 @@ class Exported:
 
   @functools.cached_property
   def _image_program(self) -> '_Program':
-    size = self.preprocessing.image_size
+    size = self.preprocessing.side
     return self._load('encode_image', np.uint8, (size, size, 3))
 
   @functools.cached_property
