@@ -211,8 +211,8 @@ def _told_by_shapes(
       f'{where} needs its {OPEN_CLIP_CONFIG} beside it, or its published '
       'name, as in preset="ViT-B-16-SigLIP".'
     )
-  activation = hints.activation or 'quick_gelu'
-  config = shapes.of_openai(tensors.infos, where, activation)
+  config = shapes.of_openai(tensors.infos, where, 'quick_gelu')
+  config = _activated(config, hints.activation)
   openais = 'input_resolution' in tensors.infos
   if hints.activation or openais:
     return config, ()
