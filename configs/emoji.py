@@ -24,8 +24,6 @@ def get_config() -> ConfigDict:
     width=128,
     depth=4,
     heads=4,
-    pooling='average',
-    class_token=False,
   )
   c.model.text.update(context_length=14, width=128, depth=2, heads=4)
   c.tokenizer = 'sentencepiece:runs/emoji_tokenizer.model'

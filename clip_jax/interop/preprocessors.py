@@ -156,8 +156,8 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
   ]
   if p.convention != 'transformers':
     differences.append(
-      'transformers converts to RGB before it resizes, transparency over '
-      'white, and may crop one pixel further left or up.'
+      'transformers converts to RGB (transparency over white) before it '
+      'resizes, and may crop one pixel further left or up.'
     )
   return Written(config, differences + _options(p, 'transformers'))
 
@@ -271,10 +271,13 @@ def _options(preprocessing: Preprocessing, library: str) -> list[str]:
   if preprocessing.exif:
     found.append(f'{library} takes photographs as stored, not as EXIF says.')
   if preprocessing.background:
-    found.append(
-      f'{library} does not lay transparent pictures upon '
-      f'{preprocessing.background}, nor scale grey of 16 bits.'
-    )
+    # transformers lays them upon white, as its convention has it.
+    if (library, preprocessing.background) != ('transformers', 'white'):
+      found.append(
+        f'{library} does not lay transparent pictures upon '
+        f'{preprocessing.background}.'
+      )
+    found.append(f'{library} cuts grey of 16 bits off where 8 bits end.')
   return found
 
 
