@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
+from clip_jax.restoring import restore_numpy
 
 _ITEMS = ('params', 'opt_state', 'batch_stats', 'description', 'position')
+
+_CHUNK = 4 * 2**20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          **{k: ocp.args.StandardSave(tree) for k, tree in arrays.items()},
+          **{k: _in_chunks(tree) for k, tree in arrays.items()},
           description=ocp.args.JsonSave(description.to_dict()),
           position=ocp.args.JsonSave({'step': step, 'seed': seed}),
         ),
@@ -289,18 +291,20 @@ def _candidates(reference: Path) -> Iterator[Path]:
 def _read(directory: Path) -> tuple[dict[str, Any], Description]:
   """Variables as numpy, wherever the run's devices were."""
   path = epath.Path(directory).absolute()
-  variables = {}
-  with ocp.PyTreeCheckpointer() as reader:
-    for name in ('params', 'batch_stats'):
-      if name == 'params' or (path / name).exists():
-        tree = reader.metadata(path / name).item_metadata.tree
-        as_numpy = jax.tree.map(
-          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
-        )
-        variables[name] = reader.restore(path / name, restore_args=as_numpy)
+  variables = {
+    name: restore_numpy(path / name)
+    for name in ('params', 'batch_stats')
+    if name == 'params' or (path / name).exists()
+  }
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     description = reader.restore(path / 'description')
   return variables, Description.from_dict(description)
+
+
+def _in_chunks(tree: Any) -> ocp.args.StandardSave:
+  """Large arrays in pieces: reading one decodes few of them at a time."""
+  pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), tree)
+  return ocp.args.StandardSave(tree, save_args=pieces)
 
 
 def _quiet() -> None:

@@ -209,7 +209,7 @@ def random_crop(
 ) -> Image.Image:
   """The paper's random square crop, resized to S x S in the same pass."""
   a = augmentation
-  size = preprocessing.image_size
+  size = preprocessing.side
   width, height = picture.size
   short = min(width, height)
   if a.padding:

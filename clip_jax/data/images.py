@@ -8,6 +8,8 @@ the resizing. Models differ in when the picture is converted to RGB: see
 import dataclasses
 import io
 import os
+import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +34,7 @@ INTERPOLATIONS = {
 }
 RESIZE_MODES = ('shortest', 'squash', 'longest')
 CONVENTIONS = ('open_clip', 'transformers')
+_WARNINGS = threading.Lock()
 _SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 
 # What a picture may come as: encoded bytes, a path, uint8 pixels (`decode`
@@ -48,11 +51,13 @@ class Preprocessing:
   """How a picture becomes what a model reads; part of its description.
 
   Attributes:
-    image_size: S, pixels; the result is S x S.
-    resize_mode: 'shortest' scales the shorter side to S and crops the centre
-      (OpenAI), 'squash' ignores the aspect, 'longest' scales the longer side
-      to S and pads with zeros.
-    interpolation: 'bicubic', 'bilinear' or 'nearest'.
+    image_size: S, pixels; the result is S x S. A pair is its height and
+      width, with open_clip's convention; models read squares.
+    resize_mode: 'shortest' scales the picture until it covers the result, and
+      crops the centre (OpenAI), 'squash' ignores the aspect, 'longest' scales
+      it until it fits in, and pads with zeros.
+    interpolation: 'bicubic', 'bilinear' or 'nearest'. A 'shortest' that is
+      not square is always bicubic, as open_clip's.
     mean, std: per channel, of values in [0, 1]; applied on the device.
     background: a colour, such as 'white', that transparent pictures are laid
       upon before anything else; grey of 16 bits is scaled to 8, too. So a
@@ -68,7 +73,7 @@ class Preprocessing:
       converted to RGB first, and the odd pixel goes right or bottom.
   """
 
-  image_size: int
+  image_size: int | tuple[int, int]
   resize_mode: str = 'shortest'
   interpolation: str = 'bicubic'
   mean: tuple[float, float, float] = CLIP_MEAN
@@ -78,8 +83,10 @@ class Preprocessing:
   convention: str = 'open_clip'
 
   def __post_init__(self):
-    if self.image_size < 1:
-      raise UsageError(f'image_size={self.image_size}: use 1 or more')
+    if len(self.shape) != 2 or min(self.shape) < 1:
+      raise UsageError(
+        f'image_size={self.image_size}: use 1 or more, or a height and a width'
+      )
     for field, known in (
       ('resize_mode', RESIZE_MODES),
       ('interpolation', INTERPOLATIONS),
@@ -90,6 +97,32 @@ class Preprocessing:
         raise UsageError(f'{field}={value!r}: use one of {", ".join(known)}')
     if self.background is not None:
       check_colour('background', self.background)
+    if len(set(self.shape)) > 1 and self.convention != 'open_clip':
+      raise UsageError(
+        f"image_size={self.image_size}: only open_clip's convention makes "
+        'pictures that are not square'
+      )
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """Height and width of the result."""
+    size = self.image_size
+    return (size, size) if isinstance(size, int) else size
+
+  @property
+  def side(self) -> int:
+    """S, for a model.
+
+    Raises:
+      UsageError: the result is not square.
+    """
+    height, width = self.shape
+    if height != width:
+      raise UsageError(
+        f'image_size={self.image_size}: a model reads square pictures, so '
+        'give it one number'
+      )
+    return height
 
   def to_dict(self) -> dict[str, Any]:
     """As JSON holds it."""
@@ -131,7 +164,7 @@ def decode(image: ImageLike) -> Image.Image:
   if not isinstance(image, bytes):
     image = read_bytes(image)
   try:
-    picture = Image.open(io.BytesIO(image))
+    picture = _open(image)
     if picture.format == 'EPS':  # Pillow would run another program on it
       raise CorruptImageError('EPS is a program that draws, not an image')
     width, height = picture.size
@@ -150,6 +183,16 @@ def decode(image: ImageLike) -> Image.Image:
   return picture
 
 
+def _open(data: bytes) -> Image.Image:
+  """Reads a picture's header. Of one too large, `decode` says so itself.
+
+  Filters of warnings are the whole process's: one thread at a time sets them.
+  """
+  with _WARNINGS, warnings.catch_warnings():
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    return Image.open(io.BytesIO(data))
+
+
 def read_bytes(path: str | os.PathLike) -> bytes:
   """A file's bytes; CorruptImageError where it is missing or unreadable."""
   try:
@@ -162,11 +205,12 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 def preprocess(
   image: ImageLike, preprocessing: Preprocessing
-) -> UInt8[np.ndarray, 'S S 3']:
+) -> UInt8[np.ndarray, 'H W 3']:
   """The evaluation transform that a model was published with.
 
   Equal to `open_clip.transform.image_transform`, or to `process` of the Pillow
-  image processors of transformers, before the normalisation.
+  image processors of transformers, before the normalisation; as large as
+  `preprocessing.shape` says.
 
   Raises:
     CorruptImageError: see `decode`.
@@ -175,28 +219,42 @@ def preprocess(
   rgb_first = preprocessing.convention == 'transformers'
   if rgb_first:
     picture = _on_white(picture)
-  size = preprocessing.image_size
+  height, width = preprocessing.shape
   resample = INTERPOLATIONS[preprocessing.interpolation]
-  width, height = picture.size
   if preprocessing.resize_mode == 'squash':
-    picture = picture.resize((size, size), resample)
+    picture = picture.resize((width, height), resample)
   elif preprocessing.resize_mode == 'shortest':
-    short, long = min(width, height), max(width, height)
-    if short != size:
-      scaled = int(size * long / short)
-      if scaled * size > MAX_PIXELS:
-        raise CorruptImageError(
-          f'{width} x {height} pixels: too long for its width to be scaled'
-        )
-      new = (size, scaled) if width <= height else (scaled, size)
-      picture = picture.resize(new, resample)
+    if height != width:  # which open_clip does in a way of its own
+      resample = Image.Resampling.BICUBIC
+    picture = picture.resize(_covering(picture.size, (width, height)), resample)
     # Python's round, halves to even, is torchvision's.
-    picture = _centre_crop(picture, size, int if rgb_first else round)
+    whole = int if rgb_first else round
+    picture = _centre_crop(picture, (width, height), whole)
   else:
-    ratio = max(width, height) / size
-    new = (max(1, round(width / ratio)), max(1, round(height / ratio)))
-    picture = _centre_pad(picture.resize(new, resample), size)
+    ratio = max(picture.width / width, picture.height / height)
+    new = [max(1, round(side / ratio)) for side in picture.size]
+    picture = picture.resize((new[0], new[1]), resample)
+    picture = _centre_pad(picture, (width, height))
   return np.asarray(picture.convert('RGB'))
+
+
+def _covering(old: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+  """The size of a picture, widths first, that is scaled to cover the target.
+
+  Raises:
+    CorruptImageError: it would be a thread of vast length.
+  """
+  if target[0] == target[1]:
+    size, short = target[0], min(old)
+    new = [size if side == short else int(size * side / short) for side in old]
+  else:
+    ratio = min(side / goal for side, goal in zip(old, target, strict=True))
+    new = [round(side / ratio) for side in old]
+  if new[0] * new[1] > MAX_PIXELS:
+    raise CorruptImageError(
+      f'{old[0]} x {old[1]} pixels: too long for its width to be scaled'
+    )
+  return new[0], new[1]
 
 
 def upright(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
@@ -241,18 +299,18 @@ def check_colour(field: str, colour: str) -> None:
 
 
 def _centre_crop(
-  picture: Image.Image, size: int, whole: Callable[[float], int]
+  picture: Image.Image, size: tuple[int, int], whole: Callable[[float], int]
 ) -> Image.Image:
-  """`whole` makes a number of pixels of a half."""
-  left = whole((picture.width - size) / 2)
-  top = whole((picture.height - size) / 2)
-  return picture.crop((left, top, left + size, top + size))
+  """`whole` makes a number of pixels of a half; the width comes first."""
+  left = whole((picture.width - size[0]) / 2)
+  top = whole((picture.height - size[1]) / 2)
+  return picture.crop((left, top, left + size[0], top + size[1]))
 
 
-def _centre_pad(picture: Image.Image, size: int) -> Image.Image:
+def _centre_pad(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
   # The odd pixel goes right or bottom. Zero in the picture's own mode: white
   # for CMYK, the first colour of a palette.
-  across, down = size - picture.width, size - picture.height
+  across, down = size[0] - picture.width, size[1] - picture.height
   left, top = across // 2, down // 2
   return ImageOps.expand(
     picture, (left, top, across - left, down - top), fill=0

@@ -32,6 +32,7 @@ from clip_jax.inference.programs import (
   nested,
   row_specs,
 )
+from clip_jax.interop.filling import read_aligned
 from clip_jax.interop.safetensors_file import (
   open_safetensors,
   write_safetensors,
@@ -77,8 +78,6 @@ def export(
     write_safetensors(part / artifact.WEIGHTS, weights, {'format': 'flax'})
     text = json.dumps(model.description.to_dict(), ensure_ascii=False)
     (part / artifact.DESCRIPTION).write_text(text, 'utf-8')
-    # safetensors makes files that their owner alone may read.
-    shutil.copymode(part / artifact.DESCRIPTION, part / artifact.WEIGHTS)
     if onnx:
       from clip_jax.inference.onnx_export import write_onnx
 
@@ -106,9 +105,9 @@ def load_exported(
   artifact.verify(path, artifact.read_manifest(path))
   description = Description.from_dict(artifact.read_description(path))
   with open_safetensors(path / artifact.WEIGHTS) as tensors:
-    weights = {name: tensors.read(name) for name in tensors.infos}
-  if dtype is not None:
-    weights = {name: w.astype(dtype, copy=False) for name, w in weights.items()}
+    weights = {
+      name: read_aligned(tensors, name, dtype) for name in tensors.infos
+    }
   return nested(weights), description
 
 
@@ -213,7 +212,7 @@ def _write_manifest(
   template = (source / 'exported_readme.md').read_text('utf-8')
   readme = string.Template(template).substitute(
     facts,
-    size=model.preprocessing.image_size,
+    size=model.preprocessing.side,
     length=model.config.text.context_length,
     embed=model.config.embed_dim,
     platforms=', '.join(platforms),

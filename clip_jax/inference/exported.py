@@ -29,6 +29,7 @@ from clip_jax.inference import artifact
 from clip_jax.inference import classifier as classifiers
 from clip_jax.inference.batching import run_in_batches
 from clip_jax.inference.inputs import ImageInputs, many, prepared
+from clip_jax.interop.filling import read_aligned
 from clip_jax.interop.safetensors_file import open_safetensors
 
 # What `jax.export` itself puts into a program with a symbolic size. Any other
@@ -181,7 +182,7 @@ class Exported:
 
   @functools.cached_property
   def _image_program(self) -> '_Program':
-    size = self.preprocessing.image_size
+    size = self.preprocessing.side
     return self._load('encode_image', np.uint8, (size, size, 3))
 
   @functools.cached_property
@@ -202,7 +203,8 @@ class Exported:
         f'{artifact.DESCRIPTION} says otherwise',
       )
     weights = _read_weights(self._path / artifact.WEIGHTS, program.weights)
-    return dataclasses.replace(program, weights=jax.device_put(weights))
+    placed = jax.device_put(weights, may_alias=True)
+    return dataclasses.replace(program, weights=placed)
 
   def _run(
     self,
@@ -301,7 +303,7 @@ def _open_program(file: Path) -> _Program:
 def _read_weights(
   file: Path, expected: dict[str, ShapedArray]
 ) -> dict[str, np.ndarray]:
-  """The weights that a program takes, mapped from their file.
+  """The weights that a program takes, as a CPU device takes them at once.
 
   Raises:
     FailureError: one is missing, or of another shape or dtype.
@@ -313,4 +315,4 @@ def _read_weights(
         raise artifact.damaged(
           file, f'{name!r} is not {aval.dtype} {list(aval.shape)} in it'
         )
-    return {name: tensors.read(name) for name in expected}
+    return {name: read_aligned(tensors, name) for name in expected}

@@ -53,7 +53,7 @@ def encoders(model: Model) -> dict[str, Encoder]:
 def row_specs(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
   """What each encoder reads: pixels [b, S, S, 3], or ids [b, T]."""
   (b,) = jax.export.symbolic_shape('b')
-  size, length = model.preprocessing.image_size, model.config.text
+  size, length = model.preprocessing.side, model.config.text
   return {
     'encode_image': jax.ShapeDtypeStruct((b, size, size, 3), jnp.uint8),
     'encode_text': jax.ShapeDtypeStruct((b, length.context_length), jnp.int32),

@@ -39,11 +39,13 @@ _OPEN_CLIP_WEIGHTS = (
   'open_clip_pytorch_model.safetensors',
   'open_clip_pytorch_model.safetensors.index.json',
   'open_clip_pytorch_model.bin',
+  'open_clip_pytorch_model.bin.index.json',
 )
 _HUGGING_FACE_WEIGHTS = (
   'model.safetensors',
   'model.safetensors.index.json',
   'pytorch_model.bin',
+  'pytorch_model.bin.index.json',
 )
 _CLIP_VOCABULARY = 49_408
 
@@ -209,8 +211,8 @@ def _told_by_shapes(
       f'{where} needs its {OPEN_CLIP_CONFIG} beside it, or its published '
       'name, as in preset="ViT-B-16-SigLIP".'
     )
-  activation = hints.activation or 'quick_gelu'
-  config = shapes.of_openai(tensors.infos, where, activation)
+  config = shapes.of_openai(tensors.infos, where, 'quick_gelu')
+  config = _activated(config, hints.activation)
   openais = 'input_resolution' in tensors.infos
   if hints.activation or openais:
     return config, ()

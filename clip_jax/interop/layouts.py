@@ -7,7 +7,6 @@ said by the files that build such tables: `openai`, `hugging_face`,
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,13 +15,13 @@ import jax
 import numpy as np
 
 from clip_jax.errors import FailureError
+from clip_jax.interop.filling import aligned, fill
 from clip_jax.interop.opened import Tensors
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.counting import abstract_variables
 from clip_jax.parallel.partitioning import path_name
 
 ALL = slice(None)  # for the `part` of a row
-_ALIGNMENT = 64  # bytes
 
 
 class Form(NamedTuple):
@@ -112,7 +111,8 @@ def read(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """A foreign file as our variables, key by key.
 
-  At any time, one foreign tensor is in memory besides what is returned.
+  At any time, a piece of one foreign tensor is in memory besides what is
+  returned (all of one that does not lie in the file as it is needed).
 
   Args:
     tensors: an open weight file.
@@ -149,12 +149,12 @@ def read(
   for entry in entries:
     path = entry.row.ours
     if path not in found:
-      found[path] = _aligned(
+      found[path] = aligned(
         shapes[path].shape, _dtype(path, entries, infos, dtype)
       )
-    place = found[path][entry.index]
+    place = found[path][(*entry.index, ...)]  # a view, of a scalar too
     ours = entry.row.form.to_ours(tensors.read(entry.key), place.shape)
-    found[path][entry.index] = ours
+    fill(place, ours, tensors.release)
   return _nested(found), constants
 
 
@@ -251,14 +251,6 @@ def _dtype(path: str, entries, infos, wanted: np.dtype | None) -> np.dtype:
   if wanted is not None:
     return wanted
   return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-  """An empty array that starts where XLA's own buffers may."""
-  size = math.prod(shape) * dtype.itemsize
-  memory = np.empty(size + _ALIGNMENT, np.uint8)
-  start = -memory.ctypes.data % _ALIGNMENT
-  return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _refuse(

@@ -58,7 +58,7 @@ def open_npz(path: Path, archive: ZipArchive) -> Tensors:
       array = array.view(infos[name].dtype)
     return settled(array.astype(infos[name].dtype, copy=False))
 
-  return Tensors(path, 'npz', infos, {}, load)
+  return Tensors(path, 'npz', infos, {}, load, archive.release)
 
 
 def _header(

@@ -50,6 +50,8 @@ class Tensors:
     infos: every tensor's shape and dtype, by name, in the file's order.
     metadata: safetensors' `__metadata__`; the scalars beside a torch state
       dict (epoch, name, …); of a TorchScript, its root's scalar attributes.
+    release: takes what was read of the mapped files out of memory again;
+      arrays stay valid.
   """
 
   path: Path
@@ -57,6 +59,7 @@ class Tensors:
   infos: dict[str, TensorInfo]
   metadata: dict[str, Any]
   load: dataclasses.InitVar[Callable[[str], np.ndarray]]
+  release: Callable[[], None]
 
   def __post_init__(self, load: Callable[[str], np.ndarray]) -> None:
     self._load: Callable[[str], np.ndarray] | None = load
@@ -89,16 +92,6 @@ class Tensors:
     trace: types.TracebackType | None,
   ) -> None:
     self._load = None  # the last reference to the mapped file, but for arrays
-
-
-def map_bytes(path: Path) -> np.ndarray:
-  """A file as uint8 [size], read-only, without reading it.
-
-  The file must not shrink while it is mapped; replacing it does no harm.
-  """
-  if path.stat().st_size == 0:  # which cannot be mapped
-    return np.zeros(0, np.uint8)
-  return np.asarray(np.memmap(path, np.uint8, 'r'))
 
 
 def checked_info(

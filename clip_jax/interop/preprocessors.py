@@ -123,7 +123,7 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
     UsageError: the resize mode 'longest', which has no counterpart.
   """
   p = preprocessing
-  square = {'height': p.image_size, 'width': p.image_size}
+  square = {'height': p.side, 'width': p.image_size}
   config: dict[str, Any] = {
     'do_convert_rgb': True,
     'do_normalize': True,
@@ -139,7 +139,7 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
   if p.resize_mode == 'shortest':
     config |= {
       'image_processor_type': 'CLIPImageProcessor',
-      'size': {'shortest_edge': p.image_size},
+      'size': {'shortest_edge': p.side},
       'crop_size': square,
       'do_center_crop': True,
     }
@@ -214,7 +214,7 @@ def write_open_clip(preprocessing: Preprocessing) -> Written:
       'are possible.'
     )
   config = {
-    'size': p.image_size,
+    'size': p.side,
     'mode': 'RGB',
     'mean': list(p.mean),
     'std': list(p.std),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from clip_jax.errors import FailureError, UsageError
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
   """Gives a temporary path; once the block ends well, moves it to `path`.
+
+  The file is as readable as any new one, whatever mode the block gave it.
 
   Raises:
     UsageError: `path` is a folder, or in none.
@@ -23,7 +26,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     raise UsageError(f'{path}: there is no folder {path.parent}.')
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
   try:
+    temporary.touch()
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     yield temporary
+    temporary.chmod(mode)  # safetensors makes files for their owner alone
     with open(temporary, 'rb') as file:
       os.fsync(file.fileno())
     os.replace(temporary, path)

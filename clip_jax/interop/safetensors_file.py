@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.interop.mapped_file import MappedFile
 from clip_jax.interop.opened import (
   TensorInfo,
   Tensors,
   check_any,
   checked_info,
   damaged,
-  map_bytes,
   settled,
 )
 from clip_jax.interop.replacing import replacing
@@ -60,7 +60,8 @@ def open_safetensors(path: Path) -> Tensors:
     FailureError: the header is not as the format demands, or does not fit the
       file.
   """
-  data = map_bytes(path)
+  file = MappedFile(path)
+  data = file.bytes
   fields, start = _header(path, data)
   metadata = _metadata(path, fields.pop('__metadata__', {}))
   infos: dict[str, TensorInfo] = {}
@@ -75,7 +76,7 @@ def open_safetensors(path: Path) -> Tensors:
     raw = data[start + begin : start + end]
     return settled(raw.view(infos[name].dtype).reshape(infos[name].shape))
 
-  return Tensors(path, 'safetensors', infos, metadata, load)
+  return Tensors(path, 'safetensors', infos, metadata, load, file.release)
 
 
 def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:

@@ -13,12 +13,7 @@ import os
 from pathlib import Path
 
 from clip_jax.errors import UsageError
-from clip_jax.interop import (
-  npz_file,
-  safetensors_file,
-  safetensors_shards,
-  torch_file,
-)
+from clip_jax.interop import npz_file, safetensors_file, shards, torch_file
 from clip_jax.interop.opened import TensorInfo, Tensors
 from clip_jax.interop.zip_archive import ZipArchive
 
@@ -28,7 +23,7 @@ _HEAD = 512  # bytes; enough to tell what a file is
 # The number that torch's format of before 2020 starts with, pickled.
 _LEGACY_TORCH = b'\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.'
 _FORMATS = (
-  'safetensors (or its .index.json), a torch zip archive (.pt, .bin), '
+  'safetensors, a torch zip archive (.pt, .bin), the .index.json of several, '
   'TorchScript, or .npz'
 )
 
@@ -37,9 +32,9 @@ def open_tensors(path: str | os.PathLike) -> Tensors:
   """Opens a weight file, or a directory with a safetensors model.
 
   Args:
-    path: a safetensors file, the `*.safetensors.index.json` of several, what
-      `torch.save` or `torch.jit.save` wrote, an .npz; or a directory with one
-      index, or else with one *.safetensors file.
+    path: a safetensors file, what `torch.save` or `torch.jit.save` wrote, an
+      .npz; the `*.index.json` of several of them; or a directory with one
+      index of safetensors, or else with one *.safetensors file.
   Raises:
     UsageError: there is no such file, or it is not a weight file.
     FailureError: the file is damaged or unsafe.
@@ -50,9 +45,10 @@ def open_tensors(path: str | os.PathLike) -> Tensors:
       path = _in_directory(path)
     if path.exists() and not path.is_file():
       raise UsageError(f'{path} is a device or a pipe: name a weight file.')
-    with open(path, 'rb') as file:
-      head = file.read(_HEAD)
-    return _open_file(path, head)
+    head = _head(path)
+    if _is_text(head) and head.lstrip().startswith(b'{'):
+      return shards.open_index(path, _open_file)
+    return _open_file(path)
   except FileNotFoundError as error:
     raise UsageError(f'{path}: there is no such file or directory.') from error
   except OSError as error:
@@ -76,12 +72,17 @@ def _in_directory(directory: Path) -> Path:
   )
 
 
-def _open_file(path: Path, head: bytes) -> Tensors:
+def _head(path: Path) -> bytes:
+  with open(path, 'rb') as file:
+    return file.read(_HEAD)
+
+
+def _open_file(path: Path) -> Tensors:
+  """Opens a file that holds tensors itself."""
+  head = _head(path)
   if head.startswith(b'PK'):
     return _open_archive(path)
-  if _is_text(head[:8]):
-    if head.lstrip().startswith(b'{'):
-      return safetensors_shards.open_index(path)
+  if _is_text(head):
     raise _not_weights(path, _what_text(head))
   if head[8:9] == b'{':
     return safetensors_file.open_safetensors(path)
@@ -99,11 +100,14 @@ def _open_archive(path: Path) -> Tensors:
 
 def _is_text(head: bytes) -> bool:
   """Whether bytes begin a text: a safetensors' length has zeros in it."""
-  return bool(head) and all(byte in b'\t\r\n' or byte >= 32 for byte in head)
+  start = head[:8]
+  return bool(start) and all(b in b'\t\r\n' or b >= 32 for b in start)
 
 
 def _what_text(head: bytes) -> str:
   start = head.lstrip().lower()
+  if start.startswith(b'{'):
+    return 'it is an index, and an index named it'
   if start.startswith(b'version https://git-lfs'):
     return (
       'it is a git-lfs pointer, which stands for the real file: fetch that '

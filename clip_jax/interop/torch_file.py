@@ -73,9 +73,8 @@ def open_torch(path: Path, archive: ZipArchive) -> Tensors:
       array = words.byteswap().view(view.dtype)
     return array
 
-  return Tensors(
-    path, 'torchscript' if script else 'torch', infos, metadata, load
-  )
+  kind = 'torchscript' if script else 'torch'
+  return Tensors(path, kind, infos, metadata, load, archive.release)
 
 
 def _unpickled(archive: ZipArchive, member: str) -> Any:

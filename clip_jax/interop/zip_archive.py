@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.interop.opened import damaged, map_bytes
+from clip_jax.interop.filling import PIECE
+from clip_jax.interop.mapped_file import MappedFile
+from clip_jax.interop.opened import damaged
 
 _LOCAL = struct.Struct('<4s5H3L2H')  # a member's local header
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
@@ -50,6 +52,10 @@ class Member:
 class ZipArchive:
   """The members of an archive, by name.
 
+  Attributes:
+    path: of the archive.
+    members: by name, in its order.
+    release: see `MappedFile.release`.
   Raises:
     FailureError: the archive is cut off; a name occurs twice, a member is
       encrypted or overlaps another, or the directory disagrees with it.
@@ -57,7 +63,9 @@ class ZipArchive:
 
   def __init__(self, path: Path):
     self.path = path
-    self._data = map_bytes(path)
+    self._file = MappedFile(path)
+    self._data = self._file.bytes
+    self.release = self._file.release
     self.members: dict[str, Member] = {}
     infos, limit = self._directory()
     # From the end of the archive: each member must end where the next begins.
@@ -142,9 +150,16 @@ class ZipArchive:
     content = self._data[member.begin : member.end]
     if member.compressed:
       content = self._decompressed(name, member, content)
-    if check and zlib.crc32(content.data) != member.crc:
+    if check and self._checksum(content) != member.crc:
       raise self._broken(name)
     return content
+
+  def _checksum(self, content: np.ndarray) -> int:
+    checksum = 0
+    for begin in range(0, content.size, PIECE):
+      checksum = zlib.crc32(content[begin : begin + PIECE].data, checksum)
+      self.release()
+    return checksum
 
   def _decompressed(
     self, name: str, member: Member, source: np.ndarray

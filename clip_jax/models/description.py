@@ -17,11 +17,17 @@ class Description:
     tokenizer: what `Tokenizer.describe()` gives; None where the files of a
       published model came without one.
     preprocessing: how pictures become pixels.
+
+  Raises:
+    UsageError: the pixels would not be square.
   """
 
   model: CLIPConfig
   tokenizer: Mapping[str, Any] | None
   preprocessing: Preprocessing
+
+  def __post_init__(self):
+    _ = self.preprocessing.side
 
   def to_dict(self) -> dict[str, Any]:
     """Nested plain data, for JSON."""

@@ -4,6 +4,7 @@ import json
 import pathlib
 import struct
 import time
+import warnings
 import zlib
 
 import numpy as np
@@ -19,7 +20,9 @@ from clip_jax.data.images import (
   preprocess,
 )
 from clip_jax.errors import UsageError
+from clip_jax.models.description import Description
 from tests.data.pictures import picture
+from tests.tiny import TINY
 
 GOLDENS = pathlib.Path(__file__).parents[1] / 'goldens' / 'preprocess'
 CASES = json.loads((GOLDENS / 'cases.json').read_text())
@@ -32,6 +35,7 @@ PREPROCESSING = {  # see shared/goldens/README.md
   'siglip': Preprocessing(
     40, resize_mode='squash', mean=(0.5,) * 3, std=(0.5,) * 3
   ),
+  'rect': Preprocessing(tuple(CASES['rect'])),
   'hf_pil': Preprocessing(40, convention='transformers'),
 }
 
@@ -57,6 +61,59 @@ def test_equals_the_published_transforms_to_the_byte(name, case):
   wanted = (wanted * preprocessing.std + preprocessing.mean) * 255
   found = preprocess(GOLDENS / CASES['images'][name]['file'], preprocessing)
   np.testing.assert_array_equal(found, np.rint(wanted).astype(np.uint8))
+
+
+def test_every_case_of_the_published_transforms_is_covered():
+  cases = {c for image in CASES['images'].values() for c in image['cases']}
+  assert cases == {*PREPROCESSING, 'hf_torchvision'}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [n for n, x in CASES['images'].items() if 'hf_torchvision' in x['cases']],
+)
+def test_is_near_to_a_resampler_that_does_not_round_between_its_passes(name):
+  preprocessing = PREPROCESSING['hf_pil']
+  wanted = OUTPUTS[f'{name}.hf_torchvision'].transpose(1, 2, 0)
+  wanted = (wanted * preprocessing.std + preprocessing.mean) * 255
+  found = preprocess(GOLDENS / CASES['images'][name]['file'], preprocessing)
+  difference = np.abs(found - wanted)  # the bounds are the README's
+  assert difference.max() <= 8
+  assert difference.mean() <= 0.5
+
+
+@pytest.mark.parametrize(
+  ('size', 'mode', 'filled'),
+  [
+    # Of a picture that is 20 wide and 30 high, by what open_clip makes of it:
+    # the columns and rows that hold the picture itself.
+    ((10, 20), 'longest', (slice(0, 10), slice(6, 13))),
+    ((30, 10), 'longest', (slice(7, 22), slice(0, 10))),
+    ((10, 20), 'shortest', (slice(0, 10), slice(0, 20))),
+    ((7, 3), 'squash', (slice(0, 7), slice(0, 3))),
+  ],
+)
+def test_results_that_are_not_square(size, mode, filled):
+  image = Image.new('RGB', (20, 30), (90, 160, 200))
+  pixels = preprocess(image, Preprocessing(size, mode))
+  expected = np.zeros((*size, 3), np.uint8)
+  expected[filled] = (90, 160, 200)
+  np.testing.assert_array_equal(pixels, expected)
+
+
+def test_a_rectangle_is_always_bicubic_where_it_is_cropped():
+  image = picture(7, 30, 50)
+  bilinear = Preprocessing((9, 12), interpolation='bilinear')
+  bicubic = dataclasses.replace(bilinear, interpolation='bicubic')
+  np.testing.assert_array_equal(
+    preprocess(image, bilinear), preprocess(image, bicubic)
+  )
+
+
+def test_models_read_squares():
+  with pytest.raises(UsageError, match=r'\(36, 52\): a model reads square'):
+    Description(TINY, None, Preprocessing((36, 52)))
+  assert Preprocessing((36, 36)).side == 36
 
 
 def test_takes_bytes_paths_arrays_and_pillow_alike(tmp_path):
@@ -270,10 +327,15 @@ def test_a_small_file_of_vast_pixels_is_refused_unread(kind, side):
   data = with_size(kind, side)
   assert len(data) < 2_000
   start = time.process_time()
-  with pytest.raises(
-    CorruptImageError, match=r'over the limit|decompression bomb'
-  ) as error:
+  with (
+    warnings.catch_warnings(record=True) as warned,
+    pytest.raises(
+      CorruptImageError, match=r'over the limit|decompression bomb'
+    ) as error,
+  ):
+    warnings.simplefilter('always')
     decode(data)
+  assert not warned
   assert time.process_time() - start < 1
   assert '\n' not in str(error.value)
 
@@ -363,6 +425,11 @@ def test_descriptions_from_before_the_convention_mean_open_clips():
   ('fields', 'message'),
   [
     ({'image_size': 0}, 'image_size=0'),
+    ({'image_size': [8, 0]}, 'use 1 or more, or a height and a width'),
+    (
+      {'image_size': [8, 9], 'convention': 'transformers'},
+      r"image_size=\(8, 9\): only open_clip's convention",
+    ),
     ({'image_size': 8, 'resize_mode': 'crop'}, 'shortest, squash, longest'),
     ({'image_size': 8, 'interpolation': 'cubic'}, 'bicubic, bilinear'),
     ({'image_size': 8, 'convention': 'timm'}, 'open_clip, transformers'),

@@ -12,6 +12,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop import layouts, openai
 from clip_jax.interop.foreign import Hints, read_foreign
 from tests.golden_models import GOLDENS, load_golden
+from tests.interop.torch_archives import write_state_dict
 
 ARCHIVES = GOLDENS / 'archives'
 
@@ -121,6 +122,31 @@ def test_a_torch_file_in_a_directory_is_found(tmp_path):
   same_arrays(
     read_foreign(folder).variables, load_golden('open_clip_vit').variables
   )
+
+
+@pytest.mark.parametrize(
+  ('golden', 'index'),
+  [
+    ('open_clip_vit', 'open_clip_pytorch_model.bin.index.json'),
+    ('open_clip_vit', 'open_clip_pytorch_model.safetensors.index.json'),
+    ('hf_clip', 'pytorch_model.bin.index.json'),
+    ('hf_clip', 'model.safetensors.index.json'),
+  ],
+)
+def test_a_model_in_shards_is_found_by_its_index(golden, index, tmp_path):
+  shutil.copy(GOLDENS / golden / 'config.json', tmp_path)
+  weights = load_file(GOLDENS / golden / 'model.safetensors')
+  write = write_state_dict if '.bin.' in index else save_into
+  weight_map = {}
+  for i, keys in enumerate((list(weights)[::2], list(weights)[1::2])):
+    write(tmp_path / f'shard-{i}', {key: weights[key] for key in keys})
+    weight_map |= dict.fromkeys(keys, f'shard-{i}')
+  (tmp_path / index).write_text(json.dumps({'weight_map': weight_map}))
+  same_arrays(read_foreign(tmp_path).variables, load_golden(golden).variables)
+
+
+def save_into(path, tensors):
+  save_file(tensors, path)
 
 
 @pytest.mark.parametrize(

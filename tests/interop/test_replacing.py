@@ -1,4 +1,5 @@
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -17,6 +18,21 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert path.read_text() == 'old'
   assert path.read_text() == 'new'
   assert os.listdir(tmp_path) == ['weights']
+
+
+@pytest.mark.parametrize('mask', [0o022, 0o027, 0o002])
+@pytest.mark.parametrize(
+  'write',
+  [write_npz, lambda path, tensors: write_safetensors(path, tensors, {})],
+)
+def test_files_are_as_readable_as_the_umask_says(write, mask, tmp_path):
+  before = os.umask(mask)
+  try:
+    write(tmp_path / 'weights', {'a': np.ones(1)})
+  finally:
+    os.umask(before)
+  mode = stat.S_IMODE((tmp_path / 'weights').stat().st_mode)
+  assert mode == 0o666 & ~mask
 
 
 def test_what_fails_leaves_the_old_file(tmp_path):

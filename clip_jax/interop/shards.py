@@ -1,8 +1,11 @@
-"""A safetensors model in several files, and the index that names them.
+"""A model in several files, and the index that names them.
 
 {"metadata": {…}, "weight_map": {"tensor": "model-00001-of-00002.safetensors"}}
+
+The files are safetensors, or what `torch.save` wrote.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +13,15 @@ import numpy as np
 
 from clip_jax.errors import FailureError
 from clip_jax.interop.opened import Tensors, check_any, damaged
-from clip_jax.interop.safetensors_file import (
-  MAX_HEADER,
-  open_safetensors,
-  parse_json,
-)
+from clip_jax.interop.safetensors_file import MAX_HEADER, parse_json
 
 
-def open_index(path: Path) -> Tensors:
+def open_index(path: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
   """Opens the shards that an index names, all in the index's directory.
 
+  Args:
+    path: of the index.
+    open_file: opens one shard, of whatever format; no further index.
   Raises:
     FailureError: the index or a shard is damaged, a shard is missing, lies
       elsewhere, or lacks a tensor that the index says is in it.
@@ -27,7 +29,8 @@ def open_index(path: Path) -> Tensors:
   fields = _read_index(path)
   weight_map = fields['weight_map']
   shards = {
-    name: _open_shard(path, name) for name in sorted(set(weight_map.values()))
+    name: open_file(_shard(path, name))
+    for name in sorted(set(weight_map.values()))
   }
   infos = {}
   for name, shard in weight_map.items():
@@ -42,8 +45,13 @@ def open_index(path: Path) -> Tensors:
   def load(name: str) -> np.ndarray:
     return shards[weight_map[name]].read(name)
 
+  def release() -> None:
+    for shard in shards.values():
+      shard.release()
+
   metadata |= own if isinstance(own, dict) else {}
-  return Tensors(path, 'safetensors', infos, metadata, load)
+  kind = next(iter(shards.values())).format
+  return Tensors(path, kind, infos, metadata, load, release)
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -59,10 +67,10 @@ def _read_index(path: Path) -> dict[str, Any]:
   return fields
 
 
-def _open_shard(index: Path, name: str) -> Tensors:
+def _shard(index: Path, name: str) -> Path:
   if not name or name in ('.', '..') or set(name) & set('/\\\0'):
     raise damaged(index, f'the shard {name[:80]!r} is not a plain file name')
   shard = index.parent / name
   if not shard.is_file():
     raise FailureError(f'{index}: its shard {name} is missing: fetch it too.')
-  return open_safetensors(shard)
+  return shard

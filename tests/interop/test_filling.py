@@ -1,0 +1,59 @@
+import ml_dtypes
+import numpy as np
+import pytest
+
+from clip_jax.interop import filling
+from clip_jax.interop.filling import aligned, fill, read_aligned
+from clip_jax.interop.safetensors_file import write_safetensors
+from clip_jax.interop.tensors import open_tensors
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.int8, ml_dtypes.bfloat16])
+@pytest.mark.parametrize('shape', [(), (0, 3), (1,), (5, 7), (2, 3, 4)])
+def test_arrays_start_where_a_device_takes_them(shape, dtype):
+  for _ in range(8):
+    array = aligned(shape, np.dtype(dtype))
+    assert array.shape == shape and array.dtype == dtype
+    assert not array.size or array.ctypes.data % 64 == 0
+    array[...] = 1  # it can be written
+
+
+SOURCE = np.random.default_rng(0).integers(-99, 99, (3, 5, 7)).astype('f2')
+
+
+@pytest.mark.parametrize(
+  'source',
+  [
+    SOURCE,
+    SOURCE.transpose(2, 0, 1),
+    SOURCE.transpose(1, 2, 0)[::-1],
+    SOURCE[:, :0],
+    np.asarray(SOURCE[1, 2, 3]),
+    np.broadcast_to(SOURCE[0, 0], (4, 7)),
+  ],
+  ids=lambda x: str(np.shape(x)),
+)
+def test_pieces_are_the_whole_in_another_dtype(source, monkeypatch):
+  monkeypatch.setattr(filling, 'PIECE', 50)
+  place = aligned(source.shape, np.dtype(np.float32))
+  fill(place, source, lambda: None)
+  np.testing.assert_array_equal(place, source.astype(np.float32), strict=True)
+
+
+def test_a_piece_is_one_stretch_of_the_file(monkeypatch):
+  monkeypatch.setattr(filling, 'PIECE', 16)
+  source = np.arange(12, dtype=np.float32).reshape(3, 4).T
+  place = np.zeros((4, 3), np.float32)
+  seen = []
+  fill(place, source, lambda: seen.append(np.count_nonzero(place + 1 > 1)))
+  assert seen == [3, 7, 11]  # all of a row of the file's, then the next
+
+
+def test_a_tensor_is_read_into_memory_of_its_own(tmp_path):
+  path = tmp_path / 'a.safetensors'
+  write_safetensors(path, {'a': SOURCE}, {})
+  with open_tensors(path) as tensors:
+    same = read_aligned(tensors, 'a')
+    wide = read_aligned(tensors, 'a', np.dtype(np.float32))
+  np.testing.assert_array_equal(same, SOURCE, strict=True)
+  np.testing.assert_array_equal(wide, SOURCE.astype(np.float32), strict=True)
