@@ -74,7 +74,7 @@ def _of_model(values: flags.FlagValues) -> dict[str, Any]:
     **_of_config(model.config),
     'step': model.step,
     'logit_scale': round(model.logit_scale, 4),
-    'logit_bias': round(model.logit_bias, 4),
+    'logit_bias': model.logit_bias,
     'tokenizer': None if tokenizer is None else tokenizer.get('kind'),
     'preprocessing': model.preprocessing.to_dict(),
   }
@@ -105,7 +105,8 @@ def _print_one(facts: dict[str, Any]) -> None:
   if facts.get('step') is not None:
     print(f'trained to step {facts["step"]:,}')
   if 'logit_scale' in facts:
-    bias = f', bias {facts["logit_bias"]:.2f}' if facts['logit_bias'] else ''
+    known = facts['logit_bias'] is not None
+    bias = f', bias {facts["logit_bias"]:.2f}' if known else ''
     print(f'logit scale {facts["logit_scale"]:.2f}{bias}')
   print(f'tokenizer: {facts["tokenizer"] or "none came with it"}')
   if 'origin' in facts:

@@ -219,7 +219,6 @@ def _write_manifest(
     dtype=dtype,
   )
   (part / artifact.README).write_text(readme, 'utf-8')
-  has_bias = model.config.initial_logit_bias is not None
   manifest = Manifest(
     **facts,
     calling_convention_version=max(
@@ -228,7 +227,7 @@ def _write_manifest(
     platforms=tuple(platforms),
     dtype=dtype,
     logit_scale=model.logit_scale,
-    logit_bias=model.logit_bias if has_bias else None,
+    logit_bias=model.logit_bias,
     programs=shapes,
     files={
       file.name: FileEntry(file.stat().st_size, artifact.file_sha256(file))

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import artifact
-from clip_jax.inference import classifier as classifiers
 from clip_jax.inference.batching import run_in_batches
 from clip_jax.inference.inputs import ImageInputs, many, prepared
+from clip_jax.inference.zero_shot import ZeroShotModel
 from clip_jax.interop.filling import read_aligned
 from clip_jax.interop.safetensors_file import open_safetensors
 
@@ -40,7 +40,7 @@ _CUSTOM_CALL = re.compile(
 )
 
 
-class Exported:
+class Exported(ZeroShotModel):
   """An exported model, with the encoders of `clip_jax.Model`.
 
   All files are compared with the manifest when it is opened; weights are
@@ -65,6 +65,7 @@ class Exported:
         this machine's platform is not among those it was exported for.
       FailureError: a file of it is damaged.
     """
+    super().__init__()
     self._path = Path(os.path.expanduser(path))
     if batch_size < 1:
       raise UsageError(f'batch_size={batch_size} must be at least 1.')
@@ -75,8 +76,14 @@ class Exported:
     description = artifact.read_description(self._path)
     self._tokenizer_description = description['tokenizer']
     self.preprocessing = Preprocessing.from_dict(description['preprocessing'])
-    self.logit_scale = self.manifest.logit_scale
-    self.logit_bias = self.manifest.logit_bias
+
+  @property
+  def logit_scale(self) -> float:
+    return self.manifest.logit_scale
+
+  @property
+  def logit_bias(self) -> float | None:
+    return self.manifest.logit_bias
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -93,25 +100,11 @@ class Exported:
     return tokenizers.from_description(self._tokenizer_description)
 
   def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
-    """Image features of unit length.
-
-    Args:
-      images: one or many of: a path, encoded bytes, a PIL image, uint8
-        [H, W, 3]; or uint8 [B, H, W, 3]. An iterable is read as it is needed.
-    Raises:
-      CorruptImageError: one cannot be read; the message names it.
-      UsageError: one is something else.
-    """
     return self._run(
       self._image_program, enumerate(many(images)), self._prepare
     )
 
   def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
-    """Text features of unit length.
-
-    Raises:
-      UsageError: one is not a string, or there is no tokenizer.
-    """
     texts = [texts] if isinstance(texts, str) else texts
     return self._run(self._text_program, texts, self.tokenizer)
 
@@ -126,59 +119,6 @@ class Exported:
   ) -> Float[np.ndarray, 'N E']:
     """Text features of token ids, rows as `tokenizer` makes them."""
     return self._run(self._text_program, tokens, np.stack)
-
-  def classifier(
-    self,
-    labels: Sequence[str],
-    templates: Sequence[str] = classifiers.PLAIN,
-    *,
-    unit_length: bool = False,
-  ) -> Float[np.ndarray, 'E C']:
-    """Weights of a linear classifier, made by the text tower.
-
-    Args:
-      labels: names.
-      templates: prompts with a slot '{}' for the name, averaged.
-      unit_length: columns without the temperature, which are directions.
-    Returns:
-      float32. `image_features @ weights` are logits: their softmax is what
-      `classify` returns. With `unit_length`, cosine similarities.
-    Raises:
-      UsageError: labels are missing or empty; or a template has no slot.
-    """
-    weights = classifiers.zero_shot_weights(self.encode_text, labels, templates)
-    return weights if unit_length else weights * np.float32(self.logit_scale)
-
-  def classify(
-    self,
-    images: ImageInputs,
-    labels: Sequence[str],
-    templates: Sequence[str] = classifiers.PLAIN,
-    *,
-    independent: bool = False,
-  ) -> Float[np.ndarray, 'B C']:
-    """The probability of each label, for each image.
-
-    Args:
-      images: as in `encode_image`.
-      labels, templates: as in `classifier`.
-      independent: each label by itself, by a sigmoid, as a model that was
-        trained with a sigmoid (SigLIP) means it. By default the labels share
-        one softmax.
-    Returns:
-      float32; rows sum to 1, unless labels are independent.
-    Raises:
-      UsageError: independent labels of a model without a logit bias.
-    """
-    if independent and self.logit_bias is None:
-      raise UsageError(
-        'independent labels need a model with a logit bias (SigLIP); this '
-        'one was trained with a softmax.'
-      )
-    logits = self.encode_image(images) @ self.classifier(labels, templates)
-    if independent:
-      return classifiers.sigmoid(logits + np.float32(self.logit_bias))
-    return classifiers.softmax(logits)
 
   @functools.cached_property
   def _image_program(self) -> '_Program':

@@ -4,10 +4,9 @@ Shapes: B images, S pixels a side, N texts, T tokens, E the joint space, C
 labels, L patches, D width of the image tower.
 """
 
-import collections
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,21 +18,20 @@ from jaxtyping import Float, Int
 from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
-from clip_jax.inference import classifier as classifiers
 from clip_jax.inference import cpu_layout
 from clip_jax.inference.batching import run_in_batches
 from clip_jax.inference.encoders import make_encoders
 from clip_jax.inference.inputs import ImageInputs, many, prepared
+from clip_jax.inference.zero_shot import ZeroShotModel
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import replicated
 
 BATCH_SIZE = 64  # rows on the device at once, unless asked otherwise
-_KEPT_CLASSIFIERS = 8
 
 
-class Model:
+class Model(ZeroShotModel):
   """Two towers with their tokenizer and preprocessing, as numpy sees them.
 
   Instances are cheap: functions compiled for one serve all others of the same
@@ -74,6 +72,7 @@ class Model:
     Raises:
       UsageError: the dtype is unknown, or the batch size below 1.
     """
+    super().__init__()
     if dtype not in ('float32', 'bfloat16'):
       raise UsageError(f'dtype={dtype!r}: use float32 or bfloat16.')
     if batch_size < 1:
@@ -96,9 +95,6 @@ class Model:
       cpu_layout.pays(self._variables),
     )
     self.module: DualEncoder = self._encoders.module
-    self._classifiers: collections.OrderedDict[
-      Any, tuple[np.ndarray, np.ndarray]
-    ] = collections.OrderedDict()
 
   @property
   def params(self) -> Any:
@@ -147,37 +143,18 @@ class Model:
 
   @property
   def logit_scale(self) -> float:
-    """What cosine similarities are multiplied by: 1 / temperature."""
     scale = self._variables['params']['logit_scale']
     return float(np.exp(jax.device_get(scale)))
 
   @property
-  def logit_bias(self) -> float:
-    """What is added to them then; 0 where the model has none."""
-    params = self._variables['params']
-    return float(jax.device_get(params.get('logit_bias', 0.0)))
+  def logit_bias(self) -> float | None:
+    bias = self._variables['params'].get('logit_bias')
+    return None if bias is None else float(jax.device_get(bias))
 
   def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
-    """Image features of unit length.
-
-    Args:
-      images: one or many of: a path, encoded bytes, a PIL image, uint8
-        [H, W, 3]; or uint8 [B, H, W, 3]. An iterable is read as it is needed.
-    Raises:
-      CorruptImageError: one cannot be read; the message names it.
-      UsageError: one is something else.
-    """
     return self._run_images(self._encoders.encode_image, images)
 
   def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
-    """Text features of unit length.
-
-    Args:
-      texts: one or many. What is longer than the context is cut; the
-        tokenizer counts those in `tokenizer.truncated`.
-    Raises:
-      UsageError: one is not a string.
-    """
     many = [texts] if isinstance(texts, str) else texts
     return self._run_texts(many, self._tokenize)
 
@@ -230,80 +207,6 @@ class Model:
       )
     function = functools.partial(self._encoders.image_tokens, layer=index)
     return self._run_images(function, images, _token_shape(self.config, index))
-
-  def classifier(
-    self,
-    labels: Sequence[str],
-    templates: Sequence[str] = classifiers.PLAIN,
-    *,
-    unit_length: bool = False,
-  ) -> Float[np.ndarray, 'E C']:
-    """Weights of a linear classifier, made by the text tower (paper, 3.1.2).
-
-    The last ones asked for are kept, so that any number of images costs the
-    text tower one run.
-
-    Args:
-      labels: different names.
-      templates: prompts with a slot '{}' for the name, averaged.
-      unit_length: columns without the temperature, which are directions.
-    Returns:
-      float32, read-only. `image_features @ weights` are logits: their softmax
-      is what `classify` returns. With `unit_length`, cosine similarities.
-    Raises:
-      UsageError: labels are missing, empty, or repeated; or a template has no
-        slot.
-    """
-    if isinstance(labels, str):
-      raise UsageError(f'labels={labels!r}: give a list of names.')
-    classifiers.check_templates(templates)
-    labels, templates = tuple(labels), tuple(templates)
-    _check_different(labels)
-    key = (labels, templates)
-    if key not in self._classifiers:
-      directions = classifiers.zero_shot_weights(
-        self.encode_text, labels, templates
-      )
-      weights = directions * np.float32(self.logit_scale)
-      for array in (directions, weights):
-        array.setflags(write=False)
-      self._classifiers[key] = (directions, weights)
-    self._classifiers.move_to_end(key)
-    while len(self._classifiers) > _KEPT_CLASSIFIERS:
-      self._classifiers.popitem(last=False)
-    return self._classifiers[key][0 if unit_length else 1]
-
-  def classify(
-    self,
-    images: ImageInputs,
-    labels: Sequence[str],
-    templates: Sequence[str] = classifiers.PLAIN,
-    *,
-    independent: bool = False,
-  ) -> Float[np.ndarray, 'B C']:
-    """The probability of each label, for each image.
-
-    Args:
-      images: as in `encode_image`.
-      labels, templates: as in `classifier`.
-      independent: each label by itself, by a sigmoid, as a model that was
-        trained with a sigmoid (SigLIP) means it. By default the labels share
-        one softmax, for these models too.
-    Returns:
-      float32; rows sum to 1, unless labels are independent.
-    Raises:
-      UsageError: independent labels of a model without a logit bias.
-    """
-    if independent and self.config.initial_logit_bias is None:
-      raise UsageError(
-        'independent labels need a model with a logit bias (SigLIP); this '
-        'one was trained with a softmax.'
-      )
-    weights = self.classifier(labels, templates)
-    logits = self.encode_image(images) @ weights
-    if independent:
-      return classifiers.sigmoid(logits + np.float32(self.logit_bias))
-    return classifiers.softmax(logits)
 
   def _run_texts(
     self, texts: Iterable[Any], prepare: Callable[[list[Any]], np.ndarray]
@@ -379,10 +282,3 @@ def _token_shape(config: CLIPConfig, layer: int) -> tuple[int, int]:
     later = 2 ** (image.depth - 1 - layer)  # how much finer than the last map
     return image.patches * later**2, image.pooled_width // later
   return image.patches, image.width
-
-
-def _check_different(labels: Sequence[str]) -> None:
-  counts = collections.Counter(labels)
-  twice = [label for label, count in counts.items() if count > 1]
-  if twice:
-    raise UsageError(f'label {twice[0]!r} is there {counts[twice[0]]} times.')

@@ -17,6 +17,11 @@ from clip_jax.models.config import (
   VisionTransformerConfig,
   mlp_ratio,
 )
+from clip_jax.models.presets import (
+  SIGLIP_IMAGE,
+  SIGLIP_TEMPERATURE,
+  SIGLIP_TEXT,
+)
 
 _ACTIVATIONS = {
   'quick_gelu': 'quick_gelu',
@@ -130,24 +135,10 @@ def _read_siglip(config: Mapping[str, Any]) -> CLIPConfig:
   return CLIPConfig(
     embed_dim=width,
     image=VisionTransformerConfig(
-      **_tower(vision),
-      **_pixels(vision),
-      pooling='attention',
-      class_token=False,
-      patch_bias=True,
-      pre_norm=False,
-      projection='none',
+      **_tower(vision), **_pixels(vision), **SIGLIP_IMAGE
     ),
-    text=TextTransformerConfig(
-      **_tower(text),
-      **_words(text),
-      end_token=_SIGLIP_EOS,
-      causal=False,
-      pooling='last',
-      projection='affine',
-    ),
-    initial_logit_scale=10.0,
-    initial_logit_bias=-10.0,
+    text=TextTransformerConfig(**_tower(text), **_words(text), **SIGLIP_TEXT),
+    **SIGLIP_TEMPERATURE,
   )
 
 

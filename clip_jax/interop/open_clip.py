@@ -18,6 +18,7 @@ from clip_jax.models.config import (
   TextTransformerConfig,
   VisionTransformerConfig,
 )
+from clip_jax.models.presets import SIGLIP_IMAGE
 
 # Options at these values change nothing; the rest of a config is read below.
 _IDLE: Mapping[str, tuple[Any, ...]] = {
@@ -176,12 +177,8 @@ def _timm(fields: dict[str, Any]) -> VisionTransformerConfig:
     mlp_ratio=ratio,
     # timm's SigLIP towers use the exact GELU, as open_clip runs them.
     activation='gelu',
-    pooling='attention',
-    class_token=False,
-    patch_bias=True,
-    pre_norm=False,
     norm_eps=1e-6,
-    projection='none',
+    **SIGLIP_IMAGE,
   )
 
 

@@ -21,7 +21,12 @@ from clip_jax.models.config import (
   VisionTransformerConfig,
   mlp_ratio,
 )
-from clip_jax.models.presets import PRESETS
+from clip_jax.models.presets import (
+  PRESETS,
+  SIGLIP_IMAGE,
+  SIGLIP_TEMPERATURE,
+  SIGLIP_TEXT,
+)
 
 Infos = Mapping[str, TensorInfo]
 _HEAD_WIDTH = 64
@@ -81,6 +86,7 @@ def of_big_vision(infos: Infos, where: str) -> CLIPConfig:
     patch_size, _, _, width = infos[f'{image}embedding/kernel'].shape
     patches = infos[f'{image}pos_embedding'].shape[1]
     vocab_size, text_width = infos[f'{text}Embed_0/embedding'].shape
+    has_head = f'{text}head/kernel' in infos
     tower: dict[str, Any] = dict(activation='gelu_tanh', norm_eps=1e-6)
     config = CLIPConfig(
       embed_dim=width,
@@ -89,24 +95,16 @@ def of_big_vision(infos: Infos, where: str) -> CLIPConfig:
         patch_size=patch_size,
         **_stack(infos, f'{image}Transformer/', width),
         **tower,
-        pooling='attention',
-        class_token=False,
-        patch_bias=True,
-        pre_norm=False,
-        projection='none',
+        **SIGLIP_IMAGE,
       ),
       text=TextTransformerConfig(
         vocab_size=vocab_size,
         context_length=infos[f'{text}pos_embedding'].shape[1],
-        end_token=1,
         **_stack(infos, f'{text}Encoder_0/', text_width),
         **tower,
-        causal=False,
-        pooling='last',
-        projection='affine' if f'{text}head/kernel' in infos else 'none',
+        **(SIGLIP_TEXT | ({} if has_head else {'projection': 'none'})),
       ),
-      initial_logit_scale=10.0,
-      initial_logit_bias=-10.0,
+      **SIGLIP_TEMPERATURE,
     )
   except (KeyError, ValueError) as error:
     raise FailureError(

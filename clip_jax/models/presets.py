@@ -15,6 +15,21 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.models.config import CLIPConfig
 
+# What every SigLIP has in common, whatever its sizes (arXiv 2303.15343): a
+# learned query pools the patches, and texts are read both ways, at their end.
+SIGLIP_IMAGE: dict[str, Any] = dict(
+  pooling='attention',
+  class_token=False,
+  patch_bias=True,
+  pre_norm=False,
+  projection='none',
+)
+SIGLIP_TEXT: dict[str, Any] = dict(
+  end_token=1, causal=False, pooling='last', projection='affine'
+)
+SIGLIP_TEMPERATURE: dict[str, Any] = dict(
+  initial_logit_scale=10.0, initial_logit_bias=-10.0
+)
 _SIGLIP_STATS = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
@@ -102,33 +117,21 @@ def _siglip(size, image_size, patch_size, version=1, **text):
   )
   fields = dict(
     embed_dim=shape[0],
-    initial_logit_scale=10.0,
-    initial_logit_bias=-10.0,
-    image=dict(
-      _vit(image_size, patch_size, *shape),
-      **tower,
-      pooling='attention',
-      class_token=False,
-      patch_bias=True,
-      pre_norm=False,
-      projection='none',
-    ),
+    image=dict(_vit(image_size, patch_size, *shape), **tower, **SIGLIP_IMAGE),
     text=dict(
       dict(
         vocab_size=32_000 if version == 1 else 256_000,
         context_length=64,
-        end_token=1,
         width=width,
         depth=depth,
         heads=heads,
         mlp_ratio=ratio,
         **tower,
-        causal=False,
-        pooling='last',
-        projection='affine',
+        **SIGLIP_TEXT,
       ),
       **text,
     ),
+    **SIGLIP_TEMPERATURE,
   )
   origin = {
     1: 'Zhai et al. 2023, arXiv 2303.15343',
