@@ -86,7 +86,9 @@ def of_big_vision(infos: Infos, where: str) -> CLIPConfig:
     patch_size, _, _, width = infos[f'{image}embedding/kernel'].shape
     patches = infos[f'{image}pos_embedding'].shape[1]
     vocab_size, text_width = infos[f'{text}Embed_0/embedding'].shape
-    has_head = f'{text}head/kernel' in infos
+    pooled = dict(SIGLIP_TEXT)
+    if f'{text}head/kernel' not in infos:
+      pooled['projection'] = 'none'
     tower: dict[str, Any] = dict(activation='gelu_tanh', norm_eps=1e-6)
     config = CLIPConfig(
       embed_dim=width,
@@ -102,7 +104,7 @@ def of_big_vision(infos: Infos, where: str) -> CLIPConfig:
         context_length=infos[f'{text}pos_embedding'].shape[1],
         **_stack(infos, f'{text}Encoder_0/', text_width),
         **tower,
-        **(SIGLIP_TEXT | ({} if has_head else {'projection': 'none'})),
+        **pooled,
       ),
       **SIGLIP_TEMPERATURE,
     )
