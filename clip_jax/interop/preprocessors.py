@@ -123,7 +123,7 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
     UsageError: the resize mode 'longest', which has no counterpart.
   """
   p = preprocessing
-  square = {'height': p.side, 'width': p.image_size}
+  square = {'height': p.side, 'width': p.side}
   config: dict[str, Any] = {
     'do_convert_rgb': True,
     'do_normalize': True,
