@@ -211,15 +211,15 @@ def _told_by_shapes(
       f'{where} needs its {OPEN_CLIP_CONFIG} beside it, or its published '
       'name, as in preset="ViT-B-16-SigLIP".'
     )
-  config = shapes.of_openai(tensors.infos, where, 'quick_gelu')
+  config = shapes.of_openai(tensors.infos, where)
   config = _activated(config, hints.activation)
   openais = 'input_resolution' in tensors.infos
   if hints.activation or openais:
     return config, ()
   return config, (
     f'{where} does not say its activation, and comes without '
-    f"{OPEN_CLIP_CONFIG}: quick_gelu is assumed, as in OpenAI's models; "
-    "many of open_clip's want activation=gelu.",
+    f'{OPEN_CLIP_CONFIG}: {config.text.activation} is assumed. OpenAI and '
+    "some of open_clip's have quick_gelu, most of open_clip's gelu.",
   )
 
 

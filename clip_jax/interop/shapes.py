@@ -2,7 +2,7 @@
 
 Heads and activations leave no trace in the arrays. Where the shapes are those
 of a published model, its row of the preset table has them; elsewhere heads are
-64 wide, as in every model of the paper.
+64 wide and the activation is QuickGELU, as in every model of the paper.
 """
 
 import dataclasses
@@ -32,21 +32,18 @@ Infos = Mapping[str, TensorInfo]
 _HEAD_WIDTH = 64
 
 
-def of_openai(infos: Infos, where: str, activation: str) -> CLIPConfig:
+def of_openai(infos: Infos, where: str) -> CLIPConfig:
   """The config of a state dict with OpenAI's keys.
 
   Args:
     infos: of its tensors.
     where: the file, for the errors.
-    activation: of the Transformers.
   Raises:
     FailureError: keys are missing that would tell.
   """
   try:
     image = (
-      _resnet(infos)
-      if 'visual.layer1.0.conv1.weight' in infos
-      else (_vit(infos, activation))
+      _resnet(infos) if 'visual.layer1.0.conv1.weight' in infos else _vit(infos)
     )
     vocab_size, width = infos['token_embedding.weight'].shape
     context_length, _ = infos['positional_embedding'].shape
@@ -63,7 +60,6 @@ def of_openai(infos: Infos, where: str, activation: str) -> CLIPConfig:
         depth=_count(infos, block),
         heads=max(1, width // _HEAD_WIDTH),
         mlp_ratio=mlp_ratio(infos[block.format(0)].shape[0], width),
-        activation=activation,
         pooling='highest',
       ),
     )
@@ -72,7 +68,7 @@ def of_openai(infos: Infos, where: str, activation: str) -> CLIPConfig:
       f'{where} has not the keys of a CLIP model that its shapes could tell: '
       f'{error}.'
     ) from error
-  return _with_published_heads(config)
+  return _as_published(config)
 
 
 def of_big_vision(infos: Infos, where: str) -> CLIPConfig:
@@ -112,10 +108,10 @@ def of_big_vision(infos: Infos, where: str) -> CLIPConfig:
     raise FailureError(
       f"{where} has not the keys of big_vision's SigLIP: {error}."
     ) from error
-  return _with_published_heads(config)
+  return _as_published(config)
 
 
-def _vit(infos: Infos, activation: str) -> VisionTransformerConfig:
+def _vit(infos: Infos) -> VisionTransformerConfig:
   width, _, patch_size, _ = infos['visual.conv1.weight'].shape
   tokens, _ = infos['visual.positional_embedding'].shape
   block = 'visual.transformer.resblocks.{}.mlp.c_fc.weight'
@@ -126,7 +122,6 @@ def _vit(infos: Infos, activation: str) -> VisionTransformerConfig:
     depth=_count(infos, block),
     heads=max(1, width // _HEAD_WIDTH),
     mlp_ratio=mlp_ratio(infos[block.format(0)].shape[0], width),
-    activation=activation,
     pre_norm='visual.ln_pre.weight' in infos,
   )
 
@@ -182,19 +177,20 @@ def _square(positions: int) -> int:
   return side
 
 
-def _with_published_heads(config: CLIPConfig) -> CLIPConfig:
-  """`config` with what the published model of the same shapes has: heads, and
-  a picture's border that no whole patch covers (384 pixels in patches of 14).
+def _as_published(config: CLIPConfig) -> CLIPConfig:
+  """`config` with what the published model of the same shapes has: heads, an
+  activation, and a picture's border that no whole patch covers (384 pixels in
+  patches of 14). Of OpenAI's and open_clip's rows, OpenAI's come first.
   """
   for preset in PRESETS.values():
     if _arrays(preset.config) == _arrays(config):
       image, text = preset.config.image, preset.config.text
       return dataclasses.replace(
         config,
-        image=dataclasses.replace(
-          config.image, heads=image.heads, image_size=image.image_size
+        image=image,
+        text=dataclasses.replace(
+          config.text, heads=text.heads, activation=text.activation
         ),
-        text=dataclasses.replace(config.text, heads=text.heads),
       )
   return config
 

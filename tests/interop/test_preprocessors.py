@@ -140,8 +140,11 @@ def test_what_is_not_supported_is_said_in_one_line(change, message):
 def test_what_hugging_face_cannot_be_told():
   mine = Preprocessing(32, background='white', exif=True)
   said = ' '.join(write_hugging_face(mine).differences)
-  for word in ('torchvision', 'before it resizes', 'EXIF', 'upon white'):
+  for word in ('torchvision', 'over white', 'EXIF', 'grey of 16 bits'):
     assert word in said
+  assert 'upon' not in said  # white is theirs, too
+  red = Preprocessing(32, background='red')
+  assert 'upon red' in ' '.join(write_hugging_face(red).differences)
   with pytest.raises(UsageError, match=r"'longest'.* shortest and squash"):
     write_hugging_face(Preprocessing(32, 'longest'))
 
