@@ -32,9 +32,8 @@ class DualEncoder(nn.Module):
 
   def setup(self):
     config = self.config
-    tower = (
-      ResNet if isinstance(config.image, ResNetConfig) else (VisionTransformer)
-    )
+    convolutional = isinstance(config.image, ResNetConfig)
+    tower = ResNet if convolutional else VisionTransformer
     self.image = tower(config.image, self.dtype, self.remat)
     self.text = TextTransformer(config.text, self.dtype, self.remat)
     self.image_projection = self._projection(
