@@ -17,6 +17,7 @@ VERBS = {
   'eval': 'evaluate a model: zero-shot classification, retrieval',
   'classify': 'label pictures with names of your choice',
   'embed': 'write the embeddings of pictures or texts to a file',
+  'search': 'find pictures or texts among what embed wrote',
   'convert': 'write a model in the layout of transformers or open_clip',
   'export': 'write programs and weights that run with JAX alone, or as ONNX',
   'info': "a model's or preset's parameters, FLOPs and shapes",

@@ -1,13 +1,20 @@
 """What `clip-jax bench` prints is measured and has the agreed names."""
 
+import contextlib
+import importlib.util
 import json
 
 import pytest
 
 from clip_jax import benchmarks
 from clip_jax.__main__ import main
+from clip_jax.benchmarks.timing import median_seconds
+from clip_jax.errors import FailureError
 from clip_jax.models import presets
 from tests.tiny import TINY, write_pairs
+
+# The package's own `encode` is the function.
+encode_benchmark = importlib.import_module('clip_jax.benchmarks.encode')
 
 TINY_FIELDS = {
   **TINY.to_dict(),
@@ -44,10 +51,45 @@ def test_train(capsys, tiny_preset, pairs):
 
 def test_encode(capsys, tiny_preset):
   figures = bench(
-    capsys, 'encode', f'--preset={tiny_preset}', '--batch=8', '--steps=2'
+    capsys, 'encode', f'--preset={tiny_preset}', '--batch=8', '--batch=16',
+    '--steps=2',
+  )  # fmt: skip
+  assert [row['batch'] for row in figures['batches']] == [8, 16]
+  for row in figures['batches']:
+    assert row['images_per_second'] > 0
+    assert row['texts_per_second'] > 0
+
+
+def test_encode_in_turns_with_open_clip(tiny_preset, monkeypatch):
+  turns = []
+
+  @contextlib.contextmanager
+  def open_clip(preset, dtype, python):
+    yield lambda *turn: turns.append(turn) or 1e3
+
+  monkeypatch.setattr(encode_benchmark, '_open_clip', open_clip)
+  figures = benchmarks.encode(tiny_preset, [8], 3, 'float32', 'open_clip')
+  (row,) = figures['batches']
+  assert turns == [('image', 8)] * 3 + [('text', 8)] * 3
+  assert row['open_clip_images_per_second'] == 8 / 1e3
+  assert row['image_ratio'] > 1 and row['text_ratio_of_fastest'] > 1
+
+
+def test_open_clip_that_is_missing_or_knows_no_model(tiny_preset):
+  missing = importlib.util.find_spec('open_clip') is None
+  message = 'pip install open_clip_torch' if missing else 'knows no model'
+  with (
+    pytest.raises(FailureError, match=message),
+    encode_benchmark._open_clip(tiny_preset, 'float32'),
+  ):
+    pass
+
+
+def test_only_encode_takes_several_batches(capsys):
+  assert (
+    main(['bench', 'loss', '--batch=8', '--batch=16', '--cpu_devices=8']) == 2
   )
-  assert figures['images_per_second'] > 0
-  assert figures['texts_per_second'] > 0
+  assert 'takes one --batch' in capsys.readouterr().err
 
 
 def test_loss_has_a_row_for_each_form(capsys):
@@ -85,5 +127,5 @@ def test_a_batch_that_does_not_split_is_refused(capsys):
 
 def test_the_median_leaves_the_first_calls_out():
   calls = []
-  benchmarks._median_seconds(lambda: calls.append(1), 3)
+  median_seconds(lambda: calls.append(1), 3)
   assert len(calls) == 5

@@ -5,7 +5,8 @@ usage:
 
 examples:
   clip-jax bench train --preset=ViT-B/32 --batch=16
-  clip-jax bench encode --preset=ViT-B/16 --batch=32 --dtype=bfloat16
+  clip-jax bench encode --preset=ViT-B/16 --batch=1 --batch=32
+  clip-jax bench encode --preset=ViT-B/32 --against=open_clip --json
   clip-jax bench loss --batch=4096 --embed_dim=512 --cpu_devices=2
   clip-jax bench input --data=folder:pictures --image_size=224
   clip-jax bench tokenizer --tokenizer=clip --json
@@ -47,7 +48,26 @@ def define_flags(values: flags.FlagValues) -> None:
   text('dtype', 'float32', 'float32 or bfloat16', flag_values=values)
   text('remat', 'none', 'train: none, dots, full', flag_values=values)
   text('tokenizer', 'clip', 'tokenizer: which', flag_values=values)
-  number('batch', 16, 'pairs, all devices together', 1, flag_values=values)
+  flags.DEFINE_multi_integer(
+    'batch',
+    None,
+    'pairs, all devices together (16); encode takes several (1 and 32)',
+    1,
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'against',
+    None,
+    ['open_clip'],
+    'encode: take turns with this library',
+    flag_values=values,
+  )
+  text(
+    'against_python',
+    None,
+    'encode: the Python that has that library, if not this one',
+    flag_values=values,
+  )
   number('steps', 10, 'steps or calls that are measured', 1, flag_values=values)
   number('embed_dim', 512, 'loss: width of features', 1, flag_values=values)
   number('image_size', 224, 'input: pixels a side', 1, flag_values=values)
@@ -87,15 +107,25 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
 
   v = values
   data = v.data or _DATA
-  if kind == 'train':
-    return benchmarks.train(v.preset, v.batch, v.steps, data, v.dtype, v.remat)
   if kind == 'encode':
-    return benchmarks.encode(v.preset, v.batch, v.steps, v.dtype)
+    batches = v.batch or [1, 32]
+    return benchmarks.encode(
+      v.preset, batches, v.steps, v.dtype, v.against, v.against_python
+    )
+  batch = _one_batch(kind, v.batch or [16])
+  if kind == 'train':
+    return benchmarks.train(v.preset, batch, v.steps, v.data, v.dtype, v.remat)
   if kind == 'loss':
-    return benchmarks.loss(v.batch, v.embed_dim, v.steps)
+    return benchmarks.loss(batch, v.embed_dim, v.steps)
   if kind == 'input':
-    return benchmarks.read(data, v.batch, v.steps, v.image_size, v.workers)
+    return benchmarks.read(data, batch, v.steps, v.image_size, v.workers)
   return benchmarks.tokenize(v.tokenizer, v.data, v.steps)
+
+
+def _one_batch(kind: str, batches: list[int]) -> int:
+  if len(batches) > 1:
+    raise UsageError(f'bench {kind} takes one --batch, not {len(batches)}.')
+  return batches[0]
 
 
 def _short(value: Any) -> str:

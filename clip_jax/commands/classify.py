@@ -104,8 +104,7 @@ def templates_of(values: flags.FlagValues) -> list[str]:
   templates = []
   for value in values.templates:
     if value.startswith('@'):
-      lines = printing.lines_of('templates', value[1:])
-      templates += [text for _, text in lines]
+      templates += printing.lines_of('templates', value[1:])
     else:
       templates.append(value)
   check_templates(templates)

@@ -74,8 +74,10 @@ def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
   Args:
     options: of `clip_jax.load`, such as `dtype`.
   """
+  from clip_jax.commands import compilation_cache
   from clip_jax.inference.loading import load
 
+  compilation_cache.use()
   return load(
     reference_of(values),
     preset=values.preset,

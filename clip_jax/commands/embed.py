@@ -12,17 +12,29 @@ A texts FILE is UTF-8 with one text a line. The output, .npz or .parquet, has a
 row for each picture and text: its id (a line's is FILE:NUMBER), its kind
 (image or text), its caption, and its embedding, float32 of unit length; in an
 .npz the arrays ids, kinds, captions and embeddings. Pictures that cannot be
-read are left out and named, up to --max_corrupt. The file appears when it is
-whole.
+read are left out and named, up to --max_corrupt.
+
+Millions of records need no more memory than a few. The rows wait in parts in
+the folder OUT.parts (the name without its suffix), and become the file when all
+are there. Kill it when you like: the same command goes on. Several processes
+share the work when each is given its --shard:
+  clip-jax embed --model=REF --images=SPEC --out=FILE --shard=0/2
+  clip-jax embed --model=REF --images=SPEC --out=FILE --shard=1/2
+with the folder on a disk that they share; the last one to end joins the parts.
+Where JAX is distributed, the shard is the process's index.
 """
 
-import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
+
+if TYPE_CHECKING:
+  from clip_jax.inference.bulk.job import Job, Summary
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -37,6 +49,12 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'out', None, 'the file to write, .npz or .parquet', flag_values=values
   )
+  flags.DEFINE_string(
+    'shard', None, "I/N: this process's share of the work", flag_values=values
+  )
+  flags.DEFINE_integer(
+    'part_rows', 1024, 'records a part, what a kill costs', flag_values=values
+  )
   common_flags.define_captions(values)
   common_flags.define_encoding(values)
   common_flags.define_json(values)
@@ -45,85 +63,107 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Embeds, writes, and says what was written."""
   printing.no_words('embed', words)
-  reference = printing.require(
-    values.model, 'model', "name a run's workdir or one of its checkpoints"
-  )
-  out = printing.require(values.out, 'out', 'name a .npz or .parquet file')
+  reference = common_flags.reference_of(values)
+  name = printing.require(values.out, 'out', 'name a .npz or .parquet file')
   if not values.images and not values.texts:
     raise UsageError('nothing to embed: give --images=SPEC, --texts=FILE.')
-  lines = printing.lines_of('texts', values.texts) if values.texts else []
-  if values.texts and not lines:
+  if values.part_rows < 1:
+    raise UsageError(f'--part_rows={values.part_rows} must be at least 1.')
+  share = _share_of(values.shard) if values.shard else None
+  texts = printing.lines_of('texts', values.texts) if values.texts else None
+  if texts is not None and not texts:
     raise UsageError(f'--texts: {values.texts} has no text in it.')
 
-  import numpy as np
-
-  from clip_jax.inference.embeddings import Embeddings, EmbeddingsFile
+  from clip_jax.inference.embeddings import check_path
   from clip_jax.inference.references import recognise
 
-  with EmbeddingsFile(out) as file:
-    recognise(reference)  # before data are opened for nothing
+  out = Path(name).expanduser()
+  check_path(out)
+  recognise(reference)  # before data are opened for nothing
 
-    from clip_jax.data.sources import open_source
-    from clip_jax.evaluation.pictures import Pictures
-    from clip_jax.inference.classifier import check_finite
-    from clip_jax.inference.loading import load
+  import jax
 
-    ids: list[str] = []
-    kinds: list[str] = []
-    captions: list[str] = []
-    vectors: list[np.ndarray] = []
-    corrupt: dict[str, str] = {}
-    truncated = 0
-    source = None
-    if values.images:
-      source = open_source(values.images, captions=tuple(values.captions))
-    model = load(reference, dtype=values.dtype, batch_size=values.batch_size)
-    if source is not None:
-      pictures = Pictures(source, values.max_corrupt)
-      vectors.append(
-        model.encode_image(printing.watch(pictures, len(source), 'images'))
-      )
-      check_finite(vectors[-1], 'image')
-      corrupt = pictures.corrupt
-      ids += [record['id'] for record in pictures.records]
-      kinds += ['image'] * len(pictures.records)
-      captions += [(r['caption'] or [''])[0] for r in pictures.records]
-    if lines:
-      texts = [text for _, text in lines]
-      truncated = -model.tokenizer.truncated
-      vectors.append(
-        model.encode_text(printing.watch(texts, len(texts), 'texts'))
-      )
-      check_finite(vectors[-1], 'text')
-      truncated += model.tokenizer.truncated
-      name = os.path.basename(values.texts)
-      ids += [f'{name}:{number}' for number, _ in lines]
-      kinds += ['text'] * len(texts)
-      captions += texts
-    rows = np.concatenate(vectors)
-    file.write(Embeddings(ids, kinds, captions, rows))
-  printing.report_corrupt(corrupt)
-  if truncated:
+  from clip_jax.data.sources import open_source
+  from clip_jax.inference import bulk
+
+  source = None
+  if values.images:
+    source = open_source(values.images, captions=tuple(values.captions))
+  if share is None:
+    share = (0, 1)
+    if jax.distributed.is_initialized():
+      share = (jax.process_index(), jax.process_count())
+  job = bulk.Job(
+    model=common_flags.load_model(
+      values, dtype=values.dtype, batch_size=values.batch_size
+    ),
+    dtype=values.dtype,
+    source=source,
+    captions=values.captions,
+    texts=texts,
+    texts_name=Path(values.texts).name if values.texts else '',
+    max_corrupt=values.max_corrupt,
+    part_rows=-(-values.part_rows // values.batch_size) * values.batch_size,
+    share=share,
+  )
+  summary = bulk.embed(
+    job,
+    out,
+    watch=lambda items, done, total, unit: printing.watch(
+      items, total, unit, done=done
+    ),
+    say=lambda line: print(line, file=sys.stderr),
+  )
+  _report(summary, name, job, as_json=values.json)
+
+
+def _share_of(shard: str) -> tuple[int, int]:
+  index, _, count = shard.partition('/')
+  if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    raise UsageError(
+      f'--shard={shard}: use I/N with I from 0 to N - 1, as in 0/4.'
+    )
+  return int(index), int(count)
+
+
+def _report(summary: 'Summary', out: str, job: 'Job', *, as_json: bool) -> None:
+  printing.report_corrupt(summary.corrupt)
+  if summary.truncated and job.texts is not None:
     print(
-      f'{truncated:,} of {len(lines):,} texts were cut to '
-      f'{model.config.text.context_length} tokens.',
+      f'{summary.truncated:,} of {len(job.texts):,} texts were cut to '
+      f'{job.model.tokenizer.context_length} tokens.',
       file=sys.stderr,
     )
-  if values.json:
+  if not summary.joined:
+    _report_parts(summary, out, as_json=as_json)
+  elif as_json:
     printing.print_json(
       {
         'out': out,
-        'images': kinds.count('image'),
-        'texts': kinds.count('text'),
-        'dimensions': rows.shape[1],
-        'corrupt': corrupt,
-        'truncated': truncated,
+        'images': summary.images,
+        'texts': summary.texts,
+        'dimensions': summary.dims,
+        'corrupt': summary.corrupt,
+        'truncated': summary.truncated,
       }
     )
+  else:
+    counts = ' and '.join(
+      f'{count:,} {kind}{"s" if count > 1 else ""}'
+      for kind, count in (('image', summary.images), ('text', summary.texts))
+      if count
+    )
+    print(f'{counts}, {summary.dims} dimensions -> {out}')
+
+
+def _report_parts(summary: 'Summary', out: str, *, as_json: bool) -> None:
+  """Of a share: the others have parts to make yet."""
+  if as_json:
+    printing.print_json(
+      {'out': out, 'parts': summary.parts, 'planned': summary.planned}
+    )
     return
-  counts = ' and '.join(
-    f'{kinds.count(kind):,} {kind}{"s" if kinds.count(kind) > 1 else ""}'
-    for kind in ('image', 'text')
-    if kind in kinds
+  print(
+    f'{summary.parts:,} of {summary.planned:,} parts are there; the other '
+    f'shards make the rest, and the last joins them to {out}'
   )
-  print(f'{counts}, {rows.shape[1]} dimensions -> {out}')

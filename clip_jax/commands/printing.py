@@ -1,11 +1,13 @@
 """What the verbs share on the way in and out: word lists, JSON, progress."""
 
+import datetime
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import UsageError
 
 
@@ -14,27 +16,49 @@ def print_json(value: Any) -> None:
   print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def watch(items: Iterable[Any], total: int, unit: str) -> Iterator[Any]:
+def watch(
+  items: Iterable[Any],
+  total: int,
+  unit: str,
+  *,
+  done: int = 0,
+  size: Callable[[Any], int] = lambda item: 1,
+) -> Iterator[Any]:
   """Shows on stderr how far an iteration is: a bar on a terminal; elsewhere a
   line every ten seconds, so that short work says nothing.
 
   Args:
     items: passed on as they are.
-    total: how many there will be.
+    total: how many there will be, with those that were done before.
     unit: what they are: 'images'.
+    done: how many were done before, by a process that was stopped.
+    size: how many an item counts for.
   """
   if sys.stderr.isatty():
     from tqdm import tqdm
 
     # leave=False: the bar makes way for the result.
-    yield from tqdm(items, total=total, unit=f' {unit}', leave=False)
+    with tqdm(total=total, unit=f' {unit}', initial=done, leave=False) as bar:
+      for item in items:
+        yield item
+        bar.update(size(item))
     return
-  said = time.monotonic()
-  for done, item in enumerate(items):
-    if time.monotonic() - said > 10:
-      said = time.monotonic()
-      print(f'{done:,} of {total:,} {unit}', file=sys.stderr, flush=True)
+  started = said = time.monotonic()
+  count = 0
+  for item in items:
+    now = time.monotonic()
+    if now - said > 10:
+      said = now
+      rate = count / (now - started)
+      print(_how_far(done + count, total, unit, rate), file=sys.stderr)
     yield item
+    count += size(item)
+
+
+def _how_far(done: int, total: int, unit: str, rate: float) -> str:
+  seconds = round((total - done) / rate) if rate else 0
+  left = str(datetime.timedelta(seconds=seconds))
+  return f'{done:,} of {total:,} {unit}, {rate:,.1f} a second, {left} left'
 
 
 def report_corrupt(corrupt: dict[str, str]) -> None:
@@ -53,35 +77,20 @@ def words_of(flag: str, value: str) -> list[str]:
     UsageError: the file is missing or is not UTF-8.
   """
   if value.startswith('@'):
-    return [text for _, text in lines_of(flag, value[1:])]
+    return list(lines_of(flag, value[1:]))
   return [word.strip() for word in value.split(',')] if value.strip() else []
 
 
-def lines_of(flag: str, path: str) -> list[tuple[int, str]]:
-  """The lines of a UTF-8 file that are not blank, with their numbers from 1.
+def lines_of(flag: str, path: str) -> TextLines:
+  """The lines of a UTF-8 file that are not blank.
 
   Raises:
     UsageError: it is missing, or a line of it is not UTF-8.
   """
   try:
-    with open(path, 'rb') as file:
-      lines = file.read().split(b'\n')
-  except OSError as error:
-    raise UsageError(
-      f'--{flag}: {path}: {(error.strerror or str(error)).lower()}.'
-    ) from error
-  found = []
-  for number, line in enumerate(lines, 1):
-    try:
-      text = line.decode('utf-8-sig' if number == 1 else 'utf-8').strip()
-    except UnicodeDecodeError as error:
-      raise UsageError(
-        f'--{flag}: {path}, line {number}: not UTF-8 '
-        f'(byte 0x{line[error.start]:02x}); save the file as UTF-8.'
-      ) from error
-    if text:
-      found.append((number, text))
-  return found
+    return TextLines(path)
+  except UsageError as error:
+    raise UsageError(f'--{flag}: {error}') from error
 
 
 def require(value: str | None, flag: str, example: str) -> str:

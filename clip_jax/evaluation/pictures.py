@@ -2,19 +2,17 @@
 out and counted.
 """
 
-import collections
-import itertools
-import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image
 
-from clip_jax.data.images import CorruptImageError, decode
+from clip_jax.data.reading import (
+  none_readable,
+  read_ahead,
+  too_many_corrupt,
+)
 from clip_jax.data.sources import Record, Source
 from clip_jax.errors import FailureError
-
-_AHEAD = 64  # pictures read before they are asked for
 
 
 class Pictures(Iterator[Image.Image]):
@@ -43,51 +41,15 @@ class Pictures(Iterator[Image.Image]):
     return next(self._pictures)
 
   def _read_all(self) -> Iterator[Image.Image]:
-    indices = iter(range(len(self._source)))
-    pool = ThreadPoolExecutor(
-      min(os.cpu_count() or 1, 16), thread_name_prefix='read'
-    )
-    waiting: collections.deque[tuple[int, Future]] = collections.deque()
-    try:
-      for index in indices:
-        waiting.append((index, pool.submit(self._read, index)))
-        if len(waiting) > _AHEAD:
-          yield from self._next_of(waiting)
-      while waiting:
-        yield from self._next_of(waiting)
-    finally:
-      pool.shutdown(cancel_futures=True)
-    if not self.records:
-      raise FailureError(
-        f'data {self._source.spec!r}: no readable picture{_some(self.corrupt)}.'
-      )
-
-  def _next_of(
-    self, waiting: collections.deque[tuple[int, Future]]
-  ) -> Iterator[Image.Image]:
-    index, future = waiting.popleft()
-    try:
-      record, picture = future.result()
-    except CorruptImageError as error:
-      self.corrupt[self._source.id(index)] = str(error)
+    for read in read_ahead(self._source, range(len(self._source))):
+      if read.picture is not None:
+        self.records.append(read.record)
+        yield read.picture
+        continue
+      self.corrupt[read.record['id']] = read.reason
       if len(self.corrupt) > self._limit:
         raise FailureError(
-          f'data {self._source.spec!r}: over max_corrupt_records='
-          f'{self._limit} records are corrupt{_some(self.corrupt)}.'
-        ) from error
-      return
-    self.records.append(record)
-    yield picture
-
-  def _read(self, index: int) -> tuple[Record, Image.Image]:
-    record = self._source[index]
-    picture = decode(record['image'])
-    kept: Record = {**record, 'image': b''}
-    return kept, picture
-
-
-def _some(corrupt: dict[str, str]) -> str:
-  if not corrupt:
-    return ''
-  first = itertools.islice(corrupt.items(), 3)
-  return ': ' + '; '.join(f'{key}: {reason}' for key, reason in first)
+          too_many_corrupt(self._source.spec, self._limit, self.corrupt)
+        )
+    if not self.records:
+      raise FailureError(none_readable(self._source.spec, self.corrupt))

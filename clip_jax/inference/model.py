@@ -5,7 +5,6 @@ labels, L patches, D width of the image tower.
 """
 
 import collections
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,17 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference import classifier as classifiers
+from clip_jax.inference import cpu_layout
 from clip_jax.inference.batching import run_in_batches
+from clip_jax.inference.encoders import make_encoders
 from clip_jax.inference.inputs import ImageInputs, many, prepared
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
-from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
+from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import replicated
 
 BATCH_SIZE = 64  # rows on the device at once, unless asked otherwise
@@ -40,8 +41,6 @@ class Model:
 
   Attributes:
     config: the shapes.
-    variables: collections by name, on the device: 'params', and the
-      'batch_stats' of a ResNet.
     module: the Flax module, for `module.apply(variables, images, tokens)`.
     tokenizer: texts to int32 [N, T].
     preprocessing: how an image becomes uint8 [S, S, 3] and then floats.
@@ -84,17 +83,19 @@ class Model:
     self.description = description
     self.step = step
     self.origin = origin
-    self.variables = _placed(variables, mesh)
+    self._variables = _placed(variables, mesh)
+    self._ready = False  # for the encoders, where they want another form
     self._mesh = mesh
     self._batch_size = batch_size
-    self._compiled = _compile(
+    self._encoders = make_encoders(
       self.config,
       dtype,
       self.preprocessing.mean,
       self.preprocessing.std,
       mesh,
+      cpu_layout.pays(self._variables),
     )
-    self.module: DualEncoder = self._compiled.module
+    self.module: DualEncoder = self._encoders.module
     self._classifiers: collections.OrderedDict[
       Any, tuple[np.ndarray, np.ndarray]
     ] = collections.OrderedDict()
@@ -103,6 +104,25 @@ class Model:
   def params(self) -> Any:
     """The parameter tree, on the device."""
     return self.variables['params']
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `module.apply` takes: 'params', and a ResNet's 'batch_stats'.
+
+    On a CPU, a model that has encoded something keeps its blocks apart, and
+    stacks them anew whenever this is asked for.
+    """
+    if self._ready:
+      return cpu_layout.stack(self._variables)
+    return self._variables
+
+  @property
+  def _operands(self) -> dict[str, Any]:
+    """The variables in the form that the encoders take."""
+    if self._encoders.unrolled and not self._ready:
+      self._variables = cpu_layout.unroll(self._variables)
+      self._ready = True
+    return self._variables
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -125,15 +145,17 @@ class Model:
       )
     return tokenizer
 
-  @functools.cached_property
+  @property
   def logit_scale(self) -> float:
     """What cosine similarities are multiplied by: 1 / temperature."""
-    return float(np.exp(jax.device_get(self.params['logit_scale'])))
+    scale = self._variables['params']['logit_scale']
+    return float(np.exp(jax.device_get(scale)))
 
-  @functools.cached_property
+  @property
   def logit_bias(self) -> float:
     """What is added to them then; 0 where the model has none."""
-    return float(jax.device_get(self.params.get('logit_bias', 0.0)))
+    params = self._variables['params']
+    return float(jax.device_get(params.get('logit_bias', 0.0)))
 
   def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
     """Image features of unit length.
@@ -145,7 +167,7 @@ class Model:
       CorruptImageError: one cannot be read; the message names it.
       UsageError: one is something else.
     """
-    return self._run_images(self._compiled.encode_image, images)
+    return self._run_images(self._encoders.encode_image, images)
 
   def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
     """Text features of unit length.
@@ -156,15 +178,32 @@ class Model:
     Raises:
       UsageError: one is not a string.
     """
-    compiled = functools.partial(self._compiled.encode_text, self.variables)
-    batches = run_in_batches(
-      compiled,
-      [texts] if isinstance(texts, str) else texts,
-      self._tokenize,
-      batch_size=self._batch_size,
-      mesh=self._mesh,
-    )
-    return self._rows(batches, (self.config.embed_dim,))
+    many = [texts] if isinstance(texts, str) else texts
+    return self._run_texts(many, self._tokenize)
+
+  def encode_tokens(
+    self, tokens: Int[np.ndarray, 'N T']
+  ) -> Float[np.ndarray, 'N E']:
+    """Text features of unit length, from ids of another tokenizer.
+
+    Args:
+      tokens: rows of the context length, specials and padding included.
+    Raises:
+      UsageError: rows are of another length, or an id is not in the
+        vocabulary.
+    """
+    text = self.config.text
+    if tokens.shape[1] != text.context_length:
+      raise UsageError(
+        f'rows of {tokens.shape[1]} tokens: this model reads '
+        f'{text.context_length}.'
+      )
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < text.vocab_size:
+      raise UsageError(
+        f'token ids from {tokens.min()} to {tokens.max()}: this model has 0 '
+        f'to {text.vocab_size - 1}.'
+      )
+    return self._run_texts(tokens, lambda rows: np.stack(rows).astype(np.int32))
 
   def image_tokens(
     self, images: ImageInputs, layer: int = -2
@@ -189,7 +228,7 @@ class Model:
         f'layer={layer}: the image tower has {depth} {_parts(self.config)}, '
         f'so use 0 to {depth - 1}, or -{depth} to -1 from the end.'
       )
-    function = functools.partial(self._compiled.image_tokens, layer=index)
+    function = functools.partial(self._encoders.image_tokens, layer=index)
     return self._run_images(function, images, _token_shape(self.config, index))
 
   def classifier(
@@ -266,6 +305,18 @@ class Model:
       return classifiers.sigmoid(logits + np.float32(self.logit_bias))
     return classifiers.softmax(logits)
 
+  def _run_texts(
+    self, texts: Iterable[Any], prepare: Callable[[list[Any]], np.ndarray]
+  ) -> np.ndarray:
+    batches = run_in_batches(
+      functools.partial(self._encoders.encode_text, self._operands),
+      texts,
+      prepare,
+      batch_size=self._batch_size,
+      mesh=self._mesh,
+    )
+    return self._rows(batches, (self.config.embed_dim,))
+
   def _run_images(
     self,
     function: Callable[..., jax.Array],
@@ -273,7 +324,7 @@ class Model:
     shape: tuple[int, ...] | None = None,
   ) -> np.ndarray:
     batches = run_in_batches(
-      functools.partial(function, self.variables),
+      functools.partial(function, self._operands),
       enumerate(many(images)),
       self._prepare,
       batch_size=self._batch_size,
@@ -296,55 +347,6 @@ class Model:
       if not isinstance(text, str):
         raise UsageError(f'a text of type {type(text).__name__}: give strings.')
     return self.tokenizer(texts)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Compiled:
-  """Jitted functions of parameters and a batch; see `_compile`."""
-
-  module: DualEncoder
-  encode_image: Callable[..., jax.Array]
-  encode_text: Callable[..., jax.Array]
-  image_tokens: Callable[..., jax.Array]
-
-
-@functools.lru_cache(maxsize=16)
-def _compile(
-  config: CLIPConfig,
-  dtype: str,
-  mean: tuple[float, float, float],
-  std: tuple[float, float, float],
-  mesh: Mesh | None,
-) -> _Compiled:
-  """The functions that all models with these arguments share."""
-  module = DualEncoder(config, jnp.dtype(dtype))
-  # Accelerators would round float32 products to bfloat16 or TF32.
-  precision = 'highest' if dtype == 'float32' else 'default'
-
-  def apply(variables, x, method, *args) -> Any:
-    with jax.default_matmul_precision(precision):
-      return module.apply(variables, x, *args, method=method)
-
-  def encode_image(variables, pixels):
-    images = normalize(pixels, mean, std)
-    return unit_length(apply(variables, images, 'encode_image'))
-
-  def encode_text(variables, tokens):
-    return unit_length(apply(variables, tokens, 'encode_text'))
-
-  def image_tokens(variables, pixels, layer):
-    images = normalize(pixels, mean, std)
-    return apply(variables, images, 'image_tokens', layer)
-
-  jit = jax.jit
-  if mesh is not None:  # every process gets the whole result
-    jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
-  return _Compiled(
-    module=module,
-    encode_image=jit(encode_image),
-    encode_text=jit(encode_text),
-    image_tokens=jit(image_tokens, static_argnames='layer'),
-  )
 
 
 @functools.lru_cache(maxsize=4)

@@ -179,7 +179,7 @@ def _tower(fields: Mapping[str, Any]) -> dict[str, Any]:
   )
 
 
-def _pixels(fields: Mapping[str, Any]) -> dict[str, int]:
+def _pixels(fields: Mapping[str, Any]) -> dict[str, Any]:
   if fields['num_channels'] != 3:
     raise UsageError(f'num_channels={fields["num_channels"]}: 3 is supported.')
   sizes = {}
@@ -192,7 +192,7 @@ def _pixels(fields: Mapping[str, Any]) -> dict[str, int]:
   return sizes
 
 
-def _words(fields: Mapping[str, Any]) -> dict[str, int]:
+def _words(fields: Mapping[str, Any]) -> dict[str, Any]:
   return dict(
     vocab_size=fields['vocab_size'],
     context_length=fields['max_position_embeddings'],

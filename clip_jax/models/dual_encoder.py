@@ -23,19 +23,22 @@ class DualEncoder(nn.Module):
   has 'batch_stats' besides.
 
   `dtype` is that of the towers' arithmetic; parameters are float32, and so
-  are the features and the temperature.
+  are the features and the temperature. `unroll`: see `Transformer`.
   """
 
   config: CLIPConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  unroll: bool = False
 
   def setup(self):
     config = self.config
-    convolutional = isinstance(config.image, ResNetConfig)
-    tower = ResNet if convolutional else VisionTransformer
-    self.image = tower(config.image, self.dtype, self.remat)
-    self.text = TextTransformer(config.text, self.dtype, self.remat)
+    how = (self.dtype, self.remat, self.unroll)
+    if isinstance(config.image, ResNetConfig):
+      self.image = ResNet(config.image, self.dtype, self.remat)
+    else:
+      self.image = VisionTransformer(config.image, *how)
+    self.text = TextTransformer(config.text, *how)
     self.image_projection = self._projection(
       config.image.projection, config.image.pooled_width
     )

@@ -74,7 +74,9 @@ class Attention(nn.Module):
       dtype=self.dtype,
       name='qkv',
     )(x)  # B L 3 N K
-    mixed = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
+    # Heads before tokens, once for all three: CPUs are faster so.
+    q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))  # B N L K
+    mixed = attend(q, k, v, mask)
     return nn.DenseGeneral(
       width,
       axis=(-2, -1),
@@ -105,24 +107,24 @@ class QueryAttention(nn.Module):
       array.astype(self.dtype) for array in (query, x, kernel, bias)
     )
     q = jnp.einsum('BD,DNK->BNK', query, kernel[:, 0]) + bias[0]
-    k = jnp.einsum('BLD,DNK->BLNK', x, kernel[:, 1]) + bias[1]
-    v = jnp.einsum('BLD,DNK->BLNK', x, kernel[:, 2]) + bias[2]
-    return attend(q[:, None], k, v)[:, 0]
+    k = jnp.einsum('BLD,DNK->BNLK', x, kernel[:, 1]) + bias[1][:, None]
+    v = jnp.einsum('BLD,DNK->BNLK', x, kernel[:, 2]) + bias[2][:, None]
+    return attend(q[:, :, None], k, v)[:, 0]
 
 
 def attend(
-  q: Float[Array, 'B L N K'],
-  k: Float[Array, 'B M N K'],
-  v: Float[Array, 'B M N K'],
+  q: Float[Array, 'B N L K'],
+  k: Float[Array, 'B N M K'],
+  v: Float[Array, 'B N M K'],
   mask: Bool[Array, 'L M'] | None = None,
 ) -> Float[Array, 'B L N K']:
   """Scaled dot-product attention; softmax in float32 or wider."""
-  logits = jnp.einsum('BLNK,BMNK->BNLM', q * q.shape[-1] ** -0.5, k)
+  logits = jnp.einsum('BNLK,BNMK->BNLM', q * q.shape[-1] ** -0.5, k)
   logits = logits.astype(wide(q.dtype))
   if mask is not None:
     logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
   weights = jax.nn.softmax(logits).astype(v.dtype)
-  return jnp.einsum('BNLM,BMNK->BLNK', weights, v)
+  return jnp.einsum('BNLM,BNMK->BLNK', weights, v)
 
 
 class MLP(nn.Module):
@@ -191,7 +193,13 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """`depth` blocks under `nn.scan`: compile time does not grow with depth."""
+  """`depth` blocks under `nn.scan`: compile time does not grow with depth.
+
+  With `unroll`, they are `block_0`, `block_1`, … with parameters of their own
+  instead: CPUs would copy each block's weights out of the stack at every step
+  of the scan (`inference/cpu_layout.py` makes such parameters). `remat` is for
+  training and means nothing then.
+  """
 
   depth: int
   heads: int
@@ -200,6 +208,7 @@ class Transformer(nn.Module):
   norm_eps: float
   dtype: Dtype
   remat: str = 'none'
+  unroll: bool = False
 
   @nn.compact
   def __call__(
@@ -215,6 +224,20 @@ class Transformer(nn.Module):
       mask: true where a row's token may look at a column's.
       kept_layer: a block's index from 0; None is the last.
     """
+    kept = None if kept_layer is None else x
+    sizes = (
+      self.depth,
+      self.heads,
+      self.mlp_ratio,
+      self.activation,
+      self.norm_eps,
+      self.dtype,
+    )
+    if self.unroll:
+      for i in range(self.depth):
+        block = Block(*sizes, name=f'block_{i}')
+        (x, kept), _ = block((x, kept), jnp.int32(i), mask, kept_layer)
+      return x if kept is None else kept
     block = Block
     if self.remat != 'none':
       block = nn.remat(
@@ -230,15 +253,6 @@ class Transformer(nn.Module):
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast, nn.broadcast),
       length=self.depth,
-    )(
-      self.depth,
-      self.heads,
-      self.mlp_ratio,
-      self.activation,
-      self.norm_eps,
-      self.dtype,
-      name='blocks',
-    )
-    kept = None if kept_layer is None else x
+    )(*sizes, name='blocks')
     (x, kept), _ = stack((x, kept), jnp.arange(self.depth), mask, kept_layer)
     return x if kept is None else kept

@@ -49,8 +49,8 @@ def resize_model(
     first = len(table) - config.image.patches  # a class token's row
     resized = resize_grid(
       np.asarray(table, np.float32),
-      (config.image.grid,) * 2,
-      (image.grid,) * 2,
+      (config.image.grid, config.image.grid),
+      (image.grid, image.grid),
       first=first,
       method=method,
     )

@@ -17,6 +17,7 @@ class TextTransformer(nn.Module):
   config: TextTransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  unroll: bool = False
 
   @nn.compact
   def __call__(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B D']:
@@ -49,6 +50,7 @@ class TextTransformer(nn.Module):
       config.norm_eps,
       self.dtype,
       self.remat,
+      self.unroll,
       name='transformer',
     )(x, mask)
     place = _pooled_place(tokens, config)  # B

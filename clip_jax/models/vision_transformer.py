@@ -1,6 +1,7 @@
 """The image tower: a Vision Transformer with CLIP's LayerNorm in front.
 
-Shapes: B images, S pixels a side, G patches a side, L tokens, D width.
+Shapes: B images, S pixels a side, P pixels a side of a patch, L tokens, D
+width.
 """
 
 import jax.numpy as jnp
@@ -24,15 +25,16 @@ class VisionTransformer(nn.Module):
   config: VisionTransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  unroll: bool = False
 
   def setup(self):
     config = self.config
     std = config.width**-0.5
-    self.patch_embedding = nn.Conv(
+    # The convolution of the paper as the product that it is: kernel
+    # [P, P, 3, D]. CPUs are slow at it in the other form.
+    self.patch_embedding = nn.DenseGeneral(
       config.width,
-      (config.patch_size, config.patch_size),
-      strides=(config.patch_size, config.patch_size),
-      padding='VALID',
+      axis=(-3, -2, -1),
       use_bias=config.patch_bias,
       dtype=self.dtype,
     )
@@ -54,6 +56,7 @@ class VisionTransformer(nn.Module):
       config.norm_eps,
       self.dtype,
       self.remat,
+      self.unroll,
     )
     self.ln_post = LayerNorm(config.norm_eps)
     if config.pooling == 'attention':
@@ -61,8 +64,8 @@ class VisionTransformer(nn.Module):
 
   def embed(self, images: Float[Array, 'B S S 3']) -> Float[Array, 'B L D']:
     """The tokens that enter the first block; a class token comes first."""
-    x = self.patch_embedding(images.astype(self.dtype))  # B G G D
-    x = x.reshape(x.shape[0], -1, x.shape[-1])  # B G*G D
+    x = _in_patches(images.astype(self.dtype), self.config)
+    x = self.patch_embedding(x)
     if self.config.class_token:
       first = self.class_embedding.astype(x.dtype)
       first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[-1]))
@@ -98,6 +101,16 @@ class VisionTransformer(nn.Module):
 
   def _patches(self, x: Float[Array, 'B L D']) -> Float[Array, 'B M D']:
     return x[:, 1:] if self.config.class_token else x
+
+
+def _in_patches(
+  images: Float[Array, 'B S S 3'], config: VisionTransformerConfig
+) -> Float[Array, 'B L P P 3']:
+  """Squares of pixels, row by row, without a border that fills none."""
+  count, grid, size = images.shape[0], config.grid, config.patch_size
+  images = images[:, : grid * size, : grid * size]
+  x = images.reshape(count, grid, size, grid, size, 3)
+  return x.swapaxes(2, 3).reshape(count, grid * grid, size, size, 3)
 
 
 class AttentionPool(nn.Module):

@@ -1,13 +1,21 @@
 """`clip-jax embed` as it is typed."""
 
 import os
+import random
+import signal
+import socket
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
+from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.fingerprint import fingerprint
 from clip_jax.inference.loading import load
+from tests.tiny import write_pairs
 
 TEXTS = ['red square', 'cat face', 'Größe']
 
@@ -147,3 +155,153 @@ def test_a_full_disk_leaves_nothing_behind(
   assert result.code == 1
   assert 'no space left on device' in result.err
   assert os.listdir(tmp_path) == ['texts.txt']
+
+
+@pytest.fixture(scope='module')
+def many(tmp_path_factory):
+  """A SPEC of 300 small pictures."""
+  return write_pairs(tmp_path_factory.mktemp('many') / 'pairs', count=300)
+
+
+def started(*argv):
+  """A real process of the command line."""
+  return subprocess.Popen(
+    [sys.executable, '-m', 'clip_jax', 'embed', *map(str, argv)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def parts_of(folder):
+  return len(list(folder.glob('*.npz'))) if folder.is_dir() else 0
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_cost_nothing(workdir, many, tmp_path):
+  call = [f'--model={workdir}', f'--images={many}', '--batch_size=4',
+          '--part_rows=4']  # fmt: skip
+  whole, out = tmp_path / 'whole.npz', tmp_path / 'killed.npz'
+  assert started(*call, f'--out={whole}').wait() == 0
+  rng = random.Random(0)
+  for _ in range(3):
+    before = parts_of(tmp_path / 'killed.parts')
+    process = started(*call, f'--out={out}')
+    while parts_of(tmp_path / 'killed.parts') < before + rng.randrange(2, 15):
+      assert process.poll() is None, process.communicate()
+      time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+  done = parts_of(tmp_path / 'killed.parts')
+  last = started(*call, f'--out={out}')
+  assert last.wait() == 0
+  assert f'going on after {4 * done} of 300 records' in last.stderr.read()
+  assert out.read_bytes() == whole.read_bytes()
+  ids = np.load(out)['ids'].tolist()
+  assert ids == [f'{i:03}.png' for i in range(300)]
+  assert sorted(os.listdir(tmp_path)) == ['killed.npz', 'whole.npz']
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(workdir, many, tmp_path):
+  call = [f'--model={workdir}', f'--images={many}', '--part_rows=16',
+          '--batch_size=16']  # fmt: skip
+  whole, out = tmp_path / 'whole.npz', tmp_path / 'shared.npz'
+  processes = [
+    started(*call, f'--out={out}', f'--shard={i}/2', '--json') for i in (0, 1)
+  ]
+  printed = [process.communicate()[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0]
+  assert any('"images": 300' in text for text in printed)
+  assert started(*call, f'--out={whole}').wait() == 0
+  assert out.read_bytes() == whole.read_bytes()
+  assert sorted(os.listdir(tmp_path)) == ['shared.npz', 'whole.npz']
+
+
+def test_a_share_says_what_is_there(clip_jax, workdir, pictures, tmp_path):
+  call = ['embed', f'--model={workdir}', f'--images=folder:{pictures}',
+          f'--out={tmp_path / "e.npz"}', '--part_rows=2', '--batch_size=2',
+          '--json']  # fmt: skip
+  out = str(tmp_path / 'e.npz')
+  first = clip_jax(*call, '--shard=1/2').json
+  assert first == {'out': out, 'parts': 1, 'planned': 3}
+  assert not os.path.exists(out)
+  last = clip_jax(*call, '--shard=0/2').json
+  assert (last['out'], last['images']) == (out, 5)
+  assert os.listdir(tmp_path) == ['e.npz']
+  again = clip_jax(*call, '--shard=1/2')  # as a pod that is started again
+  assert again.json['images'] == 5
+  assert 'is there, joined from all parts' in again.err
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+DISTRIBUTED = """
+import sys
+import jax
+jax.distributed.initialize('localhost:{port}', 2, {index})
+from clip_jax.__main__ import main
+sys.exit(main({argv}))
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_one_program_have_a_share_each(workdir, many, tmp_path):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  out = tmp_path / 'e.npz'
+  argv = ['embed', f'--model={workdir}', f'--images={many}', f'--out={out}',
+          '--part_rows=16', '--batch_size=16']  # fmt: skip
+  processes = [
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-c',
+        DISTRIBUTED.format(port=port, index=index, argv=argv),
+      ],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for index in (0, 1)
+  ]
+  printed = [process.communicate(timeout=100)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0]
+  assert any('300 images, 16 dimensions' in text for text in printed)
+  assert np.load(out)['ids'].tolist() == [f'{i:03}.png' for i in range(300)]
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_another_job_is_refused_in_one_line(
+  clip_jax, refused, workdir, pictures, texts, tmp_path
+):
+  out = f'--out={tmp_path / "e.npz"}'
+  call = ['embed', f'--model={workdir}', out, '--shard=0/2', '--part_rows=1',
+          '--batch_size=1']  # fmt: skip
+  clip_jax(*call, f'--images=folder:{pictures}')
+  refused('--images is , theirs is folder:', *call, f'--texts={texts}')
+  refused(
+    'the dtype is bfloat16',
+    *call, f'--images=folder:{pictures}', '--dtype=bfloat16',
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('shard', ['1', '2/2', '-1/2', 'a/b', '0/0'])
+def test_a_wrong_shard_is_one_line(refused, workdir, texts, tmp_path, shard):
+  refused(
+    'use I/N with I from 0 to N - 1',
+    'embed', f'--model={workdir}', f'--texts={texts}',
+    f'--out={tmp_path / "e.npz"}', f'--shard={shard}',
+  )  # fmt: skip
+
+
+def test_what_made_the_file_is_in_it(clip_jax, workdir, pictures, tmp_path):
+  for suffix in ('.npz', '.parquet'):
+    out = tmp_path / f'e{suffix}'
+    clip_jax(
+      'embed', f'--model={workdir}', f'--images=folder:{pictures}',
+      f'--out={out}',
+    )  # fmt: skip
+    with open_embeddings(out) as table:
+      assert table.about['images'] == f'folder:{pictures}'
+      assert table.about['step'] == 7
+      assert table.about['model'] == fingerprint(load(workdir).params)

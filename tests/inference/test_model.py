@@ -119,6 +119,7 @@ def test_new_parameters_and_other_counts_compile_few_programs():
     tiny_description().preprocessing.mean,
     tiny_description().preprocessing.std,
     None,
+    True,
   )
   compiled.encode_image.clear_cache()
   for count in (1, 2, 3, 4, 5, 4, 3):

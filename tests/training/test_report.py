@@ -14,6 +14,7 @@ from PIL import Image
 
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
+from clip_jax.data.thumbnails import SIDE, data_uri
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.training.metrics import MetricsWriter
 from clip_jax.training.report import facts, write_report
@@ -24,7 +25,6 @@ from clip_jax.training.report.examples import (
   some_right_some_wrong,
 )
 from clip_jax.training.report.figures import Line, Reference, curves
-from clip_jax.training.report.pictures import SIDE, data_uri
 from clip_jax.training.report.similarity import (
   changed_words,
   nearest,

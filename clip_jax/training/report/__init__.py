@@ -11,6 +11,7 @@ import jax
 import jinja2
 
 from clip_jax.data.sources import Source
+from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.training.metrics import read_metrics
 from clip_jax.training.report import facts
@@ -22,7 +23,6 @@ from clip_jax.training.report.examples import (
   read_examples,
   some_right_some_wrong,
 )
-from clip_jax.training.report.pictures import data_uri
 from clip_jax.training.report.similarity import (
   changed_words,
   nearest,

@@ -6,9 +6,7 @@ are medians of several calls. Machines are noisy: comparisons are worth
 something only within one run.
 """
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax import tokenizers
+from clip_jax.benchmarks.encode import encode as encode
+from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
 from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import PREFETCH, training_batches
 from clip_jax.data.sources import open_source
-from clip_jax.inference.model import Model
 from clip_jax.models import presets
-from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.contrastive import FORMS, make_softmax_loss
 from clip_jax.parallel.mesh import (
@@ -29,7 +27,6 @@ from clip_jax.parallel.mesh import (
   batch_sharding,
   check_batch_size,
   make_mesh,
-  replicated,
 )
 from clip_jax.tokenizers.sample_captions import sample_captions
 from clip_jax.training.feed import Feed
@@ -37,9 +34,6 @@ from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.state import abstract_state, sharded_init
 from clip_jax.training.step import jit_train_step, make_train_step
 
-Figures = dict[str, Any]
-
-_WARM_UP = 2  # calls that are not counted
 _CAPTIONS = 20_000  # that a tokenizer is measured on
 # Batches made ahead, while the step compiled, must not flatter the pipeline.
 _WARM_UP_STEPS = PREFETCH + 2
@@ -109,53 +103,7 @@ def train(
     'examples_per_second': numbers['train/examples_per_second'],
     'seconds_per_step': batch / numbers['train/examples_per_second'],
     'input_wait_fraction': numbers['train/input_wait_fraction'],
-    **_devices(),
-  }
-
-
-def encode(preset: str, batch: int, calls: int, dtype: str) -> Figures:
-  """Both encoders at inference, from uint8 pixels and from words.
-
-  The weights are random, which costs what trained ones do.
-  """
-  mesh = make_mesh()
-  check_batch_size(batch, mesh)
-  config = presets.resolve(preset)
-  tokenizer = tokenizers.load('clip', config.text.context_length)
-  size = config.image.image_size
-  shapes = (
-    jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
-    jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32),
-  )
-  init = jax.jit(
-    lambda key: DualEncoder(config).init(
-      key, *(jnp.zeros(s.shape, s.dtype) for s in shapes)
-    ),
-    out_shardings=replicated(mesh),
-  )
-  model = Model(
-    Description(
-      model=config,
-      tokenizer=tokenizer.describe(),
-      preprocessing=Preprocessing(image_size=size),
-    ),
-    init(jax.random.key(0)),
-    mesh=mesh,
-    dtype=dtype,
-    batch_size=batch,
-  )
-  images = _pixels(batch, size)
-  texts = [f'a photo of picture number {i}.' for i in range(batch)]
-  image_seconds = _median_seconds(lambda: model.encode_image(images), calls)
-  text_seconds = _median_seconds(lambda: model.encode_text(texts), calls)
-  return {
-    'preset': preset,
-    'batch': batch,
-    'calls': calls,
-    'dtype': dtype,
-    'images_per_second': batch / image_seconds,
-    'texts_per_second': batch / text_seconds,
-    **_devices(),
+    **device_facts(),
   }
 
 
@@ -176,7 +124,7 @@ def loss(batch: int, embed_dim: int, calls: int) -> list[Figures]:
       .lower(images, texts, scale)
       .compile()
     )
-    seconds = _median_seconds(
+    seconds = median_seconds(
       lambda call=compiled: jax.block_until_ready(call(images, texts, scale)),
       calls,
     )
@@ -188,7 +136,7 @@ def loss(batch: int, embed_dim: int, calls: int) -> list[Figures]:
         'embed_dim': embed_dim,
         'temp_bytes': int(memory.temp_size_in_bytes),
         'seconds': seconds,
-        **_devices(),
+        **device_facts(),
       }
     )
   return figures
@@ -239,7 +187,7 @@ def tokenize(spec: str, data: str, calls: int) -> Figures:
   start = time.perf_counter()
   tokenizer(captions)
   first_seconds = time.perf_counter() - start
-  seconds = _median_seconds(lambda: tokenizer(captions), calls)
+  seconds = median_seconds(lambda: tokenizer(captions), calls)
   return {
     'tokenizer': spec,
     'data': data or 'plain captions',
@@ -249,27 +197,6 @@ def tokenize(spec: str, data: str, calls: int) -> Figures:
   }
 
 
-def _median_seconds(call: Callable[[], Any], calls: int) -> float:
-  for _ in range(_WARM_UP):
-    call()
-  seconds = []
-  for _ in range(calls):
-    start = time.perf_counter()
-    call()
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds)
-
-
-def _pixels(count: int, size: int) -> np.ndarray:
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-
-
 def _unit_rows(rows: int, width: int, seed: int) -> np.ndarray:
   x = np.random.default_rng(seed).normal(size=(rows, width))
   return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _devices() -> Figures:
-  devices: Sequence[jax.Device] = jax.devices()
-  return {'device_kind': devices[0].device_kind, 'devices': len(devices)}

@@ -12,22 +12,25 @@ SMALL_FILE = 16_384  # bytes
 _WEB_FORMATS = {b'\x89PNG\r\n\x1a\n': 'png', b'\xff\xd8\xff': 'jpeg'}
 
 
-def data_uri(image: ImageLike) -> str:
+def data_uri(image: ImageLike, side: int = SIDE) -> str:
   """A picture for an `img` element.
 
   A small PNG or JPEG is taken as it is; anything else becomes a JPEG on
-  white of at most SIDE pixels a side.
+  white.
 
+  Args:
+    image: see `decode`.
+    side: pixels, at most, of either side.
   Raises:
     CorruptImageError: the picture cannot be read.
   """
   picture = decode(image)
   if isinstance(image, bytes) and len(image) <= SMALL_FILE:
     for start, name in _WEB_FORMATS.items():
-      if image.startswith(start) and max(picture.size) <= SIDE:
+      if image.startswith(start) and max(picture.size) <= side:
         return _uri(name, image)
   picture = picture.convert('RGBA')
-  picture.thumbnail((SIDE, SIDE))
+  picture.thumbnail((side, side))
   canvas = Image.new('RGB', picture.size, 'white')
   canvas.paste(picture, mask=picture.getchannel('A'))
   encoded = io.BytesIO()

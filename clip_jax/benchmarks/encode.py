@@ -1,0 +1,175 @@
+"""Both encoders at inference, alone or in turns with open_clip's."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clip_jax import tokenizers
+from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
+from clip_jax.errors import FailureError
+from clip_jax.inference.model import Model
+from clip_jax.models import presets
+from clip_jax.models.description import Description
+from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.parallel.mesh import check_batch_size, make_mesh, replicated
+
+# Takes turns: (tower, batch) -> seconds of one call
+Turn = Callable[[str, int], float]
+
+
+def encode(
+  preset: str,
+  batches: Sequence[int],
+  calls: int,
+  dtype: str,
+  against: str | None = None,
+  python: str | None = None,
+) -> Figures:
+  """Rates of both encoders, from uint8 pixels and from words (or from ids,
+  where the tokenizer is not part of the package).
+
+  The weights are random, which costs what trained ones do.
+
+  Args:
+    preset: a published model.
+    batches: rows a call; each is measured.
+    calls: that are measured, of each.
+    dtype: of the arithmetic.
+    against: 'open_clip' takes turns with it, call by call. It runs in a
+      process of its own, because two runtimes in one disturb each other, with
+      as many threads; it gets float pixels and ids that are ready.
+    python: the interpreter of that process, where open_clip is installed;
+      None is this one.
+  Raises:
+    UsageError: the preset is not known, or a batch does not split over the
+      devices.
+    FailureError: open_clip is not installed, or does not know the model.
+  """
+  mesh = make_mesh()
+  for batch in batches:
+    check_batch_size(batch, mesh)
+  model = _random_model(preset, max(batches), dtype)
+  head = {'preset': preset, 'calls': calls, 'dtype': dtype, **device_facts()}
+  if against is None:
+    rows = [_rates(model, batch, calls) for batch in batches]
+  else:
+    with _open_clip(preset, dtype, python) as theirs:
+      rows = [_rates(model, batch, calls, theirs) for batch in batches]
+    head['against'] = against
+  return {**head, 'batches': rows}
+
+
+def _rates(
+  model: Model, batch: int, calls: int, theirs: Turn | None = None
+) -> Figures:
+  size = model.config.image.image_size
+  pixels = np.random.default_rng(0).integers(
+    0, 256, (batch, size, size, 3), dtype=np.uint8
+  )
+  texts = [f'a photo of picture number {i}.' for i in range(batch)]
+  tokens = np.full((batch, model.config.text.context_length), 1, np.int32)
+  row: Figures = {'batch': batch}
+  for tower, call in (
+    ('image', lambda: model.encode_image(pixels)),
+    (
+      'text',
+      lambda: (
+        model.encode_text(texts)
+        if model.description.tokenizer
+        else model.encode_tokens(tokens)
+      ),
+    ),
+  ):
+    rate = f'{tower}s_per_second'
+    if theirs is None:
+      row[rate] = batch / median_seconds(call, calls)
+      continue
+    pairs = [
+      (median_seconds(call, 1, warm_up=not i), theirs(tower, batch))
+      for i in range(calls)
+    ]
+    ours, others = zip(*pairs, strict=True)
+    row[rate] = batch / statistics.median(ours)
+    row[f'open_clip_{rate}'] = batch / statistics.median(others)
+    row[f'{tower}_ratio'] = statistics.median(b / a for a, b in pairs)
+    row[f'{tower}_ratio_of_fastest'] = min(others) / min(ours)
+  return row
+
+
+def _random_model(preset: str, batch: int, dtype: str) -> Model:
+  mesh = make_mesh()
+  config = presets.resolve(preset)
+  size, length = config.image.image_size, config.text.context_length
+  # Other tokenizers come with their model's files: ids are taken instead.
+  known = presets.find(preset).tokenizer == 'clip'
+  tokenizer = tokenizers.load('clip', length).describe() if known else None
+  init = jax.jit(
+    lambda key: DualEncoder(config).init(
+      key,
+      jnp.zeros((1, size, size, 3)),
+      jnp.zeros((1, length), jnp.int32),
+    ),
+    out_shardings=replicated(mesh),
+  )
+  return Model(
+    Description(
+      model=config,
+      tokenizer=tokenizer,
+      preprocessing=presets.preprocessing_of(preset),
+    ),
+    init(jax.random.key(0)),
+    mesh=mesh,
+    dtype=dtype,
+    batch_size=batch,
+  )
+
+
+@contextmanager
+def _open_clip(
+  preset: str, dtype: str, python: str | None = None
+) -> Iterator[Turn]:
+  """open_clip's encoders, waiting in a process for their turns."""
+  name = preset.replace('/', '-').replace('@', '-')
+  config = presets.resolve(preset)
+  if config.text.activation == 'quick_gelu':
+    name += '-quickgelu'
+  process = subprocess.Popen(
+    [
+      python or sys.executable,
+      os.path.join(os.path.dirname(__file__), 'open_clip_turns.py'),
+      *(name, dtype, str(os.cpu_count() or 1)),
+    ],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdin and process.stdout
+  try:
+    _answer(process.stdout)
+    stdin, stdout = process.stdin, process.stdout
+
+    def turn(tower: str, batch: int) -> float:
+      print(json.dumps([tower, batch]), file=stdin, flush=True)
+      return _answer(stdout)['seconds']
+
+    yield turn
+  finally:
+    process.stdin.close()
+    process.wait()
+
+
+def _answer(stdout: Iterable[str]) -> Figures:
+  """The next line of the process, unless it says what is wrong."""
+  line = next(iter(stdout), '')
+  answer = json.loads(line) if line else {'error': 'open_clip stopped.'}
+  if 'error' in answer:
+    raise FailureError(answer['error'])
+  return answer

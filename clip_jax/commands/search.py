@@ -1,0 +1,342 @@
+"""Finds the pictures or texts that are most similar to a text or a picture.
+
+usage:
+  clip-jax search --model=REF --index=FILE QUERY…
+
+examples:
+  clip-jax search --model=runs/emoji --index=emoji.npz "red heart" "blue bird"
+  clip-jax search --model=runs/emoji --index=emoji.npz photo.jpg --top=20
+  clip-jax search --model=REF --index=photos.parquet --html=found.html "a dog"
+  clip-jax search --model=REF --index=FILE --queries=names.txt --json
+  cat names.txt | clip-jax search --model=REF --index=FILE -
+
+FILE is what `clip-jax embed` wrote, with the same model. A QUERY is a text; one
+that ends like a picture's name (.png, .jpg, …) is the picture's path. --text
+and --image say which it is, and each line of --queries, or of the standard
+input for -, is a text. Pictures are searched where the file has some, unless
+--kind says otherwise.
+
+The search is exact. For millions of rows, --approximate builds an index once,
+in FILE.usearch, and uses it from then on: much faster, and a few of the nearest
+may be missed. --html writes a page of pictures; they come from the data set
+that was embedded, or from --images.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import flags
+
+from clip_jax.commands import common_flags, printing
+from clip_jax.errors import UsageError
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from clip_jax.data.sources import Source
+  from clip_jax.inference.embeddings_reader import EmbeddingsTable
+  from clip_jax.inference.model import Model
+  from clip_jax.inference.search import Nearest
+  from clip_jax.inference.search_page import Answer
+
+_MANY_ROWS = 1_000_000  # from here on the index is worth building
+
+
+class Query(NamedTuple):
+  """A text, or a picture's path."""
+
+  value: str
+  is_picture: bool
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds this verb's flags."""
+  common_flags.define_model(values)
+  flags.DEFINE_string(
+    'index', None, 'what clip-jax embed wrote', flag_values=values
+  )
+  flags.DEFINE_multi_string(
+    'text', [], 'a text, whatever it looks like', flag_values=values
+  )
+  flags.DEFINE_multi_string(
+    'image', [], "a picture's path, whatever it ends in", flag_values=values
+  )
+  flags.DEFINE_string(
+    'queries', None, 'a UTF-8 file with one text a line', flag_values=values
+  )
+  flags.DEFINE_integer('top', 10, 'rows to show of each', flag_values=values)
+  flags.DEFINE_enum(
+    'kind',
+    None,
+    ['image', 'text', 'all'],
+    'which rows: image, text or all',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'approximate', False, 'search through an index', flag_values=values
+  )
+  flags.DEFINE_string('html', None, 'a page to write', flag_values=values)
+  flags.DEFINE_string(
+    'images',
+    None,
+    "the page's pictures, SCHEME:LOCATION[#SPLIT]",
+    flag_values=values,
+  )
+  common_flags.define_json(values)
+
+
+def run(values: flags.FlagValues, words: list[str]) -> None:
+  """Prints, for each query, what is most similar to it."""
+  reference = common_flags.reference_of(values)
+  index = printing.require(
+    values.index, 'index', 'name a file that clip-jax embed wrote'
+  )
+  if values.top < 1:
+    raise UsageError(f'--top={values.top} must be at least 1.')
+  queries = _queries_of(values, words)
+  page = _page_of(values.html) if values.html else None
+
+  from clip_jax.inference.embeddings_reader import open_embeddings
+
+  with open_embeddings(index) as table:
+    kind, rows = _kind_of(table, values.kind)
+    source = _source_of(table, values.images) if page else None
+
+    model = common_flags.load_model(values)
+    _check_model(model, table)
+    vectors = _encode(model, queries)
+    nearest = _search(values, table, vectors, kind, rows)
+    answers = _answers(table, queries, nearest)
+  if page is not None:
+    facts = {'index': index, 'model': reference, 'rows': rows}
+    _write(page, answers, source, facts)
+  if values.json:
+    printing.print_json([_as_json(answer) for answer in answers])
+  else:
+    _print(answers)
+
+
+def _queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
+  """All queries: words, then --text, --image, and --queries."""
+  queries = []
+  files = [values.queries] if values.queries else []
+  for word in words:
+    if word == '-':
+      files.append('-')
+    elif _looks_like_a_picture(word):
+      if not os.path.isfile(word):
+        raise UsageError(
+          f'no picture {word}: to search for the words, use --text={word!r}.'
+        )
+      queries.append(Query(word, True))
+    else:
+      queries.append(Query(word, False))
+  queries += [Query(text, False) for text in values.text]
+  for path in values.image:
+    if not os.path.isfile(path):
+      raise UsageError(f'--image: no picture {path}.')
+    queries.append(Query(path, True))
+  for file in files:
+    path = '/dev/stdin' if file == '-' else file
+    lines = printing.lines_of('queries', path)
+    queries += [Query(text, False) for text in lines]
+  if not queries:
+    raise UsageError(
+      'nothing to search for: give a text or a picture after the flags.'
+    )
+  if any(not query.value.strip() for query in queries):
+    raise UsageError('a query is empty: give a text or a picture.')
+  return queries
+
+
+def _looks_like_a_picture(word: str) -> bool:
+  from clip_jax.data.sources.folder import IMAGE_SUFFIXES
+
+  return word.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _page_of(html: str) -> Path:
+  path = Path(html).expanduser()
+  if path.is_dir():
+    raise UsageError(f'--html: {path} is a folder: name a file.')
+  if not path.parent.is_dir():
+    raise UsageError(f'--html: {path}: there is no folder {path.parent}.')
+  return path
+
+
+def _kind_of(
+  table: 'EmbeddingsTable', asked: str | None
+) -> tuple[str | None, int]:
+  """Which rows are searched (None: all), and how many they are."""
+  counts = table.count_kinds()
+  if not table.rows:
+    raise UsageError(f'{table.path} has no rows.')
+  kind = asked or ('image' if 'image' in counts else 'all')
+  if kind == 'all':
+    return None, table.rows
+  if kind not in counts:
+    there = ', '.join(f'{n:,} of kind {name}' for name, n in counts.items())
+    raise UsageError(f'--kind={kind}: {table.path} has {there}.')
+  return kind, counts[kind]
+
+
+def _source_of(table: 'EmbeddingsTable', images: str | None) -> 'Source | None':
+  """Where the page's pictures are: --images, or what was embedded."""
+  from clip_jax.data.sources import open_source
+
+  if images:
+    return open_source(images)
+  spec = table.about.get('images')
+  if not spec:
+    return None
+  try:
+    return open_source(spec, captions=tuple(table.about['captions']))
+  except UsageError as error:
+    raise UsageError(
+      f"--html: the index's pictures are not there any more ({error}): say "
+      'where with --images=SPEC.'
+    ) from error
+
+
+def _check_model(model: 'Model', table: 'EmbeddingsTable') -> None:
+  from clip_jax.inference.fingerprint import fingerprint
+
+  if model.config.embed_dim != table.dims:
+    raise UsageError(
+      f'the model makes {model.config.embed_dim} dimensions, and {table.path} '
+      f'has {table.dims}: use the model that made it'
+      f'{_origin(table)}.'
+    )
+  made_by = table.about.get('model')
+  if made_by and made_by != fingerprint(model.params):
+    raise UsageError(
+      f'{table.path} was made by another model{_origin(table)}: use that one, '
+      'or embed again.'
+    )
+
+
+def _origin(table: 'EmbeddingsTable') -> str:
+  origin = table.about.get('origin')
+  return f', {origin}' if origin else ''
+
+
+def _encode(model: 'Model', queries: list[Query]) -> 'np.ndarray':
+  """Unit-length rows in the order of the queries."""
+  import numpy as np
+
+  vectors = np.empty((len(queries), model.config.embed_dim), np.float32)
+  pictures = [i for i, query in enumerate(queries) if query.is_picture]
+  texts = [i for i, query in enumerate(queries) if not query.is_picture]
+  if pictures:
+    vectors[pictures] = model.encode_image([queries[i].value for i in pictures])
+  if texts:
+    before = model.tokenizer.truncated
+    vectors[texts] = model.encode_text([queries[i].value for i in texts])
+    cut = model.tokenizer.truncated - before
+    if cut:
+      print(
+        f'{cut:,} of {len(texts):,} queries were cut to '
+        f'{model.tokenizer.context_length} tokens.',
+        file=sys.stderr,
+      )
+  return vectors
+
+
+def _search(
+  values: flags.FlagValues,
+  table: 'EmbeddingsTable',
+  vectors: 'np.ndarray',
+  kind: str | None,
+  rows: int,
+) -> 'Nearest':
+  if values.approximate:
+    from clip_jax.inference.approximate import ApproximateIndex
+
+    index = ApproximateIndex(
+      table,
+      kind,
+      watch=lambda chunks: printing.watch(
+        chunks, rows, 'rows', size=lambda chunk: len(chunk.rows)
+      ),
+      say=lambda line: print(line, file=sys.stderr),
+    )
+    return index.search(vectors, top=values.top)
+  if rows > _MANY_ROWS:
+    print(
+      f'{rows:,} rows: --approximate would search an index of them, which is '
+      'built once.',
+      file=sys.stderr,
+    )
+
+  from clip_jax.inference.search import search
+
+  return search(table, vectors, kind=kind, top=values.top)
+
+
+def _answers(
+  table: 'EmbeddingsTable', queries: list[Query], nearest: 'Nearest'
+) -> 'list[Answer]':
+  from clip_jax.inference.search_page import Answer, Found
+
+  entries = table.entries(set(nearest.rows.ravel().tolist()))
+  answers = []
+  for query, rows, similarities in zip(
+    queries, nearest.rows.tolist(), nearest.similarities.tolist(), strict=True
+  ):
+    found = [
+      Found(rank, row, *entries[row], similarity)
+      for rank, (row, similarity) in enumerate(
+        zip(rows, similarities, strict=True), 1
+      )
+    ]
+    answers.append(Answer(query.value, query.is_picture, found))
+  return answers
+
+
+def _write(
+  page: Path,
+  answers: 'list[Answer]',
+  source: 'Source | None',
+  facts: dict[str, Any],
+) -> None:
+  from clip_jax.inference.search_page import write_page
+
+  absent = write_page(page, answers, source=source, facts=facts)
+  if absent:
+    where = 'unknown: say where with --images=SPEC'
+    if source is not None:
+      where = f'not in {source.spec}, or cannot be read'
+    print(f'{absent:,} pictures are {where}.', file=sys.stderr)
+  print(f'wrote {page}', file=sys.stderr)
+
+
+def _as_json(answer: 'Answer') -> dict[str, Any]:
+  return {
+    'query': answer.query,
+    'results': [
+      {
+        'rank': found.rank,
+        'id': found.id,
+        'caption': found.caption,
+        'kind': found.kind,
+        'similarity': found.similarity,
+      }
+      for found in answer.found
+    ],
+  }
+
+
+def _print(answers: 'list[Answer]') -> None:
+  for answer in answers:
+    print(answer.query)
+    width = max(len(found.id) for found in answer.found)
+    for found in answer.found:
+      caption = ' '.join(found.caption.split())
+      if len(caption) > 80:
+        caption = f'{caption[:79]}…'
+      print(
+        f'  {found.similarity:6.3f}  {found.id:<{min(width, 60)}}  '
+        f'{caption}'.rstrip()
+      )

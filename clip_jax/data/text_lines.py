@@ -1,0 +1,72 @@
+"""The lines of a text file by index, however many there are."""
+
+import array
+import io
+import os
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from clip_jax.errors import UsageError
+
+
+class TextLines(Sequence[str]):
+  """The lines of a UTF-8 file that are not blank, without space around them.
+
+  Only their places are in memory, sixteen bytes a line. One thread at a time
+  may read.
+
+  Attributes:
+    numbers: of each line in the file, from 1.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    """Reads the file once.
+
+    Raises:
+      UsageError: it is missing, or a line of it is not UTF-8.
+    """
+    self.numbers = array.array('q')
+    self._starts = array.array('q')
+    try:
+      self._file = open(path, 'rb')  # noqa: SIM115 (kept)
+      if not self._file.seekable():  # a pipe
+        self._file = io.BytesIO(self._file.read())
+      start = 0
+      for number, line in enumerate(self._file, 1):
+        if _decoded(line, number, path):
+          self.numbers.append(number)
+          self._starts.append(start)
+        start += len(line)
+    except OSError as error:
+      raise UsageError(
+        f'{os.fspath(path)}: {(error.strerror or str(error)).lower()}.'
+      ) from error
+    self._path = path
+
+  def __len__(self) -> int:
+    return len(self.numbers)
+
+  @overload
+  def __getitem__(self, index: int) -> str: ...
+
+  @overload
+  def __getitem__(self, index: slice) -> list[str]: ...
+
+  def __getitem__(self, index: int | slice) -> str | list[str]:
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    self._file.seek(self._starts[index])
+    return _decoded(self._file.readline(), self.numbers[index], self._path)
+
+  def __iter__(self) -> Iterator[str]:
+    return (self[i] for i in range(len(self)))
+
+
+def _decoded(line: bytes, number: int, path: str | os.PathLike) -> str:
+  try:
+    return line.decode('utf-8-sig' if number == 1 else 'utf-8').strip()
+  except UnicodeDecodeError as error:
+    raise UsageError(
+      f'{os.fspath(path)}, line {number}: not UTF-8 '
+      f'(byte 0x{line[error.start]:02x}); save the file as UTF-8.'
+    ) from error

@@ -1,0 +1,172 @@
+"""The work of one job in parts: which records each has, and its file.
+
+A part is a run of consecutive records, either pictures or texts. Its file
+holds the rows of those that could be read, and why the others could not.
+"""
+
+import dataclasses
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_jax.errors import FailureError
+from clip_jax.inference.embeddings import Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Records [start, stop) of the pictures or of the texts.
+
+  Attributes:
+    number: its place among all parts, which is the order of the rows.
+    kind: 'image' or 'text'.
+  """
+
+  number: int
+  kind: str
+  start: int
+  stop: int
+
+  @property
+  def file_name(self) -> str:
+    """Of its file in the folder of parts."""
+    return f'{self.number:08}.npz'
+
+  def __len__(self) -> int:
+    return self.stop - self.start
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """All parts of a job: first the pictures', then the texts'.
+
+  Attributes:
+    images, texts: how many records there are.
+    part_rows: records a part; the last of each kind may have fewer.
+  """
+
+  images: int
+  texts: int
+  part_rows: int
+
+  def __len__(self) -> int:
+    return self._image_parts + -(-self.texts // self.part_rows)
+
+  def __getitem__(self, number: int) -> Part:
+    if not 0 <= number < len(self):
+      raise IndexError(number)
+    kind, total, place = 'image', self.images, number
+    if number >= self._image_parts:
+      kind, total, place = 'text', self.texts, number - self._image_parts
+    start = place * self.part_rows
+    return Part(number, kind, start, min(total, start + self.part_rows))
+
+  def __iter__(self) -> Iterator[Part]:
+    return (self[number] for number in range(len(self)))
+
+  @property
+  def _image_parts(self) -> int:
+    return -(-self.images // self.part_rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+  """What a finished part says beside its vectors.
+
+  Attributes:
+    ids, captions: of its rows.
+    corrupt: id to reason, of the records without a row.
+    truncated: texts that were cut to the model's context.
+  """
+
+  ids: list[str]
+  captions: list[str]
+  corrupt: dict[str, str]
+  truncated: int
+
+
+def write_part(
+  folder: Path, part: Part, notes: Notes, vectors: np.ndarray
+) -> None:
+  """Writes a part's file under another name and moves it into its place.
+
+  It is there whole or not at all, also when the power fails.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  text = json.dumps({**dataclasses.asdict(part), **dataclasses.asdict(notes)})
+  # Processes on several hosts may have one process id.
+  temporary = folder / f'{part.file_name}.{uuid.uuid4().hex}.tmp'
+  try:
+    with open(temporary, 'wb') as file:
+      np.savez(
+        file, vectors=vectors, notes=np.frombuffer(text.encode(), np.uint8)
+      )
+      sync(file)
+    os.replace(temporary, folder / part.file_name)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def read_notes(folder: Path, part: Part) -> Notes:
+  """What a part's file says, without its vectors.
+
+  Raises:
+    FailureError: see `read_rows`.
+  """
+  values = json.loads(_member(folder, part, 'notes').tobytes())
+  for name, value in dataclasses.asdict(part).items():
+    if values.pop(name) != value:
+      raise _damaged(folder, part, 'it has other records')
+  return Notes(**values)
+
+
+def read_rows(folder: Path, part: Part, *, vectors: bool = True) -> Rows:
+  """A part's rows; without `vectors`, these are [N, 0].
+
+  Raises:
+    FailureError: the file is damaged; the message says what to remove.
+  """
+  notes = read_notes(folder, part)
+  values = np.empty((len(notes.ids), 0), np.float32)
+  if vectors:
+    values = _member(folder, part, 'vectors')
+  return Rows(
+    ids=notes.ids,
+    kinds=[part.kind] * len(notes.ids),
+    captions=notes.captions,
+    vectors=values,
+  )
+
+
+def read_dims(folder: Path, part: Part) -> int:
+  """E, the width of a part's vectors."""
+  return _member(folder, part, 'vectors').shape[1]
+
+
+def sync(file: Any) -> None:
+  """Has a file's bytes on the disk before anything relies on them."""
+  file.flush()
+  os.fsync(file.fileno())
+
+
+def _member(folder: Path, part: Part, name: str) -> np.ndarray:
+  try:
+    with np.load(folder / part.file_name) as file:  # without pickles
+      return file[name]
+  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise _damaged(folder, part, ' '.join(str(error).split())) from error
+
+
+def _damaged(folder: Path, part: Part, reason: str) -> FailureError:
+  return FailureError(
+    f'{folder / part.file_name} is damaged ({reason}): remove it, and the '
+    'same command makes it again.'
+  )

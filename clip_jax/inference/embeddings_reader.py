@@ -1,0 +1,256 @@
+"""Reads a table of embeddings (see `embeddings`) without holding it in memory.
+
+An .npz is mapped: its arrays lie uncompressed in the file. A .parquet is read
+a group of rows at a time.
+"""
+
+import abc
+import bisect
+import collections
+import contextlib
+import json
+import os
+import tokenize
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from clip_jax.errors import UsageError
+from clip_jax.inference.embeddings import SUFFIXES, pyarrow_parquet
+
+_CHUNK_BYTES = 32 * 2**20  # of vectors in memory at once
+_CHUNK_ROWS = 65_536  # of kinds
+
+
+class Chunk(NamedTuple):
+  """Some rows of one kind."""
+
+  rows: Int64[np.ndarray, ' n']  # their places in the table
+  vectors: Float[np.ndarray, 'n E']  # float32
+
+
+class Entry(NamedTuple):
+  """What a row says beside its vector."""
+
+  id: str
+  kind: str
+  caption: str
+
+
+class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
+  """N rows in a file.
+
+  Attributes:
+    path: the file.
+    rows, dims: N and E.
+    about: what made it; empty where it does not say.
+  """
+
+  path: Path
+  rows: int
+  dims: int
+  about: dict[str, Any]
+
+  @abc.abstractmethod
+  def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
+    """All rows in order, or those of one kind, a few megabytes at a time."""
+
+  @abc.abstractmethod
+  def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
+    """What some rows say."""
+
+  @abc.abstractmethod
+  def count_kinds(self) -> dict[str, int]:
+    """How many rows there are of each kind."""
+
+
+def open_embeddings(path: str | os.PathLike) -> EmbeddingsTable:
+  """Opens what `clip-jax embed` wrote.
+
+  Raises:
+    UsageError: the file is missing, damaged, or something else.
+  """
+  path = Path(path).expanduser()
+  suffix = path.suffix.lower()
+  if suffix not in SUFFIXES:
+    raise UsageError(f'{path}: the name must end in {" or ".join(SUFFIXES)}.')
+  if not path.is_file():
+    what = 'is a folder' if path.is_dir() else 'does not exist'
+    raise UsageError(f'{path} {what}: name a file that clip-jax embed wrote.')
+  try:
+    if suffix == '.npz':
+      return _NpzTable(path)
+    return _ParquetTable(path)
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    if isinstance(error, UsageError):
+      raise
+    raise UsageError(
+      f'{path} is not a table of embeddings, or is damaged: '
+      f'{" ".join(str(error).split())}.'
+    ) from error
+
+
+class _NpzTable(EmbeddingsTable):
+  """Arrays that the system maps into memory as they are read."""
+
+  def __init__(self, path: Path):
+    self.path = path
+    arrays = _map_arrays(path)
+    for name in ('ids', 'kinds', 'captions', 'embeddings'):
+      if name not in arrays:
+        raise UsageError(
+          f'{path} has no array {name!r}: name a file that clip-jax embed '
+          'wrote.'
+        )
+    self._ids, self._kinds = arrays['ids'], arrays['kinds']
+    self._captions, self._vectors = arrays['captions'], arrays['embeddings']
+    if self._vectors.ndim != 2 or self._vectors.dtype.kind != 'f':
+      raise UsageError(
+        f'{path}: embeddings are {self._vectors.dtype} '
+        f'{list(self._vectors.shape)}, not float32 [N, E].'
+      )
+    self.rows, self.dims = self._vectors.shape
+    for name in ('ids', 'kinds', 'captions'):
+      if arrays[name].shape != (self.rows,) or arrays[name].dtype.kind != 'U':
+        raise UsageError(
+          f'{path}: {name} are {arrays[name].dtype} '
+          f'{list(arrays[name].shape)}, not strings [{self.rows}].'
+        )
+    self.about = json.loads(str(arrays['about'])) if 'about' in arrays else {}
+
+  def __exit__(self, *_: object) -> None:
+    del self._ids, self._kinds, self._captions, self._vectors
+
+  def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
+    size = max(1, _CHUNK_BYTES // (4 * max(1, self.dims)))
+    for start in range(0, self.rows, size):
+      stop = min(self.rows, start + size)
+      rows = np.arange(start, stop)
+      vectors = self._vectors[start:stop]
+      if kind is not None:
+        wanted = self._kinds[start:stop] == kind
+        rows, vectors = rows[wanted], vectors[wanted]
+      if len(rows):  # copied, for the file does not align them
+        yield Chunk(rows, np.array(vectors, np.float32))
+
+  def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
+    return {
+      row: Entry(
+        str(self._ids[row]), str(self._kinds[row]), str(self._captions[row])
+      )
+      for row in rows
+    }
+
+  def count_kinds(self) -> dict[str, int]:
+    counts: collections.Counter[str] = collections.Counter()
+    for start in range(0, self.rows, _CHUNK_ROWS):
+      counts.update(self._kinds[start : start + _CHUNK_ROWS].tolist())
+    return dict(counts)
+
+
+class _ParquetTable(EmbeddingsTable):
+  """Groups of rows, read as they are needed."""
+
+  def __init__(self, path: Path):
+    arrow, parquet = pyarrow_parquet()
+    self.path = path
+    self._file = parquet.ParquetFile(path)
+    schema = self._file.schema_arrow
+    for name in ('id', 'kind', 'caption', 'embedding'):
+      if name not in schema.names:
+        raise UsageError(
+          f'{path} has no column {name!r}: name a file that clip-jax embed '
+          'wrote.'
+        )
+    vector = schema.field('embedding').type
+    if not arrow.types.is_fixed_size_list(vector):
+      raise UsageError(
+        f'{path}: embeddings are {vector}, not lists of one size.'
+      )
+    self.rows, self.dims = self._file.metadata.num_rows, vector.list_size
+    about = (schema.metadata or {}).get(b'about')
+    self.about = json.loads(about) if about else {}
+
+  def __exit__(self, *_: object) -> None:
+    self._file.close()
+
+  def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
+    size = max(1, _CHUNK_BYTES // (4 * max(1, self.dims)))
+    start = 0
+    for batch in self._file.iter_batches(size, columns=['kind', 'embedding']):
+      rows = np.arange(start, start + len(batch))
+      start += len(batch)
+      values = batch.column('embedding').flatten().to_numpy()
+      vectors = values.reshape(len(batch), self.dims)
+      if kind is not None:
+        kinds = batch.column('kind').to_pylist()
+        wanted = np.array([name == kind for name in kinds], bool)
+        rows, vectors = rows[wanted], vectors[wanted]
+      if len(rows):
+        yield Chunk(rows, vectors.astype(np.float32, copy=False))
+
+  def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
+    groups = range(self._file.num_row_groups)
+    sizes = [self._file.metadata.row_group(i).num_rows for i in groups]
+    starts = np.cumsum([0, *sizes]).tolist()
+    wanted: dict[int, list[int]] = collections.defaultdict(list)
+    for row in rows:
+      wanted[bisect.bisect_right(starts, row) - 1].append(row)
+    found = {}
+    for group, members in wanted.items():
+      table = self._file.read_row_group(group, ['id', 'kind', 'caption'])
+      for row in members:
+        values = table.slice(row - starts[group], 1).to_pylist()[0]
+        found[row] = Entry(values['id'], values['kind'], values['caption'])
+    return found
+
+  def count_kinds(self) -> dict[str, int]:
+    counts: collections.Counter[str] = collections.Counter()
+    for batch in self._file.iter_batches(_CHUNK_ROWS, columns=['kind']):
+      counts.update(batch.column('kind').to_pylist())
+    return dict(counts)
+
+
+def _map_arrays(path: Path) -> dict[str, np.ndarray]:
+  """The arrays of an .npz by name, mapped from the file."""
+  arrays = {}
+  with zipfile.ZipFile(path) as archive, open(path, 'rb') as file:
+    for member in archive.infolist():
+      if member.compress_type != zipfile.ZIP_STORED:
+        raise UsageError(
+          f'{path} is compressed: write it with clip-jax embed, or with '
+          'numpy.savez.'
+        )
+      with archive.open(member):  # checks the member's header
+        pass
+      file.seek(member.header_offset)
+      header = file.read(30)  # fixed part: ends with two lengths
+      name, extra = np.frombuffer(header, '<u2', 2, 26).tolist()
+      file.seek(name + extra, os.SEEK_CUR)
+      arrays[member.filename.removesuffix('.npy')] = _map_array(path, file)
+  return arrays
+
+
+def _map_array(path: Path, file: Any) -> np.ndarray:
+  version = np.lib.format.read_magic(file)
+  read = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }.get(version)
+  if read is None:
+    raise ValueError(f'an array of format {version}')
+  try:
+    shape, fortran, dtype = read(file)
+  except (SyntaxError, tokenize.TokenError) as error:  # numpy lets them pass
+    raise ValueError('an array whose header is damaged') from error
+  if dtype.hasobject:
+    raise ValueError('an array of Python objects')
+  if not all(shape):  # an empty file cannot be mapped
+    return np.empty(shape, dtype)
+  return np.memmap(
+    path, dtype, 'r', file.tell(), shape, order='F' if fortran else 'C'
+  )

@@ -1,0 +1,77 @@
+"""The jitted encoders of a model: pixels and ids to unit-length features."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from clip_jax.inference import cpu_layout
+from clip_jax.models.config import CLIPConfig
+from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
+from clip_jax.parallel.mesh import replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+  """Functions of variables and a batch; see `make_encoders`.
+
+  Attributes:
+    module: for `module.apply`, with the variables as they are trained.
+    unrolled: the functions take variables in the form of `cpu_layout.unroll`.
+    encode_image: uint8 [B, S, S, 3] to float32 [B, E].
+    encode_text: int32 [B, T] to float32 [B, E].
+    image_tokens: uint8 [B, S, S, 3] and a block's index to [B, L, D].
+  """
+
+  module: DualEncoder
+  unrolled: bool
+  encode_image: Callable[..., jax.Array]
+  encode_text: Callable[..., jax.Array]
+  image_tokens: Callable[..., jax.Array]
+
+
+@functools.lru_cache(maxsize=16)
+def make_encoders(
+  config: CLIPConfig,
+  dtype: str,
+  mean: tuple[float, float, float],
+  std: tuple[float, float, float],
+  mesh: Mesh | None,
+  unroll: bool,
+) -> Encoders:
+  """The functions that all models with these arguments share."""
+  module = DualEncoder(config, jnp.dtype(dtype))
+  runner = module.clone(unroll=unroll)
+  # Accelerators would round float32 products to bfloat16 or TF32.
+  precision = 'highest' if dtype == 'float32' else 'default'
+
+  def apply(variables, x, method, *args) -> Any:
+    variables = cpu_layout.restore(variables)
+    with jax.default_matmul_precision(precision):
+      return runner.apply(variables, x, *args, method=method)
+
+  def encode_image(variables, pixels):
+    images = normalize(pixels, mean, std)
+    return unit_length(apply(variables, images, 'encode_image'))
+
+  def encode_text(variables, tokens):
+    return unit_length(apply(variables, tokens, 'encode_text'))
+
+  def image_tokens(variables, pixels, layer):
+    images = normalize(pixels, mean, std)
+    return apply(variables, images, 'image_tokens', layer)
+
+  jit = jax.jit
+  if mesh is not None:  # every process gets the whole result
+    jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
+  return Encoders(
+    module=module,
+    unrolled=unroll,
+    encode_image=jit(encode_image),
+    encode_text=jit(encode_text),
+    image_tokens=jit(image_tokens, static_argnames='layer'),
+  )

@@ -1,0 +1,253 @@
+"""`clip-jax search` as it is typed."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.inference.loading import load
+from tests.inference.tables import unit_rows, write_table
+
+
+@pytest.fixture(params=['.npz', '.parquet'])
+def index(request, clip_jax, workdir, pictures, tmp_path):
+  """Five pictures and three texts, embedded."""
+  return embed(clip_jax, workdir, pictures, tmp_path, request.param)
+
+
+@pytest.fixture
+def npz(clip_jax, workdir, pictures, tmp_path):
+  return embed(clip_jax, workdir, pictures, tmp_path, '.npz')
+
+
+def embed(clip_jax, workdir, pictures, folder, suffix):
+  texts = folder / 'texts.txt'
+  texts.write_text('red square\ncat face\nbig <b>circle</b>')
+  out = folder / f'e{suffix}'
+  result = clip_jax(
+    'embed', f'--model={workdir}', f'--images=folder:{pictures}',
+    f'--texts={texts}', f'--out={out}',
+  )  # fmt: skip
+  assert result.code == 0, result
+  return out
+
+
+@pytest.fixture
+def found(clip_jax, workdir):
+  """Searches, and gives the JSON."""
+
+  def found(*argv):
+    result = clip_jax('search', f'--model={workdir}', *argv, '--json')
+    assert result.code == 0, result
+    return result.json
+
+  return found
+
+
+def test_texts_find_pictures(found, index, workdir, pictures):
+  answers = found(f'--index={index}', 'red square', 'cat face')
+  assert [answer['query'] for answer in answers] == ['red square', 'cat face']
+  model = load(workdir)
+  ids = [f'cat_face/{i}.png' for i in range(2)] + [
+    f'red_square/{i}.png' for i in range(3)
+  ]
+  rows = model.encode_image([pictures / key for key in ids])
+  for answer in answers:
+    similarities = rows @ model.encode_text(answer['query'])[0]
+    best = np.argsort(-similarities)
+    assert [x['id'] for x in answer['results']] == [ids[i] for i in best]
+    assert [x['rank'] for x in answer['results']] == [1, 2, 3, 4, 5]
+    assert {x['kind'] for x in answer['results']} == {'image'}
+    np.testing.assert_allclose(
+      [x['similarity'] for x in answer['results']],
+      similarities[best],
+      atol=1e-5,
+    )
+    first = answer['results'][0]
+    assert first['caption'] == first['id'].split('/')[0].replace('_', ' ')
+
+
+def test_a_picture_finds_itself(found, index, pictures):
+  path = pictures / 'red_square' / '1.png'
+  for query in (path, f'--image={path}'):
+    (answer,) = found(f'--index={index}', query, '--top=1')
+    assert answer['query'] == str(path)
+    assert answer['results'][0]['id'] == 'red_square/1.png'
+    assert answer['results'][0]['similarity'] == pytest.approx(1, abs=1e-5)
+
+
+def test_kinds(found, index):
+  (answer,) = found(f'--index={index}', '--kind=text', 'cat face')
+  assert answer['results'][0]['id'] == 'texts.txt:2'
+  assert answer['results'][0]['similarity'] == pytest.approx(1, abs=1e-5)
+  assert len(answer['results']) == 3
+  (answer,) = found(f'--index={index}', '--kind=all', 'cat face')
+  assert len(answer['results']) == 8
+
+
+def test_a_table_of_texts_is_searched_without_a_kind(
+  clip_jax, found, workdir, npz, tmp_path
+):
+  out = tmp_path / 't.npz'
+  clip_jax(
+    'embed', f'--model={workdir}', f'--texts={tmp_path / "texts.txt"}',
+    f'--out={out}',
+  )  # fmt: skip
+  (answer,) = found(f'--index={out}', 'red square', '--top=1')
+  assert answer['results'][0]['caption'] == 'red square'
+
+
+def test_the_index_finds_the_same(clip_jax, found, index, workdir):
+  exact = found(f'--index={index}', 'red square', 'cat face')
+  call = ['search', f'--model={workdir}', f'--index={index}', 'red square',
+          'cat face', '--json', '--approximate']  # fmt: skip
+  first, second = clip_jax(*call), clip_jax(*call)
+  assert 'building' in first.err
+  assert 'building' not in second.err
+  for result in (first, second):
+    for answer, other in zip(result.json, exact, strict=True):
+      assert [x['id'] for x in answer['results']] == [
+        x['id'] for x in other['results']
+      ]
+
+
+def test_queries_of_a_file(found, npz, tmp_path):
+  queries = tmp_path / 'queries.txt'
+  queries.write_text('cat face\n\na.png\n')
+  answers = found(f'--index={npz}', 'big', f'--queries={queries}', '--text=b')
+  assert [x['query'] for x in answers] == ['big', 'b', 'cat face', 'a.png']
+
+
+def test_what_a_person_reads(clip_jax, npz, workdir):
+  result = clip_jax(
+    'search', f'--model={workdir}', f'--index={npz}', '--top=2', 'red', 'cat'
+  )
+  lines = result.out.splitlines()
+  assert [lines[0], lines[3]] == ['red', 'cat']
+  row = re.compile(r'  (-| )\d\.\d{3}  \w+/\d\.png +(red square|cat face)')
+  assert all(row.fullmatch(lines[i]) for i in (1, 2, 4, 5))
+  assert result.err == ''
+
+
+def test_the_page_has_the_pictures(clip_jax, workdir, pictures, npz, tmp_path):
+  page = tmp_path / 'found.html'
+  result = clip_jax(
+    'search', f'--model={workdir}', f'--index={npz}', f'--html={page}',
+    '<script>alert(1)</script>', '--kind=all',
+    pictures / 'cat_face' / '0.png',
+  )  # fmt: skip
+  assert result.code == 0, result
+  text = page.read_text()
+  assert '<script' not in text
+  assert '&lt;script&gt;alert(1)' in text
+  assert '<b>' not in text  # of a caption
+  assert 'http' not in text.replace('http-equiv', '')  # nothing from elsewhere
+  uris = re.findall(r'src="data:image/\w+;base64,([^"]+)"', text)
+  assert len(uris) == 2 * 5 + 1  # found twice, and the query
+  sizes = {Image.open(io.BytesIO(base64.b64decode(u))).size for u in uris}
+  assert sizes == {(20, 18)}
+  assert sorted(os.listdir(tmp_path)) == ['e.npz', 'found.html', 'texts.txt']
+
+
+def test_pictures_that_have_moved(
+  clip_jax, refused, workdir, pictures, tmp_path
+):
+  here, there = tmp_path / 'here', tmp_path / 'there'
+  shutil.copytree(pictures, here)
+  index = embed(clip_jax, workdir, here, tmp_path, '.npz')
+  here.rename(there)
+  page = tmp_path / 'found.html'
+  call = ['search', f'--model={workdir}', f'--index={index}', 'cat',
+          f'--html={page}']  # fmt: skip
+  refused('say where with --images=SPEC', *call)
+  (there / 'cat_face' / '0.png').unlink()
+  (there / 'aardvark').mkdir()  # so that no record is at its old place
+  for i in range(3):
+    Image.new('RGB', (9, 9)).save(there / 'aardvark' / f'{i}.png')
+  result = clip_jax(*call, f'--images=folder:{there}')
+  assert '1 pictures are not in folder:' in result.err
+  text = page.read_text()
+  assert text.count('src="data:') == 4
+  assert text.count('no picture at hand') == 1
+
+
+def test_wrong_calls_are_one_line(
+  refused, workdir, npz, pictures, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  call = ['search', f'--model={workdir}', f'--index={npz}']
+  refused('no --model', 'search', f'--index={npz}', 'a')
+  refused('no --index', 'search', f'--model={workdir}', 'a')
+  refused('nothing to search for', *call)
+  refused('a query is empty', *call, ' ')
+  refused('--top=0 must be at least 1', *call, '--top=0', 'a')
+  refused('no picture nosuch.jpg: to search for the words', *call, 'nosuch.jpg')
+  refused('--image: no picture nosuch', *call, '--image=nosuch')
+  refused('no such file', *call, '--queries=nosuch.txt')
+  refused('--kind=nosuch', *call, '--kind=nosuch', 'a')
+  refused('there is no folder', *call, '--html=no/page.html', 'a')
+  refused('no model in', 'search', f'--model={pictures}', f'--index={npz}', 'a')
+  other = f'--model={workdir}'
+  refused('does not exist', 'search', other, '--index=nosuch.npz', 'a')
+  (tmp_path / 'junk.npz').write_text('junk')
+  refused('not a zip file', 'search', other, '--index=junk.npz', 'a')
+  write_table(tmp_path / 'empty.npz', unit_rows(0, 0))
+  refused('has no rows', 'search', other, '--index=empty.npz', 'a')
+  write_table(tmp_path / 'wide.npz', unit_rows(0, 2, 32))
+  refused('makes 16 dimensions', 'search', other, '--index=wide.npz', 'a')
+  write_table(tmp_path / 'images.npz', unit_rows(0, 2))
+  refused(
+    '--kind=text: images.npz has 2 of kind image',
+    'search', other, '--index=images.npz', '--kind=text', 'a',
+  )  # fmt: skip
+  about = {'model': 'x', 'origin': 'runs/cats'}
+  write_table(tmp_path / 'other.npz', unit_rows(0, 2), about=about)
+  refused(
+    'made by another model, runs/cats',
+    'search', other, '--index=other.npz', 'a',
+  )  # fmt: skip
+
+
+def test_a_picture_that_cannot_be_read_fails(clip_jax, workdir, npz, tmp_path):
+  (tmp_path / 'junk.png').write_text('junk')
+  result = clip_jax(
+    'search', f'--model={workdir}', f'--index={npz}', tmp_path / 'junk.png'
+  )
+  assert result.code == 1
+  assert 'junk.png: not an image' in result.err
+  assert len(result.err.splitlines()) == 1
+
+
+def test_queries_that_are_cut_are_counted(clip_jax, npz, workdir):
+  result = clip_jax(
+    'search', f'--model={workdir}', f'--index={npz}', 'red square ' * 20, 'cat'
+  )
+  assert '1 of 2 queries were cut to 16 tokens' in result.err
+
+
+def test_a_large_table_is_pointed_to_the_index(
+  clip_jax, npz, workdir, monkeypatch
+):
+  monkeypatch.setattr('clip_jax.commands.search._MANY_ROWS', 4)
+  call = ['search', f'--model={workdir}', f'--index={npz}', 'cat']
+  assert '5 rows: --approximate would search an index' in clip_jax(*call).err
+  result = clip_jax(*call, '--approximate')
+  assert '--approximate would' not in result.err
+
+
+def test_queries_of_the_standard_input(workdir, npz):
+  done = subprocess.run(
+    [sys.executable, '-m', 'clip_jax', 'search', f'--model={workdir}',
+     f'--index={npz}', '--json', '-'],
+    input='cat face\nred\n', capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  answers = json.loads(done.stdout)
+  assert [answer['query'] for answer in answers] == ['cat face', 'red']

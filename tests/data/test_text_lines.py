@@ -1,0 +1,39 @@
+"""The lines of a text file by index."""
+
+import os
+import threading
+
+import pytest
+
+from clip_jax.data.text_lines import TextLines
+from clip_jax.errors import UsageError
+
+
+def test_lines_that_are_not_blank(tmp_path):
+  path = tmp_path / 'texts.txt'
+  path.write_bytes('\ufeff one \r\n\n \t\nGröße\nlast'.encode())
+  lines = TextLines(path)
+  assert list(lines) == ['one', 'Größe', 'last']
+  assert lines.numbers.tolist() == [1, 4, 5]
+  assert (lines[2], lines[1], lines[-1]) == ('last', 'Größe', 'last')
+  assert lines[1:] == ['Größe', 'last']
+  assert list(lines) == ['one', 'Größe', 'last']  # again
+
+
+def test_a_pipe_is_read_once(tmp_path):
+  path = tmp_path / 'pipe'
+  os.mkfifo(path)
+  writer = threading.Thread(target=path.write_text, args=('one\ntwo\n',))
+  writer.start()
+  lines = TextLines(path)
+  writer.join()
+  assert (lines[1], lines[0]) == ('two', 'one')
+
+
+def test_other_files_are_one_line(tmp_path):
+  path = tmp_path / 'texts.txt'
+  with pytest.raises(UsageError, match=r'texts\.txt: no such file'):
+    TextLines(path)
+  path.write_bytes(b'one\n\xff\n')
+  with pytest.raises(UsageError, match=r'line 2: not UTF-8 \(byte 0xff\)'):
+    TextLines(path)

@@ -1,0 +1,313 @@
+"""Embedding in parts: what is kept, what is refused, who joins."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from clip_jax.data.text_lines import TextLines
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.inference import embeddings
+from clip_jax.inference.bulk import embed
+from clip_jax.inference.bulk.folder import PartsFolder
+from clip_jax.inference.bulk.job import Job
+from tests.inference.bulk.fakes import FakeSource
+from tests.tiny_run import tiny_model
+
+
+class Stopped(Exception):
+  """Stands for whatever ends a process early."""
+
+
+class Stopping(FakeSource):
+  """Ends the work at a record, until `stop` is None."""
+
+  stop: int | None = None
+
+  def __getitem__(self, index):
+    if index == self.stop:
+      raise Stopped
+    return super().__getitem__(index)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return tiny_model(batch_size=4)
+
+
+@pytest.fixture
+def job(model, tmp_path_factory):
+  """Ten pictures, one of them corrupt, and five texts: five parts."""
+  texts = tmp_path_factory.mktemp('texts') / 'texts.txt'
+  texts.write_text('red\n\nbig green square\n' + 'blue circle ' * 20 + '\na\nb')
+  return Job(
+    model=model,
+    dtype='float32',
+    source=Stopping(10, corrupt=(5,)),
+    captions=['caption'],
+    texts=TextLines(texts),
+    texts_name='texts.txt',
+    max_corrupt=1,
+    part_rows=4,
+  )
+
+
+@pytest.fixture
+def run():
+  """Embeds; the lines that were said are in `run.said`."""
+
+  def run(job, out):
+    return embed(job, out, watch=run.watch, say=run.said.append)
+
+  run.said = []
+  run.watch = lambda items, *_: iter(items)
+  return run
+
+
+@pytest.fixture
+def whole(job, run, tmp_path_factory):
+  """The bytes of an uninterrupted job."""
+  out = tmp_path_factory.mktemp('whole') / 'e.npz'
+  assert run(job, out).joined
+  return out.read_bytes()
+
+
+def share(job, index, count):
+  return dataclasses.replace(job, share=(index, count))
+
+
+def interrupt(job, out, run, at=9):
+  job.source.stop = at
+  with pytest.raises(Stopped):
+    run(job, out)
+  job.source.stop = None
+
+
+def test_one_go(job, run, tmp_path):
+  summary = run(job, tmp_path / 'e.npz')
+  assert (summary.images, summary.texts, summary.dims) == (9, 5, 16)
+  assert summary.corrupt == {'5.png': 'damaged'}
+  assert summary.truncated == 1
+  with np.load(tmp_path / 'e.npz') as file:
+    names = [f'{i}.png' for i in range(10) if i != 5]
+    lines = [f'texts.txt:{i}' for i in (1, 3, 4, 5, 6)]
+    assert file['ids'].tolist() == names + lines
+    assert file['captions'][:3].tolist() == ['', 'number 1', '']
+    assert file['captions'][-1] == 'b'
+    expected = job.model.encode_text(list(job.texts))
+    np.testing.assert_allclose(file['embeddings'][9:], expected, atol=1e-6)
+  assert os.listdir(tmp_path) == ['e.npz']
+  assert run.said == []
+
+
+def test_the_same_call_goes_on(job, run, whole, tmp_path):
+  out = tmp_path / 'e.npz'
+  interrupt(job, out, run)
+  assert sorted(os.listdir(tmp_path)) == ['e.parts']
+  assert run.said == [
+    f'what is done stays in {tmp_path / "e.parts"}: the same command goes on'
+  ]
+  run.said.clear()
+  job.source.asked.clear()
+  seen = []
+  run.watch = lambda items, done, total, unit: (
+    seen.append((done, total, unit)) or iter(items)
+  )
+  assert run(job, out).joined
+  assert run.said == ['going on after 8 of 15 records']
+  assert seen == [(8, 10, 'images'), (0, 5, 'texts')]
+  assert sorted(job.source.asked) == [8, 9]
+  assert out.read_bytes() == whole
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_corrupt_records_are_counted_over_interruptions(job, run, tmp_path):
+  job = dataclasses.replace(job, source=Stopping(10, corrupt=(5, 9)))
+  interrupt(job, tmp_path / 'e.npz', run, at=8)
+  with pytest.raises(FailureError, match=r'max_corrupt_records=1 .* 5\.png'):
+    run(job, tmp_path / 'e.npz')
+  more = dataclasses.replace(job, max_corrupt=2)
+  assert len(run(more, tmp_path / 'e.npz').corrupt) == 2
+
+
+def test_an_interruption_before_the_first_part_leaves_nothing(
+  job, run, tmp_path
+):
+  interrupt(job, tmp_path / 'e.npz', run, at=0)
+  assert os.listdir(tmp_path) == []
+
+
+def test_no_readable_picture_leaves_nothing(job, run, tmp_path):
+  job = dataclasses.replace(
+    job, source=FakeSource(5, corrupt=range(5)), max_corrupt=5
+  )
+  with pytest.raises(FailureError, match=r'no readable picture: 0\.png'):
+    run(job, tmp_path / 'e.npz')
+  assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'dtype': 'bfloat16'}, 'the dtype is bfloat16, theirs is float32'),
+    ({'captions': ['title']}, r"--captions is \['title'\]"),
+    ({'source': FakeSource(11)}, 'number of records is 11, theirs is 10'),
+    ({'source': None}, '--images is , theirs is fake:source'),
+    ({'texts_name': 'b.txt'}, '--texts is b.txt, theirs is texts.txt'),
+  ],
+)
+def test_another_job_is_refused(job, run, whole, tmp_path, change, message):
+  interrupt(job, tmp_path / 'e.npz', run)
+  with pytest.raises(UsageError, match=message) as error:
+    run(dataclasses.replace(job, **change), tmp_path / 'e.npz')
+  assert 'Remove that folder, or name another --out' in str(error.value)
+  assert '\n' not in str(error.value)
+  run(job, tmp_path / 'e.npz')
+  assert (tmp_path / 'e.npz').read_bytes() == whole
+
+
+def test_other_texts_of_the_same_name_are_refused(job, run, tmp_path):
+  interrupt(job, tmp_path / 'e.npz', run)
+  other = tmp_path / 'texts.txt'
+  other.write_text('five\nother\ntexts\nin\nit')
+  with pytest.raises(UsageError, match='the content of --texts is different'):
+    run(dataclasses.replace(job, texts=TextLines(other)), tmp_path / 'e.npz')
+
+
+def test_another_model_is_refused(job, run, tmp_path):
+  interrupt(job, tmp_path / 'e.npz', run)
+  other = tiny_model(batch_size=4, origin='elsewhere', step=9)
+  other.params['logit_scale'] = other.params['logit_scale'] + 1
+  with pytest.raises(UsageError, match='the model is elsewhere at step 9'):
+    run(dataclasses.replace(job, model=other), tmp_path / 'e.npz')
+
+
+def test_parts_may_be_joined_in_the_other_format(
+  job, run, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(embeddings, 'MOST_STRING_BYTES', 10_000)
+  with pytest.raises(FailureError, match=r'characters .*/e\.parquet'):
+    run(job, tmp_path / 'e.npz')
+  assert run(job, tmp_path / 'e.parquet').joined
+  assert run.said[-1] == 'going on after 14 of 15 records'
+  assert os.listdir(tmp_path) == ['e.parquet']
+
+
+def test_shares_make_the_same_file_in_any_order(job, run, whole, tmp_path):
+  out = tmp_path / 'e.npz'
+  for index in (2, 0):
+    summary = run(share(job, index, 3), out)
+    assert not summary.joined
+  assert (summary.parts, summary.planned) == (3, 5)
+  job.source.asked.clear()
+  assert run(share(job, 1, 3), out).joined
+  assert sorted(job.source.asked) == [4, 5, 6, 7]
+  assert out.read_bytes() == whole
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_one_process_may_finish_what_several_began(job, run, whole, tmp_path):
+  run(share(job, 1, 3), tmp_path / 'e.npz')
+  assert run(job, tmp_path / 'e.npz').joined
+  assert (tmp_path / 'e.npz').read_bytes() == whole
+
+
+def test_a_share_that_starts_again_after_the_end_does_nothing(
+  job, run, whole, tmp_path
+):
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  job.source.asked.clear()
+  summary = run(share(job, 1, 3), out)
+  assert (summary.images, summary.texts, summary.joined) == (9, 5, True)
+  assert (summary.corrupt, summary.truncated) == ({'5.png': 'damaged'}, 1)
+  assert job.source.asked == []
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_a_kill_after_the_join_is_not_a_new_start(job, run, whole, tmp_path):
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  (tmp_path / 'e.parts.done').mkdir()  # as a kill while it is removed leaves it
+  job.source.asked.clear()
+  assert run(job, out).joined
+  assert job.source.asked == []
+  assert out.read_bytes() == whole
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_what_a_kill_left_of_another_job_is_removed(job, run, whole, tmp_path):
+  (tmp_path / 'e.parts.done').mkdir()
+  (tmp_path / 'e.parts.done' / '00000000.npz').touch()
+  assert run(job, tmp_path / 'e.npz').joined
+  assert (tmp_path / 'e.npz').read_bytes() == whole
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+def test_without_a_kill_the_same_call_embeds_again(job, run, tmp_path):
+  run(job, tmp_path / 'e.npz')
+  job.source.asked.clear()
+  assert run(job, tmp_path / 'e.npz').joined
+  assert len(job.source.asked) == 10
+
+
+def test_two_processes_do_not_work_on_one_share(job, run, tmp_path):
+  out = tmp_path / 'e.npz'
+  folder = PartsFolder(out)
+  run(share(job, 0, 2), out)
+  with (
+    folder.share(1, 2),
+    pytest.raises(UsageError, match='another process works on share 1/2'),
+  ):
+    run(share(job, 1, 2), out)
+  assert run(share(job, 1, 2), out).joined
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(job, run, tmp_path):
+  folder = tmp_path / 'e.parts'
+  folder.mkdir()
+  (folder / 'holiday.jpg').touch()
+  with pytest.raises(UsageError, match=r"in the way: it holds 'holiday\.jpg'"):
+    run(job, tmp_path / 'e.npz')
+  assert (folder / 'holiday.jpg').exists()
+
+
+def test_a_damaged_part_is_named(job, run, whole, tmp_path):
+  interrupt(job, tmp_path / 'e.npz', run)
+  part = tmp_path / 'e.parts' / '00000001.npz'
+  part.write_bytes(part.read_bytes()[:-50])
+  with pytest.raises(FailureError, match=r'00000001\.npz is damaged') as error:
+    run(job, tmp_path / 'e.npz')
+  assert '\n' not in str(error.value)
+  part.unlink()
+  run(job, tmp_path / 'e.npz')
+  assert (tmp_path / 'e.npz').read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix', embeddings.SUFFIXES)
+def test_a_kill_at_any_operation_on_files_costs_nothing(tmp_path, suffix):
+  done = subprocess.run(
+    [sys.executable, '-m', 'tests.inference.bulk.kill_everywhere',
+     str(tmp_path), suffix],
+    capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert int(done.stdout) > 30  # kills
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix', embeddings.SUFFIXES)
+def test_memory_does_not_grow_with_the_records(tmp_path, suffix):
+  peaks = []
+  for records in (4000, 16_000):  # 16 and 64 MB of vectors
+    done = subprocess.run(
+      [sys.executable, '-m', 'tests.inference.bulk.peak_memory',
+       str(records), str(tmp_path / f'{records}{suffix}')],
+      capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    peaks.append(int(done.stdout))
+  assert peaks[1] - peaks[0] < 16e6

@@ -1,0 +1,114 @@
+"""The index: how much it finds, and when it is built again."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from clip_jax.errors import UsageError
+from clip_jax.inference.approximate import ApproximateIndex
+from clip_jax.inference.embeddings import SUFFIXES
+from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.search import search
+from tests.inference.tables import unit_rows, write_table
+
+pytest.importorskip('usearch')
+
+
+@pytest.fixture
+def said():
+  return []
+
+
+@pytest.fixture
+def opened(said):
+  def opened(path, kind=None):
+    table = open_embeddings(path)
+    return table, ApproximateIndex(table, kind, watch=iter, say=said.append)
+
+  return opened
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_it_finds_nearly_all_of_the_nearest(tmp_path, opened, suffix):
+  path = write_table(
+    tmp_path / f'e{suffix}', unit_rows(0, 8000, 64, clusters=50), block=1000
+  )
+  queries = unit_rows(1, 100, 64, clusters=50)
+  table, index = opened(path)
+  exact, found = search(table, queries, top=10), index.search(queries, top=10)
+  shared = [
+    len(set(one) & set(other)) / 10
+    for one, other in zip(exact.rows.tolist(), found.rows.tolist(), strict=True)
+  ]
+  assert np.mean(shared) >= 0.95
+  best = (exact.rows[:, 0] == found.rows[:, 0]).nonzero()
+  np.testing.assert_allclose(
+    found.similarities[best, 0], exact.similarities[best, 0], atol=1e-5
+  )
+  assert (np.diff(found.similarities) <= 0).all()
+
+
+def test_one_kind_of_several_has_its_own_file(tmp_path, opened, said):
+  kinds = ['image', 'text'] * 50
+  path = write_table(tmp_path / 'e.npz', unit_rows(0, 100), kinds=kinds)
+  _, index = opened(path, 'text')
+  assert index.path.name == 'e.npz.text.usearch'
+  rows = index.search(unit_rows(1, 3), top=20).rows
+  assert (rows % 2 == 1).all()
+  _, index = opened(path)
+  assert index.path.name == 'e.npz.usearch'
+  assert index.rows == 100
+  assert len(said) == 2
+
+
+def test_it_is_built_once(tmp_path, opened, said):
+  path = write_table(tmp_path / 'e.npz', unit_rows(0, 100))
+  _, index = opened(path, 'image')
+  assert 'e.npz.usearch of 100 rows: there is none yet' in said[0]
+  before = index.path.stat().st_mtime_ns
+  first = index.search(unit_rows(1, 5))
+  _, index = opened(path, 'image')
+  assert len(said) == 1
+  assert index.path.stat().st_mtime_ns == before
+  np.testing.assert_array_equal(index.search(unit_rows(1, 5)).rows, first.rows)
+  assert sorted(os.listdir(tmp_path)) == [
+    'e.npz', 'e.npz.usearch', 'e.npz.usearch.json'
+  ]  # fmt: skip
+
+
+def test_a_stale_one_is_built_again(tmp_path, opened, said):
+  path = write_table(tmp_path / 'e.npz', unit_rows(0, 100))
+  opened(path)
+  write_table(path, unit_rows(5, 100))
+  table, index = opened(path)
+  assert 'the table has changed' in said[-1]
+  queries = unit_rows(1, 5)
+  np.testing.assert_array_equal(
+    index.search(queries, top=1).rows, search(table, queries, top=1).rows
+  )
+
+
+def test_a_damaged_one_is_built_again(tmp_path, opened, said):
+  path = write_table(tmp_path / 'e.npz', unit_rows(0, 100))
+  index, about = tmp_path / 'e.npz.usearch', tmp_path / 'e.npz.usearch.json'
+  opened(path)
+  index.write_bytes(index.read_bytes()[:1000])
+  opened(path)
+  assert 'the old one is damaged' in said[-1]
+  about.write_text('{')
+  opened(path)
+  assert 'description of the old one is damaged' in said[-1]
+  about.unlink()  # as a kill leaves it
+  opened(path)
+  assert 'there is none yet' in said[-1]
+  assert len(said) == 4
+
+
+def test_without_usearch_the_extra_is_named(tmp_path, opened, monkeypatch):
+  path = write_table(tmp_path / 'e.npz', unit_rows(0, 10))
+  monkeypatch.setitem(sys.modules, 'usearch.index', None)
+  with pytest.raises(UsageError, match=r'clip-jax\[search\]'):
+    opened(path)
+  assert os.listdir(tmp_path) == ['e.npz']

@@ -1,0 +1,71 @@
+"""The nearest rows, against a plain sort of all similarities."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from clip_jax.inference import embeddings_reader, search
+from clip_jax.inference.embeddings import SUFFIXES
+from clip_jax.inference.embeddings_reader import open_embeddings
+from tests.inference.tables import unit_rows, write_table
+
+
+def plain(rows, queries, top, wanted=None):
+  similarities = queries @ rows.T
+  if wanted is not None:
+    similarities = np.where(wanted, similarities, -2)
+  return np.argsort(-similarities, axis=1, kind='stable')[:, :top]
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+@pytest.mark.parametrize('kind', [None, 'image', 'text'])
+def test_the_nearest_are_those_of_a_plain_sort(
+  tmp_path, suffix, kind, monkeypatch
+):
+  monkeypatch.setattr(embeddings_reader, '_CHUNK_BYTES', 7 * 16 * 4)
+  monkeypatch.setattr(search, '_QUERIES', 3)
+  rows, queries = unit_rows(0, 100), unit_rows(1, 8)
+  kinds = ['image' if i % 3 else 'text' for i in range(100)]
+  path = write_table(tmp_path / f'e{suffix}', rows, kinds=kinds)
+  with open_embeddings(path) as table:
+    found = search.search(table, queries, kind=kind, top=5)
+  wanted = None if kind is None else np.array(kinds) == kind
+  expected = plain(rows, queries, 5, wanted)
+  np.testing.assert_array_equal(found.rows, expected)
+  similarities = np.take_along_axis(queries @ rows.T, expected, 1)
+  np.testing.assert_allclose(found.similarities, similarities, atol=1e-6)
+  assert found.similarities.dtype == np.float32
+
+
+def test_equals_come_in_the_order_of_the_table(tmp_path, monkeypatch):
+  monkeypatch.setattr(embeddings_reader, '_CHUNK_BYTES', 9 * 16 * 4)
+  axes = np.eye(16, dtype=np.float32)  # products without rounding
+  path = write_table(tmp_path / 'e.npz', axes[[1, 0, 2] * 10])
+  with open_embeddings(path) as table:
+    found = search.search(table, axes[:1], top=6)
+  assert found.rows.tolist() == [[1, 4, 7, 10, 13, 16]]
+
+
+def test_a_small_table_gives_all_it_has(tmp_path):
+  path = write_table(tmp_path / 'e.npz', unit_rows(0, 4))
+  with open_embeddings(path) as table:
+    found = search.search(table, unit_rows(1, 2), top=10)
+  assert found.rows.shape == (2, 4)
+  assert sorted(found.rows[0].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_memory_does_not_grow_with_the_table(tmp_path, suffix, monkeypatch):
+  monkeypatch.setattr(embeddings_reader, '_CHUNK_BYTES', 2**20)
+  peaks = []
+  for count in (10_000, 80_000):  # 2.5 and 20 MB
+    path = write_table(
+      tmp_path / f'{count}{suffix}', unit_rows(0, count, 64), block=5000
+    )
+    with open_embeddings(path) as table:
+      tracemalloc.start()
+      search.search(table, unit_rows(1, 4, 64), top=10)
+      peaks.append(tracemalloc.get_traced_memory()[1])
+      tracemalloc.stop()
+  assert peaks[1] < 1.5 * peaks[0] < 12e6

@@ -1,0 +1,32 @@
+"""Where a page of found pictures finds them."""
+
+from clip_jax.inference.search_page import find_records
+from tests.inference.bulk.fakes import FakeSource
+
+
+class Counting(FakeSource):
+  """Counts how often a record's id is asked for."""
+
+  ids_asked = 0
+
+  def id(self, index):
+    self.ids_asked += 1
+    return super().id(index)
+
+
+def test_a_row_is_found_soon_after_its_own_place():
+  source = Counting(100_000)
+  wanted = {0: '0.png', 41_000: '41003.png'}  # three were left out before it
+  assert find_records(source, wanted) == {0: 0, 41_000: 41_003}
+  assert source.ids_asked == 5
+
+
+def test_elsewhere_it_is_looked_for_in_the_whole_source():
+  wanted = {5000: '7.png', 3: '3.png', 9999: 'nosuch.png'}
+  assert find_records(FakeSource(10), wanted) == {5000: 7, 3: 3}
+
+
+def test_one_id_may_stand_in_several_rows():
+  assert find_records(FakeSource(10), {50: '7.png', 60: '7.png'}) == {
+    50: 7, 60: 7
+  }  # fmt: skip
