@@ -90,13 +90,11 @@ class ResNetConfig:
   heads: int
 
   def __post_init__(self):
-    layers = tuple(self.layers)
-    object.__setattr__(self, 'layers', layers)
-    whole = all(type(blocks) is int and blocks > 0 for blocks in layers)
-    if len(layers) != 4 or not whole:
+    whole = all(type(blocks) is int and blocks > 0 for blocks in self.layers)
+    if len(self.layers) != 4 or not whole:
       raise UsageError(
-        f'model.image.layers={layers}: give the blocks of four stages, as in '
-        '(3, 4, 6, 3).'
+        f'model.image.layers={self.layers}: give the blocks of four stages, as '
+        'in (3, 4, 6, 3).'
       )
     _check_positive('model.image', self)
     if self.width % 2:
@@ -211,7 +209,10 @@ class CLIPConfig:
       image, text = dict(fields.get('image', {})), dict(fields.get('text', {}))
       if image.get('pooling') == 'average':
         image.setdefault('class_token', False)
-      tower = ResNetConfig if 'layers' in image else VisionTransformerConfig
+      tower = VisionTransformerConfig
+      if 'layers' in image:
+        tower = ResNetConfig
+        image['layers'] = tuple(image['layers'])  # JSON has lists
       _check_names('model.image', tower, image)
       _check_names('model.text', TextTransformerConfig, text)
       fields['image'] = tower(**image)

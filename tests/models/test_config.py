@@ -109,7 +109,6 @@ def test_a_field_of_another_type_is_one_line(tower, name, value):
   [
     ({'layers': (1, 1, 1)}, 'give the blocks of four stages'),
     ({'layers': (1, 1, 1, 0)}, 'give the blocks of four stages'),
-    ({'layers': (1, 1, 1, True)}, 'give the blocks of four stages'),
     ({'width': 3}, 'must be even'),
     ({'width': 0}, 'must be at least 1'),
     ({'heads': 0}, 'must be at least 1'),

@@ -201,7 +201,7 @@ def test_a_published_resnet_from_the_command_line(config):
     ('RN50', 'patch_size=16', 'has no patch_size: its fields are image_size,'),
     ('ViT-B/32', 'layers=(1,1,1,1)', 'has no patch_size, depth, mlp_ratio'),
     ('RN50', 'layers=(1,1,1)', 'give the blocks of four stages'),
-    ('RN50', 'layers=(1.5,1,1,1)', 'give the blocks of four stages'),
+    ('RN50', 'layers=3', 'give the blocks of four stages, as in (3, 4, 6, 3)'),
     ('RN50', 'width=63', 'model.image.width=63 must be even'),
     ('RN50', 'heads=0', 'model.image.heads=0 must be at least 1'),
     ('RN50', 'image_size=100', 'not a multiple of 32'),
