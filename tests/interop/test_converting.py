@@ -55,8 +55,13 @@ def dtypes_in(file):
 
 
 def shapes(description):
-  """The model's fields; of the MLPs their width, which has many ratios."""
+  """What the model computes with; of the MLPs their width, not its ratio.
+
+  Where the temperature began is of no use to a trained model, and not every
+  layout keeps it.
+  """
   fields = description.model.to_dict()
+  del fields['initial_logit_scale']
   for tower in (fields['image'], fields['text']):
     if 'mlp_ratio' in tower:
       tower['mlp_ratio'] = int(tower['width'] * tower['mlp_ratio'])
@@ -77,10 +82,11 @@ def test_every_golden_comes_back_to_the_bit(name, target, tmp_path, capsys):
   same(back.variables, loaded.variables)
   assert shapes(back.description) == shapes(loaded.description)
   model = load(tmp_path / 'out')
-  found = model.module.apply(model.variables, golden.images, golden.tokens)
-  expected = golden.apply(golden.images, golden.tokens)
-  for ours, theirs in zip(found, expected, strict=True):
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+  apply = jax.jit(model.module.apply)
+  image, text, scale, bias = apply(
+    model.variables, golden.images, golden.tokens
+  )
+  golden.check('logits_per_image', scale * image @ text.T + bias)
   assert capsys.readouterr().err == ''  # nothing had to be guessed
 
 

@@ -1,6 +1,7 @@
 """A ResNet and a SigLIP-shaped model train as the usual pair does."""
 
 import dataclasses
+import functools
 import math
 import shutil
 
@@ -41,6 +42,12 @@ def steps(config, sizes=(1, 1, 1), count=2, **options):
     state, metrics = step(state, batch)
     history.append({name: float(x) for name, x in metrics.items()})
   return history, state
+
+
+@functools.cache
+def on_one_device(name):
+  """What every other way of computing the same has to give."""
+  return steps(CONFIGS[name])
 
 
 def assert_close(ours, theirs, rtol=1e-3, atol=1e-5):
@@ -98,10 +105,10 @@ def test_a_step_moves_the_running_statistics_and_counts_it():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
-@pytest.mark.parametrize('sizes', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize('sizes', [(8, 1, 1), (1, 4, 2)])
 def test_every_mesh_trains_as_one_device(name, sizes):
-  """Statistics are of the global batch: two rows a device would differ."""
-  expected, one = steps(CONFIGS[name])
+  """Statistics are of the global batch: those of a device's rows differ."""
+  expected, one = on_one_device(name)
   history, state = steps(CONFIGS[name], sizes)
   assert_close(history, expected)
   assert_close(state.batch_stats, one.batch_stats)
@@ -112,7 +119,7 @@ def test_every_mesh_trains_as_one_device(name, sizes):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_remat_changes_no_number(name):
-  expected, kept = steps(CONFIGS[name])
+  expected, kept = on_one_device(name)
   for remat in ('dots', 'full'):
     history, state = steps(CONFIGS[name], remat=remat)
     assert_close(history, expected)
