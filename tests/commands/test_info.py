@@ -65,7 +65,7 @@ def test_another_picture_size_of_a_preset(clip_jax):
     (
       'archives/open_clip_checkpoint.pt',
       ['--activation=quick_gelu'],
-      {'vocab_size': 300},
+      {'vocab_size': 600},
     ),
   ],
 )
