@@ -74,6 +74,7 @@ def test_the_loss_falls_on_a_batch_that_is_seen_again(name):
   assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_step_moves_the_running_statistics_and_counts_it():
   mesh = make_mesh(devices=jax.devices()[:1])
   step, state = compiled_step(mesh, config=TINY_RESNET)
@@ -133,6 +134,7 @@ def test_a_resnet_in_bfloat16_keeps_its_statistics_in_float32():
   assert dtypes == {'float32', 'int32'}
 
 
+@pytest.mark.slow
 def test_a_softmax_leaves_the_bias_alone():
   _, state = on_one_device('siglip')
   assert float(state.params['logit_bias']) == -10.0
