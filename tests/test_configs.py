@@ -9,6 +9,7 @@ import pytest
 from clip_jax.data.augment import Augmentation
 from clip_jax.models.config import (
   CLIPConfig,
+  ResNetConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
 )
@@ -37,7 +38,8 @@ def test_a_recipe_has_the_fields_of_base(recipe):
 def test_base_has_every_field_of_the_model():
   model = base.get_config().model
   tokenizers_own = {'end_token'}
-  assert set(model.image) == names(VisionTransformerConfig)
+  towers = names(VisionTransformerConfig) | names(ResNetConfig)
+  assert set(model.image) == towers
   assert set(model.text) == names(TextTransformerConfig) - tokenizers_own
   assert set(model) >= names(CLIPConfig)
 

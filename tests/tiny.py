@@ -1,5 +1,6 @@
 """A model and a run small enough for any test."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from clip_jax.models.config import (
   CLIPConfig,
+  ResNetConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
 )
@@ -28,6 +30,30 @@ TINY = CLIPConfig(
   ),
 )
 
+TINY_RESNET = dataclasses.replace(
+  TINY,
+  image=ResNetConfig(image_size=32, layers=(1, 1, 1, 1), width=4, heads=4),
+)
+
+# As SigLIP: pooled by attention, no class token, a text tower that sees all.
+TINY_SIGLIP = dataclasses.replace(
+  TINY,
+  embed_dim=32,
+  initial_logit_scale=10.0,
+  initial_logit_bias=-10.0,
+  image=dataclasses.replace(
+    TINY.image,
+    pooling='attention',
+    class_token=False,
+    patch_bias=True,
+    pre_norm=False,
+    projection='none',
+  ),
+  text=dataclasses.replace(
+    TINY.text, causal=False, pooling='last', projection='affine'
+  ),
+)
+
 
 def tiny_config() -> ConfigDict:
   """A recipe of a few seconds; the data set is the test's to name."""
@@ -40,6 +66,32 @@ def tiny_config() -> ConfigDict:
   c.data.batch_size = 16
   c.optimizer.update(learning_rate=1e-3, warmup_steps=2)
   c.checkpoint.every_steps = 4
+  return c
+
+
+def tiny_resnet_config() -> ConfigDict:
+  """The same recipe with the image tower of `TINY_RESNET`."""
+  c = tiny_config()
+  for name in c.model.image:
+    c.model.image[name] = None
+  c.model.image.update(image_size=32, layers=(1, 1, 1, 1), width=4, heads=4)
+  return c
+
+
+def tiny_siglip_config() -> ConfigDict:
+  """The same recipe with the towers of `TINY_SIGLIP`."""
+  c = tiny_config()
+  c.model.update(
+    embed_dim=32, initial_logit_scale=10.0, initial_logit_bias=-10.0
+  )
+  c.model.image.update(
+    pooling='attention',
+    class_token=False,
+    patch_bias=True,
+    pre_norm=False,
+    projection='none',
+  )
+  c.model.text.update(causal=False, pooling='last', projection='affine')
   return c
 
 

@@ -40,11 +40,11 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if values.all:
     from clip_jax.models import presets
 
-    facts = [_of_preset(name) for name in presets.PRESETS]
+    facts = [_of_preset(name, None) for name in presets.PRESETS]
   elif values.model:
     facts = _of_model(values)
   else:
-    facts = _of_preset(values.preset)
+    facts = _of_preset(values.preset, values.image_size)
   if values.json:
     printing.print_json(facts)
   elif isinstance(facts, list):
@@ -53,16 +53,21 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     _print_one(facts)
 
 
-def _of_preset(name: str) -> dict[str, Any]:
+def _of_preset(name: str, image_size: int | None) -> dict[str, Any]:
+  """Facts of a published shape, for another picture size if one is given."""
   from clip_jax.models import presets
 
   preset = presets.find(name)
+  config = presets.resolve(name, {'image': {'image_size': image_size}})
   return {
     'name': name,
-    **_of_config(preset.config),
+    **_of_config(config),
     'origin': preset.origin,
     'tokenizer': preset.tokenizer,
-    'preprocessing': presets.preprocessing_of(name).to_dict(),
+    'preprocessing': {
+      **presets.preprocessing_of(name).to_dict(),
+      'image_size': config.image.image_size,
+    },
   }
 
 

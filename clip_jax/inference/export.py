@@ -4,13 +4,11 @@ See `artifact` for the directory, `programs` for what is in it, and `exported`
 for what runs it.
 """
 
-import contextlib
 import importlib.resources
 import json
 import os
-import shutil
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import clip_jax
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import UsageError
 from clip_jax.inference import artifact
 from clip_jax.inference.artifact import FileEntry, Manifest
 from clip_jax.inference.exported import check_custom_calls
@@ -33,6 +31,7 @@ from clip_jax.inference.programs import (
   row_specs,
 )
 from clip_jax.interop.filling import read_aligned
+from clip_jax.interop.replacing import replacing_folder
 from clip_jax.interop.safetensors_file import (
   open_safetensors,
   write_safetensors,
@@ -72,7 +71,7 @@ def export(
   dtype = jnp.dtype(model.module.dtype).name
   check_call(out, dtype, platforms, overwrite, onnx)
   differences: dict[str, float] = {}
-  with _replacing(out) as part:
+  with replacing_folder(out) as part:
     weights = flat_weights(model)
     programs = _write_programs(part, model, weights, platforms)
     write_safetensors(part / artifact.WEIGHTS, weights, {'format': 'flax'})
@@ -147,33 +146,6 @@ def check_call(
     raise UsageError(
       f'{out} holds an earlier export: name a new folder, or --overwrite it.'
     )
-
-
-@contextlib.contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-  """A folder under a temporary name, which becomes `out` if all goes well."""
-  part = out.with_name(f'.{out.name}.{os.getpid()}.part')
-  old = out.with_name(f'.{out.name}.{os.getpid()}.old')
-  try:
-    part.mkdir()
-    yield part
-    for file in part.iterdir():
-      with open(file, 'rb') as written:
-        os.fsync(written.fileno())
-    if out.exists():
-      out.rename(old)
-    part.rename(out)
-  except FailureError as error:  # of a file: name the place that was asked for
-    message = str(error).replace(os.fspath(part), os.fspath(out))
-    raise FailureError(message) from error
-  except OSError as error:
-    if old.exists() and not out.exists():
-      old.rename(out)
-    reason = (error.strerror or str(error)).lower()
-    raise FailureError(f'{out} could not be written: {reason}.') from error
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_programs(

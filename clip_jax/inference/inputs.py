@@ -12,9 +12,11 @@ from clip_jax.data.images import CorruptImageError, Preprocessing, preprocess
 from clip_jax.errors import UsageError
 
 ImageInput = (
-  str | os.PathLike | bytes | Image.Image | UInt8[np.ndarray, 'H W 3']
+  str | os.PathLike | bytes | Image.Image | UInt8[np.ndarray, '_H _W 3']
 )
-ImageInputs = ImageInput | UInt8[np.ndarray, 'B H W 3'] | Iterable[ImageInput]
+ImageInputs = (
+  ImageInput | UInt8[np.ndarray, '_B _H _W 3'] | Iterable[ImageInput]
+)
 
 
 def many(images: ImageInputs) -> Iterable[Any]:

@@ -131,6 +131,8 @@ def _read(
   """What is there as it is, and how its positions are interpolated."""
   kind, path = recognise(reference)
   origin = os.fspath(path)
+  if kind in ('run', 'step', 'exported'):
+    hints.refuse(f"{origin} is clip_jax's own, and")
   if kind in ('run', 'step'):
     variables, description, step = checkpoints.load_variables(path)
     return Loaded(description, variables, step, origin), 'open_clip'

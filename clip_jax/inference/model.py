@@ -125,19 +125,27 @@ class Model(ZeroShotModel):
     """The tokenizer of the description.
 
     Raises:
-      UsageError: there is none, or it has more ids than the text tower.
+      UsageError: there is none, or the text tower was trained with another:
+        it has fewer ids, or another one ends a text.
     """
     where = self.origin or 'this model'
     if self.description.tokenizer is None:
       raise UsageError(
         f'{where} came without a tokenizer, so it reads token ids only: put '
-        "its tokenizer's files beside the weights."
+        "its tokenizer's files beside the weights, or name one, as in "
+        'tokenizer=clip.'
       )
     tokenizer = _tokenizer(json.dumps(dict(self.description.tokenizer)))
     if tokenizer.vocab_size > self.config.text.vocab_size:
       raise UsageError(
         f'the tokenizer of {where} has {tokenizer.vocab_size:,} ids, and its '
         f'text tower {self.config.text.vocab_size:,}.'
+      )
+    text = self.config.text
+    if text.pooling == 'end' and tokenizer.eos_id != text.end_token:
+      raise UsageError(
+        f'the tokenizer of {where} ends a text with {tokenizer.eos_id}, and '
+        f'its text tower looks for {text.end_token}: it is of another model.'
       )
     return tokenizer
 

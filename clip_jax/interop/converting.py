@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from clip_jax import tokenizers
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import UsageError
 from clip_jax.interop import (
   hugging_face,
   layouts,
@@ -20,6 +19,7 @@ from clip_jax.interop import (
   preprocessors,
 )
 from clip_jax.interop.foreign import OPEN_CLIP_CONFIG
+from clip_jax.interop.replacing import replacing_folder
 from clip_jax.interop.safetensors_file import write_safetensors
 from clip_jax.models.description import Description
 from clip_jax.tokenizers import exporting
@@ -72,21 +72,13 @@ def convert(
   tensors = layouts.write(
     _in_one_dtype(variables), layout.table, description.model
   )
-  temporary = place.with_name(f'.{place.name}.{os.getpid()}.part')
-  try:
-    temporary.mkdir()
-    write_safetensors(temporary / layout.weights, tensors, {'format': 'pt'})
+  with replacing_folder(place) as folder:
+    write_safetensors(folder / layout.weights, tensors, {'format': 'pt'})
     for name, content in layout.contents.items():
-      (temporary / name).write_bytes(content)
+      (folder / name).write_bytes(content)
     files = {
-      file.name: file.stat().st_size for file in sorted(temporary.iterdir())
+      file.name: file.stat().st_size for file in sorted(folder.iterdir())
     }
-    os.replace(temporary, place)
-  except OSError as error:
-    reason = (error.strerror or str(error)).lower()
-    raise FailureError(f'{place} could not be written: {reason}.') from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
   return Converted(files, layout.differences)
 
 

@@ -85,6 +85,20 @@ class Hints:
   preset: str | None = None
   activation: str | None = None
 
+  def refuse(self, teller: str) -> None:
+    """For what says all of itself: a hint would be ignored.
+
+    Raises:
+      UsageError: there is one.
+    """
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value is not None:
+        raise UsageError(
+          f'{field.name}={value!r} is for a bare weight file: {teller} says '
+          'what it is.'
+        )
+
 
 NO_HINTS = Hints()
 
@@ -118,7 +132,7 @@ def read_foreign(
     description=Description(
       model=config,
       tokenizer=_tokenizer(directory, layout, config),
-      preprocessing=_preprocessing(directory, layout, config),
+      preprocessing=_preprocessing(directory, layout, config, hints.preset),
     ),
     variables=variables,
     layout=layout,
@@ -181,6 +195,7 @@ def _config(
   """The config, and what had to be assumed for it."""
   directory, where = tensors.path.parent, str(tensors.path)
   if layout == 'hugging_face':
+    hints.refuse(f"{where} is transformers', whose config.json")
     file = directory / 'config.json'
     if not file.exists():
       raise UsageError(
@@ -258,7 +273,7 @@ def _tokenizer(
 
 
 def _preprocessing(
-  directory: Path, layout: str, config: CLIPConfig
+  directory: Path, layout: str, config: CLIPConfig, preset: str | None
 ) -> Preprocessing:
   size = config.image.image_size
   if layout == 'hugging_face':
@@ -277,6 +292,9 @@ def _preprocessing(
       image_size=size, resize_mode='squash', mean=half, std=half
     )
   fields = _json(directory / OPEN_CLIP_CONFIG).get('preprocess_cfg')
+  if preset and not fields:
+    found = presets.preprocessing_of(preset)
+    return dataclasses.replace(found, image_size=size)
   return preprocessors.read_open_clip(fields or {}, size)
 
 

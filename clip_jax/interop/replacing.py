@@ -1,7 +1,8 @@
-"""A file that comes into its place whole, or not at all."""
+"""A file or a folder that comes into its place whole, or not at all."""
 
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,3 +40,38 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+  """Gives a temporary folder; once the block ends well, moves it to `path`.
+
+  What is there goes then; whether it may is the caller's to check.
+
+  Raises:
+    FailureError: it cannot be written; of a file in it too, the message names
+      `path`.
+  """
+  path = Path(os.path.abspath(os.path.expanduser(path)))
+  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  old = path.with_name(f'.{path.name}.{os.getpid()}.old')
+  try:
+    part.mkdir()
+    yield part
+    for file in part.iterdir():
+      with open(file, 'rb') as written:
+        os.fsync(written.fileno())
+    if path.exists():
+      path.rename(old)
+    part.rename(path)
+  except FailureError as error:
+    message = str(error).replace(os.fspath(part), os.fspath(path))
+    raise FailureError(message) from error
+  except OSError as error:
+    if old.exists() and not path.exists():
+      old.rename(path)
+    reason = (error.strerror or str(error)).lower()
+    raise FailureError(f'{path} could not be written: {reason}.') from error
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -90,10 +90,17 @@ class ResNetConfig:
   heads: int
 
   def __post_init__(self):
-    object.__setattr__(self, 'layers', tuple(self.layers))
-    if len(self.layers) != 4 or min(self.layers) < 1:
+    whole = all(type(blocks) is int and blocks > 0 for blocks in self.layers)
+    if len(self.layers) != 4 or not whole:
       raise UsageError(
-        f'model.image.layers={self.layers}: give the blocks of four stages.'
+        f'model.image.layers={self.layers}: give the blocks of four stages, as '
+        'in (3, 4, 6, 3).'
+      )
+    _check_positive('model.image', self)
+    if self.width % 2:
+      raise UsageError(
+        f'model.image.width={self.width} must be even: the stem begins with '
+        'half of it.'
       )
     if self.image_size < 32 or self.image_size % 32:
       raise UsageError(
@@ -191,19 +198,30 @@ class CLIPConfig:
   def from_dict(cls, fields: Mapping[str, Any]) -> 'CLIPConfig':
     """The inverse of `to_dict`; an image tower with `layers` is a ResNet.
 
+    Where nothing is said of a class token, a ViT that pools by the average
+    has none: there was no such field once, and models of then still load.
+
     Raises:
       UsageError: a field is unknown, missing, or impossible.
     """
     fields = dict(fields)
     try:
-      image = dict(fields.pop('image'))
+      image, text = dict(fields.get('image', {})), dict(fields.get('text', {}))
+      if image.get('pooling') == 'average':
+        image.setdefault('class_token', False)
       tower = VisionTransformerConfig
       if 'layers' in image:
         tower = ResNetConfig
         image['layers'] = tuple(image['layers'])  # JSON has lists
-      text = TextTransformerConfig(**fields.pop('text'))
-      return cls(image=tower(**image), text=text, **fields)
-    except (KeyError, TypeError) as error:
+      _check_names('model.image', tower, image)
+      _check_names('model.text', TextTransformerConfig, text)
+      fields['image'] = tower(**image)
+      fields['text'] = TextTransformerConfig(**text)
+      _check_names('model', cls, fields)
+      return cls(**fields)
+    except (TypeError, ValueError) as error:
+      if isinstance(error, UsageError):
+        raise
       raise UsageError(
         f'the model description does not fit: {error}.'
       ) from error
@@ -215,15 +233,45 @@ def mlp_ratio(hidden: int, width: int) -> float:
   return ratio if int(width * ratio) == hidden else math.nextafter(ratio, 9e9)
 
 
+def _check_names(name: str, kind: Any, said: Mapping[str, Any]) -> None:
+  """Refuses fields that `kind` has not, and the lack of those it needs."""
+  known = dataclasses.fields(kind)
+  unknown = [key for key in said if key not in {f.name for f in known}]
+  if unknown and kind is ResNetConfig:
+    raise UsageError(
+      f'{name}.layers makes a ResNet, which has no {", ".join(unknown)}: its '
+      f'fields are {", ".join(f.name for f in known)}, and with a preset, '
+      'that must be one of a ResNet.'
+    )
+  if unknown:
+    raise UsageError(
+      f'{name} has no field {unknown[0]!r}: known are '
+      f'{", ".join(f.name for f in known)}.'
+    )
+  missing = [
+    f'{name}.{field.name}'
+    for field in known
+    if field.default is dataclasses.MISSING and field.name not in said
+  ]
+  if missing:
+    raise UsageError(
+      f'missing {", ".join(missing)}: say each, or name a preset.'
+    )
+
+
+def _check_positive(name: str, tower: Any) -> None:
+  for field in dataclasses.fields(tower):
+    value = getattr(tower, field.name)
+    if field.type in (int, 'int') and field.name != 'end_token' and value < 1:
+      raise UsageError(f'{name}.{field.name}={value} must be at least 1.')
+
+
 def _check_tower(
   name: str, tower: VisionTransformerConfig | TextTransformerConfig
 ) -> None:
   _check_choice(f'{name}.activation', tower.activation, ACTIVATIONS)
   _check_choice(f'{name}.projection', tower.projection, PROJECTIONS)
-  for field in dataclasses.fields(tower):
-    value = getattr(tower, field.name)
-    if field.type in (int, 'int') and field.name != 'end_token' and value < 1:
-      raise UsageError(f'{name}.{field.name}={value} must be at least 1.')
+  _check_positive(name, tower)
   if tower.width % tower.heads:
     raise UsageError(
       f'{name}.width={tower.width} does not split over '

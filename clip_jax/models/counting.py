@@ -1,6 +1,7 @@
 """How many parameters a model has, tower by tower; nothing is computed."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -30,6 +31,7 @@ def abstract_variables(config: CLIPConfig) -> dict[str, Any]:
   return jax.eval_shape(init, jax.random.key(0), images, tokens)
 
 
+@functools.cache
 def count_parameters(config: CLIPConfig) -> ParameterCount:
   """Counts the parameters that `DualEncoder(config)` would be given.
 

@@ -36,7 +36,7 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'attention_pool/(out|mlp/down)/bias', P()),
   (r'attention_pool/(ln/(scale|bias)|probe)', P()),
   (r'(shortcut_)?conv\d?/kernel', P(None, None, None, 'fsdp')),
-  (r'(shortcut_)?bn\d?/(scale|bias|mean|var)', P()),
+  (r'(shortcut_)?bn\d?/(scale|bias|mean|var|count)', P()),
   (r'token_embedding/embedding', P('tensor', 'fsdp')),
   (r'(class|position)_embedding', P()),
   (r'(image|text)_projection/kernel', P('fsdp', None)),

@@ -236,7 +236,8 @@ def make_model_config(
   """The model of `config.model`, with the tokenizer's vocabulary and length.
 
   Raises:
-    UsageError: two fields that say the same differ.
+    UsageError: two fields that say the same differ, or the text tower would
+      not find the tokenizer's end token.
   """
   overrides = config.model.to_dict()
   for name in ('preset', 'dtype', 'remat'):
@@ -253,7 +254,16 @@ def make_model_config(
     ('end_token', tokenizer.eos_id),
   ):
     _settle(overrides['text'], field, value, f'the tokenizer ({field})')
-  return presets.resolve(config.model.preset or None, overrides)
+  model = presets.resolve(config.model.preset or None, overrides)
+  if model.text.pooling == 'highest' and tokenizer.eos_id + 1 < (
+    tokenizer.vocab_size
+  ):
+    raise UsageError(
+      "model.text.pooling='highest' reads the highest id of a text, and the "
+      f"tokenizer's end token is {tokenizer.eos_id} of "
+      f"{tokenizer.vocab_size:,}: take 'end'."
+    )
+  return model
 
 
 def _settle(fields: dict[str, Any], name: str, value: Any, origin: str) -> None:

@@ -23,6 +23,9 @@ _FREE = (
   'evaluation.',
 )
 
+# What runs did that were started before there was such a field.
+_BEFORE = {'data.background': '', 'data.exif': False}
+
 
 def check(workdir: str | Path, config: Config) -> None:
   """Refuses a directory that holds another config's run.
@@ -34,11 +37,12 @@ def check(workdir: str | Path, config: Config) -> None:
   path = Path(workdir) / 'config.json'
   if not path.exists():
     return
-  new, old = as_json(config), _read(path)
+  new, old = _named(as_json(config)), _named(_read(path))
+  old = _BEFORE | old
   changed = [
-    f'{key}={_at(new, key)!r} (the run has {_at(old, key)!r})'
-    for key in sorted(_names(old) | _names(new))
-    if _at(old, key) != _at(new, key) and not key.startswith(_FREE)
+    f'{key}={new.get(key)!r} (the run has {old.get(key)!r})'
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key) and not key.startswith(_FREE)
   ]
   if changed:
     raise UsageError(
@@ -82,22 +86,23 @@ def as_json(config: Config) -> dict[str, Any]:
   return json.loads(config.to_json_best_effort())
 
 
-def _names(fields: dict[str, Any], prefix: str = '') -> set[str]:
-  """All dotted names of nested fields."""
-  names: set[str] = set()
+def _named(fields: dict[str, Any]) -> dict[str, Any]:
+  """Values by their dotted names, with what an unset one stands for."""
+  found = _flat(fields)
+  if found.get('model.image.pooling') == 'average':  # as in CLIPConfig
+    token = found.get('model.image.class_token')
+    found['model.image.class_token'] = bool(token)
+  return found
+
+
+def _flat(fields: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  found: dict[str, Any] = {}
   for key, value in fields.items():
     if isinstance(value, dict):
-      names |= _names(value, f'{prefix}{key}.')
+      found |= _flat(value, f'{prefix}{key}.')
     else:
-      names.add(f'{prefix}{key}')
-  return names
-
-
-def _at(fields: dict[str, Any], name: str) -> Any:
-  value: Any = fields
-  for key in name.split('.'):
-    value = value.get(key) if isinstance(value, dict) else None
-  return value
+      found[f'{prefix}{key}'] = value
+  return found
 
 
 def _read(path: Path) -> dict[str, Any]:

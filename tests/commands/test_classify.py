@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 import clip_jax as package
+from clip_jax.tokenizers import sentence_piece
+from tests.golden_models import GOLDENS
+from tests.tiny_run import CAPTIONS
 
 LABELS = 'red square,green circle,cat face'
 
@@ -101,3 +105,107 @@ def test_a_junk_image_is_one_line(clip_jax, workdir, tmp_path):
   assert result.code == 1
   assert result.out == ''
   assert f'error: {junk}: not an image' in result.err
+
+
+@pytest.fixture(scope='session')
+def siglip_words(tmp_path_factory):
+  """--tokenizer for the golden SigLIP, which has 100 ids."""
+  path = tmp_path_factory.mktemp('pieces') / 'pieces.model'
+  sentence_piece.train(CAPTIONS, 25, path)
+  return f'--tokenizer=siglip:{path}'
+
+
+def test_independent_labels_of_a_siglip(clip_jax, siglip_words, picture):
+  call = (
+    'classify', f'--model={GOLDENS / "hf_siglip"}', siglip_words,
+    f'--labels={LABELS}', '--json', picture,
+  )  # fmt: skip
+  alone = clip_jax(*call, '--independent').json[0]['labels']
+  together = clip_jax(*call).json[0]['labels']
+  model = package.load(
+    GOLDENS / 'hf_siglip', tokenizer=siglip_words.partition('=')[2]
+  )
+  labels = LABELS.split(',')
+  cosines = model.encode_image([picture]) @ model.encode_text(labels).T
+  logits = model.logit_scale * cosines[0] + model.logit_bias
+  np.testing.assert_allclose(
+    list(alone.values()), 1 / (1 + np.exp(-logits)), rtol=1e-4
+  )
+  powers = np.exp(logits - logits.max())
+  np.testing.assert_allclose(
+    list(together.values()), powers / powers.sum(), rtol=1e-4
+  )
+
+
+def test_independent_labels_of_a_softmax_are_refused(refused, workdir, picture):
+  refused(
+    'need a model with a logit bias',
+    'classify', f'--model={workdir}', f'--labels={LABELS}', '--independent',
+    picture,
+  )  # fmt: skip
+
+
+def test_a_model_without_a_tokenizer_is_one_line(refused, picture):
+  refused(
+    'came without a tokenizer',
+    'classify', f'--model={GOLDENS / "hf_siglip"}', '--labels=a,b', picture,
+  )  # fmt: skip
+
+
+@pytest.fixture
+def photographs(tmp_path):
+  """One that EXIF turns, one that is half transparent, and a plain one."""
+  rng = np.random.default_rng(3)
+  pixels = rng.integers(0, 256, (40, 40, 4), dtype=np.uint8)
+  pixels[:20, :, 3] = 0
+  pixels[20:, :, 3] = 255
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  rgb = Image.fromarray(np.sort(pixels[:, :, :3], axis=0))
+  rgb.save(tmp_path / 'turned.png', exif=exif)
+  Image.fromarray(pixels).save(tmp_path / 'transparent.png')
+  rgb.save(tmp_path / 'plain.png')
+  return [tmp_path / f'{n}.png' for n in ('turned', 'transparent', 'plain')]
+
+
+def test_as_displayed_is_for_turned_and_transparent_pictures(
+  clip_jax, siglip_words, photographs
+):
+  call = (
+    'classify', f'--model={GOLDENS / "hf_siglip"}', siglip_words,
+    f'--labels={LABELS}', '--json',
+  )  # fmt: skip
+  stored = clip_jax(*call, *photographs).json
+  shown = clip_jax(*call, '--as_displayed', *photographs).json
+  changed = [
+    max(abs(a['labels'][n] - b['labels'][n]) for n in a['labels']) > 1e-4
+    for a, b in zip(stored, shown, strict=True)
+  ]
+  # transformers' own transform lays transparency on white already.
+  assert changed == [True, False, False]
+
+
+def test_as_displayed_lays_transparency_on_white(clip_jax, photographs):
+  call = (
+    'classify', f'--model={GOLDENS / "open_clip_vit_gelu"}',
+    f'--labels={LABELS}', '--json',
+  )  # fmt: skip
+  stored = clip_jax(*call, *photographs[1:]).json
+  shown = clip_jax(*call, '--as_displayed', *photographs[1:]).json
+  assert stored[0]['labels'] != pytest.approx(shown[0]['labels'], abs=1e-4)
+  assert stored[1]['labels'] == pytest.approx(shown[1]['labels'], abs=1e-6)
+
+
+def test_another_image_size(clip_jax, refused, workdir, picture):
+  call = ('classify', f'--model={workdir}', f'--labels={LABELS}', picture)
+  result = clip_jax(*call, '--image_size=32', '--json')
+  expected = package.load(workdir, image_size=32).classify(
+    picture, LABELS.split(',')
+  )
+  actual = list(result.json[0]['labels'].values())
+  np.testing.assert_allclose([actual], expected, rtol=1e-5)
+  assert actual != pytest.approx(
+    list(clip_jax(*call, '--json').json[0]['labels'].values()), abs=1e-4
+  )
+  refused('image_size', *call, '--image_size=0')
+  refused('is smaller than', *call, '--image_size=4')

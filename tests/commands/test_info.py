@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from clip_jax.models.presets import PRESETS
+from tests.golden_models import GOLDENS
 from tests.tiny_run import tiny_description
 
 
@@ -24,6 +25,63 @@ def test_json_has_the_agreed_keys(clip_jax):
   assert facts['text_parameters'] == 63_428_096
   assert facts['gflops_per_image'] == pytest.approx(8.82, abs=0.01)
   assert facts['gflops_per_text'] == pytest.approx(5.96, abs=0.01)
+
+
+PUBLISHED = {
+  'RN50': 102_007_137,
+  'RN101': 119_688_033,
+  'RN50x4': 178_300_601,
+  'RN50x16': 290_979_217,
+  'RN50x64': 623_258_305,
+  'ViT-B/32': 151_277_313,
+  'ViT-B/16': 149_620_737,
+  'ViT-L/14': 427_616_513,
+  'ViT-L/14@336': 427_944_193,
+}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_the_papers_models_have_their_published_counts(clip_jax, name):
+  shown = clip_jax('info', f'--preset={name}').out
+  assert shown.startswith(f'{name}: {PUBLISHED[name]:,} parameters\n')
+
+
+def test_another_picture_size_of_a_preset(clip_jax):
+  call = ('info', '--preset=ViT-L/14', '--json')
+  facts = clip_jax(*call, '--image_size=336').json
+  assert facts['parameters'] == PUBLISHED['ViT-L/14@336']
+  assert facts['preprocessing']['image_size'] == 336
+  assert clip_jax(*call).json['preprocessing']['image_size'] == 224
+
+
+@pytest.mark.parametrize(
+  ('path', 'options', 'expected'),
+  [
+    ('hf_siglip', [], {'logit_bias': True, 'tokenizer': None, 'patches': 16}),
+    ('open_clip_vit_gelu', [], {'tokenizer': 'clip', 'embed_dim': 24}),
+    ('open_clip_resnet', [], {'patches': 4, 'image_size': 64}),
+    ('open_clip_resnet', ['--image_size=96'], {'patches': 9}),
+    ('archives/openai_torchscript.pt', [], {'patches': 16, 'embed_dim': 96}),
+    (
+      'archives/open_clip_checkpoint.pt',
+      ['--activation=quick_gelu'],
+      {'vocab_size': 600},
+    ),
+  ],
+)
+def test_published_models(clip_jax, path, options, expected):
+  call = ('info', f'--model={GOLDENS / path}', *options)
+  facts = clip_jax(*call, '--json').json
+  found = {name: facts[name] for name in expected}
+  assert found | {'logit_bias': facts['logit_bias'] != 0} == {
+    'logit_bias': False,
+    **expected,
+  }
+  result = clip_jax(*call)
+  assert result.err == ''
+  assert f'{facts["parameters"]:,} parameters' in result.out
+  tokenizer = facts['tokenizer'] or 'none came with it'
+  assert f'tokenizer: {tokenizer}' in result.out
 
 
 def test_all_is_a_row_for_each_preset(clip_jax):
@@ -46,8 +104,11 @@ def test_a_model(clip_jax, workdir):
 
 
 def test_wrong_calls_are_one_line(refused, workdir, tmp_path):
-  refused('needs one of', 'info')
-  refused('only one', 'info', '--preset=ViT-B/32', f'--model={workdir}')
+  refused('needs --model=REF, --preset=NAME or --all', 'info')
+  refused('and one of them', 'info', '--all', f'--model={workdir}')
+  refused('and one of them', 'info', '--all', '--preset=RN50')
+  both = ('--preset=ViT-B/32', f'--model={workdir}')
+  refused('is for a bare weight file', 'info', *both)
   refused("did you mean 'ViT-L/14'", 'info', '--preset=ViT-Z/14')
   refused('no model in', 'info', f'--model={tmp_path}')
   refused('flags only', 'info', 'ViT-B/32')

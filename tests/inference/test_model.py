@@ -12,6 +12,7 @@ import clip_jax
 from clip_jax.data.images import CorruptImageError, preprocess
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import model as model_module
+from clip_jax.inference.encoders import make_encoders
 from clip_jax.models.dual_encoder import normalize
 from clip_jax.parallel.mesh import make_mesh
 from clip_jax.parallel.partitioning import shardings
@@ -113,7 +114,7 @@ def test_the_batch_size_does_not_matter(model, batch_size):
 
 
 def test_new_parameters_and_other_counts_compile_few_programs():
-  compiled = model_module._compile(
+  compiled = make_encoders(
     tiny_description().model,
     'float32',
     tiny_description().preprocessing.mean,
@@ -164,26 +165,47 @@ def test_a_layer_that_is_not_there_is_refused(model, layer):
     model.image_tokens(PIXELS, layer)
 
 
-def test_classifier_averages_templates_and_has_unit_columns(model):
+def test_classifier_averages_templates_and_includes_the_temperature(model):
   templates = ['big {}', '{} face {}']
   weights = model.classifier(['red', 'cat'], templates)
-  assert weights.shape == (16, 2)
-  assert weights.dtype == np.float32
+  directions = model.classifier(['red', 'cat'], templates, unit_length=True)
+  for array in (weights, directions):
+    assert array.shape == (16, 2)
+    assert array.dtype == np.float32
   rows = model.encode_text(['big cat', 'cat face cat']).mean(0)
   expected = rows / np.linalg.norm(rows)
-  np.testing.assert_allclose(weights[:, 1], expected, atol=1e-6)
+  np.testing.assert_allclose(directions[:, 1], expected, atol=1e-6)
+  np.testing.assert_allclose(weights, model.logit_scale * directions, rtol=1e-6)
+
+
+def test_a_classifiers_logits_are_those_of_classify(model):
+  labels = ['red', 'green', 'blue']
+  logits = model.encode_image(PIXELS) @ model.classifier(labels)
+  powers = np.exp(logits - logits.max(1, keepdims=True))
+  np.testing.assert_allclose(
+    model.classify(PIXELS, labels), powers / powers.sum(1, keepdims=True),
+    rtol=1e-5,
+  )  # fmt: skip
+
+
+def test_independent_labels_need_a_bias(model):
+  with pytest.raises(UsageError, match=r'need a model with a logit bias'):
+    model.classify(PIXELS, ['red', 'green'], independent=True)
 
 
 def test_classifier_is_made_once(model, monkeypatch):
   weights = model.classifier(['one', 'two'])
   monkeypatch.setattr(model, 'encode_text', None)
   assert model.classifier(['one', 'two']) is weights
-  with pytest.raises(ValueError, match='read-only'):
-    weights[0] = 0
+  directions = model.classifier(['one', 'two'], unit_length=True)
+  assert model.classifier(['one', 'two'], unit_length=True) is directions
+  for array in (weights, directions):
+    with pytest.raises(ValueError, match='read-only'):
+      array[0] = 0
 
 
 def test_braces_in_names_are_harmless(model):
-  weights = model.classifier(['{0}', '{name}', '{}'])
+  weights = model.classifier(['{0}', '{name}', '{}'], unit_length=True)
   expected = model.encode_text(['{0}', '{name}', '{}']).T
   np.testing.assert_allclose(weights, expected, atol=1e-6)
 
@@ -304,12 +326,9 @@ def test_no_model_is_one_clear_line(tmp_path):
   (tmp_path / 'pictures').mkdir()
   for name in 'abcde':
     (tmp_path / 'pictures' / f'{name}.png').touch()
-  weights = tmp_path / 'w.safetensors'
-  weights.write_bytes(RNG.bytes(2000))
   cases = {
     tmp_path / 'none': 'it does not exist',
     empty: 'the folder is empty',
-    weights: 'it is a file of 2,000 bytes',
     tmp_path / 'started': 'no complete checkpoint yet',
     tmp_path / 'pictures': r'a.png, b.png, c.png and 2 more',
   }
@@ -318,6 +337,15 @@ def test_no_model_is_one_clear_line(tmp_path):
       clip_jax.load(path)
     assert str(path) in str(caught.value)
     assert "Expected a run's workdir" in str(caught.value)
+
+
+def test_a_file_that_holds_no_weights_is_one_clear_line(tmp_path):
+  path = tmp_path / 'w.safetensors'
+  path.write_bytes(RNG.bytes(2000))
+  with pytest.raises(UsageError, match='is not a weight file') as caught:
+    clip_jax.load(path)
+  assert str(path) in str(caught.value)
+  assert '\n' not in str(caught.value)
 
 
 def test_the_home_directory_may_be_abbreviated(workdir, monkeypatch):

@@ -1,5 +1,6 @@
 """Published models from what their authors shipped."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop import layouts, openai
 from clip_jax.interop.foreign import Hints, read_foreign
+from clip_jax.models import presets
 from tests.golden_models import GOLDENS, load_golden
 from tests.interop.torch_archives import write_state_dict
 
@@ -243,3 +245,20 @@ def test_siglip_towers_of_timm_are_read_and_written_back(tmp_path):
   save_file(theirs, tmp_path / 'siglip.safetensors')
   with pytest.raises(UsageError, match=r'needs its open_clip_config.json'):
     read_foreign(tmp_path / 'siglip.safetensors')
+
+
+def test_a_preset_says_how_pictures_are_read_too(tmp_path, monkeypatch):
+  golden = load_golden('hf_siglip')
+  table = openai.table(golden.config, openai.Variant('text.', trunk=True))
+  theirs = layouts.write(golden.variables, table, golden.config)
+  save_file(theirs, tmp_path / 'siglip.safetensors')
+  published = presets.find('ViT-B-16-SigLIP')
+  tiny = dataclasses.replace(published, fields=golden.config.to_dict())
+  monkeypatch.setitem(presets.PRESETS, 'tiny', tiny)
+  foreign = read_foreign(
+    tmp_path / 'siglip.safetensors', hints=Hints(preset='tiny')
+  )
+  same_arrays(foreign.variables, golden.variables)
+  found = foreign.description.preprocessing
+  assert (found.image_size, found.resize_mode) == (32, 'squash')
+  assert found.mean == found.std == (0.5, 0.5, 0.5)

@@ -1,33 +1,57 @@
 """The sharding table covers every parameter, once."""
 
+import re
+
 import jax
-import jax.numpy as jnp
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from clip_jax.models import presets
-from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.models.counting import abstract_variables
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import make_mesh
 
 
 def abstract_params(model):
-  size = model.image.image_size
-  return jax.eval_shape(
-    DualEncoder(model).init,
-    jax.random.key(0),
-    jnp.zeros((1, size, size, 3)),
-    jnp.zeros((1, model.text.context_length), jnp.int32),
-  )['params']
+  return abstract_variables(model)['params']
 
 
 @pytest.mark.parametrize('preset', presets.PRESETS)
-def test_every_parameter_has_one_row_of_its_rank(preset):
-  params = abstract_params(presets.resolve(preset))
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+def test_every_array_has_one_row_of_its_rank(preset):
+  model = presets.resolve(preset)
+  variables = abstract_variables(model)
+  assert ('batch_stats' in variables) == preset.startswith('RN')
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
     spec = partitioning.rule_for(partitioning.path_name(path))
     assert len(spec) <= leaf.ndim
+
+
+def test_each_row_is_somebodys():
+  """A row that no published shape needs would never be looked at again."""
+  names = {
+    partitioning.path_name(path)
+    for preset in ('RN50', 'ViT-B/32', 'ViT-B-16-SigLIP')
+    for path, _ in jax.tree_util.tree_leaves_with_path(
+      abstract_variables(presets.resolve(preset))
+    )
+  }
+  for end, _ in partitioning.RULES:
+    assert any(re.search(rf'(^|/){end}$', name) for name in names), end
+
+
+def test_a_resnet_is_split_over_fsdp_and_tensor():
+  placed = partitioning.shardings(
+    abstract_variables(presets.resolve('RN50')), make_mesh(2, 2, 2)
+  )
+  image = placed['params']['image']
+  kernel = image['stage4_2']['conv2']['kernel']
+  assert kernel.spec == P(None, None, None, 'fsdp')
+  pool = image['attention_pool']['kernel']
+  assert pool.spec == P('fsdp', None, 'tensor', None)
+  stats = jax.tree.leaves(placed['batch_stats'])
+  assert stats
+  assert all(sharding.is_fully_replicated for sharding in stats)
 
 
 def test_an_unknown_parameter_is_an_error():

@@ -7,13 +7,14 @@ import optax
 import pytest
 
 from clip_jax.errors import UsageError
+from clip_jax.models.counting import abstract_variables
 from clip_jax.parallel.partitioning import path_name
 from clip_jax.training.optimizer import (
   decay_mask,
   make_optimizer,
   make_schedule,
 )
-from tests.tiny import tiny_config
+from tests.tiny import TINY_RESNET, TINY_SIGLIP, tiny_config
 from tests.training.test_step import tiny_module_and_params
 
 
@@ -28,6 +29,37 @@ def test_decay_is_for_weights_only():
   assert {'logit_scale', 'image/class_embedding'} <= kept
   assert 'image/transformer/blocks/ln_1/scale' in kept
   assert 'image/transformer/blocks/attention/qkv/bias' in kept
+
+
+@pytest.mark.parametrize('config', [TINY_RESNET, TINY_SIGLIP])
+def test_what_other_towers_add_decays_as_it_should(config):
+  params = abstract_variables(config)['params']
+  mask = jax.tree_util.tree_leaves_with_path(decay_mask(params))
+  decays = {path_name(path): yes for path, yes in mask}
+  for name, yes in decays.items():
+    assert yes == name.endswith(('kernel', 'embedding')), name
+  expected = {
+    TINY_RESNET: {
+      'image/stem/conv1/kernel': True,
+      'image/stage1_0/shortcut_conv/kernel': True,
+      'image/attention_pool/kernel': True,
+      'image/attention_pool/bias': False,
+      'image/stage1_0/bn3/scale': False,
+      'image/stage1_0/shortcut_bn/bias': False,
+      'image_projection/bias': False,
+    },
+    TINY_SIGLIP: {
+      'image/attention_pool/qkv/kernel': True,
+      'image/attention_pool/mlp/up/kernel': True,
+      'image/attention_pool/probe': False,
+      'image/attention_pool/ln/scale': False,
+      'image/patch_embedding/bias': False,
+      'text_projection/kernel': True,
+      'text_projection/bias': False,
+      'logit_bias': False,
+    },
+  }[config]
+  assert {name: decays[name] for name in expected} == expected
 
 
 def test_schedule_warms_up_and_anneals():

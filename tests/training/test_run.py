@@ -3,8 +3,11 @@
 import re
 
 import pytest
+from absl import flags
 
+from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
+from clip_jax.models.config import ResNetConfig
 from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.run import make_run, warn_of_cut_captions
 from tests.tiny import tiny_config, write_pairs
@@ -92,7 +95,9 @@ def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
     ('model.remat', 'some', "model.remat='some': choose one of none, dots"),
     ('model.preset', 'ViT-B/33', "did you mean 'ViT-B/32'"),
     ('model.image.heads', 5, 'does not split over model.image.heads=5'),
-    ('model.image.patch_size', 5, 'not a multiple of'),
+    ('model.image.patch_size', 17, 'is smaller than model.image.patch_size'),
+    ('model.image.layers', (1, 1, 1, 1), 'layers makes a ResNet, which has no'),
+    ('model.text.pooling', 'first', 'choose one of end, highest, last'),
     ('model.image.pooling', 'max', 'choose one of class_token, average'),
     ('model.text.activation', 'relu', 'choose one of quick_gelu, gelu'),
     ('objective.name', 'triplet', "objective.name='triplet'"),
@@ -162,5 +167,66 @@ def test_cut_captions_are_said(config, capsys):
 
 def test_a_missing_field_is_named(config):
   config.model.image.width = None
-  with pytest.raises(UsageError, match="'width'"):
+  with pytest.raises(UsageError, match=r'missing model\.image\.width: say'):
+    make_run(config)
+
+
+def typed(*words):
+  """The config of a command line."""
+  values = flags.FlagValues()
+  define_config(values)
+  parse(values, ['clip-jax', *words])
+  return values.config
+
+
+def test_a_published_resnet_from_the_command_line(config):
+  typed_config = typed(
+    '--config=configs/base.py',
+    '--config.model.preset=RN50',
+    '--config.model.image.layers=(1,1,1,1)',
+    f'--config.data.train={config.data.train}',
+    '--config.data.batch_size=16',
+  )
+  run = make_run(typed_config)
+  image = run.description.model.image
+  assert image == ResNetConfig(224, (1, 1, 1, 1), width=64, heads=32)
+  assert set(run.state.batch_stats['image']) == {
+    'stem', 'stage1_0', 'stage2_0', 'stage3_0', 'stage4_0',
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('preset', 'field', 'message'),
+  [
+    ('RN50', 'patch_size=16', 'has no patch_size: its fields are image_size,'),
+    ('ViT-B/32', 'layers=(1,1,1,1)', 'has no patch_size, depth, mlp_ratio'),
+    ('RN50', 'layers=(1,1,1)', 'give the blocks of four stages'),
+    ('RN50', 'layers=3', 'give the blocks of four stages, as in (3, 4, 6, 3)'),
+    ('RN50', 'width=63', 'model.image.width=63 must be even'),
+    ('RN50', 'heads=0', 'model.image.heads=0 must be at least 1'),
+    ('RN50', 'image_size=100', 'not a multiple of 32'),
+  ],
+)
+def test_fields_of_another_tower_are_one_clear_line(
+  config, preset, field, message
+):
+  typed_config = typed(
+    '--config=configs/base.py',
+    f'--config.model.preset={preset}',
+    f'--config.model.image.{field}',
+    f'--config.data.train={config.data.train}',
+    '--config.data.batch_size=16',
+  )
+  with pytest.raises(UsageError, match=re.escape(message)) as caught:
+    make_run(typed_config)
+  assert 'model.image' in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_text_pooled_at_its_highest_id_needs_the_end_there(config, tmp_path):
+  config.model.text.pooling = 'highest'
+  assert make_run(config).description.model.text.pooling == 'highest'
+  config.tokenizer = f'sentencepiece:{tmp_path / "pieces.model"}'
+  config.tokenizer_training.vocab_size = 24
+  with pytest.raises(UsageError, match="of 24: take 'end'"):
     make_run(config)

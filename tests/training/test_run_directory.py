@@ -66,6 +66,49 @@ def test_a_field_that_does_not_may_change(tmp_path, field, value):
   run_directory.check(tmp_path, config)
 
 
+def older_run(workdir, changes, removed):
+  """config.json as it was before there were the fields `removed`."""
+  config = tiny_config()
+  config.update_from_flattened_dict(changes)
+  fields = run_directory.as_json(config)
+  for name in removed:
+    *groups, last = name.split('.')
+    group = fields
+    for key in groups:
+      group = group[key]
+    del group[last]
+  (workdir / 'config.json').write_text(json.dumps(fields))
+  return config
+
+
+def test_fields_that_an_older_run_had_not_do_not_stop_it(tmp_path):
+  new = [
+    *('class_token', 'patch_bias', 'norm_after_pooling', 'norm_eps'),
+    *('projection', 'layers'),
+  ]
+  removed = [f'model.image.{name}' for name in new]
+  removed += ['model.text.pooling', 'model.initial_logit_bias']
+  config = older_run(tmp_path, {'model.image.pooling': 'average'}, removed)
+  run_directory.check(tmp_path, config)
+  config.model.image.class_token = False  # what 'average' meant, and means
+  run_directory.check(tmp_path, config)
+  config.model.image.class_token = True
+  with pytest.raises(UsageError, match=r'class_token=True .the run has False'):
+    run_directory.check(tmp_path, config)
+  config.model.image.update(class_token=False, norm_eps=1e-6)
+  with pytest.raises(UsageError, match=r'norm_eps=1e-06 .the run has None'):
+    run_directory.check(tmp_path, config)
+
+
+def test_what_an_older_run_did_without_a_field_is_said(tmp_path):
+  config = older_run(tmp_path, {}, ['data.background', 'data.exif'])
+  message = "data.background='white' (the run has ''); data.exif=True (the run"
+  with pytest.raises(UsageError, match=re.escape(message)):
+    run_directory.check(tmp_path, config)
+  config.data.update(background='', exif=False)
+  run_directory.check(tmp_path, config)
+
+
 def test_a_damaged_config_is_said(tmp_path):
   (tmp_path / 'config.json').write_text('{"seed": ')
   with pytest.raises(FailureError, match=r'config.json is not JSON'):

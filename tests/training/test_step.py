@@ -27,22 +27,27 @@ def tiny_module_and_params():
   return module, params
 
 
-def tiny_batch(seed):
+def tiny_batch(seed, image_size=16):
   rng = np.random.default_rng(seed)
   tokens = rng.integers(2, 64, (16, 8), dtype=np.int32)
   tokens[:, -1] = 1
-  images = rng.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+  shape = (16, image_size, image_size, 3)
+  images = rng.integers(0, 256, shape, dtype=np.uint8)
   return {'image': images, 'tokens': tokens}
 
 
-def compiled_step(mesh, form='all_gather'):
-  """The jitted step, and the state before it."""
-  module = DualEncoder(TINY)
+def compiled_step(mesh, form='all_gather', config=TINY, **options):
+  """The jitted step, and the state before it; options are the module's."""
+  module = DualEncoder(config, **options)
   optimizer, schedule = make_optimizer(100, **tiny_config().optimizer)
   loss_fn = make_softmax_loss(form, mesh, BATCH_AXES)
   step = jit_train_step(
     make_train_step(
-      module, optimizer, schedule, loss_fn, Preprocessing(image_size=16)
+      module,
+      optimizer,
+      schedule,
+      loss_fn,
+      Preprocessing(image_size=config.image.image_size),
     ),
     abstract_state(module, optimizer, mesh),
     mesh,

@@ -36,6 +36,7 @@ SETTINGS = (
   'model.embed_dim',
   'model.image.image_size',
   'model.image.patch_size',
+  'model.image.layers',
   'model.image.width',
   'model.image.depth',
   'model.text.width',
