@@ -4,21 +4,20 @@ What open_clip has and this project does not is refused by name, so that no
 option is silently ignored.
 """
 
-import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.interop import timm
 from clip_jax.interop.openai import Variant
+from clip_jax.interop.timm import side_of
 from clip_jax.models.config import (
   CLIPConfig,
   ResNetConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
 )
-from clip_jax.models.presets import SIGLIP_IMAGE
 
 # Options at these values change nothing; the rest of a config is read below.
 _IDLE: Mapping[str, tuple[Any, ...]] = {
@@ -51,22 +50,6 @@ _IDLE: Mapping[str, tuple[Any, ...]] = {
   'timm_proj_bias': (False,),
 }
 _TEXT_POOLING = {'argmax': 'highest', 'eos': 'end', 'last': 'last'}
-# timm's SigLIP towers: width, depth, heads, MLP width over width.
-_TIMM_SIZES = {
-  'base': (768, 12, 12, 4.0),
-  'large': (1024, 24, 16, 4.0),
-  'so400m': (1152, 27, 16, 4304 / 1152),
-  'giantopt': (1536, 40, 16, 4.0),
-}
-_TIMM_PICTURES = {  # the sizes that timm has, by tower and patch
-  ('base', 16): (224, 256, 384, 512),
-  ('base', 32): (256,),
-  ('large', 16): (256, 384, 512),
-  ('so400m', 14): (224, 378, 384),
-  ('so400m', 16): (256, 384, 512),
-  ('giantopt', 16): (256, 384),
-}
-_TIMM_NAME = re.compile(r'vit_(\w+?)_patch(\d+)_siglip_(\d+)')
 
 
 def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
@@ -129,8 +112,8 @@ def _image(
 ) -> VisionTransformerConfig | ResNetConfig:
   """The image tower; takes the fields that it reads out of `fields`."""
   if fields.get('timm_model_name'):
-    return _timm(fields)
-  size = _side(fields.pop('image_size', 224))
+    return timm.read_tower(fields)
+  size = side_of(fields.pop('image_size', 224))
   width, layers = fields.pop('width', 768), fields.pop('layers', 12)
   head_width = fields.pop('head_width', 64)
   patch_size = fields.pop('patch_size', 16)
@@ -138,7 +121,7 @@ def _image(
     return ResNetConfig(size, tuple(layers), width, width * 32 // head_width)
   return VisionTransformerConfig(
     image_size=size,
-    patch_size=_side(patch_size),
+    patch_size=side_of(patch_size),
     width=width,
     depth=layers,
     heads=width // head_width,
@@ -150,35 +133,6 @@ def _image(
     pre_norm=not fields.pop('no_ln_pre', False),
     norm_after_pooling=fields.pop('final_ln_after_pool', False),
     norm_eps=_eps(fields),
-  )
-
-
-def _timm(fields: dict[str, Any]) -> VisionTransformerConfig:
-  name = fields.pop('timm_model_name')
-  match = _TIMM_NAME.fullmatch(name)
-  pool, proj = fields.pop('timm_pool', ''), fields.pop('timm_proj', '')
-  if (
-    match is None
-    or match[1] not in _TIMM_SIZES
-    or (pool, proj) not in (('map', 'none'), ('map', ''))
-  ):
-    raise UsageError(
-      f'the image tower timm_model_name={name!r} with timm_pool={pool!r} and '
-      f'timm_proj={proj!r} is not supported: of timm, SigLIP towers with the '
-      "pool 'map' and no projection are."
-    )
-  width, depth, heads, ratio = _TIMM_SIZES[match[1]]
-  return VisionTransformerConfig(
-    image_size=_side(fields.pop('image_size', int(match[3]))),
-    patch_size=int(match[2]),
-    width=width,
-    depth=depth,
-    heads=heads,
-    mlp_ratio=ratio,
-    # timm's SigLIP towers use the exact GELU, as open_clip runs them.
-    activation='gelu',
-    norm_eps=1e-6,
-    **SIGLIP_IMAGE,
   )
 
 
@@ -244,14 +198,6 @@ def _choice(
   return known[value]
 
 
-def _side(size: Any) -> int:
-  """A side in pixels of what may be written as [height, width]."""
-  sides = set(size) if isinstance(size, list | tuple) else {size}
-  if len(sides) != 1:
-    raise UsageError(f'pictures of {size} are not square.')
-  return sides.pop()
-
-
 def write_config(config: CLIPConfig) -> dict[str, Any]:
   """The inverse of `read_config`: what 'model_cfg' holds.
 
@@ -268,7 +214,7 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
     fields['vision_cfg'] = _write_resnet(image)
   elif image.pooling == 'attention':
     fields['custom_text'] = True
-    fields['vision_cfg'] = _write_timm(image)
+    fields['vision_cfg'] = timm.write_tower(image)
   else:
     fields['vision_cfg'] = _write_vit(image, text.activation)
   fields['text_cfg'] = _write_text(text)
@@ -290,31 +236,6 @@ def _write_resnet(image: ResNetConfig) -> dict[str, Any]:
     'head_width': image.pooled_width // image.heads,
     'patch_size': None,
   }
-
-
-def _write_timm(image: VisionTransformerConfig) -> dict[str, Any]:
-  for size, (width, depth, heads, ratio) in _TIMM_SIZES.items():
-    name = f'vit_{size}_patch{image.patch_size}_siglip_{image.image_size}'
-    there = _TIMM_PICTURES.get((size, image.patch_size), ())
-    tower = dataclasses.replace(
-      image, width=width, depth=depth, heads=heads, mlp_ratio=ratio
-    )
-    expressed = {
-      'timm_model_name': name,
-      'timm_pool': 'map',
-      'timm_proj': 'none',
-    }
-    if image.image_size in there and tower == _timm(dict(expressed)):
-      hidden = int(image.width * image.mlp_ratio)
-      same = (image.width, image.depth, image.heads, hidden)
-      if same == (width, depth, heads, int(width * ratio)):
-        return {'image_size': image.image_size, **expressed}
-  raise UsageError(
-    'open_clip takes image towers with attention pooling from timm, which has '
-    'the published SigLIP shapes with the exact GELU only; this one has width '
-    f'{image.width}, {image.depth} blocks, {image.image_size} pixels and '
-    f'{image.activation}: convert it with --to=hf.'
-  )
 
 
 def _write_vit(

@@ -100,7 +100,7 @@ def _vit(image_size, patch_size, width, depth, heads, mlp_ratio=4.0):
 
 
 # Width, depth, heads, MLP width over width; the text tower is the same stack.
-_SIGLIP_SHAPES = {
+SIGLIP_SHAPES = {
   'B': (768, 12, 12, 4.0),
   'L': (1024, 24, 16, 4.0),
   'SO400M': (1152, 27, 16, 4304 / 1152),
@@ -111,9 +111,9 @@ _SIGLIP_SHAPES = {
 def _siglip(size, image_size, patch_size, version=1, **text):
   activation = 'gelu_tanh'  # of the authors' code; open_clip's is exact
   tower = dict(activation=activation, norm_eps=1e-6)
-  shape = _SIGLIP_SHAPES[size]
+  shape = SIGLIP_SHAPES[size]
   width, depth, heads, ratio = (
-    _SIGLIP_SHAPES['SO400M'] if size == 'gopt' else shape
+    SIGLIP_SHAPES['SO400M'] if size == 'gopt' else shape
   )
   fields = dict(
     embed_dim=shape[0],

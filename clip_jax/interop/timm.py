@@ -1,0 +1,97 @@
+"""The image towers that open_clip takes from timm: SigLIP's, by their names."""
+
+import dataclasses
+import re
+from typing import Any
+
+from clip_jax.errors import UsageError
+from clip_jax.models.config import VisionTransformerConfig
+from clip_jax.models.presets import SIGLIP_IMAGE, SIGLIP_SHAPES
+
+# timm's word for a shape, and SigLIP's.
+_SHAPES = {'base': 'B', 'large': 'L', 'so400m': 'SO400M', 'giantopt': 'gopt'}
+_IMAGE_SIZES = {  # that timm has a name for, by shape and patch
+  ('base', 16): (224, 256, 384, 512),
+  ('base', 32): (256,),
+  ('large', 16): (256, 384, 512),
+  ('so400m', 14): (224, 378, 384),
+  ('so400m', 16): (256, 384, 512),
+  ('giantopt', 16): (256, 384),
+}
+_NAME = re.compile(r'vit_(\w+?)_patch(\d+)_siglip_(\d+)')
+
+
+def read_tower(fields: dict[str, Any]) -> VisionTransformerConfig:
+  """The tower of a `vision_cfg`; takes the fields that it reads out of it.
+
+  Raises:
+    UsageError: it is none of timm's SigLIP towers.
+  """
+  name = fields.pop('timm_model_name')
+  match = _NAME.fullmatch(name)
+  pool, proj = fields.pop('timm_pool', ''), fields.pop('timm_proj', '')
+  if (
+    match is None
+    or match[1] not in _SHAPES
+    or (pool, proj) not in (('map', 'none'), ('map', ''))
+  ):
+    raise UsageError(
+      f'the image tower timm_model_name={name!r} with timm_pool={pool!r} and '
+      f'timm_proj={proj!r} is not supported: of timm, SigLIP towers with the '
+      "pool 'map' and no projection are."
+    )
+  width, depth, heads, ratio = SIGLIP_SHAPES[_SHAPES[match[1]]]
+  return VisionTransformerConfig(
+    image_size=side_of(fields.pop('image_size', int(match[3]))),
+    patch_size=int(match[2]),
+    width=width,
+    depth=depth,
+    heads=heads,
+    mlp_ratio=ratio,
+    # timm's SigLIP towers use the exact GELU, as open_clip runs them.
+    activation='gelu',
+    norm_eps=1e-6,
+    **SIGLIP_IMAGE,
+  )
+
+
+def write_tower(image: VisionTransformerConfig) -> dict[str, Any]:
+  """The inverse of `read_tower`.
+
+  Raises:
+    UsageError: timm has no name for the tower.
+  """
+  for shape in _SHAPES:
+    fields = {
+      'image_size': image.image_size,
+      'timm_model_name': (
+        f'vit_{shape}_patch{image.patch_size}_siglip_{image.image_size}'
+      ),
+      'timm_pool': 'map',
+      'timm_proj': 'none',
+    }
+    known = image.image_size in _IMAGE_SIZES.get((shape, image.patch_size), ())
+    if known and _same(image, read_tower(dict(fields))):
+      return fields
+  raise UsageError(
+    'open_clip takes image towers with attention pooling from timm, which has '
+    'the published SigLIP shapes with the exact GELU only; this one has width '
+    f'{image.width}, {image.depth} blocks, {image.image_size} pixels and '
+    f'{image.activation}: convert it with --to=hf.'
+  )
+
+
+def _same(one: VisionTransformerConfig, other: VisionTransformerConfig) -> bool:
+  """Whether two towers compute the same: a ratio may be written otherwise."""
+  hidden = [int(tower.width * tower.mlp_ratio) for tower in (one, other)]
+  return hidden[0] == hidden[1] and one == dataclasses.replace(
+    other, mlp_ratio=one.mlp_ratio
+  )
+
+
+def side_of(size: Any) -> int:
+  """A side in pixels of what may be written as [height, width]."""
+  sides = set(size) if isinstance(size, list | tuple) else {size}
+  if len(sides) != 1:
+    raise UsageError(f'pictures of {size} are not square.')
+  return sides.pop()

@@ -1,0 +1,58 @@
+"""open_clip's configs, read and written: the published ones, all of them."""
+
+import dataclasses
+import json
+
+import pytest
+
+from clip_jax.errors import UsageError
+from clip_jax.interop.open_clip import read_config, write_config
+from tests.golden_models import GOLDENS, OPEN_CLIP, load_golden
+
+PUBLISHED = {
+  **json.loads((GOLDENS / 'open_clip_siglip_presets.json').read_text()),
+  **json.loads((GOLDENS / 'open_clip_presets.json').read_text()),
+}
+
+
+@pytest.mark.parametrize('name', list(PUBLISHED))
+def test_published_configs_come_back(name):
+  config = read_config(PUBLISHED[name]['config'], name)
+  assert read_config(write_config(config), 'written') == config
+
+
+@pytest.mark.parametrize('name', OPEN_CLIP)
+def test_configs_of_the_goldens_come_back(name):
+  config = load_golden(name).config
+  assert read_config(write_config(config), 'written') == config
+
+
+def test_a_written_siglip_names_timms_tower():
+  config = read_config(PUBLISHED['ViT-L-16-SigLIP-384']['config'], 'published')
+  written = write_config(config)
+  assert written['custom_text'] is True
+  assert written['vision_cfg'] == {
+    'image_size': 384,
+    'timm_model_name': 'vit_large_patch16_siglip_384',
+    'timm_pool': 'map',
+    'timm_proj': 'none',
+  }
+
+
+@pytest.mark.parametrize(
+  'change', [{'activation': 'gelu_tanh'}, {'image_size': 240}, {'depth': 11}]
+)
+def test_a_tower_that_timm_does_not_have_is_refused(change):
+  config = read_config(PUBLISHED['ViT-B-16-SigLIP']['config'], 'published')
+  image = dataclasses.replace(config.image, **change)
+  with pytest.raises(UsageError, match=r'published SigLIP shapes .*--to=hf'):
+    write_config(dataclasses.replace(config, image=image))
+
+
+def test_what_open_clip_cannot_express_is_named():
+  config = load_golden('open_clip_vit').config
+  image = dataclasses.replace(
+    config.image, pooling='average', class_token=False, patch_bias=True
+  )
+  with pytest.raises(UsageError, match=r'no class token, a bias of the patch'):
+    write_config(dataclasses.replace(config, image=image))
