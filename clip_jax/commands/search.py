@@ -22,14 +22,14 @@ may be missed. --html writes a page of pictures; they come from the data set
 that was embedded, or from --images.
 """
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, printing, queries
+from clip_jax.commands.queries import Query
 from clip_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,28 +44,13 @@ if TYPE_CHECKING:
 _MANY_ROWS = 1_000_000  # from here on the index is worth building
 
 
-class Query(NamedTuple):
-  """A text, or a picture's path."""
-
-  value: str
-  is_picture: bool
-
-
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   common_flags.define_model(values)
   flags.DEFINE_string(
     'index', None, 'what clip-jax embed wrote', flag_values=values
   )
-  flags.DEFINE_multi_string(
-    'text', [], 'a text, whatever it looks like', flag_values=values
-  )
-  flags.DEFINE_multi_string(
-    'image', [], "a picture's path, whatever it ends in", flag_values=values
-  )
-  flags.DEFINE_string(
-    'queries', None, 'a UTF-8 file with one text a line', flag_values=values
-  )
+  queries.define(values)
   flags.DEFINE_integer('top', 10, 'rows to show of each', flag_values=values)
   flags.DEFINE_enum(
     'kind',
@@ -95,7 +80,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   )
   if values.top < 1:
     raise UsageError(f'--top={values.top} must be at least 1.')
-  queries = _queries_of(values, words)
+  asked = queries.queries_of(values, words)
   page = _page_of(values.html) if values.html else None
 
   from clip_jax.inference.embeddings_reader import open_embeddings
@@ -106,9 +91,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
     model = common_flags.load_model(values)
     _check_model(model, table)
-    vectors = _encode(model, queries)
+    vectors = queries.encode(model, asked)
     nearest = _search(values, table, vectors, kind, rows)
-    answers = _answers(table, queries, nearest)
+    answers = _answers(table, asked, nearest)
   if page is not None:
     facts = {'index': index, 'model': reference, 'rows': rows}
     _write(page, answers, source, facts)
@@ -116,45 +101,6 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     printing.print_json([_as_json(answer) for answer in answers])
   else:
     _print(answers)
-
-
-def _queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
-  """All queries: words, then --text, --image, and --queries."""
-  queries = []
-  files = [values.queries] if values.queries else []
-  for word in words:
-    if word == '-':
-      files.append('-')
-    elif _looks_like_a_picture(word):
-      if not os.path.isfile(word):
-        raise UsageError(
-          f'no picture {word}: to search for the words, use --text={word!r}.'
-        )
-      queries.append(Query(word, True))
-    else:
-      queries.append(Query(word, False))
-  queries += [Query(text, False) for text in values.text]
-  for path in values.image:
-    if not os.path.isfile(path):
-      raise UsageError(f'--image: no picture {path}.')
-    queries.append(Query(path, True))
-  for file in files:
-    path = '/dev/stdin' if file == '-' else file
-    lines = printing.lines_of('queries', path)
-    queries += [Query(text, False) for text in lines]
-  if not queries:
-    raise UsageError(
-      'nothing to search for: give a text or a picture after the flags.'
-    )
-  if any(not query.value.strip() for query in queries):
-    raise UsageError('a query is empty: give a text or a picture.')
-  return queries
-
-
-def _looks_like_a_picture(word: str) -> bool:
-  from clip_jax.data.sources.folder import IMAGE_SUFFIXES
-
-  return word.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _page_of(html: str) -> Path:
@@ -220,28 +166,6 @@ def _check_model(model: 'Model', table: 'EmbeddingsTable') -> None:
 def _origin(table: 'EmbeddingsTable') -> str:
   origin = table.about.get('origin')
   return f', {origin}' if origin else ''
-
-
-def _encode(model: 'Model', queries: list[Query]) -> 'np.ndarray':
-  """Unit-length rows in the order of the queries."""
-  import numpy as np
-
-  vectors = np.empty((len(queries), model.config.embed_dim), np.float32)
-  pictures = [i for i, query in enumerate(queries) if query.is_picture]
-  texts = [i for i, query in enumerate(queries) if not query.is_picture]
-  if pictures:
-    vectors[pictures] = model.encode_image([queries[i].value for i in pictures])
-  if texts:
-    before = model.tokenizer.truncated
-    vectors[texts] = model.encode_text([queries[i].value for i in texts])
-    cut = model.tokenizer.truncated - before
-    if cut:
-      print(
-        f'{cut:,} of {len(texts):,} queries were cut to '
-        f'{model.tokenizer.context_length} tokens.',
-        file=sys.stderr,
-      )
-  return vectors
 
 
 def _search(
