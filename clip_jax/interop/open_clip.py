@@ -66,6 +66,15 @@ _TIMM_PICTURES = {  # the sizes that timm has, by tower and patch
   ('so400m', 16): (256, 384, 512),
   ('giantopt', 16): (256, 384),
 }
+_TIMM_TANH = {  # the towers whose GELU is the approximate one; others' is exact
+  ('base', 32, 256),
+  ('large', 16, 512),
+  ('so400m', 16, 256),
+  ('so400m', 16, 384),
+  ('so400m', 16, 512),
+  ('giantopt', 16, 256),
+  ('giantopt', 16, 384),
+}
 _TIMM_NAME = re.compile(r'vit_(\w+?)_patch(\d+)_siglip_(\d+)')
 
 
@@ -167,16 +176,18 @@ def _timm(fields: dict[str, Any]) -> VisionTransformerConfig:
       f'timm_proj={proj!r} is not supported: of timm, SigLIP towers with the '
       "pool 'map' and no projection are."
     )
-  width, depth, heads, ratio = _TIMM_SIZES[match[1]]
+  size, patch_size, pixels = match[1], int(match[2]), int(match[3])
+  width, depth, heads, ratio = _TIMM_SIZES[size]
+  tanh = (size, patch_size, pixels) in _TIMM_TANH
   return VisionTransformerConfig(
-    image_size=_side(fields.pop('image_size', int(match[3]))),
-    patch_size=int(match[2]),
+    image_size=_side(fields.pop('image_size', pixels)),
+    patch_size=patch_size,
     width=width,
     depth=depth,
     heads=heads,
     mlp_ratio=ratio,
-    # timm's SigLIP towers use the exact GELU, as open_clip runs them.
-    activation='gelu',
+    # open_clip's act_kwargs and quick_gelu do not reach timm's towers.
+    activation='gelu_tanh' if tanh else 'gelu',
     norm_eps=1e-6,
     **SIGLIP_IMAGE,
   )
@@ -311,8 +322,8 @@ def _write_timm(image: VisionTransformerConfig) -> dict[str, Any]:
         return {'image_size': image.image_size, **expressed}
   raise UsageError(
     'open_clip takes image towers with attention pooling from timm, which has '
-    'the published SigLIP shapes with the exact GELU only; this one has width '
-    f'{image.width}, {image.depth} blocks, {image.image_size} pixels and '
+    'the published SigLIP shapes only, each with one activation; this one has '
+    f'width {image.width}, {image.depth} blocks, {image.image_size} pixels and '
     f'{image.activation}: convert it with --to=hf.'
   )
 
