@@ -41,7 +41,7 @@ def define_model(values: flags.FlagValues) -> None:
   text(
     'tokenizer',
     None,
-    "instead of the model's: clip, sentencepiece:PATH, hf:PATH",
+    "instead of the model's: clip, sentencepiece:PATH, siglip:PATH, hf:PATH",
     flag_values=values,
   )
   number(

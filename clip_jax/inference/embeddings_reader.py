@@ -90,7 +90,7 @@ def open_embeddings(path: str | os.PathLike) -> EmbeddingsTable:
       raise
     raise UsageError(
       f'{path} is not a table of embeddings, or is damaged: '
-      f'{" ".join(str(error).split())}.'
+      f'{" ".join(str(error).split()).rstrip(".")}.'
     ) from error
 
 

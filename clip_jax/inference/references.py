@@ -77,6 +77,8 @@ def _finding(path: Path) -> str:
   """What is at a path that is no model, in a few words."""
   if not path.exists():
     return 'it does not exist'
+  if not path.is_dir():
+    return 'it is a device or a pipe'
   names = sorted(entry.name for entry in path.iterdir())
   if not names:
     return 'the folder is empty'

@@ -232,9 +232,10 @@ def _told_by_shapes(
   if hints.activation or openais:
     return config, ()
   return config, (
-    f'{where} does not say its activation, and comes without '
-    f'{OPEN_CLIP_CONFIG}: {config.text.activation} is assumed. OpenAI and '
-    "some of open_clip's have quick_gelu, most of open_clip's gelu.",
+    f'{where} does not say its activation and heads, and comes without '
+    f'{OPEN_CLIP_CONFIG}: {config.text.activation} is assumed, and '
+    f'{config.image.heads} heads in the image tower. OpenAI and some of '
+    "open_clip's have quick_gelu, most of open_clip's gelu.",
   )
 
 

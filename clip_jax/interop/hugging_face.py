@@ -94,7 +94,7 @@ def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
     return read(config)
   except UsageError as error:
     raise UsageError(f'{where}: {error}') from error
-  except (KeyError, TypeError, ValueError) as error:
+  except (KeyError, TypeError, ValueError, ArithmeticError) as error:
     raise FailureError(
       f'{where} is no config of a {kind} model: {error!r}.'
     ) from error

@@ -139,7 +139,9 @@ def read(
   _refuse(
     f'{tensors.path} does not have the weights of its config ({table.name})',
     missing=[key for key in known if key not in infos],
-    unexpected=[key for key in infos if key not in known | {*constants}],
+    unexpected=[
+      key for key in infos if key not in known and key not in constants
+    ],
     wrong=[
       *_wrong_shapes(entries, shapes, infos),
       *_wrong_values(table, constants),

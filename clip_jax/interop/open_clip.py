@@ -78,7 +78,13 @@ def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
       initial_logit_bias=None if bias is None else float(bias),
       initial_logit_scale=_initial_scale(scale, bias is not None),
     )
-  except (KeyError, TypeError, AttributeError, ValueError) as error:
+  except (
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+  ) as error:
     if isinstance(error, UsageError):
       raise UsageError(f'{where}: {error}') from error
     raise FailureError(

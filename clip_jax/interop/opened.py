@@ -122,9 +122,10 @@ def damaged(path: Path, what: str) -> FailureError:
   """The error for a file whose content is not what its format demands."""
   if len(what) > _MAX_MESSAGE:  # names in it are of any length
     what = what[:_MAX_MESSAGE] + '…'
+  end = '' if what.endswith('?') else '.'
   return FailureError(
-    f'{path} is damaged or was made to deceive: {what}. Fetch it again from '
-    'where it came from.'
+    f'{path} is damaged or was made to deceive: {what}{end} Fetch it again '
+    'from where it came from.'
   )
 
 

@@ -180,23 +180,29 @@ def _square(positions: int) -> int:
 def _as_published(config: CLIPConfig) -> CLIPConfig:
   """`config` with what the published model of the same shapes has: heads, an
   activation, and a picture's border that no whole patch covers (384 pixels in
-  patches of 14). Of OpenAI's and open_clip's rows, OpenAI's come first.
+  patches of 14). Of OpenAI's and open_clip's rows, OpenAI's come first. One
+  for pictures of another size will do: heads do not depend on it.
   """
-  for preset in PRESETS.values():
-    if _arrays(preset.config) == _arrays(config):
-      image, text = preset.config.image, preset.config.text
-      return dataclasses.replace(
-        config,
-        image=image,
-        text=dataclasses.replace(
-          config.text, heads=text.heads, activation=text.activation
-        ),
-      )
-  return config
+  rows = [preset.config for preset in PRESETS.values()]
+  fitting = [row for row in rows if _arrays(row) == _arrays(config)]
+  grid = config.image.grid
+  same_size = [row for row in fitting if row.image.grid == grid]
+  if not fitting:
+    return config
+  image, text = (same_size or fitting)[0].image, fitting[0].text
+  if not same_size:
+    image = dataclasses.replace(image, image_size=config.image.image_size)
+  return dataclasses.replace(
+    config,
+    image=image,
+    text=dataclasses.replace(
+      config.text, heads=text.heads, activation=text.activation
+    ),
+  )
 
 
 def _arrays(config: CLIPConfig) -> tuple[Any, ...]:
-  """What of a config the shapes of its arrays show."""
+  """What of a config the shapes of its arrays show, but for the grid."""
   image: ImageConfig = config.image
   fields = {
     field.name: getattr(image, field.name)
@@ -210,7 +216,6 @@ def _arrays(config: CLIPConfig) -> tuple[Any, ...]:
     config.embed_dim,
     config.initial_logit_bias is None,
     type(image),
-    image.grid,
     hidden,
     fields,
     (text.width, text.depth, int(text.width * text.mlp_ratio)),

@@ -18,6 +18,15 @@ _IMAGE_SIZES = {  # that timm has a name for, by shape and patch
   ('so400m', 16): (256, 384, 512),
   ('giantopt', 16): (256, 384),
 }
+_TANH = {  # whose GELU is the approximate one; the others' is exact
+  ('base', 32, 256),
+  ('large', 16, 512),
+  ('so400m', 16, 256),
+  ('so400m', 16, 384),
+  ('so400m', 16, 512),
+  ('giantopt', 16, 256),
+  ('giantopt', 16, 384),
+}
 _NAME = re.compile(r'vit_(\w+?)_patch(\d+)_siglip_(\d+)')
 
 
@@ -40,16 +49,18 @@ def read_tower(fields: dict[str, Any]) -> VisionTransformerConfig:
       f'timm_proj={proj!r} is not supported: of timm, SigLIP towers with the '
       "pool 'map' and no projection are."
     )
-  width, depth, heads, ratio = SIGLIP_SHAPES[_SHAPES[match[1]]]
+  shape, patch_size, size = match[1], int(match[2]), int(match[3])
+  width, depth, heads, ratio = SIGLIP_SHAPES[_SHAPES[shape]]
+  tanh = (shape, patch_size, size) in _TANH
   return VisionTransformerConfig(
-    image_size=side_of(fields.pop('image_size', int(match[3]))),
-    patch_size=int(match[2]),
+    image_size=side_of(fields.pop('image_size', size)),
+    patch_size=patch_size,
     width=width,
     depth=depth,
     heads=heads,
     mlp_ratio=ratio,
-    # timm's SigLIP towers use the exact GELU, as open_clip runs them.
-    activation='gelu',
+    # open_clip's act_kwargs and quick_gelu do not reach timm's towers.
+    activation='gelu_tanh' if tanh else 'gelu',
     norm_eps=1e-6,
     **SIGLIP_IMAGE,
   )
@@ -75,8 +86,8 @@ def write_tower(image: VisionTransformerConfig) -> dict[str, Any]:
       return fields
   raise UsageError(
     'open_clip takes image towers with attention pooling from timm, which has '
-    'the published SigLIP shapes with the exact GELU only; this one has width '
-    f'{image.width}, {image.depth} blocks, {image.image_size} pixels and '
+    'the published SigLIP shapes only, each with one activation; this one has '
+    f'width {image.width}, {image.depth} blocks, {image.image_size} pixels and '
     f'{image.activation}: convert it with --to=hf.'
   )
 

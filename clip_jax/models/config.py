@@ -14,6 +14,8 @@ ACTIVATIONS = ('quick_gelu', 'gelu', 'gelu_tanh')
 IMAGE_POOLING = ('class_token', 'average', 'attention')
 TEXT_POOLING = ('end', 'highest', 'last')
 PROJECTIONS = ('linear', 'affine', 'none')
+_MOST = 10_000_000  # of anything that is counted, far above what there is
+_MOST_BLOCKS = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +93,12 @@ class ResNetConfig:
 
   def __post_init__(self):
     whole = all(type(blocks) is int and blocks > 0 for blocks in self.layers)
-    if len(self.layers) != 4 or not whole:
+    if len(self.layers) != 4 or not whole or sum(self.layers) > _MOST_BLOCKS:
       raise UsageError(
         f'model.image.layers={self.layers}: give the blocks of four stages, as '
         'in (3, 4, 6, 3).'
       )
-    _check_positive('model.image', self)
+    _check_numbers('model.image', self)
     if self.width % 2:
       raise UsageError(
         f'model.image.width={self.width} must be even: the stem begins with '
@@ -180,6 +182,7 @@ class CLIPConfig:
   initial_logit_bias: float | None = None  # None: no bias, as in a softmax
 
   def __post_init__(self):
+    _check_numbers('model', self)
     for name, tower, width in (
       ('image', self.image, self.image.pooled_width),
       ('text', self.text, self.text.width),
@@ -259,11 +262,25 @@ def _check_names(name: str, kind: Any, said: Mapping[str, Any]) -> None:
     )
 
 
-def _check_positive(name: str, tower: Any) -> None:
-  for field in dataclasses.fields(tower):
-    value = getattr(tower, field.name)
-    if field.type in (int, 'int') and field.name != 'end_token' and value < 1:
-      raise UsageError(f'{name}.{field.name}={value} must be at least 1.')
+def _check_numbers(name: str, config: Any) -> None:
+  """Refuses numbers that no model has: configs come from strangers' files."""
+  for field in dataclasses.fields(config):
+    where, value = f'{name}.{field.name}', getattr(config, field.name)
+    if field.type is float:
+      number = isinstance(value, int | float) and not isinstance(value, bool)
+      if not number or not 0 < value <= _MOST:
+        raise UsageError(
+          f'{where}={value!r} must be a number above 0 and at most {_MOST}.'
+        )
+    elif field.type is int:
+      least = 0 if field.name == 'end_token' else 1
+      most = _MOST_BLOCKS if field.name == 'depth' else _MOST
+      if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f'{where}={value!r} must be a whole number.')
+      if value < least:
+        raise UsageError(f'{where}={value} must be at least {least}.')
+      if value > most:
+        raise UsageError(f'{where}={value} must be at most {most}.')
 
 
 def _check_tower(
@@ -271,7 +288,9 @@ def _check_tower(
 ) -> None:
   _check_choice(f'{name}.activation', tower.activation, ACTIVATIONS)
   _check_choice(f'{name}.projection', tower.projection, PROJECTIONS)
-  _check_positive(name, tower)
+  _check_numbers(name, tower)
+  if int(tower.width * tower.mlp_ratio) < 1:
+    raise UsageError(f'{name}.mlp_ratio={tower.mlp_ratio} leaves no MLP.')
   if tower.width % tower.heads:
     raise UsageError(
       f'{name}.width={tower.width} does not split over '

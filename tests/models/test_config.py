@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -121,3 +123,42 @@ def test_a_resnet_that_cannot_be_is_refused(changes, message):
   assert ResNetConfig(**fields).patches == 1
   with pytest.raises(UsageError, match=message):
     ResNetConfig(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'heads': True}, 'must be a whole number'),
+    ({'depth': 10**9}, 'must be at most 1000'),
+    ({'width': 10**30}, 'must be at most 10000000'),
+    ({'norm_eps': float('nan')}, 'must be a number above 0'),
+    ({'mlp_ratio': 1e-6}, 'leaves no MLP'),
+  ],
+)
+def test_a_tower_that_cannot_be_is_refused(changes, message):
+  with pytest.raises(UsageError, match=message):
+    dataclasses.replace(TINY.image, **changes)
+
+
+def test_numbers_of_another_type_are_refused_where_nothing_else_checks_types():
+  # In this process, the type checker of the tests would be first.
+  script = """
+import dataclasses
+from clip_jax.errors import UsageError
+from clip_jax.models.presets import find
+image = find('ViT-B/32').config.image
+for field in dataclasses.fields(image):
+  for value in ('x', [], {}, None):
+    if field.type in (int, float):
+      try:
+        dataclasses.replace(image, **{field.name: value})
+      except UsageError as error:
+        assert f'model.image.{field.name}={value!r} must be a' in str(error)
+      else:
+        raise AssertionError(field.name)
+print('done')
+"""
+  run = subprocess.run(
+    [sys.executable, '-c', script], capture_output=True, text=True
+  )
+  assert (run.stdout, run.returncode) == ('done\n', 0), run.stderr
