@@ -75,11 +75,12 @@ class Foreign:
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-  """What a person knows of a bare weight file.
+  """What a person knows of weights that their files do not say.
 
   Attributes:
-    preset: the published name whose shapes and activation it has.
-    activation: of its Transformers.
+    preset: of a bare weight file, the published name of its model.
+    activation: of the Transformers of a bare weight file, or of an open_clip
+      directory whose config leaves it out.
   """
 
   preset: str | None = None
@@ -203,15 +204,19 @@ def _config(
         'beside it.'
       )
     return hugging_face.read_config(_json(file), str(file)), ()
+  if layout == 'open_clip' and is_open_clip(directory):
+    file, fields = _open_clip_config(directory)
+    Hints(preset=hints.preset).refuse(str(file))
+    # As open_clip's own `force_quick_gelu`: some configs leave it out.
+    config = open_clip.read_config(fields, str(file))
+    return _activated(config, hints.activation), ()
   if hints.preset:
     config = presets.find(hints.preset).config
+    if any(key.startswith('visual.trunk.') for key in tensors.infos):
+      config = open_clip.as_computed_there(config)
     return _activated(config, hints.activation), ()
   if layout == 'big_vision':
     config = shapes.of_big_vision(tensors.infos, where)
-    return _activated(config, hints.activation), ()
-  if is_open_clip(directory):
-    file, fields = _open_clip_config(directory)
-    config = open_clip.read_config(fields, str(file))
     return _activated(config, hints.activation), ()
   return _told_by_shapes(tensors, hints)
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from clip_jax.errors import FailureError
@@ -21,6 +22,9 @@ from clip_jax.models.config import CLIPConfig
 from clip_jax.models.counting import abstract_variables
 from clip_jax.parallel.partitioning import path_name
 
+_FLOATS = frozenset(
+  map(np.dtype, (np.float64, np.float32, np.float16, ml_dtypes.bfloat16))
+)
 ALL = slice(None)  # for the `part` of a row
 
 
@@ -144,6 +148,7 @@ def read(
     ],
     wrong=[
       *_wrong_shapes(entries, shapes, infos),
+      *_wrong_kinds(entries, shapes, infos),
       *_wrong_values(table, constants),
     ],
   )
@@ -231,6 +236,17 @@ def _wrong_shapes(entries, shapes, infos) -> list[str]:
   return wrong
 
 
+def _wrong_kinds(entries, shapes, infos) -> list[str]:
+  """Weights that are no numbers to compute with, as quantised ones are."""
+  return [
+    f'{e.key} (it holds {infos[e.key].dtype})'
+    for e in entries
+    if e.key in infos
+    and shapes[e.row.ours].dtype.kind == 'f'
+    and infos[e.key].dtype not in _FLOATS
+  ]
+
+
 def _wrong_values(table: Table, found: Mapping[str, np.ndarray]) -> list[str]:
   return [
     f'{constant.theirs} (it follows from the config)'
@@ -264,7 +280,7 @@ def _refuse(
     for kind, names in (
       ('missing', missing),
       ('not expected', unexpected),
-      ('of another shape or value', wrong),
+      ('of another shape, dtype or value', wrong),
     )
     if names
   ]

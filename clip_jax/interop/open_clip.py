@@ -4,6 +4,7 @@ What open_clip has and this project does not is refused by name, so that no
 option is silently ignored.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +50,7 @@ _IDLE: Mapping[str, tuple[Any, ...]] = {
   'hf_model_name': (None, ''),
   'timm_proj_bias': (False,),
 }
+_SIGLIP_2_VOCABULARY = 256_000
 _TEXT_POOLING = {'argmax': 'highest', 'eos': 'end', 'last': 'last'}
 
 
@@ -225,6 +227,24 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
     fields['vision_cfg'] = _write_vit(image, text.activation)
   fields['text_cfg'] = _write_text(text)
   return fields
+
+
+def as_computed_there(config: CLIPConfig) -> CLIPConfig:
+  """A published SigLIP with the activations that open_clip computes it with.
+
+  Its authors' code has tanh's GELU everywhere. open_clip has what timm gives
+  the image tower of that size, and in the text tower the exact GELU for
+  SigLIP's vocabulary, tanh's for SigLIP 2's.
+  """
+  image, text = config.image, config.text
+  assert isinstance(image, VisionTransformerConfig)
+  second = text.vocab_size == _SIGLIP_2_VOCABULARY
+  activation = 'gelu_tanh' if second else 'gelu'
+  return dataclasses.replace(
+    config,
+    image=timm.with_its_activation(image),
+    text=dataclasses.replace(text, activation=activation),
+  )
 
 
 def variant_of_config(config: CLIPConfig) -> Variant:

@@ -68,7 +68,8 @@ def _in_directory(directory: Path) -> Path:
         f'{directory} holds {len(found)} {pattern} ({names}, …): name one.'
       )
   raise UsageError(
-    f'{directory} is a directory without *.safetensors: name a weight file.'
+    f'{directory} holds no weights (model.safetensors, pytorch_model.bin and '
+    'the like): name a weight file.'
   )
 
 

@@ -72,24 +72,41 @@ def write_tower(image: VisionTransformerConfig) -> dict[str, Any]:
   Raises:
     UsageError: timm has no name for the tower.
   """
-  for shape in _SHAPES:
-    fields = {
-      'image_size': image.image_size,
-      'timm_model_name': (
-        f'vit_{shape}_patch{image.patch_size}_siglip_{image.image_size}'
-      ),
-      'timm_pool': 'map',
-      'timm_proj': 'none',
-    }
-    known = image.image_size in _IMAGE_SIZES.get((shape, image.patch_size), ())
-    if known and _same(image, read_tower(dict(fields))):
-      return fields
-  raise UsageError(
-    'open_clip takes image towers with attention pooling from timm, which has '
-    'the published SigLIP shapes only, each with one activation; this one has '
-    f'width {image.width}, {image.depth} blocks, {image.image_size} pixels and '
-    f'{image.activation}: convert it with --to=hf.'
-  )
+  fields = _named(image)
+  if fields is None or not _same(image, read_tower(dict(fields))):
+    raise UsageError(
+      'open_clip takes image towers with attention pooling from timm, which '
+      'has the published SigLIP shapes only, each with one activation; this '
+      f'one has width {image.width}, {image.depth} blocks, {image.image_size} '
+      f'pixels and {image.activation}: convert it with --to=hf.'
+    )
+  return fields
+
+
+def with_its_activation(
+  image: VisionTransformerConfig,
+) -> VisionTransformerConfig:
+  """The tower with the activation that timm gives the one of these sizes."""
+  fields = _named(image)
+  if fields is None:
+    return image
+  return dataclasses.replace(image, activation=read_tower(fields).activation)
+
+
+def _named(image: VisionTransformerConfig) -> dict[str, Any] | None:
+  """timm's name for a tower of these sizes, in the form of a `vision_cfg`."""
+  for shape, ours in _SHAPES.items():
+    size, patch = image.image_size, image.patch_size
+    if SIGLIP_SHAPES[ours][0] == image.width and (
+      size in _IMAGE_SIZES.get((shape, patch), ())
+    ):
+      return {
+        'image_size': size,
+        'timm_model_name': f'vit_{shape}_patch{patch}_siglip_{size}',
+        'timm_pool': 'map',
+        'timm_proj': 'none',
+      }
+  return None
 
 
 def _same(one: VisionTransformerConfig, other: VisionTransformerConfig) -> bool:

@@ -266,3 +266,28 @@ def test_a_preset_says_how_pictures_are_read_too(tmp_path, monkeypatch):
   found = foreign.description.preprocessing
   assert (found.image_size, found.resize_mode) == (32, 'squash')
   assert found.mean == found.std == (0.5, 0.5, 0.5)
+
+
+def test_a_preset_beside_a_config_is_refused(tmp_path):
+  folder = with_config(tmp_path / 'm', {'model_cfg': golden_config()})
+  with pytest.raises(UsageError, match=r"preset='ViT-B-32' is for a bare wei"):
+    read_foreign(folder, hints=Hints(preset='ViT-B-32'))
+
+
+def test_an_activation_that_a_config_leaves_out_can_be_given(tmp_path):
+  config = golden_config()
+  del config['quick_gelu']
+  folder = with_config(tmp_path / 'm', {'model_cfg': config})
+  assert read_foreign(folder).description.model.text.activation == 'gelu'
+  foreign = read_foreign(folder, hints=Hints(activation='quick_gelu'))
+  assert foreign.description.model == load_golden('open_clip_vit').config
+
+
+def test_quantised_weights_are_refused(tmp_path):
+  folder = tmp_path / 'm'
+  shutil.copytree(GOLDENS / 'open_clip_vit', folder)
+  weights = load_file(folder / 'model.safetensors')
+  weights['ln_final.bias'] = weights['ln_final.bias'].astype(np.int8)
+  save_file(weights, folder / 'model.safetensors')
+  with pytest.raises(FailureError, match=r'ln_final.bias \(it holds int8\)'):
+    read_foreign(folder)

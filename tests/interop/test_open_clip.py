@@ -6,7 +6,12 @@ import json
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.interop.open_clip import read_config, write_config
+from clip_jax.interop.open_clip import (
+  as_computed_there,
+  read_config,
+  write_config,
+)
+from clip_jax.models.presets import PRESETS
 from tests.golden_models import GOLDENS, OPEN_CLIP, load_golden
 
 PUBLISHED = {
@@ -93,3 +98,13 @@ def test_timm_towers_have_their_own_activation_both_ways(name):
   config = read_config(fields, 'a config')
   assert config.image.activation == ACTIVATIONS[name]
   assert write_config(config)['vision_cfg'] == fields['vision_cfg']
+
+
+@pytest.mark.parametrize(
+  'name', [name for name in PUBLISHED if name in PRESETS and 'SigLIP' in name]
+)
+def test_presets_compute_there_what_the_configs_say(name):
+  ours = as_computed_there(PRESETS[name].config)
+  theirs = read_config(PUBLISHED[name]['config'], name)
+  assert ours.image.activation == theirs.image.activation
+  assert ours.text.activation == theirs.text.activation
