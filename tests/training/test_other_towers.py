@@ -32,23 +32,45 @@ RNG = np.random.default_rng(5)
 PICTURES = RNG.integers(0, 256, (6, 40, 36, 3), dtype=np.uint8)
 
 
-def steps(config, sizes=(1, 1, 1), count=2, **options):
-  """Metrics of each step, and the last state, on a mesh."""
-  mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
-  step, state = compiled_step(mesh, config=config, **options)
+def a_mesh(sizes=(1, 1, 1)):
+  return make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
+
+
+@functools.cache
+def compiled_on_one_device(name):
+  """The step of a model, and a copy of its first state."""
+  step, state = compiled_step(a_mesh(), config=CONFIGS[name])
+  return step, jax.device_get(state), jax.tree.map(lambda x: x.sharding, state)
+
+
+def on_its_first_state(name):
+  """That step, with a state of one's own to donate."""
+  step, state, placed = compiled_on_one_device(name)
+  return step, jax.device_put(jax.tree.map(np.array, state), placed)
+
+
+def history_of(step, state, mesh, size):
+  """Metrics of two steps, and the last state."""
   history = []
-  for i in range(count):
-    batch = tiny_batch(i, config.image.image_size)
-    batch = jax.device_put(batch, batch_sharding(mesh))
+  for i in range(2):
+    batch = jax.device_put(tiny_batch(i, size), batch_sharding(mesh))
     state, metrics = step(state, batch)
     history.append({name: float(x) for name, x in metrics.items()})
   return history, state
 
 
+def steps(config, sizes=(1, 1, 1), **options):
+  """Two steps on a mesh of their own."""
+  mesh = a_mesh(sizes)
+  step, state = compiled_step(mesh, config=config, **options)
+  return history_of(step, state, mesh, config.image.image_size)
+
+
 @functools.cache
 def on_one_device(name):
   """What every other way of computing the same has to give."""
-  return steps(CONFIGS[name])
+  size = CONFIGS[name].image.image_size
+  return history_of(*on_its_first_state(name), a_mesh(), size)
 
 
 def assert_close(ours, theirs, rtol=1e-3, atol=1e-5):
@@ -62,11 +84,8 @@ def assert_close(ours, theirs, rtol=1e-3, atol=1e-5):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_loss_falls_on_a_batch_that_is_seen_again(name):
-  config = CONFIGS[name]
-  step, state = compiled_step(
-    make_mesh(devices=jax.devices()[:1]), config=config
-  )
-  batch = tiny_batch(0, config.image.image_size)
+  step, state = on_its_first_state(name)
+  batch = tiny_batch(0, CONFIGS[name].image.image_size)
   losses = []
   for _ in range(30):
     state, metrics = step(state, batch)
@@ -76,8 +95,7 @@ def test_the_loss_falls_on_a_batch_that_is_seen_again(name):
 
 @pytest.mark.slow
 def test_a_step_moves_the_running_statistics_and_counts_it():
-  mesh = make_mesh(devices=jax.devices()[:1])
-  step, state = compiled_step(mesh, config=TINY_RESNET)
+  step, state = on_its_first_state('resnet')
   batch = tiny_batch(0, image_size=32)
   kernel = state.params['image']['stem']['conv1']['kernel']
   maps = np.asarray(
@@ -129,8 +147,9 @@ def test_remat_changes_no_number(remat):
 
 @pytest.mark.slow
 def test_a_resnet_in_bfloat16_keeps_its_statistics_in_float32():
-  _, state = steps(TINY_RESNET, dtype=jnp.bfloat16, count=1)
-  dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(state.batch_stats)}
+  step, state = compiled_step(a_mesh(), config=TINY_RESNET, dtype=jnp.bfloat16)
+  after, _ = jax.eval_shape(step, state, tiny_batch(0, image_size=32))
+  dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(after.batch_stats)}
   assert dtypes == {'float32', 'int32'}
 
 
