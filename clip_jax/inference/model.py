@@ -6,6 +6,7 @@ labels, L patches, D width of the image tower.
 
 import functools
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -84,6 +85,7 @@ class Model(ZeroShotModel):
     self.origin = origin
     self._variables = _placed(variables, mesh)
     self._ready = False  # for the encoders, where they want another form
+    self._lock = threading.Lock()
     self._mesh = mesh
     self._batch_size = batch_size
     self._encoders = make_encoders(
@@ -108,17 +110,20 @@ class Model(ZeroShotModel):
     On a CPU, a model that has encoded something keeps its blocks apart, and
     stacks them anew whenever this is asked for.
     """
-    if self._ready:
-      return cpu_layout.stack(self._variables)
-    return self._variables
+    with self._lock:
+      if self._ready:
+        return cpu_layout.stack(self._variables)
+      # Dictionaries of the caller's own: the first encoding uses ours up.
+      return jax.tree.map(lambda leaf: leaf, self._variables)
 
   @property
   def _operands(self) -> dict[str, Any]:
     """The variables in the form that the encoders take."""
-    if self._encoders.unrolled and not self._ready:
-      self._variables = cpu_layout.unroll(self._variables)
-      self._ready = True
-    return self._variables
+    with self._lock:  # of threads that encode at once, one does it
+      if self._encoders.unrolled and not self._ready:
+        self._variables = cpu_layout.unroll(self._variables)
+        self._ready = True
+      return self._variables
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -151,12 +156,14 @@ class Model(ZeroShotModel):
 
   @property
   def logit_scale(self) -> float:
-    scale = self._variables['params']['logit_scale']
+    with self._lock:
+      scale = self._variables['params']['logit_scale']
     return float(np.exp(jax.device_get(scale)))
 
   @property
   def logit_bias(self) -> float | None:
-    bias = self._variables['params'].get('logit_bias')
+    with self._lock:
+      bias = self._variables['params'].get('logit_bias')
     return None if bias is None else float(jax.device_get(bias))
 
   def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:

@@ -1,6 +1,7 @@
 """The Python API of DESIGN 3.5, on a tiny model."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -111,6 +112,24 @@ def test_the_batch_size_does_not_matter(model, batch_size):
   np.testing.assert_allclose(
     small.encode_text(TEXTS * 3), model.encode_text(TEXTS * 3), atol=1e-6
   )
+
+
+def test_variables_stay_whole_when_the_model_encodes():
+  fresh = tiny_model()
+  before = fresh.variables
+  fresh.encode_text(TEXTS)
+  for variables in (before, fresh.variables):
+    jax.tree.map(
+      np.testing.assert_array_equal, variables, {'params': tiny_params()}
+    )
+
+
+def test_threads_may_share_a_new_model(model):
+  fresh = tiny_model()
+  with ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda _: fresh.encode_text(TEXTS), range(8)))
+  for features in found:
+    np.testing.assert_array_equal(features, model.encode_text(TEXTS))
 
 
 def test_new_parameters_and_other_counts_compile_few_programs():
