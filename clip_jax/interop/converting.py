@@ -1,6 +1,5 @@
 """A model in the layout of another library, so that its own code loads it."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from clip_jax.interop import (
 from clip_jax.interop.foreign import OPEN_CLIP_CONFIG
 from clip_jax.interop.replacing import replacing_folder
 from clip_jax.interop.safetensors_file import write_safetensors
+from clip_jax.json_files import to_bytes
 from clip_jax.models.description import Description
 from clip_jax.tokenizers import exporting
 
@@ -101,8 +101,8 @@ def _hugging_face(description: Description) -> _Layout:
     }
   preprocessing = preprocessors.write_hugging_face(description.preprocessing)
   contents = {
-    'config.json': _json(config),
-    'preprocessor_config.json': _json(preprocessing.config),
+    'config.json': to_bytes(config),
+    'preprocessor_config.json': to_bytes(preprocessing.config),
   }
   files, differences = _tokenizer_files(description)
   return _Layout(
@@ -129,7 +129,7 @@ def _open_clip(description: Description) -> _Layout:
   return _Layout(
     table=openai.table(description.model, variant),
     weights='open_clip_model.safetensors',
-    contents={OPEN_CLIP_CONFIG: _json(whole), **files},
+    contents={OPEN_CLIP_CONFIG: to_bytes(whole), **files},
     differences=differences + preprocessing.differences,
   )
 
@@ -173,7 +173,3 @@ def _free_place(directory: Path) -> Path:
       f'{directory} exists and is not an empty folder: name another --out.'
     )
   return directory
-
-
-def _json(content: dict[str, Any]) -> bytes:
-  return (json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode()

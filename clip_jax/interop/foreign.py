@@ -6,7 +6,6 @@ activation, pooling, tokenizer and preprocessing come from the same files.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import UsageError
 from clip_jax.interop import (
   big_vision,
   hugging_face,
@@ -28,6 +27,7 @@ from clip_jax.interop import (
 )
 from clip_jax.interop.layouts import Table
 from clip_jax.interop.tensors import Tensors, open_tensors
+from clip_jax.json_files import read_object
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
@@ -165,14 +165,14 @@ def weights_in(path: Path) -> Path:
 
 def is_open_clip(path: Path) -> bool:
   """Whether a directory has a model config of open_clip's."""
-  return (path / OPEN_CLIP_CONFIG).exists() or 'vision_cfg' in _json(
+  return (path / OPEN_CLIP_CONFIG).exists() or 'vision_cfg' in read_object(
     path / 'config.json'
   )
 
 
 def is_hugging_face(path: Path) -> bool:
   """Whether a directory has a config of transformers'."""
-  return 'model_type' in _json(path / 'config.json')
+  return 'model_type' in read_object(path / 'config.json')
 
 
 def _layout_of(tensors: Tensors) -> str:
@@ -203,7 +203,7 @@ def _config(
         f'{where} has the keys of transformers, whose config.json is missing '
         'beside it.'
       )
-    return hugging_face.read_config(_json(file), str(file)), ()
+    return hugging_face.read_config(read_object(file), str(file)), ()
   if layout == 'open_clip' and is_open_clip(directory):
     file, fields = _open_clip_config(directory)
     Hints(preset=hints.preset).refuse(str(file))
@@ -297,7 +297,7 @@ def _preprocessing(
     return Preprocessing(
       image_size=size, resize_mode='squash', mean=half, std=half
     )
-  fields = _json(directory / OPEN_CLIP_CONFIG).get('preprocess_cfg')
+  fields = read_object(directory / OPEN_CLIP_CONFIG).get('preprocess_cfg')
   if preset and not fields:
     found = presets.preprocessing_of(preset)
     return dataclasses.replace(found, image_size=size)
@@ -307,24 +307,7 @@ def _preprocessing(
 def _open_clip_config(directory: Path) -> tuple[Path, dict[str, Any]]:
   file = directory / OPEN_CLIP_CONFIG
   if file.exists():
-    fields = _json(file)
+    fields = read_object(file)
     return file, fields.get('model_cfg', fields)
   file = directory / 'config.json'
-  return file, _json(file)
-
-
-def _json(file: Path) -> dict[str, Any]:
-  """The content of a JSON file; {} where there is none.
-
-  Raises:
-    FailureError: it is no JSON object.
-  """
-  try:
-    content = json.loads(file.read_text('utf-8'))
-  except FileNotFoundError:
-    return {}
-  except (OSError, ValueError, RecursionError) as error:
-    raise FailureError(f'{file} is not JSON: {error}.') from error
-  if not isinstance(content, dict):
-    raise FailureError(f'{file} holds no JSON object.')
-  return content
+  return file, read_object(file)

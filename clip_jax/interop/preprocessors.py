@@ -5,13 +5,13 @@ a processor_config.json), open_clip a `preprocess_cfg`. What the other library
 cannot be told comes back as plain sentences, for the person who converts.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD, Preprocessing
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import UsageError
+from clip_jax.json_files import read_object
 
 _HALF = (0.5, 0.5, 0.5)
 # Pillow's codes of the interpolations.
@@ -60,7 +60,7 @@ def read_hugging_face_directory(directory: Path) -> Preprocessing | None:
   for name in ('preprocessor_config.json', 'processor_config.json'):
     file = directory / name
     if file.exists():
-      config = _read_object(file)
+      config = read_object(file)
       if name == 'processor_config.json':
         config = config.get('image_processor')
       if isinstance(config, dict):
@@ -279,13 +279,3 @@ def _options(preprocessing: Preprocessing, library: str) -> list[str]:
       )
     found.append(f'{library} cuts grey of 16 bits off where 8 bits end.')
   return found
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-  try:
-    content = json.loads(file.read_text('utf-8'))
-  except (OSError, ValueError) as error:
-    raise FailureError(f'{file} is not JSON: {error}.') from error
-  if not isinstance(content, dict):
-    raise FailureError(f'{file} holds no JSON object.')
-  return content

@@ -20,10 +20,11 @@ import os
 from pathlib import Path
 
 from clip_jax.errors import UsageError
+from clip_jax.json_files import read_object
 from clip_jax.tokenizers.base import DEFAULT_CONTEXT_LENGTH, Tokenizer
 from clip_jax.tokenizers.clip import CLIPTokenizer
 from clip_jax.tokenizers.hugging_face import HuggingFaceTokenizer
-from clip_jax.tokenizers.hugging_face_settings import read_json, read_settings
+from clip_jax.tokenizers.hugging_face_settings import read_settings
 from clip_jax.tokenizers.siglip import SiglipTokenizer
 
 _CLIP_VOCABULARY = 49_408
@@ -55,7 +56,7 @@ def from_directory(
 
 def _open_clip(directory: Path, context_length: int | None) -> Tokenizer | None:
   file = directory / 'open_clip_config.json'
-  config = read_json(file)
+  config = read_object(file)
   text = config.get('model_cfg', config).get('text_cfg', {})
   options = dict(text.get('tokenizer_kwargs') or {})
   cleaning = options.pop('clean', None)
@@ -103,5 +104,5 @@ def _hugging_face(
 
 
 def _class_of_model(directory: Path) -> str:
-  siglip = read_json(directory / 'config.json').get('model_type') == 'siglip'
+  siglip = read_object(directory / 'config.json').get('model_type') == 'siglip'
   return 'SiglipTokenizer' if siglip else ''

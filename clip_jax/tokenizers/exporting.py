@@ -7,6 +7,7 @@ person who converts a model.
 import json
 from typing import Any, NamedTuple
 
+from clip_jax.json_files import to_bytes
 from clip_jax.tokenizers.base import Tokenizer
 from clip_jax.tokenizers.clip import (
   CLIPTokenizer,
@@ -116,8 +117,8 @@ def _clip_files(tokenizer: CLIPTokenizer) -> TokenizerFiles:
   return TokenizerFiles(
     {
       'tokenizer.json': clip_definition(ids, merges).encode(),
-      'tokenizer_config.json': _json(config),
-      'vocab.json': _json(ids),
+      'tokenizer_config.json': to_bytes(config),
+      'vocab.json': to_bytes(ids),
       'merges.txt': '\n'.join(lines).encode(),
     },
     differences,
@@ -135,7 +136,10 @@ def _siglip_files(tokenizer: SiglipTokenizer) -> TokenizerFiles:
     'model_max_length': tokenizer.context_length,
   }
   return TokenizerFiles(
-    {'spiece.model': tokenizer.model, 'tokenizer_config.json': _json(config)},
+    {
+      'spiece.model': tokenizer.model,
+      'tokenizer_config.json': to_bytes(config),
+    },
     _cleaning_differs(tokenizer),
   )
 
@@ -197,7 +201,7 @@ def _cleaning_differs(tokenizer: Tokenizer) -> list[str]:
 
 
 def _generic_config(tokenizer: Tokenizer, more: dict[str, Any]) -> bytes:
-  return _json(
+  return to_bytes(
     {
       'tokenizer_class': _GENERIC,
       'model_max_length': tokenizer.context_length,
@@ -206,7 +210,3 @@ def _generic_config(tokenizer: Tokenizer, more: dict[str, Any]) -> bytes:
       **more,
     }
   )
-
-
-def _json(content: dict[str, Any]) -> bytes:
-  return json.dumps(content, ensure_ascii=False, indent=2).encode() + b'\n'

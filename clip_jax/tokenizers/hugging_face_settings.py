@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
-from clip_jax.errors import FailureError
+from clip_jax.json_files import read_object
 
 # Files that have no limit give 10**30 or so.
 _LONGEST_ROW = 1_000_000
@@ -91,8 +91,8 @@ class Settings:
 
 def read_settings(directory: Path) -> Settings:
   """Raises FailureError where a file is damaged."""
-  legacy = read_json(directory / 'special_tokens_map.json')
-  config = read_json(directory / 'tokenizer_config.json')
+  legacy = read_object(directory / 'special_tokens_map.json')
+  config = read_object(directory / 'tokenizer_config.json')
   longest = config.get('model_max_length')
   name = str(config.get('tokenizer_class') or '').removesuffix('Fast')
   adds = [config.get(f'add_{special}_token') for special in ('bos', 'eos')]
@@ -112,23 +112,6 @@ def read_settings(directory: Path) -> Settings:
     adds=(bool(adds[0]), bool(adds[1])) if explicit else None,
     split_specials=config.get('split_special_tokens') is True,
   )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """A JSON object; empty where there is no such file.
-
-  Raises:
-    FailureError: the file cannot be read, or holds something else.
-  """
-  try:
-    content = json.loads(path.read_text('utf-8'))
-  except FileNotFoundError:
-    return {}
-  except (OSError, ValueError) as error:
-    raise FailureError(f'{path} is not JSON: {error}.') from error
-  if not isinstance(content, dict):
-    raise FailureError(f'{path} holds no JSON object.')
-  return content
 
 
 def _specials(config: dict[str, Any]) -> dict[str, AddedToken]:
