@@ -27,7 +27,6 @@ from clip_jax.inference.programs import (
   encoders,
   flat_weights,
   lower,
-  nested,
   row_specs,
 )
 from clip_jax.interop.filling import read_aligned
@@ -37,6 +36,7 @@ from clip_jax.interop.safetensors_file import (
   write_safetensors,
 )
 from clip_jax.models.description import Description
+from clip_jax.trees import nested
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from jax.extend.core import Literal
 
+from clip_jax import trees
 from clip_jax.inference.model import Model
 from clip_jax.models.dual_encoder import normalize, unit_length
 
@@ -37,7 +38,7 @@ def encoders(model: Model) -> dict[str, Encoder]:
 
   def encode(weights, rows, method) -> jax.Array:
     with jax.default_matmul_precision(precision):
-      features: Any = module.apply(nested(weights), rows, method=method)
+      features: Any = module.apply(trees.nested(weights), rows, method=method)
     return unit_length(features)
 
   def encode_image(weights, pixels) -> jax.Array:
@@ -91,25 +92,12 @@ def lower(
 def flat_weights(model: Model) -> dict[str, np.ndarray]:
   """The model's variables by path, in the dtypes that its programs take."""
   half = model.module.dtype == jnp.bfloat16
-  flat = {}
-  for path, leaf in jax.tree.leaves_with_path(model.variables):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
+  weights = {}
+  for name, leaf in trees.flat(model.variables).items():
     cast = half and name.rpartition('/')[2] in _CAST
     leaf = np.asarray(jax.device_get(leaf))
-    flat[name] = leaf.astype(ml_dtypes.bfloat16) if cast else leaf
-  return flat
-
-
-def nested(weights: Mapping[str, Any]) -> dict[str, Any]:
-  """The tree of variables that flat weights stand for."""
-  tree: dict[str, Any] = {}
-  for name, leaf in weights.items():
-    *parents, last = name.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = leaf
-  return tree
+    weights[name] = leaf.astype(ml_dtypes.bfloat16) if cast else leaf
+  return weights
 
 
 def specs_of(

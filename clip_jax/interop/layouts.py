@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import ml_dtypes
 import numpy as np
 
@@ -20,7 +19,7 @@ from clip_jax.interop.filling import aligned, fill
 from clip_jax.interop.opened import Tensors
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.counting import abstract_variables
-from clip_jax.parallel.partitioning import path_name
+from clip_jax.trees import flat, nested
 
 _FLOATS = frozenset(
   map(np.dtype, (np.float64, np.float32, np.float16, ml_dtypes.bfloat16))
@@ -131,7 +130,7 @@ def read(
     FailureError: keys are missing, not expected, or of another shape than the
       config says; all are named.
   """
-  shapes = _flat(abstract_variables(config))
+  shapes = flat(abstract_variables(config))
   entries = _entries(table, shapes)
   infos = tensors.infos
   constants = {
@@ -162,7 +161,7 @@ def read(
     place = found[path][(*entry.index, ...)]  # a view, of a scalar too
     ours = entry.row.form.to_ours(tensors.read(entry.key), place.shape)
     fill(place, ours, tensors.release)
-  return _nested(found), constants
+  return nested(found), constants
 
 
 def write(
@@ -181,8 +180,8 @@ def write(
   Raises:
     FailureError: the variables are not those of the config.
   """
-  ours = {path: np.asarray(leaf) for path, leaf in _flat(variables).items()}
-  shapes = _flat(abstract_variables(config))
+  ours = {path: np.asarray(leaf) for path, leaf in flat(variables).items()}
+  shapes = flat(abstract_variables(config))
   _refuse(
     'the variables are not those of their config',
     missing=[path for path in shapes if path not in ours],
@@ -286,19 +285,3 @@ def _refuse(
   ]
   if said:
     raise FailureError(f'{what}. {"; ".join(said)}.')
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {path_name(path): leaf for path, leaf in leaves}
-
-
-def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  tree: dict[str, Any] = {}
-  for path, array in flat.items():
-    *folders, name = path.split('/')
-    place = tree
-    for folder in folders:
-      place = place.setdefault(folder, {})
-    place[name] = array
-  return tree

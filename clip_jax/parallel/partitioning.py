@@ -12,6 +12,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from clip_jax.trees import path_name
+
 # Read from the end of a parameter's path; blocks carry the scanned layer axis
 # first. 'tensor' splits heads, MLP columns and the vocabulary (Megatron), and
 # 'fsdp' the other large axis.
@@ -43,11 +45,6 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'(image|text)_projection/bias', P()),
   (r'logit_(scale|bias)', P()),
 )
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-  """A tree path as 'image/transformer/blocks/…'."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def rule_for(name: str) -> P:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from clip_jax.errors import UsageError
-from clip_jax.parallel.partitioning import path_name
+from clip_jax.trees import path_name
 
 SCHEDULES = ('cosine', 'linear', 'constant')
 

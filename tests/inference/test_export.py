@@ -11,11 +11,12 @@ import pytest
 
 from clip_jax import load
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.inference import artifact, programs
+from clip_jax.inference import artifact
 from clip_jax.inference.export import export, load_exported
 from clip_jax.inference.exported import Exported
 from clip_jax.inference.programs import encoders, flat_weights, lower, row_specs
 from clip_jax.interop.safetensors_file import open_safetensors
+from clip_jax.trees import nested
 from tests.inference.other_towers import TOWERS, random_model
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
@@ -149,7 +150,7 @@ def test_a_program_that_calls_out_is_not_exported(tmp_path, monkeypatch):
 def test_flat_weights_nest_again():
   flat = flat_weights(tiny_model())
   assert 'params/image/transformer/blocks/attention/qkv/kernel' in flat
-  again = programs.nested(flat)
+  again = nested(flat)
   jax.tree.map(np.testing.assert_array_equal, again, {'params': tiny_params()})
 
 

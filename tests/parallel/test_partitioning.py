@@ -11,6 +11,7 @@ from clip_jax.models import presets
 from clip_jax.models.counting import abstract_variables
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import make_mesh
+from clip_jax.trees import path_name
 
 
 def abstract_params(model):
@@ -23,14 +24,14 @@ def test_every_array_has_one_row_of_its_rank(preset):
   variables = abstract_variables(model)
   assert ('batch_stats' in variables) == preset.startswith('RN')
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    spec = partitioning.rule_for(partitioning.path_name(path))
+    spec = partitioning.rule_for(path_name(path))
     assert len(spec) <= leaf.ndim
 
 
 def test_each_row_is_somebodys():
   """A row that no published shape needs would never be looked at again."""
   names = {
-    partitioning.path_name(path)
+    path_name(path)
     for preset in ('RN50', 'ViT-B/32', 'ViT-B-16-SigLIP')
     for path, _ in jax.tree_util.tree_leaves_with_path(
       abstract_variables(presets.resolve(preset))

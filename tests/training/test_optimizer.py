@@ -8,12 +8,12 @@ import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.models.counting import abstract_variables
-from clip_jax.parallel.partitioning import path_name
 from clip_jax.training.optimizer import (
   decay_mask,
   make_optimizer,
   make_schedule,
 )
+from clip_jax.trees import path_name
 from tests.tiny import TINY_RESNET, TINY_SIGLIP, tiny_config
 from tests.training.test_step import tiny_module_and_params
 
