@@ -29,7 +29,8 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
 from clip_jax.restoring import restore_numpy
 
-_ITEMS = ('params', 'opt_state', 'batch_stats', 'description', 'position')
+_TREES = ('params', 'opt_state', 'batch_stats')
+_ITEMS = (*_TREES, 'description', 'position')
 
 _CHUNK = 4 * 2**20  # bytes
 
@@ -104,14 +105,11 @@ class Checkpoints:
     metrics = dict(metrics or {})
     if self._best_metric not in metrics:
       metrics = {}
-    arrays = {'params': state.params, 'opt_state': state.opt_state}
-    if state.batch_stats:
-      arrays['batch_stats'] = state.batch_stats
     try:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          **{k: _in_chunks(tree) for k, tree in arrays.items()},
+          **{k: _in_chunks(tree) for k, tree in _arrays(state).items()},
           description=ocp.args.JsonSave(description.to_dict()),
           position=ocp.args.JsonSave({'step': step, 'seed': seed}),
         ),
@@ -164,15 +162,11 @@ class Checkpoints:
           and found['position']['seed'] == seed
         )
         if same:
-          trees = {
-            'params': abstract.params,
-            'opt_state': abstract.opt_state,
-            'batch_stats': abstract.batch_stats,
-          }
+          trees = _arrays(abstract)
           arrays = self._manager.restore(
             step,
             args=ocp.args.Composite(
-              **{k: ocp.args.StandardRestore(t) for k, t in trees.items() if t}
+              **{k: ocp.args.StandardRestore(t) for k, t in trees.items()}
             ),
           )
           for other in damaged:
@@ -180,7 +174,7 @@ class Checkpoints:
           return Restored(
             arrays['params'],
             arrays['opt_state'],
-            arrays['batch_stats'] if abstract.batch_stats else {},
+            arrays['batch_stats'] if 'batch_stats' in trees else {},
             step,
           )
       except (PermissionError, MemoryError):
@@ -299,6 +293,12 @@ def _read(directory: Path) -> tuple[dict[str, Any], Description]:
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     description = reader.restore(path / 'description')
   return variables, Description.from_dict(description)
+
+
+def _arrays(state: Any) -> dict[str, Any]:
+  """The items of a state that hold arrays; only a ResNet has 'batch_stats'."""
+  trees = {name: getattr(state, name) for name in _TREES}
+  return {name: tree for name, tree in trees.items() if tree}
 
 
 def _in_chunks(tree: Any) -> ocp.args.StandardSave:

@@ -109,8 +109,8 @@ SIGLIP_SHAPES = {
 
 
 def _siglip(size, image_size, patch_size, version=1, **text):
-  activation = 'gelu_tanh'  # of the authors' code; open_clip's is exact
-  tower = dict(activation=activation, norm_eps=1e-6)
+  # The authors' activation; open_clip's differ: see interop/timm.py.
+  tower = dict(activation='gelu_tanh', norm_eps=1e-6)
   shape = SIGLIP_SHAPES[size]
   width, depth, heads, ratio = (
     SIGLIP_SHAPES['SO400M'] if size == 'gopt' else shape
