@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import data_uri
+from clip_jax.pages import environment
 
 _SIDE = 320  # pixels of a thumbnail: 160 on the page, at double density
 _GAP = 1000  # records looked at beyond a row's own place; see `find_records`
@@ -79,7 +78,8 @@ def write_page(
       uri = _picture(source, index)
       if uri:
         pictures[row] = uri
-  page = _template().render(
+  template = environment(Path(__file__).parent).get_template('page.html')
+  page = template.render(
     answers=answers,
     asked=[
       data_uri(answer.query, _SIDE) if answer.is_picture else None
@@ -132,14 +132,3 @@ def _picture(source: Source, index: int) -> str:
     return data_uri(source[index]['image'], _SIDE)
   except CorruptImageError:
     return ''
-
-
-def _template() -> jinja2.Template:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  return environment.get_template('page.html')

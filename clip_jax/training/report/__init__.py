@@ -13,6 +13,7 @@ import jinja2
 from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
+from clip_jax.pages import environment
 from clip_jax.training.metrics import read_metrics
 from clip_jax.training.report import facts
 from clip_jax.training.report.charts import draw_charts
@@ -118,17 +119,11 @@ def write_report(
 
 
 def _template() -> jinja2.Template:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters['percent'] = facts.percent
-  environment.filters['small_units'] = facts.small_units
-  environment.filters['cosine'] = _cosine
-  return environment.get_template('page.html')
+  pages = environment(Path(__file__).parent)
+  pages.filters['percent'] = facts.percent
+  pages.filters['small_units'] = facts.small_units
+  pages.filters['cosine'] = _cosine
+  return pages.get_template('page.html')
 
 
 def _cosine(value: float) -> str:
