@@ -92,8 +92,8 @@ def load_exported(
 
   Args:
     path: the exported directory.
-    dtype: of all arrays; None is the file's own, in which the matrices of an
-      export in bfloat16 are of that dtype.
+    dtype: of floating-point arrays; None is the file's own, in which the
+      matrices of an export in bfloat16 are of that dtype.
   Returns:
     Collections by name of numpy arrays, and what they mean.
   Raises:
@@ -105,7 +105,12 @@ def load_exported(
   description = Description.from_dict(artifact.read_description(path))
   with open_safetensors(path / artifact.WEIGHTS) as tensors:
     weights = {
-      name: read_aligned(tensors, name, dtype) for name in tensors.infos
+      name: read_aligned(
+        tensors,
+        name,
+        dtype if jnp.issubdtype(info.dtype, jnp.floating) else None,
+      )
+      for name, info in tensors.infos.items()
     }
   return nested(weights), description
 

@@ -44,7 +44,7 @@ def random_model(name: str) -> Model:
   )
   rng = np.random.default_rng(0)
   variables = jax.tree.map(  # upwards, since variances are among them
-    lambda x: x + np.float32(0.1) * rng.random(x.shape, np.float32), variables
+    lambda x: (x + 0.1 * rng.random(x.shape)).astype(x.dtype), variables
   )
   preprocessing = dataclasses.replace(
     description.preprocessing, image_size=size

@@ -79,6 +79,8 @@ def test_other_towers(tmp_path, name):
   texts = ['red square', 'cat face']
   exported = Exported(tmp_path / 'out')
   again = load(tmp_path / 'out')
+  kinds = jax.tree.map(lambda leaf: leaf.dtype, model.variables)
+  assert jax.tree.map(lambda leaf: leaf.dtype, again.variables) == kinds
   for found in (exported, again):
     np.testing.assert_allclose(
       found.encode_image(pixels), model.encode_image(pixels), atol=1e-5
