@@ -39,8 +39,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   target = printing.require(values.to, 'to', 'hf or open_clip')
   out = printing.require(values.out, 'out', 'name a directory to make')
 
-  from clip_jax.interop.converting import convert
+  from clip_jax.interop.converting import check_call, convert
 
+  check_call(target, out)
   loaded = common_flags.read_model(values)
   converted = convert(loaded.description, loaded.variables, target, out)
   if values.json:

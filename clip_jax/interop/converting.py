@@ -24,7 +24,7 @@ from clip_jax.json_files import to_bytes
 from clip_jax.models.description import Description
 from clip_jax.tokenizers import exporting
 
-TARGETS = ('hf', 'open_clip')
+_NO_TOKENIZER = 'The model came without a tokenizer, so none was written.'
 
 
 class Converted(NamedTuple):
@@ -67,12 +67,15 @@ def convert(
       directory holds something.
     FailureError: it cannot be written.
   """
-  layout = _layout_for(target)(description)
-  place = _free_place(Path(os.path.expanduser(directory)))
+  check_call(target, directory)
+  tokenizer = None
+  if description.tokenizer is not None:
+    tokenizer = tokenizers.from_description(description.tokenizer)
+  layout = _LAYOUTS[target](description, tokenizer)
   tensors = layouts.write(
     _in_one_dtype(variables), layout.table, description.model
   )
-  with replacing_folder(place) as folder:
+  with replacing_folder(directory) as folder:
     write_safetensors(folder / layout.weights, tensors, {'format': 'pt'})
     for name, content in layout.contents.items():
       (folder / name).write_bytes(content)
@@ -82,44 +85,58 @@ def convert(
   return Converted(files, layout.differences)
 
 
-def _layout_for(target: str):
-  ways = {'hf': _hugging_face, 'open_clip': _open_clip}
-  if target not in ways:
+def check_call(target: str, directory: str | os.PathLike) -> None:
+  """Refuses early, before a model is read, what `convert` could not do.
+
+  Raises:
+    UsageError: the target is unknown, the directory holds something, or there
+      is no folder to make it in.
+  """
+  if target not in _LAYOUTS:
     raise UsageError(
-      f'no layout {target!r}: choose one of {", ".join(TARGETS)}.'
+      f'no layout {target!r}: choose one of {", ".join(_LAYOUTS)}.'
     )
-  return ways[target]
+  place = Path(os.path.expanduser(directory))
+  if not place.parent.is_dir():
+    raise UsageError(f'{place}: there is no folder {place.parent}.')
+  free = not place.exists() or (place.is_dir() and not any(place.iterdir()))
+  if not free:
+    raise UsageError(
+      f'{place} exists and is not an empty folder: name another --out.'
+    )
 
 
-def _hugging_face(description: Description) -> _Layout:
+def _hugging_face(
+  description: Description, tokenizer: tokenizers.Tokenizer | None
+) -> _Layout:
   config = hugging_face.write_config(description.model)
-  if description.tokenizer is not None:
-    tokenizer = tokenizers.from_description(description.tokenizer)
+  preprocessing = preprocessors.write_hugging_face(description.preprocessing)
+  files, differences = {}, [_NO_TOKENIZER]
+  if tokenizer is not None:
     config['text_config'] |= {
       'bos_token_id': tokenizer.bos_id,
       'pad_token_id': tokenizer.pad_id,
     }
-  preprocessing = preprocessors.write_hugging_face(description.preprocessing)
-  contents = {
-    'config.json': to_bytes(config),
-    'preprocessor_config.json': to_bytes(preprocessing.config),
-  }
-  files, differences = _tokenizer_files(description)
+    files, differences = exporting.hugging_face_files(tokenizer)
   return _Layout(
     table=hugging_face.table(description.model),
     weights='model.safetensors',
-    contents=contents | files,
+    contents={
+      'config.json': to_bytes(config),
+      'preprocessor_config.json': to_bytes(preprocessing.config),
+      **files,
+    },
     differences=differences + preprocessing.differences,
   )
 
 
-def _open_clip(description: Description) -> _Layout:
+def _open_clip(
+  description: Description, tokenizer: tokenizers.Tokenizer | None
+) -> _Layout:
   config = open_clip.write_config(description.model)
   preprocessing = preprocessors.write_open_clip(description.preprocessing)
-  files: dict[str, bytes] = {}
-  differences = [_NO_TOKENIZER]
-  if description.tokenizer is not None:
-    tokenizer = tokenizers.from_description(description.tokenizer)
+  files, differences = {}, [_NO_TOKENIZER]
+  if tokenizer is not None:
     config['text_cfg'] |= exporting.open_clip_text_cfg(tokenizer)
     if 'hf_tokenizer_name' in config['text_cfg']:
       files = exporting.hugging_face_files(tokenizer).contents
@@ -134,16 +151,7 @@ def _open_clip(description: Description) -> _Layout:
   )
 
 
-_NO_TOKENIZER = 'The model came without a tokenizer, so none was written.'
-
-
-def _tokenizer_files(
-  description: Description,
-) -> tuple[dict[str, bytes], list[str]]:
-  if description.tokenizer is None:
-    return {}, [_NO_TOKENIZER]
-  tokenizer = tokenizers.from_description(description.tokenizer)
-  return exporting.hugging_face_files(tokenizer)
+_LAYOUTS = {'hf': _hugging_face, 'open_clip': _open_clip}
 
 
 def _in_one_dtype(variables: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -156,20 +164,3 @@ def _in_one_dtype(variables: Mapping[str, Any]) -> Mapping[str, Any]:
     lambda leaf: leaf if leaf.dtype.kind in 'iub' else np.float32(leaf),
     variables,
   )
-
-
-def _free_place(directory: Path) -> Path:
-  """The directory, if it can be made.
-
-  Raises:
-    UsageError: something is there, or there is no folder to make it in.
-  """
-  if not directory.parent.is_dir():
-    raise UsageError(f'{directory}: there is no folder {directory.parent}.')
-  if directory.is_dir() and not any(directory.iterdir()):
-    return directory
-  if directory.exists():
-    raise UsageError(
-      f'{directory} exists and is not an empty folder: name another --out.'
-    )
-  return directory

@@ -123,3 +123,15 @@ def test_a_full_disk_leaves_nothing(clip_jax, small_disk):
   assert result.err.startswith(f'error: {out}')
   assert result.err.count('\n') == 1
   assert os.listdir(small_disk) == []
+
+
+def test_a_wrong_call_does_not_read_the_model(
+  refused, workdir, tmp_path, monkeypatch
+):
+  monkeypatch.setattr('clip_jax.commands.common_flags.read_model', None)
+  (tmp_path / 'full').mkdir()
+  (tmp_path / 'full' / 'a').touch()
+  call = ['convert', f'--model={workdir}']
+  refused('no layout', *call, '--to=keras', f'--out={tmp_path / "new"}')
+  refused('not an empty folder', *call, '--to=hf', f'--out={tmp_path}/full')
+  refused('there is no folder', *call, '--to=hf', f'--out={tmp_path}/no/new')
