@@ -152,11 +152,8 @@ def weights_in(path: Path) -> Path:
   """
   if not path.is_dir():
     return path
-  ours = is_open_clip(path)
-  for name in (
-    *(_OPEN_CLIP_WEIGHTS if ours else ()),
-    *_HUGGING_FACE_WEIGHTS,
-  ):
+  first = _OPEN_CLIP_WEIGHTS if is_open_clip(path) else ()
+  for name in (*first, *_HUGGING_FACE_WEIGHTS):
     if (path / name).exists():
       return path / name
   with open_tensors(path) as tensors:  # says what is missing
@@ -292,11 +289,10 @@ def _preprocessing(
     return dataclasses.replace(found, image_size=size)
   if layout == 'big_vision':
     # Bicubic and antialiased as in transformers and open_clip; big_vision's
-    # own is TensorFlow's bilinear resize, which Pillow does not have.
-    half = (0.5, 0.5, 0.5)
-    return Preprocessing(
-      image_size=size, resize_mode='squash', mean=half, std=half
-    )
+    # own is TensorFlow's bilinear resize, which Pillow does not have. All
+    # SigLIPs are alike in this.
+    found = presets.preprocessing_of(preset or 'ViT-B-16-SigLIP')
+    return dataclasses.replace(found, image_size=size)
   fields = read_object(directory / OPEN_CLIP_CONFIG).get('preprocess_cfg')
   if preset and not fields:
     found = presets.preprocessing_of(preset)

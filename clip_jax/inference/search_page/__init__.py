@@ -1,7 +1,6 @@
 """One self-contained page of what was found, with the pictures in it."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import data_uri
+from clip_jax.interop.replacing import replacing
 from clip_jax.pages import environment
 
 _SIDE = 320  # pixels of a thumbnail: 160 on the page, at double density
@@ -55,7 +55,7 @@ def write_page(
   source: Source | None,
   facts: Mapping[str, Any],
 ) -> int:
-  """Writes the page, atomically.
+  """Writes the page, whole or not at all.
 
   Args:
     path: of the page.
@@ -88,12 +88,8 @@ def write_page(
     pictures=pictures,
     facts=facts,
   )
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-  try:
+  with replacing(path) as temporary:
     temporary.write_text(page, encoding='utf-8', errors='replace')
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
   return len(wanted) - len(pictures)
 
 
