@@ -107,13 +107,14 @@ class Model(ZeroShotModel):
   def variables(self) -> dict[str, Any]:
     """What `module.apply` takes: 'params', and a ResNet's 'batch_stats'.
 
-    On a CPU, a model that has encoded something keeps its blocks apart, and
-    stacks them anew whenever this is asked for.
+    The dictionaries are the caller's own: changing them does not change the
+    model. On a CPU, a model that has encoded something keeps its blocks apart,
+    and stacks them anew whenever this is asked for.
     """
     with self._lock:
       if self._ready:
         return cpu_layout.stack(self._variables)
-      # Dictionaries of the caller's own: the first encoding uses ours up.
+      # The first encoding uses ours up.
       return jax.tree.map(lambda leaf: leaf, self._variables)
 
   @property

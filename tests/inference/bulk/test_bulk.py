@@ -14,8 +14,9 @@ from clip_jax.inference import embeddings
 from clip_jax.inference.bulk import embed
 from clip_jax.inference.bulk.folder import PartsFolder
 from clip_jax.inference.bulk.job import Job
+from clip_jax.inference.model import Model
 from tests.inference.bulk.fakes import FakeSource
-from tests.tiny_run import tiny_model
+from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
 
 class Stopped(Exception):
@@ -179,8 +180,11 @@ def test_other_texts_of_the_same_name_are_refused(job, run, tmp_path):
 
 def test_another_model_is_refused(job, run, tmp_path):
   interrupt(job, tmp_path / 'e.npz', run)
-  other = tiny_model(batch_size=4, origin='elsewhere', step=9)
-  other.params['logit_scale'] = other.params['logit_scale'] + 1
+  params = tiny_params()
+  params = {**params, 'logit_scale': params['logit_scale'] + 1}
+  other = Model(
+    tiny_description(), {'params': params}, origin='elsewhere', step=9
+  )
   with pytest.raises(UsageError, match='the model is elsewhere at step 9'):
     run(dataclasses.replace(job, model=other), tmp_path / 'e.npz')
 
