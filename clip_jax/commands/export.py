@@ -55,18 +55,15 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Exports, and says what was written."""
   printing.no_words('export', words)
-  reference = printing.require(
-    values.model, 'model', "name a run's workdir or one of its checkpoints"
-  )
+  common_flags.reference_of(values)
   out = Path(printing.require(values.out, 'out', 'name a folder')).expanduser()
 
   from clip_jax.inference.export import check_call, export
-  from clip_jax.inference.loading import load
 
   # A wrong call is refused before a model is loaded for it.
   check_call(out, values.dtype, values.platforms, values.overwrite, values.onnx)
   manifest, differences = export(
-    load(reference, dtype=values.dtype),
+    common_flags.load_model(values, dtype=values.dtype),
     out,
     platforms=values.platforms,
     overwrite=values.overwrite,

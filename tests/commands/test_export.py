@@ -48,6 +48,22 @@ def test_json_and_the_flags(clip_jax, workdir, tmp_path):
   assert os.listdir(tmp_path) == ['out']
 
 
+def test_the_model_is_read_as_the_flags_say(
+  clip_jax, refused, workdir, pictures, tmp_path
+):
+  out = tmp_path / 'out'
+  call = ('export', f'--model={workdir}', f'--out={out}', '--platforms=cpu')
+  refused('no tokenizer', *call, '--tokenizer=words')
+  assert clip_jax(*call, '--image_size=32', '--as_displayed').code == 0
+  model = load(workdir, image_size=32, as_displayed=True)
+  exported = Exported(out)
+  assert exported.preprocessing == model.preprocessing
+  images = [pictures / 'cat_face' / '0.png', pictures / 'red_square' / '1.png']
+  np.testing.assert_allclose(
+    exported.encode_image(images), model.encode_image(images), atol=1e-5
+  )
+
+
 @pytest.mark.slow
 def test_onnx(clip_jax, workdir, tmp_path):
   for library in ('jax2onnx', 'onnx', 'onnxruntime'):
