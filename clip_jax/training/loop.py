@@ -99,11 +99,13 @@ def _train(
 def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
   """The newest checkpoint's state, or the first one."""
   seed = run.config.seed
-  restored = checkpoints.restore(run.state, run.description, seed=seed)
+  restored = checkpoints.restore(run.program.state, run.description, seed=seed)
   if restored is None:
-    return sharded_init(run.module, run.optimizer, run.mesh, seed)
+    return sharded_init(
+      run.program.module, run.program.optimizer, run.program.mesh, seed
+    )
   step = jax.device_put(
-    jnp.asarray(restored.step, jnp.int32), run.state.step.sharding
+    jnp.asarray(restored.step, jnp.int32), run.program.state.step.sharding
   )
   return TrainState(
     step, restored.params, restored.opt_state, restored.batch_stats
@@ -122,11 +124,11 @@ def _steps(
   first, total = int(state.step), config.total_steps
   evaluations: Evaluations = {}
   batches = run.batches(first)
-  feed = Feed(batches, run.mesh)
+  feed = Feed(batches, run.program.mesh)
   warn_of_cut_captions(run)
   with Progress(total, config.data.batch_size, start_step=first) as progress:
     for step in range(first + 1, total + 1):
-      state, metrics = run.train_step(state, feed.next())
+      state, metrics = run.program.train_step(state, feed.next())
       feed.launched(metrics)
       progress.update(step)
       if _due(step, config.log_every_steps, total):
@@ -172,7 +174,7 @@ def model_of(run: Run, state: TrainState) -> Model:
   return Model(
     run.description,
     state.variables,
-    mesh=run.mesh,
+    mesh=run.program.mesh,
     dtype=run.config.model.dtype,
     batch_size=run.config.evaluation.batch_size,
     step=int(state.step),

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
 
 from clip_jax import tokenizers
 from clip_jax.data.augment import Augmentation
@@ -24,14 +21,9 @@ from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.description import Description
-from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.objectives.contrastive import make_softmax_loss
-from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
 from clip_jax.tokenizers import sentence_piece
-from clip_jax.training.config import Config, check_config
-from clip_jax.training.optimizer import make_optimizer
-from clip_jax.training.state import TrainState, abstract_state
-from clip_jax.training.step import TrainStep, jit_train_step, make_train_step
+from clip_jax.training.config import Config
+from clip_jax.training.program import Program, check_devices, make_program
 
 _SAMPLE = 10_000  # captions looked at for their length
 
@@ -41,15 +33,11 @@ class Run:
   """All that a config stands for, ready to be started or resumed."""
 
   config: Config
-  mesh: Mesh
   sources: Sequence[Source]
   evaluation_source: Source | None
   tokenizer: tokenizers.Tokenizer
   description: Description
-  module: DualEncoder
-  optimizer: optax.GradientTransformation
-  state: TrainState  # shapes, dtypes and shardings
-  train_step: TrainStep
+  program: Program
 
   def batches(self, start_step: int) -> Batches:
     """The run's batches from `start_step` on: uint8 images and tokens."""
@@ -82,40 +70,32 @@ def make_run(config: Config) -> Run:
       f'this is one of {jax.process_count()} processes: training runs on the '
       'devices of one host so far.'
     )
-  mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-  check_batch_size(config.data.batch_size, mesh)
-  check_config(config)
+  check_devices(config)
   sources = open_sources(config)
   tokenizer = make_tokenizer(config, sources)
   model = make_model_config(config, tokenizer)
   description = Description(
     model=model,
     tokenizer=tokenizer.describe(),
-    preprocessing=Preprocessing(
-      image_size=model.image.image_size,
-      resize_mode=config.data.resize_mode,
-      background=config.data.background or None,
-      exif=config.data.exif,
-    ),
-  )
-  module = DualEncoder(model, jnp.dtype(config.model.dtype), config.model.remat)
-  optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
-  loss_fn = make_softmax_loss(config.objective.form, mesh, BATCH_AXES)
-  state = abstract_state(module, optimizer, mesh)
-  train_step = make_train_step(
-    module, optimizer, schedule, loss_fn, description.preprocessing
+    preprocessing=preprocessing_of(config, model),
   )
   return Run(
     config=config,
-    mesh=mesh,
     sources=sources,
     evaluation_source=open_evaluation(config),
     tokenizer=tokenizer,
     description=description,
-    module=module,
-    optimizer=optimizer,
-    state=state,
-    train_step=jit_train_step(train_step, state, mesh),
+    program=make_program(config, model, description.preprocessing),
+  )
+
+
+def preprocessing_of(config: Config, model: CLIPConfig) -> Preprocessing:
+  """How `config.data` treats pictures."""
+  return Preprocessing(
+    image_size=model.image.image_size,
+    resize_mode=config.data.resize_mode,
+    background=config.data.background or None,
+    exif=config.data.exif,
   )
 
 

@@ -231,7 +231,7 @@ def test_evaluation_in_training_is_that_of_the_loaded_model(kind, request):
   loaded = clip_jax.load(workdir)
   variables, _, step = load_variables(workdir)
   state = dataclasses.replace(
-    run.state,
+    run.program.state,
     step=jnp.int32(step),
     params=variables['params'],
     batch_stats=variables.get('batch_stats', {}),

@@ -190,7 +190,7 @@ def test_a_published_resnet_from_the_command_line(config):
   run = make_run(typed_config)
   image = run.description.model.image
   assert image == ResNetConfig(224, (1, 1, 1, 1), width=64, heads=32)
-  assert set(run.state.batch_stats['image']) == {
+  assert set(run.program.state.batch_stats['image']) == {
     'stem', 'stage1_0', 'stage2_0', 'stage3_0', 'stage4_0',
   }  # fmt: skip
 

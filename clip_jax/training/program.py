@@ -1,0 +1,78 @@
+"""From a config and the shape of a model to the jitted step, without data: what
+a run executes, and what `clip-jax plan` compiles for chips that are not here.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clip_jax.data.images import Preprocessing
+from clip_jax.models.config import CLIPConfig
+from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.objectives.contrastive import make_softmax_loss
+from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
+from clip_jax.training.config import Config, check_config
+from clip_jax.training.optimizer import make_optimizer
+from clip_jax.training.state import TrainState, abstract_state
+from clip_jax.training.step import TrainStep, jit_train_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The train step of a config on a mesh; nothing is allocated yet."""
+
+  mesh: Mesh
+  module: DualEncoder
+  optimizer: optax.GradientTransformation
+  state: TrainState  # shapes, dtypes and shardings
+  train_step: TrainStep  # jitted, its state donated
+
+
+def make_program(
+  config: Config,
+  model: CLIPConfig,
+  preprocessing: Preprocessing,
+  devices: Sequence[jax.Device] | None = None,
+) -> Program:
+  """Lays the config's step out on devices.
+
+  Args:
+    config: the fields of configs/base.py; those of the data are not read,
+      but for the batch size.
+    model: what `config.model` stands for, with a tokenizer's vocabulary.
+    preprocessing: its mean and std normalise the uint8 pixels.
+    devices: default, all of `jax.devices()`; they need not be attached.
+  Raises:
+    UsageError: a field is impossible, or does not fit the devices.
+  """
+  mesh = check_devices(config, devices)
+  module = DualEncoder(model, jnp.dtype(config.model.dtype), config.model.remat)
+  optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
+  loss_fn = make_softmax_loss(config.objective.form, mesh, BATCH_AXES)
+  state = abstract_state(module, optimizer, mesh)
+  train_step = make_train_step(
+    module, optimizer, schedule, loss_fn, preprocessing
+  )
+  return Program(
+    mesh, module, optimizer, state, jit_train_step(train_step, state, mesh)
+  )
+
+
+def check_devices(
+  config: Config, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """The config's mesh of the devices, before anything else is made.
+
+  Raises:
+    UsageError: a field is impossible, or does not fit the devices.
+  """
+  mesh = make_mesh(
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices
+  )
+  check_batch_size(config.data.batch_size, mesh)
+  check_config(config)
+  return mesh
