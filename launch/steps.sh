@@ -12,6 +12,10 @@ fail() {
   exit "${2:-1}"
 }
 
+# Older ones take an empty list for an unset variable.
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) ||
+  fail "Bash $BASH_VERSION is older than 4.4; on macOS, brew install bash."
+
 say() {
   echo "$(date +%H:%M:%S) $1" >&2
 }

@@ -193,10 +193,11 @@ acquire() {
     sleep "$poll"  # SUSPENDING, DELETING; CREATING
     look
   done
-  case "$state" in
-    FAILED | SUSPENDED) delete && create || return ;;
-    '') create || return ;;
-  esac
+  if [ "$state" = FAILED ] || [ "$state" = SUSPENDED ]; then
+    delete || fail "$name could not be deleted."
+    state=''
+  fi
+  [ "$state" ] || create || fail "$name could not be created."
   local before=''
   while true; do
     look

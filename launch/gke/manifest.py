@@ -67,6 +67,14 @@ def _fill_pod(pod: dict, job: Job, accelerator: str, shape: str) -> None:
   labels['cloud.google.com/gke-tpu-topology'] = shape
   if job.spot:
     labels['cloud.google.com/gke-spot'] = 'true'
+    pod['tolerations'].append(
+      {
+        'key': 'cloud.google.com/gke-spot',
+        'operator': 'Equal',
+        'value': 'true',
+        'effect': 'NoSchedule',
+      }
+    )
   if job.service_account:
     pod['serviceAccountName'] = job.service_account
   (container,) = pod['containers']
