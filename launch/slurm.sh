@@ -55,7 +55,7 @@ submit() {
       --help | -h) usage && exit ;;
       --config=*) config=${flag#*=} && train_flags+=("$flag") ;;
       --workdir=*) workdir=${flag#*=} && train_flags+=("$flag") ;;
-      --config.*=*) train_flags+=("$flag") ;;
+      --config.*=* | --profile=*) train_flags+=("$flag") ;;
       *) fail "slurm.sh does not take $flag (see --help)." 2 ;;
     esac
   done

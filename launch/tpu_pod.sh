@@ -76,7 +76,7 @@ parse() {
       --help | -h) usage && exit ;;
       --config=*) config=${flag#*=} && train_flags+=("$flag") ;;
       --workdir=*) workdir=${flag#*=} && train_flags+=("$flag") ;;
-      --config.*=*) train_flags+=("$flag") ;;
+      --config.*=* | --profile=*) train_flags+=("$flag") ;;
       *) fail "tpu_pod.sh does not take $flag (see --help)." 2 ;;
     esac
   done

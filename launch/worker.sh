@@ -4,7 +4,7 @@
 #   bash launch/worker.sh install
 #   bash launch/worker.sh start TRAIN_FLAGS   returns at once; again: no harm
 #   bash launch/worker.sh running             exit code 0 while training runs
-#   bash launch/worker.sh wait                prints the log to its end, and
+#   bash launch/worker.sh wait                follows the log to its end, and
 #                                             exits with the code of training
 #   bash launch/worker.sh stop                lets training save, and end
 # State is in runs/worker: log, pid, and the exit code of what has ended.
@@ -72,7 +72,7 @@ train() {
 
 wait_for_end() {
   [ -e "$state/pid" ] || fail 'training was not started here.'
-  tail --lines=+1 --follow --pid="$(cat "$state/pid")" "$state/log"
+  tail --lines=100 --follow --pid="$(cat "$state/pid")" "$state/log"
   # No code: the machine or the kernel's memory killer ended it.
   exit "$(cat "$state/exit_code" 2>/dev/null || echo 137)"
 }

@@ -184,7 +184,7 @@ def _need(arguments: argparse.Namespace, *names: str) -> None:
 def _train_flags(words: list[str]) -> list[str]:
   """What is for `clip-jax train`; anything else is a slip."""
   for word in words:
-    if not re.match(r'--(config(\.[\w.]+)?|workdir)=.', word):
+    if not re.match(r'--(config(\.[\w.]+)?|workdir|profile)=.', word):
       fail(f'launch.py does not take {word} (see --help).', 2)
   return words
 

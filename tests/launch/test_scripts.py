@@ -1,6 +1,7 @@
 """What holds for all scripts."""
 
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,3 +48,25 @@ def test_scripts_stop_at_the_first_error(script):
   text = script.read_text()
   sourced = text.startswith('# shellcheck shell=bash')
   assert sourced or 'set -euo pipefail' in text
+
+
+def commands_shown():
+  """The shell commands of launch/README.md, a line each."""
+  text = (ROOT / 'launch/README.md').read_text()
+  for block in text.split('```')[1::2]:
+    for line in block.replace('\\\n', ' ').splitlines():
+      if line.strip():
+        yield shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize('words', commands_shown(), ids=' '.join)
+def test_the_commands_of_the_readme_are_taken(project, words):
+  if 'setup.sh' in words[1] or 'clip-jax' in words[0]:
+    pytest.skip('not a launcher')
+  for name in ('vit_l14', 'vit_b32'):
+    (project.folder / f'configs/{name}.py').touch()
+  if words[0].endswith('python'):
+    words = [sys.executable, *words[1:]]
+  done = project.run(*words, '--dry-run')
+  assert done.returncode == 0, done.stderr
+  assert done.stdout
