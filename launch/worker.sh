@@ -63,8 +63,15 @@ train() {
   export JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu}
   local code=0
   .venv/bin/clip-jax train --stopped_exit_code=75 "$@" &
-  echo "$!" >"$state/training_pid"
-  wait "$!" || code=$?
+  local pid=$!
+  echo "$pid" >"$state/training_pid"
+  # A machine that shuts down tells all processes; this one outlives training.
+  trap : TERM
+  wait "$pid" || code=$?
+  while kill -0 "$pid" 2>/dev/null; do
+    code=0
+    wait "$pid" || code=$?
+  done
   # Who asked it to stop does not want it to be started again.
   [ "$code" != 75 ] || [ ! -e "$state/stop_asked" ] || code=0
   echo "$code" >"$state/exit_code"

@@ -96,7 +96,8 @@ def build(arguments: argparse.Namespace, commands: Commands) -> None:
   """The container, from this working tree, into its registry."""
   commands.run(
     *('docker', 'build', '--file=launch/gke/Dockerfile'),
-    *(f'--tag={arguments.image}', '.'),
+    # TPU machines are x86, whatever this one is.
+    *('--platform=linux/amd64', f'--tag={arguments.image}', '.'),
   )
   commands.run('docker', 'push', arguments.image)
 
@@ -241,4 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    main()
+  except KeyboardInterrupt:  # of `logs`: the run goes on
+    raise SystemExit(130) from None

@@ -40,8 +40,16 @@ def fill(job: Job) -> dict:
   """The JobSet of `job`.
 
   Raises:
-    ValueError: the topology is none, or does not split over the machines.
+    ValueError: the topology is none, or does not split over the machines; or
+      a number is too small.
   """
+  for flag, number, least in (
+    ('slices', job.slices, 1),
+    ('chips-per-machine', job.chips_per_machine, 1),
+    ('max-restarts', job.max_restarts, 0),
+  ):
+    if number < least:
+      raise ValueError(f'--{flag}={number} must be at least {least}.')
   kind, shape, machines, chips = _machines(job)
   jobset = yaml.safe_load(
     Path(__file__).with_name('jobset.yaml').read_text(encoding='utf-8')

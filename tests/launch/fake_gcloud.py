@@ -3,15 +3,16 @@
 FAKE_GCLOUD names the file: `states` are those that `list` will see, one after
 the other (the last stays; none: there is no such resource); `created`, for each
 `create`, the states from then on; `waits`, for each time that the log is
-followed, the exit code and the states after it; `running`, for each time that
-somebody asks whether training runs, the exit code; `fails`, commands that do.
-All calls are kept in `calls`.
+followed, the exit code (null: it lasts long) and the states after it;
+`running`, for each time that somebody asks whether training runs, the exit
+code; `fails`, commands that do. All calls are kept in `calls`.
 """
 
 import json
 import os
 import pathlib
 import sys
+import time
 
 
 def main() -> int:
@@ -19,6 +20,7 @@ def main() -> int:
   cloud = json.loads(path.read_text())
   words = sys.argv[1:]
   cloud['calls'].append(words)
+  path.write_text(json.dumps(cloud))
   code = _answer(cloud, words)
   path.write_text(json.dumps(cloud))
   return code
@@ -46,6 +48,8 @@ def _ssh(cloud: dict, words: list[str]) -> int:
   if command.endswith('worker.sh wait'):
     print('step 1 loss 10.4')
     code, states = cloud['waits'].pop(0)
+    if code is None:
+      time.sleep(60)
     cloud['states'] = states or cloud['states']
     return code
   if command.endswith('worker.sh running'):

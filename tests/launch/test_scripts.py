@@ -50,6 +50,11 @@ def test_scripts_stop_at_the_first_error(script):
   assert sourced or 'set -euo pipefail' in text
 
 
+def test_no_real_cloud_can_be_reached_from_a_test(project):
+  for command in ('gcloud', 'kubectl', 'docker', 'sbatch'):
+    assert project.run('bash', '-c', f'command -v {command}').returncode
+
+
 def commands_shown():
   """The shell commands of launch/README.md, a line each."""
   text = (ROOT / 'launch/README.md').read_text()

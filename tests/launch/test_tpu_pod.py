@@ -1,8 +1,12 @@
 """launch/tpu_pod.sh, run for real against a stand-in for gcloud."""
 
 import json
+import os
 import pathlib
 import shlex
+import signal
+import subprocess
+import time
 
 import pytest
 
@@ -50,7 +54,7 @@ class Pod:
 
   @property
   def calls(self):
-    return json.loads(self.path.read_text())['calls']
+    return json.loads(self.path.read_text() or '{"calls": []}')['calls']
 
   @property
   def steps(self):
@@ -272,6 +276,27 @@ def test_delete_after(pod):
   pod.set(states=ACTIVE, waits=[[0, []]])
   assert pod.run('train', *RUN, '--delete-after').returncode == 0
   assert pod.steps == [*AGAIN, 'delete']
+
+
+def test_ctrl_c_leaves_training_alone_and_says_so(pod):
+  pod.set(states=ACTIVE, running=[0], waits=[[None, []]])
+  script = subprocess.Popen(
+    ['bash', 'launch/tpu_pod.sh', 'train', *RUN],
+    cwd=pod.project.folder,
+    env=pod.project.environment,
+    stderr=subprocess.PIPE,
+    start_new_session=True,
+    text=True,
+  )
+  deadline = time.monotonic() + 20
+  while pod.steps != ['running', 'wait']:
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  os.killpg(script.pid, signal.SIGINT)  # as a terminal does
+  _, said = script.communicate(timeout=20)
+  assert script.returncode == 130
+  assert 'training goes on' in said
+  assert pod.steps == ['running', 'wait']
 
 
 def test_without_gcloud(pod):

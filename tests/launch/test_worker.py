@@ -91,6 +91,17 @@ def test_a_stop_from_outside_is(worker):
   assert worker('wait').returncode == 75
 
 
+def test_a_machine_that_shuts_down_is_a_stop_from_outside(worker):
+  """All processes are told, this script's too; saving takes its time."""
+  worker.train(TRAINS.replace('echo saved', 'sleep 0.5; echo saved'))
+  until((worker.project.folder / 'started').exists)
+  group = (worker.project.folder / 'runs/worker/pid').read_text()
+  worker.project.run('bash', '-c', f'kill -TERM -- -{group}')
+  done = worker('wait')
+  assert done.returncode == 75
+  assert 'saved' in done.stdout
+
+
 def test_a_killed_process_has_failed(worker):
   worker.train(TRAINS)
   worker.kill(signal.SIGKILL)
