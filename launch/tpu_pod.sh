@@ -235,10 +235,12 @@ follow() {
   done
 }
 
+# Returns as `follow` does, and 1 where training could not be started.
 attempt() {
   acquire || return 1
-  if ! on_worker_0 running 2>/dev/null; then
-    deploy && start || return 1
+  if ! on_worker_0 running 2>/dev/null && ! { deploy && start; }; then
+    if lost; then return "$interrupted"; fi
+    return 1
   fi
   follow
 }

@@ -5,7 +5,8 @@ the other (the last stays; none: there is no such resource); `created`, for each
 `create`, the states from then on; `waits`, for each time that the log is
 followed, the exit code (null: it lasts long) and the states after it;
 `running`, for each time that somebody asks whether training runs, the exit
-code; `fails`, commands that do. All calls are kept in `calls`.
+code; `fails`, commands that do, each so often as it is there. All calls are
+kept in `calls`.
 """
 
 import json
@@ -29,6 +30,7 @@ def main() -> int:
 def _answer(cloud: dict, words: list[str]) -> int:
   verb = words[3]
   if verb in cloud['fails']:
+    cloud['fails'].remove(verb)
     print(f'ERROR: (gcloud) {verb}: quota exceeded', file=sys.stderr)
     return 1
   if verb == 'list':

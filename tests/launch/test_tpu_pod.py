@@ -208,11 +208,23 @@ def test_a_resource_that_is_refused_is_an_error_at_once(pod):
 
 
 def test_a_copy_that_fails_is_tried_again(pod):
-  pod.set(states=ACTIVE, fails=['scp'])
+  pod.set(states=ACTIVE, fails=['scp', 'scp'])
   done = pod.run('train', *RUN, '--max-restarts=1')
   assert done.returncode == 1
   assert pod.steps.count('scp') == 2
   assert 'start' not in pod.steps
+
+
+def test_a_preemption_while_copying_is_no_failure(pod):
+  pod.set(
+    states=['ACTIVE', 'ACTIVE', 'SUSPENDED'],
+    created=[ACTIVE],
+    fails=['scp'],
+    waits=[[0, []]],
+  )
+  done = pod.run('train', *RUN, '--max-restarts=0')
+  assert done.returncode == 0, done.stderr
+  assert pod.steps == ['running', 'scp', 'delete', *FRESH]
 
 
 def test_several_slices(pod):
