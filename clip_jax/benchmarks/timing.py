@@ -46,13 +46,13 @@ def free_bytes() -> float:
   known = device.memory_stats() or {}
   if 'bytes_limit' in known:
     free = known['bytes_limit'] - known.get('bytes_in_use', 0)
-    return free * jax.local_device_count()
+    return float(free * jax.local_device_count())
   try:
     lines = Path('/proc/meminfo').read_text('ascii').splitlines()
   except OSError:  # not Linux
     return math.inf
   sizes = dict(line.split(':') for line in lines)
-  return 1024 * int(sizes['MemAvailable'].removesuffix('kB'))
+  return 1024.0 * int(sizes['MemAvailable'].removesuffix('kB'))
 
 
 def device_facts() -> Figures:

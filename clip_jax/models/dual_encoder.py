@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Num
 
 from clip_jax.models.config import CLIPConfig, ResNetConfig
-from clip_jax.models.layers import Dtype, normal, wide
+from clip_jax.models.layers import Dtype, Layout, as_it_is, normal, wide
 from clip_jax.models.resnet import ResNet
 from clip_jax.models.text_transformer import TextTransformer
 from clip_jax.models.vision_transformer import VisionTransformer
@@ -24,19 +24,21 @@ class DualEncoder(nn.Module):
   has 'batch_stats' besides.
 
   `dtype` is that of the towers' arithmetic; parameters are float32, and so
-  are the features and the temperature. `unroll`: see `Transformer`.
+  are the features and the temperature. `unroll` and `layout` are said in
+  `layers.py`.
   """
 
   config: CLIPConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
   unroll: bool = False
+  layout: Layout = as_it_is
 
   def setup(self):
     config = self.config
-    how = (self.dtype, self.remat, self.unroll)
+    how = (self.dtype, self.remat, self.unroll, self.layout)
     if isinstance(config.image, ResNetConfig):
-      self.image = ResNet(config.image, self.dtype, self.remat)
+      self.image = ResNet(config.image, self.dtype, self.remat, self.layout)
     else:
       self.image = VisionTransformer(config.image, *how)
     self.text = TextTransformer(config.text, *how)

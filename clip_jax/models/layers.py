@@ -15,6 +15,18 @@ from jaxtyping import Array, Bool, Float, Int
 Dtype = Any
 normal = nn.initializers.normal
 
+# What is done to activations [B, ...] where they leave a part of a tower: with
+# parameters split over devices, a compiler may split activations likewise, and
+# send them to and fro. The caller says here how they are to lie; a module
+# knows nothing of meshes.
+Layout = Callable[[jax.Array], jax.Array]
+
+
+def as_it_is(x: jax.Array) -> jax.Array:
+  """No layout: the default, and all that one device needs."""
+  return x
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'gelu': lambda x: nn.gelu(x, approximate=False),
   'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
@@ -165,6 +177,7 @@ class Block(nn.Module):
   activation: str
   norm_eps: float
   dtype: Dtype
+  layout: Layout = as_it_is
 
   @nn.compact
   def __call__(
@@ -186,7 +199,9 @@ class Block(nn.Module):
       name='mlp',
     )
     x = x + attention(LayerNorm(self.norm_eps, name='ln_1')(x), mask)
+    x = self.layout(x)
     x = x + mlp(LayerNorm(self.norm_eps, name='ln_2')(x))
+    x = self.layout(x)
     if kept is not None:
       kept = jnp.where(index == kept_layer, x, kept)
     return (x, kept), None
@@ -209,6 +224,7 @@ class Transformer(nn.Module):
   dtype: Dtype
   remat: str = 'none'
   unroll: bool = False
+  layout: Layout = as_it_is
 
   @nn.compact
   def __call__(
@@ -232,6 +248,7 @@ class Transformer(nn.Module):
       self.activation,
       self.norm_eps,
       self.dtype,
+      self.layout,
     )
     if self.unroll:
       for i in range(self.depth):

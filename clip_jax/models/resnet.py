@@ -15,7 +15,9 @@ from clip_jax.models.config import ResNetConfig
 from clip_jax.models.layers import (
   REMAT_POLICIES,
   Dtype,
+  Layout,
   QueryAttention,
+  as_it_is,
   normal,
   wide,
 )
@@ -30,10 +32,11 @@ class ResNet(nn.Module):
   config: ResNetConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  layout: Layout = as_it_is
 
   def setup(self):
     config = self.config
-    self.stem = Stem(config.width, self.dtype)
+    self.stem = Stem(config.width, self.dtype, self.layout)
     block = Bottleneck
     if self.remat != 'none':
       block = nn.remat(
@@ -45,6 +48,7 @@ class ResNet(nn.Module):
           config.width * 2**stage,
           2 if stage and i == 0 else 1,
           self.dtype,
+          self.layout,
         )
         for i in range(count)
       ]
@@ -92,6 +96,7 @@ class Stem(nn.Module):
 
   width: int
   dtype: Dtype
+  layout: Layout
 
   @nn.compact
   def __call__(
@@ -102,7 +107,7 @@ class Stem(nn.Module):
       (2, self.width // 2, 1),
       (3, self.width, 1),
     ):
-      x = _conv(width, 3, self.dtype, f'conv{i}', stride)(x)
+      x = self.layout(_conv(width, 3, self.dtype, f'conv{i}', stride)(x))
       x = nn.relu(BatchNorm(name=f'bn{i}')(x, train))
     return _halved(x)
 
@@ -113,23 +118,25 @@ class Bottleneck(nn.Module):
   width: int
   stride: int
   dtype: Dtype
+  layout: Layout
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'B H W C'], train: bool
   ) -> Float[Array, 'B I J E']:
     shortcut = x
-    h = _conv(self.width, 1, self.dtype, 'conv1')(x)
+    h = self.layout(_conv(self.width, 1, self.dtype, 'conv1')(x))
     h = nn.relu(BatchNorm(name='bn1')(h, train))
-    h = _conv(self.width, 3, self.dtype, 'conv2')(h)
+    h = self.layout(_conv(self.width, 3, self.dtype, 'conv2')(h))
     h = nn.relu(BatchNorm(name='bn2')(h, train))
     if self.stride > 1:
       h, shortcut = _halved(h), _halved(shortcut)
-    h = _conv(4 * self.width, 1, self.dtype, 'conv3')(h)
+    h = self.layout(_conv(4 * self.width, 1, self.dtype, 'conv3')(h))
     # A block starts as its shortcut, as in OpenAI's code.
     h = BatchNorm(nn.initializers.zeros, name='bn3')(h, train)
     if self.stride > 1 or x.shape[-1] != 4 * self.width:
-      shortcut = _conv(4 * self.width, 1, self.dtype, 'shortcut_conv')(shortcut)
+      convolution = _conv(4 * self.width, 1, self.dtype, 'shortcut_conv')
+      shortcut = self.layout(convolution(shortcut))
       shortcut = BatchNorm(name='shortcut_bn')(shortcut, train)
     return nn.relu(h + shortcut)
 

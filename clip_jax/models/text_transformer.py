@@ -8,7 +8,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from clip_jax.models.config import TextTransformerConfig
-from clip_jax.models.layers import Dtype, LayerNorm, Transformer, normal
+from clip_jax.models.layers import (
+  Dtype,
+  LayerNorm,
+  Layout,
+  Transformer,
+  as_it_is,
+  normal,
+)
 
 
 class TextTransformer(nn.Module):
@@ -18,6 +25,7 @@ class TextTransformer(nn.Module):
   dtype: Dtype = jnp.float32
   remat: str = 'none'
   unroll: bool = False
+  layout: Layout = as_it_is
 
   @nn.compact
   def __call__(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B D']:
@@ -51,8 +59,9 @@ class TextTransformer(nn.Module):
       self.dtype,
       self.remat,
       self.unroll,
+      self.layout,
       name='transformer',
-    )(x, mask)
+    )(self.layout(x), mask)
     place = _pooled_place(tokens, config)  # B
     x = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]  # B D
     return LayerNorm(config.norm_eps, name='ln_final')(x)

@@ -13,8 +13,10 @@ from clip_jax.models.layers import (
   MLP,
   Dtype,
   LayerNorm,
+  Layout,
   QueryAttention,
   Transformer,
+  as_it_is,
   normal,
 )
 
@@ -26,6 +28,7 @@ class VisionTransformer(nn.Module):
   dtype: Dtype = jnp.float32
   remat: str = 'none'
   unroll: bool = False
+  layout: Layout = as_it_is
 
   def setup(self):
     config = self.config
@@ -57,6 +60,7 @@ class VisionTransformer(nn.Module):
       self.dtype,
       self.remat,
       self.unroll,
+      self.layout,
     )
     self.ln_post = LayerNorm(config.norm_eps)
     if config.pooling == 'attention':
@@ -69,7 +73,7 @@ class VisionTransformer(nn.Module):
   ) -> Float[Array, 'B L D']:
     """The tokens that enter the first block; a class token comes first."""
     x = _in_patches(images.astype(self.dtype), self.config)
-    x = self.patch_embedding(x)
+    x = self.layout(self.patch_embedding(x))
     if self.config.class_token:
       first = self.class_embedding.astype(x.dtype)
       first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[-1]))
@@ -79,7 +83,7 @@ class VisionTransformer(nn.Module):
       first = int(self.config.class_token)
       kept = jnp.take_along_axis(x[:, first:], kept_patches[..., None], axis=1)
       x = jnp.concatenate([x[:, :first], kept], axis=1)
-    return self.ln_pre(x) if self.config.pre_norm else x
+    return self.layout(self.ln_pre(x) if self.config.pre_norm else x)
 
   def __call__(
     self,

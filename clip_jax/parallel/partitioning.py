@@ -46,6 +46,9 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'logit_(scale|bias)', P()),
 )
 
+# Parameters of which rows are looked up.
+_TABLES = re.compile(r'(^|/)token_embedding/embedding$')
+
 
 def rule_for(name: str) -> P:
   """The table's row for a parameter (or a moment of it) at path `name`.
@@ -74,6 +77,48 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return NamedSharding(mesh, _fit(rule_for(path_name(path)), leaf, mesh))
 
   return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def with_whole_tables(params: Any, mesh: Mesh, dtype: Any) -> Any:
+  """Parameters whose tables of rows are no longer split over 'fsdp'.
+
+  Left to itself, a compiler looks up a split table in parts: each device gets
+  its columns of the rows that all devices ask for, which is far more than the
+  table; and likewise for the derivative, which is to be summed where the rows
+  were asked for, and then scattered as that of any parameter.
+
+  Args:
+    params: of a model, inside of a jitted function.
+    dtype: of the arithmetic, in which the table travels.
+  """
+
+  def gather(path, leaf):
+    if not _TABLES.search(path_name(path)) or mesh.shape['fsdp'] == 1:
+      return leaf
+    split = NamedSharding(mesh, _fit(rule_for(path_name(path)), leaf, mesh))
+    whole = NamedSharding(
+      mesh, P(*(None if axis == 'fsdp' else axis for axis in split.spec))
+    )
+    return _resharded(leaf, split, whole, dtype)
+
+  return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def _resharded(
+  x: jax.Array, split: NamedSharding, whole: NamedSharding, dtype: Any
+) -> jax.Array:
+  """`x` in another sharding, whose derivative comes in the one that x has."""
+  constrain = jax.lax.with_sharding_constraint
+
+  @jax.custom_vjp
+  def gather(x):
+    return constrain(constrain(x.astype(dtype), split), whole)
+
+  def backward(_, gradient):
+    return (constrain(constrain(gradient, whole), split).astype(x.dtype),)
+
+  gather.defvjp(lambda x: (gather(x), None), backward)
+  return gather(x)
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh) -> P:

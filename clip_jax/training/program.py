@@ -3,6 +3,7 @@ a run executes, and what `clip-jax plan` compiles for chips that are not here.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -16,6 +17,7 @@ from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.forms import check_chunk, make_loss
 from clip_jax.parallel.mesh import (
   BATCH_AXES,
+  batch_sharding,
   batch_ways,
   check_batch_size,
   make_mesh,
@@ -57,7 +59,14 @@ def make_program(
   """
   mesh = check_devices(config, devices)
   check_objective(config, model)
-  module = DualEncoder(model, jnp.dtype(config.model.dtype), config.model.remat)
+  module = DualEncoder(
+    model,
+    jnp.dtype(config.model.dtype),
+    config.model.remat,
+    layout=functools.partial(
+      jax.lax.with_sharding_constraint, shardings=batch_sharding(mesh)
+    ),
+  )
   optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
   objective = config.objective
   loss_fn = make_loss(
