@@ -4,9 +4,11 @@ its flags and runs. Only that file is imported, so that help answers at once.
 
 import errno
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -36,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(_overview())
     return 0
   debug = '--debug' in argv
+  _leave_libtpu_alone()
   try:
     return _run(argv[0], argv[1:])
   except KeyboardInterrupt:
@@ -74,6 +77,16 @@ def _run(verb: str, argv: list[str]) -> int:
     ) from error
   command.run(values, words)
   return 0
+
+
+def _leave_libtpu_alone() -> None:
+  """Without a TPU, libtpu (installed for `plan`) would print pages of errors
+  when JAX looks for one; what JAX_PLATFORMS says is obeyed."""
+  if 'JAX_PLATFORMS' in os.environ or not importlib.util.find_spec('libtpu'):
+    return
+  chips = ('accel*', 'vfio', 'nvidia*')  # device files of TPUs and GPUs
+  if not any(any(Path('/dev').glob(name)) for name in chips):
+    os.environ['JAX_PLATFORMS'] = 'cpu'
 
 
 def _underscored(word: str) -> str:

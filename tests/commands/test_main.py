@@ -1,6 +1,8 @@
 """The command line's frame: help, exit codes, one line for each mistake."""
 
+import fnmatch
 import json
+import os
 import subprocess
 import sys
 
@@ -159,3 +161,30 @@ def test_inspect_counts_and_draws(capsys, tmp_path):
   assert code == 0
   assert json.loads(out)['records'] == 5
   assert Image.open(sheet).width > 100
+
+
+@pytest.mark.parametrize(
+  'installed, devices, said, expected',
+  [
+    (True, [], None, 'cpu'),
+    (True, ['accel0'], None, None),
+    (True, ['nvidia0'], None, None),
+    (True, [], 'tpu', 'tpu'),
+    (False, [], None, None),
+  ],
+)
+def test_libtpu_is_left_alone_without_a_tpu(
+  monkeypatch, installed, devices, said, expected
+):
+  monkeypatch.delenv('JAX_PLATFORMS')
+  if said:
+    monkeypatch.setenv('JAX_PLATFORMS', said)
+  monkeypatch.setattr(
+    'importlib.util.find_spec', lambda name: installed or None
+  )
+  monkeypatch.setattr(
+    'pathlib.Path.glob',
+    lambda self, name: (d for d in devices if fnmatch.fnmatch(d, name)),
+  )
+  main(['nosuch'])
+  assert os.environ.get('JAX_PLATFORMS') == expected
