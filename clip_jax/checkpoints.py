@@ -27,6 +27,7 @@ from etils import epath
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
+from clip_jax.parallel import distributed
 from clip_jax.restoring import restore_numpy
 
 _TREES = ('params', 'opt_state', 'batch_stats')
@@ -216,11 +217,12 @@ class Checkpoints:
       )
 
   def _set_aside(self, step: int) -> None:
-    if jax.process_index() == 0:
+    if distributed.is_first():
       damaged = self._root / f'{step}.damaged'
       if damaged.exists():
         damaged.rmtree()
       (self._root / str(step)).rename(damaged)
+    distributed.meet(f'checkpoint {step} set aside')
     self._manager.reload()
 
   def _failure(self, error: Exception) -> FailureError:

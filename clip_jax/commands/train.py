@@ -2,7 +2,7 @@
 
 usage:
   clip-jax train --config=configs/NAME.py[:ARG] --workdir=DIR
-      [--config.KEY=VALUE …]
+      [--config.KEY=VALUE …] [--profile=STEP:COUNT]
 
 examples:
   clip-jax train --config=configs/emoji.py --workdir=runs/emoji
@@ -14,15 +14,25 @@ examples:
 configs/base.py says every field with its unit and default. The workdir gets
 config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html. SIGTERM
 or Ctrl-C saves and ends; the same command then goes on from there.
+
+On several hosts, run the same command on each of them: Cloud TPU, GKE, Slurm
+and Open MPI are recognised; elsewhere JAX_COORDINATOR_ADDRESS (host:port of
+process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who, and
+JAX_NUM_PROCESSES=1 keeps a process alone. The workdir has to be one that all of
+them reach. A signal to any of them saves and ends all.
 """
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
+
+if TYPE_CHECKING:
+  from clip_jax.training.profile import Profile
 
 __all__ = ['define_flags', 'parse', 'run']
 
@@ -32,6 +42,12 @@ def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_string(
     'workdir', None, 'the run directory, made if missing', flag_values=values
+  )
+  flags.DEFINE_string(
+    'profile',
+    '',
+    'STEP:COUNT, steps to trace into WORKDIR/profile',
+    flag_values=values,
   )
 
 
@@ -45,13 +61,27 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError('no --workdir: name a folder for the run.')
 
   from clip_jax.parallel.devices import use_cpu_devices
+  from clip_jax.parallel.distributed import GO_ON, find_place, joined
+  from clip_jax.parallel.guarded import guarded
+  from clip_jax.training.profile import Profile
 
+  profile = Profile.parse(values.profile)
   use_cpu_devices(values.config.mesh.cpu_devices)
+  place = find_place()
+  if place is not None:
+    guarded(f'process {place.index} of {place.count}', GO_ON)
+  with joined(place):
+    _train(values, profile)
 
+
+def _train(values: flags.FlagValues, profile: 'Profile') -> None:
+  from clip_jax.parallel.distributed import is_first
   from clip_jax.training.loop import train
 
   command = shlex.join(['clip-jax', *sys.argv[1:]])
-  outcome = train(values.config, values.workdir, command)
+  outcome = train(values.config, values.workdir, command, profile)
+  if not is_first():
+    return
   if not outcome.finished:
     print(
       f'stopped and saved at step {outcome.step:,}; the same command goes on '

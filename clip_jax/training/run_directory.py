@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.parallel import distributed
 from clip_jax.training.config import Config
 
 # Fields that may differ when a run goes on: they change neither the numbers
 # that it computes nor the records that it sees.
 _FREE = (
   'log_every_steps',
+  'max_skipped_steps',
+  'stall_seconds',
   'mesh.',
   'data.workers',
   'data.cache',
@@ -55,12 +58,15 @@ def check(workdir: str | Path, config: Config) -> None:
 def claimed(workdir: str | Path, config: Config) -> Iterator[None]:
   """Makes the directory, writes the config, and keeps other runs out.
 
-  The lock is the system's, on WORKDIR/.lock: it ends with the process, however
+  Of a run's processes the first one does that for all. The lock is the system's, on WORKDIR/.lock: it ends with the process, however
   that ends.
 
   Raises:
     UsageError: another process trains in this directory.
   """
+  if not distributed.is_first():
+    yield
+    return
   Path(workdir).mkdir(parents=True, exist_ok=True)
   with (Path(workdir) / '.lock').open('w') as lock:
     try:
