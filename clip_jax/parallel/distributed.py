@@ -190,9 +190,9 @@ def share(sharding: jax.sharding.Sharding, rows: int) -> tuple[int, int]:
   for device, index in sharding.devices_indices_map((rows,)).items():
     held.setdefault(device.process_index, set()).add(index[0].start or 0)
   parts = sorted({tuple(sorted(starts)) for starts in held.values()})
-  if len({len(part) for part in parts}) > 1 or len(
-    set().union(*parts)
-  ) != sum(map(len, parts)):
+  if len({len(part) for part in parts}) > 1 or len(set().union(*parts)) != sum(
+    map(len, parts)
+  ):
     raise UsageError(
       'the mesh gives hosts different but overlapping shares of a batch: '
       'choose mesh sizes of which each host has whole rows.'

@@ -19,11 +19,13 @@ from clip_jax.training.config import Config
 from clip_jax.training.feed import Feed
 from clip_jax.training.journal import Journal
 from clip_jax.training.profile import Profile
+from clip_jax.training.report import FILE as REPORT
 from clip_jax.training.report import write_report
 from clip_jax.training.run import Run, make_run, warn_of_cut_captions
 from clip_jax.training.state import TrainState, sharded_init
 from clip_jax.training.stop_signal import StopSignal
 from clip_jax.training.watchdog import Watchdog
+from clip_jax.training.workdir import Workdir, opened
 
 Evaluations = Mapping[str, Evaluation]
 
@@ -35,7 +37,7 @@ class Outcome:
   step: int
   finished: bool  # False: asked to stop, and saved
   metrics: Mapping[str, float]  # the last evaluation's
-  report: Path | None
+  report: str | None  # the path of the page
 
 
 def train(
@@ -53,7 +55,7 @@ def train(
 
   Args:
     config: the fields of configs/base.py.
-    workdir: the run directory (DESIGN, section 3.4).
+    workdir: the run directory (DESIGN, section 3.4), also in an object store.
     command: how the run was started, for its report.
     profile: the steps to trace.
   Raises:
@@ -61,23 +63,23 @@ def train(
     FailureError: too many corrupt records or steps that are not finite, a full
       disk, no readable checkpoint.
   """
-  workdir = Path(workdir)
-  run_directory.check(workdir, config)
-  run = make_run(config)
-  with run_directory.claimed(workdir, config), StopSignal() as stop:
-    return _train(run, workdir, stop, command, profile or Profile(0, 0))
+  with opened(workdir) as place:
+    run_directory.check(place, config)
+    run = make_run(config)
+    with run_directory.claimed(place, config), StopSignal() as stop:
+      return _train(run, place, stop, command, profile or Profile(0, 0))
 
 
 def _train(
   run: Run,
-  workdir: Path,
+  workdir: Workdir,
   stop: StopSignal,
   command: str | None,
   profile: Profile,
 ) -> Outcome:
   config = run.config
   checkpoints = Checkpoints(
-    workdir,
+    workdir.name,
     keep=config.checkpoint.keep,
     best_metric=config.checkpoint.best_metric,
   )
@@ -87,23 +89,23 @@ def _train(
   checkpoints.close()
   step = int(state.step)
   if step < config.total_steps:
-    _say(f'{stop.name}: saved step {step:,} in {workdir}')
+    _say(f'{stop.name}: saved step {step:,} in {workdir.name}')
     return Outcome(step, False, named(evaluations), None)
-  report = workdir / 'report.html'
-  if step > first or not report.exists():
+  if step == first and distributed.all_agree(workdir.has(REPORT)):
+    _say(f'{workdir.name} is trained already; nothing to do.')
+  else:
     _say('writing the report')
-    report = write_report(
-      workdir,
+    write_report(
+      workdir.folder,
       model_of(run, state),
       run.evaluation_source,
       evaluation=evaluations.get('zero_shot'),
       command=command,
       templates=tuple(config.evaluation.templates),
       seed=config.seed,
+      shown_as=workdir.name,
     )
-  else:
-    _say(f'{workdir} is trained already; nothing to do.')
-  return Outcome(step, True, named(evaluations), report)
+  return Outcome(step, True, named(evaluations), workdir.path(REPORT))
 
 
 def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
@@ -127,7 +129,7 @@ def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
 def _steps(
   run: Run,
   state: TrainState,
-  workdir: Path,
+  workdir: Workdir,
   checkpoints: Checkpoints,
   stop: StopSignal,
   profile: Profile,
@@ -140,7 +142,7 @@ def _steps(
     warn_of_cut_captions(run)
   with (
     contextlib.closing(run.batches(first)) as batches,
-    Journal(run, workdir, first, batches.corrupt) as journal,
+    Journal(run, workdir.folder, first, batches.corrupt) as journal,
     Watchdog(config.stall_seconds) as watchdog,
     profile,
   ):
@@ -152,9 +154,11 @@ def _steps(
       watchdog,
     )
     for step in range(first + 1, total + 1):
-      profile.reach(step, workdir, feed.drain)
+      profile.reach(step, workdir.folder, feed.drain)
       state, metrics = run.program.train_step(state, feed.next())
-      feed.launched(step, metrics, log=_due(step, config.log_every_steps, total))
+      feed.launched(
+        step, metrics, log=_due(step, config.log_every_steps, total)
+      )
       journal.launched(step)
       measured = {}
       if _due(step, config.evaluation.every_steps, total):
@@ -165,6 +169,7 @@ def _steps(
       stopping = stop.at(step)
       if _due(step, config.checkpoint.every_steps, total) or stopping:
         with feed.paused(), watchdog.doing('writing a checkpoint'):
+          workdir.publish()
           checkpoints.save(
             state, run.description, seed=config.seed, metrics=measured
           )
