@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.host_copy import HostCopy
 from clip_jax.models.description import Description
 from clip_jax.parallel import distributed
 from clip_jax.restoring import restore_numpy
@@ -60,6 +61,7 @@ class Checkpoints:
     _quiet()
     self._root = epath.Path(workdir) / 'checkpoints'
     self._best_metric = best_metric
+    self._copy = HostCopy()
     policies = ocp.checkpoint_managers.preservation_policy
     kept: list[Any] = [policies.LatestN(keep)]
     if best_metric:
@@ -106,11 +108,13 @@ class Checkpoints:
     metrics = dict(metrics or {})
     if self._best_metric not in metrics:
       metrics = {}
+    self.wait()
+    arrays = self._copy.of(_arrays(state))
     try:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          **{k: _in_chunks(tree) for k, tree in _arrays(state).items()},
+          **{k: _in_chunks(tree) for k, tree in arrays.items()},
           description=ocp.args.JsonSave(description.to_dict()),
           position=ocp.args.JsonSave({'step': step, 'seed': seed}),
         ),
@@ -118,6 +122,11 @@ class Checkpoints:
       )
     except Exception as error:
       raise self._failure(error) from error
+
+  @property
+  def is_saving(self) -> bool:
+    """Whether something is still being written."""
+    return self._manager.is_saving_in_progress()
 
   def wait(self) -> None:
     """Returns once all that was saved is on the disk.
