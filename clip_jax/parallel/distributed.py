@@ -11,7 +11,8 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 from jax._src.clusters import ClusterEnv  # its answers have no public name
@@ -41,15 +42,14 @@ class Place:
   local_devices: Sequence[int] | None = None  # None: all of the host's
 
 
-def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
+def find_place() -> Place | None:
   """This process's place, or None where it is alone.
 
   Raises:
     UsageError: a variable is not what it should be, or one is missing.
   """
-  address = environment.get(ADDRESS)
-  count = _number(environment, COUNT)
-  index = _number(environment, INDEX)
+  address = os.environ.get(ADDRESS)
+  count, index = _number(COUNT), _number(INDEX)
   if count == 1:
     return None
   try:
@@ -77,8 +77,8 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
   return Place(address, count, index, devices)
 
 
-def _number(environment: Mapping[str, str], name: str) -> int | None:
-  text = environment.get(name)
+def _number(name: str) -> int | None:
+  text = os.environ.get(name)
   if text is None:
     return None
   if not text.isdecimal():
@@ -172,14 +172,14 @@ def all_agree(answer: bool) -> bool:
   return bool(multihost_utils.process_allgather(answer).all())
 
 
-def share(sharding: jax.sharding.Sharding, rows: int) -> tuple[int, int]:
+def share(sharding: Any, rows: int) -> tuple[int, int]:
   """Which part of a global batch this process reads.
 
   Processes whose devices hold the same rows, as where a model is split over
   hosts, read the same part.
 
   Args:
-    sharding: of the batch.
+    sharding: of the batch, over the devices of all hosts.
     rows: of the batch, all processes together.
   Returns:
     The part's number, and how many parts there are.

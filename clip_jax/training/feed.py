@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +35,14 @@ class Finished:
   numbers: dict[str, float] | None
 
 
+class _InFlight(NamedTuple):
+  """A step that runs; what is logged of its speed, if it is logged."""
+
+  step: int
+  metrics: Mapping[str, jax.Array]
+  speed: dict[str, float] | None
+
+
 class Feed:
   """Keeps the devices busy: the next batch is on its way while a step runs,
   and nobody waits for a step's scalars before a later step is launched.
@@ -49,6 +58,7 @@ class Feed:
     batch_size: int,
     report: Callable[[Finished], None],
     watchdog: Watchdog | None = None,
+    source: str = 'input',
   ):
     """
     Args:
@@ -57,14 +67,16 @@ class Feed:
       batch_size: pairs, all processes together.
       report: is given each step that the devices have done, in order.
       watchdog: is told what is waited for.
+      source: what the batches come from, for the watchdog's words.
     """
     self._batches = batches
     self._sharding = batch_sharding(mesh)
     self._batch_size = batch_size
     self._report = report
     self._watchdog = watchdog or Watchdog(0)
+    self._source = source
     self._ready: dict[str, jax.Array] | None = None
-    self._in_flight: deque[tuple[int, Mapping[str, jax.Array], bool]] = deque()
+    self._in_flight: deque[_InFlight] = deque()
     self._waited = 0.0
     self._counted = 0
     self._since = time.perf_counter()
@@ -89,7 +101,9 @@ class Feed:
     """
     for scalar in metrics.values():
       scalar.copy_to_host_async()
-    self._in_flight.append((step, metrics, log))
+    self._counted += 1
+    speed = self._speed() if log else None
+    self._in_flight.append(_InFlight(step, metrics, speed))
     self._ready = self._fetch()
 
   def drain(self) -> None:
@@ -108,7 +122,7 @@ class Feed:
   def _fetch(self) -> dict[str, jax.Array] | None:
     """A batch that is sent to the devices now; None after the last."""
     asked = time.perf_counter()
-    with self._watchdog.doing('waiting for input'):
+    with self._watchdog.doing(f'waiting for {self._source}'):
       batch = next(self._batches, None)
     self._waited += time.perf_counter() - asked
     if batch is None:
@@ -122,18 +136,18 @@ class Feed:
 
   def _finish(self) -> None:
     """Waits for the oldest step under way."""
-    step, scalars, log = self._in_flight.popleft()
+    step, scalars, speed = self._in_flight.popleft()
     with self._watchdog.doing(f'waiting for the devices at step {step:,}'):
       metrics = {name: float(x) for name, x in scalars.items()}
     self._watchdog.beat()
-    self._counted += 1
     numbers = None
-    if log:
+    if speed is not None:
       numbers = {f'train/{name}': value for name, value in metrics.items()}
-      numbers |= self._speed()
+      numbers |= speed
     self._report(Finished(step, metrics, numbers))
 
   def _speed(self) -> dict[str, float]:
+    """Of the steps since the last call; each is launched as another ends."""
     now = time.perf_counter()
     seconds = now - self._since
     speed = {

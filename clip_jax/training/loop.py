@@ -152,6 +152,7 @@ def _steps(
       config.data.batch_size,
       journal.finished,
       watchdog,
+      f'input (data.train={config.data.train})',
     )
     for step in range(first + 1, total + 1):
       profile.reach(step, workdir.folder, feed.drain)

@@ -1,13 +1,13 @@
 """Says where a run hangs; it never ends one."""
 
 import contextlib
+import io
 import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import TextIO
 
 _FRAMES = 6  # of the stack that are shown, the innermost ones
 
@@ -20,7 +20,7 @@ class Watchdog:
   thread that entered does, and its stack; again at twice the time, and so on.
   """
 
-  def __init__(self, seconds: float, stream: TextIO | None = None):
+  def __init__(self, seconds: float | int, stream: io.TextIOBase | None = None):
     """
     Args:
       seconds: without a step before it speaks; 0: it never does.
