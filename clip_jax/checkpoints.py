@@ -120,6 +120,8 @@ class Checkpoints:
         ),
         metrics=metrics or None,
       )
+    except jax.errors.JaxRuntimeError:
+      raise  # the devices' or another process's fault, not the disk's
     except Exception as error:
       raise self._failure(error) from error
 
@@ -136,6 +138,8 @@ class Checkpoints:
     """
     try:
       self._manager.wait_until_finished()
+    except jax.errors.JaxRuntimeError:
+      raise
     except Exception as error:
       raise self._failure(error) from error
 

@@ -177,7 +177,8 @@ def step_records(
     step: counted from 1; `training_batches` from start_step=0 gives it first.
   """
   stream = _in_order([_Ids(source) for source in sources], weights, seed)
-  return [stream[i] for i in range((step - 1) * batch_size, step * batch_size)]
+  first = (step - 1) * batch_size
+  return [str(stream[i]) for i in range(first, first + batch_size)]
 
 
 def _in_order(
