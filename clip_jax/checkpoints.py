@@ -164,51 +164,64 @@ class Checkpoints:
     """
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        found = self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-            description=ocp.args.JsonRestore(), position=ocp.args.JsonRestore()
-          ),
-        )
-        same = (
-          Description.from_dict(found['description']) == description
-          and found['position']['seed'] == seed
-        )
-        if same:
-          trees = _arrays(abstract)
-          arrays = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-              **{k: ocp.args.StandardRestore(t) for k, t in trees.items()}
-            ),
-          )
-          for other in damaged:
-            self._set_aside(other)
-          return Restored(
-            arrays['params'],
-            arrays['opt_state'],
-            arrays['batch_stats'] if 'batch_stats' in trees else {},
-            step,
-          )
-      except (PermissionError, MemoryError):
-        raise  # not the checkpoint's fault
-      except Exception as error:  # whatever a damaged file makes a reader do
-        _report_damage(self._root / str(step), error)
+      found = self._try(step, abstract, description, seed)
+      # Where one process cannot read its part, none goes on from it.
+      if not distributed.all_agree(found is not None):
         damaged.append(step)
-      else:
+        continue
+      if not found:
         raise UsageError(
           f'{self._root / str(step)} was written with another model, '
           'tokenizer, preprocessing or seed than the config gives now (is the '
           "tokenizer's file another one?): restore that, or use another "
           '--workdir.'
         )
+      for other in damaged:
+        self._set_aside(other)
+      return Restored(
+        found['params'],
+        found['opt_state'],
+        found.get('batch_stats', {}),
+        step,
+      )
     if damaged:
       raise FailureError(
         f'none of the {len(damaged)} checkpoints in {self._root} can be read; '
         'they are left as they are: restore one, or use another --workdir.'
       )
     return None
+
+  def _try(
+    self, step: int, abstract: Any, description: Description, seed: int
+  ) -> dict[str, Any] | None:
+    """The arrays of a step by item; None: damaged; {}: another run's."""
+    try:
+      found = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          description=ocp.args.JsonRestore(), position=ocp.args.JsonRestore()
+        ),
+      )
+      if (
+        Description.from_dict(found['description']) != description
+        or found['position']['seed'] != seed
+      ):
+        return {}
+      arrays = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          **{
+            name: ocp.args.StandardRestore(tree)
+            for name, tree in _arrays(abstract).items()
+          }
+        ),
+      )
+      return {name: arrays[name] for name in _arrays(abstract)}
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+      raise  # not the checkpoint's fault
+    except Exception as error:  # whatever a damaged file makes a reader do
+      _report_damage(self._root / str(step), error)
+      return None
 
   def close(self) -> None:
     """Waits for the last write, and ends the writing threads."""

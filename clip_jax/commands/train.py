@@ -13,7 +13,9 @@ examples:
 
 configs/base.py says every field with its unit and default. The workdir gets
 config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html. SIGTERM
-or Ctrl-C saves and ends; the same command then goes on from there.
+or Ctrl-C saves and ends; the same command then goes on from there. To whatever
+started it, such a stop looks like success: --stopped_exit_code=75 tells them
+apart, for a launcher that starts a stopped run again (launch/).
 
 On several hosts, run the same command on each of them: Cloud TPU, GKE, Slurm
 and Open MPI are recognised; elsewhere JAX_COORDINATOR_ADDRESS (host:port of
@@ -24,15 +26,12 @@ them reach. A signal to any of them saves and ends all.
 
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
 from absl import flags
 
 from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
-
-if TYPE_CHECKING:
-  from clip_jax.training.profile import Profile
 
 __all__ = ['define_flags', 'parse', 'run']
 
@@ -49,6 +48,14 @@ def define_flags(values: flags.FlagValues) -> None:
     'STEP:COUNT, steps to trace into WORKDIR/profile',
     flag_values=values,
   )
+  flags.DEFINE_integer(
+    'stopped_exit_code',
+    0,
+    'the exit code of a run that was asked to stop, and has saved',
+    lower_bound=0,
+    upper_bound=125,
+    flag_values=values,
+  )
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
@@ -61,7 +68,12 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError('no --workdir: name a folder for the run.')
 
   from clip_jax.parallel.devices import use_cpu_devices
-  from clip_jax.parallel.distributed import GO_ON, find_place, joined
+  from clip_jax.parallel.distributed import (
+    GO_ON,
+    find_place,
+    is_first,
+    joined,
+  )
   from clip_jax.parallel.guarded import guarded
   from clip_jax.training.profile import Profile
 
@@ -71,17 +83,17 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if place is not None:
     guarded(f'process {place.index} of {place.count}', GO_ON)
   with joined(place):
-    _train(values, profile)
+    from clip_jax.training.loop import train
+
+    command = shlex.join(['clip-jax', *sys.argv[1:]])
+    outcome = train(values.config, values.workdir, command, profile)
+    if is_first():
+      _say(outcome)
+    if not outcome.finished and values.stopped_exit_code:
+      sys.exit(values.stopped_exit_code)
 
 
-def _train(values: flags.FlagValues, profile: 'Profile') -> None:
-  from clip_jax.parallel.distributed import is_first
-  from clip_jax.training.loop import train
-
-  command = shlex.join(['clip-jax', *sys.argv[1:]])
-  outcome = train(values.config, values.workdir, command, profile)
-  if not is_first():
-    return
+def _say(outcome: Any) -> None:
   if not outcome.finished:
     print(
       f'stopped and saved at step {outcome.step:,}; the same command goes on '

@@ -131,6 +131,8 @@ def joined(place: Place | None) -> Iterator[None]:
     ) from error
   try:
     yield
+  except SystemExit:  # all of them end
+    raise
   except BaseException as error:
     # Handlers run in the reverse order: this one comes before JAX's.
     atexit.register(_leave, 2 if isinstance(error, UsageError) else 1)

@@ -75,7 +75,7 @@ class Journal:
       'train/corrupt_records': len(self._corrupt),
       'train/skipped_steps': self._skipped.count,
     }
-    numbers.pop('train/skipped', None)  # TODO merge
+    del numbers['train/skipped']
     utilization = model_flops_utilization(
       self._run.description.model,
       numbers['train/examples_per_second'],

@@ -234,7 +234,7 @@ def make_model_config(
       not find the tokenizer's end token.
   """
   overrides = config.model.to_dict()
-  for name in ('preset', 'dtype', 'remat'):
+  for name in ('preset', 'dtype', 'remat', 'patch_dropout'):
     del overrides[name]
   _settle(
     overrides['image'],
