@@ -95,6 +95,7 @@ def _state(preset: str) -> TrainState:
     eps=1e-6,
     clip_norm=0.0,
     mu_dtype='float32',
+    nu_dtype='float32',
   )
   module = DualEncoder(presets.resolve(preset))
   return sharded_init(module, optimizer, make_mesh(), seed=0)
