@@ -30,6 +30,7 @@ ADDRESS, COUNT, INDEX = (
 # end: within a minute, and yet later than a busy host may be silent.
 HEARTBEAT_SECONDS = 30
 _START_SECONDS = 300  # machines of one job do not all start at once
+_MEETING_SECONDS = 3600  # while the first one prepares something
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +163,20 @@ def is_first() -> bool:
 
 
 def meet(name: str) -> None:
-  """Returns once every process is here; alone, at once."""
+  """Returns once every process is here; alone, at once.
+
+  No device takes part, since those give up on waiting within seconds.
+
+  Args:
+    name: of the meeting; there is one of that name in a run.
+  """
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
+    from orbax.checkpoint import multihost  # brings threads; see guarded.py
+
+    everyone = set(range(jax.process_count()))
+    multihost.sync_global_processes(
+      name, timeout=_MEETING_SECONDS, processes=everyone
+    )
 
 
 def all_agree(answer: bool) -> bool:

@@ -63,11 +63,13 @@ def train(
     FailureError: too many corrupt records or steps that are not finite, a full
       disk, no readable checkpoint.
   """
+  profile = profile or Profile(0, 0)
+  profile.check(config.total_steps)
   with opened(workdir) as place:
     run_directory.check(place, config)
     run = make_run(config)
     with run_directory.claimed(place, config), StopSignal() as stop:
-      return _train(run, place, stop, command, profile or Profile(0, 0))
+      return _train(run, place, stop, command, profile)
 
 
 def _train(

@@ -39,6 +39,18 @@ class Profile:
       )
     return cls(int(match[1]), int(match[2]))
 
+  def check(self, total_steps: int) -> None:
+    """Refuses a profile of steps that a run does not have.
+
+    Raises:
+      UsageError: it begins after the last step.
+    """
+    if self.first > total_steps:
+      raise UsageError(
+        f'--profile={self.first}:{self.count} begins after the last step, '
+        f'total_steps={total_steps}.'
+      )
+
   def __enter__(self) -> 'Profile':
     return self
 

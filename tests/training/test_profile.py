@@ -21,6 +21,11 @@ def test_step_and_count():
   assert (profile.first, profile.count) == (20, 3)
 
 
+def test_steps_that_there_are_not_are_refused(tmp_path):
+  with pytest.raises(UsageError, match=r'--profile=13:2 begins after .*=12'):
+    train(tiny_config(), tmp_path, profile=Profile(13, 2))
+
+
 @pytest.mark.slow
 def test_the_trace_is_in_the_run_directory(tmp_path, capsys):
   config = tiny_config()

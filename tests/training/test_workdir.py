@@ -4,9 +4,12 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from clip_jax.checkpoints import Checkpoints
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.training import loop
 from clip_jax.training import workdir as module
 from clip_jax.training.workdir import opened
+from tests.tiny import tiny_config, write_pairs
 
 
 class Store(MemoryFileSystem):
@@ -94,6 +97,35 @@ def test_one_that_does_not_is_said(store):
     workdir.folder.mkdir()
     (workdir.folder / 'config.json').write_text('{}')
   assert len(store.failures) == 14
+
+
+@pytest.mark.slow
+def test_a_run_in_a_store_leaves_all_of_its_files_there(
+  store, monkeypatch, tmp_path, capsys
+):
+  """All but the checkpoints, which TensorStore writes in its own way."""
+  monkeypatch.setattr(
+    loop,
+    'Checkpoints',
+    lambda workdir, **options: Checkpoints(tmp_path / 'checkpoints', **options),
+  )
+  config = tiny_config()
+  config.data.train = write_pairs(tmp_path / 'pictures')
+  config.total_steps = 4
+  outcome = loop.train(config, 'gs://bucket/run')
+  assert outcome.report == 'gs://bucket/run/report.html'
+  found = contents(store)
+  assert {'run/config.json', 'run/metrics.jsonl', 'run/report.html'} < set(
+    found
+  )
+  assert any(name.startswith('run/tensorboard/events') for name in found)
+  assert found['run/metrics.jsonl'].count(b'train/loss') == 2
+  assert b'--model=gs://bucket/run' in found['run/report.html']
+  loop.train(config, 'gs://bucket/run')
+  assert 'gs://bucket/run is trained already' in capsys.readouterr().err
+  config.seed = 1
+  with pytest.raises(UsageError, match=r'gs://bucket/run holds a run with'):
+    loop.train(config, 'gs://bucket/run')
 
 
 def test_another_kind_of_store_is_refused():
