@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from clip_jax.checkpoints import Checkpoints
+from clip_jax.errors import FailureError
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
 from clip_jax.inference.model import Model
 from clip_jax.parallel import distributed
@@ -87,7 +88,11 @@ def _train(
   )
   state = _start(run, checkpoints)
   first = int(state.step)
-  state, evaluations = _steps(run, state, workdir, checkpoints, stop, profile)
+  try:
+    state, evaluations = _steps(run, state, workdir, checkpoints, stop, profile)
+  except FailureError:
+    checkpoints.wait()  # what was saved before is worth keeping
+    raise
   checkpoints.close()
   step = int(state.step)
   if step < config.total_steps:
