@@ -158,7 +158,7 @@ def test_hosts_read_the_rows_that_their_devices_hold(monkeypatch, sizes, parts):
 
 def test_shares_that_overlap_are_refused(monkeypatch):
   order = (0, 2, 1, 4, 3, 5, 6, 7)
-  mesh = make_mesh(4, 1, 2, [jax.devices()[i] for i in order])
+  mesh = make_mesh(4, 1, 2, devices=[jax.devices()[i] for i in order])
   sharding = Hosts(NamedSharding(mesh, P('data')), per_host=2)
   with pytest.raises(UsageError, match='overlapping shares'):
     distributed.share(sharding, 16)
