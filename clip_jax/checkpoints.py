@@ -26,7 +26,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.host_copy import HostCopy
 from clip_jax.models.description import Description
+from clip_jax.parallel import distributed
 from clip_jax.restoring import restore_numpy
 
 _TREES = ('params', 'opt_state', 'batch_stats')
@@ -59,6 +61,7 @@ class Checkpoints:
     _quiet()
     self._root = epath.Path(workdir) / 'checkpoints'
     self._best_metric = best_metric
+    self._copy = HostCopy()
     policies = ocp.checkpoint_managers.preservation_policy
     kept: list[Any] = [policies.LatestN(keep)]
     if best_metric:
@@ -105,18 +108,27 @@ class Checkpoints:
     metrics = dict(metrics or {})
     if self._best_metric not in metrics:
       metrics = {}
+    self.wait()
+    arrays = self._copy.of(_arrays(state))
     try:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          **{k: _in_chunks(tree) for k, tree in _arrays(state).items()},
+          **{k: _in_chunks(tree) for k, tree in arrays.items()},
           description=ocp.args.JsonSave(description.to_dict()),
           position=ocp.args.JsonSave({'step': step, 'seed': seed}),
         ),
         metrics=metrics or None,
       )
+    except jax.errors.JaxRuntimeError:
+      raise  # the devices' or another process's fault, not the disk's
     except Exception as error:
       raise self._failure(error) from error
+
+  @property
+  def is_saving(self) -> bool:
+    """Whether something is still being written."""
+    return self._manager.is_saving_in_progress()
 
   def wait(self) -> None:
     """Returns once all that was saved is on the disk.
@@ -126,6 +138,8 @@ class Checkpoints:
     """
     try:
       self._manager.wait_until_finished()
+    except jax.errors.JaxRuntimeError:
+      raise
     except Exception as error:
       raise self._failure(error) from error
 
@@ -150,51 +164,64 @@ class Checkpoints:
     """
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        found = self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-            description=ocp.args.JsonRestore(), position=ocp.args.JsonRestore()
-          ),
-        )
-        same = (
-          Description.from_dict(found['description']) == description
-          and found['position']['seed'] == seed
-        )
-        if same:
-          trees = _arrays(abstract)
-          arrays = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-              **{k: ocp.args.StandardRestore(t) for k, t in trees.items()}
-            ),
-          )
-          for other in damaged:
-            self._set_aside(other)
-          return Restored(
-            arrays['params'],
-            arrays['opt_state'],
-            arrays['batch_stats'] if 'batch_stats' in trees else {},
-            step,
-          )
-      except (PermissionError, MemoryError):
-        raise  # not the checkpoint's fault
-      except Exception as error:  # whatever a damaged file makes a reader do
-        _report_damage(self._root / str(step), error)
+      found = self._try(step, abstract, description, seed)
+      # Where one process cannot read its part, none goes on from it.
+      if not distributed.all_agree(found is not None):
         damaged.append(step)
-      else:
+        continue
+      if not found:
         raise UsageError(
           f'{self._root / str(step)} was written with another model, '
           'tokenizer, preprocessing or seed than the config gives now (is the '
           "tokenizer's file another one?): restore that, or use another "
           '--workdir.'
         )
+      for other in damaged:
+        self._set_aside(other)
+      return Restored(
+        found['params'],
+        found['opt_state'],
+        found.get('batch_stats', {}),
+        step,
+      )
     if damaged:
       raise FailureError(
         f'none of the {len(damaged)} checkpoints in {self._root} can be read; '
         'they are left as they are: restore one, or use another --workdir.'
       )
     return None
+
+  def _try(
+    self, step: int, abstract: Any, description: Description, seed: int
+  ) -> dict[str, Any] | None:
+    """The arrays of a step by item; None: damaged; {}: another run's."""
+    try:
+      found = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          description=ocp.args.JsonRestore(), position=ocp.args.JsonRestore()
+        ),
+      )
+      if (
+        Description.from_dict(found['description']) != description
+        or found['position']['seed'] != seed
+      ):
+        return {}
+      arrays = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          **{
+            name: ocp.args.StandardRestore(tree)
+            for name, tree in _arrays(abstract).items()
+          }
+        ),
+      )
+      return {name: arrays[name] for name in _arrays(abstract)}
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+      raise  # not the checkpoint's fault
+    except Exception as error:  # whatever a damaged file makes a reader do
+      _report_damage(self._root / str(step), error)
+      return None
 
   def close(self) -> None:
     """Waits for the last write, and ends the writing threads."""
@@ -216,11 +243,12 @@ class Checkpoints:
       )
 
   def _set_aside(self, step: int) -> None:
-    if jax.process_index() == 0:
+    if distributed.is_first():
       damaged = self._root / f'{step}.damaged'
       if damaged.exists():
         damaged.rmtree()
       (self._root / str(step)).rename(damaged)
+    distributed.meet(f'checkpoint {step} set aside')
     self._manager.reload()
 
   def _failure(self, error: Exception) -> FailureError:

@@ -15,6 +15,10 @@ def get_config() -> ConfigDict:
   c.seed = 0  # initial weights, order of the data, augmentation
   c.total_steps = 10_000  # optimizer updates
   c.log_every_steps = 50
+  # Steps in a row whose loss or gradient is not finite, none of which is
+  # applied, before the run stops; 0: it never does.
+  c.max_skipped_steps = 10
+  c.stall_seconds = 300.0  # without a step, before it is said why; 0: never
 
   c.model = ConfigDict()
   c.model.preset = (

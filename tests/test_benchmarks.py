@@ -53,6 +53,16 @@ def test_train(capsys, tiny_preset, pairs):
   assert (figures['batch'], figures['devices']) == (16, 8)
 
 
+def test_checkpoint(capsys, tiny_preset):
+  figures = bench(capsys, 'checkpoint', f'--preset={tiny_preset}', '--steps=2')
+  assert figures['synchronous_seconds'] > 0
+  assert figures['ratio'] == pytest.approx(
+    figures['stall_seconds'] / figures['synchronous_seconds']
+  )
+  parameters = presets.resolve(tiny_preset).text.vocab_size * 32  # and more
+  assert figures['bytes'] > 3 * 4 * parameters
+
+
 def test_encode(capsys, tiny_preset):
   figures = bench(
     capsys, 'encode', f'--preset={tiny_preset}', '--batch=8', '--batch=16',

@@ -6,12 +6,14 @@ are medians of several calls. Machines are noisy: comparisons are worth
 something only within one run.
 """
 
+import itertools
 import time
 
 import jax
 import jax.numpy as jnp
 
 from clip_jax import tokenizers
+from clip_jax.benchmarks.checkpoint import checkpoint as checkpoint
 from clip_jax.benchmarks.encode import encode as encode
 from clip_jax.benchmarks.loss import loss as loss
 from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
@@ -27,7 +29,7 @@ from clip_jax.parallel.mesh import (
   make_mesh,
 )
 from clip_jax.tokenizers.sample_captions import sample_captions
-from clip_jax.training.feed import Feed
+from clip_jax.training.feed import Feed, Finished
 from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.state import abstract_state, sharded_init
 from clip_jax.training.step import jit_train_step, make_train_step
@@ -84,13 +86,14 @@ def train(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
-  feed = Feed(batches, mesh)
-  for step in range(1, _WARM_UP_STEPS + steps + 1):
+  last = _WARM_UP_STEPS + steps
+  done: list[Finished] = []
+  feed = Feed(itertools.islice(batches, last), mesh, batch, done.append)
+  for step in range(1, last + 1):
     state, metrics = train_step(state, feed.next())
-    feed.launched(metrics)
-    if step == _WARM_UP_STEPS:
-      feed.numbers()
-  numbers = feed.numbers()
+    feed.launched(step, metrics, log=step in (_WARM_UP_STEPS, last))
+  feed.drain()
+  numbers = done[-1].numbers or {}
   batches.close()
   return {
     'preset': preset,

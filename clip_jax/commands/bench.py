@@ -1,7 +1,7 @@
 """Measures this machine.
 
 usage:
-  clip-jax bench train|encode|loss|input|tokenizer [--flag=value …]
+  clip-jax bench train|encode|loss|input|tokenizer|checkpoint [--flag=value …]
 
 examples:
   clip-jax bench train --preset=ViT-B/32 --batch=16
@@ -12,6 +12,7 @@ examples:
   clip-jax bench input --data=folder:pictures --image_size=224
   clip-jax bench tokenizer --tokenizer=clip --json
   clip-jax bench tokenizer --tokenizer=clip --data=tfds:emoji
+  clip-jax bench checkpoint --preset=ViT-B/32 --steps=5 --json
 
 What is measured:
   train      whole train steps on real records, and the share of the time
@@ -22,6 +23,7 @@ What is measured:
   input      records to batches on the host, without a model
   tokenizer  captions to token ids; without --data on plain ones, made up
              from 30,000 words as often as Zipf's law has them
+  checkpoint how long a save stalls a run, against a save that it waits for
 """
 
 import json
@@ -33,13 +35,18 @@ from clip_jax.commands import common_flags
 from clip_jax.errors import UsageError
 
 _DATA = 'tfds:emoji#train'
-KINDS = ('train', 'encode', 'loss', 'input', 'tokenizer')
+KINDS = ('train', 'encode', 'loss', 'input', 'tokenizer', 'checkpoint')
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   text, number = flags.DEFINE_string, flags.DEFINE_integer
-  text('preset', 'ViT-B/32', 'train, encode: the model', flag_values=values)
+  text(
+    'preset',
+    'ViT-B/32',
+    'train, encode, checkpoint: the model',
+    flag_values=values,
+  )
   text(
     'data',
     '',
@@ -117,6 +124,8 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
     return benchmarks.encode(
       v.preset, batches, v.steps, v.dtype, v.against, v.against_python
     )
+  if kind == 'checkpoint':
+    return benchmarks.checkpoint(v.preset, v.steps)
   batch = _one_batch(kind, v.batch or [16])
   if kind == 'train':
     return benchmarks.train(v.preset, batch, v.steps, v.data, v.dtype, v.remat)

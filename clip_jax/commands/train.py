@@ -2,7 +2,7 @@
 
 usage:
   clip-jax train --config=configs/NAME.py[:ARG] --workdir=DIR
-      [--config.KEY=VALUE …]
+      [--config.KEY=VALUE …] [--profile=STEP:COUNT]
 
 examples:
   clip-jax train --config=configs/emoji.py --workdir=runs/emoji
@@ -16,10 +16,17 @@ config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html. SIGTERM
 or Ctrl-C saves and ends; the same command then goes on from there. To whatever
 started it, such a stop looks like success: --stopped_exit_code=75 tells them
 apart, for a launcher that starts a stopped run again (launch/).
+
+On several hosts, run the same command on each of them: Cloud TPU, GKE, Slurm
+and Open MPI are recognised; elsewhere JAX_COORDINATOR_ADDRESS (host:port of
+process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who, and
+JAX_NUM_PROCESSES=1 keeps a process alone. The workdir has to be one that all of
+them reach. A signal to any of them saves and ends all.
 """
 
 import shlex
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -34,6 +41,12 @@ def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_string(
     'workdir', None, 'the run directory, made if missing', flag_values=values
+  )
+  flags.DEFINE_string(
+    'profile',
+    '',
+    'STEP:COUNT, steps to trace into WORKDIR/profile',
+    flag_values=values,
   )
   flags.DEFINE_integer(
     'stopped_exit_code',
@@ -55,20 +68,37 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError('no --workdir: name a folder for the run.')
 
   from clip_jax.parallel.devices import use_cpu_devices
+  from clip_jax.parallel.distributed import (
+    GO_ON,
+    find_place,
+    is_first,
+    joined,
+  )
+  from clip_jax.parallel.guarded import guarded
+  from clip_jax.training.profile import Profile
 
+  profile = Profile.parse(values.profile)
   use_cpu_devices(values.config.mesh.cpu_devices)
+  place = find_place()
+  if place is not None:
+    guarded(f'process {place.index} of {place.count}', GO_ON)
+  with joined(place):
+    from clip_jax.training.loop import train
 
-  from clip_jax.training.loop import train
+    command = shlex.join(['clip-jax', *sys.argv[1:]])
+    outcome = train(values.config, values.workdir, command, profile)
+    if is_first():
+      _say(outcome)
+    if not outcome.finished and values.stopped_exit_code:
+      sys.exit(values.stopped_exit_code)
 
-  command = shlex.join(['clip-jax', *sys.argv[1:]])
-  outcome = train(values.config, values.workdir, command)
+
+def _say(outcome: Any) -> None:
   if not outcome.finished:
     print(
       f'stopped and saved at step {outcome.step:,}; the same command goes on '
       'from there.'
     )
-    if values.stopped_exit_code:
-      sys.exit(values.stopped_exit_code)
     return
   for name, value in outcome.metrics.items():
     print(f'{name} {value:.4g}')

@@ -117,12 +117,6 @@ def training_batches(
     FailureError: (from next) more than max_corrupt_records are corrupt.
   """
   sources = [sources] if isinstance(sources, Source) else list(sources)
-  weights = [len(x) for x in sources] if weights is None else list(weights)
-  if not sources or len(weights) != len(sources) or min(weights) <= 0:
-    raise UsageError(
-      f'data.weights={tuple(weights)} for {len(sources)} data sets: '
-      'use one over 0 for each'
-    )
   if batch_size < 1 or batch_size % process_count:
     raise UsageError(
       f'data.batch_size={batch_size} does not split over {process_count} '
@@ -131,18 +125,14 @@ def training_batches(
   for source in sources:
     if next(source.texts(), None) is None:
       raise UsageError(f'data {source.spec!r}: no captions to train on')
-  streams = []
-  for position, source in enumerate(sources):
-    reader = _Reader(source, preprocessing, max_corrupt_records, cache)
-    own_seed = np.random.SeedSequence([seed % 2**64, position])
-    streams.append(
-      grain.MapDataset.source(reader)
-      .shuffle(int(own_seed.generate_state(1)[0]))
-      .repeat()
-    )
-  stream = streams[0]
-  if len(streams) > 1:
-    stream = grain.MapDataset.mix(streams, weights)
+  stream = _in_order(
+    [
+      _Reader(source, preprocessing, max_corrupt_records, cache)
+      for source in sources
+    ],
+    weights,
+    seed,
+  )
   views = stream.seed(seed % 2**32).random_map(
     _View(preprocessing, augmentation or Augmentation())
   )
@@ -168,6 +158,63 @@ def training_batches(
     records=sum(map(len, sources)),
     limit=max_corrupt_records,
   )
+
+
+def step_records(
+  sources: Sequence[Source],
+  *,
+  weights: Sequence[float] | None = None,
+  batch_size: int,
+  seed: int,
+  step: int,
+) -> list[str]:
+  """The ids of the records that a step trains on; no picture is read.
+
+  A corrupt record is named as itself, though the step had the one after it.
+
+  Args:
+    sources, weights, batch_size, seed: as in `training_batches`.
+    step: counted from 1; `training_batches` from start_step=0 gives it first.
+  """
+  stream = _in_order([_Ids(source) for source in sources], weights, seed)
+  first = (step - 1) * batch_size
+  return [str(stream[i]) for i in range(first, first + batch_size)]
+
+
+def _in_order(
+  readers: Sequence[Any], weights: Sequence[float] | None, seed: int
+) -> grain.MapDataset:
+  """The elements of all readers in the order of training, without end."""
+  weights = [len(x) for x in readers] if weights is None else list(weights)
+  if not readers or len(weights) != len(readers) or min(weights) <= 0:
+    raise UsageError(
+      f'data.weights={tuple(weights)} for {len(readers)} data sets: '
+      'use one over 0 for each'
+    )
+  streams = []
+  for position, reader in enumerate(readers):
+    own_seed = np.random.SeedSequence([seed % 2**64, position])
+    streams.append(
+      grain.MapDataset.source(reader)
+      .shuffle(int(own_seed.generate_state(1)[0]))
+      .repeat()
+    )
+  if len(streams) == 1:
+    return streams[0]
+  return grain.MapDataset.mix(streams, weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ids:
+  """A source's records as their ids."""
+
+  source: Source
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> str:
+    return self.source.id(index)
 
 
 class _Read(NamedTuple):

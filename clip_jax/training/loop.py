@@ -1,27 +1,32 @@
 """The loop: batches in; metrics, checkpoints, evaluations and a report out."""
 
+import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from clip_jax.checkpoints import Checkpoints
-from clip_jax.data.pipeline import Batches
+from clip_jax.errors import FailureError
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
 from clip_jax.inference.model import Model
+from clip_jax.parallel import distributed
 from clip_jax.training import run_directory
 from clip_jax.training.config import Config
 from clip_jax.training.feed import Feed
-from clip_jax.training.metrics import MetricsWriter
-from clip_jax.training.progress import Progress
+from clip_jax.training.journal import Journal
+from clip_jax.training.profile import Profile
+from clip_jax.training.report import FILE as REPORT
 from clip_jax.training.report import write_report
 from clip_jax.training.run import Run, make_run, warn_of_cut_captions
 from clip_jax.training.state import TrainState, sharded_init
 from clip_jax.training.stop_signal import StopSignal
-from clip_jax.training.utilization import model_flops_utilization
+from clip_jax.training.watchdog import Watchdog
+from clip_jax.training.workdir import Workdir, opened
 
 Evaluations = Mapping[str, Evaluation]
 
@@ -33,67 +38,81 @@ class Outcome:
   step: int
   finished: bool  # False: asked to stop, and saved
   metrics: Mapping[str, float]  # the last evaluation's
-  report: Path | None
+  report: str | None  # the path of the page
 
 
 def train(
-  config: Config, workdir: str | Path, command: str | None = None
+  config: Config,
+  workdir: str | Path,
+  command: str | None = None,
+  profile: Profile | None = None,
 ) -> Outcome:
   """Trains, or goes on where the workdir's newest checkpoint is.
 
   The parameters after the last step are the same bits whether the run was
   interrupted or not: a step is a function of the state and of the records that
-  (seed, step) name.
+  (seed, step) name. Of several processes each calls this, with the same
+  arguments.
 
   Args:
     config: the fields of configs/base.py.
-    workdir: the run directory (DESIGN, section 3.4).
+    workdir: the run directory (DESIGN, section 3.4), also in an object store.
     command: how the run was started, for its report.
+    profile: the steps to trace.
   Raises:
     UsageError: the config is impossible, or the workdir is another run's.
-    FailureError: too many corrupt records, a full disk, no readable checkpoint.
+    FailureError: too many corrupt records or steps that are not finite, a full
+      disk, no readable checkpoint.
   """
-  workdir = Path(workdir)
-  run_directory.check(workdir, config)
-  run = make_run(config)
-  with run_directory.claimed(workdir, config), StopSignal() as stop:
-    return _train(run, workdir, stop, command)
+  profile = profile or Profile(0, 0)
+  profile.check(config.total_steps)
+  with opened(workdir) as place:
+    run_directory.check(place, config)
+    run = make_run(config)
+    with run_directory.claimed(place, config), StopSignal() as stop:
+      return _train(run, place, stop, command, profile)
 
 
 def _train(
-  run: Run, workdir: Path, stop: StopSignal, command: str | None
+  run: Run,
+  workdir: Workdir,
+  stop: StopSignal,
+  command: str | None,
+  profile: Profile,
 ) -> Outcome:
   config = run.config
   checkpoints = Checkpoints(
-    workdir,
+    workdir.name,
     keep=config.checkpoint.keep,
     best_metric=config.checkpoint.best_metric,
   )
   state = _start(run, checkpoints)
   first = int(state.step)
-  with MetricsWriter(workdir) as writer:
-    writer.truncate_after(first)
-    state, evaluations = _steps(run, state, checkpoints, writer, stop)
+  try:
+    state, evaluations = _steps(run, state, workdir, checkpoints, stop, profile)
+  except FailureError:
+    checkpoints.wait()  # what was saved before is worth keeping
+    raise
   checkpoints.close()
   step = int(state.step)
   if step < config.total_steps:
-    print(f'{stop.name}: saved step {step:,} in {workdir}', file=sys.stderr)
+    _say(f'{stop.name}: saved step {step:,} in {workdir.name}')
     return Outcome(step, False, named(evaluations), None)
-  report = workdir / 'report.html'
-  if step > first or not report.exists():
-    print('writing the report', file=sys.stderr)
-    report = write_report(
-      workdir,
+  if step == first and distributed.all_agree(workdir.has(REPORT)):
+    _say(f'{workdir.name} is trained already; nothing to do.')
+  else:
+    _say('writing the report')
+    write_report(
+      workdir.folder,
       model_of(run, state),
       run.evaluation_source,
       evaluation=evaluations.get('zero_shot'),
       command=command,
       templates=tuple(config.evaluation.templates),
       seed=config.seed,
+      shown_as=workdir.name,
     )
-  else:
-    print(f'{workdir} is trained already; nothing to do.', file=sys.stderr)
-  return Outcome(step, True, named(evaluations), report)
+  return Outcome(step, True, named(evaluations), workdir.path(REPORT))
 
 
 def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
@@ -104,8 +123,10 @@ def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
     return sharded_init(
       run.program.module, run.program.optimizer, run.program.mesh, seed
     )
-  step = jax.device_put(
-    jnp.asarray(restored.step, jnp.int32), run.program.state.step.sharding
+  step = jax.make_array_from_callback(
+    (),
+    run.program.state.step.sharding,
+    lambda _: np.asarray(restored.step, np.int32),
   )
   return TrainState(
     step, restored.params, restored.opt_state, restored.batch_stats
@@ -115,58 +136,59 @@ def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
 def _steps(
   run: Run,
   state: TrainState,
+  workdir: Workdir,
   checkpoints: Checkpoints,
-  writer: MetricsWriter,
   stop: StopSignal,
+  profile: Profile,
 ) -> tuple[TrainState, Evaluations]:
   """Trains until the last step or a signal; the last state, and evaluation."""
   config = run.config
   first, total = int(state.step), config.total_steps
   evaluations: Evaluations = {}
-  batches = run.batches(first)
-  feed = Feed(batches, run.program.mesh)
-  warn_of_cut_captions(run)
-  with Progress(total, config.data.batch_size, start_step=first) as progress:
+  if distributed.is_first():
+    warn_of_cut_captions(run)
+  with (
+    contextlib.closing(run.batches(first)) as batches,
+    Journal(run, workdir.folder, first, batches.corrupt) as journal,
+    Watchdog(config.stall_seconds) as watchdog,
+    profile,
+  ):
+    feed = Feed(
+      itertools.islice(batches, total - first),
+      run.program.mesh,
+      config.data.batch_size,
+      journal.finished,
+      watchdog,
+      f'input (data.train={config.data.train})',
+    )
     for step in range(first + 1, total + 1):
+      profile.reach(step, workdir.folder, feed.drain)
       state, metrics = run.program.train_step(state, feed.next())
-      feed.launched(metrics)
-      progress.update(step)
-      if _due(step, config.log_every_steps, total):
-        numbers = _measure(run, feed, batches)
-        writer.write(step, numbers)
-        progress.report(step, numbers)
+      feed.launched(
+        step, metrics, log=_due(step, config.log_every_steps, total)
+      )
+      journal.launched(step)
       measured = {}
       if _due(step, config.evaluation.every_steps, total):
-        with feed.paused():
+        with feed.paused(), watchdog.doing('evaluating'):
           evaluations = evaluate(run, state)
         measured = named(evaluations)
-        if measured:
-          writer.write(step, measured)
-          progress.log(f'step {step:,}: {_in_words(measured)}')
-      if _due(step, config.checkpoint.every_steps, total) or stop:
-        with feed.paused():
+        journal.evaluated(step, measured)
+      stopping = stop.at(step)
+      if _due(step, config.checkpoint.every_steps, total) or stopping:
+        with feed.paused(), watchdog.doing('writing a checkpoint'):
+          workdir.publish()
           checkpoints.save(
             state, run.description, seed=config.seed, metrics=measured
           )
-      if stop:
+      if stopping:
         break
-  batches.close()
   return state, evaluations
 
 
-def _measure(run: Run, feed: Feed, batches: Batches) -> dict[str, float]:
-  """What is logged of the steps since the last time."""
-  numbers = feed.numbers()
-  numbers['train/corrupt_records'] = len(batches.corrupt)
-  utilization = model_flops_utilization(
-    run.description.model,
-    numbers['train/examples_per_second'],
-    jax.devices()[0].device_kind,
-    jax.device_count(),
-  )
-  if utilization is not None:
-    numbers['train/mfu'] = utilization
-  return numbers
+def _say(message: str) -> None:
+  if distributed.is_first():
+    print(message, file=sys.stderr)
 
 
 def model_of(run: Run, state: TrainState) -> Model:
@@ -209,10 +231,3 @@ def named(evaluations: Evaluations) -> dict[str, float]:
 def _due(step: int, every: int, total: int) -> bool:
   """At each multiple of `every` (0: none), and at the end."""
   return step == total or (every > 0 and step % every == 0)
-
-
-def _in_words(metrics: Mapping[str, float]) -> str:
-  return ', '.join(
-    f'{name.removeprefix("eval/")} {value:.4g}'
-    for name, value in metrics.items()
-  )

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from clip_jax import tokenizers
 from clip_jax.data.augment import Augmentation
 from clip_jax.data.images import Preprocessing
-from clip_jax.data.pipeline import Batches, training_batches
+from clip_jax.data.pipeline import Batches, step_records, training_batches
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import find_evaluator
@@ -21,6 +19,8 @@ from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.description import Description
+from clip_jax.parallel import distributed
+from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.config import Config
 from clip_jax.training.program import Program, check_devices, make_program
@@ -40,8 +40,11 @@ class Run:
   program: Program
 
   def batches(self, start_step: int) -> Batches:
-    """The run's batches from `start_step` on: uint8 images and tokens."""
+    """This process's batches from `start_step` on: uint8 images, tokens."""
     data = self.config.data
+    part, parts = distributed.share(
+      batch_sharding(self.program.mesh), data.batch_size
+    )
     return training_batches(
       self.sources,
       weights=tuple(data.weights) or None,
@@ -51,11 +54,22 @@ class Run:
       batch_size=data.batch_size,
       seed=self.config.seed,
       start_step=start_step,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      process_index=part,
+      process_count=parts,
       workers=data.workers,
       cache=data.cache,
       max_corrupt_records=data.max_corrupt_records,
+    )
+
+  def records_of(self, step: int) -> list[str]:
+    """The ids of the records that a step, counted from 1, trains on."""
+    data = self.config.data
+    return step_records(
+      self.sources,
+      weights=tuple(data.weights) or None,
+      batch_size=data.batch_size,
+      seed=self.config.seed,
+      step=step,
     )
 
 
@@ -65,11 +79,6 @@ def make_run(config: Config) -> Run:
   Raises:
     UsageError: a field is impossible, or the data is not there.
   """
-  if jax.process_count() > 1:
-    raise UsageError(
-      f'this is one of {jax.process_count()} processes: training runs on the '
-      'devices of one host so far.'
-    )
   check_devices(config)
   sources = open_sources(config)
   tokenizer = make_tokenizer(config, sources)
@@ -150,11 +159,16 @@ def open_evaluation(config: Config) -> Source | None:
 def make_tokenizer(
   config: Config, sources: Sequence[Source]
 ) -> tokenizers.Tokenizer:
-  """The config's tokenizer, trained first where that is asked for."""
+  """The config's tokenizer, trained first where that is asked for.
+
+  Of several processes one trains, into a file that all of them can read.
+  """
   scheme, _, location = config.tokenizer.partition(':')
   training = config.tokenizer_training
   if scheme == 'sentencepiece' and training.vocab_size > 0:
-    _train_vocabulary(config, sources, Path(location))
+    if distributed.is_first():
+      _train_vocabulary(config, sources, Path(location))
+    distributed.meet('vocabulary')
   length = config.model.text.context_length
   if length is None and config.model.preset:
     length = presets.find(config.model.preset).config.text.context_length

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.parallel import distributed
 from clip_jax.training.config import Config
+from clip_jax.training.workdir import Workdir
 
 # Fields that may differ when a run goes on: they change neither the numbers
 # that it computes nor the records that it sees.
 _FREE = (
   'log_every_steps',
+  'max_skipped_steps',
+  'stall_seconds',
   'mesh.',
   'data.workers',
   'data.cache',
@@ -27,14 +31,14 @@ _FREE = (
 _BEFORE = {'data.background': '', 'data.exif': False}
 
 
-def check(workdir: str | Path, config: Config) -> None:
+def check(workdir: Workdir, config: Config) -> None:
   """Refuses a directory that holds another config's run.
 
   Raises:
     UsageError: it does; the message names the fields that differ.
     FailureError: its config.json cannot be read.
   """
-  path = Path(workdir) / 'config.json'
+  path = workdir.folder / 'config.json'
   if not path.exists():
     return
   new, old = _named(as_json(config)), _named(_read(path))
@@ -46,31 +50,35 @@ def check(workdir: str | Path, config: Config) -> None:
   ]
   if changed:
     raise UsageError(
-      f'{workdir} holds a run with another config: {"; ".join(changed)}. '
+      f'{workdir.name} holds a run with another config: {"; ".join(changed)}. '
       'Use another --workdir, or the config that it has.'
     )
 
 
 @contextlib.contextmanager
-def claimed(workdir: str | Path, config: Config) -> Iterator[None]:
+def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
   """Makes the directory, writes the config, and keeps other runs out.
 
-  The lock is the system's, on WORKDIR/.lock: it ends with the process, however
-  that ends.
+  Of a run's processes the first does that for all. The lock is the system's, on
+  WORKDIR/.lock: it ends with the process, however that ends. An object store
+  has none.
 
   Raises:
     UsageError: another process trains in this directory.
   """
-  Path(workdir).mkdir(parents=True, exist_ok=True)
-  with (Path(workdir) / '.lock').open('w') as lock:
+  if not distributed.is_first():
+    yield
+    return
+  workdir.folder.mkdir(parents=True, exist_ok=True)
+  with (workdir.folder / '.lock').open('w') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise UsageError(
-        f'another process trains in {workdir}: wait for it, or use another '
-        '--workdir.'
+        f'another process trains in {workdir.name}: wait for it, or use '
+        'another --workdir.'
       ) from error
-    _write(Path(workdir) / 'config.json', config)
+    _write(workdir.folder / 'config.json', config)
     yield
 
 

@@ -48,6 +48,10 @@ def test_every_verb_has_help_with_examples(capsys, verb):
     (['train', '--config=tests/tiny.py'], 'no --workdir'),
     (['train', 'x', '--config=tests/tiny.py'], 'takes flags only'),
     (
+      ['train', '--config=tests/tiny.py', '--workdir=x', '--profile=3'],
+      '--profile=3: expected STEP:COUNT',
+    ),
+    (
       ['train', '--config=tests/tiny.py', '--config.data.batchsize=3'],
       "no field 'data.batchsize'; the nearest is 'data.batch_size'",
     ),

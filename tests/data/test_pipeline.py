@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from clip_jax.data.augment import Augmentation
 from clip_jax.data.images import CorruptImageError, Preprocessing, preprocess
-from clip_jax.data.pipeline import training_batches
+from clip_jax.data.pipeline import step_records, training_batches
 from clip_jax.data.sources import Record, Source, open_source
 from clip_jax.errors import FailureError, UsageError
 from tests.data.pictures import captioned_folder, write_pictures
@@ -306,3 +306,18 @@ def test_importing_the_pipeline_needs_no_framework():
     [sys.executable, '-c', code], capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize('weights', [None, (3.0, 1.0)])
+def test_the_records_of_a_step_are_known_without_reading_them(weights):
+  sources = [Numbers(10), Numbers(20, first=10)]
+  found, _ = batches(sources, 6, weights=weights)
+  unreadable = [
+    dataclasses.replace(source, bad=tuple(range(len(source))))
+    for source in sources
+  ]
+  for step, batch in enumerate(found, 1):
+    records = step_records(
+      unreadable, weights=weights, batch_size=8, seed=3, step=step
+    )
+    assert records == [str(number) for number in batch['tokens'][:, 0]]

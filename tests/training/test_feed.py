@@ -1,17 +1,19 @@
-"""Batches on the devices, and the clock of the loop."""
+"""Batches on the devices, scalars that nobody waits for, and the clock."""
 
+import itertools
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from clip_jax.parallel.mesh import make_mesh
 from clip_jax.training.feed import Feed
 
 
-def batches(seconds=0.0):
-  for i in range(100):
+def batches(count=100, seconds=0.0):
+  for i in range(count):
     time.sleep(seconds)
     yield {
       'image': np.full((16, 2, 2, 3), i, np.uint8),
@@ -19,46 +21,87 @@ def batches(seconds=0.0):
     }
 
 
+def run(feed, steps, log=()):
+  """Steps whose loss is their number."""
+  for step in steps:
+    feed.next()
+    feed.launched(step, {'loss': jnp.float32(step)}, log=step in log)
+
+
 def test_batches_arrive_in_order_split_over_the_batch_axes():
-  feed = Feed(batches(), make_mesh(4, 2, 1))
+  feed = Feed(batches(), make_mesh(4, 2, 1), 16, lambda done: None)
   for i in range(5):
     batch = feed.next()
-    feed.launched({'loss': jnp.float32(i)})
+    feed.launched(i + 1, {'loss': jnp.float32(i)})
     np.testing.assert_array_equal(batch['tokens'], np.full((16, 4), i))
     assert batch['image'].dtype == jnp.uint8
     assert batch['image'].sharding.shard_shape((16, 2, 2, 3)) == (2, 2, 2, 3)
 
 
-def test_numbers_are_the_last_steps_and_the_intervals():
-  feed = Feed(batches(), make_mesh())
-  for i in range(4):
-    feed.next()
-    feed.launched({'loss': jnp.float32(i), 'grad_norm': jnp.float32(2 * i)})
-  numbers = feed.numbers()
-  assert numbers['train/loss'] == 3.0
-  assert numbers['train/grad_norm'] == 6.0
-  assert numbers['train/examples_per_second'] > 0
-  assert 0 <= numbers['train/input_wait_fraction'] <= 1
+def test_a_step_is_reported_two_steps_later_and_all_of_them_when_drained():
+  done = []
+  feed = Feed(batches(), make_mesh(), 16, done.append)
+  run(feed, range(1, 5))
+  assert [finished.step for finished in done] == [1, 2]
+  feed.drain()
+  assert [finished.step for finished in done] == [1, 2, 3, 4]
+  assert [finished.metrics['loss'] for finished in done] == [1, 2, 3, 4]
 
 
-def test_a_slow_pipeline_shows_as_waiting():
-  feed = Feed(batches(seconds=0.02), make_mesh())
-  for _ in range(5):
+def test_the_next_batch_is_asked_for_while_a_step_runs():
+  taken = []
+
+  def watched():
+    for batch in batches():
+      taken.append(batch)
+      yield batch
+
+  feed = Feed(watched(), make_mesh(), 16, lambda done: None)
+  for step in range(1, 4):
     feed.next()
-    feed.launched({'loss': jnp.float32(0)})
-  assert feed.numbers()['train/input_wait_fraction'] > 0.5
+    assert len(taken) == step
+    feed.launched(step, {'loss': jnp.float32(0)})
+    assert len(taken) == step + 1
+
+
+def test_nothing_is_asked_for_after_the_last_batch():
+  feed = Feed(itertools.islice(batches(), 3), make_mesh(), 16, lambda d: None)
+  run(feed, range(1, 4))
+  with pytest.raises(StopIteration):
+    feed.next()
+
+
+def test_numbers_are_those_of_the_steps_that_are_logged():
+  done = []
+  feed = Feed(batches(), make_mesh(), 16, done.append)
+  run(feed, range(1, 6), log=(2, 4))
+  feed.drain()
+  logged = {x.step: x.numbers for x in done if x.numbers is not None}
+  assert list(logged) == [2, 4]
+  assert logged[4]['train/loss'] == 4.0
+  assert logged[4]['train/examples_per_second'] > 0
+  assert 0 <= logged[4]['train/input_wait_fraction'] <= 1
+
+
+def test_a_slow_pipeline_shows_as_waiting_and_in_the_speed():
+  done = []
+  feed = Feed(batches(seconds=0.05), make_mesh(), 16, done.append)
+  run(feed, range(1, 11), log=(5, 10))
+  feed.drain()
+  numbers = done[-1].numbers
+  assert numbers['train/input_wait_fraction'] > 0.5
+  assert numbers['train/examples_per_second'] < 16 / 0.05
 
 
 def test_a_pause_is_not_training_time():
-  feed = Feed(batches(), make_mesh(devices=jax.devices()[:1]))
-  feed.next()
-  feed.launched({'loss': jnp.float32(0)})
-  feed.numbers()
-  feed.next()
-  feed.launched({'loss': jnp.float32(0)})
+  done = []
+  mesh = make_mesh(devices=jax.devices()[:1])
+  feed = Feed(batches(), mesh, 16, done.append)
+  run(feed, (1, 2), log=(1,))
   with feed.paused():
+    assert [finished.step for finished in done] == [1, 2]
     time.sleep(1.0)
-  feed.next()
-  feed.launched({'loss': jnp.float32(0)})
+  run(feed, (3,), log=(3,))
+  feed.drain()
   # 32 examples within less than the pause.
-  assert feed.numbers()['train/examples_per_second'] > 32
+  assert done[-1].numbers['train/examples_per_second'] > 32

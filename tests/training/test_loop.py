@@ -222,6 +222,31 @@ def test_too_many_corrupt_records_end_the_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_diverges_stops_and_names_the_records(tmp_path):
+  config = tiny_config()
+  config.data.train = write_pairs(tmp_path / 'pictures')
+  config.log_every_steps = 1
+  config.max_skipped_steps = 3
+  config.checkpoint.every_steps = 1
+  config.optimizer.update(learning_rate=1e38, warmup_steps=0)
+  with pytest.raises(FailureError, match='not finite in 3 steps in a row'):
+    train(config, tmp_path / 'run')
+  lines = (tmp_path / 'run' / 'bad_steps.jsonl').read_text().splitlines()
+  bad = [json.loads(line) for line in lines]
+  first = bad[0]['step']
+  assert [row['step'] for row in bad] == [first, first + 1, first + 2]
+  names = [f'{i:03}.png' for i in range(24)]
+  for row in bad:
+    assert len(row['ids']) == config.data.batch_size
+    assert all(os.path.basename(key) in names for key in row['ids'])
+  assert read_metrics(tmp_path / 'run')[-1]['train/skipped_steps'] >= 1
+  # What was saved last is what the last good step made.
+  last, _, step = load_variables(tmp_path / 'run')
+  assert step >= first - 1
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last))
+
+
+@pytest.mark.slow
 def test_tasks_are_evaluated_in_the_loop(tmp_path):
   config = tiny_config()
   config.data.train = write_pairs(tmp_path / 'pictures')

@@ -7,13 +7,18 @@ import pytest
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.training import run_directory
+from clip_jax.training.workdir import Workdir
 from tests.tiny import tiny_config
+
+
+def at(folder):
+  return Workdir(folder, folder)
 
 
 def test_the_config_is_written_in_full(tmp_path):
   workdir = tmp_path / 'a' / 'run'
-  run_directory.check(workdir, tiny_config())
-  with run_directory.claimed(workdir, tiny_config()):
+  run_directory.check(at(workdir), tiny_config())
+  with run_directory.claimed(at(workdir), tiny_config()):
     pass
   config = json.loads((workdir / 'config.json').read_text())
   assert config['optimizer']['b2'] == 0.98
@@ -23,9 +28,9 @@ def test_the_config_is_written_in_full(tmp_path):
 
 
 def test_the_same_config_is_welcome_again(tmp_path):
-  with run_directory.claimed(tmp_path, tiny_config()):
+  with run_directory.claimed(at(tmp_path), tiny_config()):
     pass
-  run_directory.check(tmp_path, tiny_config())
+  run_directory.check(at(tmp_path), tiny_config())
 
 
 @pytest.mark.parametrize(
@@ -40,12 +45,12 @@ def test_the_same_config_is_welcome_again(tmp_path):
 def test_a_field_that_changes_the_numbers_is_refused(
   tmp_path, field, value, message
 ):
-  with run_directory.claimed(tmp_path, tiny_config()):
+  with run_directory.claimed(at(tmp_path), tiny_config()):
     pass
   config = tiny_config()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UsageError, match=re.escape(message)):
-    run_directory.check(tmp_path, config)
+    run_directory.check(at(tmp_path), config)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +64,11 @@ def test_a_field_that_changes_the_numbers_is_refused(
   ],
 )
 def test_a_field_that_does_not_may_change(tmp_path, field, value):
-  with run_directory.claimed(tmp_path, tiny_config()):
+  with run_directory.claimed(at(tmp_path), tiny_config()):
     pass
   config = tiny_config()
   config.update_from_flattened_dict({field: value})
-  run_directory.check(tmp_path, config)
+  run_directory.check(at(tmp_path), config)
 
 
 def older_run(workdir, changes, removed):
@@ -89,38 +94,38 @@ def test_fields_that_an_older_run_had_not_do_not_stop_it(tmp_path):
   removed = [f'model.image.{name}' for name in new]
   removed += ['model.text.pooling', 'model.initial_logit_bias']
   config = older_run(tmp_path, {'model.image.pooling': 'average'}, removed)
-  run_directory.check(tmp_path, config)
+  run_directory.check(at(tmp_path), config)
   config.model.image.class_token = False  # what 'average' meant, and means
-  run_directory.check(tmp_path, config)
+  run_directory.check(at(tmp_path), config)
   config.model.image.class_token = True
   with pytest.raises(UsageError, match=r'class_token=True .the run has False'):
-    run_directory.check(tmp_path, config)
+    run_directory.check(at(tmp_path), config)
   config.model.image.update(class_token=False, norm_eps=1e-6)
   with pytest.raises(UsageError, match=r'norm_eps=1e-06 .the run has None'):
-    run_directory.check(tmp_path, config)
+    run_directory.check(at(tmp_path), config)
 
 
 def test_what_an_older_run_did_without_a_field_is_said(tmp_path):
   config = older_run(tmp_path, {}, ['data.background', 'data.exif'])
   message = "data.background='white' (the run has ''); data.exif=True (the run"
   with pytest.raises(UsageError, match=re.escape(message)):
-    run_directory.check(tmp_path, config)
+    run_directory.check(at(tmp_path), config)
   config.data.update(background='', exif=False)
-  run_directory.check(tmp_path, config)
+  run_directory.check(at(tmp_path), config)
 
 
 def test_a_damaged_config_is_said(tmp_path):
   (tmp_path / 'config.json').write_text('{"seed": ')
   with pytest.raises(FailureError, match=r'config.json is not JSON'):
-    run_directory.check(tmp_path, tiny_config())
+    run_directory.check(at(tmp_path), tiny_config())
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
   with (
-    run_directory.claimed(tmp_path, tiny_config()),
+    run_directory.claimed(at(tmp_path), tiny_config()),
     pytest.raises(UsageError, match='another process trains in'),
-    run_directory.claimed(tmp_path, tiny_config()),
+    run_directory.claimed(at(tmp_path), tiny_config()),
   ):
     pass
-  with run_directory.claimed(tmp_path, tiny_config()):
+  with run_directory.claimed(at(tmp_path), tiny_config()):
     pass

@@ -51,6 +51,7 @@ def write_report(
   command: str | None = None,
   examples: int = 1000,
   seed: int = 0,
+  shown_as: str | None = None,
 ) -> Path:
   """Writes the page, atomically, from WORKDIR/metrics.jsonl and config.json.
 
@@ -69,6 +70,7 @@ def write_report(
     command: how the run was started, to be shown.
     examples: drawn from the source where it has more.
     seed: draws which examples are shown.
+    shown_as: what the page calls the workdir; unless given, its path.
   Returns:
     The path of the page.
   """
@@ -106,7 +108,10 @@ def write_report(
     config=json.dumps(config, indent=2, ensure_ascii=False),
     environment=facts.environment(),
     commands=facts.commands(
-      os.fspath(workdir), spec, command, found.predictions is not None
+      shown_as or os.fspath(workdir),
+      spec,
+      command,
+      found.predictions is not None,
     ),
   )
   path = workdir / FILE

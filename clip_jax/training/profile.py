@@ -1,0 +1,77 @@
+"""--profile=STEP:COUNT: what the devices and the host did in some steps."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from clip_jax.errors import UsageError
+from clip_jax.parallel import distributed
+
+
+class Profile:
+  """A context manager that traces `count` steps, `first` being the first.
+
+  The trace is that of jax.profiler: TensorBoard and XProf read it.
+  """
+
+  def __init__(self, first: int, count: int):
+    self.first = first
+    self.count = count
+    self._running = False
+
+  @classmethod
+  def parse(cls, text: str) -> 'Profile':
+    """From STEP:COUNT; '' is a profile of nothing.
+
+    Raises:
+      UsageError: it is something else.
+    """
+    if not text:
+      return cls(0, 0)
+    match = re.fullmatch(r'(\d+):(\d+)', text)
+    if match is None or not int(match[1]) or not int(match[2]):
+      raise UsageError(
+        f'--profile={text}: expected STEP:COUNT, two numbers of at least 1, '
+        'such as 20:3 for steps 20, 21 and 22.'
+      )
+    return cls(int(match[1]), int(match[2]))
+
+  def check(self, total_steps: int) -> None:
+    """Refuses a profile of steps that a run does not have.
+
+    Raises:
+      UsageError: it begins after the last step.
+    """
+    if self.first > total_steps:
+      raise UsageError(
+        f'--profile={self.first}:{self.count} begins after the last step, '
+        f'total_steps={total_steps}.'
+      )
+
+  def __enter__(self) -> 'Profile':
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    if self._running:
+      jax.profiler.stop_trace()
+
+  def reach(self, step: int, workdir: Path, drain: Callable[[], None]) -> None:
+    """Starts or ends the trace where `step`, the next one, asks for it.
+
+    Args:
+      workdir: the trace goes to `profile/` in it.
+      drain: waits for the steps under way.
+    """
+    if step == self.first:
+      drain()
+      jax.profiler.start_trace(str(workdir / 'profile'))
+      self._running = True
+    elif self._running and step == self.first + self.count:
+      drain()
+      jax.profiler.stop_trace()
+      self._running = False
+      if distributed.is_first():
+        print(f'profiled to {workdir / "profile"}', file=sys.stderr)

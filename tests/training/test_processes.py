@@ -1,0 +1,162 @@
+"""One run as several real processes: they train as one, and end as one."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from clip_jax.checkpoints import steps_of
+from clip_jax.training.metrics import read_metrics
+from tests.tiny import write_pairs
+
+pytestmark = pytest.mark.slow
+
+STEPS, DEVICES = 12, 8
+
+
+@pytest.fixture(scope='module')
+def start(tmp_path_factory):
+  """A function that starts a run's processes, eight devices together."""
+  data = write_pairs(tmp_path_factory.mktemp('pairs') / 'pictures')
+  started = []
+
+  def start(workdir, count, *extra):
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      address = f'127.0.0.1:{free.getsockname()[1]}'
+    for index in range(count):
+      flags = (
+        f'--xla_force_host_platform_device_count={DEVICES // count} '
+        '--xla_llvm_disable_expensive_passes=true'  # compiles sooner
+      )
+      environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': flags,
+        'JAX_COORDINATOR_ADDRESS': address,
+        'JAX_NUM_PROCESSES': str(count),
+        'JAX_PROCESS_ID': str(index),
+      }
+      command = [
+        sys.executable, '-m', 'clip_jax', 'train', '--config=tests/tiny.py',
+        f'--workdir={workdir}', f'--config.data.train={data}',
+        f'--config.total_steps={STEPS}', '--config.log_every_steps=1',
+        f'--config.evaluation.data={data}', *extra,
+      ]  # fmt: skip
+      started.append(
+        subprocess.Popen(
+          command,
+          env=environment,
+          stdout=subprocess.PIPE,
+          stderr=subprocess.STDOUT,
+          text=True,
+        )
+      )
+    return started[-count:]
+
+  yield start
+  for process in started:
+    process.kill()
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, start):
+  """The whole run in one process; it evaluates at the end."""
+  workdir = tmp_path_factory.mktemp('alone')
+  end(*start(workdir, 1, "--config.evaluation.tasks=('retrieval',)"))
+  return workdir
+
+
+def end(*processes):
+  """Waits for the processes, which succeed; their outputs."""
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  for process, output in zip(processes, outputs, strict=True):
+    assert process.returncode == 0, output
+  return outputs
+
+
+def wait_for(workdir, step, processes):
+  """Returns once `step` was logged, while all processes run."""
+  while all(process.poll() is None for process in processes):
+    if any(row['step'] >= step for row in read_metrics(workdir)):
+      return
+    time.sleep(0.02)
+  raise AssertionError([process.communicate()[0] for process in processes])
+
+
+def losses(workdir):
+  return [
+    (row['step'], row['train/loss'])
+    for row in read_metrics(workdir)
+    if 'train/loss' in row
+  ]
+
+
+def recalls(workdir):
+  return [
+    row['eval/retrieval/text_to_image_r10']
+    for row in read_metrics(workdir)
+    if 'eval/retrieval/text_to_image_r10' in row
+  ]
+
+
+def assert_same_losses(workdir, alone):
+  assert [step for step, _ in losses(workdir)] == list(range(1, STEPS + 1))
+  np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
+
+
+def test_when_one_is_killed_the_other_ends_and_two_go_on(
+  tmp_path, start, alone
+):
+  processes = start(tmp_path, 2)
+  moment = random.randrange(1, STEPS - 2)
+  victim, other = random.sample(processes, 2)
+  wait_for(tmp_path, moment, processes)
+  time.sleep(random.random())
+  victim.kill()
+  output, _ = other.communicate(timeout=60)
+  assert other.returncode == 1, (moment, output)
+  last = output.splitlines()[-1]
+  assert last.startswith('error: process '), output
+  assert 'another' in last
+  assert 'it goes on from the newest checkpoint' in last
+  lost_after = max((step for step, _ in losses(tmp_path)), default=0)
+  saved = steps_of(tmp_path)[0] if steps_of(tmp_path) else 0
+  # Checkpoints are 4 steps apart. The last one may not have been whole yet.
+  assert saved >= lost_after // 4 * 4 - 4
+  end(*start(tmp_path, 2))
+  assert_same_losses(tmp_path, alone)
+
+
+def test_sigterm_to_one_stops_two_and_one_goes_on(tmp_path, start, alone):
+  processes = start(tmp_path, 2)
+  wait_for(tmp_path, 2, processes)
+  random.choice(processes).send_signal(signal.SIGTERM)
+  first, second = end(*processes)
+  stopped = steps_of(tmp_path)[0]
+  assert f'stopped and saved at step {stopped}; the same' in first
+  assert 'saved' not in second  # one speaks
+  assert losses(tmp_path)[-1][0] == stopped < STEPS
+  end(*start(tmp_path, 1))
+  assert_same_losses(tmp_path, alone)
+
+
+def test_one_stops_and_two_go_on_and_evaluate(tmp_path, start, alone):
+  workdir = tmp_path / 'run'
+  shutil.copytree(alone, workdir)
+  (workdir / 'report.html').unlink()
+  for step in steps_of(workdir)[:-1]:
+    shutil.rmtree(workdir / 'checkpoints' / str(step))
+  end(*start(workdir, 2, "--config.evaluation.tasks=('retrieval',)"))
+  assert_same_losses(workdir, alone)
+  assert recalls(workdir) == recalls(alone)
+  assert (workdir / 'report.html').is_file()
+  config = json.loads((workdir / 'config.json').read_text())
+  assert config['total_steps'] == STEPS

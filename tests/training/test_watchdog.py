@@ -1,0 +1,72 @@
+"""A run that hangs says where."""
+
+import io
+import re
+import threading
+import time
+
+import jax.numpy as jnp
+import numpy as np
+
+from clip_jax.parallel.mesh import make_mesh
+from clip_jax.training.feed import Feed
+from clip_jax.training.watchdog import Watchdog
+
+
+def reports(stream):
+  return stream.getvalue().splitlines()
+
+
+def wait_for(stream, count):
+  end = time.monotonic() + 30
+  while len(reports(stream)) < count and time.monotonic() < end:
+    time.sleep(0.01)
+
+
+def test_a_source_that_blocks_is_named_with_the_stack():
+  stream, go_on = io.StringIO(), threading.Event()
+
+  def blocking_source():
+    yield {'tokens': np.zeros((8, 4), np.int32)}
+    go_on.wait(30)
+    yield {'tokens': np.zeros((8, 4), np.int32)}
+
+  def release():
+    wait_for(stream, 1)
+    go_on.set()
+
+  releaser = threading.Thread(target=release)
+  with Watchdog(0.2, stream) as watchdog:
+    feed = Feed(
+      blocking_source(), make_mesh(), 8, lambda done: None, watchdog,
+      'input (data.train=folder:slow)',
+    )  # fmt: skip
+    feed.next()
+    releaser.start()
+    feed.launched(1, {'loss': jnp.float32(0)})  # hangs until it is reported
+    feed.drain()
+  releaser.join()
+  first = reports(stream)[0]
+  assert re.match(r'warning: no step for \d+ s: waiting for input ', first)
+  assert '(data.train=folder:slow); at ' in first
+  assert 'blocking_source (test_watchdog.py:' in first
+
+
+def test_reports_come_at_twice_the_time_and_stop_with_a_step():
+  stream = io.StringIO()
+  with Watchdog(0.1, stream) as watchdog, watchdog.doing('evaluating'):
+    began = time.monotonic()
+    wait_for(stream, 3)
+    assert time.monotonic() - began >= 0.4  # after 0.1, 0.2 and 0.4 s
+    watchdog.beat()
+    time.sleep(0.05)
+    assert len(reports(stream)) == 3
+  assert all('evaluating' in line for line in reports(stream))
+
+
+def test_what_is_done_is_nested_and_silence_is_the_default():
+  stream = io.StringIO()
+  with Watchdog(0.0, stream) as watchdog:
+    with watchdog.doing('outer'), watchdog.doing('inner'):
+      time.sleep(0.1)
+    assert not reports(stream)
