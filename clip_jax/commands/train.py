@@ -13,25 +13,30 @@ examples:
 
 configs/base.py says every field with its unit and default. The workdir gets
 config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html. SIGTERM
-or Ctrl-C saves and ends; the same command then goes on from there. To whatever
-started it, such a stop looks like success: --stopped_exit_code=75 tells them
-apart, for a launcher that starts a stopped run again (launch/).
+or Ctrl-C saves and ends; the same command then goes on from there.
 
 On several hosts, run the same command on each of them: Cloud TPU, GKE, Slurm
 and Open MPI are recognised; elsewhere JAX_COORDINATOR_ADDRESS (host:port of
 process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who, and
 JAX_NUM_PROCESSES=1 keeps a process alone. The workdir has to be one that all of
 them reach. A signal to any of them saves and ends all.
+
+To whatever started it, a stop that has saved looks like success:
+--stopped_exit_code=75 tells the two apart, for a launcher that starts a stopped
+run again (launch/).
 """
 
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
+
+if TYPE_CHECKING:
+  from clip_jax.training.profile import Profile
 
 __all__ = ['define_flags', 'parse', 'run']
 
@@ -68,12 +73,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError('no --workdir: name a folder for the run.')
 
   from clip_jax.parallel.devices import use_cpu_devices
-  from clip_jax.parallel.distributed import (
-    GO_ON,
-    find_place,
-    is_first,
-    joined,
-  )
+  from clip_jax.parallel.distributed import GO_ON, find_place, joined
   from clip_jax.parallel.guarded import guarded
   from clip_jax.training.profile import Profile
 
@@ -83,23 +83,28 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if place is not None:
     guarded(f'process {place.index} of {place.count}', GO_ON)
   with joined(place):
-    from clip_jax.training.loop import train
-
-    command = shlex.join(['clip-jax', *sys.argv[1:]])
-    outcome = train(values.config, values.workdir, command, profile)
-    if is_first():
-      _say(outcome)
-    if not outcome.finished and values.stopped_exit_code:
-      sys.exit(values.stopped_exit_code)
+    finished = _train(values, profile)
+  # Not in there, where it would be a failure.
+  if not finished and values.stopped_exit_code:
+    sys.exit(values.stopped_exit_code)
 
 
-def _say(outcome: Any) -> None:
+def _train(values: flags.FlagValues, profile: 'Profile') -> bool:
+  """Whether it came to the end; False: asked to stop, and saved."""
+  from clip_jax.parallel.distributed import is_first
+  from clip_jax.training.loop import train
+
+  command = shlex.join(['clip-jax', *sys.argv[1:]])
+  outcome = train(values.config, values.workdir, command, profile)
+  if not is_first():
+    return outcome.finished
   if not outcome.finished:
     print(
       f'stopped and saved at step {outcome.step:,}; the same command goes on '
       'from there.'
     )
-    return
+    return False
   for name, value in outcome.metrics.items():
     print(f'{name} {value:.4g}')
   print(f'trained to step {outcome.step:,}; report: {outcome.report}')
+  return True

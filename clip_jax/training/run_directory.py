@@ -20,6 +20,10 @@ _FREE = (
   'max_skipped_steps',
   'stall_seconds',
   'mesh.',
+  'model.remat',
+  'objective.chunk',
+  'objective.form',
+  'objective.micro_batch',  # but of a ResNet, whose norms see fewer images
   'data.workers',
   'data.cache',
   'data.max_corrupt_records',
@@ -28,7 +32,13 @@ _FREE = (
 )
 
 # What runs did that were started before there was such a field.
-_BEFORE = {'data.background': '', 'data.exif': False}
+_BEFORE = {
+  'data.background': '',
+  'data.exif': False,
+  'model.patch_dropout': 0.0,
+  'objective.max_logit_scale': 100.0,
+  'optimizer.nu_dtype': 'float32',
+}
 
 
 def check(workdir: Workdir, config: Config) -> None:
