@@ -44,8 +44,10 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if not values.workdir:
     raise UsageError('no --workdir: name a folder for the run.')
 
+  from clip_jax.commands import cpu_memory
   from clip_jax.parallel.devices import use_cpu_devices
 
+  cpu_memory.keep()
   use_cpu_devices(values.config.mesh.cpu_devices)
 
   from clip_jax.training.loop import train
