@@ -10,14 +10,16 @@ import pytest
 
 from clip_jax import benchmarks
 from clip_jax.__main__ import main
+from clip_jax.benchmarks import peer
 from clip_jax.benchmarks.timing import median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
 from clip_jax.parallel.mesh import make_mesh
 from tests.tiny import TINY, write_pairs
 
-# The package's own `encode` is the function.
+# The package's own `encode` and `train` are the functions.
 encode_benchmark = importlib.import_module('clip_jax.benchmarks.encode')
+train_benchmark = importlib.import_module('clip_jax.benchmarks.train')
 
 TINY_FIELDS = {
   **TINY.to_dict(),
@@ -81,7 +83,7 @@ def test_encode_in_turns_with_open_clip(tiny_preset, monkeypatch):
   def open_clip(preset, dtype, python):
     yield lambda *turn: turns.append(turn) or 1e3
 
-  monkeypatch.setattr(encode_benchmark, '_open_clip', open_clip)
+  monkeypatch.setattr(encode_benchmark, 'open_clip', open_clip)
   figures = benchmarks.encode(tiny_preset, [8], 3, 'float32', 'open_clip')
   (row,) = figures['batches']
   assert turns == [('image', 8)] * 3 + [('text', 8)] * 3
@@ -89,12 +91,47 @@ def test_encode_in_turns_with_open_clip(tiny_preset, monkeypatch):
   assert row['image_ratio'] > 1 and row['text_ratio_of_fastest'] > 1
 
 
+def test_train_in_turns_with_open_clip(capsys, tiny_preset, pairs, monkeypatch):
+  seconds = iter([3e3, 1e3, 2e3])
+  turns, asked = [], []
+
+  @contextlib.contextmanager
+  def open_clip(*what):
+    asked.append(what)
+    yield lambda *turn: turns.append(turn) or next(seconds)
+
+  monkeypatch.setattr(train_benchmark, 'open_clip', open_clip)
+  figures = bench(
+    capsys, 'train', f'--preset={tiny_preset}', f'--data={pairs}',
+    '--batch=16', '--steps=3', '--against=open_clip', '--against_python=there',
+  )  # fmt: skip
+  assert asked == [(tiny_preset, 'float32', 'there')]
+  assert turns == [('train', 16)] * 3
+  ours, best = (
+    figures[f'step_examples_per_second{kind}'] for kind in ('', '_at_best')
+  )
+  assert figures['open_clip_examples_per_second'] == 16 / 2e3
+  assert figures['open_clip_examples_per_second_at_best'] == 16 / 1e3
+  assert figures['ratio'] == pytest.approx(ours / (16 / 2e3))
+  assert figures['ratio_at_best'] == pytest.approx(best / (16 / 1e3))
+  assert 0 < ours <= best and figures['examples_per_second'] > 0
+
+
+def test_train_reads_the_emoji_where_no_data_is_named(monkeypatch, capsys):
+  calls = []
+  monkeypatch.setattr(
+    benchmarks, 'train', lambda *what: calls.append(what) or {}
+  )
+  bench(capsys, 'train')
+  assert calls[0][3] == 'tfds:emoji#train'
+
+
 def test_open_clip_that_is_missing_or_knows_no_model(tiny_preset):
   missing = importlib.util.find_spec('open_clip') is None
   message = 'pip install open_clip_torch' if missing else 'knows no model'
   with (
     pytest.raises(FailureError, match=message),
-    encode_benchmark._open_clip(tiny_preset, 'float32'),
+    peer.open_clip(tiny_preset, 'float32'),
   ):
     pass
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clip_jax.benchmarks.recipe import paper_optimizer
 from clip_jax.benchmarks.timing import WARM_UP, Figures, device_facts
 from clip_jax.checkpoints import Checkpoints
 from clip_jax.data.images import Preprocessing
@@ -16,7 +17,6 @@ from clip_jax.models import presets
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import make_mesh
-from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.state import TrainState, sharded_init
 
 _USUAL_STEPS = 5  # before each save, for the time that a step takes without
@@ -84,19 +84,7 @@ def checkpoint(preset: str, saves: int) -> Figures:
 
 
 def _state(preset: str) -> TrainState:
-  optimizer, _ = make_optimizer(
-    10,
-    learning_rate=5e-4,
-    schedule='constant',
-    warmup_steps=1,
-    weight_decay=0.2,
-    b1=0.9,
-    b2=0.98,
-    eps=1e-6,
-    clip_norm=0.0,
-    mu_dtype='float32',
-    nu_dtype='float32',
-  )
+  optimizer, _ = paper_optimizer(10)
   module = DualEncoder(presets.resolve(preset))
   return sharded_init(module, optimizer, make_mesh(), seed=0)
 

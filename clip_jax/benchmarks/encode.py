@@ -1,20 +1,15 @@
 """Both encoders at inference, alone or in turns with open_clip's."""
 
-import json
-import os
 import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from clip_jax import tokenizers
+from clip_jax.benchmarks.peer import Turn, open_clip
 from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
-from clip_jax.errors import FailureError
 from clip_jax.inference.model import Model
 from clip_jax.models import presets
 from clip_jax.models.description import Description
@@ -22,8 +17,6 @@ from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import check_batch_size, make_mesh, replicated
 
 RATES = ('images_per_second', 'texts_per_second')  # of the largest batch
-# Takes turns: (tower, batch) -> seconds of one call
-Turn = Callable[[str, int], float]
 
 
 def encode(
@@ -44,9 +37,8 @@ def encode(
     batches: rows a call; each is measured.
     calls: that are measured, of each.
     dtype: of the arithmetic.
-    against: 'open_clip' takes turns with it, call by call. It runs in a
-      process of its own, because two runtimes in one disturb each other, with
-      as many threads; it gets float pixels and ids that are ready.
+    against: 'open_clip' takes turns with it, call by call (see `peer`); it
+      gets float pixels and ids that are ready.
     python: the interpreter of that process, where open_clip is installed;
       None is this one.
   Raises:
@@ -62,7 +54,7 @@ def encode(
   if against is None:
     rows = [_rates(model, batch, calls) for batch in batches]
   else:
-    with _open_clip(preset, dtype, python) as theirs:
+    with open_clip(preset, dtype, python) as theirs:
       rows = [_rates(model, batch, calls, theirs) for batch in batches]
     head['against'] = against
   largest = max(rows, key=lambda row: row['batch'])
@@ -133,46 +125,3 @@ def _random_model(preset: str, batch: int, dtype: str) -> Model:
     dtype=dtype,
     batch_size=batch,
   )
-
-
-@contextmanager
-def _open_clip(
-  preset: str, dtype: str, python: str | None = None
-) -> Iterator[Turn]:
-  """open_clip's encoders, waiting in a process for their turns."""
-  name = preset.replace('/', '-').replace('@', '-')
-  config = presets.resolve(preset)
-  if config.text.activation == 'quick_gelu':
-    name += '-quickgelu'
-  process = subprocess.Popen(
-    [
-      python or sys.executable,
-      os.path.join(os.path.dirname(__file__), 'open_clip_turns.py'),
-      *(name, dtype, str(os.cpu_count() or 1)),
-    ],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  assert process.stdin and process.stdout
-  try:
-    _answer(process.stdout)
-    stdin, stdout = process.stdin, process.stdout
-
-    def turn(tower: str, batch: int) -> float:
-      print(json.dumps([tower, batch]), file=stdin, flush=True)
-      return _answer(stdout)['seconds']
-
-    yield turn
-  finally:
-    process.stdin.close()
-    process.wait()
-
-
-def _answer(stdout: Iterable[str]) -> Figures:
-  """The next line of the process, unless it says what is wrong."""
-  line = next(iter(stdout), '')
-  answer = json.loads(line) if line else {'error': 'open_clip stopped.'}
-  if 'error' in answer:
-    raise FailureError(answer['error'])
-  return answer

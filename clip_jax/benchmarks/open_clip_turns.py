@@ -1,12 +1,15 @@
-"""The other side of `bench encode --against=open_clip`, a script: times one
-call for each line [tower, batch] of stdin. It must not import JAX or clip_jax.
+"""The other side of `bench … --against=open_clip`, a script: times one call
+for each line [what, batch] of stdin. It must not import JAX or clip_jax.
 """
 
 import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
+
+Call = Callable[[], Any]
 
 
 def main(name: str, dtype: str, threads: int) -> None:
@@ -24,27 +27,71 @@ def main(name: str, dtype: str, threads: int) -> None:
   if name not in open_clip.list_models():
     _say({'error': f'open_clip knows no model {name}.'})
     return
-  model = open_clip.create_model(name, pretrained=None).eval()
+  model = open_clip.create_model(name, pretrained=None)
   model = model.to(getattr(torch, dtype))
   _say({'ready': name})
-  inputs: dict[tuple[str, int], Any] = {}
-  with torch.inference_mode():
-    for line in sys.stdin:
-      tower, batch = json.loads(line)
-      first = (tower, batch) not in inputs
-      if first:
-        inputs[tower, batch] = _input(torch, model, tower, batch, dtype)
-      encode = getattr(model, f'encode_{tower}')
-      for _ in range(3 if first else 1):
-        start = time.perf_counter()
-        encode(inputs[tower, batch], normalize=True)
-        seconds = time.perf_counter() - start
-      _say({'seconds': seconds})
+  calls: dict[tuple[str, int], Call] = {}
+  for line in sys.stdin:
+    what, batch = json.loads(line)
+    first = (what, batch) not in calls
+    if first and what == 'train':
+      loss = open_clip.ClipLoss()
+      calls[what, batch] = _train_step(torch, model, loss, batch, dtype)
+    elif first:
+      calls[what, batch] = _encoder(torch, model, what, batch, dtype)
+    for _ in range(3 if first else 1):
+      start = time.perf_counter()
+      calls[what, batch]()
+      seconds = time.perf_counter() - start
+    _say({'seconds': seconds})
 
 
-def _input(torch: Any, model: Any, tower: str, batch: int, dtype: str) -> Any:
-  if tower == 'text':
-    return torch.randint(1, model.vocab_size, (batch, model.context_length))
+def _encoder(torch: Any, model: Any, tower: str, batch: int, dtype: str):
+  model.eval()
+  rows = (_texts if tower == 'text' else _images)(torch, model, batch, dtype)
+  encode = getattr(model, f'encode_{tower}')
+
+  def call() -> None:
+    with torch.inference_mode():
+      encode(rows, normalize=True)
+
+  return call
+
+
+def _train_step(torch: Any, model: Any, loss: Call, batch: int, dtype: str):
+  """open_clip's own step without its data: loss, gradients, AdamW, clamp."""
+  model.train()
+  images = _images(torch, model, batch, dtype)
+  texts = _texts(torch, model, batch, dtype)
+  parameters = list(model.parameters())
+  optimizer = torch.optim.AdamW(
+    [
+      {'params': [p for p in parameters if p.ndim < 2], 'weight_decay': 0.0},
+      {'params': [p for p in parameters if p.ndim >= 2], 'weight_decay': 0.2},
+    ],
+    lr=5e-4,
+    betas=(0.9, 0.98),
+    eps=1e-6,
+    fused=True,  # the fastest of its three forms
+  )
+
+  def step() -> None:
+    optimizer.zero_grad(set_to_none=True)
+    outputs = model(images, texts)
+    loss(*outputs[:3]).backward()
+    optimizer.step()
+    with torch.no_grad():
+      model.logit_scale.clamp_(0, 4.6052)  # ln(100)
+
+  return step
+
+
+def _texts(torch: Any, model: Any, batch: int, dtype: str) -> Any:
+  del dtype  # ids are integers
+  return torch.randint(1, model.vocab_size, (batch, model.context_length))
+
+
+def _images(torch: Any, model: Any, batch: int, dtype: str) -> Any:
   size = model.visual.image_size
   size = size if isinstance(size, tuple) else (size, size)
   return torch.randn(batch, 3, *size).to(getattr(torch, dtype))

@@ -9,9 +9,13 @@ from typing import Any
 
 import jax
 
+from clip_jax.data.pipeline import PREFETCH
+
 Figures = dict[str, Any]
 
 WARM_UP = 2  # calls that are not counted
+# Batches made ahead, while the step compiled, must not flatter the pipeline.
+WARM_UP_STEPS = PREFETCH + 2
 
 
 def median_seconds(

@@ -5,6 +5,7 @@ usage:
 
 examples:
   clip-jax bench train --preset=ViT-B/32 --batch=16
+  clip-jax bench train --preset=ViT-B/32 --against=open_clip --json
   clip-jax bench encode --preset=ViT-B/16 --batch=1 --batch=32
   clip-jax bench encode --preset=ViT-B/32 --against=open_clip --json
   clip-jax bench loss --batch=4096 --embed-dim=512 --cpu-devices=2
@@ -16,7 +17,7 @@ examples:
 
 What is measured:
   train      whole train steps on real records, and the share of the time
-             that they waited for input
+             that they waited for input; with --against, also steps alone
   encode     both encoders at inference, with random weights
   loss       value and gradient of each form of the contrastive loss, with the
              scratch memory of the compiled program on one device
@@ -67,13 +68,13 @@ def define_flags(values: flags.FlagValues) -> None:
     'against',
     None,
     ['open_clip'],
-    'encode: take turns with this library',
+    'train, encode: take turns with this library',
     flag_values=values,
   )
   text(
     'against_python',
     None,
-    'encode: the Python that has that library, if not this one',
+    'the Python that has that library, if not this one',
     flag_values=values,
   )
   number('steps', 10, 'steps or calls that are measured', 1, flag_values=values)
@@ -103,8 +104,11 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
         f'--{name}={values[name].value}: choose one of {", ".join(known)}.'
       )
 
+  from clip_jax.commands import cpu_memory
   from clip_jax.parallel.devices import use_cpu_devices
 
+  if words[0] == 'train':
+    cpu_memory.keep()
   use_cpu_devices(values.cpu_devices)
   figures = _measure(words[0], values)
   if values.json:
@@ -128,7 +132,8 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
     return benchmarks.checkpoint(v.preset, v.steps)
   batch = _one_batch(kind, v.batch or [16])
   if kind == 'train':
-    return benchmarks.train(v.preset, batch, v.steps, v.data, v.dtype, v.remat)
+    what = (v.preset, batch, v.steps, data, v.dtype, v.remat)
+    return benchmarks.train(*what, v.against, v.against_python)
   if kind == 'loss':
     return benchmarks.loss(v.objective, batch, v.embed_dim, v.chunk, v.steps)
   if kind == 'input':

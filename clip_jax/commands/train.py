@@ -72,12 +72,14 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if not values.workdir:
     raise UsageError('no --workdir: name a folder for the run.')
 
+  from clip_jax.commands import cpu_memory
   from clip_jax.parallel.devices import use_cpu_devices
   from clip_jax.parallel.distributed import GO_ON, find_place, joined
   from clip_jax.parallel.guarded import guarded
   from clip_jax.training.profile import Profile
 
   profile = Profile.parse(values.profile)
+  cpu_memory.keep()
   use_cpu_devices(values.config.mesh.cpu_devices)
   place = find_place()
   if place is not None:

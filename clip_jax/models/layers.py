@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from clip_jax.models.products import dot_general
+
 Dtype = Any
 normal = nn.initializers.normal
 
@@ -154,12 +156,14 @@ class MLP(nn.Module):
       self.hidden,
       kernel_init=normal((2 * width) ** -0.5),
       dtype=self.dtype,
+      dot_general=dot_general,
       name='up',
     )(x)
     return nn.Dense(
       width,
       kernel_init=normal(self.out_std),
       dtype=self.dtype,
+      dot_general=dot_general,
       name='down',
     )(ACTIVATIONS[self.activation](h))
 

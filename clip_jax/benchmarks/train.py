@@ -1,0 +1,133 @@
+"""The train step on real records, and in turns with open_clip's."""
+
+import itertools
+import statistics
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from clip_jax import tokenizers
+from clip_jax.benchmarks.peer import Turn, open_clip
+from clip_jax.benchmarks.recipe import paper_optimizer
+from clip_jax.benchmarks.timing import (
+  WARM_UP_STEPS,
+  Figures,
+  device_facts,
+  median_seconds,
+)
+from clip_jax.data.images import Preprocessing
+from clip_jax.data.pipeline import training_batches
+from clip_jax.data.sources import open_source
+from clip_jax.models import presets
+from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.objectives.forms import make_loss
+from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
+from clip_jax.training.feed import Feed, Finished
+from clip_jax.training.state import abstract_state, sharded_init
+from clip_jax.training.step import jit_train_step, make_train_step
+
+
+def train(
+  preset: str,
+  batch: int,
+  steps: int,
+  data: str,
+  dtype: str,
+  remat: str,
+  against: str | None = None,
+  python: str | None = None,
+) -> Figures:
+  """The train step on real records: reading, decoding, towers, update.
+
+  Args:
+    preset: a published model.
+    batch: pairs, all devices together.
+    steps: that are measured.
+    data: a SPEC with captions.
+    dtype, remat: as in `model` of configs/base.py.
+    against: 'open_clip' then takes turns with the step alone, as many again,
+      on a batch that is ready: neither side reads or decodes in them.
+    python: the interpreter of open_clip (see `peer`).
+  Raises:
+    UsageError: the preset is not known, or the batch does not split over the
+      devices.
+    FailureError: open_clip is not installed, or does not know the model.
+  """
+  mesh = make_mesh()
+  check_batch_size(batch, mesh)
+  model = presets.resolve(preset)
+  preprocessing = Preprocessing(image_size=model.image.image_size)
+  module = DualEncoder(model, jnp.dtype(dtype), remat)
+  # Those with the pipeline, and those in turns.
+  optimizer, schedule = paper_optimizer(WARM_UP_STEPS + 2 * steps + 1)
+  abstract = abstract_state(module, optimizer, mesh)
+  loss_fn = make_loss('softmax', 'all_gather', mesh, BATCH_AXES, 1)
+  train_step = jit_train_step(
+    make_train_step(module, optimizer, schedule, loss_fn, preprocessing, mesh),
+    abstract,
+    mesh,
+  )
+  state = sharded_init(module, optimizer, mesh, seed=0)
+  batches = training_batches(
+    open_source(data),
+    tokenizer=tokenizers.load('clip', model.text.context_length),
+    preprocessing=preprocessing,
+    batch_size=batch,
+    seed=0,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  last = WARM_UP_STEPS + steps
+  done: list[Finished] = []
+  feed = Feed(itertools.islice(batches, last), mesh, batch, done.append)
+  for step in range(1, last + 1):
+    pairs = feed.next()
+    state, metrics = train_step(state, pairs)
+    feed.launched(step, metrics, log=step in (WARM_UP_STEPS, last))
+  feed.drain()
+  numbers = done[-1].numbers or {}
+  batches.close()
+  figures = {
+    'preset': preset,
+    'batch': batch,
+    'steps': steps,
+    'data': data,
+    'dtype': dtype,
+    'remat': remat,
+    'examples_per_second': numbers['train/examples_per_second'],
+    'seconds_per_step': batch / numbers['train/examples_per_second'],
+    'input_wait_fraction': numbers['train/input_wait_fraction'],
+    **device_facts(),
+  }
+  if against is None:
+    return figures
+
+  def one_step() -> None:
+    nonlocal state
+    state, metrics = train_step(state, pairs)
+    jax.block_until_ready((state, metrics))
+
+  with open_clip(preset, dtype, python) as theirs:
+    turns = _in_turns(one_step, theirs, batch, steps)
+  return {**figures, 'against': against, **turns}
+
+
+def _in_turns(
+  step: Callable[[], None], theirs: Turn, batch: int, turns: int
+) -> Figures:
+  """Rates of both, in the median and at best; ratios are ours to theirs."""
+  seconds = [
+    (median_seconds(step, 1, warm_up=not turn), theirs('train', batch))
+    for turn in range(turns)
+  ]
+  ours, others = zip(*seconds, strict=True)
+  figures: Figures = {}
+  for name, one in (('step', ours), ('open_clip', others)):
+    figures[f'{name}_examples_per_second'] = batch / statistics.median(one)
+    figures[f'{name}_examples_per_second_at_best'] = batch / min(one)
+  return {
+    **figures,
+    'ratio': statistics.median(others) / statistics.median(ours),
+    'ratio_at_best': min(others) / min(ours),
+  }
