@@ -1,7 +1,7 @@
 """What the devices of a compiled program send each other.
 
 A TPU runs a collective beside other work by spreading it over several fusions,
-each of 
+each of
 """
 
 import dataclasses
@@ -147,7 +147,9 @@ def _numbers(text: str) -> np.ndarray:
   shape = [int(size) for size in re.findall(r'\d+', sizes)]
   numbers = np.arange(math.prod(shape)).reshape(shape)
   if axes:
-    numbers = numbers.transpose([int(axis) for axis in re.findall(r'\d+', axes)])
+    numbers = numbers.transpose(
+      [int(axis) for axis in re.findall(r'\d+', axes)]
+    )
   return numbers
 
 

@@ -18,10 +18,13 @@ from clip_jax.planning.hlo import Computation, Instruction, Program, Shape
 # What moves nothing: names for what is there already, or the second half of
 # what was counted when it started.
 _FREE = frozenset(
-  'parameter constant tuple get-tuple-element bitcast while call conditional '
-  'after-all partition-id replica-id opt-barrier copy-done slice-done '
-  'async-start async-update async-done all-gather-done all-reduce-done '
-  'collective-permute-done send-done recv-done domain'.split()
+  (
+    *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'),
+    *('while', 'call', 'conditional', 'async-start', 'opt-barrier', 'domain'),
+    *('copy-done', 'slice-done', 'async-update', 'async-done', 'send-done'),
+    *('all-gather-done', 'all-reduce-done', 'collective-permute-done'),
+    *('recv-done', 'after-all', 'partition-id', 'replica-id'),
+  )
 )
 _FREE_CALLS = ('AllocateBuffer', 'ConcatBitcast', 'AssumeGatherIndicesInBound')
 _SLICING = ('dynamic-slice', 'slice', 'gather')
@@ -195,13 +198,15 @@ def _bytes_read(inside: Computation, parameter: Instruction) -> int:
     first = bool(user.operands) and user.operands[0] == parameter.name
     if user.opcode in _SLICING and first:
       total += user.shapes[0].bytes
-    elif user.opcode == 'dynamic-update-slice' and first:
-      continue
-    elif user.opcode == 'tuple' and user.is_root:
-      continue
-    else:
+    elif not _passes_on(user, first):
       return whole
   return min(total, whole)
+
+
+def _passes_on(user: Instruction, first: bool) -> bool:
+  """Whether an array goes through a fusion by its name alone."""
+  updated = user.opcode == 'dynamic-update-slice' and first
+  return updated or (user.opcode == 'tuple' and user.is_root)
 
 
 def _bytes_written(inside: Computation, result: Instruction) -> int:

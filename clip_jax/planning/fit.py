@@ -178,10 +178,12 @@ def suggestions(
   while ratio <= 64:
     peak = guess(plan, 1 / ratio)
     if peak * _OPTIMISM < room:
-      found.append({
-        'flags': [f'{ratio * topology.chips:,} chips of {topology.family}'],
-        'estimated_peak_bytes': int(peak),
-      })
+      found.append(
+        {
+          'flags': [f'{ratio * topology.chips:,} chips of {topology.family}'],
+          'estimated_peak_bytes': int(peak),
+        }
+      )
       break
     ratio *= 2
   return found

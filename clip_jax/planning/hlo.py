@@ -209,7 +209,7 @@ def parse(text: str) -> Program:
 
 
 def _instruction(is_root: bool, name: str, rest: str) -> Instruction:
-  """From the text behind the equals sign: RESULT OPCODE(ARGUMENTS)ATTRIBUTES."""
+  """From `RESULT OPCODE(ARGUMENTS)ATTRIBUTES`, the text behind `=`."""
   end = _closing(rest, 0) if rest.startswith('(') else rest.index(' ') - 1
   result, rest = rest[: end + 1], rest[end + 1 :].lstrip()
   start = rest.index('(')

@@ -1,5 +1,6 @@
 """The model of a config where its tokenizer's file need not be there."""
 
+import dataclasses
 import os
 
 from clip_jax.errors import UsageError
@@ -25,18 +26,17 @@ def planned_model(config: Config) -> CLIPConfig:
     return shape_model(
       config, tokenizer.vocab_size, tokenizer.context_length, tokenizer.eos_id
     )
-  text = config.model.text
-  name = config.model.preset
-  preset = presets.find(name).config.text if name else None
-  vocab_size = text.vocab_size or config.tokenizer_training.vocab_size
-  if not vocab_size and preset is None:
+  text, name = config.model.text, config.model.preset
+  known = dataclasses.asdict(presets.find(name).config.text) if name else {}
+  vocab_size = (
+    text.vocab_size
+    or config.tokenizer_training.vocab_size
+    or known.get('vocab_size')
+  )
+  if not vocab_size:
     raise UsageError(
       f'tokenizer={config.tokenizer!r} is not there: say '
       'model.text.vocab_size, the number of its tokens, to plan without it.'
     )
-  return shape_model(
-    config,
-    vocab_size or preset.vocab_size,
-    text.context_length or (preset.context_length if preset else None),
-    preset.end_token if preset else 1,
-  )
+  length = text.context_length or known.get('context_length')
+  return shape_model(config, vocab_size, length, known.get('end_token', 1))
