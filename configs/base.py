@@ -15,6 +15,9 @@ def get_config() -> ConfigDict:
   c.seed = 0  # initial weights, order of the data, augmentation
   c.total_steps = 10_000  # optimizer updates
   c.log_every_steps = 50
+  # A REF whose weights come first, instead of random ones; for a ViT of
+  # another image size, its positions are interpolated.
+  c.initialize_from = ''
 
   c.model = ConfigDict()
   c.model.preset = (
