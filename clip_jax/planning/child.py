@@ -8,6 +8,7 @@ the caller.
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -100,9 +101,12 @@ def _wait(process: subprocess.Popen, tick: Callable[[float], None]) -> None:
 
 
 def _cause(code: int, log: Path) -> str:
-  """The last line of what the child said that tells why it ended."""
+  """Why the child ended: the line of its error, as Python prints it last."""
   lines = log.read_text('utf-8', errors='replace').strip().splitlines()
-  said = lines[-1] if lines else 'it said nothing'
+  errors = [
+    line for line in lines if re.match(r'[\w.]+(Error|Exception): ', line)
+  ]
+  said = (errors or lines or ['it said nothing'])[-1]
   if code < 0:
     said = f'it was ended by signal {-code}, as happens when memory runs out'
   return f'compiling for the topology failed: {said}'

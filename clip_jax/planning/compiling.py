@@ -125,11 +125,13 @@ def needed_bytes(message: str) -> int | None:
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
   for pattern in (
-    r'temporaries \(([\d.]+)([KMG])\) exceeds available HBM',
-    r'Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm',
+    r'temporaries \(([\d.]+)([KMGT])\) exceeds available HBM',
+    r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm',
   ):
     if found := re.search(pattern, message):
-      unit = {'K': 1 << 10, 'M': 1 << 20, 'G': GIB}[found[2]]
+      unit = {'K': GIB >> 20, 'M': GIB >> 10, 'G': GIB, 'T': GIB << 10}[
+        found[2]
+      ]
       return int(float(found[1]) * unit)
   return None
 
