@@ -68,13 +68,21 @@ def _run(verb: str, argv: list[str]) -> int:
     return 0
   try:
     parse = getattr(command, 'parse', flags.FlagValues.__call__)
-    words = parse(values, [f'clip-jax {verb}', *argv])[1:]
+    words = parse(values, [f'clip-jax {verb}', *map(_underscored, argv)])[1:]
   except flags.Error as error:
     raise UsageError(
       f'{_one_line(error)} (see clip-jax {verb} --help)'
     ) from error
   command.run(values, words)
   return 0
+
+
+def _underscored(word: str) -> str:
+  """'--embed-dim=512' as the flag is defined: '--embed_dim=512'."""
+  if not word.startswith('--'):
+    return word
+  name, equals, value = word.partition('=')
+  return f'--{name[2:].replace("-", "_")}{equals}{value}'
 
 
 def _explain(error: Exception) -> tuple[str, int]:

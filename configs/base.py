@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
   )
   c.model.dtype = 'float32'  # of the towers' arithmetic, or 'bfloat16'
   c.model.remat = 'none'  # what is computed again: none, dots, full
+  c.model.patch_dropout = 0.0  # share of patches that a ViT does not see
   c.model.embed_dim = placeholder(int)
   c.model.initial_logit_scale = placeholder(float)  # 1 / temperature
   c.model.initial_logit_bias = placeholder(float)  # None: the model has none
@@ -113,8 +114,16 @@ def get_config() -> ConfigDict:
   c.data.augment.erase = 0.0  # probability of a rectangle painted over
 
   c.objective = ConfigDict()
-  c.objective.name = 'softmax'
-  c.objective.form = 'all_gather'  # or 'dense': one formula over whole arrays
+  c.objective.name = 'softmax'  # or 'sigmoid', which needs a logit bias
+  # Which logits are in memory at a time. dense: all, one formula over whole
+  # arrays; all_gather: on each device its own rows; chunked: a tile of these;
+  # ring: a tile, and no device ever has all features.
+  c.objective.form = 'all_gather'
+  c.objective.chunk = 1024  # rows and columns of a tile, at most
+  # Pairs that the towers see at once, all devices together; 0: the batch.
+  # Another number costs one more forward pass and changes no result.
+  c.objective.micro_batch = 0
+  c.objective.max_logit_scale = 100.0  # the temperature's limit; 0: none
 
   c.optimizer = ConfigDict()
   c.optimizer.learning_rate = 5e-4  # the peak
@@ -126,11 +135,13 @@ def get_config() -> ConfigDict:
   c.optimizer.eps = 1e-6
   c.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: not clipped
   c.optimizer.mu_dtype = 'float32'  # of Adam's first moment, or 'bfloat16'
+  c.optimizer.nu_dtype = 'float32'  # of its second moment, likewise
 
   c.mesh = ConfigDict()  # sizes of the device grid; -1 once: the rest
   c.mesh.data = -1  # copies of the model
   c.mesh.fsdp = 1  # devices that share one copy's parameters
   c.mesh.tensor = 1  # devices that share each layer's heads and columns
+  c.mesh.slices = 1  # groups of devices, each with a grid as above
   c.mesh.cpu_devices = 1  # without an accelerator: devices the CPU stands for
 
   c.checkpoint = ConfigDict()

@@ -3,7 +3,9 @@
 import contextlib
 import importlib.util
 import json
+import time
 
+import jax
 import pytest
 
 from clip_jax import benchmarks
@@ -11,6 +13,7 @@ from clip_jax.__main__ import main
 from clip_jax.benchmarks.timing import median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
+from clip_jax.parallel.mesh import make_mesh
 from tests.tiny import TINY, write_pairs
 
 # The package's own `encode` is the function.
@@ -94,11 +97,55 @@ def test_only_encode_takes_several_batches(capsys):
 
 
 def test_loss_has_a_row_for_each_form(capsys):
-  rows = bench(capsys, 'loss', '--batch=256', '--embed_dim=32', '--steps=2')
+  rows = bench(capsys, 'loss', '--batch=256', '--embed-dim=32', '--steps=2')
   by_form = {row['form']: row for row in rows}
-  assert set(by_form) == {'dense', 'all_gather'}
+  assert set(by_form) == {'dense', 'all_gather', 'chunked', 'ring'}
   assert all(row['seconds'] > 0 for row in rows)
   assert all(row['temp_bytes'] > 0 for row in rows)
+  assert by_form['ring']['chunk'] == 32
+
+
+def test_the_sigmoid_loss(capsys):
+  rows = bench(
+    capsys, 'loss', '--objective=sigmoid', '--batch=256', '--embed-dim=32',
+    '--steps=1', '--chunk=8',
+  )  # fmt: skip
+  assert {row['objective'] for row in rows} == {'sigmoid'}
+  assert {row['chunk'] for row in rows} == {None, 8}
+
+
+def test_a_form_that_memory_is_too_small_for_is_only_compiled(
+  capsys, monkeypatch
+):
+  module = importlib.import_module('clip_jax.benchmarks.loss')
+  monkeypatch.setattr(module, 'free_bytes', lambda: 200_000)
+  rows = benchmarks.loss('softmax', 256, 32, None, 1)
+  seconds = {row['form']: row['seconds'] for row in rows}
+  assert seconds['dense'] is None
+  assert 'dense: compiled, not run' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_at_the_papers_batch_the_chunked_loss_stays_small():
+  """On one device; XLA's own figures, nothing is run."""
+  loss = importlib.import_module('clip_jax.benchmarks.loss')
+  mesh = make_mesh(devices=jax.devices()[:1])
+  megabytes = {
+    form: loss.compiled_loss('softmax', form, mesh, 32_768, 512, 1024)
+    .memory_analysis()
+    .temp_size_in_bytes
+    / 1e6
+    for form in ('dense', 'chunked', 'ring')
+  }
+  assert megabytes['chunked'] < 400
+  assert megabytes['ring'] < 400
+  assert megabytes['dense'] > 8_000
+
+
+def test_chunks_that_do_not_divide_are_refused(capsys):
+  argv = ['bench', 'loss', '--batch=256', '--chunk=7', '--cpu_devices=8']
+  assert main(argv) == 2
+  assert 'chunk=7 does not divide the 32 pairs' in capsys.readouterr().err
 
 
 def test_input(capsys, pairs):
@@ -130,3 +177,16 @@ def test_the_median_leaves_the_first_calls_out():
   calls = []
   median_seconds(lambda: calls.append(1), 3)
   assert len(calls) == 5
+
+
+def test_the_median_is_taken_of_what_there_was_patience_for():
+  calls = []
+
+  def call():
+    calls.append(1)
+    time.sleep(0.02)
+
+  assert median_seconds(call, 100, patience=0.0) >= 0.02
+  assert len(calls) == 1
+  median_seconds(call, 100, patience=0.05)
+  assert 3 <= len(calls) < 20

@@ -7,24 +7,22 @@ something only within one run.
 """
 
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.encode import encode as encode
+from clip_jax.benchmarks.loss import loss as loss
 from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
 from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import PREFETCH, training_batches
 from clip_jax.data.sources import open_source
 from clip_jax.models import presets
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.objectives.contrastive import FORMS, make_softmax_loss
+from clip_jax.objectives.forms import make_loss
 from clip_jax.parallel.mesh import (
   BATCH_AXES,
-  batch_sharding,
   check_batch_size,
   make_mesh,
 )
@@ -67,11 +65,12 @@ def train(
     eps=1e-6,
     clip_norm=0.0,
     mu_dtype='float32',
+    nu_dtype='float32',
   )
   abstract = abstract_state(module, optimizer, mesh)
-  loss_fn = make_softmax_loss('all_gather', mesh, BATCH_AXES)
+  loss_fn = make_loss('softmax', 'all_gather', mesh, BATCH_AXES, 1)
   train_step = jit_train_step(
-    make_train_step(module, optimizer, schedule, loss_fn, preprocessing),
+    make_train_step(module, optimizer, schedule, loss_fn, preprocessing, mesh),
     abstract,
     mesh,
   )
@@ -105,41 +104,6 @@ def train(
     'input_wait_fraction': numbers['train/input_wait_fraction'],
     **device_facts(),
   }
-
-
-def loss(batch: int, embed_dim: int, calls: int) -> list[Figures]:
-  """Value and gradient of each form of the loss, and its scratch memory."""
-  mesh = make_mesh()
-  check_batch_size(batch, mesh)
-  images, texts = (
-    jax.device_put(_unit_rows(batch, embed_dim, i), batch_sharding(mesh))
-    for i in range(2)
-  )
-  scale = jnp.float32(1 / 0.07)
-  figures = []
-  for form in FORMS:
-    loss_fn = make_softmax_loss(form, mesh, BATCH_AXES)
-    compiled = (
-      jax.jit(jax.value_and_grad(loss_fn, argnums=(0, 1, 2)))
-      .lower(images, texts, scale)
-      .compile()
-    )
-    seconds = median_seconds(
-      lambda call=compiled: jax.block_until_ready(call(images, texts, scale)),
-      calls,
-    )
-    memory: Any = compiled.memory_analysis()
-    figures.append(
-      {
-        'form': form,
-        'batch': batch,
-        'embed_dim': embed_dim,
-        'temp_bytes': int(memory.temp_size_in_bytes),
-        'seconds': seconds,
-        **device_facts(),
-      }
-    )
-  return figures
 
 
 def read(data: str, batch: int, steps: int, size: int, workers: int) -> Figures:
@@ -195,8 +159,3 @@ def tokenize(spec: str, data: str, calls: int) -> Figures:
     'examples_per_second': len(captions) / seconds,
     'first_examples_per_second': len(captions) / first_seconds,
   }
-
-
-def _unit_rows(rows: int, width: int, seed: int) -> np.ndarray:
-  x = np.random.default_rng(seed).normal(size=(rows, width))
-  return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)

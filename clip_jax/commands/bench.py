@@ -7,7 +7,8 @@ examples:
   clip-jax bench train --preset=ViT-B/32 --batch=16
   clip-jax bench encode --preset=ViT-B/16 --batch=1 --batch=32
   clip-jax bench encode --preset=ViT-B/32 --against=open_clip --json
-  clip-jax bench loss --batch=4096 --embed_dim=512 --cpu_devices=2
+  clip-jax bench loss --batch=4096 --embed-dim=512 --cpu-devices=2
+  clip-jax bench loss --objective=sigmoid --batch=4096 --chunk=512 --json
   clip-jax bench input --data=folder:pictures --image_size=224
   clip-jax bench tokenizer --tokenizer=clip --json
   clip-jax bench tokenizer --tokenizer=clip --data=tfds:emoji
@@ -17,7 +18,7 @@ What is measured:
              that they waited for input
   encode     both encoders at inference, with random weights
   loss       value and gradient of each form of the contrastive loss, with the
-             scratch memory of the compiled program
+             scratch memory of the compiled program on one device
   input      records to batches on the host, without a model
   tokenizer  captions to token ids; without --data on plain ones, made up
              from 30,000 words as often as Zipf's law has them
@@ -69,7 +70,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   number('steps', 10, 'steps or calls that are measured', 1, flag_values=values)
+  text('objective', 'softmax', 'loss: softmax or sigmoid', flag_values=values)
   number('embed_dim', 512, 'loss: width of features', 1, flag_values=values)
+  number(
+    'chunk', None, 'loss: rows and columns of a tile', 1, flag_values=values
+  )
   number('image_size', 224, 'input: pixels a side', 1, flag_values=values)
   number('workers', 0, 'input: reading processes', 0, flag_values=values)
   number(
@@ -116,7 +121,7 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
   if kind == 'train':
     return benchmarks.train(v.preset, batch, v.steps, v.data, v.dtype, v.remat)
   if kind == 'loss':
-    return benchmarks.loss(batch, v.embed_dim, v.steps)
+    return benchmarks.loss(v.objective, batch, v.embed_dim, v.chunk, v.steps)
   if kind == 'input':
     return benchmarks.read(data, batch, v.steps, v.image_size, v.workers)
   return benchmarks.tokenize(v.tokenizer, v.data, v.steps)

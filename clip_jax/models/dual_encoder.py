@@ -4,6 +4,7 @@ Shapes: B pairs, S pixels a side, T tokens, E the joint space.
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -69,6 +70,7 @@ class DualEncoder(nn.Module):
     images: Float[Array, 'B S S 3'],
     tokens: Int[Array, 'C T'],
     train: bool = False,
+    kept_patches: Int[Array, 'B K'] | None = None,
   ) -> tuple[
     Float[Array, 'B E'],
     Float[Array, 'C E'],
@@ -82,6 +84,7 @@ class DualEncoder(nn.Module):
       tokens: int32 ids, padded to the context length.
       train: a ResNet normalises by the batch, and updates the collection
         'batch_stats', which must then be mutable.
+      kept_patches: of each image, those that a ViT sees; None is all.
     Returns:
       Unit-length image features, unit-length text features, the exponentiated
       logit scale, and the logit bias (0 where the model has none).
@@ -91,17 +94,22 @@ class DualEncoder(nn.Module):
     if self.config.initial_logit_bias is not None:
       bias = jnp.asarray(self.logit_bias)
     return (
-      unit_length(self.encode_image(images, train)),
+      unit_length(self.encode_image(images, train, kept_patches)),
       unit_length(self.encode_text(tokens)),
       scale,
       bias,
     )
 
   def encode_image(
-    self, images: Float[Array, 'B S S 3'], train: bool = False
+    self,
+    images: Float[Array, 'B S S 3'],
+    train: bool = False,
+    kept_patches: Int[Array, 'B K'] | None = None,
   ) -> Float[Array, 'B E']:
     """Image features, float32, before they are brought to unit length."""
-    x = self.image(images, train)
+    patches = () if kept_patches is None else (kept_patches,)  # a ViT's alone
+    tower: Any = self.image
+    x = tower(images, train, *patches)
     return _features(self.image_projection(x) if self.image_projection else x)
 
   def encode_text(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B E']:

@@ -6,7 +6,7 @@ width.
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from clip_jax.models.config import VisionTransformerConfig
 from clip_jax.models.layers import (
@@ -62,7 +62,11 @@ class VisionTransformer(nn.Module):
     if config.pooling == 'attention':
       self.attention_pool = AttentionPool(config, self.dtype)
 
-  def embed(self, images: Float[Array, 'B S S 3']) -> Float[Array, 'B L D']:
+  def embed(
+    self,
+    images: Float[Array, 'B S S 3'],
+    kept_patches: Int[Array, 'B K'] | None = None,
+  ) -> Float[Array, 'B L D']:
     """The tokens that enter the first block; a class token comes first."""
     x = _in_patches(images.astype(self.dtype), self.config)
     x = self.patch_embedding(x)
@@ -71,14 +75,27 @@ class VisionTransformer(nn.Module):
       first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[-1]))
       x = jnp.concatenate([first, x], axis=1)  # B L D
     x = x + self.position_embedding.astype(x.dtype)
+    if kept_patches is not None:
+      first = int(self.config.class_token)
+      kept = jnp.take_along_axis(x[:, first:], kept_patches[..., None], axis=1)
+      x = jnp.concatenate([x[:, :first], kept], axis=1)
     return self.ln_pre(x) if self.config.pre_norm else x
 
   def __call__(
-    self, images: Float[Array, 'B S S 3'], train: bool = False
+    self,
+    images: Float[Array, 'B S S 3'],
+    train: bool = False,
+    kept_patches: Int[Array, 'B K'] | None = None,
   ) -> Float[Array, 'B D']:
-    """The pooled vector, before the projection into the joint space."""
-    del train  # nothing here differs in training
-    x = self.transformer(self.embed(images))
+    """The pooled vector, before the projection into the joint space.
+
+    Args:
+      images: normalised pixels.
+      train: of no concern to a ViT.
+      kept_patches: of each image, those that are seen; None is all.
+    """
+    del train
+    x = self.transformer(self.embed(images, kept_patches))
     if self.config.norm_after_pooling:
       return self.ln_post(self._pool(x))
     return self._pool(self.ln_post(x))

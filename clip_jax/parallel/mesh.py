@@ -5,49 +5,88 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from clip_jax.errors import UsageError
 
-AXES = ('data', 'fsdp', 'tensor')
-BATCH_AXES = ('data', 'fsdp')  # pairs are split over both
+# From the slowest network to the fastest: slices are connected by the data
+# centre's, and what follows by the chips' own links.
+AXES = ('slice', 'data', 'fsdp', 'tensor')
+BATCH_AXES = ('slice', 'data', 'fsdp')  # pairs are split over all three
 
 
 def make_mesh(
   data: int = -1,
   fsdp: int = 1,
   tensor: int = 1,
+  slices: int = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """All devices in a grid of (data, fsdp, tensor).
+  """All devices in a grid of (slice, data, fsdp, tensor).
 
   Args:
-    data: copies of the model, each with its share of the batch.
+    data: copies of the model in a slice, each with its share of the batch.
     fsdp: devices that share one copy's parameters and split its batch.
     tensor: devices that split heads, MLP columns and the vocabulary.
       One of the three may be -1: what the others leave.
+    slices: groups of devices with a slower network between them: TPU slices,
+      or hosts. Only gradients and the loss cross it.
     devices: default, all of `jax.devices()`.
   Raises:
-    UsageError: the sizes do not multiply to the number of devices.
+    UsageError: the sizes do not multiply to the number of devices, or the
+      devices are in another number of slices.
   """
   devices = jax.devices() if devices is None else devices
+  _check_slices(slices, devices)
   sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
-  count = len(devices)
-  said = ', '.join(f'mesh.{axis}={size}' for axis, size in sizes.items())
+  count = len(devices) // slices
   free = [axis for axis, size in sizes.items() if size == -1]
   fixed = math.prod(size for size in sizes.values() if size != -1)
+  said = ', '.join(f'mesh.{axis}={size}' for axis, size in sizes.items())
   if len(free) > 1 or any(s < 1 and s != -1 for s in sizes.values()):
     raise UsageError(f'{said}: sizes of at least 1, and -1 at most once.')
   if count % fixed or (not free and fixed != count):
+    each = f' in each of {slices} slices' if slices > 1 else ''
     raise UsageError(
-      f'{said} does not fit {count} devices: the sizes must multiply to '
+      f'{said} does not fit {count} devices{each}: the sizes must multiply to '
       f'{count} (-1 stands for the rest).'
     )
   for axis in free:
     sizes[axis] = count // fixed
-  grid = np.asarray(devices).reshape(tuple(sizes.values()))
+  grid = _arranged((slices, *sizes.values()), devices)
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _check_slices(slices: int, devices: Sequence[jax.Device]) -> None:
+  if slices < 1 or len(devices) % slices:
+    raise UsageError(
+      f'mesh.slices={slices} does not divide {len(devices)} devices.'
+    )
+  found = len({getattr(device, 'slice_index', 0) for device in devices})
+  if devices[0].platform == 'tpu' and found != slices:
+    raise UsageError(
+      f'mesh.slices={slices}, but the devices are in {found}: say '
+      f'mesh.slices={found}.'
+    )
+
+
+def _arranged(
+  shape: tuple[int, ...], devices: Sequence[jax.Device]
+) -> np.ndarray:
+  """Devices in a grid whose neighbours have a link; others in their order,
+  in which those of a host are together."""
+  if devices[0].platform != 'tpu':
+    return np.asarray(devices).reshape(shape)
+  slices, *inner = shape
+  if slices == 1:
+    return mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (1, *inner), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+  )
 
 
 def batch_ways(mesh: Mesh) -> int:
@@ -75,5 +114,6 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
   if batch_size < 1 or batch_size % ways:
     raise UsageError(
       f'data.batch_size={batch_size} does not split over {ways} devices '
-      f'(mesh axes data x fsdp, {dict(mesh.shape)}): use a multiple of {ways}.'
+      f'(mesh axes {" x ".join(BATCH_AXES)}, {dict(mesh.shape)}): use a '
+      f'multiple of {ways}, such as {max(round(batch_size / ways), 1) * ways}.'
     )

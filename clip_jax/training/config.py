@@ -3,11 +3,15 @@
 from typing import Any
 
 from clip_jax.errors import UsageError
+from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.layers import REMAT_POLICIES
+from clip_jax.objectives.forms import FORMS, NAMES, check_choice
 
 # An ml_collections ConfigDict with the fields of configs/base.py; they are
 # made at run time, so that a type checker knows none of them.
 Config = Any
+
+DTYPES = ('float32', 'bfloat16')
 
 
 def check_config(config: Config) -> None:
@@ -37,14 +41,42 @@ def check_config(config: Config) -> None:
       f'checkpoint.keep={config.checkpoint.keep} must be at least 1.'
     )
   choices = {
-    'model.dtype': (config.model.dtype, ('float32', 'bfloat16')),
+    'model.dtype': (config.model.dtype, DTYPES),
     'model.remat': (config.model.remat, tuple(REMAT_POLICIES)),
-    'optimizer.mu_dtype': (
-      config.optimizer.mu_dtype,
-      ('float32', 'bfloat16'),
-    ),
-    'objective.name': (config.objective.name, ('softmax',)),
+    'optimizer.mu_dtype': (config.optimizer.mu_dtype, DTYPES),
+    'optimizer.nu_dtype': (config.optimizer.nu_dtype, DTYPES),
+    'objective.name': (config.objective.name, NAMES),
+    'objective.form': (config.objective.form, FORMS),
   }
   for name, (value, known) in choices.items():
-    if value not in known:
-      raise UsageError(f'{name}={value!r}: choose one of {", ".join(known)}.')
+    check_choice(name, value, known)
+  if not 0 <= config.model.patch_dropout < 1:
+    raise UsageError(
+      f'model.patch_dropout={config.model.patch_dropout} must be at least 0 '
+      'and below 1.'
+    )
+  if config.objective.max_logit_scale < 0:
+    raise UsageError(
+      f'objective.max_logit_scale={config.objective.max_logit_scale} must be '
+      'above 0, or 0 for no limit.'
+    )
+
+
+def check_objective(config: Config, model: CLIPConfig) -> None:
+  """Refuses a model that cannot be trained as the config says.
+
+  Raises:
+    UsageError: the sigmoid loss without a bias, or patches left out of a
+      ResNet.
+  """
+  if config.objective.name == 'sigmoid' and model.initial_logit_bias is None:
+    raise UsageError(
+      "objective.name='sigmoid' needs a bias: say "
+      'model.initial_logit_bias=-10 and model.initial_logit_scale=10, as '
+      'SigLIP does.'
+    )
+  if config.model.patch_dropout and isinstance(model.image, ResNetConfig):
+    raise UsageError(
+      f'model.patch_dropout={config.model.patch_dropout} is for a ViT, and '
+      'the image tower is a ResNet: leave it at 0.'
+    )

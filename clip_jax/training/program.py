@@ -13,9 +13,15 @@ from jax.sharding import Mesh
 from clip_jax.data.images import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.objectives.contrastive import make_softmax_loss
-from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
-from clip_jax.training.config import Config, check_config
+from clip_jax.objectives.forms import check_chunk, make_loss
+from clip_jax.parallel.mesh import (
+  BATCH_AXES,
+  batch_ways,
+  check_batch_size,
+  make_mesh,
+)
+from clip_jax.training.config import Config, check_config, check_objective
+from clip_jax.training.gradients import check_micro_batch
 from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.state import TrainState, abstract_state
 from clip_jax.training.step import TrainStep, jit_train_step, make_train_step
@@ -50,12 +56,25 @@ def make_program(
     UsageError: a field is impossible, or does not fit the devices.
   """
   mesh = check_devices(config, devices)
+  check_objective(config, model)
   module = DualEncoder(model, jnp.dtype(config.model.dtype), config.model.remat)
   optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
-  loss_fn = make_softmax_loss(config.objective.form, mesh, BATCH_AXES)
+  objective = config.objective
+  loss_fn = make_loss(
+    objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
+  )
   state = abstract_state(module, optimizer, mesh)
   train_step = make_train_step(
-    module, optimizer, schedule, loss_fn, preprocessing
+    module,
+    optimizer,
+    schedule,
+    loss_fn,
+    preprocessing,
+    mesh,
+    seed=config.seed,
+    micro_batch=objective.micro_batch,
+    max_logit_scale=objective.max_logit_scale,
+    patch_dropout=config.model.patch_dropout,
   )
   return Program(
     mesh, module, optimizer, state, jit_train_step(train_step, state, mesh)
@@ -70,9 +89,11 @@ def check_devices(
   Raises:
     UsageError: a field is impossible, or does not fit the devices.
   """
-  mesh = make_mesh(
-    config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices
-  )
-  check_batch_size(config.data.batch_size, mesh)
+  sizes = config.mesh
+  mesh = make_mesh(sizes.data, sizes.fsdp, sizes.tensor, sizes.slices, devices)
   check_config(config)
+  batch_size, objective = config.data.batch_size, config.objective
+  check_batch_size(batch_size, mesh)
+  check_micro_batch(objective.micro_batch, batch_size, mesh)
+  check_chunk(objective.form, objective.chunk, batch_size, batch_ways(mesh))
   return mesh

@@ -235,7 +235,7 @@ def shape_model(
       not find the tokenizer's end token.
   """
   overrides = config.model.to_dict()
-  for name in ('preset', 'dtype', 'remat'):
+  for name in ('preset', 'dtype', 'remat', 'patch_dropout'):
     del overrides[name]
   _settle(
     overrides['image'],

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from clip_jax.data.images import Preprocessing
 from clip_jax.models.dual_encoder import DualEncoder, normalize
-from clip_jax.objectives.contrastive import Loss
+from clip_jax.objectives.pairwise import Loss
 from clip_jax.parallel.mesh import batch_sharding, replicated
+from clip_jax.training.gradients import in_micro_batches, whole_batch
 from clip_jax.training.state import TrainState, variables_of
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-
-MAX_LOGIT_SCALE = 100.0  # paper, section 2.5
 
 
 def make_train_step(
@@ -28,55 +28,108 @@ def make_train_step(
   schedule: optax.Schedule,
   loss_fn: Loss,
   preprocessing: Preprocessing,
+  mesh: Mesh,
+  *,
+  seed: int = 0,
+  micro_batch: int = 0,
+  max_logit_scale: float = 100.0,
+  patch_dropout: float = 0.0,
 ) -> TrainStep:
   """The update as a pure function, not yet jitted.
+
+  A step whose loss or gradient is not finite changes nothing but the counters,
+  and says so in its metrics.
 
   Args:
     module: the model.
     optimizer, schedule: from `make_optimizer`.
-    loss_fn: of (image features, text features, logit scale).
+    loss_fn: of (image features, text features, logit scale, logit bias).
     preprocessing: its mean and std normalise the uint8 pixels.
+    mesh: gradients are laid out on it as the parameters are.
+    seed: of what is random; with the step, it says all.
+    micro_batch: pairs that the towers see at once, all devices together; 0 is
+      the whole batch. The result is the same.
+    max_logit_scale: the temperature is clipped here (paper, section 2.5); 0 is
+      nowhere.
+    patch_dropout: the share of patches that a ViT does not see (FLIP, arXiv
+      2212.00794), drawn anew for each image.
   Returns:
     (state, {'image': uint8 [B, S, S, 3], 'tokens': int32 [B, T]}) to the next
     state and the scalars of that step, before the update.
   """
 
+  def encode(params, batch_stats, inputs):
+    outputs, updated = module.apply(
+      variables_of(params, batch_stats),
+      normalize(inputs['image'], preprocessing.mean, preprocessing.std),
+      inputs['tokens'],
+      train=True,
+      kept_patches=inputs.get('kept_patches'),
+      mutable='batch_stats',
+    )
+    return outputs, updated.get('batch_stats', {})
+
+  if micro_batch:
+    gradients_of = in_micro_batches(encode, loss_fn, mesh, micro_batch)
+  else:
+    gradients_of = whole_batch(encode, loss_fn, mesh)
+
   def train_step(state: TrainState, batch: Batch):
-    images = normalize(batch['image'], preprocessing.mean, preprocessing.std)
-
-    def objective(params):
-      outputs, updated = module.apply(
-        variables_of(params, state.batch_stats),
-        images,
-        batch['tokens'],
-        train=True,
-        mutable='batch_stats',
+    inputs = dict(batch)
+    if patch_dropout:
+      inputs['kept_patches'] = draw_patches(
+        jax.random.fold_in(jax.random.key(seed), state.step),
+        module.config.image.patches,
+        len(batch['image']),
+        patch_dropout,
       )
-      image_features, text_features, logit_scale, _ = outputs
-      loss = loss_fn(image_features, text_features, logit_scale)
-      return loss, updated.get('batch_stats', {})
-
-    (loss, batch_stats), gradients = jax.value_and_grad(
-      objective, has_aux=True
-    )(state.params)
+    loss, gradients, batch_stats = gradients_of(
+      state.params, state.batch_stats, inputs
+    )
+    norm = optax.global_norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params
     )
     params: Any = optax.apply_updates(state.params, updates)
-    params = dict(params)
-    params['logit_scale'] = jnp.minimum(
-      params['logit_scale'], math.log(MAX_LOGIT_SCALE)
-    )
+    if max_logit_scale:
+      params = {
+        **params,
+        'logit_scale': jnp.minimum(
+          params['logit_scale'], math.log(max_logit_scale)
+        ),
+      }
     metrics = {
       'loss': loss,
       'learning_rate': schedule(state.step),
       'logit_scale': jnp.exp(state.params['logit_scale']),
-      'grad_norm': optax.global_norm(gradients),
+      'grad_norm': norm,
+      'skipped': 1.0 - finite,
     }
-    state = TrainState(state.step + 1, params, opt_state, batch_stats)
-    return state, metrics
+    updated = TrainState(state.step + 1, params, opt_state, batch_stats)
+    return _where(finite, updated, state), metrics
 
   return train_step
+
+
+def _where(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:
+  """The update, or what was before; counters, which are integers, move on."""
+
+  def choose(new, old):
+    whole = jnp.issubdtype(new.dtype, jnp.integer)
+    return new if whole else jnp.where(finite, new, old)
+
+  return jax.tree.map(choose, updated, state)
+
+
+def draw_patches(
+  key: jax.Array, patches: int, images: int, dropout: float
+) -> Int[Array, 'B K']:
+  """Different patches for each image: at least one, and as many as open_clip's
+  `patch_dropout` keeps, int((1 - dropout) * patches)."""
+  kept = max(1, int((1 - dropout) * patches))
+  noise = jax.random.uniform(key, (images, patches))
+  return jax.lax.top_k(noise, kept)[1]
 
 
 def jit_train_step(

@@ -21,8 +21,8 @@ from clip_jax.parallel.mesh import batch_ways, check_batch_size, make_mesh
 )
 def test_sizes_multiply_to_the_devices(sizes, expected):
   mesh = make_mesh(*sizes)
-  assert tuple(mesh.shape.values()) == expected
-  assert mesh.axis_names == ('data', 'fsdp', 'tensor')
+  assert tuple(mesh.shape.values()) == (1, *expected)
+  assert mesh.axis_names == ('slice', 'data', 'fsdp', 'tensor')
   assert batch_ways(mesh) == expected[0] * expected[1]
 
 
@@ -38,6 +38,25 @@ def test_sizes_multiply_to_the_devices(sizes, expected):
 def test_impossible_sizes_are_refused(sizes, message):
   with pytest.raises(UsageError, match=message):
     make_mesh(*sizes)
+
+
+def test_slices_are_the_outermost_groups():
+  mesh = make_mesh(-1, 2, 1, slices=2)
+  assert tuple(mesh.shape.values()) == (2, 2, 2, 1)
+  assert batch_ways(mesh) == 8
+  assert set(mesh.devices[0].flat) == set(jax.devices()[:4])
+
+
+@pytest.mark.parametrize('slices', [0, 3, 16])
+def test_slices_that_do_not_divide_the_devices_are_refused(slices):
+  message = f'mesh.slices={slices} does not divide 8 devices'
+  with pytest.raises(UsageError, match=message):
+    make_mesh(slices=slices)
+
+
+def test_sizes_are_those_of_one_slice():
+  with pytest.raises(UsageError, match='fit 4 devices in each of 2 slices'):
+    make_mesh(8, 1, 1, slices=2)
 
 
 def test_devices_can_be_chosen():

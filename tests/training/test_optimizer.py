@@ -12,6 +12,7 @@ from clip_jax.training.optimizer import (
   decay_mask,
   make_optimizer,
   make_schedule,
+  round_by_chance,
 )
 from clip_jax.trees import path_name
 from tests.tiny import TINY_RESNET, TINY_SIGLIP, tiny_config
@@ -128,3 +129,54 @@ def test_first_moment_may_be_bfloat16():
   state = optimizer.init({'kernel': jnp.zeros((2, 2))})
   assert optax.tree.get(state, 'mu')['kernel'].dtype == jnp.bfloat16
   assert optax.tree.get(state, 'nu')['kernel'].dtype == jnp.float32
+
+
+def test_rounding_by_chance_is_right_on_average():
+  x = jnp.full(40_000, 1.0 + 0.3 * 2**-7)  # three tenths between two numbers
+  rounded = round_by_chance(x, jax.random.key(0))
+  assert rounded.dtype == jnp.bfloat16
+  values, counts = np.unique(
+    np.asarray(rounded, np.float32), return_counts=True
+  )
+  np.testing.assert_array_equal(values, [1.0, 1.0 + 2**-7])
+  np.testing.assert_allclose(counts[1] / len(x), 0.3, atol=0.02)
+
+
+@pytest.mark.parametrize('x', [0.0, 1.0, 2.0**-120, 3e38])
+def test_what_bfloat16_holds_is_not_rounded(x):
+  x = jnp.full(100, x).astype(jnp.bfloat16)
+  rounded = round_by_chance(x.astype(jnp.float32), jax.random.key(0))
+  np.testing.assert_array_equal(rounded, x)
+
+
+def second_moment(nu_dtype, gradients):
+  """Of one parameter after some updates."""
+  options = dict(tiny_config().optimizer, nu_dtype=nu_dtype, b2=0.999)
+  optimizer, _ = make_optimizer(100, **options)
+  params = {'kernel': jnp.ones(1_000)}
+  state = optimizer.init(params)
+  update = jax.jit(optimizer.update)
+  for gradient in gradients:
+    _, state = update({'kernel': jnp.full(1_000, gradient)}, state, params)
+  (nu,) = jax.tree.leaves(optax.tree.get(state, 'nu'))
+  return nu
+
+
+def test_a_short_second_moment_follows_the_long_one():
+  gradients = np.linspace(0.5, 2.0, 300)
+  long = second_moment('float32', gradients)
+  short = second_moment('bfloat16', gradients)
+  assert short.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    np.asarray(short, np.float32).mean(), np.mean(long), rtol=0.01
+  )
+
+
+def test_both_moments_in_bfloat16_take_half_the_memory():
+  sizes = []
+  for dtype in ('float32', 'bfloat16'):
+    options = dict(tiny_config().optimizer, mu_dtype=dtype, nu_dtype=dtype)
+    optimizer, _ = make_optimizer(100, **options)
+    state = jax.eval_shape(optimizer.init, {'kernel': jnp.ones(1_000)})
+    sizes.append(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)))
+  assert sizes[1] < 0.51 * sizes[0]

@@ -1,5 +1,7 @@
 """The train step: one update, the same on every mesh."""
 
+import functools
+import itertools
 import math
 
 import jax
@@ -8,15 +10,26 @@ import numpy as np
 import pytest
 
 from clip_jax.data.images import Preprocessing
+from clip_jax.models import presets
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.objectives.contrastive import make_softmax_loss
+from clip_jax.objectives.forms import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.state import TrainState, abstract_state, sharded_init
-from clip_jax.training.step import jit_train_step, make_train_step
+from clip_jax.training.step import (
+  draw_patches,
+  jit_train_step,
+  make_train_step,
+)
 from tests.tiny import TINY, tiny_config
 
-MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (2, 1, 4)]
+# data, fsdp, tensor, slices: every way to make eight devices of four axes
+MESHES = [
+  sizes
+  for sizes in itertools.product((1, 2, 4, 8), repeat=4)
+  if math.prod(sizes) == 8
+]
+ONE = (1, 1, 1, 1)
 
 
 def tiny_module_and_params():
@@ -36,11 +49,18 @@ def tiny_batch(seed, image_size=16):
   return {'image': images, 'tokens': tokens}
 
 
-def compiled_step(mesh, form='all_gather', config=TINY, **options):
-  """The jitted step, and the state before it; options are the module's."""
+def compiled_step(
+  mesh, form='all_gather', config=TINY, objective='softmax', how=None, **options
+):
+  """The jitted step, and the state before it.
+
+  Args:
+    how: options of the step.
+    options: of the module.
+  """
   module = DualEncoder(config, **options)
   optimizer, schedule = make_optimizer(100, **tiny_config().optimizer)
-  loss_fn = make_softmax_loss(form, mesh, BATCH_AXES)
+  loss_fn = make_loss(objective, form, mesh, BATCH_AXES, 2)
   step = jit_train_step(
     make_train_step(
       module,
@@ -48,6 +68,8 @@ def compiled_step(mesh, form='all_gather', config=TINY, **options):
       schedule,
       loss_fn,
       Preprocessing(image_size=config.image.image_size),
+      mesh,
+      **(how or {}),
     ),
     abstract_state(module, optimizer, mesh),
     mesh,
@@ -57,7 +79,7 @@ def compiled_step(mesh, form='all_gather', config=TINY, **options):
 
 def run_steps(sizes, steps, form='all_gather', initial_logit_scale=None):
   """Losses and the state after `steps` updates on a mesh."""
-  mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
+  mesh = make_mesh(*sizes, jax.devices()[: math.prod(sizes)])
   step, state = compiled_step(mesh, form)
   if initial_logit_scale is not None:
     params = dict(state.params)
@@ -73,40 +95,43 @@ def run_steps(sizes, steps, form='all_gather', initial_logit_scale=None):
   return history, state
 
 
+@functools.cache
+def on_one_device():
+  return run_steps(ONE, 4)[0]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('sizes', MESHES[1:])
+@pytest.mark.parametrize('sizes', MESHES)
 def test_every_mesh_trains_as_one_device(sizes):
-  expected, _ = run_steps((1, 1, 1), 4)
   history, _ = run_steps(sizes, 4)
-  for ours, theirs in zip(history, expected, strict=True):
+  for ours, theirs in zip(history, on_one_device(), strict=True):
     for name in theirs:
       np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4)
 
 
 @pytest.mark.slow
 def test_the_dense_form_trains_as_the_gathered_one():
-  dense, _ = run_steps((8, 1, 1), 3, form='dense')
-  gathered, _ = run_steps((8, 1, 1), 3)
-  for ours, theirs in zip(dense, gathered, strict=True):
+  dense, _ = run_steps((8, 1, 1, 1), 4, form='dense')
+  for ours, theirs in zip(dense, on_one_device(), strict=True):
     np.testing.assert_allclose(ours['loss'], theirs['loss'], rtol=1e-4)
 
 
-@pytest.mark.parametrize('sizes', MESHES)
+@pytest.mark.parametrize('sizes', [(8, 1, 1, 1), (1, 4, 2, 1), (2, 2, 1, 2)])
 def test_the_first_state_is_the_same_on_every_mesh(sizes):
-  _, expected = run_steps((1, 1, 1), 0)
+  _, expected = run_steps(ONE, 0)
   _, state = run_steps(sizes, 0)
   jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 
 def test_parameters_live_where_the_table_says():
-  _, state = run_steps((1, 8, 1), 1)
+  _, state = run_steps((1, 8, 1, 1), 1)
   kernel = state.params['image']['transformer']['blocks']['mlp']['up']
   kernel = kernel['kernel']
   assert kernel.sharding.shard_shape(kernel.shape) == (2, 32 // 8, 128)
 
 
 def test_the_loss_falls_on_a_batch_that_is_seen_again():
-  step, state = compiled_step(make_mesh(devices=jax.devices()[:1]))
+  step, state = compiled_step(one_device())
   losses = []
   for _ in range(30):
     state, metrics = step(state, tiny_batch(0))
@@ -116,7 +141,7 @@ def test_the_loss_falls_on_a_batch_that_is_seen_again():
 
 
 def test_the_temperature_is_clipped_at_100():
-  history, state = run_steps((1, 1, 1), 1, initial_logit_scale=120.0)
+  history, state = run_steps(ONE, 1, initial_logit_scale=120.0)
   np.testing.assert_allclose(history[0]['logit_scale'], 120.0, rtol=1e-5)
   np.testing.assert_allclose(
     np.exp(state.params['logit_scale']), 100.0, rtol=1e-5
@@ -124,15 +149,102 @@ def test_the_temperature_is_clipped_at_100():
 
 
 def test_metrics_are_those_of_the_run_directory():
-  history, _ = run_steps((1, 1, 1), 1)
+  history, _ = run_steps(ONE, 1)
   assert set(history[0]) == {
-    'loss', 'learning_rate', 'logit_scale', 'grad_norm',
+    'loss', 'learning_rate', 'logit_scale', 'grad_norm', 'skipped',
   }  # fmt: skip
   np.testing.assert_allclose(history[0]['logit_scale'], 1 / 0.07, rtol=1e-5)
   assert abs(history[0]['loss'] - math.log(16)) < 3.0
 
 
 def test_the_donated_state_is_used_up():
-  step, state = compiled_step(make_mesh(devices=jax.devices()[:1]))
+  step, state = compiled_step(one_device())
   step(state, tiny_batch(0))
   assert state.params['text_projection']['kernel'].is_deleted()
+
+
+def test_the_temperature_may_be_free():
+  step, state = compiled_step(one_device(), how={'max_logit_scale': 0.0})
+  high = dict(state.params, logit_scale=jnp.float32(math.log(120.0)))
+  state, _ = step(state.replace(params=high), tiny_batch(0))
+  assert np.exp(state.params['logit_scale']) > 110.0
+
+
+def one_device():
+  return make_mesh(devices=jax.devices()[:1])
+
+
+def snapshot(state):
+  return jax.tree.map(np.array, state)
+
+
+def assert_equal(ours, theirs):
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
+  step, state = compiled_step(one_device())
+  state, _ = step(state, tiny_batch(0))
+  before = snapshot(state)
+  broken = dict(state.params)
+  broken['text_projection'] = jax.tree.map(
+    lambda x: jnp.full_like(x, jnp.nan), broken['text_projection']
+  )
+  moments = snapshot(state.opt_state)
+  state, metrics = step(state.replace(params=broken), tiny_batch(1))
+  assert metrics['skipped'] == 1.0
+  assert np.isnan(metrics['loss'])
+  assert int(state.step) == int(before.step) + 1
+  assert_equal(state.params['image'], before.params['image'])
+  floats = lambda tree: [  # noqa: E731
+    x for x in jax.tree.leaves(tree) if np.issubdtype(x.dtype, np.floating)
+  ]
+  assert_equal(floats(state.opt_state), floats(moments))
+  # The same step with sound parameters moves on as if nothing had been.
+  sound = state.replace(params=jax.tree.map(jnp.asarray, before.params))
+  state, metrics = step(sound, tiny_batch(1))
+  assert metrics['skipped'] == 0.0
+  assert np.isfinite(metrics['loss'])
+  assert not np.array_equal(
+    state.params['logit_scale'], before.params['logit_scale']
+  )
+
+
+@pytest.mark.slow
+def test_patches_are_left_out_of_training_by_seed_and_step():
+  histories = []
+  for seed in (0, 0, 1):
+    step, state = compiled_step(
+      one_device(), how={'seed': seed, 'patch_dropout': 0.5}
+    )
+    losses = []
+    for _ in range(2):
+      state, metrics = step(state, tiny_batch(0))
+      losses.append(float(metrics['loss']))
+    histories.append(losses)
+  assert histories[0] == histories[1]
+  assert histories[0] != histories[2]
+
+
+def test_patches_are_drawn_without_repetition_for_each_image():
+  kept = np.asarray(draw_patches(jax.random.key(0), 49, 64, 0.5))
+  assert kept.shape == (64, 24)
+  assert all(len(set(row)) == 24 for row in kept)
+  assert kept.min() == 0 and kept.max() == 48
+  assert len({tuple(sorted(row)) for row in kept}) == 64
+  assert draw_patches(jax.random.key(0), 4, 2, 0.99).shape == (2, 1)
+
+
+@pytest.mark.slow
+def test_fsdp_leaves_an_eighth_of_the_state_on_each_device():
+  config = presets.resolve('ViT-B/32')
+  optimizer, _ = make_optimizer(100, **tiny_config().optimizer)
+  state = abstract_state(DualEncoder(config), optimizer, make_mesh(1, 8, 1))
+  leaves = jax.tree.leaves(state)
+  whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+  own = sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in leaves
+  )
+  assert own < 1.01 * whole / 8

@@ -1,0 +1,118 @@
+"""The sigmoid loss (SigLIP, arXiv 2303.15343): every pair of the batch is a
+question by itself, so that no normaliser crosses devices.
+
+Shapes: B pairs of the global batch, b of one device, E the joint space.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from clip_jax.objectives.pairwise import (
+  PRECISION,
+  Axes,
+  Loss,
+  Pass,
+  Sweep,
+  recomputed,
+)
+
+
+def sigmoid_loss(
+  image_features: Float[Array, 'B E'],
+  text_features: Float[Array, 'B E'],
+  logit_scale: Float[Array, ''],
+  logit_bias: Float[Array, ''] | float,
+) -> Float[Array, '']:
+  """Binary cross-entropy of all B x B pairs at once (section 3.2, algorithm 1).
+
+  Args:
+    image_features, text_features: unit rows; row i of each is one pair.
+    logit_scale: the multiplier itself, already exponentiated.
+    logit_bias: added to each logit: at the start, nearly all pairs are none.
+  Returns:
+    Nats summed over the B questions of each image, a mean over images.
+  """
+  pairs = image_features.shape[0]
+  product = jnp.matmul(image_features, text_features.T, precision=PRECISION)
+  logits = logit_scale * product + logit_bias
+  signs = 2 * jnp.eye(pairs, dtype=logits.dtype) - 1
+  return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / pairs
+
+
+def distributed_sigmoid_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
+  """`sigmoid_loss` with its rows spread over the devices of a mesh.
+
+  All B x B questions are answered with no, in tiles; for the B whose answer is
+  yes, -log sigmoid(x) = -log sigmoid(-x) - x corrects that.
+
+  Args:
+    mesh, axes: the devices, and the axes over which the batch is split.
+    sweep: how columns come to rows (`objectives/pairwise.py`); with `ring`, it
+      is the paper's section 3.3.
+  Returns:
+    A function of global arrays with the signature of `sigmoid_loss`, whose
+    batch must be a multiple of the devices on `axes`.
+  """
+
+  def value(images, texts, scale, bias):
+    pairs = images.shape[0] * jax.lax.axis_size(axes)
+    rows, _ = sweep(_refusals(scale, bias), images, texts)
+    matched = scale * jnp.sum(images * texts, axis=-1) + bias
+    return jax.lax.psum(jnp.sum(rows - matched), axes) / pairs, ()
+
+  def gradients(images, texts, scale, bias, kept):
+    del kept
+    pairs = images.shape[0] * jax.lax.axis_size(axes)
+    (by_images, by_scale, by_bias), by_texts = sweep(
+      _probabilities(scale, bias), images, texts
+    )
+    matched = jnp.sum(images * texts, axis=-1)
+    return (
+      scale * (by_images - texts) / pairs,
+      scale * (by_texts - images) / pairs,
+      jax.lax.psum(jnp.sum(by_scale - matched), axes) / pairs,
+      jax.lax.psum(jnp.sum(by_bias - 1), axes) / pairs,
+    )
+
+  return recomputed(mesh, axes, value, gradients)
+
+
+def _refusals(scale: jax.Array, bias: jax.Array) -> Pass:
+  """For each row, the loss of saying no to every column."""
+
+  def visit(rows, row_sums, columns, column_sums):
+    logits = scale * jnp.matmul(rows, columns.T, precision=PRECISION) + bias
+    return row_sums + jax.nn.softplus(logits).sum(1), column_sums
+
+  return Pass(
+    start_rows=lambda rows: jnp.zeros_like(rows[:, 0]),
+    start_columns=lambda columns: (),
+    visit=visit,
+    merge=lambda sums, axes: sums,
+  )
+
+
+def _probabilities(scale: jax.Array, bias: jax.Array) -> Pass:
+  """Sigmoids times the other side's features; for each row also times the
+  cosine and times one, the derivatives by scale and bias."""
+
+  def start_rows(rows):
+    zeros = jnp.zeros_like(rows[:, 0])
+    return jnp.zeros_like(rows), zeros, zeros
+
+  def visit(images, row_sums, texts, column_sums):
+    by_images, by_scale, by_bias = row_sums
+    cosines = jnp.matmul(images, texts.T, precision=PRECISION)  # r c
+    yes = jax.nn.sigmoid(scale * cosines + bias)
+    by_images += jnp.matmul(yes, texts, precision=PRECISION)
+    by_scale += jnp.sum(yes * cosines, axis=1)
+    by_bias += jnp.sum(yes, axis=1)
+    by_texts = column_sums + jnp.matmul(yes.T, images, precision=PRECISION)
+    return (by_images, by_scale, by_bias), by_texts
+
+  def merge(by_texts, axes):
+    return jax.lax.psum_scatter(by_texts, axes, tiled=True)
+
+  return Pass(start_rows, jnp.zeros_like, visit, merge)

@@ -1,0 +1,163 @@
+"""Micro-batches give the gradients of the whole batch, for every parameter."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clip_jax.errors import UsageError
+from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.objectives.forms import make_loss
+from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
+from clip_jax.training.gradients import (
+  check_micro_batch,
+  in_micro_batches,
+  whole_batch,
+)
+from clip_jax.training.state import variables_of
+from clip_jax.training.step import draw_patches
+from clip_jax.trees import flat
+from tests.tiny import TINY, TINY_RESNET, TINY_SIGLIP
+
+BATCH = 16
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def encode_with(module):
+  def encode(params, batch_stats, inputs):
+    outputs, updated = module.apply(
+      variables_of(params, batch_stats),
+      inputs['image'],
+      inputs['tokens'],
+      train=True,
+      kept_patches=inputs.get('kept_patches'),
+      mutable='batch_stats',
+    )
+    return outputs, updated.get('batch_stats', {})
+
+  return encode
+
+
+def inputs_of(config, patch_dropout=0.0):
+  rng = np.random.default_rng(0)
+  size = config.image.image_size
+  tokens = rng.integers(2, 64, (BATCH, 8), dtype=np.int32)
+  tokens[:, -1] = 1
+  inputs = {
+    'image': jnp.asarray(rng.normal(size=(BATCH, size, size, 3))),
+    'tokens': jnp.asarray(tokens),
+  }
+  if patch_dropout:
+    inputs['kept_patches'] = draw_patches(
+      jax.random.key(1), config.image.patches, BATCH, patch_dropout
+    )
+  return inputs
+
+
+def variables_with_noise(config, inputs):
+  variables = DualEncoder(config).init(
+    jax.random.key(0), inputs['image'][:1], inputs['tokens'][:1]
+  )
+  rng = np.random.default_rng(2)
+  return jax.tree.map(
+    lambda x: jnp.asarray(x + 0.05 * rng.normal(size=x.shape), jnp.float64),
+    variables['params'],
+  ), variables.get('batch_stats', {})
+
+
+def both_ways(
+  config, sizes, micro_batch, form, objective='softmax', patch_dropout=0.0
+):
+  """Loss, gradients and statistics of the whole batch and in micro-batches."""
+  mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
+  inputs = inputs_of(config, patch_dropout)
+  params, batch_stats = variables_with_noise(config, inputs)
+  inputs = jax.device_put(inputs, batch_sharding(mesh))
+  encode = encode_with(DualEncoder(config, jnp.float64))
+  loss_fn = make_loss(objective, form, mesh, BATCH_AXES, 2)
+  return [
+    jax.jit(gradients)(params, batch_stats, inputs)
+    for gradients in (
+      whole_batch(encode, loss_fn, mesh),
+      in_micro_batches(encode, loss_fn, mesh, micro_batch),
+    )
+  ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'config, objective, form, sizes, micro_batch, patch_dropout',
+  [
+    (TINY, 'softmax', 'dense', (1, 1, 1), 4, 0.0),
+    (TINY, 'softmax', 'all_gather', (1, 1, 1), 2, 0.5),
+    (TINY, 'softmax', 'chunked', (2, 2, 1), 8, 0.5),
+    (TINY_SIGLIP, 'sigmoid', 'ring', (2, 1, 2), 4, 0.0),
+  ],
+)
+def test_micro_batches_equal_the_whole_batch(
+  config, objective, form, sizes, micro_batch, patch_dropout
+):
+  whole, split = both_ways(
+    config, sizes, micro_batch, form, objective, patch_dropout
+  )
+  np.testing.assert_allclose(split[0], whole[0], rtol=1e-10)
+  expected, found = flat(whole[1]), flat(split[1])
+  assert set(found) == set(expected)
+  for name, gradient in expected.items():
+    np.testing.assert_allclose(
+      found[name], gradient, rtol=1e-8, atol=1e-11, err_msg=name
+    )
+  learned = ['logit_scale']
+  learned += ['logit_bias'] if objective == 'sigmoid' else []
+  for name in learned:  # there is something to compare
+    assert abs(expected[name]) > 1e-3
+
+
+@pytest.mark.slow
+def test_one_micro_batch_of_a_resnet_is_the_whole_batch():
+  whole, split = both_ways(TINY_RESNET, (1, 1, 1), BATCH, 'all_gather')
+  for found, expected in zip(
+    jax.tree.leaves(split), jax.tree.leaves(whole), strict=True
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_resnet_counts_each_micro_batch_once():
+  whole, split = both_ways(TINY_RESNET, (1, 1, 1), 4, 'all_gather')
+  assert not np.allclose(split[0], whole[0])  # its norms see fewer images
+  means = [
+    stats['image']['stem']['bn1']['mean'] for stats in (whole[2], split[2])
+  ]
+  # Running means after four updates of a quarter each are further on.
+  distances = [np.abs(mean).mean() for mean in means]
+  assert distances[1] > 2 * distances[0]
+
+
+@pytest.mark.parametrize(
+  'micro_batch, message',
+  [
+    (32, 'objective.micro_batch=32 must divide data.batch_size=16'),
+    (5, 'split over 4 devices: 4 or 8 would do, or 0 for the whole batch'),
+    (2, '4 or 8 would do'),
+    (-4, 'objective.micro_batch=-4 must divide'),
+  ],
+)
+def test_impossible_micro_batches_are_refused(micro_batch, message):
+  mesh = make_mesh(2, 2, 1, devices=jax.devices()[:4])
+  with pytest.raises(UsageError, match=re.escape(message)):
+    check_micro_batch(micro_batch, 16, mesh)
+
+
+@pytest.mark.parametrize('micro_batch', [0, 4, 8, 16])
+def test_possible_micro_batches_are_taken(micro_batch):
+  mesh = make_mesh(2, 2, 1, devices=jax.devices()[:4])
+  check_micro_batch(micro_batch, 16, mesh)
