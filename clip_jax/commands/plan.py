@@ -118,14 +118,13 @@ class _Waiting:
   def __init__(self, what: str):
     self._what = what
     self._terminal = sys.stderr.isatty()
+    self._said = -1  # minutes
 
   def __enter__(self) -> '_Waiting':
-    if not self._terminal:
-      print(f'{self._what} ...', file=sys.stderr, flush=True)
     return self
 
   def __exit__(self, *exception: object) -> None:
-    if self._terminal:
+    if self._terminal and self._said >= 0:
       print('\r\033[K', end='', file=sys.stderr, flush=True)
 
   def tick(self, seconds: float) -> None:
@@ -134,8 +133,10 @@ class _Waiting:
     if self._terminal:
       clock = f'{self._what} {minutes}:{rest:02}'
       print(f'\r{clock}', end='', file=sys.stderr, flush=True)
-    elif rest == 0 and minutes:
-      print(f'... {minutes} min', file=sys.stderr, flush=True)
+    elif minutes > self._said:
+      line = f'... {minutes} min' if minutes else f'{self._what} ...'
+      print(line, file=sys.stderr, flush=True)
+    self._said = minutes
 
 
 def _print(name: str, plan: 'Plan', as_json: bool) -> None:

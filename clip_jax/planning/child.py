@@ -54,7 +54,8 @@ def measure_apart(
   """`compiling.measure` in a child process.
 
   Args:
-    tick: is told every second for how many it has been running.
+    tick: is told every second for how many it has been compiling; before
+      that, a config that cannot work has been refused.
   Raises:
     UsageError: the config cannot work on this topology.
     FailureError: the compiler failed otherwise.
@@ -79,7 +80,7 @@ def measure_apart(
         env={**inherited, **_ENVIRONMENT, 'PYTHONPATH': path},
       )
     try:
-      _wait(process, tick)
+      _wait(process, Path(folder, 'compiles'), tick)
     finally:
       process.kill()
     if not answer.exists():
@@ -90,14 +91,19 @@ def measure_apart(
   return result
 
 
-def _wait(process: subprocess.Popen, tick: Callable[[float], None]) -> None:
-  started = time.monotonic()
+def _wait(
+  process: subprocess.Popen, sign: Path, tick: Callable[[float], None]
+) -> None:
+  started: float | None = None
   while True:
     try:
       process.wait(timeout=1)
       return
     except subprocess.TimeoutExpired:
-      tick(time.monotonic() - started)
+      if sign.exists():
+        now = time.monotonic()
+        started = started or now
+        tick(now - started)
 
 
 def _cause(code: int, log: Path) -> str:
@@ -119,7 +125,9 @@ def main(folder: str) -> None:
   request = json.loads(Path(folder, 'request.json').read_text('utf-8'))
   topology = parse_topology(request['topology'], request['slices'])
   try:
-    result = measure(ConfigDict(request['config']), topology)
+    result = measure(
+      ConfigDict(request['config']), topology, Path(folder, 'compiles').touch
+    )
   except UsageError as error:
     result = {'usage_error': str(error)}
   temporary = Path(folder, 'answer.tmp')

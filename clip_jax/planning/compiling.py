@@ -6,7 +6,7 @@ Runs in the child process that `child.py` starts, where JAX may meet libtpu.
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +26,16 @@ from clip_jax.training.program import Program, make_program
 from clip_jax.training.run import preprocessing_of
 
 
-def measure(config: Config, topology: Topology) -> dict[str, Any]:
+def measure(
+  config: Config,
+  topology: Topology,
+  compiles: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
   """What `plan.py` reports of one compilation, as plain data.
 
+  Args:
+    compiles: is called when the config has been found possible, before the
+      part that takes minutes.
   Returns:
     'model' (fields of `CLIPConfig`), 'fits', 'peak_bytes_per_chip', 'memory',
     and, where the program fits and so exists, its costs.
@@ -44,6 +51,7 @@ def measure(config: Config, topology: Topology) -> dict[str, Any]:
   held = held_bytes(program, batch)
   result: dict[str, Any] = {'model': model.to_dict()}
   lowered = program.train_step.lower(program.state, batch)
+  compiles()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:

@@ -117,9 +117,9 @@ def _schedule(plan: Plan) -> Iterable[str]:
     f'{steps:,} steps take {plan["days"]:,.1f} days and '
     f'{plan["chip_hours"]:,.0f} chip-hours'
   )
-  yield 'assuming that'
+  yield 'assuming:'
   for assumption in plan['assumptions']:
-    yield f'  {assumption};'
+    yield f'  {assumption}'
 
 
 def _advice(plan: Plan) -> Iterable[str]:
