@@ -148,7 +148,7 @@ def costs_of(
   text: str, topology: Topology, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
   """What an optimized program costs a step, on each chip."""
-  devices: Sequence[jax.Device] = list(mesh.devices.flat)
+  devices = list(mesh.devices.flat)
   program = hlo.parse(text)
   done = list(operations(program))
   exchanges = collectives(program, len(devices))

@@ -8,8 +8,7 @@ run beside all of it; the rest is added.
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-
-import jax
+from typing import Protocol
 
 from clip_jax.planning.collectives import Collective
 from clip_jax.planning.costs import Operation
@@ -28,6 +27,15 @@ ASSUMPTIONS = (
   'longer than it; all others are added',
   'input and checkpoints keep no step waiting',
 )
+
+
+class Place(Protocol):
+  """Of a device, where it is; several slices have a `slice_index` besides."""
+
+  @property
+  def coords(self) -> Sequence[int]:
+    """In the torus of its slice."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +61,7 @@ def estimate(
   operations: Iterable[Operation],
   exchanges: Iterable[Collective],
   topology: Topology,
-  devices: Sequence[jax.Device],
+  devices: Sequence[Place],
 ) -> Estimate:
   """The time of a step of a compiled program.
 
@@ -82,7 +90,7 @@ def estimate(
 
 
 def exchange_seconds(
-  exchange: Collective, topology: Topology, devices: Sequence[jax.Device]
+  exchange: Collective, topology: Topology, devices: Sequence[Place]
 ) -> float:
   """One collective: bandwidth only, over rings along the torus.
 
@@ -113,7 +121,7 @@ def _ring(op: str, count: int) -> float:
   return 1.0 if op == 'collective-permute' else (count - 1) / count
 
 
-def _link_rate(members: Sequence[jax.Device], topology: Topology) -> float:
+def _link_rate(members: Sequence[Place], topology: Topology) -> float:
   """Bytes a second that each member can send to others of its slice."""
   chip = topology.chip
   link = chip.ici_bandwidth / (2 * chip.dimensions)
