@@ -8,7 +8,7 @@ run beside all of it; the rest is added.
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from clip_jax.planning.collectives import Collective
 from clip_jax.planning.costs import Operation
@@ -29,6 +29,7 @@ ASSUMPTIONS = (
 )
 
 
+@runtime_checkable
 class Place(Protocol):
   """Of a device, where it is; several slices have a `slice_index` besides."""
 
@@ -142,9 +143,16 @@ def days_and_chip_hours(
 
 
 def utilization(
-  pair_flops: float, batch_size: int, step_seconds: float, topology: Topology
+  pair_flops: float | int,
+  batch_size: int,
+  step_seconds: float,
+  topology: Topology,
 ) -> float:
-  """MFU: the model's own arithmetic over the peak of all chips."""
+  """MFU: the model's own arithmetic over the peak of all chips.
+
+  Args:
+    pair_flops: of one pair, with its gradients: see `training/utilization.py`.
+  """
   peak = topology.chip.peak_flops * topology.chips
   if math.isclose(step_seconds, 0):
     return 0.0

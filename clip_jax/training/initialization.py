@@ -48,7 +48,8 @@ def first_state(program: Program, seed: int, reference: str) -> TrainState:
   _check_shapes(reference, params, program.state.params)
   _check_shapes(reference, batch_stats, program.state.batch_stats)
   state = _random(program, seed)
-  return state.replace(
+  return dataclasses.replace(
+    state,
     params=_placed(params, state.params),
     batch_stats=_placed(batch_stats, state.batch_stats),
   )

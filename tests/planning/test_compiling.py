@@ -58,19 +58,17 @@ def test_the_program_says_what_a_chip_holds():
   config.mesh.fsdp = 4
   made = make_program(config, TINY, Preprocessing(image_size=16))
   held = held_bytes(made, abstract_batch(made, TINY, 16))
-  shards = jax.tree.leaves(
-    jax.tree.map(
-      lambda x: x.sharding.shard_shape(x.shape)[-1], made.state.params
-    )
-  )
   whole = sum(x.size * 4 for x in jax.tree.leaves(made.state.params))
-  assert shards and whole / 4 <= held['parameters'] < whole / 2
+  assert whole / 4 <= held['parameters'] < whole / 2
   assert held['optimizer'] == 2 * held['parameters'] + 3 * 4 - 4
   assert held['batch'] == 16 // 8 * (16 * 16 * 3 + 4 * 8)
 
 
+@pytest.mark.slow
 def test_memory_adds_up_to_the_compilers_own():
-  made = make_program(config_of(), TINY, Preprocessing(image_size=16))
+  made = make_program(
+    config_of(), TINY, Preprocessing(image_size=16), jax.devices()[:1]
+  )
   batch = abstract_batch(made, TINY, 16)
   analysis = made.train_step.lower(made.state, batch).compile()
   analysis = analysis.memory_analysis()

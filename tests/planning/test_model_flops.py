@@ -39,6 +39,7 @@ def flops(found: hlo.Program) -> int:
   return sum(o.flops * o.times for o in operations(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 def test_forward_products_are_those_of_the_formula(name):
   model = MODELS[name]
