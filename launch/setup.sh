@@ -1,6 +1,7 @@
-# Sourced by local.sh and test.sh, from the root of the project: makes .venv
-# with what requirements.txt pins, once for each content of that file.
-#   make_venv [EXTRA]   EXTRA: of setup.cfg, such as test
+# shellcheck shell=bash
+# Makes .venv with what requirements.txt pins, once for each content of that
+# file. Sourced by the other scripts, from the root of the project, or run:
+#   bash launch/setup.sh [EXTRA]   EXTRA: of setup.cfg, such as test, plan, tpu
 
 make_venv() {
   local python=${PYTHON:-python3}
@@ -20,3 +21,9 @@ make_venv() {
     echo "$wanted" >"$stamp"
   fi
 }
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  set -euo pipefail
+  cd "$(dirname "$0")/.."
+  make_venv "$@"
+fi

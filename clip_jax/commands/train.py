@@ -13,7 +13,9 @@ examples:
 
 configs/base.py says every field with its unit and default. The workdir gets
 config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html. SIGTERM
-or Ctrl-C saves and ends; the same command then goes on from there.
+or Ctrl-C saves and ends; the same command then goes on from there. To whatever
+started it, such a stop looks like success: --stopped_exit_code=75 tells them
+apart, for a launcher that starts a stopped run again (launch/).
 """
 
 import shlex
@@ -32,6 +34,14 @@ def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_string(
     'workdir', None, 'the run directory, made if missing', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'stopped_exit_code',
+    0,
+    'the exit code of a run that was asked to stop, and has saved',
+    lower_bound=0,
+    upper_bound=125,
+    flag_values=values,
   )
 
 
@@ -57,6 +67,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       f'stopped and saved at step {outcome.step:,}; the same command goes on '
       'from there.'
     )
+    if values.stopped_exit_code:
+      sys.exit(values.stopped_exit_code)
     return
   for name, value in outcome.metrics.items():
     print(f'{name} {value:.4g}')
