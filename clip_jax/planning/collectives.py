@@ -23,6 +23,7 @@ OPS = (
   'collective-permute',
 )
 _OPCODES = {f'{op}{end}': op for op in OPS for end in ('', '-start')}
+_BETWEEN_SLICES = r'_xla_megascale_transfer_type="(\w+)"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,14 @@ class Collective:
   hidden: bool
 
 
-def collectives(program: Program, devices: int) -> list[Collective]:
+def collectives(
+  program: Program, devices: int, slices: int = 1
+) -> list[Collective]:
   """All of a program, those of loops with their number of turns.
 
   Args:
     devices: of the mesh.
+    slices: that these are in, one after another.
   """
   channels: dict[str, list[_Occurrence]] = defaultdict(list)
   for computation, instruction, times in program.executed():
@@ -56,7 +60,7 @@ def collectives(program: Program, devices: int) -> list[Collective]:
       channel = found.attribute(r'channel_id=(\d+)') or found.name
       channels[channel].append(
         _Occurrence(
-          _read(inside, found, times, devices), _starts(inside, found)
+          _read(inside, found, times, devices, slices), _starts(inside, found)
         )
       )
   kept = []
@@ -85,7 +89,7 @@ def _inside(
   program: Program, computation: Computation, instruction: Instruction
 ) -> Iterator[tuple[Computation, Instruction]]:
   """The instruction, or what a fusion has in it, if it is a collective."""
-  if instruction.opcode in _OPCODES:
+  if _op_of(instruction) is not None:
     yield computation, instruction
   called = instruction.called('calls')
   if instruction.opcode == 'fusion' and called is not None:
@@ -94,11 +98,30 @@ def _inside(
       yield from _inside(program, fused, inner)
 
 
+def _op_of(instruction: Instruction) -> str | None:
+  """One of `OPS`, or None for what is no exchange."""
+  if instruction.opcode != 'send':
+    return _OPCODES.get(instruction.opcode)
+  kind = instruction.attribute(_BETWEEN_SLICES)
+  if kind is None:
+    return None
+  op = kind.lower().replace('_', '-')
+  return op if op in OPS else 'collective-permute'
+
+
 def _read(
-  computation: Computation, found: Instruction, times: int, devices: int
+  computation: Computation,
+  found: Instruction,
+  times: int,
+  devices: int,
+  slices: int,
 ) -> Collective:
-  op = _OPCODES[found.opcode]
-  group = group_of(found.attributes, devices)
+  op = _op_of(found)
+  assert op is not None  # `_inside` yields no others
+  if found.opcode == 'send':
+    group = tuple(range(0, devices, devices // slices))
+  else:
+    group = group_of(found.attributes, devices)
   size = sum(
     shape.bytes
     for operand in computation.operands(found)

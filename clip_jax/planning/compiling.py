@@ -151,7 +151,7 @@ def costs_of(
   devices = list(mesh.devices.flat)
   program = hlo.parse(text)
   done = list(operations(program))
-  exchanges = collectives(program, len(devices))
+  exchanges = collectives(program, len(devices), topology.slices)
   return {
     'flops_per_chip': sum(o.flops * o.times for o in done),
     'hbm_bytes_accessed_per_chip': sum(o.hbm_bytes * o.times for o in done),

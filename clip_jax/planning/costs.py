@@ -21,9 +21,16 @@ _FREE = frozenset(
   (
     *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'),
     *('while', 'call', 'conditional', 'async-start', 'opt-barrier', 'domain'),
-    *('copy-done', 'slice-done', 'async-update', 'async-done', 'send-done'),
+    *(
+      'copy-done',
+      'slice-done',
+      'async-update',
+      'async-done',
+      'send-done',
+      'send',
+    ),
     *('all-gather-done', 'all-reduce-done', 'collective-permute-done'),
-    *('recv-done', 'after-all', 'partition-id', 'replica-id'),
+    *('recv', 'recv-done', 'after-all', 'partition-id', 'replica-id'),
   )
 )
 _FREE_CALLS = ('AllocateBuffer', 'ConcatBitcast', 'AssumeGatherIndicesInBound')

@@ -75,3 +75,18 @@ def test_a_gather_spread_over_fusions_counts_once_and_is_hidden():
   assert (reduction.bytes, reduction.times) == (3072 * 768 * 2, 12)
   assert not reduction.hidden
   assert len(reduction.group) == 256
+
+
+def test_what_goes_to_another_slice_is_one_chips_share():
+  found = hlo.parse(
+    """ENTRY %main (x: f32[4,16]) -> f32[4,16] {
+  %x = f32[4,16]{1,0:T(2,128)} parameter(0)
+  %after = token[] after-all()
+  %send = (f32[4,16]{1,0}, u32[], token[]) send(%x, %after), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+  ROOT %y = f32[4,16]{1,0:T(2,128)} copy(%x)
+}
+"""  # noqa: E501
+  )
+  (exchange,) = collectives(found, devices=8, slices=2)
+  assert (exchange.op, exchange.bytes) == ('all-reduce', 4 * 16 * 4)
+  assert axes_of(exchange.group, {'slice': 2, 'data': 4}) == ['slice']
