@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,7 @@ def measure_apart(
     Path(folder, 'request.json').write_text(json.dumps(request), 'utf-8')
     with log.open('wb') as stream:
       process = subprocess.Popen(
-        [sys.executable, '-m', 'clip_jax.planning.child', folder],
+        [sys.executable, '-m', __name__, folder, str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=stream,
         stderr=stream,
@@ -118,8 +119,17 @@ def _cause(code: int, log: Path) -> str:
   return f'compiling for the topology failed: {said}'
 
 
-def main(folder: str) -> None:
-  """Answers the request in a folder."""
+def _end_with(parent: int) -> None:
+  """Ends this process when the one that started it is gone, however."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)
+
+
+def main(folder: str, parent: int) -> None:
+  """Answers the request in a folder, as long as somebody waits for it."""
+  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
   from clip_jax.planning.compiling import measure
 
   request = json.loads(Path(folder, 'request.json').read_text('utf-8'))
@@ -136,4 +146,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  main(sys.argv[1], int(sys.argv[2]))
