@@ -22,6 +22,7 @@ VERBS = {
   'search': 'find pictures or texts among what embed wrote',
   'convert': 'write a model in the layout of transformers or open_clip',
   'export': 'write programs and weights that run with JAX alone, or as ONNX',
+  'plan': 'compile for a TPU that is not there: does it fit, how fast',
   'info': "a model's or preset's parameters, FLOPs and shapes",
   'data': 'build data sets, look into them, train tokenizers',
   'bench': 'measure this machine',

@@ -19,6 +19,9 @@ def get_config() -> ConfigDict:
   # applied, before the run stops; 0: it never does.
   c.max_skipped_steps = 10
   c.stall_seconds = 300.0  # without a step, before it is said why; 0: never
+  # A REF whose weights come first, instead of random ones; for a ViT of
+  # another image size, its positions are interpolated.
+  c.initialize_from = ''
 
   c.model = ConfigDict()
   c.model.preset = (

@@ -13,13 +13,16 @@ from clip_jax.models.config import (
   TextTransformerConfig,
   VisionTransformerConfig,
 )
+from clip_jax.planning.shapes import planned_model
+from clip_jax.planning.topology import parse_topology
+from clip_jax.training.config import check_config, check_objective
 from configs import base
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(
   path.stem
   for path in (ROOT / 'configs').glob('*.py')
-  if path.stem not in ('__init__', 'base')
+  if path.stem not in ('__init__', 'base', 'paper')
 )
 
 
@@ -56,3 +59,47 @@ def test_base_is_the_papers_recipe_for_a_vit():
   assert optimizer.warmup_steps == 2_000
   assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.98, 1e-6)
   assert optimizer.schedule == 'cosine'
+
+
+# CLIP paper, tables 18 to 20: learning rate, b2, epsilon, image size.
+PAPER = {
+  'rn50': ('RN50', 5e-4, 0.999, 1e-8, 224),
+  'rn101': ('RN101', 5e-4, 0.999, 1e-8, 224),
+  'rn50x4': ('RN50x4', 5e-4, 0.999, 1e-8, 288),
+  'rn50x16': ('RN50x16', 4e-4, 0.999, 1e-8, 384),
+  'rn50x64': ('RN50x64', 3.6e-4, 0.999, 1e-8, 448),
+  'vit_b32': ('ViT-B/32', 5e-4, 0.98, 1e-6, 224),
+  'vit_b16': ('ViT-B/16', 5e-4, 0.98, 1e-6, 224),
+  'vit_l14': ('ViT-L/14', 4e-4, 0.98, 1e-6, 224),
+  'vit_l14_336': ('ViT-L/14@336', 2e-5, 0.98, 1e-6, 336),
+}
+
+
+@pytest.mark.parametrize('recipe', PAPER)
+def test_recipes_are_the_papers(recipe):
+  config = importlib.import_module(f'configs.{recipe}').get_config()
+  optimizer = config.optimizer
+  assert PAPER[recipe] == (
+    config.model.preset,
+    optimizer.learning_rate,
+    optimizer.b2,
+    optimizer.eps,
+    config.data.image_size,
+  )
+  assert (optimizer.weight_decay, optimizer.warmup_steps) == (0.2, 2_000)
+  assert (config.data.batch_size, optimizer.schedule) == (32_768, 'cosine')
+  assert config.objective.max_logit_scale == 100
+  epochs = 1 if recipe == 'vit_l14_336' else 32
+  assert config.total_steps == epochs * 400_000_000 // 32_768
+
+
+@pytest.mark.parametrize('recipe', [*PAPER, 'siglip_b16'])
+def test_a_recipe_can_be_laid_out_on_its_topology(recipe):
+  """What `plan` compiles, up to the compiler: the model, and the batch."""
+  module = importlib.import_module(f'configs.{recipe}')
+  config = module.get_config()
+  topology = parse_topology(module.TOPOLOGY, config.mesh.slices)
+  model = planned_model(config)
+  check_config(config)
+  check_objective(config, model)
+  assert config.data.batch_size % topology.chips == 0

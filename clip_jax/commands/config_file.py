@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -64,6 +65,23 @@ def _load(argv: list[str]) -> ConfigDict | None:
   except Exception as error:
     cause = ' '.join(str(error.__cause__ or error).split())
     raise UsageError(f'config file {path} cannot be run: {cause}') from error
+
+
+def config_path(values: flags.FlagValues) -> Path:
+  """The file of --config, which was given, without its argument."""
+  flag: Any = values['config']
+  return Path(flag.config_filename.partition(':')[0])
+
+
+def read_config(path: Path) -> ConfigDict:
+  """The config of a file as it makes it.
+
+  Raises:
+    UsageError: there is no such file, or it cannot be run.
+  """
+  config = _load(['clip-jax', f'--config={path}'])
+  assert config is not None  # the flag is there
+  return config
 
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:

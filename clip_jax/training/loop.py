@@ -18,12 +18,13 @@ from clip_jax.parallel import distributed
 from clip_jax.training import run_directory
 from clip_jax.training.config import Config
 from clip_jax.training.feed import Feed
+from clip_jax.training.initialization import first_state
 from clip_jax.training.journal import Journal
 from clip_jax.training.profile import Profile
 from clip_jax.training.report import FILE as REPORT
 from clip_jax.training.report import write_report
 from clip_jax.training.run import Run, make_run, warn_of_cut_captions
-from clip_jax.training.state import TrainState, sharded_init
+from clip_jax.training.state import TrainState
 from clip_jax.training.stop_signal import StopSignal
 from clip_jax.training.watchdog import Watchdog
 from clip_jax.training.workdir import Workdir, opened
@@ -120,9 +121,7 @@ def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
   seed = run.config.seed
   restored = checkpoints.restore(run.program.state, run.description, seed=seed)
   if restored is None:
-    return sharded_init(
-      run.program.module, run.program.optimizer, run.program.mesh, seed
-    )
+    return first_state(run.program, seed, run.config.initialize_from)
   step = jax.make_array_from_callback(
     (),
     run.program.state.step.sharding,

@@ -230,6 +230,21 @@ def make_model_config(
   """The model of `config.model`, with the tokenizer's vocabulary and length.
 
   Raises:
+    UsageError: see `shape_model`.
+  """
+  return shape_model(
+    config, tokenizer.vocab_size, tokenizer.context_length, tokenizer.eos_id
+  )
+
+
+def shape_model(
+  config: Config, vocab_size: int, context_length: int | None, end_token: int
+) -> CLIPConfig:
+  """The model of `config.model` for a tokenizer of which this is known.
+
+  Args:
+    context_length: None leaves it to the config.
+  Raises:
     UsageError: two fields that say the same differ, or the text tower would
       not find the tokenizer's end token.
   """
@@ -243,19 +258,16 @@ def make_model_config(
     'data.image_size',
   )
   for field, value in (
-    ('vocab_size', tokenizer.vocab_size),
-    ('context_length', tokenizer.context_length),
-    ('end_token', tokenizer.eos_id),
+    ('vocab_size', vocab_size),
+    ('context_length', context_length),
+    ('end_token', end_token),
   ):
     _settle(overrides['text'], field, value, f'the tokenizer ({field})')
   model = presets.resolve(config.model.preset or None, overrides)
-  if model.text.pooling == 'highest' and tokenizer.eos_id + 1 < (
-    tokenizer.vocab_size
-  ):
+  if model.text.pooling == 'highest' and end_token + 1 < vocab_size:
     raise UsageError(
       "model.text.pooling='highest' reads the highest id of a text, and the "
-      f"tokenizer's end token is {tokenizer.eos_id} of "
-      f"{tokenizer.vocab_size:,}: take 'end'."
+      f"tokenizer's end token is {end_token} of {vocab_size:,}: take 'end'."
     )
   return model
 

@@ -35,6 +35,7 @@ _FREE = (
 _BEFORE = {
   'data.background': '',
   'data.exif': False,
+  'initialize_from': '',
   'model.patch_dropout': 0.0,
   'objective.max_logit_scale': 100.0,
   'optimizer.nu_dtype': 'float32',

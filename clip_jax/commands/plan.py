@@ -1,0 +1,207 @@
+"""Plans a run on a TPU that is not there: does it fit, and how long it takes.
+
+usage:
+  clip-jax plan --config=configs/NAME.py[:ARG] [--topology=v5e:16x16]
+      [--fit] [--json] [--config.KEY=VALUE …]
+  clip-jax plan --all
+
+examples:
+  clip-jax plan --config=configs/vit_l14.py --topology=v5e:16x16
+  clip-jax plan --config=configs/vit_l14.py --topology=v5e:4x4 --fit
+  clip-jax plan --config=configs/vit_b32.py --topology=v5p:4x4x4 --json
+  clip-jax plan --config=configs/vit_b32.py --topology=v5e:16x16 \\
+      --config.mesh.slices=2
+
+The train step of the config is compiled ahead of time, on this machine's CPU,
+for every chip of the topology: v4 and v5p have three sides (v5p:4x4x4), v5e
+and v6e two (v5e:16x16), and mesh.slices says how many of these there are. No
+data and no tokenizer file are needed. Memory, FLOPs and collectives are those
+of the compiled program; times are estimates. What compiles for minutes fits;
+what does not fit is told in seconds.
+
+Without --topology, a recipe's own is taken. --fit searches for the fastest
+micro-batch, remat policy and mesh.fsdp that fit. --all plans every recipe of
+configs/ that states a topology, and prints a table in Markdown.
+"""
+
+import functools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from clip_jax.commands import common_flags, printing
+from clip_jax.commands.config_file import config_path, define_config, parse
+from clip_jax.errors import UsageError
+
+if TYPE_CHECKING:
+  from clip_jax.planning.plan import Plan
+  from clip_jax.planning.topology import Topology
+
+__all__ = ['define_flags', 'parse', 'run']
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds this verb's flags."""
+  define_config(values)
+  text, switch = flags.DEFINE_string, flags.DEFINE_bool
+  text(
+    'topology',
+    None,
+    "chips of one slice, such as v5e:16x16; a recipe's own where left out",
+    flag_values=values,
+  )
+  switch('fit', False, 'search for settings that fit', flag_values=values)
+  switch('all', False, 'a table of all recipes', flag_values=values)
+  common_flags.define_json(values)
+
+
+def run(values: flags.FlagValues, words: list[str]) -> None:
+  """Plans, and prints the plan."""
+  printing.no_words('plan', words)
+  if (values.config is None) == (not values.all):
+    raise UsageError(
+      'plan needs --config, a file such as configs/vit_l14.py, or --all, and '
+      'one of them.'
+    )
+
+  from clip_jax.planning.child import check_libtpu
+
+  check_libtpu()
+  if values.all:
+    _plan_all(values)
+    return
+  path = config_path(values)
+  topology = _topology(values.topology, path, values.config)
+  name = str(path)
+  if values.fit:
+    _fit(name, values.config, topology, values.json)
+    return
+  plan = _plan(values.config, topology)
+  if not plan['fits']:
+    from clip_jax.planning.fit import suggestions
+
+    plan['suggestions'] = suggestions(plan, values.config, topology)
+  _print(name, plan, values.json)
+
+
+def _topology(name: str | None, path: Path, config: Any) -> 'Topology':
+  from clip_jax.planning.recipes import stated_topology
+  from clip_jax.planning.topology import parse_topology
+
+  name = name or stated_topology(path)
+  if not name:
+    raise UsageError(
+      f'no --topology, and {path} states none: name chips such as v5e:16x16.'
+    )
+  return parse_topology(name, config.mesh.slices)
+
+
+def _plan(config: Any, topology: 'Topology') -> 'Plan':
+  """The plan, with progress on stderr."""
+  from clip_jax.planning.child import measure_apart
+  from clip_jax.planning.plan import make_plan
+
+  with _Waiting(
+    f'compiling for {topology.chips:,} chips of {topology} (one to five '
+    'minutes)'
+  ) as waiting:
+    measure = functools.partial(measure_apart, tick=waiting.tick)
+    return make_plan(config, topology, measure)
+
+
+class _Waiting:
+  """Says on stderr what is waited for and for how long: on a terminal in one
+  line that goes again, elsewhere once a minute."""
+
+  def __init__(self, what: str):
+    self._what = what
+    self._terminal = sys.stderr.isatty()
+    self._said = -1  # minutes
+
+  def __enter__(self) -> '_Waiting':
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    if self._terminal and self._said >= 0:
+      print('\r\033[K', end='', file=sys.stderr, flush=True)
+
+  def tick(self, seconds: float) -> None:
+    """Another second has gone."""
+    minutes, rest = divmod(round(seconds), 60)
+    if self._terminal:
+      clock = f'{self._what} {minutes}:{rest:02}'
+      print(f'\r{clock}', end='', file=sys.stderr, flush=True)
+    elif minutes > self._said:
+      line = f'... {minutes} min' if minutes else f'{self._what} ...'
+      print(line, file=sys.stderr, flush=True)
+    self._said = minutes
+
+
+def _print(name: str, plan: 'Plan', as_json: bool) -> None:
+  from clip_jax.planning.describing import describe
+
+  if as_json:
+    printing.print_json({'config': name, **plan})
+  else:
+    print(describe(name, plan))
+
+
+def _fit(name: str, config: Any, topology: 'Topology', as_json: bool) -> None:
+  """Searches, and prints the plan of the winner with the flags for it."""
+  from clip_jax.planning import fit
+  from clip_jax.planning.describing import verdict
+
+  count = 0
+
+  def plan_of(changed: Any) -> 'Plan':
+    nonlocal count
+    count += 1
+    setting = fit.Setting(
+      changed.model.remat, changed.objective.micro_batch, changed.mesh.fsdp
+    )
+    said = ' '.join(flag.rpartition('.')[2] for flag in setting.flags)
+    plan = _plan(changed, topology)
+    print(f'try {count}: {said}: {verdict(plan)}', file=sys.stderr, flush=True)
+    return plan
+
+  tries = fit.search(config, topology, plan_of)
+  best = fit.fastest(tries)
+  smallest = min(tries, key=lambda one: one.plan['peak_bytes_per_chip'])
+  chosen = best or smallest
+  plan = {
+    **chosen.plan,
+    'flags': chosen.setting.flags if best else [],
+    'tries': [
+      {
+        'flags': one.setting.flags,
+        'fits': one.plan['fits'],
+        'peak_bytes_per_chip': one.plan['peak_bytes_per_chip'],
+        'step_seconds': one.plan['step_seconds'],
+      }
+      for one in tries
+    ],
+  }
+  _print(name, plan, as_json)
+
+
+def _plan_all(values: flags.FlagValues) -> None:
+  """One row of Markdown for each recipe, printed when it is known."""
+  from clip_jax.commands.config_file import read_config
+  from clip_jax.planning import describing
+  from clip_jax.planning.recipes import recipes_in
+
+  if values.topology or values.fit:
+    raise UsageError('--all takes neither --topology nor --fit.')
+  plans = []
+  if not values.json:
+    print(describing.TABLE_HEAD, flush=True)
+  for path in recipes_in(Path('configs')):
+    config = read_config(path)
+    plan = _plan(config, _topology(None, path, config))
+    plans.append({'config': str(path), **plan})
+    if not values.json:
+      print(describing.table_row(str(path), plan), flush=True)
+  if values.json:
+    printing.print_json(plans)

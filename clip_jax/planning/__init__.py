@@ -1,0 +1,7 @@
+"""What a run would need on a TPU that is not there, found by compiling it.
+
+`plan` compiles the train step of a config for a named topology (in a child
+process, `child.py`), reads the optimized program (`hlo.py`, `costs.py`,
+`collectives.py`) and estimates the time of a step (`estimate.py`); `fit.py`
+searches for settings that fit.
+"""

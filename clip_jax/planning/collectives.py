@@ -1,0 +1,209 @@
+"""What the devices of a compiled program send each other.
+
+A TPU runs a collective beside other work by spreading it over several fusions,
+each of
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from clip_jax.planning.hlo import Computation, Instruction, Program
+
+OPS = (
+  'all-reduce',
+  'all-gather',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+)
+_OPCODES = {f'{op}{end}': op for op in OPS for end in ('', '-start')}
+_BETWEEN_SLICES = r'_xla_megascale_transfer_type="(\w+)"'
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One exchange.
+
+  Attributes:
+    op: one of `OPS`.
+    bytes: of the array that is gathered, reduced, or passed on, whole.
+    group: one of the groups that exchange, as positions in the mesh.
+    times: how often a step runs it.
+    hidden: other work runs meanwhile.
+  """
+
+  op: str
+  bytes: int
+  group: tuple[int, ...]
+  times: int
+  hidden: bool
+
+
+def collectives(
+  program: Program, devices: int, slices: int = 1
+) -> list[Collective]:
+  """All of a program, those of loops with their number of turns.
+
+  Args:
+    devices: of the mesh.
+    slices: that these are in, one after another.
+  """
+  channels: dict[str, list[_Occurrence]] = defaultdict(list)
+  for computation, instruction, times in program.executed():
+    for inside, found in _inside(program, computation, instruction):
+      channel = found.attribute(r'channel_id=(\d+)') or found.name
+      channels[channel].append(
+        _Occurrence(
+          _read(inside, found, times, devices, slices), _starts(inside, found)
+        )
+      )
+  kept = []
+  for occurrences in channels.values():
+    starts = [o.collective for o in occurrences if o.starts]
+    if starts:
+      kept += [dataclasses.replace(start, hidden=True) for start in starts]
+    else:
+      kept += [o.collective for o in occurrences]
+  return kept
+
+
+class _Occurrence(NamedTuple):
+  collective: Collective
+  starts: bool  # the first of several fusions that it is spread over
+
+
+def _starts(inside: Computation, found: Instruction) -> bool:
+  return any(
+    'AsyncCollectiveStart' in user.attributes
+    for user in inside.users.get(found.name, [])
+  )
+
+
+def _inside(
+  program: Program, computation: Computation, instruction: Instruction
+) -> Iterator[tuple[Computation, Instruction]]:
+  """The instruction, or what a fusion has in it, if it is a collective."""
+  if _op_of(instruction) is not None:
+    yield computation, instruction
+  called = instruction.called('calls')
+  if instruction.opcode == 'fusion' and called is not None:
+    fused = program.computations[called]
+    for inner in fused.instructions.values():
+      yield from _inside(program, fused, inner)
+
+
+def _op_of(instruction: Instruction) -> str | None:
+  """One of `OPS`, or None for what is no exchange."""
+  if instruction.opcode != 'send':
+    return _OPCODES.get(instruction.opcode)
+  kind = instruction.attribute(_BETWEEN_SLICES)
+  if kind is None:
+    return None
+  op = kind.lower().replace('_', '-')
+  return op if op in OPS else 'collective-permute'
+
+
+def _read(
+  computation: Computation,
+  found: Instruction,
+  times: int,
+  devices: int,
+  slices: int,
+) -> Collective:
+  op = _op_of(found)
+  assert op is not None  # `_inside` yields no others
+  if found.opcode == 'send':
+    group = tuple(range(0, devices, devices // slices))
+  else:
+    group = group_of(found.attributes, devices)
+  size = sum(
+    shape.bytes
+    for operand in computation.operands(found)
+    for shape in operand.shapes
+  )
+  if op == 'all-gather':
+    size *= len(group)
+  return Collective(op, size, group, times, found.opcode.endswith('-start'))
+
+
+def group_of(attributes: str, devices: int) -> tuple[int, ...]:
+  """One group of the devices that exchange, in any of XLA's four spellings.
+
+  They are {{0,1},{2,3}}; [2,2]<=[4] or [2,2]<=[2,2]T(1,0), an array of the
+  numbers from 0 on, reshaped and transposed; mesh['a'=2,'b'=2] {'b'}, a grid
+  of them and the axes that a group runs along; and pairs of source and target.
+
+  Args:
+    attributes: of the instruction.
+    devices: in all.
+  """
+  pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', attributes)
+  if pairs:
+    return tuple(int(place) for place in pairs.groups())
+  listed = re.search(r'replica_groups=\{\{([\d,]+)\}', attributes)
+  if listed:
+    return tuple(int(place) for place in listed[1].split(','))
+  iota = re.search(
+    r'replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)', attributes
+  )
+  if iota:
+    groups = _numbers(iota[3]).reshape(int(iota[1]), int(iota[2]))
+    return tuple(groups[0].tolist())
+  mesh = re.search(
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? \{([^}]*)\}',
+    attributes,
+  )
+  if mesh:
+    return _along(mesh[1], mesh[2], mesh[3])
+  return tuple(range(devices))
+
+
+def _numbers(text: str) -> np.ndarray:
+  """'[2,4]T(1,0)' as numbers from 0 on, in that shape and order."""
+  sizes, _, axes = text.partition('T')
+  shape = [int(size) for size in re.findall(r'\d+', sizes)]
+  numbers = np.arange(math.prod(shape)).reshape(shape)
+  if axes:
+    numbers = numbers.transpose(
+      [int(axis) for axis in re.findall(r'\d+', axes)]
+    )
+  return numbers
+
+
+def _along(mesh: str, order: str | None, axes: str) -> tuple[int, ...]:
+  """The first group along some axes of a mesh, or parts ':(BEFORE)SIZE'."""
+  sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
+  places = [slice(None)] * len(sizes)
+  numbers = _numbers(order) if order else np.arange(math.prod(sizes.values()))
+  numbers = numbers.reshape(tuple(sizes.values()))
+  chosen = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
+  for number, (name, size) in enumerate(sizes.items()):
+    parts = [(before, part) for axis, before, part in chosen if axis == name]
+    if not parts:
+      places[number] = slice(0, 1)
+    elif parts[0][1]:
+      (before, part) = map(int, parts[0])
+      step = size // (before * part)
+      places[number] = slice(0, part * step, step)
+  return tuple(numbers[tuple(places)].ravel().tolist())
+
+
+def axes_of(group: tuple[int, ...], mesh: dict[str, int]) -> list[str]:
+  """The mesh axes that a group runs along.
+
+  Args:
+    group: positions in the flattened mesh.
+    mesh: its axes and their sizes, outermost first.
+  """
+  places = np.unravel_index(np.asarray(group), tuple(mesh.values()))
+  return [
+    axis
+    for axis, along in zip(mesh, places, strict=True)
+    if len(set(along.tolist())) > 1
+  ]

@@ -1,0 +1,159 @@
+"""How long a step would take: a roofline, one instruction after another.
+
+Each instruction takes as long as its products need on the matrix units or its
+bytes from main memory, whichever is longer. Collectives that other work hides
+run beside all of it; the rest is added.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+from clip_jax.planning.collectives import Collective
+from clip_jax.planning.costs import Operation
+from clip_jax.planning.topology import Topology
+
+# What programs of large products reach of the figures in the data sheets.
+MATRIX_FRACTION = 0.75
+HBM_FRACTION = 0.85
+NETWORK_FRACTION = 0.8
+
+ASSUMPTIONS = (
+  f'large products reach {MATRIX_FRACTION:.0%} of the peak',
+  f'main memory {HBM_FRACTION:.0%} and links {NETWORK_FRACTION:.0%} of theirs',
+  'an instruction takes the longer of its arithmetic and its memory traffic',
+  'collectives that XLA runs beside other work cost nothing until they last '
+  'longer than it; all others are added',
+  'input and checkpoints keep no step waiting',
+)
+
+
+@runtime_checkable
+class Place(Protocol):
+  """Of a device, where it is; several slices have a `slice_index` besides."""
+
+  @property
+  def coords(self) -> Sequence[int]:
+    """In the torus of its slice."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """Seconds of one step by what they are spent on, and the step itself.
+
+  Attributes:
+    matrix_seconds: the products alone.
+    hbm_seconds: main memory alone.
+    compute_seconds: the longer of the two, instruction by instruction.
+    collective_seconds: all exchanges.
+    step_seconds: of the whole.
+  """
+
+  matrix_seconds: float
+  hbm_seconds: float
+  compute_seconds: float
+  collective_seconds: float
+  step_seconds: float
+
+
+def estimate(
+  operations: Iterable[Operation],
+  exchanges: Iterable[Collective],
+  topology: Topology,
+  devices: Sequence[Place],
+) -> Estimate:
+  """The time of a step of a compiled program.
+
+  Args:
+    operations, exchanges: of the program, for one device.
+    topology: where it would run.
+    devices: in the order of the mesh, with their coordinates.
+  """
+  chip = topology.chip
+  matrix = hbm = compute = 0.0
+  for operation in operations:
+    products = operation.flops / (chip.peak_flops * MATRIX_FRACTION)
+    memory = operation.hbm_bytes / (chip.hbm_bandwidth * HBM_FRACTION)
+    matrix += operation.times * products
+    hbm += operation.times * memory
+    compute += operation.times * max(products, memory)
+  hidden = shown = 0.0
+  for exchange in exchanges:
+    seconds = exchange.times * exchange_seconds(exchange, topology, devices)
+    if exchange.hidden:
+      hidden += seconds
+    else:
+      shown += seconds
+  step = max(compute, hidden) + shown
+  return Estimate(matrix, hbm, compute, hidden + shown, step)
+
+
+def exchange_seconds(
+  exchange: Collective, topology: Topology, devices: Sequence[Place]
+) -> float:
+  """One collective: bandwidth only, over rings along the torus.
+
+  Within a slice, the links of every dimension that the group spans are used,
+  both ways where the ends are linked. Between slices, each chip sends its
+  share of the group's array over the network.
+  """
+  members = [devices[place] for place in exchange.group]
+  count = len(members)
+  if count < 2 or not exchange.bytes:
+    return 0.0
+  slices = len({getattr(member, 'slice_index', 0) for member in members})
+  inside = count // slices
+  passes = {'all-reduce': 2.0, 'collective-permute': 1.0}.get(exchange.op, 1.0)
+  seconds = 0.0
+  if inside > 1:
+    rate = NETWORK_FRACTION * _link_rate(members, topology)
+    seconds += passes * exchange.bytes * _ring(exchange.op, inside) / rate
+  if slices > 1:
+    rate = NETWORK_FRACTION * topology.chip.dcn_bandwidth
+    share = exchange.bytes / inside
+    seconds += passes * share * _ring(exchange.op, slices) / rate
+  return seconds
+
+
+def _ring(op: str, count: int) -> float:
+  """The part of the array that passes each link."""
+  return 1.0 if op == 'collective-permute' else (count - 1) / count
+
+
+def _link_rate(members: Sequence[Place], topology: Topology) -> float:
+  """Bytes a second that each member can send to others of its slice."""
+  chip = topology.chip
+  link = chip.ici_bandwidth / (2 * chip.dimensions)
+  links = 0
+  for axis, side in enumerate(topology.sides):
+    extent = len({member.coords[axis] for member in members})
+    if extent > 1:
+      links += 2 if extent == side and side >= chip.wrapped_side else 1
+  return link * max(links, 1)
+
+
+def days_and_chip_hours(
+  step_seconds: float, steps: int, chips: int
+) -> tuple[float, float]:
+  """How long a run is, and what it costs."""
+  hours = step_seconds * steps / 3600
+  return hours / 24, hours * chips
+
+
+def utilization(
+  pair_flops: float | int,
+  batch_size: int,
+  step_seconds: float,
+  topology: Topology,
+) -> float:
+  """MFU: the model's own arithmetic over the peak of all chips.
+
+  Args:
+    pair_flops: of one pair, with its gradients: see `training/utilization.py`.
+  """
+  peak = topology.chip.peak_flops * topology.chips
+  if math.isclose(step_seconds, 0):
+    return 0.0
+  return pair_flops * batch_size / (step_seconds * peak)

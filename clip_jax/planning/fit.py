@@ -1,0 +1,189 @@
+"""Searches for settings of a config that fit a topology.
+
+A program that does not fit fails in seconds, one that does compiles for
+minutes. So what a failure says it would have needed is used to guess the
+largest micro-batch that fits, and only likely winners are compiled.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from clip_jax.planning.plan import Plan
+from clip_jax.planning.topology import Topology
+from clip_jax.training.config import Config
+
+# From the fastest to the smallest.
+POLICIES = ('none', 'dots', 'full')
+# A guess may be this much too large before it is not worth a try.
+_OPTIMISM = 1.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What the search varies."""
+
+  remat: str
+  micro_batch: int
+  fsdp: int
+
+  @property
+  def flags(self) -> list[str]:
+    """Words that set it on a command line."""
+    return [
+      f'--config.model.remat={self.remat}',
+      f'--config.objective.micro_batch={self.micro_batch}',
+      f'--config.mesh.fsdp={self.fsdp}',
+    ]
+
+  def applied(self, config: Config) -> Config:
+    """A copy of the config that has it."""
+    changed = copy.deepcopy(config)
+    changed.model.remat = self.remat
+    changed.objective.micro_batch = self.micro_batch
+    changed.mesh.fsdp = self.fsdp
+    return changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+  """A setting and its plan."""
+
+  setting: Setting
+  plan: Plan
+
+
+Attempt = Callable[[Setting], Plan]
+
+
+def search(
+  config: Config, topology: Topology, plan_of: Callable[[Config], Plan]
+) -> list[Try]:
+  """Tries settings until the fastest that fits is found.
+
+  Without micro-batches first, from the policy that recomputes least: the first
+  that fits is the fastest of all, since micro-batches cost a forward pass
+  more. Where none fits, each policy with its largest micro-batch, of which the
+  estimate decides. All of that again over more `mesh.fsdp` where nothing fits
+  so far.
+
+  Args:
+    plan_of: makes the plan of a config.
+  Returns:
+    What was tried, in that order; see `fastest`.
+  Raises:
+    UsageError: the config cannot work on this topology at all.
+  """
+  tries: list[Try] = []
+
+  def attempt(setting: Setting) -> Plan:
+    plan = plan_of(setting.applied(config))
+    tries.append(Try(setting, plan))
+    return plan
+
+  for fsdp in fsdp_sizes(config, topology):
+    failures = {}
+    for remat in POLICIES:
+      plan = attempt(Setting(remat, 0, fsdp))
+      if plan['fits']:
+        return tries
+      failures[remat] = plan
+    for remat in POLICIES:
+      _largest_micro_batch(
+        Setting(remat, 0, fsdp), failures[remat], config, topology, attempt
+      )
+    if fastest(tries) is not None:
+      return tries
+  return tries
+
+
+def fastest(tries: list[Try]) -> Try | None:
+  """The one with the shortest step of those that fit."""
+  fitting = [one for one in tries if one.plan['fits']]
+  return min(fitting, key=lambda one: one.plan['step_seconds'], default=None)
+
+
+def fsdp_sizes(config: Config, topology: Topology) -> Iterator[int]:
+  """The config's own, then four times as many as long as they divide a
+  slice."""
+  size = config.mesh.fsdp
+  chips = topology.chips // topology.slices // config.mesh.tensor
+  while size <= chips and chips % size == 0:
+    yield size
+    size *= 4
+
+
+def _largest_micro_batch(
+  setting: Setting,
+  failure: Plan,
+  config: Config,
+  topology: Topology,
+  attempt: Attempt,
+) -> None:
+  """Tries smaller and smaller ones, from the largest that may fit."""
+  before = config.data.batch_size
+  for size in micro_batches(config, topology):
+    if size >= before or guess(failure, size / before) > (
+      _OPTIMISM * failure['hbm_bytes_per_chip']
+    ):
+      continue
+    plan = attempt(dataclasses.replace(setting, micro_batch=size))
+    if plan['fits']:
+      return
+    failure, before = plan, size
+
+
+def micro_batches(config: Config, topology: Topology) -> list[int]:
+  """Halves of the batch that all devices can split, the largest first."""
+  ways = topology.chips // config.mesh.tensor
+  sizes, size = [], config.data.batch_size // 2
+  while size >= ways and size % ways == 0:
+    sizes.append(size)
+    if size % 2:
+      break
+    size //= 2
+  return sizes
+
+
+def guess(failure: Plan, part: float) -> float:
+  """Bytes that a chip would need for a part of the pairs at a time.
+
+  Temporaries are taken to shrink with it; all else stays. Gradients, which
+  stay too, are not told from the temporaries: this is a lower bound.
+  """
+  memory: dict[str, Any] = failure['memory']
+  temporary = memory['activations_and_temporaries']
+  return failure['peak_bytes_per_chip'] - (1 - part) * temporary
+
+
+def suggestions(
+  plan: Plan, config: Config, topology: Topology
+) -> list[dict[str, Any]]:
+  """What may make a config fit that does not, by proportion, not compiled.
+
+  Returns:
+    For each, 'flags' (words, or a topology), and 'estimated_peak_bytes'.
+  """
+  room = plan['hbm_bytes_per_chip']
+  found: list[dict[str, Any]] = []
+  for size in micro_batches(config, topology):
+    micro = config.objective.micro_batch or config.data.batch_size
+    peak = guess(plan, size / micro)
+    if size < micro and peak * _OPTIMISM < room:
+      flags = [f'--config.objective.micro_batch={size}']
+      found.append({'flags': flags, 'estimated_peak_bytes': int(peak)})
+      break
+  ratio = 2
+  while ratio <= 64:
+    peak = guess(plan, 1 / ratio)
+    if peak * _OPTIMISM < room:
+      found.append(
+        {
+          'flags': [f'{ratio * topology.chips:,} chips of {topology.family}'],
+          'estimated_peak_bytes': int(peak),
+        }
+      )
+      break
+    ratio *= 2
+  return found

@@ -1,0 +1,42 @@
+"""The model of a config where its tokenizer's file need not be there."""
+
+import dataclasses
+import os
+
+from clip_jax.errors import UsageError
+from clip_jax.models import presets
+from clip_jax.models.config import CLIPConfig
+from clip_jax.training.config import Config
+from clip_jax.training.run import make_tokenizer, shape_model
+
+
+def planned_model(config: Config) -> CLIPConfig:
+  """What `train` would make of `config.model`, without data.
+
+  A tokenizer whose file is not there yet is taken to have the vocabulary that
+  the config or its preset says: only the number of tokens matters here.
+
+  Raises:
+    UsageError: a field is impossible, or nothing says how many tokens there
+      are.
+  """
+  scheme, _, location = config.tokenizer.partition(':')
+  if scheme == 'clip' or os.path.exists(location):
+    tokenizer = make_tokenizer(config, ())
+    return shape_model(
+      config, tokenizer.vocab_size, tokenizer.context_length, tokenizer.eos_id
+    )
+  text, name = config.model.text, config.model.preset
+  known = dataclasses.asdict(presets.find(name).config.text) if name else {}
+  vocab_size = (
+    text.vocab_size
+    or config.tokenizer_training.vocab_size
+    or known.get('vocab_size')
+  )
+  if not vocab_size:
+    raise UsageError(
+      f'tokenizer={config.tokenizer!r} is not there: say '
+      'model.text.vocab_size, the number of its tokens, to plan without it.'
+    )
+  length = text.context_length or known.get('context_length')
+  return shape_model(config, vocab_size, length, known.get('end_token', 1))

@@ -1,0 +1,19 @@
+"""RN50x4 (CLIP paper, tables 18 and 19): expect 65.8% zero-shot ImageNet.
+
+  clip-jax plan --config=configs/rn50x4.py
+  clip-jax train --config=configs/rn50x4.py --workdir=runs/rn50x4 \\
+      --config.data.train=tfds:my_pairs#train
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+TOPOLOGY = 'v5e:16x16'
+
+
+def get_config() -> ConfigDict:
+  """Without data: name it as `data.train`."""
+  return paper.resnet(
+    'RN50x4', learning_rate=5e-4, image_size=288, remat='full'
+  )

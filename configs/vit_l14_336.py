@@ -1,0 +1,24 @@
+"""ViT-L/14@336 (CLIP paper, section 3.2 and table 20): expect 76.2% zero-shot
+ImageNet.
+
+One more epoch of a trained ViT-L/14 at 336 pixels: its weights are the first
+ones here, with the positions of its patches interpolated.
+
+  clip-jax plan --config=configs/vit_l14_336.py
+  clip-jax train --config=configs/vit_l14_336.py --workdir=runs/vit_l14_336 \\
+      --config.initialize_from=runs/vit_l14 \\
+      --config.data.train=tfds:my_pairs#train
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+TOPOLOGY = 'v5e:16x16'
+
+
+def get_config() -> ConfigDict:
+  """Without data and first weights: name `data.train`, `initialize_from`."""
+  c = paper.vit('ViT-L/14@336', learning_rate=2e-5, image_size=336)
+  c.total_steps = paper.steps(1)
+  return c

@@ -1,0 +1,132 @@
+"""`clip-jax plan`, with a compiler that answers at once."""
+
+import sys
+
+import pytest
+
+from clip_jax.planning import child
+from clip_jax.planning.chips import GIB
+from clip_jax.planning.shapes import planned_model
+
+CONFIG = '--config=configs/vit_b32.py'
+TOPOLOGY = '--topology=v5e:4x4'
+
+
+def measured(config, topology, tick):
+  """A compilation that needs a GiB for each 2,048 pairs at a time."""
+  tick(0.0)
+  pairs = config.objective.micro_batch or config.data.batch_size
+  temporary = pairs * GIB // 2048
+  peak = temporary + GIB
+  result = {
+    'model': planned_model(config).to_dict(),
+    'fits': peak <= topology.chip.hbm_bytes,
+    'peak_bytes_per_chip': peak,
+    'memory': {'parameters': GIB, 'activations_and_temporaries': temporary},
+  }
+  if not result['fits']:
+    return result
+  exchange = {
+    'op': 'all-reduce',
+    'axes': ['data'],
+    'group_size': 16,
+    'bytes': 10**6,
+    'count': 12,
+    'overlapped': False,
+    'seconds': 1e-3,
+  }
+  return {
+    **result,
+    'flops_per_chip': 10**12,
+    'hbm_bytes_accessed_per_chip': 10**9,
+    'collectives': [exchange],
+    'matrix_seconds': 0.2,
+    'hbm_seconds': 0.1,
+    'compute_seconds': 0.25,
+    'collective_seconds': 1e-3,
+    'step_seconds': 0.5,
+  }
+
+
+@pytest.fixture(autouse=True)
+def compiler(monkeypatch):
+  monkeypatch.setattr(child, 'check_libtpu', lambda: None)
+  monkeypatch.setattr(child, 'measure_apart', measured)
+
+
+def test_a_plan_that_fits_as_json(clip_jax):
+  result = clip_jax(
+    'plan', CONFIG, TOPOLOGY, '--json', '--config.data.batch_size=4096'
+  )
+  assert result.code == 0
+  plan = result.json
+  assert plan['config'] == 'configs/vit_b32.py'
+  assert plan['fits'] is True
+  assert plan['peak_bytes_per_chip'] == 3 * GIB
+  assert plan['hbm_bytes_per_chip'] == int(15.75 * GIB)
+  assert plan['flops_per_chip'] == 10**12
+  assert plan['mfu'] == pytest.approx(4096 * 44.3e9 / 0.5 / 16 / 197e12, 0.01)
+  assert plan['days'] == pytest.approx(0.5 * 390_625 / 86_400)
+  assert plan['chip_hours'] == pytest.approx(16 * 24 * plan['days'])
+  assert 'compiling for 16 chips of v5e:4x4' in result.err
+
+
+def test_a_plan_that_does_not_fit_says_what_would(clip_jax):
+  result = clip_jax('plan', CONFIG, TOPOLOGY, '--json')
+  assert result.code == 0
+  plan = result.json
+  assert plan['fits'] is False
+  assert plan['step_seconds'] is None
+  words = [word for one in plan['suggestions'] for word in one['flags']]
+  assert words == ['--config.objective.micro_batch=16384', '32 chips of v5e']
+
+
+def test_a_plan_in_words(clip_jax):
+  out = clip_jax('plan', CONFIG, TOPOLOGY, '--config.data.batch_size=4096').out
+  assert 'fits: 3.0 of 15.8 GiB, 500 ms a step' in out
+  assert 'all-reduce' in out
+  assert '390,625 steps take 2.3 days' in out
+  assert max(map(len, out.splitlines())) <= 120
+  out = clip_jax('plan', CONFIG, TOPOLOGY).out
+  assert 'does not fit: 17.0 of 15.8 GiB' in out
+  assert 'would fit, by proportion: --config.objective.micro_batch=' in out
+
+
+def test_the_search_prints_flags_to_paste(clip_jax):
+  result = clip_jax('plan', CONFIG, TOPOLOGY, '--fit')
+  assert result.code == 0
+  assert '--config.objective.micro_batch=16384' in result.out
+  assert 'try 1: ' in result.err
+  plan = clip_jax('plan', CONFIG, TOPOLOGY, '--fit', '--json').json
+  assert plan['fits']
+  assert '--config.mesh.fsdp=1' in plan['flags']
+  assert len(plan['tries']) > 1
+
+
+def test_all_recipes_are_rows_of_a_table(clip_jax):
+  lines = clip_jax('plan', '--all').out.strip().splitlines()
+  assert lines[0].startswith('| recipe | topology |')
+  rows = [line for line in lines if line.startswith('| `configs/')]
+  assert len(rows) == len(lines) - 2 == 10
+  assert len({line.count('|') for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    ([], 'plan needs --config'),
+    ([CONFIG, '--all'], 'one of them'),
+    (['--all', '--fit'], '--all takes neither'),
+    ([CONFIG, '--topology=v5e-16'], 'names look like'),
+    (['--config=configs/emoji.py'], 'configs/emoji.py states none'),
+    ([CONFIG, 'v5e:4x4'], 'plan takes flags only'),
+  ],
+)
+def test_wrong_calls_are_one_line(refused, words, message):
+  refused(message, 'plan', *words)
+
+
+def test_a_terminal_gets_one_line_that_goes_again(clip_jax, monkeypatch):
+  monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+  result = clip_jax('plan', CONFIG, TOPOLOGY)
+  assert result.code == 0

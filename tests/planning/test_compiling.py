@@ -1,0 +1,169 @@
+"""Whole plans of a tiny model: really compiled, by libtpu, in a child."""
+
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from clip_jax.data.images import Preprocessing
+from clip_jax.errors import UsageError
+from clip_jax.planning import child
+from clip_jax.planning.chips import GIB
+from clip_jax.planning.compiling import (
+  abstract_batch,
+  held_bytes,
+  memory_of,
+  needed_bytes,
+)
+from clip_jax.planning.plan import make_plan
+from clip_jax.planning.shapes import planned_model
+from clip_jax.planning.topology import parse_topology
+from clip_jax.training.program import make_program
+from tests.tiny import TINY, tiny_config
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason='libtpu, of the extra `plan`, is not installed',
+)
+
+
+def config_of(**model):
+  """A tiny model that needs no tokenizer file."""
+  config = tiny_config()
+  config.tokenizer = 'sentencepiece:nowhere.model'
+  config.model.text.vocab_size = 64
+  config.model.update(model)
+  return config
+
+
+def test_a_missing_tokenizer_counts_as_many_tokens_as_the_config_says():
+  assert planned_model(config_of()).text.vocab_size == 64
+  config = tiny_config()
+  config.tokenizer = 'siglip:nowhere.model'
+  config.model.preset = 'ViT-B-16-SigLIP'
+  for tower in ('image', 'text'):
+    for name in config.model[tower]:
+      config.model[tower][name] = None
+  config.model.embed_dim = None
+  assert planned_model(config).text.vocab_size == 32_000
+  config = tiny_config()
+  config.tokenizer = 'sentencepiece:nowhere.model'
+  with pytest.raises(UsageError, match=r'say model.text.vocab_size'):
+    planned_model(config)
+
+
+def test_the_program_says_what_a_chip_holds():
+  config = config_of()
+  config.mesh.fsdp = 4
+  made = make_program(config, TINY, Preprocessing(image_size=16))
+  held = held_bytes(made, abstract_batch(made, TINY, 16))
+  whole = sum(x.size * 4 for x in jax.tree.leaves(made.state.params))
+  assert whole / 4 <= held['parameters'] < whole / 2
+  assert held['optimizer'] == 2 * held['parameters'] + 3 * 4 - 4
+  assert held['batch'] == 16 // 8 * (16 * 16 * 3 + 4 * 8)
+
+
+@pytest.mark.slow
+def test_memory_adds_up_to_the_compilers_own():
+  made = make_program(
+    config_of(), TINY, Preprocessing(image_size=16), jax.devices()[:1]
+  )
+  batch = abstract_batch(made, TINY, 16)
+  analysis = made.train_step.lower(made.state, batch).compile()
+  analysis = analysis.memory_analysis()
+  memory = memory_of(analysis, held_bytes(made, batch))
+  expected = (
+    analysis.argument_size_in_bytes
+    + analysis.temp_size_in_bytes
+    + analysis.output_size_in_bytes
+    - analysis.alias_size_in_bytes
+    + analysis.generated_code_size_in_bytes
+  )
+  assert sum(memory.values()) == expected
+  assert all(size >= 0 for size in memory.values())
+
+
+@pytest.mark.parametrize(
+  ('message', 'expected'),
+  [
+    (
+      'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, '
+      'the total memory required for HLO temporaries (54.5G) exceeds available '
+      'HBM (15.75G). HLO module: jit_train_step.',
+      int(54.5 * GIB),
+    ),
+    (
+      'RESOURCE_EXHAUSTED: the total memory required for HLO temporaries '
+      '(1.25T) exceeds available HBM (15.75G).',
+      1280 * GIB,
+    ),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G '
+      'of 15.75G hbm. Exceeded hbm capacity by 4.75G.',
+      int(20.5 * GIB),
+    ),
+    ('INTERNAL: HLO temporaries (54.5G) exceeds available HBM', None),
+  ],
+)
+def test_what_libtpu_says_of_a_program_that_is_too_large(message, expected):
+  assert needed_bytes(message) == expected
+
+
+def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(UsageError, match=r'pip install "\.\[plan\]"'):
+    child.check_libtpu()
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_plan_of_a_tiny_model():
+  config = config_of(dtype='bfloat16')
+  config.mesh.fsdp = 2
+  plan = make_plan(config, parse_topology('v5e:2x2'))
+  assert plan['fits']
+  assert plan['chips'] == 4
+  assert plan['peak_bytes_per_chip'] == sum(plan['memory'].values())
+  assert plan['peak_bytes_per_chip'] < plan['hbm_bytes_per_chip']
+  assert plan['flops_per_chip'] > 0
+  assert {'data'} <= {a for c in plan['collectives'] for a in c['axes']}
+  assert 0 < plan['step_seconds'] < 1
+  assert 0 < plan['mfu'] < 1
+  json.dumps(plan)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_plan_of_too_large_a_model():
+  config = config_of()
+  config.model.text.update(vocab_size=100_000, width=100_000, depth=1)
+  plan = make_plan(config, parse_topology('v5e:2x2'))
+  assert not plan['fits']
+  assert plan['peak_bytes_per_chip'] > plan['hbm_bytes_per_chip']
+  assert plan['memory']['parameters'] > 40e9
+  assert plan['step_seconds'] is None
+  assert plan['collectives'] == []
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_config_that_cannot_work_is_refused_before_compiling():
+  config = config_of()
+  config.data.batch_size = 6
+  seconds = []
+  with pytest.raises(UsageError, match='use a multiple of 4'):
+    child.measure_apart(config, parse_topology('v5e:2x2'), seconds.append)
+  assert not seconds
+  with pytest.raises(UsageError, match='not divisible'):
+    child.measure_apart(config, parse_topology('v5e:3x3'))
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_several_slices_exchange_over_the_slice_axis():
+  config = config_of()
+  config.mesh.slices = 2
+  plan = make_plan(config, parse_topology('v5e:2x2', slices=2))
+  assert plan['chips'] == 8
+  assert any('slice' in c['axes'] for c in plan['collectives'])

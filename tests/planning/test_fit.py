@@ -1,0 +1,114 @@
+"""The search, over made-up memory: nothing is compiled."""
+
+import pytest
+
+from clip_jax.planning.chips import GIB
+from clip_jax.planning.fit import (
+  fastest,
+  fsdp_sizes,
+  micro_batches,
+  search,
+  suggestions,
+)
+from clip_jax.planning.topology import parse_topology
+from configs import base
+
+TOPOLOGY = parse_topology('v5e:4x4')
+# GiB of temporaries for the whole batch, and seconds of a step.
+POLICIES = {'none': (200, 1.0), 'dots': (80, 1.1), 'full': (20, 1.3)}
+
+
+def config_of(batch_size=1024):
+  config = base.get_config()
+  config.data.batch_size = batch_size
+  return config
+
+
+def made_up(state_gib, policies=POLICIES):
+  """A planner whose memory is the state's share and a part of temporaries."""
+
+  def plan_of(config):
+    micro = config.objective.micro_batch
+    temporary, seconds = policies[config.model.remat]
+    part = (micro or config.data.batch_size) / config.data.batch_size
+    held = state_gib / config.mesh.fsdp
+    peak = held + temporary * part
+    return {
+      'fits': peak <= 15.75,
+      'peak_bytes_per_chip': int(peak * GIB),
+      'hbm_bytes_per_chip': TOPOLOGY.chip.hbm_bytes,
+      'memory': {
+        'parameters': int(held * GIB),
+        'activations_and_temporaries': int(temporary * part * GIB),
+      },
+      'step_seconds': seconds + (0.5 if micro else 0),
+    }
+
+  return plan_of
+
+
+def test_what_fits_as_it_is_needs_one_try():
+  tries = search(config_of(), TOPOLOGY, made_up(1, {'none': (5, 1.0)}))
+  assert [one.setting.remat for one in tries] == ['none']
+  assert fastest(tries) is tries[0]
+
+
+def test_recomputing_comes_before_micro_batches():
+  policies = {**POLICIES, 'full': (10, 1.3)}
+  best = fastest(search(config_of(), TOPOLOGY, made_up(4, policies)))
+  assert best is not None
+  assert (best.setting.remat, best.setting.micro_batch) == ('full', 0)
+
+
+def test_of_the_largest_micro_batches_the_fastest_wins():
+  tries = search(config_of(), TOPOLOGY, made_up(4))
+  best = fastest(tries)
+  assert best is not None
+  assert (best.setting.remat, best.setting.micro_batch) == ('none', 32)
+  full = [o.setting.micro_batch for o in tries if o.setting.remat == 'full']
+  assert full == [0, 512]
+  dots = [o.setting.micro_batch for o in tries if o.setting.remat == 'dots']
+  assert dots == [0, 128]
+
+
+def test_a_state_too_large_is_spread_over_more_devices():
+  best = fastest(search(config_of(), TOPOLOGY, made_up(30)))
+  assert best is not None
+  assert best.setting.fsdp == 4
+
+
+def test_nothing_fits():
+  assert fastest(search(config_of(), TOPOLOGY, made_up(1000))) is None
+
+
+def test_flags_can_be_pasted():
+  best = fastest(search(config_of(), TOPOLOGY, made_up(4)))
+  assert best is not None
+  assert best.setting.flags == [
+    '--config.model.remat=none',
+    '--config.objective.micro_batch=32',
+    '--config.mesh.fsdp=1',
+  ]
+  applied = best.setting.applied(config_of())
+  assert applied.objective.micro_batch == 32
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'expected'), [(64, [32, 16]), (48, []), (16, [])]
+)
+def test_micro_batches_split_over_all_chips(batch_size, expected):
+  assert micro_batches(config_of(batch_size), TOPOLOGY) == expected
+
+
+def test_fsdp_sizes_divide_a_slice():
+  assert list(fsdp_sizes(config_of(), TOPOLOGY)) == [1, 4, 16]
+
+
+def test_suggestions_are_by_proportion():
+  config = config_of()
+  config.model.remat = 'full'
+  plan = made_up(4)(config)
+  found = suggestions(plan, config, TOPOLOGY)
+  assert found[0]['flags'] == ['--config.objective.micro_batch=256']
+  assert found[1]['flags'] == ['64 chips of v5e']
+  assert found[0]['estimated_peak_bytes'] == 9 * GIB
