@@ -1,10 +1,10 @@
 """What one TPU chip can do, from the vendor's documentation.
 
 Sources: cloud.google.com/tpu/docs/v4, /v5e, /v5p-training and /v6e, as they
-were in 2025, for all rates. The network of v4 and v5p is not stated a chip there; it
-is 200 Gbit/s a host of four chips. The memory that a program may use is
-a little less than the chip has: it is what libtpu 0.0.52 says when a program
-is too large.
+were in 2025, for all rates. The network of v4 and v5p is not stated there; it
+is taken to be 200 Gbit/s a host of four chips. The memory that a program may
+use is a little less than the chip has: it is what libtpu says when a program is
+too large.
 """
 
 import dataclasses
