@@ -70,6 +70,11 @@ class VisionTransformerConfig:
     """Patch tokens of one image."""
     return self.grid**2
 
+  def kept_patches(self, dropout: float) -> int:
+    """How many are seen where training leaves a share of them out: at least
+    one, and as many as with open_clip's `patch_dropout`."""
+    return max(1, int((1 - dropout) * self.patches))
+
   @property
   def pooled_width(self) -> int:
     """Of the vector that enters the projection."""

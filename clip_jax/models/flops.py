@@ -14,12 +14,23 @@ from clip_jax.models.config import (
 )
 
 
-def image_flops(config: CLIPConfig) -> int:
+def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
+  """FLOPs of a pair in training: three times its forward products (PaLM, arXiv
+  2204.02311, appendix B). Neither what remat computes again is counted nor the
+  loss.
+
+  Args:
+    patch_dropout: the share of patches that a ViT does not see.
+  """
+  return 3 * (image_flops(config, patch_dropout) + text_flops(config))
+
+
+def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
   """FLOPs of one image through its tower and projection, forward."""
   tower = config.image
   if isinstance(tower, ResNetConfig):
     return _resnet_flops(tower) + 2 * tower.pooled_width * config.embed_dim
-  tokens = tower.patches + tower.class_token
+  tokens = tower.kept_patches(patch_dropout) + tower.class_token
   patches = 2 * tower.patches * 3 * tower.patch_size**2 * tower.width
   total = patches + _stack_flops(tower, tokens)
   if tower.pooling == 'attention':

@@ -6,7 +6,6 @@ run beside all of it; the rest is added.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -140,20 +139,3 @@ def days_and_chip_hours(
   """How long a run is, and what it costs."""
   hours = step_seconds * steps / 3600
   return hours / 24, hours * chips
-
-
-def utilization(
-  pair_flops: float | int,
-  batch_size: int,
-  step_seconds: float,
-  topology: Topology,
-) -> float:
-  """MFU: the model's own arithmetic over the peak of all chips.
-
-  Args:
-    pair_flops: of one pair, with its gradients: see `training/utilization.py`.
-  """
-  peak = topology.chip.peak_flops * topology.chips
-  if math.isclose(step_seconds, 0):
-    return 0.0
-  return pair_flops * batch_size / (step_seconds * peak)

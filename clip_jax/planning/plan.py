@@ -4,15 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from clip_jax.models.config import CLIPConfig
-from clip_jax.models.flops import image_flops, text_flops
 from clip_jax.planning.child import measure_apart
 from clip_jax.planning.estimate import (
   ASSUMPTIONS,
   days_and_chip_hours,
-  utilization,
 )
 from clip_jax.planning.topology import Topology
 from clip_jax.training.config import Config
+from clip_jax.training.utilization import model_flops_utilization
 
 Plan = dict[str, Any]  # as JSON; the keys are those of `make_plan`
 Measure = Callable[[Config, Topology], dict[str, Any]]
@@ -88,13 +87,18 @@ def _following(
   if seconds is None:
     names = ('mfu', 'pairs_per_second', 'days', 'chip_hours')
     return {**dict.fromkeys(names), 'assumptions': []}
-  pair_flops = 3 * (image_flops(model) + text_flops(model))
   batch_size = config.data.batch_size
   days, chip_hours = days_and_chip_hours(
     seconds, config.total_steps, topology.chips
   )
   return {
-    'mfu': utilization(pair_flops, batch_size, seconds, topology),
+    'mfu': model_flops_utilization(
+      model,
+      batch_size / seconds,
+      topology.chip.device_kind,
+      topology.chips,
+      config.model.patch_dropout,
+    ),
     'pairs_per_second': batch_size / seconds,
     'days': days,
     'chip_hours': chip_hours,

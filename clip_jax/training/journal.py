@@ -81,6 +81,7 @@ class Journal:
       numbers['train/examples_per_second'],
       jax.devices()[0].device_kind,
       jax.device_count(),
+      self._run.config.model.patch_dropout,
     )
     if utilization is not None:
       numbers['train/mfu'] = utilization

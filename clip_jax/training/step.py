@@ -79,11 +79,12 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch):
     inputs = dict(batch)
     if patch_dropout:
+      tower: Any = module.config.image  # a ViT's
       inputs['kept_patches'] = draw_patches(
         jax.random.fold_in(jax.random.key(seed), state.step),
-        module.config.image.patches,
         len(batch['image']),
-        patch_dropout,
+        tower.patches,
+        tower.kept_patches(patch_dropout),
       )
     loss, gradients, batch_stats = gradients_of(
       state.params, state.batch_stats, inputs
@@ -125,11 +126,9 @@ def _where(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:
 
 
 def draw_patches(
-  key: jax.Array, patches: int, images: int, dropout: float
+  key: jax.Array, images: int, patches: int, kept: int
 ) -> Int[Array, 'B K']:
-  """Different patches for each image: at least one, and as many as open_clip's
-  `patch_dropout` keeps, int((1 - dropout) * patches)."""
-  kept = max(1, int((1 - dropout) * patches))
+  """For each image, other `kept` of its patches."""
   noise = jax.random.uniform(key, (images, patches))
   return jax.lax.top_k(noise, kept)[1]
 

@@ -1,7 +1,7 @@
 """Model FLOPs utilization: the model's arithmetic over the chips' peak."""
 
 from clip_jax.models.config import CLIPConfig
-from clip_jax.models.flops import image_flops, text_flops
+from clip_jax.models.flops import training_flops
 
 # Dense bfloat16 FLOP/s of one device, by its `device_kind` (vendors' data
 # sheets). Others, CPUs among them, have no figure.
@@ -21,18 +21,18 @@ def model_flops_utilization(
   examples_per_second: float,
   device_kind: str,
   devices: int,
+  patch_dropout: float = 0.0,
 ) -> float | None:
   """The share of the devices' peak that the model's own arithmetic takes.
 
-  A pair costs three times its forward products (PaLM, arXiv 2204.02311,
-  appendix B): what remat computes again is not counted, and neither is the
-  loss.
-
+  Args:
+    devices: that share the work.
+    patch_dropout: as in `training_flops`.
   Returns:
     A fraction, or None where the peak of this kind of device is not known.
   """
   peak = PEAK_FLOPS.get(device_kind)
   if peak is None:
     return None
-  pair = 3 * (image_flops(config) + text_flops(config))
+  pair = training_flops(config, patch_dropout)
   return pair * examples_per_second / (peak * devices)

@@ -8,7 +8,12 @@ import sys
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.models.config import CLIPConfig, ResNetConfig
+from clip_jax.models import presets
+from clip_jax.models.config import (
+  CLIPConfig,
+  ResNetConfig,
+  VisionTransformerConfig,
+)
 from tests.tiny import TINY, TINY_RESNET, TINY_SIGLIP
 
 # What the first released models were described with.
@@ -162,3 +167,12 @@ print('done')
     [sys.executable, '-c', script], capture_output=True, text=True
   )
   assert (run.stdout, run.returncode) == ('done\n', 0), run.stderr
+
+
+@pytest.mark.parametrize(
+  'dropout, kept', [(0.0, 49), (0.5, 24), (0.75, 12), (0.99, 1)]
+)
+def test_patch_dropout_keeps_what_open_clip_keeps(dropout, kept):
+  image = presets.resolve('ViT-B/32').image
+  assert isinstance(image, VisionTransformerConfig)
+  assert image.kept_patches(dropout) == kept

@@ -8,7 +8,7 @@ import pytest
 
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.models.flops import image_flops, text_flops
+from clip_jax.models.flops import image_flops, text_flops, training_flops
 from clip_jax.models.presets import resolve
 
 # GFLOPs of one image and one text: open_clip, docs/model_profile.csv.
@@ -71,3 +71,11 @@ def test_blocks_cost_the_same_each():
   assert image_flops(deeper) == pytest.approx(
     image_flops(shallow) + 23 * block, rel=1e-12
   )
+
+
+def test_patches_that_are_left_out_cost_their_embedding_only():
+  config = resolve('ViT-B/16')
+  half = image_flops(config, 0.5)
+  assert 0.45 * image_flops(config) < half < 0.52 * image_flops(config)
+  saved = image_flops(config) - half
+  assert training_flops(config) - training_flops(config, 0.5) == 3 * saved

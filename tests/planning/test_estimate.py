@@ -13,7 +13,6 @@ from clip_jax.planning.estimate import (
   days_and_chip_hours,
   estimate,
   exchange_seconds,
-  utilization,
 )
 from clip_jax.planning.topology import parse_topology
 
@@ -91,8 +90,3 @@ def test_hidden_exchanges_cost_nothing_beside_longer_work():
 
 def test_days_and_chip_hours():
   assert days_and_chip_hours(0.5, 172_800, 256) == (1.0, 24 * 256)
-
-
-def test_utilization_of_all_chips():
-  mfu = utilization(44.3e9, 32_768, 0.1, POD)
-  assert mfu == pytest.approx(44.3e9 * 32_768 / 0.1 / (256 * 197e12))

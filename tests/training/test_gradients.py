@@ -57,7 +57,10 @@ def inputs_of(config, patch_dropout=0.0):
   }
   if patch_dropout:
     inputs['kept_patches'] = draw_patches(
-      jax.random.key(1), config.image.patches, BATCH, patch_dropout
+      jax.random.key(1),
+      BATCH,
+      config.image.patches,
+      config.image.kept_patches(patch_dropout),
     )
   return inputs
 

@@ -228,12 +228,11 @@ def test_patches_are_left_out_of_training_by_seed_and_step():
 
 
 def test_patches_are_drawn_without_repetition_for_each_image():
-  kept = np.asarray(draw_patches(jax.random.key(0), 49, 64, 0.5))
+  kept = np.asarray(draw_patches(jax.random.key(0), 64, 49, 24))
   assert kept.shape == (64, 24)
   assert all(len(set(row)) == 24 for row in kept)
   assert kept.min() == 0 and kept.max() == 48
   assert len({tuple(sorted(row)) for row in kept}) == 64
-  assert draw_patches(jax.random.key(0), 4, 2, 0.99).shape == (2, 1)
 
 
 @pytest.mark.slow
