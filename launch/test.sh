@@ -10,4 +10,5 @@ export JAX_PLATFORMS=cpu
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/basedpyright
-.venv/bin/python -m pytest "$@"
+# Two workers, a file each at a time: most of a test is one thread compiling.
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
