@@ -118,11 +118,13 @@ def memory_of(analysis: Any, held: dict[str, int]) -> dict[str, int]:
       what they hold: a TPU pads arrays to whole tiles.
     held: from `held_bytes`.
   """
-  new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+  arguments = analysis.argument_size_in_bytes
   return {
     **held,
-    'padding': analysis.argument_size_in_bytes - sum(held.values()),
-    'activations_and_temporaries': analysis.temp_size_in_bytes + max(new, 0),
+    'padding': arguments - sum(held.values()),
+    # Not temp_size_in_bytes: some libtpu count results in it that take the
+    # place of arguments.
+    'activations_and_temporaries': analysis.peak_memory_in_bytes - arguments,
     'program': analysis.generated_code_size_in_bytes,
   }
 

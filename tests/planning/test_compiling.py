@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import types
 
 import jax
 import pytest
@@ -64,24 +65,21 @@ def test_the_program_says_what_a_chip_holds():
   assert held['batch'] == 16 // 8 * (16 * 16 * 3 + 4 * 8)
 
 
-@pytest.mark.slow
 def test_memory_adds_up_to_the_compilers_own():
-  made = make_program(
-    config_of(), TINY, Preprocessing(image_size=16), jax.devices()[:1]
+  """As libtpu 0.0.42 says it of a step with a donated state: its temporaries
+  count the new state, which takes the place of the old one."""
+  analysis = types.SimpleNamespace(
+    argument_size_in_bytes=234_881_024,
+    alias_size_in_bytes=201_326_592,
+    temp_size_in_bytes=5_234_717_184,
+    peak_memory_in_bytes=5_268_051_456,
+    generated_code_size_in_bytes=3_126_784,
   )
-  batch = abstract_batch(made, TINY, 16)
-  analysis = made.train_step.lower(made.state, batch).compile()
-  analysis = analysis.memory_analysis()
-  memory = memory_of(analysis, held_bytes(made, batch))
-  expected = (
-    analysis.argument_size_in_bytes
-    + analysis.temp_size_in_bytes
-    + analysis.output_size_in_bytes
-    - analysis.alias_size_in_bytes
-    + analysis.generated_code_size_in_bytes
-  )
-  assert sum(memory.values()) == expected
-  assert all(size >= 0 for size in memory.values())
+  held = {'parameters': 201_326_592, 'optimizer': 0, 'batch': 33_554_000}
+  memory = memory_of(analysis, held)
+  assert sum(memory.values()) == 5_268_051_456 + 3_126_784
+  assert memory['padding'] == 432
+  assert memory['program'] == 3_126_784
 
 
 @pytest.mark.parametrize(
