@@ -4,6 +4,10 @@ import os
 import subprocess
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# A test compiles for seconds what runs for milliseconds.
+os.environ['XLA_FLAGS'] = ' '.join(
+  ['--xla_backend_optimization_level=0', os.environ.get('XLA_FLAGS', '')]
+).strip()
 
 import jax
 import pytest

@@ -37,7 +37,8 @@ def command(workdir, data, *extra):
 def environment(devices=2):
   return os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} '
+    f'--xla_force_host_platform_device_count={devices}',
   }
 
 

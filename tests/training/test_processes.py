@@ -34,8 +34,8 @@ def start(tmp_path_factory):
       address = f'127.0.0.1:{free.getsockname()[1]}'
     for index in range(count):
       flags = (
-        f'--xla_force_host_platform_device_count={DEVICES // count} '
-        '--xla_llvm_disable_expensive_passes=true'  # compiles sooner
+        f'{os.environ["XLA_FLAGS"]} '
+        f'--xla_force_host_platform_device_count={DEVICES // count}'
       )
       environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',

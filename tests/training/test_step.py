@@ -246,4 +246,4 @@ def test_fsdp_leaves_an_eighth_of_the_state_on_each_device():
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in leaves
   )
-  assert own < 1.01 * whole / 8
+  assert own < 1.02 * whole / 8  # positions and biases are whole
