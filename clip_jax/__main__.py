@@ -8,10 +8,10 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
+from clip_jax import accelerators
 from clip_jax.errors import FailureError, UsageError
 
 VERBS = {
@@ -85,8 +85,7 @@ def _leave_libtpu_alone() -> None:
   when JAX looks for one; what JAX_PLATFORMS says is obeyed."""
   if 'JAX_PLATFORMS' in os.environ or not importlib.util.find_spec('libtpu'):
     return
-  chips = ('accel*', 'vfio', 'nvidia*')  # device files of TPUs and GPUs
-  if not any(any(Path('/dev').glob(name)) for name in chips):
+  if not accelerators.are_here():
     os.environ['JAX_PLATFORMS'] = 'cpu'
 
 

@@ -8,10 +8,11 @@ virtual machine. Kept, the pages cost this once.
 """
 
 import ctypes
-import glob
 import os
 from collections.abc import Callable
 from typing import Any
+
+from clip_jax import accelerators
 
 # Of glibc's malloc.h; mallopt(3) says what they do.
 _M_TRIM_THRESHOLD = -1
@@ -21,12 +22,6 @@ _M_ARENA_MAX = -8
 # Somebody who sets one of these has made the choice.
 _CHOICES = ('LD_PRELOAD', 'GLIBC_TUNABLES')
 _CHOICE_PREFIX = 'MALLOC_'
-
-# The kernel's names of TPUs, then of GPUs.
-_ACCELERATORS = (
-  *('/dev/accel*', '/dev/vfio/[0-9]*'),
-  *('/dev/nvidia[0-9]*', '/dev/kfd'),
-)
 
 
 def keep() -> bool:
@@ -55,7 +50,7 @@ def _computes_on_cpu() -> bool:
   platforms = _platforms()
   if platforms:
     return platforms.split(',')[0] == 'cpu'
-  return not any(glob.glob(pattern) for pattern in _ACCELERATORS)
+  return not accelerators.are_here()
 
 
 def _platforms() -> str | None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, check_choice
 
 ACTIVATIONS = ('quick_gelu', 'gelu', 'gelu_tanh')
 IMAGE_POOLING = ('class_token', 'average', 'attention')
@@ -49,7 +49,7 @@ class VisionTransformerConfig:
 
   def __post_init__(self):
     _check_tower('model.image', self)
-    _check_choice('model.image.pooling', self.pooling, IMAGE_POOLING)
+    check_choice('model.image.pooling', self.pooling, IMAGE_POOLING)
     if self.pooling == 'class_token' and not self.class_token:
       raise UsageError(
         "model.image.pooling='class_token' needs model.image.class_token=True."
@@ -170,7 +170,7 @@ class TextTransformerConfig:
 
   def __post_init__(self):
     _check_tower('model.text', self)
-    _check_choice('model.text.pooling', self.pooling, TEXT_POOLING)
+    check_choice('model.text.pooling', self.pooling, TEXT_POOLING)
 
 
 ImageConfig = VisionTransformerConfig | ResNetConfig
@@ -291,8 +291,8 @@ def _check_numbers(name: str, config: Any) -> None:
 def _check_tower(
   name: str, tower: VisionTransformerConfig | TextTransformerConfig
 ) -> None:
-  _check_choice(f'{name}.activation', tower.activation, ACTIVATIONS)
-  _check_choice(f'{name}.projection', tower.projection, PROJECTIONS)
+  check_choice(f'{name}.activation', tower.activation, ACTIVATIONS)
+  check_choice(f'{name}.projection', tower.projection, PROJECTIONS)
   _check_numbers(name, tower)
   if int(tower.width * tower.mlp_ratio) < 1:
     raise UsageError(f'{name}.mlp_ratio={tower.mlp_ratio} leaves no MLP.')
@@ -301,8 +301,3 @@ def _check_tower(
       f'{name}.width={tower.width} does not split over '
       f'{name}.heads={tower.heads}.'
     )
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-  if value not in known:
-    raise UsageError(f'{name}={value!r}: choose one of {", ".join(known)}.')

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import check_choice
 from clip_jax.models.config import CLIPConfig
 
 METHODS = ('open_clip', 'transformers')
@@ -86,10 +86,7 @@ def resize_grid(
     'open_clip': _antialiased,
     'transformers': _repeating,
   }
-  if method not in ways:
-    raise UsageError(
-      f'positions={method!r}: choose one of {", ".join(METHODS)}.'
-    )
+  check_choice('positions', method, METHODS)
   grid = table[first:].reshape(*old, -1)  # rows columns D
   resized = ways[method](grid, new).reshape(new[0] * new[1], -1)
   return np.concatenate([table[:first], resized])

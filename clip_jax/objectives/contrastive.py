@@ -10,12 +10,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from clip_jax.objectives.pairwise import (
-  PRECISION,
   Axes,
   Loss,
   Pass,
   Sweep,
+  matmul,
+  product,
   recomputed,
+  summed_over_devices,
 )
 
 
@@ -35,7 +37,7 @@ def softmax_loss(
     Mean nats a pair; ln(B) where the features carry nothing.
   """
   del logit_bias
-  logits = logit_scale * _product(image_features, text_features)
+  logits = logit_scale * product(image_features, text_features)
   rows = jax.nn.log_softmax(logits, axis=1)
   columns = jax.nn.log_softmax(logits, axis=0)
   return -(jnp.diagonal(rows).mean() + jnp.diagonal(columns).mean()) / 2
@@ -84,10 +86,6 @@ def distributed_softmax_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
   return recomputed(mesh, axes, value, gradients)
 
 
-def _product(rows: Float[Array, 'r E'], columns: Float[Array, 'c E']):
-  return jnp.matmul(rows, columns.T, precision=PRECISION)
-
-
 def _normalisers(scale: jax.Array) -> Pass:
   """For each row and column of logits: their maximum, and the sum of their
   exponentials over that of the maximum, as tiles come in."""
@@ -104,14 +102,14 @@ def _normalisers(scale: jax.Array) -> Pass:
     return higher, total
 
   def visit(rows, row_sums, columns, column_sums):
-    logits = scale * _product(rows, columns)
+    logits = scale * product(rows, columns)
     return add(row_sums, logits, 1), add(column_sums, logits, 0)
 
   def merge(sums, axes):
     highest, total = sums
     higher = jax.lax.pmax(highest, axes)
     total = total * jnp.exp(highest - higher)
-    total = jax.lax.psum_scatter(total, axes, tiled=True)
+    total = summed_over_devices(total, axes)
     first = jax.lax.axis_index(axes) * total.shape[0]
     own = jax.lax.dynamic_slice_in_dim(higher, first, total.shape[0])
     return own, total
@@ -138,15 +136,12 @@ def _probabilities(scale: jax.Array) -> Pass:
   def visit(rows, row_sums, columns, column_sums):
     (images, row_log), (texts, column_log) = rows, columns
     by_images, by_scale = row_sums
-    cosines = _product(images, texts)  # r c
+    cosines = product(images, texts)  # r c
     logits = scale * cosines
     both = jnp.exp(logits - row_log[:, None]) + jnp.exp(logits - column_log)
-    by_images += jnp.matmul(both, texts, precision=PRECISION)
+    by_images += matmul(both, texts)
     by_scale += jnp.sum(both * cosines, axis=1)
-    by_texts = column_sums + jnp.matmul(both.T, images, precision=PRECISION)
+    by_texts = column_sums + matmul(both.T, images)
     return (by_images, by_scale), by_texts
 
-  def merge(by_texts, axes):
-    return jax.lax.psum_scatter(by_texts, axes, tiled=True)
-
-  return Pass(start_rows, start_columns, visit, merge)
+  return Pass(start_rows, start_columns, visit, summed_over_devices)

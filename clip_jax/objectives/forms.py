@@ -2,7 +2,7 @@
 
 from jax.sharding import Mesh
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, check_choice
 from clip_jax.objectives.contrastive import (
   distributed_softmax_loss,
   softmax_loss,
@@ -65,13 +65,3 @@ def check_chunk(form: str, chunk: int, batch_size: int, ways: int) -> None:
       f'objective.chunk={chunk} does not divide the {length:,} pairs '
       f'{"of a device" if length == own else "of the batch"}: {right} does.'
     )
-
-
-def check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
-  """Refuses a value that is none of a few.
-
-  Raises:
-    UsageError: it names the field and what is known.
-  """
-  if value not in known:
-    raise UsageError(f'{field}={value!r}: choose one of {", ".join(known)}.')

@@ -15,17 +15,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
 
 Tree = Any  # arrays with one leading axis: of rows, or of columns
 Axes = tuple[str, ...]
 # (image features, text features, logit scale, logit bias) -> loss
 Loss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-
-# Logits are a hundred times a cosine: with a TPU's default, one bfloat16 pass,
-# they would be off by tenths.
-PRECISION = jax.lax.Precision.HIGHEST
 
 
 class Pass(NamedTuple):
@@ -103,6 +101,27 @@ def ring(axes: Axes, chunk: int | None = None) -> Sweep:
     return row_sums, column_sums
 
   return sweep
+
+
+def product(
+  rows: Float[Array, 'r E'], columns: Float[Array, 'c E']
+) -> Float[Array, 'r c']:
+  """Cosines of unit rows, at full precision."""
+  return matmul(rows, columns.T)
+
+
+def matmul(
+  a: Float[Array, 'm k'], b: Float[Array, 'k n']
+) -> Float[Array, 'm n']:
+  """A product at full precision: logits are a hundred times a cosine, and with
+  a TPU's default, one bfloat16 pass, they would be off by tenths."""
+  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def summed_over_devices(sums: Float[Array, 'B ...'], axes: Axes) -> Array:
+  """Of sums of all columns, on each device over its own rows, this device's
+  columns over all rows: the `merge` of what is added up."""
+  return jax.lax.psum_scatter(sums, axes, tiled=True)
 
 
 def recomputed(

@@ -10,12 +10,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from clip_jax.objectives.pairwise import (
-  PRECISION,
   Axes,
   Loss,
   Pass,
   Sweep,
+  matmul,
+  product,
   recomputed,
+  summed_over_devices,
 )
 
 
@@ -35,8 +37,7 @@ def sigmoid_loss(
     Nats summed over the B questions of each image, a mean over images.
   """
   pairs = image_features.shape[0]
-  product = jnp.matmul(image_features, text_features.T, precision=PRECISION)
-  logits = logit_scale * product + logit_bias
+  logits = logit_scale * product(image_features, text_features) + logit_bias
   signs = 2 * jnp.eye(pairs, dtype=logits.dtype) - 1
   return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / pairs
 
@@ -83,7 +84,7 @@ def _refusals(scale: jax.Array, bias: jax.Array) -> Pass:
   """For each row, the loss of saying no to every column."""
 
   def visit(rows, row_sums, columns, column_sums):
-    logits = scale * jnp.matmul(rows, columns.T, precision=PRECISION) + bias
+    logits = scale * product(rows, columns) + bias
     return row_sums + jax.nn.softplus(logits).sum(1), column_sums
 
   return Pass(
@@ -104,15 +105,12 @@ def _probabilities(scale: jax.Array, bias: jax.Array) -> Pass:
 
   def visit(images, row_sums, texts, column_sums):
     by_images, by_scale, by_bias = row_sums
-    cosines = jnp.matmul(images, texts.T, precision=PRECISION)  # r c
+    cosines = product(images, texts)  # r c
     yes = jax.nn.sigmoid(scale * cosines + bias)
-    by_images += jnp.matmul(yes, texts, precision=PRECISION)
+    by_images += matmul(yes, texts)
     by_scale += jnp.sum(yes * cosines, axis=1)
     by_bias += jnp.sum(yes, axis=1)
-    by_texts = column_sums + jnp.matmul(yes.T, images, precision=PRECISION)
+    by_texts = column_sums + matmul(yes.T, images)
     return (by_images, by_scale, by_bias), by_texts
 
-  def merge(by_texts, axes):
-    return jax.lax.psum_scatter(by_texts, axes, tiled=True)
-
-  return Pass(start_rows, jnp.zeros_like, visit, merge)
+  return Pass(start_rows, jnp.zeros_like, visit, summed_over_devices)

@@ -1,7 +1,8 @@
 """What the devices of a compiled program send each other.
 
 A TPU runs a collective beside other work by spreading it over several fusions,
-each of
+each of which names its channel: they are counted once. What it reduces and
+scatters is a fusion of an all-reduce and the slice that each device keeps.
 """
 
 import dataclasses
@@ -118,6 +119,8 @@ def _read(
 ) -> Collective:
   op = _op_of(found)
   assert op is not None  # `_inside` yields no others
+  if op == 'all-reduce' and _is_sliced(computation, found):
+    op = 'reduce-scatter'
   if found.opcode == 'send':
     group = tuple(range(0, devices, devices // slices))
   else:
@@ -130,6 +133,11 @@ def _read(
   if op == 'all-gather':
     size *= len(group)
   return Collective(op, size, group, times, found.opcode.endswith('-start'))
+
+
+def _is_sliced(computation: Computation, found: Instruction) -> bool:
+  users = computation.users.get(found.name, [])
+  return bool(users) and all(user.opcode == 'dynamic-slice' for user in users)
 
 
 def group_of(attributes: str, devices: int) -> tuple[int, ...]:

@@ -108,7 +108,7 @@ def _convolution_flops(computation: Computation, conv: Instruction) -> int:
   groups = int(conv.attribute(r'batch_group_count=(\d+)') or 1)
   # The kernel's own input features are those of one feature group already.
   pairs = outputs['b'] * outputs['f'] * kernel['i'] * positions
-  return 2 * pairs // groups if groups > 1 else 2 * pairs
+  return 2 * pairs // groups
 
 
 def _window(text: str) -> dict[str, list[str]]:

@@ -104,7 +104,7 @@ def exchange_seconds(
     return 0.0
   slices = len({getattr(member, 'slice_index', 0) for member in members})
   inside = count // slices
-  passes = {'all-reduce': 2.0, 'collective-permute': 1.0}.get(exchange.op, 1.0)
+  passes = 2.0 if exchange.op == 'all-reduce' else 1.0
   seconds = 0.0
   if inside > 1:
     rate = NETWORK_FRACTION * _link_rate(members, topology)

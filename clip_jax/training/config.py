@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, check_choice
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.layers import REMAT_POLICIES
-from clip_jax.objectives.forms import FORMS, NAMES, check_choice
+from clip_jax.objectives.forms import FORMS, NAMES
 
 # An ml_collections ConfigDict with the fields of configs/base.py; they are
 # made at run time, so that a type checker knows none of them.

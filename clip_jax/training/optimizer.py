@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, check_choice
 from clip_jax.trees import path_name
 
 SCHEDULES = ('cosine', 'linear', 'constant')
@@ -36,10 +36,7 @@ def make_schedule(
   Raises:
     UsageError: the name is unknown, or the warm-up outlasts the run.
   """
-  if name not in SCHEDULES:
-    raise UsageError(
-      f'optimizer.schedule={name!r}: choose one of {", ".join(SCHEDULES)}.'
-    )
+  check_choice('optimizer.schedule', name, SCHEDULES)
   if not 0 <= warmup_steps < total_steps:
     raise UsageError(
       f'optimizer.warmup_steps={warmup_steps} must be at least 0 and below '

@@ -5,6 +5,7 @@ a run executes, and what `clip-jax plan` compiles for chips that are not here.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.forms import check_chunk, make_loss
+from clip_jax.objectives.pairwise import Loss
 from clip_jax.parallel.mesh import (
   BATCH_AXES,
   batch_sharding,
@@ -59,31 +61,55 @@ def make_program(
   """
   mesh = check_devices(config, devices)
   check_objective(config, model)
-  module = DualEncoder(
-    model,
-    jnp.dtype(config.model.dtype),
-    config.model.remat,
-    layout=functools.partial(
-      jax.lax.with_sharding_constraint, shardings=batch_sharding(mesh)
-    ),
-  )
-  optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
   objective = config.objective
-  loss_fn = make_loss(
-    objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
-  )
-  state = abstract_state(module, optimizer, mesh)
-  train_step = make_train_step(
-    module,
-    optimizer,
-    schedule,
-    loss_fn,
-    preprocessing,
+  return assemble(
     mesh,
+    model,
+    preprocessing,
+    *make_optimizer(config.total_steps, **config.optimizer),
+    make_loss(
+      objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
+    ),
+    dtype=config.model.dtype,
+    remat=config.model.remat,
     seed=config.seed,
     micro_batch=objective.micro_batch,
     max_logit_scale=objective.max_logit_scale,
     patch_dropout=config.model.patch_dropout,
+  )
+
+
+def assemble(
+  mesh: Mesh,
+  model: CLIPConfig,
+  preprocessing: Preprocessing,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  loss_fn: Loss,
+  *,
+  dtype: str,
+  remat: str,
+  **options: Any,
+) -> Program:
+  """The program of these parts.
+
+  Args:
+    mesh: the devices.
+    model, preprocessing: as in `make_program`.
+    optimizer, schedule, loss_fn, options: as in `make_train_step`.
+    dtype, remat: as in `model` of configs/base.py.
+  """
+  module = DualEncoder(
+    model,
+    jnp.dtype(dtype),
+    remat,
+    layout=functools.partial(
+      jax.lax.with_sharding_constraint, shardings=batch_sharding(mesh)
+    ),
+  )
+  state = abstract_state(module, optimizer, mesh)
+  train_step = make_train_step(
+    module, optimizer, schedule, loss_fn, preprocessing, mesh, **options
   )
   return Program(
     mesh, module, optimizer, state, jit_train_step(train_step, state, mesh)

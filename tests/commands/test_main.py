@@ -171,8 +171,8 @@ def test_inspect_counts_and_draws(capsys, tmp_path):
   'installed, devices, said, expected',
   [
     (True, [], None, 'cpu'),
-    (True, ['accel0'], None, None),
-    (True, ['nvidia0'], None, None),
+    (True, ['/dev/accel0'], None, None),
+    (True, ['/dev/nvidia0'], None, None),
     (True, [], 'tpu', 'tpu'),
     (False, [], None, None),
   ],
@@ -187,8 +187,8 @@ def test_libtpu_is_left_alone_without_a_tpu(
     'importlib.util.find_spec', lambda name: installed or None
   )
   monkeypatch.setattr(
-    'pathlib.Path.glob',
-    lambda self, name: (d for d in devices if fnmatch.fnmatch(d, name)),
+    'glob.glob',
+    lambda pattern: [d for d in devices if fnmatch.fnmatch(d, pattern)],
   )
   main(['nosuch'])
   assert os.environ.get('JAX_PLATFORMS') == expected

@@ -90,3 +90,32 @@ def test_what_goes_to_another_slice_is_one_chips_share():
   (exchange,) = collectives(found, devices=8, slices=2)
   assert (exchange.op, exchange.bytes) == ('all-reduce', 4 * 16 * 4)
   assert axes_of(exchange.group, {'slice': 2, 'data': 4}) == ['slice']
+
+
+SCATTER = """
+HloModule scatter, entry_computation_layout={(bf16[768,3072])->bf16[96,3072]}
+
+%add (x: bf16[], y: bf16[]) -> bf16[] {
+  %x = bf16[] parameter(0)
+  %y = bf16[] parameter(1)
+  ROOT %sum = bf16[] add(%x, %y)
+}
+
+%all-reduce-scatter (input: bf16[768,3072]) -> bf16[96,3072] {
+  %input = bf16[768,3072]{1,0} parameter(0)
+  %all-reduce.1 = bf16[768,3072]{1,0} all-reduce(%input), channel_id=7, replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %dynamic-slice.1 = bf16[96,3072]{1,0} dynamic-slice(%all-reduce.1, %zero, %zero), dynamic_slice_sizes={96,3072}
+}
+
+ENTRY %main (gradient: bf16[768,3072]) -> bf16[96,3072] {
+  %gradient = bf16[768,3072]{1,0} parameter(0)
+  ROOT %fusion.1 = bf16[96,3072]{1,0} fusion(%gradient), kind=kCustom, calls=%all-reduce-scatter
+}
+"""  # noqa: E501
+
+
+def test_a_tpu_reduces_and_scatters_in_one_fusion():
+  (found,) = collectives(hlo.parse(SCATTER), 8)
+  assert found.op == 'reduce-scatter'
+  assert (found.bytes, len(found.group)) == (768 * 3072 * 2, 8)

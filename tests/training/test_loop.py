@@ -18,6 +18,7 @@ from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics
 from tests.tiny import tiny_config, write_pairs
+from tests.training.logged import logged, losses
 
 STEPS = 60
 
@@ -84,20 +85,8 @@ def whole(tmp_path_factory, data):
   return workdir
 
 
-def losses(workdir):
-  """(step, loss) of each logged step, in order of writing."""
-  return [
-    (row['step'], row['train/loss'])
-    for row in read_metrics(workdir)
-    if 'train/loss' in row
-  ]
-
-
 def recalls(workdir):
-  name = 'eval/retrieval/image_to_text_r1'
-  return [
-    (row['step'], row[name]) for row in read_metrics(workdir) if name in row
-  ]
+  return logged(workdir, 'eval/retrieval/image_to_text_r1')
 
 
 def assert_same_end(workdir, whole):

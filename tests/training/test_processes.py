@@ -16,6 +16,7 @@ import pytest
 from clip_jax.checkpoints import steps_of
 from clip_jax.training.metrics import read_metrics
 from tests.tiny import write_pairs
+from tests.training.logged import logged, losses
 
 pytestmark = pytest.mark.slow
 
@@ -91,20 +92,9 @@ def wait_for(workdir, step, processes):
   raise AssertionError([process.communicate()[0] for process in processes])
 
 
-def losses(workdir):
-  return [
-    (row['step'], row['train/loss'])
-    for row in read_metrics(workdir)
-    if 'train/loss' in row
-  ]
-
-
 def recalls(workdir):
-  return [
-    row['eval/retrieval/text_to_image_r10']
-    for row in read_metrics(workdir)
-    if 'eval/retrieval/text_to_image_r10' in row
-  ]
+  name = 'eval/retrieval/text_to_image_r10'
+  return [value for _, value in logged(workdir, name)]
 
 
 def assert_same_losses(workdir, alone):
