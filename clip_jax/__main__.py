@@ -134,16 +134,16 @@ def _overview() -> str:
 
 def _help(verb: str, doc: str | None, values: flags.FlagValues) -> str:
   lines = [(doc or VERBS[verb]).strip(), '', 'flags:']
+  width = max(map(len, values))
   for name in sorted(values):
     flag = values[name]
-    lines.append(
-      f'  --{name:<14} {flag.help.splitlines()[0].rstrip(";")}{_default(flag)}'
-    )
+    what = flag.help.splitlines()[0].rstrip(';')
+    lines.append(f'  --{name:<{width}} {what}{_default(flag)}')
   return '\n'.join(lines)
 
 
 def _default(flag: flags.Flag) -> str:
-  if flag.default in (None, False):
+  if flag.default in (None, False, ''):
     return ''
   items = flag.default if isinstance(flag.default, list) else [flag.default]
   return f' [{", ".join(map(str, items))}]'

@@ -72,7 +72,8 @@ def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
 
   Of a run's processes the first does that for all. The lock is the system's, on
   WORKDIR/.lock: it ends with the process, however that ends. An object store
-  has none.
+  has none. Where the call turns out to be wrong, the config is again what it
+  was, so that the right one is welcome.
 
   Raises:
     UsageError: another process trains in this directory.
@@ -89,14 +90,22 @@ def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
         f'another process trains in {workdir.name}: wait for it, or use '
         'another --workdir.'
       ) from error
-    _write(workdir.folder / 'config.json', config)
-    yield
+    path = workdir.folder / 'config.json'
+    before = path.read_bytes() if path.exists() else None
+    _write(path, f'{json.dumps(as_json(config), indent=2)}\n'.encode())
+    try:
+      yield
+    except UsageError:  # nothing ran with this config
+      if before is None:
+        path.unlink()
+      else:
+        _write(path, before)
+      raise
 
 
-def _write(path: Path, config: Config) -> None:
-  new = as_json(config)
+def _write(path: Path, content: bytes) -> None:
   temporary = path.with_suffix('.tmp')
-  temporary.write_text(json.dumps(new, indent=2) + '\n', encoding='utf-8')
+  temporary.write_bytes(content)
   os.replace(temporary, path)
 
 

@@ -33,6 +33,28 @@ def test_the_same_config_is_welcome_again(tmp_path):
   run_directory.check(at(tmp_path), tiny_config())
 
 
+def refused(place, config):
+  with (
+    pytest.raises(UsageError, match='no such model'),
+    run_directory.claimed(place, config),
+  ):
+    raise UsageError('no such model')
+
+
+def test_a_call_that_was_wrong_leaves_the_directory_to_the_next(tmp_path):
+  wrong = tiny_config()
+  wrong.initialize_from = 'nowhere'
+  refused(at(tmp_path), wrong)
+  run_directory.check(at(tmp_path), tiny_config())
+  with run_directory.claimed(at(tmp_path), tiny_config()):
+    pass
+  before = (tmp_path / 'config.json').read_bytes()
+  free = tiny_config()
+  free.checkpoint.keep = 7
+  refused(at(tmp_path), free)
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
 @pytest.mark.parametrize(
   'field, value, message',
   [
