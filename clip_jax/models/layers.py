@@ -86,16 +86,19 @@ class Attention(nn.Module):
       (3, self.heads, width // self.heads),
       kernel_init=normal(width**-0.5),
       dtype=self.dtype,
+      dot_general=dot_general,
       name='qkv',
     )(x)  # B L 3 N K
     # Heads before tokens, once for all three: CPUs are faster so.
-    q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))  # B N L K
+    qkv = jnp.moveaxis(qkv, (2, 3), (0, 2))  # 3 B N L K
+    q, k, v = (part[0] for part in jax.lax.split(qkv, (1, 1, 1)))
     mixed = attend(q, k, v, mask)
     return nn.DenseGeneral(
       width,
       axis=(-2, -1),
       kernel_init=normal(self.out_std),
       dtype=self.dtype,
+      dot_general=dot_general,
       name='out',
     )(mixed)
 
@@ -138,7 +141,7 @@ def attend(
   if mask is not None:
     logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
   weights = jax.nn.softmax(logits).astype(v.dtype)
-  return jnp.einsum('BNLM,BNMK->BLNK', weights, v)
+  return jnp.einsum('BNLM,BNMK->BNLK', weights, v).swapaxes(1, 2)
 
 
 class MLP(nn.Module):
@@ -159,13 +162,20 @@ class MLP(nn.Module):
       dot_general=dot_general,
       name='up',
     )(x)
-    return nn.Dense(
+    down = nn.Dense(
       width,
       kernel_init=normal(self.out_std),
       dtype=self.dtype,
       dot_general=dot_general,
       name='down',
-    )(ACTIVATIONS[self.activation](h))
+    )
+
+    def activated(down: nn.Dense, h: jax.Array) -> jax.Array:
+      return down(ACTIVATIONS[self.activation](h))
+
+    # The backward pass keeps h alone and computes the activation again, which
+    # is cheaper than to keep four arrays of the hidden width.
+    return nn.remat(activated, prevent_cse=False)(down, h)
 
 
 class Block(nn.Module):

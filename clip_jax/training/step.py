@@ -143,9 +143,14 @@ def jit_train_step(
     mesh: the batch is split over its batch axes.
   """
   placed = jax.tree.map(lambda leaf: leaf.sharding, state)
+  # Of the compilers, the CPU's alone leaves this analysis out by default, and
+  # copies buffers of the scan that nothing else reads.
+  on_cpu = mesh.devices.flat[0].platform == 'cpu'
+  options = {'xla_cpu_copy_insertion_use_region_analysis': True}
   return jax.jit(
     train_step,
     in_shardings=(placed, batch_sharding(mesh)),
     out_shardings=(placed, replicated(mesh)),
     donate_argnums=0,
+    compiler_options=options if on_cpu else None,
   )

@@ -40,6 +40,20 @@ def test_same_value_and_gradients(shape, width, dtype):
   )
 
 
+@pytest.mark.parametrize('features', [4, (3, 2, 4), (2, 8)])
+@pytest.mark.parametrize('axis', [-1, (-2, -1)])
+def test_several_axes_before_and_after(features, axis):
+  x = jax.random.normal(jax.random.key(0), (2, 3, 4, 2))
+  plain = nn.DenseGeneral(features, axis=axis)
+  variables = plain.init(jax.random.key(1), x)
+  ours = plain.clone(dot_general=dot_general)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    value_and_gradients(ours, variables, x),
+    value_and_gradients(plain, variables, x),
+  )
+
+
 def test_a_tpu_gets_the_program_of_plain_layers():
   plain, variables, x = layer_and_inputs((3, 5, 8), 4)
 
