@@ -1,6 +1,7 @@
 """Eight pretend devices, and jaxtyping's shapes checked at every call."""
 
 import os
+import signal
 import subprocess
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -14,6 +15,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update('jax_num_cpu_devices', 8)
+# A shell's background job ignores it, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Kept to the end of the session: modules are checked as they are imported.
 install_import_hook('clip_jax', 'beartype.beartype')
 

@@ -143,14 +143,24 @@ def jit_train_step(
     mesh: the batch is split over its batch axes.
   """
   placed = jax.tree.map(lambda leaf: leaf.sharding, state)
-  # Of the compilers, the CPU's alone leaves this analysis out by default, and
-  # copies buffers of the scan that nothing else reads.
-  on_cpu = mesh.devices.flat[0].platform == 'cpu'
-  options = {'xla_cpu_copy_insertion_use_region_analysis': True}
   return jax.jit(
     train_step,
     in_shardings=(placed, batch_sharding(mesh)),
     out_shardings=(placed, replicated(mesh)),
     donate_argnums=0,
-    compiler_options=options if on_cpu else None,
+    compiler_options=_compiler_options(mesh),
   )
+
+
+def _compiler_options(mesh: Mesh) -> dict[str, bool] | None:
+  """Of the compilers, the CPU's alone leaves this analysis out by default, and
+  copies what the scans over the blocks pass on, though nothing else reads it.
+  """
+  if mesh.devices.flat[0].platform != 'cpu':
+    return None
+  options = {'xla_cpu_copy_insertion_use_region_analysis': True}
+  try:
+    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return None  # another release of jaxlib may not know it
+  return options
