@@ -1,10 +1,10 @@
 """Training on a CPU keeps the memory that it frees.
 
 XLA's CPU client takes the temporaries of every step from malloc and frees them
-after it: 2.4 GB for ViT-B/32 at batch 16. The C library gives so much back to
-the kernel at once, and the next step faults each page in again, zeroed: half a
-million faults, which took a step 1.5 to 3.5 seconds of the kernel's time on a
-virtual machine. Kept, the pages cost this once.
+after it: 1.7 GB for ViT-B/32 at batch 16. The C library gives so much back to
+the kernel at once, and the next step faults each page in again, zeroed, which
+takes seconds of the kernel's time on a virtual machine. Kept, the pages cost
+this once.
 """
 
 import ctypes

@@ -22,6 +22,10 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
+# Of the compilers, the CPU's alone leaves this analysis out by default, and
+# copies what the scans over the blocks pass on, though nothing else reads it.
+CPU_OPTIONS = {'xla_cpu_copy_insertion_use_region_analysis': True}
+
 
 def make_train_step(
   module: DualEncoder,
@@ -153,14 +157,11 @@ def jit_train_step(
 
 
 def _compiler_options(mesh: Mesh) -> dict[str, bool] | None:
-  """Of the compilers, the CPU's alone leaves this analysis out by default, and
-  copies what the scans over the blocks pass on, though nothing else reads it.
-  """
+  """Those of CPUs, unless this release of jaxlib does not know them."""
   if mesh.devices.flat[0].platform != 'cpu':
     return None
-  options = {'xla_cpu_copy_insertion_use_region_analysis': True}
   try:
-    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
   except jax.errors.JaxRuntimeError:
-    return None  # another release of jaxlib may not know it
-  return options
+    return None
+  return CPU_OPTIONS

@@ -163,6 +163,13 @@ def test_the_donated_state_is_used_up():
   assert state.params['text_projection']['kernel'].is_deleted()
 
 
+def test_a_jaxlib_without_the_compilers_option_trains_as_well(monkeypatch):
+  unknown = {'xla_cpu_nosuch_option': True}
+  monkeypatch.setattr('clip_jax.training.step.CPU_OPTIONS', unknown)
+  (metrics,), _ = run_steps(ONE, 1)
+  assert math.isfinite(metrics['loss'])
+
+
 def test_the_temperature_may_be_free():
   step, state = compiled_step(one_device(), how={'max_logit_scale': 0.0})
   high = dict(state.params, logit_scale=jnp.float32(math.log(120.0)))
