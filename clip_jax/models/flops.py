@@ -17,12 +17,17 @@ from clip_jax.models.config import (
 def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
   """FLOPs of a pair in training: three times its forward products (PaLM, arXiv
   2204.02311, appendix B). Neither what remat computes again is counted nor the
-  loss.
+  loss, nor what the last blocks leave out since one token of each is pooled.
 
   Args:
     patch_dropout: the share of patches that a ViT does not see.
   """
-  return 3 * (image_flops(config, patch_dropout) + text_flops(config))
+  forward = image_flops(config, patch_dropout) + text_flops(config)
+  spared = _spared_flops(config.text, config.text.context_length)
+  tower = config.image
+  if not isinstance(tower, ResNetConfig) and tower.pooling == 'class_token':
+    spared += _spared_flops(tower, tower.kept_patches(patch_dropout) + 1)
+  return 3 * (forward - spared)
 
 
 def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
@@ -55,10 +60,26 @@ def _projection_flops(
 def _stack_flops(
   tower: VisionTransformerConfig | TextTransformerConfig, tokens: int
 ) -> int:
-  """FLOPs of the blocks: four square products, the MLP, and attention."""
-  weights = 4 * tower.width**2 + 2 * tower.width * _hidden(tower)
-  attention = 2 * tokens * tower.width  # logits, and mixing the values
-  return tower.depth * 2 * tokens * (weights + attention)
+  """FLOPs of the blocks: keys and values, and what a query costs."""
+  keys_and_values = 2 * 2 * tower.width**2
+  return tower.depth * tokens * (keys_and_values + _asking_flops(tower, tokens))
+
+
+def _asking_flops(
+  tower: VisionTransformerConfig | TextTransformerConfig, tokens: int
+) -> int:
+  """FLOPs of a token in a block, besides its key and its value: the query's
+  and the output's product, attention's logits and mixing, and the MLP."""
+  products = 2 * tower.width**2 + 2 * tower.width * _hidden(tower)
+  return 2 * (products + 2 * tokens * tower.width)
+
+
+def _spared_flops(
+  tower: VisionTransformerConfig | TextTransformerConfig, tokens: int
+) -> int:
+  """What `Transformer` leaves out of the last block when asked for one token,
+  which the published counts hold nevertheless."""
+  return (tokens - 1) * _asking_flops(tower, tokens)
 
 
 def _query_flops(width: int, tokens: int) -> int:

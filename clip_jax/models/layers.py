@@ -23,6 +23,9 @@ normal = nn.initializers.normal
 # knows nothing of meshes.
 Layout = Callable[[jax.Array], jax.Array]
 
+# Of each row of tokens, the position of one: the same in all rows, or [B].
+Place = int | Int[Array, ' B']
+
 
 def as_it_is(x: jax.Array) -> jax.Array:
   """No layout: the default, and all that one device needs."""
@@ -79,20 +82,29 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B L D'], mask: Bool[Array, 'L L'] | None = None
-  ) -> Float[Array, 'B L D']:
+    self,
+    x: Float[Array, 'B L D'],
+    mask: Bool[Array, 'L L'] | None = None,
+    place: Place | None = None,
+  ) -> Float[Array, 'B *L D']:
+    """All tokens, or [B, D] for the one at `place`: others then ask nothing."""
     width = x.shape[-1]
-    qkv = nn.DenseGeneral(
-      (3, self.heads, width // self.heads),
-      kernel_init=normal(width**-0.5),
-      dtype=self.dtype,
-      dot_general=dot_general,
-      name='qkv',
-    )(x)  # B L 3 N K
-    # Heads before tokens, once for all three: CPUs are faster so.
-    qkv = jnp.moveaxis(qkv, (2, 3), (0, 2))  # 3 B N L K
-    q, k, v = (part[0] for part in jax.lax.split(qkv, (1, 1, 1)))
-    mixed = attend(q, k, v, mask)
+    if place is None:
+      qkv = nn.DenseGeneral(
+        (3, self.heads, width // self.heads),
+        kernel_init=normal(width**-0.5),
+        dtype=self.dtype,
+        dot_general=dot_general,
+        name='qkv',
+      )(x)  # B L 3 N K
+      # Heads before tokens, once for all three: CPUs are faster so.
+      qkv = jnp.moveaxis(qkv, (2, 3), (0, 2))  # 3 B N L K
+      q, k, v = (part[0] for part in jax.lax.split(qkv, (1, 1, 1)))
+      mixed = attend(q, k, v, mask)
+    else:
+      seen = None if mask is None else mask[place][..., None, None, :]
+      read = QueryAttention(self.heads, self.dtype, name='qkv')
+      mixed = read(at(x, place), x, seen)
     return nn.DenseGeneral(
       width,
       axis=(-2, -1),
@@ -114,26 +126,37 @@ class QueryAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, query: Float[Array, 'B D'], x: Float[Array, 'B L D']
+    self,
+    query: Float[Array, 'B D'],
+    x: Float[Array, 'B L D'],
+    mask: Bool[Array, '*B 1 L'] | None = None,
   ) -> Float[Array, 'B N K']:
     width = x.shape[-1]
     shape = (3, self.heads, width // self.heads)
     kernel = self.param('kernel', normal(width**-0.5), (width, *shape))
     bias = self.param('bias', nn.initializers.zeros, shape)
     query, x, kernel, bias = (
-      array.astype(self.dtype) for array in (query, x, kernel, bias)
+      jnp.asarray(array, self.dtype) for array in (query, x, kernel, bias)
     )
     q = jnp.einsum('BD,DNK->BNK', query, kernel[:, 0]) + bias[0]
-    k = jnp.einsum('BLD,DNK->BNLK', x, kernel[:, 1]) + bias[1][:, None]
-    v = jnp.einsum('BLD,DNK->BNLK', x, kernel[:, 2]) + bias[2][:, None]
-    return attend(q[:, :, None], k, v)[:, 0]
+    over_width = (((x.ndim - 1,), (0,)), ((), ()))
+    kv = dot_general(x, kernel[:, 1:], over_width) + bias[1:]  # B L 2 N K
+    k, v = jnp.moveaxis(kv, (2, 3), (0, 2))  # B N L K
+    return attend(q[:, :, None], k, v, mask)[:, 0]
+
+
+def at(x: Float[Array, 'B L D'], place: Place) -> Float[Array, 'B D']:
+  """The token at `place`."""
+  if isinstance(place, int):
+    return x[:, place]
+  return jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
 
 
 def attend(
   q: Float[Array, 'B N L K'],
   k: Float[Array, 'B N M K'],
   v: Float[Array, 'B N M K'],
-  mask: Bool[Array, 'L M'] | None = None,
+  mask: Bool[Array, '*B L M'] | None = None,
 ) -> Float[Array, 'B L N K']:
   """Scaled dot-product attention; softmax in float32 or wider."""
   logits = jnp.einsum('BNLK,BNMK->BNLM', q * q.shape[-1] ** -0.5, k)
@@ -179,7 +202,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """One residual block with LayerNorm first, in the form that `nn.scan` wants.
+  """One residual block with LayerNorm first.
 
   Standard deviations of the initial weights follow OpenAI's code: the outputs
   of the two residual branches shrink with the depth of the stack.
@@ -196,12 +219,11 @@ class Block(nn.Module):
   @nn.compact
   def __call__(
     self,
-    carry: tuple[Float[Array, 'B L D'], Float[Array, 'B L D'] | None],
-    index: Int[Array, ''],
-    mask: Bool[Array, 'L L'] | None,
-    kept_layer: int | None,
-  ):
-    x, kept = carry
+    x: Float[Array, 'B L D'],
+    mask: Bool[Array, 'L L'] | None = None,
+    place: Place | None = None,
+  ) -> Float[Array, 'B *L D']:
+    """All tokens, or [B, D] for the one at `place`."""
     width = x.shape[-1]
     out_std = width**-0.5 * (2 * self.depth) ** -0.5
     attention = Attention(self.heads, out_std, self.dtype, name='attention')
@@ -212,22 +234,19 @@ class Block(nn.Module):
       self.dtype,
       name='mlp',
     )
-    x = x + attention(LayerNorm(self.norm_eps, name='ln_1')(x), mask)
-    x = self.layout(x)
-    x = x + mlp(LayerNorm(self.norm_eps, name='ln_2')(x))
-    x = self.layout(x)
-    if kept is not None:
-      kept = jnp.where(index == kept_layer, x, kept)
-    return (x, kept), None
+    mixed = attention(LayerNorm(self.norm_eps, name='ln_1')(x), mask, place)
+    x = self.layout(mixed + (x if place is None else at(x, place)))
+    return self.layout(x + mlp(LayerNorm(self.norm_eps, name='ln_2')(x)))
 
 
 class Transformer(nn.Module):
-  """`depth` blocks under `nn.scan`: compile time does not grow with depth.
+  """`depth` blocks under `lax.scan`: compile time does not grow with depth.
 
-  With `unroll`, they are `block_0`, `block_1`, … with parameters of their own
-  instead: CPUs would copy each block's weights out of the stack at every step
-  of the scan (`inference/cpu_layout.py` makes such parameters). `remat` is for
-  training and means nothing then.
+  Their parameters are stacked in `blocks`, the first axis of each being that of
+  the layers. With `unroll`, they are `block_0`, `block_1`, … instead: CPUs
+  would copy each block's weights out of the stack at every step of the scan
+  (`inference/cpu_layout.py` makes such parameters). `remat` is for training and
+  means nothing then.
   """
 
   depth: int
@@ -245,17 +264,19 @@ class Transformer(nn.Module):
     self,
     x: Float[Array, 'B L D'],
     mask: Bool[Array, 'L L'] | None = None,
+    place: Place | None = None,
     kept_layer: int | None = None,
-  ) -> Float[Array, 'B L D']:
+  ) -> Float[Array, 'B *L D']:
     """The residual stream after the last block, or after `kept_layer`.
 
     Args:
       x: tokens.
       mask: true where a row's token may look at a column's.
+      place: the only token that is asked for, [B, D]. In the last block, others
+        are but keys and values, which spares most of its arithmetic.
       kept_layer: a block's index from 0; None is the last.
     """
-    kept = None if kept_layer is None else x
-    sizes = (
+    block = Block(
       self.depth,
       self.heads,
       self.mlp_ratio,
@@ -263,27 +284,40 @@ class Transformer(nn.Module):
       self.norm_eps,
       self.dtype,
       self.layout,
+      parent=None,  # its parameters are held here, as those of all blocks
     )
+
+    def new(key: jax.Array) -> Any:
+      return block.init(key, x, mask)['params']
+
+    def run(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
+      return block.apply({'params': params}, x, mask), None
+
+    def run_last(x: jax.Array, params: Any) -> jax.Array:
+      return block.apply({'params': params}, x, mask, place)
+
+    end = self.depth if kept_layer is None else kept_layer + 1
     if self.unroll:
-      for i in range(self.depth):
-        block = Block(*sizes, name=f'block_{i}')
-        (x, kept), _ = block((x, kept), jnp.int32(i), mask, kept_layer)
-      return x if kept is None else kept
-    block = Block
+      *first, last = (self.param(f'block_{i}', new) for i in range(end))
+      for params in first:
+        x, _ = run(x, params)
+      return run_last(x, last)
+    blocks = self.param(
+      'blocks', lambda key: jax.vmap(new)(jax.random.split(key, self.depth))
+    )
     if self.remat != 'none':
-      block = nn.remat(
-        Block,
+      run = jax.checkpoint(
+        run,
         policy=REMAT_POLICIES[self.remat],
         prevent_cse=False,  # a scanned body needs no guard against CSE
-        static_argnums=(4,),
       )
-    scan: Any = nn.scan  # its annotation knows no axis for each argument
-    stack = scan(
-      block,
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      in_axes=(0, nn.broadcast, nn.broadcast),
-      length=self.depth,
-    )(*sizes, name='blocks')
-    (x, kept), _ = stack((x, kept), jnp.arange(self.depth), mask, kept_layer)
-    return x if kept is None else kept
+    if place is None:
+      return jax.lax.scan(run, x, jax.tree.map(lambda p: p[:end], blocks))[0]
+    # A split's derivative is one concatenation, that of two slices is a sum.
+    leaves, structure = jax.tree.flatten(blocks)
+    parts = [jax.lax.split(leaf, (self.depth - 1, 1)) for leaf in leaves]
+    first, last = (
+      structure.unflatten(part) for part in zip(*parts, strict=True)
+    )
+    x, _ = jax.lax.scan(run, x, first)
+    return run_last(x, jax.tree.map(lambda p: p[0], last))

@@ -61,9 +61,7 @@ class TextTransformer(nn.Module):
       self.unroll,
       self.layout,
       name='transformer',
-    )(self.layout(x), mask)
-    place = _pooled_place(tokens, config)  # B
-    x = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]  # B D
+    )(self.layout(x), mask, _pooled_place(tokens, config))  # B D
     return LayerNorm(config.norm_eps, name='ln_final')(x)
 
 

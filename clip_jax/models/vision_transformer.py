@@ -99,7 +99,10 @@ class VisionTransformer(nn.Module):
       kept_patches: of each image, those that are seen; None is all.
     """
     del train
-    x = self.transformer(self.embed(images, kept_patches))
+    x = self.embed(images, kept_patches)
+    if self.config.pooling == 'class_token':  # LayerNorm is by token
+      return self.ln_post(self.transformer(x, place=0))
+    x = self.transformer(x)
     if self.config.norm_after_pooling:
       return self.ln_post(self._pool(x))
     return self._pool(self.ln_post(x))
@@ -114,8 +117,6 @@ class VisionTransformer(nn.Module):
     return self._patches(self.transformer(self.embed(images), kept_layer=layer))
 
   def _pool(self, x: Float[Array, 'B L D']) -> Float[Array, 'B D']:
-    if self.config.pooling == 'class_token':
-      return x[:, 0]
     if self.config.pooling == 'average':
       return self._patches(x).mean(1)
     return self.attention_pool(x)

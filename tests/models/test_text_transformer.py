@@ -51,7 +51,8 @@ def residual_stream(golden, layer):
     jnp.float32,
   )
   mask = jnp.tril(jnp.ones((length, length), bool)) if text.causal else None
-  return stack.apply({'params': params['transformer']}, x, mask, layer)
+  variables = {'params': params['transformer']}
+  return stack.apply(variables, x, mask, kept_layer=layer)
 
 
 @pytest.mark.parametrize('name', OPEN_CLIP)
