@@ -72,6 +72,11 @@ def match_names(
   """
   found = _index(classes)
   for alias, name in (aliases or {}).items():
+    if _key(name) not in found:
+      raise UsageError(
+        f'alias {alias!r}: {name!r} is no class of {of}: '
+        f'{_nearest(_key(name), classes)}.'
+      )
     found[_key(alias)] = found[_key(name)]
   left_out = {_key(name) for name in ignored} - set(found)
   result: list[int] = []

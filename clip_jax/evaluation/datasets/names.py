@@ -113,11 +113,11 @@ def read_names(name: str) -> Names:
     ids = ids or base.wordnet_ids
     of_id = dict(zip(base.wordnet_ids, base.classes, strict=True))
     classes = tuple(of_id[x] for x in ids)
-  texts = data['templates'] if 'templates' in data else base and base.templates
+  texts = data.get('templates') or (base.templates if base else ())
   return Names(
     source=data['source'],
     classes=classes,
-    templates=tuple(texts or ()),
+    templates=tuple(texts),
     wordnet_ids=ids,
     aliases=data.get('aliases', {}),
     ignored=tuple(data.get('ignored', ())) + _others(base, ids),
