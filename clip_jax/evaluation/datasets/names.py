@@ -95,7 +95,7 @@ def read_names(name: str) -> Names:
   Raises:
     UsageError: there is no data set of that name.
   """
-  folder = importlib.resources.files(__package__) / _FOLDER
+  folder = importlib.resources.files('clip_jax.evaluation.datasets') / _FOLDER
   known = sorted(
     file.name.removesuffix('.json')
     for file in folder.iterdir()

@@ -42,7 +42,9 @@ def published(model: str, dataset: str, task: str) -> Published | None:
 
 @functools.cache
 def _numbers() -> dict[tuple[str, str, str], Published]:
-  file = importlib.resources.files(__package__) / 'published.json'
+  file = (
+    importlib.resources.files('clip_jax.evaluation.datasets') / 'published.json'
+  )
   result: dict[tuple[str, str, str], Published] = {}
   for table in json.loads(file.read_text(encoding='utf-8'))['tables']:
     for model, values in table['values'].items():

@@ -51,14 +51,11 @@ def _folder(
 
 
 def _tfds(
-  name: str,
-  train: str | None = 'train',
-  test: str = 'test',
-  validation: str = '',
+  name: str, train: str = 'train', test: str = 'test', validation: str = ''
 ) -> dict[str, str | None]:
   """The SPECs of a data set that TFDS prepares."""
   return {
-    'train': f'tfds:{name}#{train}' if train else None,
+    'train': f'tfds:{name}#{train}',
     'validation': f'tfds:{name}#{validation}' if validation else None,
     'test': f'tfds:{name}#{test}',
   }
@@ -81,11 +78,17 @@ def _paper(
 
 
 def _shift(
-  name: str, title: str, test: str, size: int, note: str = ''
+  name: str,
+  title: str,
+  test: str,
+  size: int,
+  uncertain: tuple[str, ...] = (),
+  note: str = '',
 ) -> DatasetFacts:
   return DatasetFacts(
-    name, title, 'shift', 'accuracy', None, None, test, (None, size), note=note
-  )
+    name, title, 'shift', 'accuracy', None, None, test, (None, size),
+    uncertain=uncertain, note=note,
+  )  # fmt: skip
 
 
 # In the order of the paper's tables 9 to 11.
@@ -98,7 +101,7 @@ _ROWS = (
          _tfds('cifar100')),
   _paper('birdsnap', 'Birdsnap', 'accuracy', (42_283, 2_149),
          _folder('birdsnap'),
-         note='of the 49,829 pictures only those still on the web'),
+         note='only the pictures that are still on the web'),
   _paper('sun397', 'SUN397', 'accuracy', (19_850, 19_850),
          _tfds('sun397/standard-part1-120k'),
          note='the first of ten published splits'),
@@ -183,10 +186,11 @@ _ROWS = (
   _shift('imagenet_r', 'ImageNet Rendition', 'tfds:imagenet_r#test', 30_000,
          note='of 200 of the classes'),
   _shift('imagenet_a', 'ImageNet-A', 'tfds:imagenet_a#test', 7_500,
-         note='of 200 of the classes'),
+         uncertain=('test_size',), note='of 200 of the classes'),
   _shift('imagenet_sketch', 'ImageNet Sketch', 'tfds:imagenet_sketch#test',
          50_889),
   _shift('objectnet', 'ObjectNet', 'folder:{root}/objectnet', 18_574,
+         uncertain=('test_size',),
          note='the 313 folders of objectnet-1.0/images, of which 113 are '
               'classes of ImageNet; cut the red border of 2 pixels off'),
   DatasetFacts('flickr30k', 'Flickr30k', 'retrieval', None, None, None,

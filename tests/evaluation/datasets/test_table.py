@@ -88,6 +88,8 @@ def test_what_is_not_sure_is_marked():
     'fer2013': ('classes', 'train_size', 'test_size'),
     'country211': ('train_size',),
     'ucf101': ('test_size',),
+    'imagenet_a': ('test_size',),
+    'objectnet': ('test_size',),
   }
 
 
