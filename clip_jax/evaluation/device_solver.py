@@ -5,7 +5,7 @@ features that are sharded by rows stay so, and only gradients are exchanged.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ class Solution(NamedTuple):
 
 
 class _Progress(NamedTuple):
-  params: optax.Params
+  params: Any  # weights and bias
   state: optax.OptState
   value: Float[Array, '']  # at `params`
   slope: Float[Array, '']  # the gradient's largest entry, there
@@ -98,7 +98,7 @@ def _where_it_lies(features):
   if not isinstance(sharding, NamedSharding):
     return jnp.asarray(features, jnp.float32), None, None
   # The compiler is to place what is computed, whatever this mesh was for.
-  mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
+  mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
   rows = sharding.spec[0] if len(sharding.spec) else None
   by_rows = NamedSharding(mesh, PartitionSpec(rows))
   features = jax.device_put(features.astype(jnp.float32), by_rows)

@@ -96,9 +96,9 @@ def fit(
     The biases that are finite add up to 0: a common constant changes nothing.
   Raises:
     UsageError: rows are of one class only, a label is outside the range of
-      the classes, C or max_iterations is not positive, or `initial` is of another
-      shape.
-    FailureError: a feature is not finite.
+      the classes, C or max_iterations is not positive, or `initial` is of
+      another shape.
+    FailureError: a feature is not finite, or so large that a score is not.
   """
   if solver is None:
     solver = _choose_solver(features, classes)
@@ -118,6 +118,11 @@ def fit(
     max_iterations=max_iterations,
     tolerance=tolerance,
   )
+  if not (np.isfinite(found.weights).all() and np.isfinite(found.bias).all()):
+    raise FailureError(
+      f'the probe with C={C:g} diverged: features this large have scores that '
+      'overflow. Scale them down.'
+    )
   weights = np.zeros((features.shape[1], classes), np.float32)
   weights[:, present] = found.weights
   # Its weights are 0 at the optimum, while its bias falls without end.
@@ -191,7 +196,7 @@ def objective(
   weights = classifier.weights.astype(np.float64)
   logits = features.astype(np.float64) @ weights + classifier.bias
   right = logits[np.arange(len(labels)), labels]
-  losses = logsumexp(logits, axis=1) - right
+  losses = np.asarray(logsumexp(logits, axis=1)) - right
   return float(0.5 * (weights**2).sum() + C * losses.sum())
 
 
@@ -283,7 +288,7 @@ def _solve_on_host(
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', ConvergenceWarning)
     model.fit(rows - centre, labels[counted])
-  found, shift = model.coef_.T, model.intercept_
+  found, shift = np.asarray(model.coef_).T, np.asarray(model.intercept_)
   if pair:
     found = np.concatenate([-found / 2, found / 2], axis=1)
     shift = np.concatenate([-shift / 2, shift / 2])

@@ -113,11 +113,11 @@ def fit_logits(
       f'all {len(x)} models have the same ImageNet accuracy, '
       f'{imagenet_accuracies[0]}: no line goes through them.'
     )
-  line = stats.linregress(x, y)
-  misses = y - (line.slope * x + line.intercept)
+  slope, intercept = np.polyfit(x, y, 1)
+  misses = y - (slope * x + intercept)
   return LogitFit(
-    slope=float(line.slope),
-    intercept=float(line.intercept),
+    slope=float(slope),
+    intercept=float(intercept),
     models=len(x),
     mean_logit=float(x.mean()),
     spread=float(((x - x.mean()) ** 2).sum()),

@@ -291,3 +291,9 @@ def test_probes_that_cannot_be_are_refused(solver):
   damaged = features.copy()
   damaged[3, 2] = np.nan
   attempt('features are not finite', FailureError, features=damaged)
+
+
+def test_features_whose_scores_overflow_are_a_failure():
+  features, labels = random_case(9, 3)
+  with pytest.raises(FailureError, match='C=1 diverged: features this large'):
+    fit(features * 1e36, labels, C=1.0, classes=3, solver='optax')
