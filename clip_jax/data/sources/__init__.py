@@ -4,7 +4,8 @@ A record is a dict with
   'id': str, stable, and unique in its source;
   'image': encoded bytes;
   'caption': list of str, empty where the data have none;
-  'label': int, an index into `label_names`, where the data have labels.
+  'label': int, an index into `label_names`, where the data have labels;
+  'labels': a list of such, where a picture may have several.
 """
 
 from collections.abc import Sequence

@@ -17,6 +17,7 @@ class Record(TypedDict):
   image: bytes
   caption: list[str]
   label: NotRequired[int]
+  labels: NotRequired[list[int]]  # of multi-label data, instead of `label`
 
 
 class Source(abc.ABC):
