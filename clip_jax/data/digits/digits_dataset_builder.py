@@ -89,9 +89,7 @@ def held_out(labels: Int[np.ndarray, ' N']) -> np.ndarray:
 def enlarged(ink: Float[np.ndarray, '8 8']) -> bytes:
   """An 8 x 8 picture of ink, 0 to 16, as an RGB PNG of 32 x 32."""
   grey = np.round(ink * (255 / INK)).astype(np.uint8)
-  picture = Image.fromarray(grey).resize(
-    (SIDE, SIDE), Image.Resampling.NEAREST
-  )
+  picture = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.NEAREST)
   encoded = io.BytesIO()
   picture.convert('RGB').save(encoded, 'PNG')
   return encoded.getvalue()
