@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from clip_jax.data.sources import Source
+from clip_jax.evaluation.dataset import Dataset
+
+if TYPE_CHECKING:
+  from clip_jax.evaluation.feature_cache import FeatureCache
 
 # (an iterable, how many will come, what they are) -> the same, watched
 Watch = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -42,17 +45,30 @@ def unwatched(items: Iterable[Any], total: int, unit: str) -> Iterable[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How to evaluate.
+  """How to evaluate; each evaluator says which of these it reads.
 
   Attributes:
-    templates: of the prompts for a class, each with a slot '{}'.
+    templates: of the prompts for a class, each with a slot '{}'; None takes
+      the data set's own, or the bare name where it has none.
     max_corrupt_records: unreadable pictures to leave out before giving up.
     watch: shows the progress of what goes through the encoders.
+    cache: keeps features between evaluators and calls; None keeps none.
+    seed: of what is drawn: examples, splits.
+    seeds: how many draws a few-shot result is the mean of.
+    shots: examples a class.
   """
 
-  templates: tuple[str, ...] = ('{}',)
+  templates: tuple[str, ...] | None = None
   max_corrupt_records: int = 100
   watch: Watch = unwatched
+  cache: 'FeatureCache | None' = None
+  seed: int = 0
+  seeds: int = 3
+  shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+
+  def templates_for(self, dataset: Dataset) -> tuple[str, ...]:
+    """Those asked for, else the data set's, else the name itself."""
+    return self.templates or dataset.templates or ('{}',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +79,15 @@ class Evaluation:
     metrics: names to numbers; rates are fractions, 0 to 1.
     records: one dict an example, for the report; see the evaluator.
     corrupt: id to reason, of the pictures that were left out.
+    tables: rows for figures by name: curves, bins, pairs; see the evaluator.
   """
 
   metrics: dict[str, float]
   records: list[dict[str, Any]]
   corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
+  tables: dict[str, list[dict[str, Any]]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
-Evaluator = Callable[[Encoder, Source, Options], Evaluation]
+Evaluator = Callable[[Encoder, Dataset, Options], Evaluation]

@@ -4,7 +4,9 @@ A record is a dict with
   'id': str, stable, and unique in its source;
   'image': encoded bytes;
   'caption': list of str, empty where the data have none;
-  'label': int, an index into `label_names`, where the data have labels.
+  'label': int, an index into `label_names`, where the data have labels;
+  'labels': a list of such, where a picture may have several;
+  'difficult': a list of such, where such a picture is asked about some only.
 """
 
 from collections.abc import Sequence

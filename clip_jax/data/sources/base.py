@@ -17,6 +17,8 @@ class Record(TypedDict):
   image: bytes
   caption: list[str]
   label: NotRequired[int]
+  labels: NotRequired[list[int]]  # of multi-label data, instead of `label`
+  difficult: NotRequired[list[int]]  # of these, neither yes nor no is right
 
 
 class Source(abc.ABC):

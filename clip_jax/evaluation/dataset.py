@@ -1,0 +1,170 @@
+"""What is evaluated on: pictures in splits, the right answers, the names."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
+
+from clip_jax.data.sources import Source
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation.datasets.matching import OUTSIDE
+
+if TYPE_CHECKING:
+  from clip_jax.evaluation.datasets.table import Metric
+
+
+ClassOfLabel = Int[np.ndarray, ' labels'] | None
+
+
+class Split:
+  """A source and which class each of its labels is."""
+
+  def __init__(
+    self,
+    source: Source | Callable[[], Source],
+    class_of_label: ClassOfLabel | Callable[[Source], ClassOfLabel] = None,
+  ):
+    """Takes both as they are, or opens them when they are first asked for.
+
+    A data set whose training split is missing can be evaluated all the same,
+    where nothing is trained.
+
+    Args:
+      source: pictures with labels, captions, or both; or what opens them.
+      class_of_label: see the attribute of that name; or what finds it for the
+        source.
+    """
+    self._source = source
+    self._class_of_label = class_of_label
+
+  @functools.cached_property
+  def source(self) -> Source:
+    """Pictures with labels, captions, or both.
+
+    Raises:
+      UsageError: it cannot be opened.
+    """
+    if isinstance(self._source, Source):
+      return self._source
+    return self._source()
+
+  @functools.cached_property
+  def class_of_label(self) -> ClassOfLabel:
+    """int [labels of the source]; `OUTSIDE` for those that are not evaluated.
+
+    None: labels are classes.
+
+    Raises:
+      UsageError: the source cannot be opened, or has labels of no class.
+    """
+    if callable(self._class_of_label):
+      return self._class_of_label(self.source)
+    return self._class_of_label
+
+  def classes(self, labels: Int[np.ndarray, ' N']) -> Int[np.ndarray, ' N']:
+    """The class of each record from its label, `OUTSIDE` where it has none.
+
+    Raises:
+      FailureError: a label is out of the range of the source's names.
+    """
+    names = self.source.label_names
+    known = len(names) if names else None
+    if self.class_of_label is not None:
+      known = len(self.class_of_label)
+    wrong = (labels < 0) if known is None else (labels < 0) | (labels >= known)
+    if wrong.any():
+      raise FailureError(
+        f'data {self.source.spec!r}: label {int(labels[wrong][0])} of '
+        f'{int(wrong.sum())} records is not one of its {known} labels.'
+      )
+    if self.class_of_label is None:
+      return labels
+    return self.class_of_label[labels]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A data set as evaluators take it; `open_dataset` makes those of the table.
+
+  Attributes:
+    name: of the table, or a SPEC.
+    test: what is evaluated.
+    train: what probes learn from.
+    validation: what probes are tuned on; None holds some of `train` out.
+    class_names: one or more names of each class; () where there are none.
+    templates: its own prompts, or ().
+    metric: the name of its metric in `metrics.METRICS`.
+    title: for people; '' is the name.
+  """
+
+  name: str
+  test: Split
+  train: Split | None = None
+  validation: Split | None = None
+  class_names: tuple[tuple[str, ...], ...] = ()
+  templates: tuple[str, ...] = ()
+  metric: 'Metric' = 'accuracy'
+  title: str = ''
+
+  @property
+  def first_names(self) -> tuple[str, ...]:
+    """The name of each class that is shown."""
+    return tuple(names[0] for names in self.class_names)
+
+  def require_classes(self, task: str) -> None:
+    """Refuses data without names for a task that needs them.
+
+    Raises:
+      UsageError: it has none.
+    """
+    if not self.class_names:
+      raise UsageError(
+        f'data {self.name!r} has no label names, which {task} needs: use '
+        'a folder of classes, a csv with a column label of names, or a '
+        'labelled tfds data set.'
+      )
+
+  def require_train(self, task: str) -> Split:
+    """The split to learn from.
+
+    Raises:
+      UsageError: there is none.
+    """
+    if self.train is None:
+      raise UsageError(
+        f'data {self.name!r} has no training split, which {task} needs: name '
+        'one with --train=SPEC.'
+      )
+    return self.train
+
+
+def of_source(source: Source, train: Source | None = None) -> Dataset:
+  """A user's own data: its label names are the classes.
+
+  Args:
+    source: what is evaluated.
+    train: what probes learn from; its labels must have the same names.
+  Raises:
+    UsageError: the two have other labels.
+  """
+  names = source.label_names or ()
+  split = None
+  if train is not None:
+    if train.label_names != source.label_names:
+      raise UsageError(
+        f'data {train.spec!r} and {source.spec!r} have other label names: '
+        'both need the same classes.'
+      )
+    split = Split(train)
+  return Dataset(
+    source.spec,
+    Split(source),
+    train=split,
+    class_names=tuple((name,) for name in names),
+  )
+
+
+__all__ = ['OUTSIDE', 'Dataset', 'Split', 'of_source']

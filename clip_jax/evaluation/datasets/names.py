@@ -1,0 +1,147 @@
+"""Class names and prompt templates: `prompts/NAME.json`, read when asked for.
+
+A file holds
+
+    "source":      where its contents are from, and what is odd about them
+    "classes":     a name for each class, or a list of several names
+    "templates":   texts with `{}` for the name
+    "of":          another data set, for what this file does not say itself
+    "wordnet_ids": an id, or a list of ids, for each class of ImageNet's
+    "aliases":     what a source calls a class -> one of our names for it
+    "ignored":     labels of a source that no class of ours is
+    "attributes":  attribute -> its values, where pictures have several
+
+With "of" but no "classes", the classes are those of the other data set, with
+"wordnet_ids" those of them which have the ids. Where there are no classes at
+all (emoji), they are the labels of the source, if it has any.
+"""
+
+import functools
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from clip_jax.errors import UsageError
+
+_FOLDER = 'prompts'
+
+
+@dataclass(frozen=True)
+class Names:
+  """One file of `prompts/`, with what it takes from another."""
+
+  source: str
+  classes: tuple[tuple[str, ...], ...]  # C classes, one or more names each
+  templates: tuple[str, ...]
+  wordnet_ids: tuple[tuple[str, ...], ...] = ()  # C, or none
+  aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+  ignored: tuple[str, ...] = ()
+  attributes: Mapping[str, tuple[str, ...]] = field(
+    default_factory=dict[str, tuple[str, ...]]
+  )
+
+
+def class_names(name: str) -> tuple[tuple[str, ...], ...]:
+  """The names of each class, in our order; most classes have one.
+
+  Raises:
+    UsageError: there is no data set of that name.
+  """
+  return read_names(name).classes
+
+
+def templates(name: str) -> tuple[str, ...]:
+  """The prompt templates, each with `{}` where the class's name belongs.
+
+  Raises:
+    UsageError: there is no data set of that name.
+  """
+  return read_names(name).templates
+
+
+def wordnet_ids(name: str) -> tuple[tuple[str, ...], ...]:
+  """ImageNet's ids of each class, in our order; empty for other data sets.
+
+  A class of ObjectNet may be several of ImageNet's, hence the inner tuples.
+
+  Raises:
+    UsageError: there is no data set of that name.
+  """
+  return read_names(name).wordnet_ids
+
+
+def attributes(name: str) -> Mapping[str, tuple[str, ...]]:
+  """Attributes of the pictures (FairFace) and their values; else empty.
+
+  Raises:
+    UsageError: there is no data set of that name.
+  """
+  return read_names(name).attributes
+
+
+def source(name: str) -> str:
+  """Where the names and templates are from, in a sentence.
+
+  Raises:
+    UsageError: there is no data set of that name.
+  """
+  return read_names(name).source
+
+
+@functools.cache
+def read_names(name: str) -> Names:
+  """Reads a data set's file, once.
+
+  Raises:
+    UsageError: there is no data set of that name.
+  """
+  folder = importlib.resources.files('clip_jax.evaluation.datasets') / _FOLDER
+  known = sorted(
+    file.name.removesuffix('.json')
+    for file in folder.iterdir()
+    if file.name.endswith('.json')
+  )
+  if name not in known:
+    raise UsageError(f'no data set {name!r}: choose one of {", ".join(known)}.')
+  data = json.loads((folder / f'{name}.json').read_text(encoding='utf-8'))
+  base = read_names(data['of']) if 'of' in data else None
+  ids = _tuples(data.get('wordnet_ids', []))
+  if 'classes' in data:
+    classes = _tuples(data['classes'])
+  elif ids:
+    assert base
+    of_id = dict(zip(base.wordnet_ids, base.classes, strict=True))
+    classes = tuple(of_id[x] for x in ids)
+  else:
+    assert base
+    classes, ids = base.classes, base.wordnet_ids
+  texts = data.get('templates') or (base.templates if base else ())
+  return Names(
+    source=data['source'],
+    classes=classes,
+    templates=tuple(texts),
+    wordnet_ids=ids,
+    aliases=data.get('aliases', {}),
+    ignored=tuple(data.get('ignored', ())) + _others(base, ids),
+    attributes={
+      key: tuple(values) for key, values in data.get('attributes', {}).items()
+    },
+  )
+
+
+def _others(
+  base: Names | None, ids: tuple[tuple[str, ...], ...]
+) -> tuple[str, ...]:
+  """Ids of the other data set that are none of this one's classes.
+
+  TFDS labels ImageNet-A and -R with all 1,000 ids.
+  """
+  if base is None:
+    return ()
+  mine = {x for several in ids for x in several}
+  return tuple(x for (x,) in base.wordnet_ids if x not in mine)
+
+
+def _tuples(rows: list[str | list[str]]) -> tuple[tuple[str, ...], ...]:
+  return tuple((x,) if isinstance(x, str) else tuple(x) for x in rows)

@@ -1,0 +1,184 @@
+"""The probe's optimum found on the device, for what is too large for a host.
+
+L-BFGS (`optax.lbfgs`, with its zoom line search) in float32, as one program:
+features that are sharded by rows stay so, and only gradients are exchanged.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+# Steps in a row which lower neither the objective nor the least gradient so
+# far, after which float32 can tell no better point.
+_STALLED_STEPS = 5
+
+
+class Solution(NamedTuple):
+  """Where the solver stopped.
+
+  Attributes:
+    weights: float32 [D, C].
+    bias: float32 [C].
+    iterations: steps taken.
+    converged: whether it stopped before it ran out of them.
+  """
+
+  weights: Float[np.ndarray, 'D C']
+  bias: Float[np.ndarray, 'C']
+  iterations: int
+  converged: bool
+
+
+class _Progress(NamedTuple):
+  params: Any  # weights and bias
+  state: optax.OptState
+  value: Float[Array, '']  # at `params`
+  slope: Float[Array, '']  # the gradient's largest entry, there
+  least: Float[Array, '']  # of the slopes so far
+  stalled: Int[Array, '']  # steps in a row that gained nothing
+
+
+def solve(
+  features: Float[np.ndarray, 'N D'] | Float[Array, 'N D'],
+  labels: Int[np.ndarray, 'N'],
+  counted: Bool[np.ndarray, 'N'],
+  weights: Float[np.ndarray, 'D C'],
+  bias: Float[np.ndarray, 'C'],
+  *,
+  C: float,
+  max_iterations: int,
+  tolerance: float,
+) -> Solution:
+  """Minimises 0.5 * ||W||^2 + C * sum(cross entropy) over W and b.
+
+  Args:
+    features: a jax array with a `NamedSharding` is used where it lies, its
+      rows over one or more axes of the mesh. Another goes to one device.
+    labels: 0..C-1, each class at least once among the counted rows.
+    counted: False for rows that only fill up a shard; their label is of no
+      matter.
+    weights, bias: to start from.
+    C: the inverse of the regularisation.
+    max_iterations: steps at most.
+    tolerance: of the objective's mean over rows (divided by C times their
+      number): stops where no entry of its gradient is larger.
+  """
+  features, by_rows, replicated = _where_it_lies(features)
+  columns = jax.device_put(
+    (np.where(counted, labels, 0).astype(np.int32), counted), by_rows
+  )
+  start = jax.device_put(
+    (weights.astype(np.float32), bias.astype(np.float32)), replicated
+  )
+  (weights, bias), iterations, converged = _minimise(
+    features,
+    *columns,
+    start,
+    jnp.float32(C),
+    jnp.int32(max_iterations),
+    jnp.float32(tolerance),
+    replicated=replicated,
+  )
+  return Solution(
+    np.asarray(weights), np.asarray(bias), int(iterations), bool(converged)
+  )
+
+
+def _where_it_lies(features):
+  """The features on their devices, and two placements there: for one number a
+  row, and for what every device holds.
+  """
+  sharding = getattr(features, 'sharding', None)
+  if not isinstance(sharding, NamedSharding):
+    return jnp.asarray(features, jnp.float32), None, None
+  # The compiler is to place what is computed, whatever this mesh was for.
+  mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
+  rows = sharding.spec[0] if len(sharding.spec) else None
+  by_rows = NamedSharding(mesh, PartitionSpec(rows))
+  features = jax.device_put(features.astype(jnp.float32), by_rows)
+  return features, by_rows, NamedSharding(mesh, PartitionSpec())
+
+
+@functools.partial(jax.jit, static_argnames='replicated')
+def _minimise(
+  features, labels, counted, start, C, max_iterations, tolerance, *, replicated
+):
+  """From `start` to (weights, bias), the steps taken, and whether it is it."""
+  total = counted.sum().astype(jnp.float32)
+  # The bias is free, so that features about 0 have the same weights, and a
+  # far rounder valley to go down: with an offset the steps are many more.
+  rows = jnp.where(counted[:, None], features, 0)
+  centre = rows.sum(axis=0) / total
+  rows = rows - centre  # N D
+
+  def objective(params):
+    weights, bias = params
+    logits = _product(rows, weights) + bias  # N C
+    of_class = labels[:, None] == jnp.arange(logits.shape[1])
+    right = jnp.where(of_class, logits, 0).sum(axis=1)
+    losses = jax.nn.logsumexp(logits, axis=1) - right
+    mean = jnp.where(counted, losses, 0).sum() / total
+    return mean + 0.5 * jnp.square(weights).sum() / (C * total)
+
+  solver = optax.lbfgs()
+
+  def step(progress):
+    updates, state = solver.update(
+      optax.tree.get(progress.state, 'grad'),
+      progress.state,
+      progress.params,
+      value=progress.value,
+      grad=optax.tree.get(progress.state, 'grad'),
+      value_fn=objective,
+    )
+    params = optax.apply_updates(progress.params, updates)
+    if replicated is not None:
+      params = jax.lax.with_sharding_constraint(params, replicated)
+    value = optax.tree.get(state, 'value')
+    slope = _largest(optax.tree.get(state, 'grad'))
+    gained = (value < progress.value) | (slope < progress.least)
+    return _Progress(
+      params,
+      state,
+      value,
+      slope,
+      jnp.minimum(slope, progress.least),
+      jnp.where(gained, 0, progress.stalled + 1),
+    )
+
+  def unfinished(progress):
+    return (
+      (optax.tree.get(progress.state, 'count') < max_iterations)
+      & (progress.slope > tolerance)
+      & (progress.stalled < _STALLED_STEPS)
+    )
+
+  weights, bias = start
+  start = weights, bias + _product(centre, weights)
+  value, gradient = jax.value_and_grad(objective)(start)
+  state = optax.tree.set(solver.init(start), value=value, grad=gradient)
+  slope = _largest(gradient)
+  last = jax.lax.while_loop(
+    unfinished,
+    step,
+    _Progress(start, state, value, slope, slope, jnp.int32(0)),
+  )
+  converged = (last.slope <= tolerance) | (last.stalled >= _STALLED_STEPS)
+  weights, bias = last.params
+  bias = bias - _product(centre, weights)
+  return (weights, bias), optax.tree.get(last.state, 'count'), converged
+
+
+def _product(rows, weights):
+  # In float32 on a TPU, too, whose own products round to bfloat16.
+  return jnp.matmul(rows, weights, precision='highest')
+
+
+def _largest(gradient) -> Float[Array, '']:
+  return optax.tree.norm(gradient, ord=jnp.inf)

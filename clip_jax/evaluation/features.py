@@ -1,0 +1,118 @@
+"""The image features of a split with what is known of each picture.
+
+Every evaluator gets them here, so that a picture goes through the encoder once
+for all of them where a cache is given.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from clip_jax.errors import UsageError
+from clip_jax.evaluation.dataset import OUTSIDE, Split
+from clip_jax.evaluation.pictures import Pictures
+from clip_jax.inference.classifier import check_finite
+
+if TYPE_CHECKING:
+  from clip_jax.evaluation.encoder import Encoder, Options
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """N pictures that could be read, in the order of their source.
+
+  Attributes:
+    vectors: float32, unit length.
+    ids: of the records.
+    captions: of each picture, its texts.
+    labels: of the source; -1 for a record without one.
+    several: of multi-label data (VOC2007), instead of `labels`: the labels of
+      each picture.
+    corrupt: id to reason, of the pictures that were left out.
+  """
+
+  vectors: Float[np.ndarray, 'N E']
+  ids: list[str]
+  captions: list[list[str]]
+  labels: Int[np.ndarray, ' N']
+  several: list[list[int]] | None = None
+  corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def of(self, rows: np.ndarray) -> 'Features':
+    """Some of them: indices, or a mask."""
+    picked = np.arange(len(self))[rows]
+    return Features(
+      self.vectors[picked],
+      [self.ids[i] for i in picked],
+      [self.captions[i] for i in picked],
+      self.labels[picked],
+      None if self.several is None else [self.several[i] for i in picked],
+      self.corrupt,
+    )
+
+
+def read_features(
+  encoder: 'Encoder', split: Split, options: 'Options'
+) -> Features:
+  """All readable pictures of a split through the encoder, or from the cache.
+
+  Args:
+    options: `cache`, `max_corrupt_records`, `watch`.
+  Raises:
+    FailureError: too many pictures are corrupt, or features are not finite.
+  """
+  if options.cache is not None:
+    return options.cache.images(split.source, options)
+  return encode(encoder, split, options)
+
+
+def encode(encoder: 'Encoder', split: Split, options: 'Options') -> Features:
+  """As `read_features`, without a cache."""
+  source = split.source
+  pictures = Pictures(source, options.max_corrupt_records)
+  vectors = encoder.encode_image(options.watch(pictures, len(source), 'images'))
+  check_finite(vectors, 'image')
+  records = pictures.records
+  several = None
+  if any('labels' in record for record in records):
+    several = [record.get('labels', []) for record in records]
+  return Features(
+    vectors,
+    [record['id'] for record in records],
+    [record['caption'] for record in records],
+    np.array([record.get('label', -1) for record in records], np.int64),
+    several,
+    pictures.corrupt,
+  )
+
+
+def labelled(features: Features, split: Split, task: str) -> Features:
+  """Those whose class is evaluated, their labels being classes.
+
+  Raises:
+    UsageError: no record has a label.
+    FailureError: a label is out of range.
+  """
+  if len(features) and (features.labels < 0).all():
+    raise UsageError(
+      f'data {split.source.spec!r}: record {features.ids[0]} has no label, '
+      f'which {task} needs.'
+    )
+  classes = split.classes(features.labels)
+  kept = classes != OUTSIDE
+  return dataclasses.replace(features.of(kept), labels=classes[kept])
+
+
+def truth_of(
+  features: Features, split: Split, classes: int
+) -> Bool[np.ndarray, 'N C']:
+  """Which classes are right for each picture of multi-label data."""
+  truth = np.zeros((len(features), classes), bool)
+  for row, labels in enumerate(features.several or []):
+    truth[row, split.classes(np.array(labels, np.int64))] = True
+  return truth

@@ -1,0 +1,135 @@
+"""Near-duplicates among pictures, for the overlap analysis (paper, section 5).
+
+The paper trains a detector; this one needs no training. A picture's hash is
+the signs of its lowest frequencies, which outlive another size, another
+encoding and a little cropping; a copy differs in few of the 64 bits, another
+picture in about half.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
+from PIL import Image
+from scipy.fft import dctn
+
+from clip_jax.data.images import Preprocessing, upright
+from clip_jax.errors import UsageError
+
+BITS = 64
+_SIDE = 32  # pixels that the frequencies are of
+_LOW = 8  # frequencies kept, each way
+# How a person sees it: turned upright, and transparency on white.
+_SEEN = Preprocessing(image_size=_SIDE, background='white', exif=True)
+# Frequencies this close to the median, of pixels 0 to 255, count as below it.
+# Symmetric pictures have half of theirs at 0, which JPEG moves by about one.
+_MARGIN = 2.0
+# A picture of fewer frequencies away from the median is flat. A gradient has 4.
+_TEXTURE = 8
+_CHUNK_PAIRS = 2**22  # compared at once, 8 bytes each
+
+
+class Hashes(NamedTuple):
+  """Of pictures, in their order.
+
+  Attributes:
+    bits: uint64 [N].
+    flat: bool [N]: pictures without texture, such as one colour or a gradient.
+      All of them are alike, whatever they are of: leave them out of a search.
+  """
+
+  bits: UInt64[np.ndarray, 'N']
+  flat: Bool[np.ndarray, 'N']
+
+
+class NearDuplicates(NamedTuple):
+  """Pairs of one set's hashes with another's.
+
+  Attributes:
+    pairs: int64 [P, 2]: a row of the first and of the second, in order.
+    distances: int64 [P]: bits that differ.
+  """
+
+  pairs: Int[np.ndarray, 'P 2']
+  distances: Int[np.ndarray, 'P']
+
+
+def hash_pictures(pictures: Iterable[Image.Image]) -> Hashes:
+  """The hashes of many pictures, one at a time in memory, and which are flat.
+
+  Args:
+    pictures: of any mode and size.
+  """
+  found = [_spectrum(picture) for picture in pictures]
+  spectra = np.array(found).reshape(len(found), BITS)
+  far = spectra - np.median(spectra, axis=1, keepdims=True)
+  weights = np.left_shift(np.uint64(1), np.arange(BITS, dtype=np.uint64))
+  bits = ((far > _MARGIN) * weights).sum(axis=1, dtype=np.uint64)
+  # Brightness, the first of the frequencies, is no texture.
+  return Hashes(bits, (np.abs(far[:, 1:]) > _MARGIN).sum(axis=1) < _TEXTURE)
+
+
+def perceptual_hash(picture: Image.Image) -> np.uint64:
+  """64 bits that a copy of the picture shares, all but a few.
+
+  The picture in grey at 32 x 32 pixels; of its discrete cosine transform the
+  8 x 8 lowest frequencies; a bit each, whether above their median.
+  """
+  return hash_pictures([picture]).bits[0]
+
+
+def hamming(
+  first: UInt64[np.ndarray, 'N'], second: UInt64[np.ndarray, 'N']
+) -> Int[np.ndarray, 'N']:
+  """The number of bits in which each pair of rows differs, 0 to 64."""
+  return np.bitwise_count(first ^ second).astype(np.int64)
+
+
+def near_duplicates(
+  first: UInt64[np.ndarray, 'N'],
+  second: UInt64[np.ndarray, 'M'],
+  max_distance: int,
+) -> NearDuplicates:
+  """All pairs of hashes that differ in few bits, without the N x M matrix.
+
+  Every pair is compared, so none is missed at any distance: N * M steps, of
+  which a core does some hundred million a second.
+
+  Args:
+    first, second: such as of training and of test pictures; leave the flat
+      ones out.
+    max_distance: bits, 0 to 64. Of 8, re-encoded and resized copies are found
+      and most that lost 2 % of each side; pictures of one pattern, as flags
+      or clock faces, are near each other, too: look at what is found.
+  Returns:
+    Pairs sorted by the row of the first, then of the second.
+  Raises:
+    UsageError: the distance is not in 0..64.
+  """
+  if not 0 <= max_distance <= BITS:
+    raise UsageError(f'max_distance={max_distance} bits: use 0 to {BITS}.')
+  rows = max(1, _CHUNK_PAIRS // max(1, len(second)))
+  columns = min(len(second), _CHUNK_PAIRS)
+  pairs = [np.zeros((0, 2), np.int64)]
+  for top in range(0, len(first), rows):
+    for left in range(0, len(second), max(1, columns)):
+      differing = np.bitwise_count(
+        first[top : top + rows, None] ^ second[None, left : left + columns]
+      )
+      near = np.argwhere(differing <= max_distance)
+      pairs.append(near + np.array([top, left]))
+  found = np.concatenate(pairs)
+  return NearDuplicates(found, hamming(first[found[:, 0]], second[found[:, 1]]))
+
+
+def _spectrum(picture: Image.Image) -> Float[np.ndarray, '64']:
+  """Its lowest frequencies; the first is its brightness."""
+  grey = upright(picture, _SEEN).convert('L')
+  # A large picture is first halved a few times, which is much faster.
+  small = grey.resize(
+    (_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0
+  )
+  pixels = np.asarray(small, np.float64)
+  frequencies = np.asarray(dctn(pixels, norm='ortho'))
+  return frequencies[:_LOW, :_LOW].ravel()
