@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.few_shot_sampling import shots_to_match
@@ -20,6 +19,7 @@ from clip_jax.evaluation.probing import (
   join,
   read_examples,
   read_training,
+  refuse_multilabel,
   text_weights,
 )
 from clip_jax.evaluation.shots import Shots, shot_probes
@@ -28,7 +28,9 @@ _TASK = 'few_shot'
 Row = dict[str, Any]
 
 
-def evaluate(encoder: Encoder, dataset: Dataset, options: Options) -> Evaluation:
+def evaluate(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> Evaluation:
   """The curve of probes over shots, beside the zero-shot classifier.
 
   All numbers are by the data set's metric on its test split. Examples are
@@ -85,19 +87,6 @@ def evaluate(encoder: Encoder, dataset: Dataset, options: Options) -> Evaluation
     corrupt={**pool.corrupt, **test.corrupt},
     tables={'curve': curve, 'notes': [{'note': note} for note in notes]},
   )
-
-
-def refuse_multilabel(examples: Examples, dataset: Dataset, task: str) -> None:
-  """Refuses data of which k examples a class cannot be drawn.
-
-  Raises:
-    UsageError: pictures have several labels.
-  """
-  if examples.multilabel:
-    raise UsageError(
-      f'data {dataset.name!r} has several labels a picture: {task} takes one; '
-      'zero_shot and linear_probe take several.'
-    )
 
 
 def _score(probe: LinearClassifier, test: Examples, dataset: Dataset) -> float:

@@ -27,7 +27,9 @@ _TASK = 'linear_probe'
 _SHOWN = 5  # classes of a record
 
 
-def evaluate(encoder: Encoder, dataset: Dataset, options: Options) -> Evaluation:
+def evaluate(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> Evaluation:
   """Fits logistic regression on training and validation, and tests it.
 
   C is chosen on the validation split, or where there is none on a fifth of

@@ -138,6 +138,19 @@ def read_training(
   return train, validation
 
 
+def refuse_multilabel(examples: Examples, dataset: Dataset, task: str) -> None:
+  """Refuses data whose pictures are not of one class each.
+
+  Raises:
+    UsageError: pictures have several labels.
+  """
+  if examples.multilabel:
+    raise UsageError(
+      f'data {dataset.name!r} has several labels a picture: {task} takes one; '
+      'zero_shot and linear_probe take several.'
+    )
+
+
 def join(parts: Sequence[Examples | None]) -> Examples:
   """All rows of those that are there, in order."""
   there = [part for part in parts if part is not None]

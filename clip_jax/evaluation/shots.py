@@ -93,14 +93,14 @@ def shot_probes(
   for k in sorted(set(options.shots)):
     most = int(np.bincount(pool.answers, minlength=pool.classes).max())
     if k > most:
-      yield Shots(k, pool.classes, None, [], f'no class has {k} examples: the '
-                  f'largest has {most}.')  # fmt: skip
+      note = f'no class has {k} examples: the largest has {most}.'
+      yield Shots(k, pool.classes, None, [], note)
       continue
     settings = _choose(pool, k, options, text) or settings
     short = len(sample(pool.answers, k, 0, classes=pool.classes).short)
     if settings is None:
-      yield Shots(k, short, None, [], f'no class has more than {k} examples, so '
-                  'none is left to choose C on: give a C.')  # fmt: skip
+      note = f'no class has more than {k} examples, to choose C on: give a C.'
+      yield Shots(k, short, None, [], note)
       continue
     probes = [
       fit_probe(

@@ -1,4 +1,4 @@
-"""Pictures that stand for the rows of an array, and an encoder that knows it."""
+"""Pictures that stand for rows of an array, and an encoder that knows them."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -63,8 +63,8 @@ class RowEncoder:
     self._by_text = by_text or {}
 
   def encode_image(self, images: Iterable[Image.Image]) -> np.ndarray:
-    pixels = [image.convert('RGB').getpixel((0, 0)) for image in images]
-    return self._rows[[p[0] + 256 * p[1] for p in pixels]]
+    pixels = [np.asarray(image.convert('RGB'))[0, 0] for image in images]
+    return self._rows[[int(p[0]) + 256 * int(p[1]) for p in pixels]]
 
   def encode_text(self, texts: Iterable[str]) -> np.ndarray:
     rows = np.array([self._by_text[text] for text in texts], np.float32)
@@ -86,7 +86,7 @@ def blobs(
 
 
 def split_of(
-  rows: Sequence[int], labels: Sequence[int], spec: str = 'rows:'
+  rows: Sequence[int], labels: np.ndarray, spec: str = 'rows:'
 ) -> Split:
   """The given rows, labelled by the array's labels."""
   return Split(RowSource(rows, [labels[i] for i in rows], spec=spec))

@@ -72,9 +72,7 @@ def test_c_is_chosen_on_as_many_examples_as_the_probe_sees(monkeypatch):
     return original(fitting, held, options)
 
   monkeypatch.setattr(shots, 'sweep_c', watched)
-  result = few_shot.evaluate(
-    ENCODER, DATA, Options(shots=(1, 2, 4), seeds=1)
-  )
+  result = few_shot.evaluate(ENCODER, DATA, Options(shots=(1, 2, 4), seeds=1))
   assert [(len(a), len(b)) for a, b in seen] == [(3, 3), (6, 6), (12, 12)]
   for fitted, held in seen:
     assert not fitted & held
@@ -131,7 +129,7 @@ def test_no_step_from_the_text_is_zero_shot():
     shots=(2,), seeds=2, start_from_text=True, probe_iterations=0, C=1.0
   )
   pool = few_shot.read_examples(
-    ENCODER, DATA.train, DATA, options, 'few_shot'
+    ENCODER, DATA.require_train('a test'), DATA, options, 'few_shot'
   )
   text = few_shot.text_weights(ENCODER, DATA, options)
   (found,) = shots.shot_probes(pool, options, text)
@@ -139,7 +137,9 @@ def test_no_step_from_the_text_is_zero_shot():
 
 
 def test_a_k_beyond_every_class_is_left_out_with_a_note():
-  rows = [int(i) for c in range(3) for i in np.flatnonzero(LABELS == c)[: 2 + c]]
+  rows = [
+    int(i) for c in range(3) for i in np.flatnonzero(c == LABELS)[: 2 + c]
+  ]
   data = dataset_of(LABELS, train=rows, test=range(90, 180))
   options = Options(shots=(1, 3, 4, 5), seeds=2)
   result = few_shot.evaluate(ENCODER, data, options)
@@ -153,7 +153,7 @@ def test_a_k_beyond_every_class_is_left_out_with_a_note():
 
 
 def test_without_an_example_to_choose_c_on_it_must_be_given():
-  rows = [int(np.flatnonzero(LABELS == c)[0]) for c in range(3)]
+  rows = [int(np.flatnonzero(c == LABELS)[0]) for c in range(3)]
   data = dataset_of(LABELS, train=rows, test=range(90, 180))
   with pytest.raises(UsageError, match='none can be held out: give a valid'):
     few_shot.evaluate(ENCODER, data, Options(shots=(1,)))
