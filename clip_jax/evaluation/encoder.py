@@ -56,6 +56,13 @@ class Options:
     seed: of what is drawn: examples, splits.
     seeds: how many draws a few-shot result is the mean of.
     shots: examples a class.
+    C: of probes, the inverse of their regularisation; None chooses it by the
+      paper's sweep.
+    probe_iterations: steps of a probe's solver at most.
+    start_from_text: of probes, to start from the text tower's weights; see
+      `linear_probe` and `few_shot` for what that changes.
+    baselines: a CSV file of standard models, for `robustness`; see
+      `read_baselines`.
   """
 
   templates: tuple[str, ...] | None = None
@@ -65,6 +72,10 @@ class Options:
   seed: int = 0
   seeds: int = 3
   shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+  C: float | None = None
+  probe_iterations: int = 1000
+  start_from_text: bool = False
+  baselines: str | None = None
 
   def templates_for(self, dataset: Dataset) -> tuple[str, ...]:
     """Those asked for, else the data set's, else the name itself."""
