@@ -4,6 +4,7 @@ They depend on the pictures alone, so that all models share them. A file is
 there whole or not at all; one that is damaged is made again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -137,4 +138,5 @@ def _write(path: Path, hashes: HashedPictures) -> None:
     reason = (error.strerror or str(error)).lower()
     raise FailureError(f'{path} could not be written: {reason}.') from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ been seen: in the paper some of it was black frames of films. The paper chose
 the threshold of each data set by looking at pairs: see the tables.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +35,8 @@ from clip_jax.evaluation.prompts import classifier_for
 from clip_jax.evaluation.zero_shot import top_classes
 
 DETECTORS = ('perceptual', 'learned')
-_DISTANCES = range(17)  # bits: beyond these, pictures are rarely copies
+# Of the sweeps: bits, beyond which pictures are rarely copies, and cosines.
+_DISTANCES = [float(n) for n in range(17)]
 _SIMILARITIES = [n / 100 for n in range(80, 100)]
 _PAIRS_A_STEP = 8  # shown of each step of the sweep
 
@@ -214,7 +214,7 @@ def _learned(
 
 def _threshold(options: Options) -> float:
   perceptual = options.detector == 'perceptual'
-  return options.max_distance if perceptual else options.min_similarity
+  return float(options.max_distance if perceptual else options.min_similarity)
 
 
 def _within(
@@ -226,11 +226,11 @@ def _within(
   return values >= threshold
 
 
-def _thresholds(options: Options) -> Sequence[float]:
+def _thresholds(options: Options) -> list[float]:
   """Of the sweep, strictest first, with the one that is used."""
   if options.detector == 'perceptual':
-    return sorted({*_DISTANCES, options.max_distance})
-  return sorted({*_SIMILARITIES, options.min_similarity}, reverse=True)
+    return sorted({*_DISTANCES, _threshold(options)})
+  return sorted({*_SIMILARITIES, _threshold(options)}, reverse=True)
 
 
 def _sweep(
