@@ -248,7 +248,7 @@ def test_rates_of_a_group_sum_to_one_over_kinds_and_over_names(pictures):
   ('designs', 'message'),
   [
     ({}, 'designs of the options: there is no design'),
-    ({'d': {'x': ['old', '{groups}']}}, "'d' has the name 'old' twice"),
+    ({'d': {'x': ['old', '{groups}']}}, "'d' adds the name 'old', which is"),
   ],
 )
 def test_wrong_designs_are_refused_before_the_work(designs, message):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binom
 
-from clip_jax.errors import UsageError
-from clip_jax.evaluation import EVALUATORS, Options, find_evaluator
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation import EVALUATORS, Options, find_evaluator, hash_cache
 from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split
+from clip_jax.evaluation.feature_cache import FeatureCache
+from clip_jax.evaluation.features import encode
 from clip_jax.evaluation.overlap import compare, evaluate
 from tests.evaluation.fakes import ListSource, TableEncoder
 from tests.evaluation.textures import (
@@ -250,6 +253,32 @@ def test_a_wrong_call_is_one_line(options, message):
   with pytest.raises(UsageError, match=message) as caught:
     evaluate(ENCODER, dataset(None), options)
   assert '\n' not in str(caught.value)
+
+
+def test_cached_hashes_of_other_pictures_are_refused(tmp_path, monkeypatch):
+  # Renamed at a place that the key does not look at.
+  first, second = dataset(seen()), dataset(seen())
+  monkeypatch.setattr(hash_cache, '_SAMPLES', 1)
+  cache = Cache(tmp_path, cast(Any, None), 'float32')
+  evaluate(ENCODER, first, Options(cache=cache))
+  again = evaluate(ENCODER, first, Options(cache=cache))
+  assert again == evaluate(ENCODER, first, Options())
+  name = second.test.source.id
+  monkeypatch.setattr(
+    second.test.source, 'id', lambda i: 'other' if i == 1 else name(i)
+  )
+  with pytest.raises(FailureError, match="'test:' has changed since its pict"):
+    evaluate(ENCODER, second, Options(cache=cache))
+
+
+class Cache(FeatureCache):
+  """Keeps the hashes only."""
+
+  def images(self, source, options):
+    return encode(ENCODER, Split(source), options)
+
+  def texts(self, texts, options):
+    return ENCODER.encode_text(texts)
 
 
 def test_data_without_names_are_refused():
