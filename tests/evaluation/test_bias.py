@@ -144,6 +144,17 @@ def test_a_group_without_pictures_has_no_rates_and_is_offered():
   assert result.tables['disparities'] == []  # between one group and itself
 
 
+def test_accuracy_finds_the_groups_names_wherever_they_are_in_a_design():
+  # Of the first group there are no pictures.
+  data = dataset([0, 0, 1, 2], [1, 1, 2, 2], names=('middle', 'old', 'young'))
+  result = run(data, {'d': {'crime': ['thief', 'child'], 'x': ['{groups}']}})
+  assert [
+    (row['group'], row['count'], row['pictures'])
+    for row in result.tables['accuracy']
+  ] == [('old', 2, 2), ('young', 1, 2)]
+  assert result.metrics['d/accuracy'] == 3 / 4
+
+
 def test_unreadable_pictures_and_those_outside_are_left_out():
   source = ListSource([0, None, 1, 2], labels=[0, 0, 1, 1], names=['a', 'b'])
   data = Dataset(

@@ -138,6 +138,12 @@ def test_the_sweep_grows_and_holds_the_threshold_in_use():
   counts = [row['overlapping'] for row in rows]
   assert counts == sorted(counts)
   assert rows[-1]['overlapping'] == result.metrics['overlap_examples']
+  distances = [row['distance'] for row in result.records]
+  assert counts == [
+    sum(x is not None and x <= row['threshold'] for x in distances)
+    for row in rows
+  ]
+  assert set(distances) & {row['threshold'] for row in rows}  # at the edge
   at_eight = rows[8]
   assert at_eight == {
     'threshold': 8,
@@ -208,6 +214,8 @@ def test_the_learned_detector_goes_by_the_models_own_features():
   assert result.metrics['accuracy_overlap'] == 1 / 2
   assert result.metrics['accuracy_clean'] == 1
   assert 'uncompared_examples' not in result.metrics
+  strict = Options(detector='learned', min_similarity=1.0)
+  assert evaluate(ENCODER, data, strict).metrics['overlap_examples'] == 1
   thresholds = [row['threshold'] for row in result.tables['thresholds']]
   assert thresholds == [n / 100 for n in range(99, 79, -1)]
   assert [row['similarity'] for row in result.tables['pairs']] == sorted(
