@@ -1,5 +1,6 @@
 """Overlap and Clean: counts worked by hand, and what must always hold."""
 
+import dataclasses
 import json
 import math
 from typing import Any, cast
@@ -15,7 +16,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation import EVALUATORS, Options, find_evaluator, hash_cache
 from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split
 from clip_jax.evaluation.feature_cache import FeatureCache
-from clip_jax.evaluation.features import encode
+from clip_jax.evaluation.features import read_features
 from clip_jax.evaluation.overlap import compare, evaluate
 from tests.evaluation.fakes import ListSource, TableEncoder
 from tests.evaluation.textures import (
@@ -283,7 +284,8 @@ class Cache(FeatureCache):
   """Keeps the hashes only."""
 
   def images(self, source, options):
-    return encode(ENCODER, Split(source), options)
+    fresh = dataclasses.replace(options, cache=None)
+    return read_features(ENCODER, Split(source), fresh)
 
   def texts(self, texts, options):
     return ENCODER.encode_text(texts)
