@@ -32,6 +32,8 @@ EVALUATORS: dict[str, str] = {
   'linear_probe': 'linear_probe',  # logistic regression on the features
   'few_shot': 'few_shot',  # the same, on a few examples of each class
   'robustness': 'distribution_shift',  # what a shift of the data costs
+  'overlap': 'overlap',  # with what the model was trained on
+  'bias': 'bias',  # which names the pictures of each group are given
 }
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from clip_jax.evaluation.dataset import Dataset
 
 if TYPE_CHECKING:
+  from clip_jax.evaluation.bias_designs import Designs
   from clip_jax.evaluation.feature_cache import FeatureCache
 
 # (an iterable, how many will come, what they are) -> the same, watched
@@ -63,6 +64,13 @@ class Options:
       `linear_probe` and `few_shot` for what that changes.
     baselines: a CSV file of standard models, for `robustness`; see
       `read_baselines`.
+    overlap_with: a SPEC of what the model was trained on, for `overlap`; ''
+      is the data set's train split.
+    detector: of near-duplicates: 'perceptual', or 'learned'.
+    max_distance: bits between the hashes of near-duplicates, 0 to 64.
+    min_similarity: cosine of the features of near-duplicates, -1 to 1.
+    designs: names to choose among, for `bias`: design -> kind -> names; None
+      takes those of the paper. See `bias_designs`.
   """
 
   templates: tuple[str, ...] | None = None
@@ -76,6 +84,11 @@ class Options:
   probe_iterations: int = 1000
   start_from_text: bool = False
   baselines: str | None = None
+  overlap_with: str = ''
+  detector: str = 'perceptual'
+  max_distance: int = 8
+  min_similarity: float = 0.95
+  designs: 'Designs | None' = None
 
   def templates_for(self, dataset: Dataset) -> tuple[str, ...]:
     """Those asked for, else the data set's, else the name itself."""
