@@ -1,11 +1,14 @@
 """The table of evaluators: a name, and what measures under it.
 
-Each is called as `EVALUATORS[name](encoder, source, options)` and returns an
-`Evaluation`; `encoder` is a `Model` or anything else with its encode methods.
+Each is called as `find_evaluator(name)(encoder, dataset, options)` and returns
+an `Evaluation`; `encoder` is a `Model` or anything else with its encode
+methods.
 """
 
+import difflib
+import importlib
+
 from clip_jax.errors import UsageError
-from clip_jax.evaluation import retrieval, zero_shot
 from clip_jax.evaluation.encoder import (
   Encoder,
   Evaluation,
@@ -22,9 +25,12 @@ __all__ = [
   'find_evaluator',
 ]
 
-EVALUATORS: dict[str, Evaluator] = {
-  'zero_shot': zero_shot.evaluate,  # the right name among all names
-  'retrieval': retrieval.evaluate,  # the right text for an image, and back
+# Task to the module whose `evaluate` measures it: imported when it is asked
+# for, as several bring scikit-learn along.
+EVALUATORS: dict[str, str] = {
+  'zero_shot': 'zero_shot',  # the right name among all names
+  'prompt_gain': 'prompt_gain',  # what templates add to bare names
+  'retrieval': 'retrieval',  # the right text for an image, and back
 }
 
 
@@ -35,7 +41,10 @@ def find_evaluator(task: str) -> Evaluator:
     UsageError: there is none of that name.
   """
   if task not in EVALUATORS:
+    near = difflib.get_close_matches(task, EVALUATORS, n=1)
     raise UsageError(
-      f'no task {task!r}: choose one of {", ".join(EVALUATORS)}.'
+      f'no task {task!r}: choose one of {", ".join(EVALUATORS)}'
+      + (f'; the nearest is {near[0]}.' if near else '.')
     )
-  return EVALUATORS[task]
+  module = importlib.import_module(f'{__name__}.{EVALUATORS[task]}')
+  return module.evaluate
