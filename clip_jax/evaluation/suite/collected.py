@@ -137,7 +137,22 @@ def _result(
       name: dataclasses.asdict(number) for name, number in numbers.items()
     },
     'corrupt': result.corrupt,
-    'tables': result.tables,
+    'tables': _tables(result),
     'seconds': result.seconds,
     'depends': result.depends,
   }
+
+
+def _tables(result: Result) -> dict[str, list[dict[str, Any]]]:
+  """With a picture of the class that was given, beside each confusion."""
+  if 'confusions' not in result.tables:
+    return result.tables
+  of_label: dict[str, str] = {}
+  for record in result.records:
+    if 'label' in record:
+      of_label.setdefault(record['label'], record['id'])
+  rows = [
+    {**row, 'of_given': of_label.get(row['given'])}
+    for row in result.tables['confusions']
+  ]
+  return {**result.tables, 'confusions': rows}

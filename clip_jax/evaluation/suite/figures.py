@@ -39,9 +39,9 @@ def own_name(collected: Collected, result: Row) -> str | None:
 def prompt_gains(collected: Collected) -> list[Row]:
   """'name', 'value': what prompts add to bare names (figure 4)."""
   return [
-    {'name': title(collected, result), 'value': result['metrics']['gain']}
+    {'name': title(collected, result), 'value': result['metrics']['ensemble_gain']}
     for result in of_task(collected, 'prompt_gain')
-    if 'gain' in result['metrics']
+    if 'ensemble_gain' in result['metrics']
   ]
 
 
@@ -95,14 +95,13 @@ def data_efficiency(collected: Collected) -> list[Row]:
   return rows
 
 
-def robustness(collected: Collected, result: Row) -> tuple[list[Row], Any]:
+def robustness(result: Row) -> tuple[list[Row], Any]:
   """The models of one shift, and the line (figures 13 to 15).
 
   Returns:
     'name', 'reference', 'shift', 'kind'; and 'slope', 'intercept', 'through',
     or None.
   """
-  del collected
   rows = [
     {
       'name': row['name'],
@@ -189,7 +188,7 @@ def _summary_row(
       row['examples'] = result['metrics'].get('examples', row['examples'])
       row[f'{key}_ends'] = interval_of(result['metrics'], name)
   if 'prompt_gain' in tasks:
-    row['gain'] = tasks['prompt_gain']['metrics'].get('gain')
+    row['gain'] = tasks['prompt_gain']['metrics'].get('ensemble_gain')
   curve = _curve(tasks['few_shot'], 'zeros') if 'few_shot' in tasks else []
   means = {x['shots']: x['mean'] for x in curve if not x['full']}
   row['shots'] = [means.get(k) for k in shots]
