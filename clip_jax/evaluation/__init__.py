@@ -1,11 +1,13 @@
 """The table of evaluators: a name, and what measures under it.
 
-Each is called as `EVALUATORS[name](encoder, source, options)` and returns an
-`Evaluation`; `encoder` is a `Model` or anything else with its encode methods.
+Each is called as `find_evaluator(name)(encoder, dataset, options)` and returns
+an `Evaluation`; `encoder` is a `Model` or anything else with its encode
+methods.
 """
 
+import importlib
+
 from clip_jax.errors import UsageError
-from clip_jax.evaluation import retrieval, zero_shot
 from clip_jax.evaluation.encoder import (
   Encoder,
   Evaluation,
@@ -22,9 +24,13 @@ __all__ = [
   'find_evaluator',
 ]
 
-EVALUATORS: dict[str, Evaluator] = {
-  'zero_shot': zero_shot.evaluate,  # the right name among all names
-  'retrieval': retrieval.evaluate,  # the right text for an image, and back
+# Task to the module whose `evaluate` measures it: imported when it is asked
+# for, as several bring scikit-learn along.
+EVALUATORS: dict[str, str] = {
+  'zero_shot': 'zero_shot',  # the right name among all names
+  'retrieval': 'retrieval',  # the right text for an image, and back
+  'overlap': 'overlap',  # with what the model was trained on
+  'bias': 'bias',  # which names the pictures of each group are given
 }
 
 
@@ -38,4 +44,5 @@ def find_evaluator(task: str) -> Evaluator:
     raise UsageError(
       f'no task {task!r}: choose one of {", ".join(EVALUATORS)}.'
     )
-  return EVALUATORS[task]
+  module = importlib.import_module(f'{__name__}.{EVALUATORS[task]}')
+  return module.evaluate

@@ -11,6 +11,7 @@ from PIL import Image
 from clip_jax.evaluation.dataset import Dataset
 
 if TYPE_CHECKING:
+  from clip_jax.evaluation.bias_designs import Designs
   from clip_jax.evaluation.feature_cache import FeatureCache
 
 # (an iterable, how many will come, what they are) -> the same, watched
@@ -56,6 +57,13 @@ class Options:
     seed: of what is drawn: examples, splits.
     seeds: how many draws a few-shot result is the mean of.
     shots: examples a class.
+    overlap_with: a SPEC of what the model was trained on, for `overlap`; ''
+      is the data set's train split.
+    detector: of near-duplicates: 'perceptual', or 'learned'.
+    max_distance: bits between the hashes of near-duplicates, 0 to 64.
+    min_similarity: cosine of the features of near-duplicates, -1 to 1.
+    designs: names to choose among, for `bias`: design -> kind -> names; None
+      takes those of the paper. See `bias_designs`.
   """
 
   templates: tuple[str, ...] | None = None
@@ -65,6 +73,11 @@ class Options:
   seed: int = 0
   seeds: int = 3
   shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+  overlap_with: str = ''
+  detector: str = 'perceptual'
+  max_distance: int = 8
+  min_similarity: float = 0.95
+  designs: 'Designs | None' = None
 
   def templates_for(self, dataset: Dataset) -> tuple[str, ...]:
     """Those asked for, else the data set's, else the name itself."""

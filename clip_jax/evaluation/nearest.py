@@ -1,0 +1,63 @@
+"""Of each test picture the training picture that is most like it.
+
+Every pair is compared, a block at a time: what is kept grows as the number of
+test pictures, never as that of pairs.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt64
+
+_BLOCK_PAIRS = 2**22  # compared at once, 4 or 8 bytes each
+
+
+class Nearest(NamedTuple):
+  """One row a test picture.
+
+  Attributes:
+    rows: int64, of the training pictures; of equals the first. -1 where there
+      is none to compare with.
+    values: float64, bits that differ or a cosine; NaN where there is none.
+  """
+
+  rows: Int[np.ndarray, ' N']
+  values: Float[np.ndarray, ' N']
+
+
+def nearest_hashes(
+  test: UInt64[np.ndarray, ' N'], train: UInt64[np.ndarray, ' M']
+) -> Nearest:
+  """By the bits in which two hashes differ, 0 to 64: the fewest."""
+
+  def compare(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    differing = np.bitwise_count(first[:, None] ^ second[None])
+    return -differing.astype(np.int8)
+
+  found = _greatest(test, train, compare)
+  return Nearest(found.rows, 0.0 - found.values)  # 0, and not -0
+
+
+def nearest_features(
+  test: Float[np.ndarray, 'N E'], train: Float[np.ndarray, 'M E']
+) -> Nearest:
+  """By the cosine of two unit-length rows, at most 1: the greatest."""
+  found = _greatest(test, train, lambda first, second: first @ second.T)
+  return Nearest(found.rows, np.minimum(found.values, 1.0))
+
+
+def _greatest(test: np.ndarray, train: np.ndarray, compare) -> Nearest:
+  """`compare` gives the scores [n, m] of two blocks."""
+  rows = np.full(len(test), -1, np.int64)
+  values = np.full(len(test), np.nan)
+  side = int(_BLOCK_PAIRS**0.5)
+  for top in range(0, len(test), side):
+    block = slice(top, top + side)
+    for left in range(0, len(train), side):
+      scores = compare(test[block], train[left : left + side])
+      best = scores.argmax(axis=1)
+      value = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+      better = (rows[block] < 0) | (value > values[block])
+      rows[block] = np.where(better, left + best, rows[block])
+      values[block] = np.where(better, value, values[block])
+  return Nearest(rows, values)
