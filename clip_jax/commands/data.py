@@ -7,6 +7,7 @@ usage:
 
 examples:
   clip-jax data build emoji
+  clip-jax data build digits
   clip-jax data inspect tfds:emoji#test --out=sheet.png --tokenizer=clip
   clip-jax data inspect folder:pictures --json
   clip-jax data inspect csv:pairs.csv --captions=title,description
@@ -23,8 +24,6 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
-
-BUILT_IN = ('emoji',)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -51,15 +50,14 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _build(values: flags.FlagValues, words: list[str]) -> None:
+  from clip_jax.data.built_in import BUILT_IN
+
   if len(words) != 1 or words[0] not in BUILT_IN:
     raise UsageError(
       f'data build what? One of {", ".join(BUILT_IN)}. (Other TFDS data sets '
       'are prepared by `tfds build --file_format=array_record`.)'
     )
-
-  from clip_jax.data.emoji import build_emoji
-
-  path = build_emoji()
+  path = BUILT_IN[words[0]](None)
   if values.json:
     printing.print_json({'name': words[0], 'path': path})
   else:

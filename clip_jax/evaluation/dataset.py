@@ -1,6 +1,8 @@
 """What is evaluated on: pictures in splits, the right answers, the names."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,18 +16,53 @@ if TYPE_CHECKING:
   from clip_jax.evaluation.datasets.table import Metric
 
 
-@dataclasses.dataclass(frozen=True)
+ClassOfLabel = Int[np.ndarray, ' labels'] | None
+
+
 class Split:
-  """A source and which class each of its labels is.
+  """A source and which class each of its labels is."""
 
-  Attributes:
-    source: pictures with labels, captions, or both.
-    class_of_label: int [labels of the source]; `OUTSIDE` for those that are
-      not evaluated. None: labels are classes.
-  """
+  def __init__(
+    self,
+    source: Source | Callable[[], Source],
+    class_of_label: ClassOfLabel | Callable[[Source], ClassOfLabel] = None,
+  ):
+    """Takes both as they are, or opens them when they are first asked for.
 
-  source: Source
-  class_of_label: Int[np.ndarray, ' labels'] | None = None
+    A data set whose training split is missing can be evaluated all the same,
+    where nothing is trained.
+
+    Args:
+      source: pictures with labels, captions, or both; or what opens them.
+      class_of_label: see the attribute of that name; or what finds it for the
+        source.
+    """
+    self._source = source
+    self._class_of_label = class_of_label
+
+  @functools.cached_property
+  def source(self) -> Source:
+    """Pictures with labels, captions, or both.
+
+    Raises:
+      UsageError: it cannot be opened.
+    """
+    if isinstance(self._source, Source):
+      return self._source
+    return self._source()
+
+  @functools.cached_property
+  def class_of_label(self) -> ClassOfLabel:
+    """int [labels of the source]; `OUTSIDE` for those that are not evaluated.
+
+    None: labels are classes.
+
+    Raises:
+      UsageError: the source cannot be opened, or has labels of no class.
+    """
+    if callable(self._class_of_label):
+      return self._class_of_label(self.source)
+    return self._class_of_label
 
   def classes(self, labels: Int[np.ndarray, ' N']) -> Int[np.ndarray, ' N']:
     """The class of each record from its label, `OUTSIDE` where it has none.

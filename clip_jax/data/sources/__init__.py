@@ -5,7 +5,8 @@ A record is a dict with
   'image': encoded bytes;
   'caption': list of str, empty where the data have none;
   'label': int, an index into `label_names`, where the data have labels;
-  'labels': a list of such, where a picture may have several.
+  'labels': a list of such, where a picture may have several;
+  'difficult': a list of such, where such a picture is asked about some only.
 """
 
 from collections.abc import Sequence

@@ -18,6 +18,7 @@ class Record(TypedDict):
   caption: list[str]
   label: NotRequired[int]
   labels: NotRequired[list[int]]  # of multi-label data, instead of `label`
+  difficult: NotRequired[list[int]]  # of these, neither yes nor no is right
 
 
 class Source(abc.ABC):

@@ -1,8 +1,11 @@
 """`tfds:NAME[/CONFIG][#SPLIT]`: what TFDS prepared, without TensorFlow."""
 
 import os
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypedDict
 
+from clip_jax.data.building import prepared_folder
+from clip_jax.data.built_in import BUILT_IN
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources.base import (
   DEFAULT_CAPTIONS,
@@ -14,15 +17,54 @@ from clip_jax.data.sources.base import (
 from clip_jax.errors import UsageError
 
 
+class Answer(TypedDict, total=False):
+  """What is right for a picture; see `Record`."""
+
+  label: int
+  labels: list[int]
+  difficult: list[int]
+
+
+class Target(NamedTuple):
+  """Makes the right answer of features other than `label`.
+
+  Its functions are a module's own, so that a source with one pickles.
+
+  Attributes:
+    features: that it reads.
+    label_names: from the data set's features by name.
+    answer: from a record's values by feature.
+  """
+
+  features: tuple[str, ...]
+  label_names: Callable[[Mapping[str, Any]], tuple[str, ...]]
+  answer: Callable[[Mapping[str, Any]], Answer]
+
+
 class TfdsSource(Source):
   """A data set prepared by TFDS in a format with random access."""
 
-  def __init__(self, spec: str, location: str, captions: tuple[str, ...]):
+  def __init__(
+    self,
+    spec: str,
+    location: str,
+    captions: tuple[str, ...],
+    target: Target | None = None,
+  ):
+    """Opens one split.
+
+    Args:
+      captions: see `open_source`.
+      target: None takes the feature `label`, where there is one.
+    Raises:
+      UsageError: it is not prepared, or lacks a split or feature.
+    """
     import tensorflow_datasets as tfds
 
     self.spec = spec
     self._location = location
     self._columns = captions
+    self._target = target
     name, _, split = location.partition('#')
     self._split = split or 'train'
     builder: Any = _builder(spec, name)
@@ -34,7 +76,10 @@ class TfdsSource(Source):
     label = features.get('label')
     if isinstance(label, tfds.features.ClassLabel):
       self.label_names = tuple(label.names)
-    self._has_label = label is not None
+    self._has_label = label is not None and target is None
+    if target:
+      require_columns(self.spec, target.features, list(features))
+      self.label_names = target.label_names(features)
     self._has_id = isinstance(features.get('id'), tfds.features.Text)
     self._texts = [name for name in self._columns if name in features]
     if self._columns != DEFAULT_CAPTIONS or self.label_names is None:
@@ -89,33 +134,37 @@ class TfdsSource(Source):
       'image': data['image'],
       'caption': texts,
     }
-    if self._has_label:
+    if self._target:
+      record = {**record, **self._target.answer(data)}
+    elif self._has_label:
       record['label'] = int(data['label'])
-      if not self._texts and self.label_names:
-        record['caption'] = [words(self.label_names[record['label']])]
+    if not self._texts and self.label_names:
+      labels = record.get('labels', [record.get('label', -1)])
+      record['caption'] = [
+        words(self.label_names[label]) for label in labels if label >= 0
+      ]
     return record
 
   def __reduce__(self):
     # TFDS's reader holds open files; a worker process opens its own.
-    return TfdsSource, (self.spec, self._location, self._columns)
+    return (
+      TfdsSource, (self.spec, self._location, self._columns, self._target)
+    )  # fmt: skip
 
 
 def _builder(spec: str, name: str):
-  """A prepared data set, read by its own files; `emoji` builds itself."""
+  """A prepared data set, read by its own files; some build themselves."""
   import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import constants, read_only_builder
+  from tensorflow_datasets.core import read_only_builder
 
-  data_dir = os.environ.get('TFDS_DATA_DIR') or constants.DATA_DIR
-  data_dir = os.path.expanduser(data_dir)
-  if name == 'emoji':
-    from clip_jax.data.emoji import build_emoji
-
-    return tfds.builder_from_directory(build_emoji(data_dir))
+  data_dir = prepared_folder()
+  if name in BUILT_IN:
+    return tfds.builder_from_directory(BUILT_IN[name](data_dir))
   try:
     return read_only_builder.builder_from_files(name, data_dir=data_dir)
   except Exception as error:
     there = os.listdir(data_dir) if os.path.isdir(data_dir) else []
-    known = sorted({'emoji', *there} - {'downloads'})
+    known = sorted({*BUILT_IN, *there} - {'downloads'})
     raise UsageError(
       f'data {spec!r}: {name} is not prepared in {data_dir}; known there: '
       f'{", ".join(known)} (tfds build {name} --file_format=array_record '

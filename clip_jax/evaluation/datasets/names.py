@@ -11,8 +11,9 @@ A file holds
     "ignored":     labels of a source that no class of ours is
     "attributes":  attribute -> its values, where pictures have several
 
-With "of" and "wordnet_ids" but no "classes", the classes are those of the
-other data set which have the ids.
+With "of" but no "classes", the classes are those of the other data set, with
+"wordnet_ids" those of them which have the ids. Where there are no classes at
+all (emoji), they are the labels of the source, if it has any.
 """
 
 import functools
@@ -108,11 +109,13 @@ def read_names(name: str) -> Names:
   ids = _tuples(data.get('wordnet_ids', []))
   if 'classes' in data:
     classes = _tuples(data['classes'])
-  else:
+  elif ids:
     assert base
-    ids = ids or base.wordnet_ids
     of_id = dict(zip(base.wordnet_ids, base.classes, strict=True))
     classes = tuple(of_id[x] for x in ids)
+  else:
+    assert base
+    classes, ids = base.classes, base.wordnet_ids
   texts = data.get('templates') or (base.templates if base else ())
   return Names(
     source=data['source'],

@@ -1,4 +1,5 @@
-"""The paper's data sets (table 9), ImageNet's shifts, retrieval and bias sets.
+"""The paper's data sets (table 9), ImageNet's shifts, retrieval and bias sets,
+and a few that every machine has.
 
 One row each. Where TFDS has a data set, the SPEC is TFDS's; where it has not,
 it is a folder below the user's data folder `{root}`: a sub-folder a split, in
@@ -14,11 +15,14 @@ from typing import Literal
 Metric = Literal[
   'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5'
 ]
-Group = Literal['paper', 'shift', 'retrieval', 'bias']
+Group = Literal['paper', 'shift', 'retrieval', 'bias', 'local']
 # What the right answer of a picture is: the record's label; each of the
-# labels of an object in it (VOC); or something computed from the objects of
-# a TFDS record (`note` says how).
-Target = Literal['label', 'object_labels', 'nearest_vehicle', 'object_count']
+# labels of an object in it (VOC); something computed from the objects of a
+# TFDS record, or what its caption says (`note` says how).
+Target = Literal[
+  'label', 'object_labels', 'nearest_vehicle', 'object_count', 'skin_tone',
+  'gender',
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class DatasetFacts:
   target: Target = 'label'
   uncertain: tuple[str, ...] = ()  # of 'classes', 'train_size', 'test_size'
   note: str = ''  # where a split, a label or a layout has to be made
+  classes: int | None = None  # how many, where their names are the source's
+  shift_of: str | None = None  # the data set that its distribution is shifted
+  greyscale: bool = False  # the pictures are read without their colours
 
 
 def _folder(
@@ -87,7 +94,25 @@ def _shift(
 ) -> DatasetFacts:
   return DatasetFacts(
     name, title, 'shift', 'accuracy', None, None, test, (None, size),
-    uncertain=uncertain, note=note,
+    uncertain=uncertain, note=note, shift_of='imagenet',
+  )  # fmt: skip
+
+
+def _local(
+  name: str,
+  title: str,
+  tfds_name: str,
+  sizes: tuple[int, int],
+  target: Target = 'label',
+  note: str = '',
+  classes: int | None = None,
+  shift_of: str | None = None,
+  greyscale: bool = False,
+) -> DatasetFacts:
+  return DatasetFacts(
+    name, title, 'local', 'accuracy', **_tfds(tfds_name), sizes=sizes,
+    target=target, note=note, classes=classes, shift_of=shift_of,
+    greyscale=greyscale,
   )  # fmt: skip
 
 
@@ -151,7 +176,7 @@ _ROWS = (
   _paper('kitti_distance', 'KITTI', 'accuracy', (6_770, 711),
          _tfds('kitti', validation='validation'), target='nearest_vehicle',
          note='class 0 where the nearest object of type Car, Van or Truck '
-              '(0, 1, 2) is less than 8 m ahead (location[2]), 1 less than '
+              '(0, 1, 2) is at most 8 m ahead (location[2]), 1 at most '
               '20 m, 2 further, 3 where there is none (as in VTAB)'),
   _paper('country211', 'Country211', 'accuracy', (43_200, 21_100),
          _folder('country211', validation='valid'), uncertain=('train_size',),
@@ -205,6 +230,20 @@ _ROWS = (
                'csv:{root}/fairface/train.csv', None,
                'csv:{root}/fairface/val.csv', (86_744, 10_954),
                note='columns image, race, gender and age'),
+  _local('emoji', 'Emoji', 'emoji', (3_501, 443), classes=3_944,
+         note='a picture a class; the skin-tone combinations of test are not '
+              'in train'),
+  _local('emoji_skin_tones', 'Skin tones of emoji', 'emoji', (1_295, 355),
+         target='skin_tone',
+         note='the tone that a caption names, where it names one'),
+  _local('emoji_skin_tones_grey', 'Skin tones of grey emoji', 'emoji',
+         (1_295, 355), target='skin_tone', shift_of='emoji_skin_tones',
+         greyscale=True, note='emoji_skin_tones without colours'),
+  _local('emoji_people', 'People in emoji', 'emoji', (1_080, 239),
+         target='gender',
+         note='man, woman or person, where a caption has one of the words '
+              'once and no other that tells people apart'),
+  _local('digits', "scikit-learn's digits", 'digits', (1_438, 359)),
 )  # fmt: skip
 
 DATASETS: Mapping[str, DatasetFacts] = MappingProxyType(

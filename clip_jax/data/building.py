@@ -1,0 +1,62 @@
+"""Builds a TFDS data set of this package where TFDS keeps its own."""
+
+import contextlib
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from clip_jax.errors import FailureError
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
+
+def prepared_folder() -> str:
+  """Where TFDS keeps data sets: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+  folder = os.environ.get('TFDS_DATA_DIR')
+  # As TFDS has it, whose import takes a second.
+  folder = folder or os.path.join('~', 'tensorflow_datasets')
+  return os.path.expanduser(folder)
+
+
+def build(
+  builder_class: 'type[tfds.core.DatasetBuilder]',
+  data_dir: str | os.PathLike | None = None,
+) -> str:
+  """Builds a data set, unless it is there already.
+
+  It appears complete or not at all: TFDS writes into a folder with a name of
+  its own and renames that. Of two processes that build at once, the second to
+  finish takes what the first one left.
+
+  Args:
+    builder_class: it needs nothing that is not installed.
+    data_dir: where TFDS keeps its data sets; see `prepared_folder`.
+  Returns:
+    The folder with the records, DATA_DIR/NAME/VERSION.
+  Raises:
+    FailureError: the records could not be written.
+  """
+  import tensorflow_datasets as tfds
+
+  folder = os.path.expanduser(os.fspath(data_dir or prepared_folder()))
+  builder = builder_class(data_dir=folder, file_format='array_record')
+  target = builder.data_path
+  if target.exists():
+    return os.fspath(target)
+  print(f'building the data set {builder.name} in {target}', file=sys.stderr)
+  tfds.disable_progress_bar()
+  try:
+    # TFDS prints to stdout, which belongs to results (--json).
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare()
+  except Exception as error:
+    if not target.exists():  # Else another process was faster.
+      reason = (str(error) or repr(error)).splitlines()[0]
+      raise FailureError(
+        f'cannot build the data set {builder.name} in {target}: {reason}'
+      ) from error
+  finally:
+    tfds.enable_progress_bar()
+  return os.fspath(target)

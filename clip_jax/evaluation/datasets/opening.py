@@ -1,0 +1,254 @@
+"""A name or a SPEC becomes a data set that evaluators take.
+
+A row of the table brings its class names, prompts and metric, and its labels
+find their classes by name; a SPEC brings its labels and nothing else. Splits
+for training are opened when they are first asked for.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip_jax.data.building import prepared_folder
+from clip_jax.data.sources import Source, open_source
+from clip_jax.data.sources.base import DEFAULT_CAPTIONS
+from clip_jax.data.sources.tfds import TfdsSource
+from clip_jax.errors import UsageError
+from clip_jax.evaluation.dataset import ClassOfLabel, Dataset, Split
+from clip_jax.evaluation.datasets.greyscale import Greyscale
+from clip_jax.evaluation.datasets.matching import OUTSIDE, match
+from clip_jax.evaluation.datasets.names import Names, read_names
+from clip_jax.evaluation.datasets.presence import (
+  ROOT_VARIABLE,
+  data_root,
+  filled,
+  present,
+)
+from clip_jax.evaluation.datasets.table import DATASETS, DatasetFacts
+from clip_jax.evaluation.datasets.targets import (
+  CAPTION_TARGETS,
+  TFDS_TARGETS,
+  CaptionLabels,
+)
+
+__all__ = ['data_root', 'open_dataset', 'present']
+
+_Open = Callable[[str], Source]
+
+
+def open_dataset(
+  name: str,
+  *,
+  root: Path | None = None,
+  train: str | None = None,
+  validation: str | None = None,
+  class_names: Sequence[str] | None = None,
+  captions: Sequence[str] = DEFAULT_CAPTIONS,
+) -> Dataset:
+  """Opens what is evaluated; what probes learn from, when they ask for it.
+
+  Args:
+    name: a row of the table, 'cifar10', or a SPEC, 'folder:pets#test'.
+    root: the folder of the data sets that TFDS does not prepare; by default
+      what CLIP_JAX_DATA says, or ~/clip_data.
+    train: a SPEC instead of the row's; its validation split then goes too.
+    validation: a SPEC instead of the row's.
+    class_names: instead of the names there are, one line for each label of
+      the source, in its order; 'a|b' are two names of one class.
+    captions: see `open_source`.
+  Raises:
+    UsageError: there is no such data set, its test split is missing or is
+      labelled otherwise than the table says, or there are more or fewer
+      class names than labels.
+  """
+  lines = None if class_names is None else tuple(class_names)
+  facts = DATASETS.get(name)
+  if facts:
+    if train is None:  # else the two may have pictures in common
+      validation = validation or facts.validation
+    specs = (train or facts.train, validation)
+    place = root or data_root()
+    return _open_row(facts, place, specs, lines, tuple(captions))
+  if ':' not in name:
+    near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0)
+    raise UsageError(
+      f'no data set {name!r}: the nearest is {near[0]!r} (clip-jax eval --list '
+      'has all), and a SPEC is SCHEME:LOCATION[#SPLIT].'
+    )
+
+  def opened(spec: str) -> Source:
+    return open_source(spec, captions=tuple(captions))
+
+  source = opened(name)
+  names, class_of_label = _classes(source, None, lines)
+  return Dataset(
+    name,
+    Split(source, class_of_label),
+    train=_later(train, opened, source, class_of_label),
+    validation=_later(validation, opened, source, class_of_label),
+    class_names=names,
+  )
+
+
+def _open_row(
+  facts: DatasetFacts,
+  root: Path,
+  specs: tuple[str | None, str | None],
+  lines: tuple[str, ...] | None,
+  captions: tuple[str, ...],
+) -> Dataset:
+  """A data set of the table; `specs` are for training and validation."""
+  _require(facts, root)
+  known = read_names(facts.name)
+  if facts.group == 'bias' and captions == DEFAULT_CAPTIONS:
+    captions = tuple(known.attributes)  # they are what is said of a picture
+
+  def opened(spec: str) -> Source:
+    return _source(facts, filled(spec, root), captions)
+
+  assert facts.test
+  source = opened(facts.test)
+  if known.classes and source.label_names is None:
+    raise UsageError(
+      f'data {source.spec!r}: no label names, which are how the classes of '
+      f'{facts.name} are found.'
+    )
+  names, class_of_label = _classes(source, known, lines, facts.name)
+  # Labels that the table knows are the same classes in every split; a user's
+  # names and a source's own are those of the split that is evaluated.
+  by_name = facts.name if known.classes and lines is None else None
+  return Dataset(
+    facts.name,
+    Split(source, class_of_label),
+    train=_later(specs[0], opened, source, class_of_label, by_name),
+    validation=_later(specs[1], opened, source, class_of_label, by_name),
+    class_names=names,
+    templates=known.templates,
+    metric=facts.metric or 'accuracy',
+    title=facts.title,
+  )
+
+
+def _require(facts: DatasetFacts, root: Path) -> None:
+  """Says how to get a data set that is not here."""
+  reason = present(facts, root)
+  if reason is None:
+    return
+  spec = filled(facts.test or '', root)
+  scheme, _, location = spec.partition(':')
+  if scheme == 'tfds':
+    build = f'tfds build {location.partition("#")[0]}'
+    hint = f'{build} --file_format=array_record; read from {prepared_folder()}'
+  else:
+    hint = f'--root, {ROOT_VARIABLE} or else ~/clip_data is where it is looked '
+    hint += f'for, here {root}'
+  raise UsageError(f'data {facts.name!r}: {spec}: {reason} ({hint}).')
+
+
+def _source(
+  facts: DatasetFacts, spec: str, captions: tuple[str, ...]
+) -> Source:
+  """A split of a row, its records labelled as the row says."""
+  scheme, _, location = spec.partition(':')
+  if facts.target in TFDS_TARGETS and scheme == 'tfds':
+    target = TFDS_TARGETS[facts.target]
+    source = TfdsSource(spec, location, captions, target)
+  else:
+    source = open_source(spec, captions=captions)
+  if facts.target in CAPTION_TARGETS:
+    # English, whatever language the texts are asked for in.
+    english = open_source(spec)
+    texts = map(english.captions, range(len(english)))
+    source = CaptionLabels(source, facts.target, texts)
+  return Greyscale(source) if facts.greyscale else source
+
+
+def _classes(
+  source: Source,
+  known: Names | None,
+  lines: tuple[str, ...] | None,
+  row: str = '',
+) -> tuple[tuple[tuple[str, ...], ...], ClassOfLabel]:
+  """The names of each class, and the class of each label of a source."""
+  labels = source.label_names
+  class_of_label = None
+  if known and known.classes and labels is not None:
+    class_of_label = match(labels, row)
+  if lines is None:
+    if known and known.classes:
+      return known.classes, class_of_label
+    return tuple((label,) for label in labels or ()), None
+  return _renamed(source, class_of_label, lines)
+
+
+def _renamed(
+  source: Source, class_of_label: ClassOfLabel, lines: tuple[str, ...]
+) -> tuple[tuple[tuple[str, ...], ...], ClassOfLabel]:
+  """A user's names: the classes are the labels, without those left out."""
+  labels = source.label_names
+  if labels is not None and len(lines) != len(labels):
+    raise UsageError(
+      f'--class_names has {len(lines):,} names, and data {source.spec!r} has '
+      f'{len(labels):,} classes: a line for each, in this order: '
+      f'{", ".join(labels[:3])}{", …" if len(labels) > 3 else ""}'
+    )
+  names = [
+    tuple(word.strip() for word in line.split('|') if word.strip())
+    for line in lines
+  ]
+  for number, several in enumerate(names, 1):
+    if not several:
+      raise UsageError(f'--class_names: line {number} has no name.')
+  kept = np.ones(len(names), bool)
+  if class_of_label is not None:
+    kept = class_of_label != OUTSIDE
+  renumbered = np.where(kept, np.cumsum(kept) - 1, OUTSIDE)
+  return (
+    tuple(x for x, keep in zip(names, kept, strict=True) if keep),
+    renumbered.astype(np.int64),
+  )
+
+
+def _later(
+  spec: str | None,
+  opened: _Open,
+  test: Source,
+  class_of_label: ClassOfLabel,
+  row: str | None = None,
+) -> Split | None:
+  """A split that is opened when it is first read.
+
+  Args:
+    test: its labels, by name, say which class a label is;
+    class_of_label: with this.
+    row: the row of the table that says it instead.
+  """
+  if spec is None:
+    return None
+
+  def find(source: Source) -> ClassOfLabel:
+    if row is not None and source.label_names is not None:
+      return match(source.label_names, row)
+    return _as_in(test, source, class_of_label)
+
+  return Split(lambda: opened(spec), find)
+
+
+def _as_in(
+  test: Source, source: Source, class_of_label: ClassOfLabel
+) -> ClassOfLabel:
+  """The class of each label of another split, by the label's name."""
+  if source.label_names == test.label_names:
+    return class_of_label
+  place = {name: i for i, name in enumerate(test.label_names or ())}
+  others = [name for name in source.label_names or () if name not in place]
+  if others or not source.label_names:
+    what = f'a label {others[0]!r}' if others else 'no label names'
+    raise UsageError(
+      f'data {source.spec!r} has {what}, unlike {test.spec!r}: both need the '
+      'same classes.'
+    )
+  found = np.array([place[name] for name in source.label_names], np.int64)
+  return found if class_of_label is None else class_of_label[found]

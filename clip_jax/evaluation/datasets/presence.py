@@ -1,0 +1,78 @@
+"""Where data sets are on this machine, and why one is not; opens none."""
+
+import json
+import os
+from pathlib import Path
+
+from clip_jax.data.building import prepared_folder
+from clip_jax.data.built_in import BUILT_IN
+from clip_jax.data.sources.base import local_path
+from clip_jax.evaluation.datasets.table import DatasetFacts
+
+ROOT_VARIABLE = 'CLIP_JAX_DATA'
+
+
+def data_root() -> Path:
+  """The folder of the data sets that TFDS does not prepare."""
+  return Path(os.environ.get(ROOT_VARIABLE) or '~/clip_data').expanduser()
+
+
+def filled(spec: str, root: Path) -> str:
+  """A SPEC of the table with the user's folder in the place of `{root}`."""
+  return spec.replace('{root}', str(root.expanduser()))
+
+
+def present(facts: DatasetFacts, root: Path | None = None) -> str | None:
+  """Why a data set cannot be evaluated here; None where it can.
+
+  Looks for folders and reads what TFDS says of itself, nothing more; a probe
+  may still find its training split missing.
+
+  Args:
+    facts: a row of the table.
+    root: in the place of `{root}`; by default `data_root`.
+  Returns:
+    A few words for a table, such as 'no such folder'.
+  """
+  if facts.test is None:
+    return 'no test split'
+  spec = filled(facts.test, root or data_root())
+  scheme, _, location = spec.partition(':')
+  if scheme == 'tfds':
+    name, _, split = location.partition('#')
+    return _not_prepared(name, split.partition('[')[0])
+  path = local_path(spec, location)
+  if scheme == 'csv':
+    return None if os.path.isfile(path) else 'no such file'
+  if not os.path.isdir(path):
+    return 'no such folder'
+  with os.scandir(path) as entries:
+    return None if any(entries) else 'an empty folder'
+
+
+def _not_prepared(name: str, split: str) -> str | None:
+  """Why TFDS cannot read a data set, or None."""
+  if name in BUILT_IN:
+    return None  # on first use
+  folder = Path(prepared_folder()) / name
+  # A data set with a default configuration may be named without it.
+  found = [*folder.glob('*/dataset_info.json')]
+  found = found or [*folder.glob('*/*/dataset_info.json')]
+  if not found:
+    return 'not prepared'
+  reasons = [_unreadable(path, split) for path in found]
+  return None if None in reasons else reasons[-1]
+
+
+def _unreadable(path: Path, split: str) -> str | None:
+  """Why one version of a data set is of no use, or None."""
+  try:
+    info = json.loads(path.read_text(encoding='utf-8'))
+    splits = [row['name'] for row in info['splits']]
+  except (OSError, ValueError, KeyError, TypeError):
+    return f'{path.name} is damaged'
+  if info.get('fileFormat') != 'array_record':
+    return f'prepared as {info.get("fileFormat")}, not as array_record'
+  if split not in splits:
+    return f'no split {split}; it has {", ".join(splits)}'
+  return None

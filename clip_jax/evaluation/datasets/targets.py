@@ -1,0 +1,162 @@
+"""Right answers that a data set does not have as a label, but implies.
+
+Some are made of the objects that TFDS lists for a picture (VOC2007, KITTI,
+CLEVR), some of the words of an emoji's name. `note` in the table describes
+them for people.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_jax.data.sources import Record, Source
+from clip_jax.data.sources.tfds import Answer, Target
+
+_VEHICLES = (0, 1, 2)  # Car, Van, Truck among KITTI's types
+_DISTANCES = (8.0, 20.0)  # metres, the last that count as nearer
+_COUNTS = range(3, 11)  # objects in a picture of CLEVR
+
+
+def _object_names(features: Mapping[str, Any]) -> tuple[str, ...]:
+  return tuple(features['labels'].feature.names)
+
+
+def _objects(data: Mapping[str, Any]) -> Answer:
+  """VOC2007's rule: a class of which a picture has objects, but only such as
+  are hard to see, is neither right nor wrong there (its devkit's label 0).
+  """
+  clear = [int(label) for label in data['labels_no_difficult']]
+  seen = {int(label) for label in data['labels']}
+  return {'labels': clear, 'difficult': sorted(seen - set(clear))}
+
+
+def _distance_names(features: Mapping[str, Any]) -> tuple[str, ...]:
+  del features  # VTAB's names
+  return ('below_8', 'below_20', 'above_20', 'no_vehicle')
+
+
+def _nearest_vehicle(data: Mapping[str, Any]) -> Answer:
+  """How far ahead the nearest vehicle is, as VTAB (Zhai et al. 2019) asks."""
+  objects = data['objects']
+  ahead = [
+    float(place[2])
+    for kind, place in zip(objects['type'], objects['location'], strict=True)
+    if int(kind) in _VEHICLES
+  ]
+  if not ahead:
+    return {'label': len(_DISTANCES) + 1}
+  return {'label': int(np.searchsorted(_DISTANCES, min(ahead)))}
+
+
+def _count_names(features: Mapping[str, Any]) -> tuple[str, ...]:
+  del features  # VTAB's names
+  return tuple(f'count_{count}' for count in _COUNTS)
+
+
+def _object_count(data: Mapping[str, Any]) -> Answer:
+  return {'label': len(data['objects']['shape']) - _COUNTS[0]}
+
+
+# Of TFDS features, by `target` of the table.
+TFDS_TARGETS: Mapping[str, Target] = MappingProxyType(
+  {
+    'object_labels': Target(
+      ('labels', 'labels_no_difficult'), _object_names, _objects
+    ),
+    'nearest_vehicle': Target(('objects',), _distance_names, _nearest_vehicle),
+    'object_count': Target(('objects',), _count_names, _object_count),
+  }
+)
+
+_TONES = (
+  'light skin tone',
+  'medium-light skin tone',
+  'medium skin tone',
+  'medium-dark skin tone',
+  'dark skin tone',
+)
+_PEOPLE = ('man', 'woman', 'person')
+_OTHER_PEOPLE = {'men', 'women', 'people', 'boy', 'girl', 'family'}
+
+
+def skin_tone(caption: str) -> int | None:
+  """Which of the five tones a name has; None for none, or for two.
+
+  >>> skin_tone('thumbs up medium-dark skin tone')
+  3
+  """
+  parts = caption.split()
+  found = {
+    f'{before} skin tone'
+    for before, *rest in zip(parts, parts[1:], parts[2:], strict=False)
+    if rest == ['skin', 'tone']
+  }
+  return _TONES.index(found.pop()) if len(found) == 1 else None
+
+
+def gender(caption: str) -> int | None:
+  """Whether a name is of a man, a woman or a person; None for anything else.
+
+  >>> gender('woman running')
+  1
+  """
+  parts = caption.split()
+  found = [part for part in parts if part in _PEOPLE]
+  if len(found) != 1 or _OTHER_PEOPLE & set(parts):
+    return None
+  return _PEOPLE.index(found[0])
+
+
+class CaptionTarget(NamedTuple):
+  """What captions say: the names of the labels, and a caption's label."""
+
+  label_names: tuple[str, ...]
+  label: Callable[[str], int | None]
+
+
+CAPTION_TARGETS: Mapping[str, CaptionTarget] = MappingProxyType(
+  {
+    'skin_tone': CaptionTarget(_TONES, skin_tone),
+    'gender': CaptionTarget(_PEOPLE, gender),
+  }
+)
+
+
+class CaptionLabels(Source):
+  """The records of a source whose captions imply a label, with that label."""
+
+  def __init__(self, source: Source, name: str, captions: Iterable[list[str]]):
+    """Chooses the records; decodes no picture.
+
+    Args:
+      source: all records.
+      name: of `CAPTION_TARGETS`.
+      captions: of each record, in order; a record whose captions imply no
+        label, or two, is left out.
+    """
+    target = CAPTION_TARGETS[name]
+    # Not the source's own: there are fewer records, and other labels.
+    self.spec = f'{source.spec}, {name}'
+    self.label_names = target.label_names
+    self._source = source
+    self._kept: list[tuple[int, int]] = []  # index, label
+    for index, texts in enumerate(captions):
+      found = {target.label(text) for text in texts}
+      labels = [label for label in found if label is not None]
+      if len(labels) == 1:
+        self._kept.append((index, labels[0]))
+
+  def __len__(self) -> int:
+    return len(self._kept)
+
+  def id(self, index: int) -> str:
+    return self._source.id(self._kept[index][0])
+
+  def captions(self, index: int) -> list[str]:
+    return self._source.captions(self._kept[index][0])
+
+  def __getitem__(self, index: int) -> Record:
+    row, label = self._kept[index]
+    return {**self._source[row], 'label': label}
