@@ -31,6 +31,9 @@ EVALUATORS: dict[str, str] = {
   'retrieval': 'retrieval',  # the right text for an image, and back
   'overlap': 'overlap',  # with what the model was trained on
   'bias': 'bias',  # which names the pictures of each group are given
+  'linear_probe': 'linear_probe',  # logistic regression on the features
+  'few_shot': 'few_shot',  # the same, on a few examples of each class
+  'robustness': 'distribution_shift',  # what a shift of the data costs
 }
 
 

@@ -98,6 +98,7 @@ class Dataset:
     templates: its own prompts, or ().
     metric: the name of its metric in `metrics.METRICS`.
     title: for people; '' is the name.
+    reference: the data set that this one is a shift of (section 3.3).
   """
 
   name: str
@@ -108,6 +109,7 @@ class Dataset:
   templates: tuple[str, ...] = ()
   metric: 'Metric' = 'accuracy'
   title: str = ''
+  reference: 'Dataset | None' = None
 
   @property
   def first_names(self) -> tuple[str, ...]:

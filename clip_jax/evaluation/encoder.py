@@ -64,6 +64,13 @@ class Options:
     min_similarity: cosine of the features of near-duplicates, -1 to 1.
     designs: names to choose among, for `bias`: design -> kind -> names; None
       takes those of the paper. See `bias_designs`.
+    C: of probes, the inverse of their regularisation; None chooses it by the
+      paper's sweep.
+    probe_iterations: steps of a probe's solver at most.
+    start_from_text: of probes, to start from the text tower's weights; see
+      `linear_probe` and `few_shot` for what that changes.
+    baselines: a CSV file of standard models, for `robustness`; see
+      `read_baselines`.
   """
 
   templates: tuple[str, ...] | None = None
@@ -78,6 +85,10 @@ class Options:
   max_distance: int = 8
   min_similarity: float = 0.95
   designs: 'Designs | None' = None
+  C: float | None = None
+  probe_iterations: int = 1000
+  start_from_text: bool = False
+  baselines: str | None = None
 
   def templates_for(self, dataset: Dataset) -> tuple[str, ...]:
     """Those asked for, else the data set's, else the name itself."""

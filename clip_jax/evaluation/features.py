@@ -114,5 +114,6 @@ def truth_of(
   """Which classes are right for each picture of multi-label data."""
   truth = np.zeros((len(features), classes), bool)
   for row, labels in enumerate(features.several or []):
-    truth[row, split.classes(np.array(labels, np.int64))] = True
+    there = split.classes(np.array(labels, np.int64))
+    truth[row, there[there != OUTSIDE]] = True
   return truth

@@ -161,6 +161,6 @@ def test_progress_is_shown_for_both_towers():
 
 def test_the_table_finds_every_task_and_names_them_for_others():
   for name, evaluator in EVALUATORS.items():
-    assert find_evaluator(name) is evaluator
+    assert find_evaluator(name).__module__.endswith(f'.{evaluator}')
   with pytest.raises(UsageError, match='choose one of zero_shot, retrieval'):
     find_evaluator('nosuch')

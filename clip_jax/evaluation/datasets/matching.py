@@ -72,17 +72,17 @@ def match_names(
   """
   found = _index(classes)
   for alias, name in (aliases or {}).items():
-    if _key(name) not in found:
+    if spelling(name) not in found:
       raise UsageError(
         f'alias {alias!r}: {name!r} is no class of {of}: '
-        f'{_nearest(_key(name), classes)}.'
+        f'{_nearest(spelling(name), classes)}.'
       )
-    found[_key(alias)] = found[_key(name)]
-  left_out = {_key(name) for name in ignored} - set(found)
+    found[spelling(alias)] = found[spelling(name)]
+  left_out = {spelling(name) for name in ignored} - set(found)
   result: list[int] = []
   label_of: dict[int, str] = {}
   for label in label_names:
-    key = _key(label)
+    key = spelling(label)
     if key in left_out:
       result.append(OUTSIDE)
       continue
@@ -111,16 +111,17 @@ def _index(classes: Sequence[Sequence[str]]) -> dict[str, set[int]]:
   found: dict[str, set[int]] = {}
   for index, names in enumerate(classes):
     for name in names:
-      found.setdefault(_key(name), set()).add(index)
+      found.setdefault(spelling(name), set()).add(index)
   return found
 
 
-def _key(name: str) -> str:
+def spelling(name: str) -> str:
+  """What of a name counts: its letters and digits, in lower case."""
   plain = unicodedata.normalize('NFKD', name).casefold()
   return ''.join(x for x in plain if x.isalnum())
 
 
 def _nearest(key: str, classes: Sequence[Sequence[str]]) -> str:
-  spelt = {_key(name): name for names in classes for name in names}
+  spelt = {spelling(name): name for names in classes for name in names}
   near = difflib.get_close_matches(key, spelt, n=1, cutoff=0)
   return f'the nearest is {spelt[near[0]]!r}' if near else 'it has none'

@@ -1,0 +1,288 @@
+"""What probes are fitted on, and how: the parts that their evaluators share.
+
+The paper fits probes on the features before the projection into the joint
+space (section 3.2). An `Encoder` gives those after it, of unit length, and
+these are what all probes here see: of a ViT-B/32, 512 numbers a picture in
+place of 768.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from clip_jax.errors import UsageError
+from clip_jax.evaluation import c_sweep, few_shot_sampling
+from clip_jax.evaluation.dataset import Dataset, Split
+from clip_jax.evaluation.encoder import Encoder, Options
+from clip_jax.evaluation.features import labelled, read_features, truth_of
+from clip_jax.evaluation.labels import count_each
+from clip_jax.evaluation.logistic_regression import (
+  LinearClassifier,
+  fit,
+  fit_multilabel,
+)
+from clip_jax.evaluation.metrics import accuracy, map_11_point
+from clip_jax.evaluation.prompts import classifier_for
+
+HELD_OUT = 0.2  # of the training split, where the data set has no validation
+
+# Labels, or of multi-label data whether each class is there; metrics take both.
+Answers = Int[np.ndarray, ' N'] | Bool[np.ndarray, 'N C']
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """N pictures with their right answers.
+
+  Attributes:
+    vectors: float32 features.
+    answers: the class of each, or bool [N, C] of multi-label data.
+    classes: C.
+    ids: of the records.
+    corrupt: id to reason, of the pictures that were left out.
+  """
+
+  vectors: Float[np.ndarray, 'N E']
+  answers: Answers
+  classes: int
+  ids: list[str]
+  corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  @property
+  def multilabel(self) -> bool:
+    """Whether a picture may have several classes."""
+    return self.answers.ndim == 2
+
+  def of(self, rows: Int[np.ndarray, ' K'] | Bool[np.ndarray, ' N']):
+    """Some of them: indices, or a mask."""
+    picked = np.arange(len(self))[rows]
+    return dataclasses.replace(
+      self,
+      vectors=self.vectors[picked],
+      answers=self.answers[picked],
+      ids=[self.ids[i] for i in picked],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedProbe:
+  """A probe with the regularisation that was best on what was held out.
+
+  Attributes:
+    probe: fitted on everything.
+    C: of the probe.
+    sweep: C to validation score, of those tried; none where C was given.
+  """
+
+  probe: LinearClassifier
+  C: float
+  sweep: dict[float, float]
+
+
+def read_examples(
+  encoder: Encoder, split: Split, dataset: Dataset, options: Options, task: str
+) -> Examples:
+  """The features of a split with the classes of a data set.
+
+  Raises:
+    UsageError: no record has a label.
+    FailureError: a label is out of range, or see `read_features`.
+  """
+  features = read_features(encoder, split, options)
+  classes = len(dataset.class_names)
+  if features.several is None:
+    features = labelled(features, split, task)
+    answers = features.labels
+  else:
+    answers = truth_of(features, split, classes)
+  if not len(features):
+    raise UsageError(
+      f'data {split.source.spec!r} has no picture of a class of '
+      f'{dataset.name!r}, which {task} needs.'
+    )
+  return Examples(
+    features.vectors, answers, classes, features.ids, features.corrupt
+  )
+
+
+def read_training(
+  encoder: Encoder, dataset: Dataset, options: Options, task: str
+) -> tuple[Examples, Examples | None]:
+  """What a probe learns from: training and, where there is one, validation.
+
+  Raises:
+    UsageError: there is no training split, or a class has no examples.
+    FailureError: see `read_examples`.
+  """
+  dataset.require_classes(task)
+  split = dataset.require_train(task)
+  train = read_examples(encoder, split, dataset, options, task)
+  validation = None
+  if dataset.validation is not None:
+    validation = read_examples(
+      encoder, dataset.validation, dataset, options, task
+    )
+  if not train.multilabel:
+    labels = join([train, validation]).answers
+    try:
+      count_each(labels, train.classes)
+    except UsageError as error:
+      raise UsageError(
+        f'data {split.source.spec!r}, to train on: {error}'
+      ) from error
+  return train, validation
+
+
+def refuse_multilabel(examples: Examples, dataset: Dataset, task: str) -> None:
+  """Refuses data whose pictures are not of one class each.
+
+  Raises:
+    UsageError: pictures have several labels.
+  """
+  if examples.multilabel:
+    raise UsageError(
+      f'data {dataset.name!r} has several labels a picture: {task} takes one; '
+      'zero_shot and linear_probe take several.'
+    )
+
+
+def join(parts: Sequence[Examples | None]) -> Examples:
+  """All rows of those that are there, in order."""
+  there = [part for part in parts if part is not None]
+  if len(there) == 1:
+    return there[0]
+  return Examples(
+    np.concatenate([part.vectors for part in there]),
+    np.concatenate([part.answers for part in there]),
+    there[0].classes,
+    [key for part in there for key in part.ids],
+    {key: why for part in there for key, why in part.corrupt.items()},
+  )
+
+
+def text_weights(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> LinearClassifier:
+  """The zero-shot classifier as a probe: its logits are the model's.
+
+  Raises:
+    UsageError, FailureError: see `classifier_for`.
+  """
+  weights = encoder.logit_scale * classifier_for(encoder, dataset, options)
+  return LinearClassifier(
+    weights.astype(np.float32), np.zeros(weights.shape[1], np.float32)
+  )
+
+
+def fit_probe(
+  examples: Examples,
+  C: float,
+  *,
+  iterations: int,
+  initial: LinearClassifier | None = None,
+) -> LinearClassifier:
+  """The probe of labels, or of multi-label data one a class.
+
+  Args:
+    examples: to fit on.
+    C: see `fit`.
+    iterations: steps at most; 0 gives `initial` back.
+    initial: to start from; None for zeros.
+  Raises:
+    UsageError, FailureError: see `fit` and `fit_multilabel`.
+  """
+  if initial is not None and not iterations:
+    return initial
+  if examples.multilabel:
+    return fit_multilabel(
+      examples.vectors,
+      examples.answers,
+      C=C,
+      initial=initial,
+      max_iterations=iterations,
+    )
+  return fit(
+    examples.vectors,
+    examples.answers,
+    C=C,
+    classes=examples.classes,
+    initial=initial,
+    max_iterations=iterations,
+  )
+
+
+def validation_score(probe: LinearClassifier, held: Examples) -> float:
+  """Accuracy; of multi-label data the mean average precision of the classes
+  that are there.
+  """
+  scores = probe.scores(held.vectors)
+  if not held.multilabel:
+    return accuracy(scores, held.answers)
+  there = held.answers.any(axis=0)
+  return map_11_point(scores[:, there], held.answers[:, there])
+
+
+def fit_tuned(
+  train: Examples,
+  validation: Examples | None,
+  options: Options,
+  initial: LinearClassifier | None = None,
+) -> TunedProbe:
+  """The paper's probe (appendix A.3): C by a sweep, then all rows fitted.
+
+  Args:
+    train, validation: without the latter, a fifth of every class of `train`
+      is held out by `options.seed`, of multi-label data a fifth of the rows.
+    options: `C`, `probe_iterations`, `seed`.
+    initial: what every fit starts from; None for zeros.
+  Raises:
+    UsageError: nothing can be held out, or see `fit`.
+    FailureError: a feature is not finite.
+  """
+  every = join([train, validation])
+  iterations = options.probe_iterations
+  if options.C is not None:
+    probe = fit_probe(every, options.C, iterations=iterations, initial=initial)
+    return TunedProbe(probe, options.C, {})
+  fitting, held = train, validation
+  if held is None:
+    fitting, held = _hold_out(train, options.seed)
+  sweep = sweep_c(fitting, held, options, initial)
+  probe = fit_probe(every, sweep.best_C, iterations=iterations, initial=initial)
+  return TunedProbe(probe, sweep.best_C, sweep.tried)
+
+
+def sweep_c(
+  fitting: Examples,
+  held: Examples,
+  options: Options,
+  initial: LinearClassifier | None = None,
+) -> c_sweep.SweepResult:
+  """The paper's search for C by the score on what is held out.
+
+  Raises:
+    UsageError, FailureError: see `fit_probe`.
+  """
+
+  def score(C: float) -> float:
+    probe = fit_probe(
+      fitting, C, iterations=options.probe_iterations, initial=initial
+    )
+    return validation_score(probe, held)
+
+  return c_sweep.binary_search(score)
+
+
+def _hold_out(train: Examples, seed: int) -> tuple[Examples, Examples]:
+  labels, classes = train.answers, train.classes
+  if train.multilabel:  # a picture of several classes has no one stratum
+    labels, classes = np.zeros(len(train), np.int64), 1
+  fitting, held = few_shot_sampling.split(
+    labels, HELD_OUT, seed, classes=classes
+  )
+  return train.of(fitting), train.of(held)
