@@ -6,7 +6,6 @@ keeps each result, `collected.py` puts them together, and `figures.py` (rows),
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax

@@ -6,7 +6,7 @@ and knows of no model. Rates are fractions, 0 to 1.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -324,7 +324,7 @@ def _mean_curve(curves: dict[str, list[dict[str, Any]]]) -> Rows:
 def _curve(
   axes: Axes,
   rows: Rows,
-  places: dict[float, int],
+  places: Mapping[float | int, int],
   colour: str,
   width: float,
   banded: bool,

@@ -39,9 +39,11 @@ def own_name(collected: Collected, result: Row) -> str | None:
 def prompt_gains(collected: Collected) -> list[Row]:
   """'name', 'value': what prompts add to bare names (figure 4)."""
   return [
-    {'name': title(collected, result), 'value': result['metrics']['ensemble_gain']}
+    {
+      'name': title(collected, result),
+      'value': result['metrics']['ensemble_gain'],
+    }
     for result in of_task(collected, 'prompt_gain')
-    if 'ensemble_gain' in result['metrics']
   ]
 
 
@@ -182,13 +184,14 @@ def _summary_row(
     result = tasks.get(task)
     name = own_name(collected, result) if result else None
     row[key] = result['metrics'][name] if result and name else None
+    row[f'{key}_ends'] = None
     row[f'published_{key}'] = result['published'].get(name) if result else None
     if result and name:
       row['metric'] = row['metric'] or name
       row['examples'] = result['metrics'].get('examples', row['examples'])
       row[f'{key}_ends'] = interval_of(result['metrics'], name)
   if 'prompt_gain' in tasks:
-    row['gain'] = tasks['prompt_gain']['metrics'].get('ensemble_gain')
+    row['gain'] = tasks['prompt_gain']['metrics']['ensemble_gain']
   curve = _curve(tasks['few_shot'], 'zeros') if 'few_shot' in tasks else []
   means = {x['shots']: x['mean'] for x in curve if not x['full']}
   row['shots'] = [means.get(k) for k in shots]

@@ -196,10 +196,16 @@ def _settings(collected: Mapping[str, Any]) -> list[tuple[str, str]]:
   found += [(k, v) for k, v in depends.items() if k not in skipped]
   found += depends.get('options', {}).items()
   return [
-    (name, ', '.join(map(str, value)) if isinstance(value, list) else str(value))
+    (name, _words(value))
     for name, value in found
     if value not in (None, '', [])
   ]
+
+
+def _words(value: Any) -> str:
+  if isinstance(value, list):
+    return ', '.join(map(str, value))
+  return str(value)
 
 
 def _points(value: float) -> str:

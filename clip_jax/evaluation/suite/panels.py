@@ -176,7 +176,8 @@ def bias(collected: Collected) -> list[Panel]:
 def _panel(
   name: str, title: str, note: str, caption: str, figure: Figure
 ) -> Panel:
-  return Panel(title, note, caption, inline(figure, name, f'{title}. {caption}'))
+  svg = inline(figure, name, f'{title}. {caption}')
+  return Panel(title, note, caption, svg)
 
 
 def _count(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,7 +1,8 @@
-"""Which evaluator is asked of which data set, and which data sets are absent."""
+"""Which evaluator is asked of which data set, and which sets are absent."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.datasets.table import DatasetFacts
@@ -28,7 +29,7 @@ TASKS_OF_LOCAL: Mapping[str, tuple[str, ...]] = {
 
 # Looks for a data set below the user's folder: None where it is there, else
 # why it is not.
-Absence = Callable[[DatasetFacts, str], str | None]
+Absence = Callable[[DatasetFacts, Path], str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ def make_plan(
   known_tasks: Collection[str],
   absence: Absence,
   *,
-  root: str,
+  root: Path,
   training_is_known: bool,
   datasets: Sequence[str] = (),
   tasks: Sequence[str] = (),

@@ -17,8 +17,8 @@ from clip_jax.evaluation.suite import stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.stored import Result
 
-# Neither changes a number.
-_NOT_CONDITIONS = ('watch', 'cache')
+# None of these changes a number.
+_NOT_CONDITIONS = ('watch', 'cache', 'max_corrupt_records')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Suite:
     encoder: the model.
     folder: where results are stored.
     table: data sets by name.
-    evaluators: by task.
+    find: an evaluator by its task.
     open: a data set by its name.
     options: of every evaluator.
     depends: what all results depend on: the model, its arithmetic, versions.
@@ -38,7 +38,7 @@ class Suite:
   encoder: Encoder
   folder: Path
   table: Mapping[str, DatasetFacts]
-  evaluators: Mapping[str, Evaluator]
+  find: Callable[[str], Evaluator]
   open: Callable[[str], Dataset]
   options: Options
   depends: Mapping[str, Any]
@@ -46,6 +46,7 @@ class Suite:
   def conditions(self, pair: Pair) -> dict[str, Any]:
     """All that the numbers of a pair depend on."""
     facts = self.table[pair.dataset]
+    reference = self.table.get(facts.shift_of or '')
     options = {
       field.name: getattr(self.options, field.name)
       for field in dataclasses.fields(self.options)
@@ -53,7 +54,7 @@ class Suite:
     }
     return {
       **self.depends,
-      'data': dataclasses.asdict(facts),
+      'data': [dataclasses.asdict(row) for row in (facts, reference) if row],
       'options': options,
     }
 
@@ -118,9 +119,7 @@ def _evaluate(
   if opened.dataset is None:
     return Result(pair, depends, error=opened.error)
   try:
-    found = suite.evaluators[pair.task](
-      suite.encoder, opened.dataset, suite.options
-    )
+    found = suite.find(pair.task)(suite.encoder, opened.dataset, suite.options)
   except Exception as error:
     seconds = time.monotonic() - started
     return Result(pair, depends, error=_one_line(error), seconds=seconds)

@@ -26,7 +26,7 @@ _VARIABLES = {
   RIGHT: 'var(--right)',
   WRONG: 'var(--wrong)',
 }
-_FONT = re.compile(r"font: ((?:\d+ )?[\d.]+px) [^;\"]*")
+_FONT = re.compile(r'font: ((?:\d+ )?[\d.]+px) [^;\"]*')
 
 
 def inline(figure: Figure, name: str, described: str) -> Markup:
