@@ -21,7 +21,7 @@ def prepared_folder() -> str:
 
 
 def build(
-  builder_class: 'type[tfds.core.DatasetBuilder]',
+  builder_class: 'type[tfds.core.GeneratorBasedBuilder]',
   data_dir: str | os.PathLike | None = None,
 ) -> str:
   """Builds a data set, unless it is there already.

@@ -10,7 +10,7 @@ punctuation are free, so `F-16A_B` will do for `F-16A/B`).
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypedDict
 
 Metric = Literal[
   'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5'
@@ -45,9 +45,15 @@ class DatasetFacts:
   greyscale: bool = False  # the pictures are read without their colours
 
 
+class _Specs(TypedDict):
+  train: str | None
+  validation: str | None
+  test: str | None
+
+
 def _folder(
   name: str, train: str = 'train', test: str = 'test', validation: str = ''
-) -> dict[str, str | None]:
+) -> _Specs:
   """The SPECs of a data set that a user lays out in folders."""
   place = f'folder:{{root}}/{name}'
   return {
@@ -59,7 +65,7 @@ def _folder(
 
 def _tfds(
   name: str, train: str = 'train', test: str = 'test', validation: str = ''
-) -> dict[str, str | None]:
+) -> _Specs:
   """The SPECs of a data set that TFDS prepares."""
   return {
     'train': f'tfds:{name}#{train}',
@@ -73,7 +79,7 @@ def _paper(
   title: str,
   metric: Metric,
   sizes: tuple[int, int],
-  specs: dict[str, str | None],
+  specs: _Specs,
   target: Target = 'label',
   uncertain: tuple[str, ...] = (),
   note: str = '',

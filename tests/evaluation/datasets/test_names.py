@@ -28,7 +28,9 @@ COUNTS = {
   'rendered_sst2': (2, 1), 'imagenet': (1000, 80), 'imagenet_v2': (1000, 80),
   'imagenet_sketch': (1000, 80), 'imagenet_r': (200, 80),
   'imagenet_a': (200, 80), 'objectnet': (113, 80), 'flickr30k': (0, 1),
-  'coco_captions': (0, 1), 'fairface': (0, 1),
+  'coco_captions': (0, 1), 'fairface': (0, 1), 'emoji': (0, 1),
+  'emoji_skin_tones': (5, 10), 'emoji_skin_tones_grey': (5, 10),
+  'emoji_people': (3, 8), 'digits': (10, 1),
 }  # fmt: skip
 
 # Published so: of two classes each.

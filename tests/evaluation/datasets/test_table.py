@@ -3,6 +3,7 @@
 import pytest
 
 from clip_jax.evaluation.datasets import DATASETS, DatasetFacts
+from clip_jax.evaluation.datasets.targets import CAPTION_TARGETS, TFDS_TARGETS
 
 # Train with validation, and test (paper, table 9).
 SIZES = {
@@ -48,7 +49,7 @@ METRICS = {
 def test_the_groups_are_complete():
   groups = [row.group for row in DATASETS.values()]
   assert {x: groups.count(x) for x in set(groups)} == {
-    'paper': 27, 'shift': 5, 'retrieval': 2, 'bias': 1,
+    'paper': 27, 'shift': 5, 'retrieval': 2, 'bias': 1, 'local': 5,
   }  # fmt: skip
   assert all(row.name == name for name, row in DATASETS.items())
 
@@ -71,6 +72,7 @@ def test_a_spec_is_of_tfds_or_below_the_users_folder(row: DatasetFacts):
     else:
       assert scheme in ('folder', 'csv')
       assert location.startswith(f'{{root}}/{row.name}')
+    assert (row.group == 'local') <= (scheme == 'tfds')
   assert len({row.train, row.validation, row.test} - {None}) == sum(
     spec is not None for spec in (row.train, row.validation, row.test)
   )
@@ -78,8 +80,29 @@ def test_a_spec_is_of_tfds_or_below_the_users_folder(row: DatasetFacts):
 
 def test_a_derived_label_is_explained():
   derived = {x.name for x in DATASETS.values() if x.target != 'label'}
-  assert derived == {'voc2007', 'kitti_distance', 'clevr_counts'}
+  assert derived == {
+    'voc2007', 'kitti_distance', 'clevr_counts', 'emoji_skin_tones',
+    'emoji_skin_tones_grey', 'emoji_people',
+  }  # fmt: skip
+  assert derived == {
+    name
+    for name, x in DATASETS.items()
+    if x.target in {**TFDS_TARGETS, **CAPTION_TARGETS}
+  }
   assert all(DATASETS[name].note for name in derived)
+
+
+def test_a_shift_is_of_a_data_set_with_its_classes():
+  shifts = {x.name: x.shift_of for x in DATASETS.values() if x.shift_of}
+  assert shifts == {
+    'imagenet_v2': 'imagenet',
+    'imagenet_r': 'imagenet',
+    'imagenet_a': 'imagenet',
+    'imagenet_sketch': 'imagenet',
+    'objectnet': 'imagenet',
+    'emoji_skin_tones_grey': 'emoji_skin_tones',
+  }
+  assert set(shifts.values()) <= set(DATASETS)
 
 
 def test_what_is_not_sure_is_marked():

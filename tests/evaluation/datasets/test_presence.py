@@ -1,0 +1,73 @@
+"""Whether a data set is here, without reading it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clip_jax.evaluation.datasets import DATASETS
+from clip_jax.evaluation.datasets.presence import data_root, filled, present
+from tests.evaluation.datasets import tiny_tfds
+
+VOC = {
+  'image/filename': 'a', 'objects': [], 'labels': [],
+  'labels_no_difficult': [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Path:
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'tfds'))
+  return tmp_path / 'tfds'
+
+
+def test_the_folder_is_the_users_or_a_default(monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setenv('CLIP_JAX_DATA', '/data')
+  assert data_root() == Path('/data')
+  monkeypatch.delenv('CLIP_JAX_DATA')
+  assert data_root() == Path.home() / 'clip_data'
+  assert filled('folder:{root}/x#test', Path('/a')) == 'folder:/a/x#test'
+
+
+def test_a_folder_is_missing_empty_or_there(tmp_path):
+  gtsrb = DATASETS['gtsrb']
+  assert present(gtsrb, tmp_path) == 'no such folder'
+  (tmp_path / 'gtsrb' / 'test').mkdir(parents=True)
+  assert present(gtsrb, tmp_path) == 'an empty folder'
+  (tmp_path / 'gtsrb' / 'test' / '14').mkdir()
+  assert present(gtsrb, tmp_path) is None
+
+
+def test_a_table_is_missing_or_there(tmp_path):
+  fairface = DATASETS['fairface']
+  assert present(fairface, tmp_path) == 'no such file'
+  (tmp_path / 'fairface').mkdir()
+  (tmp_path / 'fairface' / 'val.csv').touch()
+  assert present(fairface, tmp_path) is None
+
+
+def test_what_builds_itself_is_always_there(prepared: Path):
+  local = [x for x in DATASETS.values() if x.group == 'local']
+  assert {present(facts) for facts in local} == {None}
+  assert not prepared.exists()
+
+
+def test_what_tfds_prepared_is_there_if_it_can_be_read(prepared: Path):
+  mnist = DATASETS['mnist']
+  assert present(mnist) == 'not prepared'
+  tiny_tfds.write(prepared, 'mnist', {'train': [{'label': '7'}]})
+  assert present(mnist) == 'no split test; it has train'
+  (info,) = prepared.glob('mnist/*/dataset_info.json')
+  said = json.loads(info.read_text())
+  info.write_text(json.dumps({**said, 'fileFormat': 'tfrecord'}))
+  assert present(mnist) == 'prepared as tfrecord, not as array_record'
+  info.write_text('{')
+  assert present(mnist) == 'dataset_info.json is damaged'
+
+
+def test_a_configuration_may_be_named_or_be_the_default(prepared: Path):
+  tiny_tfds.write(prepared, 'voc/2012', {'test': [VOC]})
+  assert present(DATASETS['voc2007']) == 'not prepared'
+  row = {'label': 'River', 'filename': 'a.jpg'}
+  tiny_tfds.write(prepared, 'eurosat/rgb', {'train': [row]})
+  assert present(DATASETS['eurosat']) is None
