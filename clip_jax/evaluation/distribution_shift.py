@@ -69,9 +69,10 @@ def evaluate_shift(
 
   All accuracies are of the test pictures of the classes that both share, and
   among these (`shared_classes`). Probes are fitted on the reference's training
-  split, on k examples a class and on all. The line is one of standard models;
-  without such it goes through these probes, which then stand for what training
-  on the reference gives, as of figure 15.
+  split, on k examples a class and on all; where it cannot be opened, there are
+  none. The line is one of standard models; without such it goes through these
+  probes, which then stand for what training on the reference gives, as of
+  figure 15.
 
   Args:
     options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`, `templates`.
@@ -144,8 +145,10 @@ def _probes(
   notes: list[str],
 ) -> Iterator[Measured]:
   """Those of k examples, the mean over seeds, then that of all examples."""
-  if reference.train is None:
-    notes.append(f'{reference.name} has no training split: no probes.')
+  try:
+    _ = reference.require_train(_TASK).source  # opened when it is asked for
+  except UsageError as error:
+    notes.append(f'no probes: {error}')
     return
   train, validation = read_training(encoder, reference, options, _TASK)
   for shots in shot_probes(join([train, validation]), options):

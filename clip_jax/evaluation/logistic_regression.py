@@ -8,6 +8,7 @@ tower's; where it starts does not change where it ends, only how soon.
 """
 
 import dataclasses
+import functools
 import warnings
 
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import ThreadpoolController
 
 from clip_jax.errors import FailureError, UsageError, check_choice
 from clip_jax.evaluation import device_solver
@@ -258,6 +260,12 @@ def _as_pair(initial: LinearClassifier, c: int) -> LinearClassifier:
   )
 
 
+@functools.cache
+def _threads() -> ThreadpoolController:
+  """Of the libraries for linear algebra; to find them takes a while."""
+  return ThreadpoolController()
+
+
 def _solve_on_host(
   features: Features,
   labels: np.ndarray,
@@ -285,7 +293,9 @@ def _solve_on_host(
     weights, bias = np.diff(weights), np.diff(bias)
   model.coef_ = weights.T.astype(np.float64)
   model.intercept_ = bias.astype(np.float64)
-  with warnings.catch_warnings():
+  # Steps this small are over before threads have met: on a busy machine two
+  # threads are a hundred times slower than one.
+  with warnings.catch_warnings(), _threads().limit(limits=1):
     warnings.simplefilter('ignore', ConvergenceWarning)
     model.fit(rows - centre, labels[counted])
   found, shift = np.asarray(model.coef_).T, np.asarray(model.intercept_)

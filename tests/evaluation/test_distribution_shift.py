@@ -162,7 +162,7 @@ def test_a_reference_without_training_has_no_probes_and_no_line():
     'probe_shift',
   }.isdisjoint(result.metrics)
   notes = [row['note'] for row in result.tables['notes']]
-  assert 'no training split' in notes[0]
+  assert "no probes: data 'blobs' has no training split" in notes[0]
   assert 'no effective robustness' in notes[1]
   with_line = evaluate_shift(ENCODER, reference, SHIFT, QUICK, LINE)
   assert 'effective_robustness' in with_line.metrics
