@@ -106,7 +106,7 @@ def candidates(
   """The names of each design, as places in `[*groups, *added_names]`.
 
   Raises:
-    UsageError: a name is twice in a design, or it has fewer than two names.
+    UsageError: a name is twice in a design, or it has fewer than two.
   """
   places = {
     name: len(groups) + i for i, name in enumerate(added_names(designs))
@@ -169,10 +169,13 @@ def _check_different(
 ) -> None:
   """Groups may share a name (ImageNet's cranes do); what is added may not."""
   every = [name for own in kinds.values() for name in own]
-  seen = set(groups) if GROUPS in every else set[str]()
-  for name in every:
-    if name in seen:
+  for i, name in enumerate(every):
+    if name in every[:i]:
       raise UsageError(
         f'design {design!r} has the name {name!r} twice: use it once.'
       )
-    seen.add(name)
+    if GROUPS in every and name in groups:
+      raise UsageError(
+        f'design {design!r} adds the name {name!r}, which is a class of the '
+        'data set, too: leave it out, with --designs=FILE.'
+      )

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from clip_jax.data.sources import open_source
-from clip_jax.errors import UsageError, check_choice
+from clip_jax.errors import FailureError, UsageError, check_choice
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import Features, labelled, read_features
@@ -63,11 +63,12 @@ def evaluate(
   """Zero-shot accuracy on All, Overlap and Clean test pictures (figure 17).
 
   The 'perceptual' detector takes pictures for near-duplicates whose hashes
-  differ in at most `max_distance` bits; pictures without texture are alike
-  whatever they are of, and never compared. The 'learned' one takes those whose
-  features, by this very model, have a cosine of at least `min_similarity`: it
-  finds more, and also what is merely of the same thing. Accuracy is top-1 over
-  pictures, whatever the data set's own metric is.
+  differ in at most `max_distance` bits. It is blind to colour, so that emoji
+  which differ in their skin tone are copies to it, and never compares pictures
+  without texture, which are alike whatever they are of. The 'learned' one takes
+  those whose features, by this very model, have a cosine of at least
+  `min_similarity`: it finds more, and also what is merely of the same thing.
+  Accuracy is top-1 over pictures, whatever the data set's own metric is.
 
   Args:
     options: `overlap_with`, `detector`, `max_distance`, `min_similarity`;
@@ -90,7 +91,8 @@ def evaluate(
   Raises:
     UsageError: an option makes no sense, or there is no training data, no
       class name or no label.
-    FailureError: too many pictures are corrupt, or features are not finite.
+    FailureError: too many pictures are corrupt, features are not finite, or
+      cached hashes are of other pictures.
   """
   _check(options)
   dataset.require_classes('overlap')
@@ -194,6 +196,11 @@ def _perceptual(
   ours = read_hashes(split.source, options)
   theirs = read_hashes(train.source, options)
   places = {key: row for row, key in enumerate(ours.ids)}
+  if not places.keys() >= set(test.ids):
+    raise FailureError(
+      f'data {split.source.spec!r} has changed since its pictures were hashed: '
+      'remove the folder hashes from the cache.'
+    )
   rows = np.array([places[key] for key in test.ids], np.int64)
   bits, flat = ours.bits[rows], ours.flat[rows]
   kept = np.flatnonzero(~theirs.flat)
@@ -241,13 +248,18 @@ def _sweep(
     metrics = compare(correct, _within(values, threshold, options))
     rows.append(
       {
-        'threshold': threshold,
+        'threshold': _plain(threshold, options),
         'overlapping': int(metrics['overlap_examples']),
         'overlap_accuracy': metrics.get('accuracy_overlap'),
         'clean_accuracy': metrics.get('accuracy_clean'),
       }
     )
   return rows
+
+
+def _plain(value: float, options: Options) -> int | float:
+  """Bits are whole numbers."""
+  return int(value) if options.detector == 'perceptual' else float(value)
 
 
 def _measure(options: Options) -> str:
@@ -272,7 +284,7 @@ def _pairs(
         {
           'test': test.ids[i],
           'train': found.train_ids[found.nearest.rows[i]],
-          _measure(options): float(values[i]),
+          _measure(options): _plain(float(values[i]), options),
           'overlapping': bool(overlapping[i]),
         }
       )
@@ -291,6 +303,7 @@ def _records(
   records = []
   for i, key in enumerate(test.ids):
     row = int(found.nearest.rows[i])
+    value = float(found.nearest.values[i])
     compared = row >= 0
     records.append(
       {
@@ -299,7 +312,7 @@ def _records(
         'predicted': names[predicted[i]],
         'correct': bool(predicted[i] == test.labels[i]),
         'nearest': found.train_ids[row] if compared else None,
-        _measure(options): float(found.nearest.values[i]) if compared else None,
+        _measure(options): _plain(value, options) if compared else None,
         'overlapping': bool(overlapping[i]),
       }
     )

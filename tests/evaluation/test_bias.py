@@ -144,6 +144,17 @@ def test_a_group_without_pictures_has_no_rates_and_is_offered():
   assert result.tables['disparities'] == []  # between one group and itself
 
 
+def test_accuracy_finds_the_groups_names_wherever_they_are_in_a_design():
+  # Of the first group there are no pictures.
+  data = dataset([0, 0, 1, 2], [1, 1, 2, 2], names=('middle', 'old', 'young'))
+  result = run(data, {'d': {'crime': ['thief', 'child'], 'x': ['{groups}']}})
+  assert [
+    (row['group'], row['count'], row['pictures'])
+    for row in result.tables['accuracy']
+  ] == [('old', 2, 2), ('young', 1, 2)]
+  assert result.metrics['d/accuracy'] == 3 / 4
+
+
 def test_unreadable_pictures_and_those_outside_are_left_out():
   source = ListSource([0, None, 1, 2], labels=[0, 0, 1, 1], names=['a', 'b'])
   data = Dataset(
@@ -157,7 +168,7 @@ def test_unreadable_pictures_and_those_outside_are_left_out():
 def test_all_designs_share_one_run_of_each_tower():
   seen = []
 
-  def watch(items, total, unit):
+  def watch(items, total, unit, **_):
     seen.append((total, unit))
     return items
 
@@ -248,7 +259,7 @@ def test_rates_of_a_group_sum_to_one_over_kinds_and_over_names(pictures):
   ('designs', 'message'),
   [
     ({}, 'designs of the options: there is no design'),
-    ({'d': {'x': ['old', '{groups}']}}, "'d' has the name 'old' twice"),
+    ({'d': {'x': ['old', '{groups}']}}, "'d' adds the name 'old', which is"),
   ],
 )
 def test_wrong_designs_are_refused_before_the_work(designs, message):

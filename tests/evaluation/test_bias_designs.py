@@ -87,8 +87,8 @@ def test_a_missing_file_is_one_line(tmp_path):
   [
     ({'x': ['a', 'a']}, "design 'd' has the name 'a' twice"),
     ({'x': ['a'], 'y': ['a', 'b']}, "design 'd' has the name 'a' twice"),
-    ({'x': ['old'], 'own': ['{groups}']}, "has the name 'old' twice"),
-    ({'own': ['{groups}'], 'x': ['old']}, "has the name 'old' twice"),
+    ({'x': ['old'], 'own': ['{groups}']}, "'old', which is a class of the"),
+    ({'own': ['{groups}'], 'x': ['old']}, "adds the name 'old', which is a"),
     ({'own': ['{groups}', '{groups}']}, "has the name '{groups}' twice"),
     ({'x': ['a']}, "design 'd' has one name"),
   ],

@@ -1,7 +1,9 @@
 """Overlap and Clean: counts worked by hand, and what must always hold."""
 
+import dataclasses
 import json
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binom
 
-from clip_jax.errors import UsageError
-from clip_jax.evaluation import EVALUATORS, Options, find_evaluator
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation import EVALUATORS, Options, find_evaluator, hash_cache
 from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split
+from clip_jax.evaluation.feature_cache import FeatureCache
+from clip_jax.evaluation.features import read_features
 from clip_jax.evaluation.overlap import compare, evaluate
 from tests.evaluation.fakes import ListSource, TableEncoder
 from tests.evaluation.textures import (
@@ -135,6 +139,12 @@ def test_the_sweep_grows_and_holds_the_threshold_in_use():
   counts = [row['overlapping'] for row in rows]
   assert counts == sorted(counts)
   assert rows[-1]['overlapping'] == result.metrics['overlap_examples']
+  distances = [row['distance'] for row in result.records]
+  assert counts == [
+    sum(x is not None and x <= row['threshold'] for x in distances)
+    for row in rows
+  ]
+  assert set(distances) & {row['threshold'] for row in rows}  # at the edge
   at_eight = rows[8]
   assert at_eight == {
     'threshold': 8,
@@ -205,6 +215,8 @@ def test_the_learned_detector_goes_by_the_models_own_features():
   assert result.metrics['accuracy_overlap'] == 1 / 2
   assert result.metrics['accuracy_clean'] == 1
   assert 'uncompared_examples' not in result.metrics
+  strict = Options(detector='learned', min_similarity=1.0)
+  assert evaluate(ENCODER, data, strict).metrics['overlap_examples'] == 1
   thresholds = [row['threshold'] for row in result.tables['thresholds']]
   assert thresholds == [n / 100 for n in range(99, 79, -1)]
   assert [row['similarity'] for row in result.tables['pairs']] == sorted(
@@ -250,6 +262,33 @@ def test_a_wrong_call_is_one_line(options, message):
   with pytest.raises(UsageError, match=message) as caught:
     evaluate(ENCODER, dataset(None), options)
   assert '\n' not in str(caught.value)
+
+
+def test_cached_hashes_of_other_pictures_are_refused(tmp_path, monkeypatch):
+  # Renamed at a place that the key does not look at.
+  first, second = dataset(seen()), dataset(seen())
+  monkeypatch.setattr(hash_cache, '_SAMPLES', 1)
+  cache = Cache(tmp_path, cast(Any, None), 'float32')
+  evaluate(ENCODER, first, Options(cache=cache))
+  again = evaluate(ENCODER, first, Options(cache=cache))
+  assert again == evaluate(ENCODER, first, Options())
+  name = second.test.source.id
+  monkeypatch.setattr(
+    second.test.source, 'id', lambda i: 'other' if i == 1 else name(i)
+  )
+  with pytest.raises(FailureError, match="'test:' has changed since its pict"):
+    evaluate(ENCODER, second, Options(cache=cache))
+
+
+class Cache(FeatureCache):
+  """Keeps the hashes only."""
+
+  def images(self, source, options):
+    fresh = dataclasses.replace(options, cache=None)
+    return read_features(ENCODER, Split(source), fresh)
+
+  def texts(self, texts, options):
+    return ENCODER.encode_text(texts)
 
 
 def test_data_without_names_are_refused():
