@@ -47,6 +47,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   )
 
   from clip_jax.evaluation import Options, find_evaluator
+  from clip_jax.evaluation.dataset import of_source
 
   evaluate = find_evaluator(task)
   options = Options(
@@ -65,7 +66,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   model = common_flags.load_model(
     values, dtype=values.dtype, batch_size=values.batch_size
   )
-  result = evaluate(model, source, options)
+  result = evaluate(model, of_source(source), options)
   printing.report_corrupt(result.corrupt)
   if values.json:
     printing.print_json(

@@ -5,6 +5,7 @@ an `Evaluation`; `encoder` is a `Model` or anything else with its encode
 methods.
 """
 
+import difflib
 import importlib
 
 from clip_jax.errors import UsageError
@@ -28,6 +29,7 @@ __all__ = [
 # for, as several bring scikit-learn along.
 EVALUATORS: dict[str, str] = {
   'zero_shot': 'zero_shot',  # the right name among all names
+  'prompt_gain': 'prompt_gain',  # what templates add to bare names
   'retrieval': 'retrieval',  # the right text for an image, and back
   'overlap': 'overlap',  # with what the model was trained on
   'bias': 'bias',  # which names the pictures of each group are given
@@ -44,8 +46,10 @@ def find_evaluator(task: str) -> Evaluator:
     UsageError: there is none of that name.
   """
   if task not in EVALUATORS:
+    near = difflib.get_close_matches(task, EVALUATORS, n=1)
     raise UsageError(
-      f'no task {task!r}: choose one of {", ".join(EVALUATORS)}.'
+      f'no task {task!r}: choose one of {", ".join(EVALUATORS)}'
+      + (f'; the nearest is {near[0]}.' if near else '.')
     )
   module = importlib.import_module(f'{__name__}.{EVALUATORS[task]}')
   return module.evaluate

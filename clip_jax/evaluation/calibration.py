@@ -4,6 +4,7 @@ The paper has no such figure; zero-shot probabilities are used as they are, and
 the temperature they come from was trained on batches, not on labels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,12 +96,23 @@ def expected_calibration_error(
   table = reliability_table(
     probabilities.max(axis=1), predicted == labels, bins
   )
+  return calibration_error(table)
+
+
+def calibration_error(table: Sequence[Reliability]) -> float:
+  """The bins' gaps between confidence and accuracy, weighted by their counts.
+
+  Args:
+    table: of `reliability_table`, with a prediction in it.
+  Returns:
+    0 to 1.
+  """
   gaps = (
     row.count * abs(row.confidence - row.accuracy)
     for row in table
     if row.confidence is not None and row.accuracy is not None
   )
-  return sum(gaps) / len(labels)
+  return sum(gaps) / sum(row.count for row in table)
 
 
 def brier_score(

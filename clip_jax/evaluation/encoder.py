@@ -14,8 +14,16 @@ if TYPE_CHECKING:
   from clip_jax.evaluation.bias_designs import Designs
   from clip_jax.evaluation.feature_cache import FeatureCache
 
-# (an iterable, how many will come, what they are) -> the same, watched
-Watch = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+@runtime_checkable
+class Watch(Protocol):
+  """Passes items on and shows how far they are."""
+
+  def __call__(
+    self, items: Iterable[Any], total: int, unit: str, *, done: int = 0
+  ) -> Iterable[Any]:
+    """The same items, `total` with those that were `done` before."""
+    ...
 
 
 @runtime_checkable
@@ -38,9 +46,11 @@ class Encoder(Protocol):
     ...
 
 
-def unwatched(items: Iterable[Any], total: int, unit: str) -> Iterable[Any]:
+def unwatched(
+  items: Iterable[Any], total: int, unit: str, *, done: int = 0
+) -> Iterable[Any]:
   """A `Watch` that shows nothing."""
-  del total, unit
+  del total, unit, done
   return items
 
 

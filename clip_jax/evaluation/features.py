@@ -5,18 +5,21 @@ for all of them where a cache is given.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from clip_jax.errors import UsageError
+from clip_jax.data.reading import none_readable
+from clip_jax.data.sources import Source
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.dataset import OUTSIDE, Split
-from clip_jax.evaluation.pictures import Pictures
-from clip_jax.inference.classifier import check_finite
-
-if TYPE_CHECKING:
-  from clip_jax.evaluation.encoder import Encoder, Options
+from clip_jax.evaluation.encoder import Encoder, Options
+from clip_jax.evaluation.encoding import (
+  PictureNotes,
+  encode_pictures,
+  picture_parts,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +59,7 @@ class Features:
     )
 
 
-def read_features(
-  encoder: 'Encoder', split: Split, options: 'Options'
-) -> Features:
+def read_features(encoder: Encoder, split: Split, options: Options) -> Features:
   """All readable pictures of a split through the encoder, or from the cache.
 
   Args:
@@ -66,28 +67,42 @@ def read_features(
   Raises:
     FailureError: too many pictures are corrupt, or features are not finite.
   """
-  if options.cache is not None:
-    return options.cache.images(split.source, options)
-  return encode(encoder, split, options)
-
-
-def encode(encoder: 'Encoder', split: Split, options: 'Options') -> Features:
-  """As `read_features`, without a cache."""
   source = split.source
-  pictures = Pictures(source, options.max_corrupt_records)
-  vectors = encoder.encode_image(options.watch(pictures, len(source), 'images'))
-  check_finite(vectors, 'image')
-  records = pictures.records
+  if options.cache is not None:
+    return options.cache.images(source, options)
+  parts = encode_pictures(encoder, source, picture_parts(source), options, {})
+  return joined(source, [(notes, vectors) for _, notes, vectors in parts])
+
+
+def joined(
+  source: Source, parts: Sequence[tuple[PictureNotes, np.ndarray]]
+) -> Features:
+  """All parts of a source as one, in their order.
+
+  Raises:
+    FailureError: no picture could be read.
+  """
+  corrupt = {
+    key: reason for notes, _ in parts for key, reason in notes.corrupt.items()
+  }
+  vectors = [rows for _, rows in parts if len(rows)]
+  if not vectors:
+    raise FailureError(none_readable(source.spec, corrupt))
   several = None
-  if any('labels' in record for record in records):
-    several = [record.get('labels', []) for record in records]
+  if any(notes.several is not None for notes, _ in parts):
+    several = [
+      labels
+      for notes, _ in parts
+      for labels in notes.several or [[] for _ in notes.ids]
+    ]
+  labels = [label for notes, _ in parts for label in notes.labels]
   return Features(
-    vectors,
-    [record['id'] for record in records],
-    [record['caption'] for record in records],
-    np.array([record.get('label', -1) for record in records], np.int64),
+    np.concatenate(vectors),
+    [key for notes, _ in parts for key in notes.ids],
+    [texts for notes, _ in parts for texts in notes.captions],
+    np.array(labels, np.int64),
     several,
-    pictures.corrupt,
+    corrupt,
   )
 
 

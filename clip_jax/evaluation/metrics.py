@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.labels import check_in_range
-from clip_jax.evaluation.zero_shot import accuracies
+from clip_jax.evaluation.ranking import accuracies
 
 _TENTHS = np.arange(11)  # recalls 0, 0.1 … 1 of the VOC2007 rule
 Metric = Callable[[Float[np.ndarray, 'N C'], Any], float]

@@ -8,11 +8,8 @@ from jaxtyping import Float
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Options
-from clip_jax.inference.classifier import (
-  check_finite,
-  check_labels,
-  check_templates,
-)
+from clip_jax.evaluation.encoding import encode_texts, text_parts
+from clip_jax.inference.classifier import check_labels, check_templates
 
 
 def classifier_for(
@@ -37,23 +34,58 @@ def classifier_for(
     FailureError: an embedding is not finite.
   """
   chosen = tuple(templates or options.templates_for(dataset))
-  check_templates(chosen)
+  rows = prompt_features(encoder, dataset, options, chosen)
+  counts = [len(names) for names in dataset.class_names]
+  return mean_directions(rows.reshape(-1, rows.shape[-1]), counts, len(chosen))
+
+
+def prompt_features(
+  encoder: Encoder,
+  dataset: Dataset,
+  options: Options,
+  templates: Sequence[str],
+) -> Float[np.ndarray, 'M T E']:
+  """The embedding of each name in each template.
+
+  Args:
+    dataset: the M names of its `class_names`, all those of a class together.
+    options: `cache`, `watch`.
+    templates: T prompts.
+  Raises:
+    UsageError: a class without a name, or a template without a slot.
+    FailureError: an embedding is not finite.
+  """
+  check_templates(templates)
   for index, names in enumerate(dataset.class_names):
-    if not names:
-      raise UsageError(f'class {index} of data {dataset.name!r} has no name.')
-    check_labels(names)
+    if not names or not all(name.strip() for name in names):
+      raise UsageError(
+        f'class {index} of data {dataset.name!r} has '
+        f'{"an empty" if names else "no"} name.'
+      )
+  every = [name for names in dataset.class_names for name in names]
+  check_labels(every)
   texts = [
-    template.replace('{}', name)
-    for names in dataset.class_names
-    for name in names
-    for template in chosen
+    template.replace('{}', name) for name in every for template in templates
   ]
   rows = text_features(encoder, texts, options)
-  counts = [len(names) * len(chosen) for names in dataset.class_names]
+  return rows.reshape(len(every), len(templates), -1)
+
+
+def mean_directions(
+  rows: Float[np.ndarray, 'R E'], names: Sequence[int], templates: int
+) -> Float[np.ndarray, 'E C']:
+  """Unit-length columns: the mean of each class's rows.
+
+  Args:
+    rows: of each name's templates, in the order of the classes.
+    names: how many each class has.
+    templates: rows a name.
+  """
+  counts = np.array(names) * templates
   starts = np.cumsum([0, *counts[:-1]])
-  means = np.add.reduceat(rows, starts, axis=0)  # C E, up to its length
-  norms = np.linalg.norm(means, axis=1, keepdims=True)
-  return (means / np.maximum(norms, 1e-12)).T.astype(np.float32)
+  sums = np.add.reduceat(rows, starts, axis=0)  # C E: the length is free
+  norms = np.linalg.norm(sums, axis=1, keepdims=True)
+  return (sums / np.maximum(norms, 1e-12)).T.astype(np.float32)
 
 
 def text_features(
@@ -61,11 +93,13 @@ def text_features(
 ) -> Float[np.ndarray, 'N E']:
   """Unit-length rows, from the cache where there is one.
 
+  Args:
+    texts: at least one.
+    options: `cache`, `watch`.
   Raises:
     FailureError: one is not finite.
   """
   if options.cache is not None:
     return options.cache.texts(texts, options)
-  rows = encoder.encode_text(options.watch(texts, len(texts), 'texts'))
-  check_finite(rows, 'text')
-  return rows
+  parts = encode_texts(encoder, texts, text_parts(texts), options)
+  return np.concatenate([rows for _, rows in parts])

@@ -1,59 +1,67 @@
 """Retrieval (paper, table 13): the texts of an image, the image of a text."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from clip_jax.data.sources import Source
 from clip_jax.errors import UsageError
+from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
-from clip_jax.evaluation.pictures import Pictures
-from clip_jax.inference.classifier import check_finite
+from clip_jax.evaluation.features import read_features
+from clip_jax.evaluation.prompts import mean_directions, text_features
+from clip_jax.inference.classifier import check_templates
 
 RANKS = (1, 5, 10)
+# Captions a picture, by data set: some pictures of COCO have six or seven, and
+# published recalls are with the first five, of 5,000 pictures 25,000.
+CAPTIONS = {'coco_captions': 5, 'flickr30k': 5}
 _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 # Cosine similarities this close are equal: about the rounding of a float32
 # sum, so that two copies of one text tie whatever the order of summation.
 _TIE = 1e-6
 
 
-def evaluate(encoder: Encoder, source: Source, options: Options) -> Evaluation:
-  """Recall among all pictures and all texts of a source, both ways.
+def evaluate(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> Evaluation:
+  """Recall among all pictures and all texts of a split, both ways.
 
   A picture may have several texts; one without any is something to confuse
   the others with, and asks for nothing itself. A text that several pictures
-  share counts once for each, and as theirs only.
+  share counts once for each, and as theirs only. Of COCO and Flickr30k each
+  picture has its first five (`CAPTIONS`).
 
+  Args:
+    options: `templates` go around each text, by default the data set's (the
+      paper's is 'a photo of {}'); `cache`, `max_corrupt_records`, `watch`.
   Returns:
     metrics: 'image_to_text_rK' and 'text_to_image_rK' for K of 1, 5, 10, and
       'examples' (pictures) and 'texts'. See `recalls`.
     records: for each picture 'id', 'captions', and 'top': up to five
       [text, similarity], best first, each text once.
   Raises:
-    UsageError: the source has no captions.
+    UsageError: the data has no captions, or a template no slot.
     FailureError: too many pictures are corrupt, or features are not finite.
   """
-  pictures = Pictures(source, options.max_corrupt_records)
-  image_features = encoder.encode_image(
-    options.watch(pictures, len(source), 'images')
-  )
-  check_finite(image_features, 'image')
-  captions = [record['caption'] for record in pictures.records]
+  templates = options.templates_for(dataset)
+  check_templates(templates)
+  features = read_features(encoder, dataset.test, options)
+  most = CAPTIONS.get(dataset.name)
+  captions = [own[:most] for own in features.captions]
   texts = [text for own in captions for text in own]
   if not texts:
     raise UsageError(
-      f'data {source.spec!r} has no captions, which retrieval needs.'
+      f'data {dataset.name!r} has no captions, which retrieval needs.'
     )
   owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
   # Each text is encoded once, so that copies of one have equal features.
   different = list(dict.fromkeys(texts))
   places = {text: i for i, text in enumerate(different)}
-  unique = encoder.encode_text(
-    options.watch(different, len(different), 'texts')
-  )
-  check_finite(unique, 'text')
-  text_features = unique[[places[text] for text in texts]]
-  found = recalls(image_features, text_features, owners)
-  nearest, similarities = _nearest(image_features, unique, k=5)
+  unique = _prompted(encoder, different, templates, options)
+  rows = unique[np.array([places[text] for text in texts])]
+  found = recalls(features.vectors, rows, owners)
+  nearest, similarities = _nearest(features.vectors, unique, k=5)
   return Evaluation(
     metrics={
       **found,
@@ -62,19 +70,34 @@ def evaluate(encoder: Encoder, source: Source, options: Options) -> Evaluation:
     },
     records=[
       {
-        'id': record['id'],
-        'captions': record['caption'],
-        'top': [
-          [different[j], s]
-          for j, s in zip(
-            nearest[i].tolist(), similarities[i].tolist(), strict=True
-          )
-        ],
+        'id': key,
+        'captions': own,
+        'top': [[different[j], s] for j, s in zip(best, values, strict=True)],
       }
-      for i, record in enumerate(pictures.records)
+      for key, own, best, values in zip(
+        features.ids,
+        captions,
+        nearest.tolist(),
+        similarities.tolist(),
+        strict=True,
+      )
     ],
-    corrupt=pictures.corrupt,
+    corrupt=features.corrupt,
   )
+
+
+def _prompted(
+  encoder: Encoder,
+  texts: Sequence[str],
+  templates: Sequence[str],
+  options: Options,
+) -> Float[np.ndarray, 'M E']:
+  """Unit-length rows; of several templates a text's mean direction."""
+  prompts = [t.replace('{}', text) for text in texts for t in templates]
+  rows = text_features(encoder, prompts, options)
+  if len(templates) == 1:
+    return rows
+  return mean_directions(rows, [1] * len(texts), len(templates)).T
 
 
 def recalls(

@@ -1,139 +1,229 @@
 """Zero-shot classification (paper, section 3.1): the right name among all."""
 
+import collections
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from clip_jax.data.sources import Source
-from clip_jax.errors import UsageError
+from clip_jax.evaluation.calibration import calibration_error, reliability_table
+from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
-from clip_jax.evaluation.pictures import Pictures
-from clip_jax.inference.classifier import (
-  check_finite,
-  check_templates,
-  zero_shot_weights,
+from clip_jax.evaluation.features import (
+  Features,
+  labelled,
+  read_features,
+  truth_of,
 )
+from clip_jax.evaluation.labels import check_in_range
+from clip_jax.evaluation.prompts import classifier_for
+from clip_jax.evaluation.ranking import accuracies, top_classes
 
-_CHUNK_BYTES = 64 * 2**20  # of scores held at once
+PAIRS = 50  # confusions that are told
+PAIR_EXAMPLES = 5  # ids of each
 
 
-def evaluate(encoder: Encoder, source: Source, options: Options) -> Evaluation:
-  """Classifies each picture of a source among all its label names.
+def evaluate(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> Evaluation:
+  """Classifies each picture among the names of all classes.
 
+  Args:
+    options: `templates`, `cache`, `max_corrupt_records`, `watch`.
   Returns:
-    metrics: 'top1' and 'top5', fractions of the pictures whose label is the
-      first, or among the first five; 'examples', pictures classified.
+    metrics: 'top1' and 'top5', fractions of the pictures whose class is the
+      first, or among the first five; 'top1_low' and 'top1_high', its 95 %
+      interval (Clopper and Pearson); the data set's own metric under its
+      name, where that is another; 'ece', the expected calibration error of
+      the first class's probability; 'examples', pictures classified. Of data
+      with several labels a picture (VOC2007) 'map_11_point' and 'examples'.
     records: for each picture 'id', 'label' (the name), 'top': up to five
       [name, probability], best first, and 'rank' (of the label among `top`,
-      from 0, or None).
+      from 0, or None). With several labels 'labels' instead, and no 'rank'.
+    tables: 'per_class': 'class', 'examples', and 'accuracy' (with several
+      labels 'average_precision'); 'confusions', the most frequent first:
+      'right', 'given', 'times', mean 'probability' and some 'examples' (ids,
+      the most certain first); 'reliability': see `Reliability`.
   Raises:
-    UsageError: the source has no label names, or a template no slot.
-    FailureError: too many pictures are corrupt, or features are not finite.
+    UsageError: there are no class names or labels, a class's name is empty, or
+      a template has no slot.
+    FailureError: too many pictures are corrupt, a label is out of range, or
+      features are not finite.
   """
-  names = source.label_names
-  if not names:
-    raise UsageError(
-      f'data {source.spec!r} has no label names, which zero_shot needs: use '
-      'a folder of classes, a csv with a column label of names, or a labelled '
-      'tfds data set.'
-    )
-  check_templates(options.templates)
-  pictures = Pictures(source, options.max_corrupt_records)
-  features = encoder.encode_image(
-    options.watch(pictures, len(source), 'images')
-  )
-  check_finite(features, 'image')
-  weights = zero_shot_weights(
-    lambda texts: encoder.encode_text(
-      options.watch(texts, len(names) * len(options.templates), 'texts')
-    ),
-    names,
-    options.templates,
-  )
-  labels = np.array([_label(record, source) for record in pictures.records])
+  dataset.require_classes('zero_shot')
+  weights = classifier_for(encoder, dataset, options)
+  features = read_features(encoder, dataset.test, options)
+  if features.several is not None:
+    truth = truth_of(features, dataset.test, len(dataset.class_names))
+    return _several_labels(encoder, dataset, features, truth, weights)
+  features = labelled(features, dataset.test, 'zero_shot')
+  check_in_range(features.labels, len(dataset.class_names))
+  return _one_label(encoder, dataset, features, weights)
+
+
+def own_metric(
+  dataset: Dataset,
+  scores: Float[np.ndarray, 'N C'],
+  truth: Int[np.ndarray, ' N'] | Bool[np.ndarray, 'N C'],
+) -> float:
+  """The data set's metric, as `metrics.METRICS` has it.
+
+  Args:
+    truth: classes; of data with several labels a picture, which are right.
+  """
+  # It brings scikit-learn along, which training can do without.
+  from clip_jax.evaluation.metrics import METRICS
+
+  if truth.ndim == 2:
+    return METRICS['map_11_point'](scores, truth)
+  if dataset.metric == 'map_11_point':
+    truth = truth[:, None] == np.arange(scores.shape[1])
+  return METRICS[dataset.metric](scores, truth)
+
+
+def _one_label(
+  encoder: Encoder,
+  dataset: Dataset,
+  features: Features,
+  weights: Float[np.ndarray, 'E C'],
+) -> Evaluation:
+  from clip_jax.evaluation.intervals import clopper_pearson
+
+  labels, names = features.labels, dataset.first_names
   best, probabilities = top_classes(
-    features, weights, k=5, logit_scale=encoder.logit_scale
+    features.vectors, weights, k=5, logit_scale=encoder.logit_scale
   )
+  right = best[:, 0] == labels
+  low, high = clopper_pearson(int(right.sum()), len(labels))
+  bins = reliability_table(probabilities[:, 0], right)
+  metrics = {
+    **accuracies(best, labels),
+    'top1_low': low,
+    'top1_high': high,
+    'ece': calibration_error(bins),
+    'examples': float(len(labels)),
+  }
+  if dataset.metric != 'accuracy':
+    scores = features.vectors @ weights
+    metrics[dataset.metric] = own_metric(dataset, scores, labels)
   return Evaluation(
-    metrics={**accuracies(best, labels), 'examples': float(len(labels))},
+    metrics=metrics,
     records=[
-      _describe(pictures.records[i]['id'], int(labels[i]), *top, names)
-      for i, top in enumerate(
-        zip(best.tolist(), probabilities.tolist(), strict=True)
+      {
+        'id': features.ids[i],
+        'label': names[label],
+        'rank': top.index(label) if label in top else None,
+        'top': _named(top, values, names),
+      }
+      for i, (label, top, values) in enumerate(
+        zip(labels.tolist(), best.tolist(), probabilities.tolist(), strict=True)
       )
     ],
-    corrupt=pictures.corrupt,
+    corrupt=features.corrupt,
+    tables={
+      'per_class': _per_class(labels, right, names),
+      'confusions': _confusions(
+        features.ids, labels, best[:, 0], probabilities[:, 0], names
+      ),
+      'reliability': [row._asdict() for row in bins],
+    },
   )
 
 
-def top_classes(
-  features: Float[np.ndarray, 'N E'],
+def _several_labels(
+  encoder: Encoder,
+  dataset: Dataset,
+  features: Features,
+  truth: Bool[np.ndarray, 'N C'],
   weights: Float[np.ndarray, 'E C'],
-  *,
-  k: int,
-  logit_scale: float,
-) -> tuple[Int[np.ndarray, 'N K'], Float[np.ndarray, 'N K']]:
-  """The best classes of each row, and their probabilities among all C.
-
-  Args:
-    features: unit-length rows.
-    weights: unit-length columns.
-    k: K is the smaller of this and C.
-    logit_scale: 1 / temperature of the softmax.
-  Returns:
-    Indices, best first (of equals, the lower index first), and the
-    probabilities of these.
-  """
-  k = min(k, weights.shape[1])
-  indices, values = [], []
-  rows = max(1, _CHUNK_BYTES // (4 * weights.shape[1]))
-  for start in range(0, len(features), rows):
-    logits = logit_scale * (features[start : start + rows] @ weights)
-    best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
-    best = np.sort(best, axis=1)
-    top = np.take_along_axis(logits, best, axis=1)
-    order = np.argsort(-top, axis=1, kind='stable')
-    best = np.take_along_axis(best, order, axis=1)
-    top = np.take_along_axis(top, order, axis=1)
-    peak = top[:, :1]
-    total = np.exp(logits - peak).sum(axis=1, keepdims=True)
-    indices.append(best)
-    values.append(np.exp(top - peak) / total)
-  return np.concatenate(indices), np.concatenate(values)
-
-
-def accuracies(
-  best: Int[np.ndarray, 'N K'], labels: Int[np.ndarray, 'N']
-) -> dict[str, float]:
-  """Fractions of rows whose label is in the first 1, and in the first 5.
-
-  Args:
-    best: classes, best first.
-    labels: the right class of each row.
-  """
-  hits = best == labels[:, None]
-  return {f'top{k}': float(hits[:, :k].any(axis=1).mean()) for k in (1, 5)}
+) -> Evaluation:
+  names = dataset.first_names
+  scores = features.vectors @ weights
+  best, probabilities = top_classes(
+    features.vectors, weights, k=5, logit_scale=encoder.logit_scale
+  )
+  return Evaluation(
+    metrics={
+      'map_11_point': own_metric(dataset, scores, truth),
+      'examples': float(len(features)),
+    },
+    records=[
+      {
+        'id': key,
+        'labels': [names[c] for c in np.flatnonzero(there)],
+        'top': _named(top, values, names),
+      }
+      for key, there, top, values in zip(
+        features.ids, truth, best.tolist(), probabilities.tolist(), strict=True
+      )
+    ],
+    corrupt=features.corrupt,
+    tables={
+      'per_class': [
+        {
+          'class': name,
+          'examples': int(truth[:, c].sum()),
+          'average_precision': own_metric(
+            dataset, scores[:, [c]], truth[:, [c]]
+          ),
+        }
+        for c, name in enumerate(names)
+      ]
+    },
+  )
 
 
-def _label(record: Any, source: Source) -> int:
-  if 'label' not in record:
-    raise UsageError(
-      f'data {source.spec!r}: record {record["id"]} has no label.'
-    )
-  return int(record['label'])
+def _named(
+  top: Sequence[int], values: Sequence[float], names: Sequence[str]
+) -> list[list[Any]]:
+  return [[names[c], p] for c, p in zip(top, values, strict=True)]
 
 
-def _describe(
-  key: str,
-  label: int,
-  best: list[int],
-  probabilities: list[float],
-  names: tuple[str, ...],
-) -> dict[str, Any]:
-  return {
-    'id': key,
-    'label': names[label],
-    'rank': best.index(label) if label in best else None,
-    'top': [[names[c], p] for c, p in zip(best, probabilities, strict=True)],
-  }
+def _per_class(
+  labels: Int[np.ndarray, ' N'],
+  right: Bool[np.ndarray, ' N'],
+  names: Sequence[str],
+) -> list[dict[str, Any]]:
+  """Of the classes that occur, in their order."""
+  totals = np.bincount(labels)
+  hits = np.bincount(labels, weights=right)
+  return [
+    {
+      'class': names[c],
+      'examples': int(totals[c]),
+      'accuracy': float(hits[c] / totals[c]),
+    }
+    for c in np.flatnonzero(totals)
+  ]
+
+
+def _confusions(
+  ids: Sequence[str],
+  labels: Int[np.ndarray, ' N'],
+  given: Int[np.ndarray, ' N'],
+  probabilities: Float[np.ndarray, ' N'],
+  names: Sequence[str],
+) -> list[dict[str, Any]]:
+  """The most frequent wrong answers; of equals the most certain."""
+  found: dict[tuple[int, int], list[tuple[float, str]]]
+  found = collections.defaultdict(list)
+  for i in np.flatnonzero(given != labels):
+    pair = int(labels[i]), int(given[i])
+    found[pair].append((float(probabilities[i]), ids[i]))
+  rows = [
+    {
+      'right': names[pair[0]],
+      'given': names[pair[1]],
+      'times': len(times),
+      'probability': sum(p for p, _ in times) / len(times),
+      'examples': [
+        key for _, key in sorted(times, key=lambda x: -x[0])[:PAIR_EXAMPLES]
+      ],
+    }
+    for pair, times in found.items()
+  ]
+  rows.sort(
+    key=lambda r: (-r['times'], -r['probability'], r['right'], r['given'])
+  )
+  return rows[:PAIRS]

@@ -13,6 +13,7 @@ import numpy as np
 from clip_jax.checkpoints import Checkpoints
 from clip_jax.errors import FailureError
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
+from clip_jax.evaluation.dataset import of_source
 from clip_jax.inference.model import Model
 from clip_jax.parallel import distributed
 from clip_jax.training import run_directory
@@ -208,12 +209,16 @@ def evaluate(run: Run, state: TrainState) -> dict[str, Evaluation]:
   if source is None:
     return {}
   model = model_of(run, state)
-  options = Options(
-    templates=tuple(run.config.evaluation.templates),
-    max_corrupt_records=run.config.data.max_corrupt_records,
+  dataset = of_source(source)
+  options = Options(max_corrupt_records=run.config.data.max_corrupt_records)
+  # They are for names; what a caption is retrieved by is the caption.
+  prompted = dataclasses.replace(
+    options, templates=tuple(run.config.evaluation.templates)
   )
   return {
-    task: find_evaluator(task)(model, source, options)
+    task: find_evaluator(task)(
+      model, dataset, options if task == 'retrieval' else prompted
+    )
     for task in run.config.evaluation.tasks
   }
 

@@ -79,5 +79,7 @@ class TableEncoder:
 
 def unit(rows: Sequence[Sequence[float]]) -> np.ndarray:
   """float32 rows of length 1; NaN stays."""
+  if not len(rows):
+    return np.empty((0, 2), np.float32)
   array = np.array(rows, np.float32)
   return array / np.linalg.norm(array, axis=1, keepdims=True)

@@ -7,6 +7,7 @@ import pytest
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation import Options, retrieval
+from clip_jax.evaluation.dataset import Dataset, Split, of_source
 from clip_jax.evaluation.retrieval import recalls
 from tests.evaluation.fakes import ListSource, TableEncoder, unit
 
@@ -88,7 +89,7 @@ ENCODER = TableEncoder(
 
 def test_retrieval_of_a_source():
   source = ListSource([0, 50], captions=[['right', 'to the right'], ['up']])
-  result = retrieval.evaluate(ENCODER, source, Options())
+  result = retrieval.evaluate(ENCODER, of_source(source), Options())
   assert set(result.metrics) == {
     'image_to_text_r1', 'image_to_text_r5', 'image_to_text_r10',
     'text_to_image_r1', 'text_to_image_r5', 'text_to_image_r10',
@@ -110,7 +111,7 @@ def test_a_text_that_pictures_share_is_encoded_once_and_ties():
     by_level={0: [1, 0], 50: [1, 0.1]}, by_text={'it': [1, 0]}
   )
   source = ListSource([0, 50], captions=[['it'], ['it']])
-  result = retrieval.evaluate(encoder, source, Options())
+  result = retrieval.evaluate(encoder, of_source(source), Options())
   assert encoder.texts == ['it']
   # Each picture's own copy is one of two equals; the nearer picture wins.
   assert result.metrics['image_to_text_r1'] == pytest.approx(1 / 2)
@@ -119,13 +120,52 @@ def test_a_text_that_pictures_share_is_encoded_once_and_ties():
 
 def test_unreadable_pictures_take_their_captions_with_them():
   source = ListSource([None, 50], captions=[['right'], ['up']])
-  result = retrieval.evaluate(ENCODER, source, Options())
+  result = retrieval.evaluate(ENCODER, of_source(source), Options())
   assert result.metrics['examples'] == result.metrics['texts'] == 1
   assert result.corrupt == {'picture/0': 'damaged'}
   with pytest.raises(FailureError, match='over max_corrupt_records=0'):
-    retrieval.evaluate(ENCODER, source, Options(max_corrupt_records=0))
+    retrieval.evaluate(
+      ENCODER, of_source(source), Options(max_corrupt_records=0)
+    )
 
 
 def test_a_source_without_captions_is_refused():
   with pytest.raises(UsageError, match="'list:' has no captions"):
-    retrieval.evaluate(ENCODER, ListSource([0, 50]), Options())
+    retrieval.evaluate(ENCODER, of_source(ListSource([0, 50])), Options())
+
+
+@pytest.mark.parametrize('name, texts', [('coco_captions', 6), ('mine', 8)])
+def test_of_coco_each_picture_has_five_captions(name, texts):
+  several = [f'right {i}' for i in range(7)]
+  encoder = TableEncoder(
+    by_level={0: [1, 0], 50: [0, 1]},
+    by_text={**{text: [1, 0.1] for text in several}, 'up': [0, 1]},
+  )
+  source = ListSource([0, 50], captions=[several, ['up']])
+  result = retrieval.evaluate(encoder, Dataset(name, Split(source)), Options())
+  assert result.metrics['texts'] == texts
+  assert result.records[0]['captions'] == several[: texts - 1]
+  assert len(encoder.texts) == texts
+
+
+def test_templates_go_around_the_captions():
+  encoder = TableEncoder(
+    by_level={0: [1, 0], 50: [0, 1]},
+    by_text={
+      'a photo of it': [1, 0],
+      'a drawing of it': [0, 1],
+      'a photo of him': [0, 1],
+      'a drawing of him': [0.2, 1],
+    },
+  )
+  source = ListSource([0, 50], captions=[['it'], ['him']])
+  data = Dataset('flickr30k', Split(source), templates=('a photo of {}',))
+  result = retrieval.evaluate(encoder, data, Options())
+  assert encoder.texts == ['a photo of it', 'a photo of him']
+  assert result.metrics['text_to_image_r1'] == 1
+  assert result.records[0]['top'][0] == ['it', pytest.approx(1)]
+  both = ('a photo of {}', 'a drawing of {}')
+  result = retrieval.evaluate(encoder, data, Options(templates=both))
+  assert dict(result.records[0]['top'])['it'] == pytest.approx(0.5**0.5)
+  with pytest.raises(UsageError, match="template 'a' has no slot"):
+    retrieval.evaluate(encoder, data, Options(templates=('a',)))

@@ -1,14 +1,25 @@
 """Zero-shot accuracy against open_clip's numbers and hand-worked cases."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import scipy.stats
 from safetensors.numpy import load_file
 
+import clip_jax
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.evaluation import EVALUATORS, Options, find_evaluator, zero_shot
-from clip_jax.evaluation.zero_shot import accuracies, top_classes
+from clip_jax.evaluation import (
+  EVALUATORS,
+  Options,
+  find_evaluator,
+  ranking,
+  zero_shot,
+)
+from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split, of_source
+from clip_jax.evaluation.prompts import classifier_for
+from clip_jax.evaluation.ranking import accuracies, top_classes
 from tests.evaluation.fakes import ListSource, TableEncoder
 from tests.golden_models import GOLDENS
 
@@ -17,6 +28,10 @@ COMPASS = TableEncoder(
   by_level={0: [0.1, 1], 50: [1, 0.2], 100: [0.9, -1]},
   by_text={'north': [0, 1], 'east': [1, 0], 'south': [0, -1]},
 )
+
+
+def counted(result):
+  return {name: result.metrics[name] for name in ('top1', 'top5', 'examples')}
 
 
 def test_accuracies_and_best_five_equal_open_clips():
@@ -41,7 +56,7 @@ def test_top_classes_are_the_sorted_softmax(monkeypatch):
   order = np.argsort(-logits, axis=1)[:, :5]
   # Also when the scores do not fit into one part.
   for size in (2**26, 1):
-    monkeypatch.setattr(zero_shot, '_CHUNK_BYTES', size)
+    monkeypatch.setattr(ranking, '_CHUNK_BYTES', size)
     best, values = top_classes(features, weights, k=5, logit_scale=3.0)
     np.testing.assert_array_equal(best, order)
     expected = np.take_along_axis(every, order, axis=1)
@@ -51,8 +66,8 @@ def test_top_classes_are_the_sorted_softmax(monkeypatch):
 def test_hand_worked_case():
   # The last picture looks south and is labelled east, the second best.
   source = ListSource([0, 50, 100], labels=[0, 1, 1], names=NAMES)
-  result = zero_shot.evaluate(COMPASS, source, Options())
-  assert result.metrics == {'top1': 2 / 3, 'top5': 1.0, 'examples': 3.0}
+  result = zero_shot.evaluate(COMPASS, of_source(source), Options())
+  assert counted(result) == {'top1': 2 / 3, 'top5': 1.0, 'examples': 3.0}
   assert result.corrupt == {}
   assert [r['id'] for r in result.records] == [
     'picture/0', 'picture/1', 'picture/2'
@@ -76,9 +91,9 @@ def test_a_label_outside_the_first_five_has_no_rank():
     by_text={name: [1, i / 10] for i, name in enumerate(names)},
   )
   result = zero_shot.evaluate(
-    encoder, ListSource([0], labels=[6], names=names), Options()
+    encoder, of_source(ListSource([0], labels=[6], names=names)), Options()
   )
-  assert result.metrics == {'top1': 0.0, 'top5': 0.0, 'examples': 1.0}
+  assert counted(result) == {'top1': 0.0, 'top5': 0.0, 'examples': 1.0}
   assert result.records[0]['rank'] is None
   assert len(result.records[0]['top']) == 5
 
@@ -93,7 +108,9 @@ def test_each_name_goes_through_each_template():
     },
   )
   options = Options(templates=('big {}', 'small {}'))
-  zero_shot.evaluate(encoder, ListSource([0], labels=[0], names=NAMES), options)
+  zero_shot.evaluate(
+    encoder, of_source(ListSource([0], labels=[0], names=NAMES)), options
+  )
   assert encoder.texts == [
     'big north', 'small north', 'big east', 'small east', 'big south',
     'small south',
@@ -102,65 +119,250 @@ def test_each_name_goes_through_each_template():
 
 def test_unreadable_pictures_are_left_out_and_reported():
   source = ListSource([0, None, 50, None], labels=[0, 0, 1, 2], names=NAMES)
-  result = zero_shot.evaluate(COMPASS, source, Options())
-  assert result.metrics == {'top1': 1.0, 'top5': 1.0, 'examples': 2.0}
+  result = zero_shot.evaluate(COMPASS, of_source(source), Options())
+  assert counted(result) == {'top1': 1.0, 'top5': 1.0, 'examples': 2.0}
   assert result.corrupt == {'picture/1': 'damaged', 'picture/3': 'damaged'}
   assert [r['id'] for r in result.records] == ['picture/0', 'picture/2']
   with pytest.raises(
     FailureError, match=r'over max_corrupt_records=1 .* picture/1: damaged'
   ):
-    zero_shot.evaluate(COMPASS, source, Options(max_corrupt_records=1))
+    zero_shot.evaluate(
+      COMPASS, of_source(source), Options(max_corrupt_records=1)
+    )
 
 
 def test_a_source_without_a_readable_picture_is_a_failure():
   source = ListSource([None], labels=[0], names=NAMES)
   with pytest.raises(FailureError, match='no readable picture: picture/0'):
-    zero_shot.evaluate(COMPASS, source, Options())
+    zero_shot.evaluate(COMPASS, of_source(source), Options())
 
 
 def test_a_source_without_names_is_refused():
   with pytest.raises(UsageError, match="'list:' has no label names"):
-    zero_shot.evaluate(COMPASS, ListSource([0], labels=[0]), Options())
+    zero_shot.evaluate(
+      COMPASS, of_source(ListSource([0], labels=[0])), Options()
+    )
 
 
 def test_a_record_without_a_label_is_refused():
   with pytest.raises(UsageError, match='record picture/0 has no label'):
-    zero_shot.evaluate(COMPASS, ListSource([0], names=NAMES), Options())
+    zero_shot.evaluate(
+      COMPASS, of_source(ListSource([0], names=NAMES)), Options()
+    )
 
 
 def test_a_template_without_a_slot_is_refused_before_the_work():
   source = ListSource([None], labels=[0], names=NAMES)
   with pytest.raises(UsageError, match="template 'a' has no slot"):
-    zero_shot.evaluate(COMPASS, source, Options(templates=('a',)))
+    zero_shot.evaluate(COMPASS, of_source(source), Options(templates=('a',)))
 
 
 def test_a_diverged_model_is_a_failure_and_not_a_score():
   encoder = TableEncoder({0: [np.nan, 1]}, {name: [0, 1] for name in NAMES})
   source = ListSource([0], labels=[0], names=NAMES)
   with pytest.raises(FailureError, match='1 of 1 image embeddings are not fin'):
-    zero_shot.evaluate(encoder, source, Options())
+    zero_shot.evaluate(encoder, of_source(source), Options())
 
 
 def test_a_collapsed_model_is_right_about_the_first_class_only():
   encoder = TableEncoder({0: [1, 1]}, {name: [1, 1] for name in NAMES})
   source = ListSource([0] * 3, labels=[0, 1, 2], names=NAMES)
-  assert zero_shot.evaluate(encoder, source, Options()).metrics['top1'] == 1 / 3
+  assert (
+    zero_shot.evaluate(encoder, of_source(source), Options()).metrics['top1']
+    == 1 / 3
+  )
 
 
 def test_progress_is_shown_for_both_towers():
   seen = []
 
-  def watch(items, total, unit):
-    seen.append((total, unit))
+  def watch(items, total, unit, *, done=0):
+    seen.append((total, unit, done))
     return items
 
   source = ListSource([0, 50], labels=[0, 1], names=NAMES)
-  zero_shot.evaluate(COMPASS, source, Options(watch=watch))
-  assert seen == [(2, 'images'), (3, 'texts')]
+  zero_shot.evaluate(COMPASS, of_source(source), Options(watch=watch))
+  assert seen == [(3, 'texts', 0), (2, 'images', 0)]
 
 
 def test_the_table_finds_every_task_and_names_them_for_others():
-  for name, evaluator in EVALUATORS.items():
-    assert find_evaluator(name).__module__.endswith(f'.{evaluator}')
-  with pytest.raises(UsageError, match='choose one of zero_shot, retrieval'):
+  for name, module in EVALUATORS.items():
+    assert find_evaluator(name).__module__.endswith(f'.{module}')
+  with pytest.raises(UsageError, match=r'choose one of zero_shot, .*retrieval'):
     find_evaluator('nosuch')
+  with pytest.raises(UsageError, match='the nearest is zero_shot'):
+    find_evaluator('zeroshot')
+
+
+def test_the_classifier_of_a_data_set_equals_open_clips():
+  case = json.loads((GOLDENS / 'zero_shot' / 'zero_shot.json').read_text())
+  arrays = load_file(GOLDENS / 'zero_shot' / 'zero_shot.safetensors')
+  model = clip_jax.load(GOLDENS / 'open_clip_vit_gelu')
+  data = Dataset(
+    'eight',
+    Split(ListSource([0])),
+    class_names=tuple((name,) for name in case['classnames']),
+    templates=tuple(case['templates']),
+  )
+  weights = classifier_for(model, data, Options())
+  assert weights.dtype == np.float32
+  np.testing.assert_allclose(weights, arrays['classifier'], rtol=0, atol=1e-5)
+
+
+def test_the_golden_features_are_classified_as_open_clip_does():
+  case = json.loads((GOLDENS / 'zero_shot' / 'zero_shot.json').read_text())
+  arrays = load_file(GOLDENS / 'zero_shot' / 'zero_shot.safetensors')
+  labels = arrays['labels'].tolist()
+  by_text = zip(case['classnames'], arrays['classifier'].T, strict=True)
+  encoder = TableEncoder(
+    dict(enumerate(arrays['image_features'].tolist())),
+    {name: column.tolist() for name, column in by_text},
+  )
+  source = ListSource(
+    range(len(labels)), labels=labels, names=case['classnames']
+  )
+  result = zero_shot.evaluate(encoder, of_source(source), Options())
+  assert result.metrics['top1'] == case['top1']
+  assert result.metrics['top5'] == case['top5']
+
+
+def test_the_interval_of_top1_is_the_binomial_one():
+  source = ListSource([0, 50, 100], labels=[0, 1, 1], names=NAMES)
+  found = zero_shot.evaluate(COMPASS, of_source(source), Options()).metrics
+  exact = scipy.stats.binomtest(2, 3).proportion_ci(0.95, 'exact')
+  assert found['top1_low'] == pytest.approx(exact.low)
+  assert found['top1_high'] == pytest.approx(exact.high)
+
+
+def test_tables_say_which_classes_and_pairs_go_wrong():
+  levels = [0, 50, 100, 100, 50]
+  source = ListSource(levels, labels=[0, 1, 1, 1, 2], names=NAMES)
+  result = zero_shot.evaluate(COMPASS, of_source(source), Options())
+  assert result.tables['per_class'] == [
+    {'class': 'north', 'examples': 1, 'accuracy': 1.0},
+    {'class': 'east', 'examples': 3, 'accuracy': pytest.approx(1 / 3)},
+    {'class': 'south', 'examples': 1, 'accuracy': 0.0},
+  ]
+  first, second = result.tables['confusions']
+  sure = result.records[2]['top'][0][1]
+  assert first == {
+    'right': 'east',
+    'given': 'south',
+    'times': 2,
+    'probability': pytest.approx(sure),
+    'examples': ['picture/2', 'picture/3'],
+  }
+  assert (second['right'], second['given']) == ('south', 'east')
+  bins = result.tables['reliability']
+  assert sum(row['count'] for row in bins) == 5
+  gaps = [
+    row['count'] / 5 * abs(row['confidence'] - row['accuracy'])
+    for row in bins
+    if row['count']
+  ]
+  assert result.metrics['ece'] == pytest.approx(sum(gaps))
+  assert result.metrics['ece'] > 0.1  # it is sure of what is wrong
+  json.dumps(result.tables)
+
+
+def test_a_class_with_two_names_is_their_mean_direction():
+  encoder = TableEncoder(
+    by_level={0: [1, 0.9], 50: [0, 1]},
+    by_text={'up': [0, 1], 'right': [1, 0], 'starboard': [1, 1.5]},
+  )
+  source = ListSource([0, 50], labels=[1, 0])
+  data = Dataset(
+    'ship', Split(source), class_names=(('up',), ('right', 'starboard'))
+  )
+  result = zero_shot.evaluate(encoder, data, Options())
+  assert result.metrics['top1'] == 1
+  assert [r['label'] for r in result.records] == ['right', 'up']
+  mean = np.array([1, 0]) + np.array([1, 1.5]) / np.hypot(1, 1.5)
+  cosines = np.array([0.9, mean @ [1, 0.9] / np.hypot(*mean)])
+  cosines[0] /= np.hypot(1, 0.9)
+  cosines[1] /= np.hypot(1, 0.9)
+  powers = np.exp(10 * cosines)
+  assert result.records[0]['top'][0][1] == pytest.approx(
+    powers[1] / powers.sum(), rel=1e-4
+  )
+
+
+@pytest.mark.parametrize(
+  'metric', ['mean_per_class', 'mean_top1_top5', 'roc_auc', 'map_11_point']
+)
+def test_the_data_sets_own_metric_comes_under_its_name(metric):
+  names = NAMES[:2]
+  encoder = TableEncoder(
+    {0: [0.1, 1], 50: [1, 0.2], 90: [1, 0.9]},
+    {'north': [0, 1], 'east': [1, 0]},
+  )
+  source = ListSource([0, 50, 50, 90, 0], labels=[0, 1, 0, 0, 0], names=names)
+  data = dataclasses.replace(of_source(source), metric=metric)
+  found = zero_shot.evaluate(encoder, data, Options()).metrics
+  assert found['top1'] == 3 / 5
+  expected = {
+    'mean_per_class': (2 / 4 + 1) / 2,
+    'mean_top1_top5': (3 / 5 + 1) / 2,
+    'roc_auc': 3.5 / 4,  # of four pairs one is level
+    'map_11_point': (1 + 1 / 2) / 2,
+  }[metric]
+  if metric == 'map_11_point':
+    # North: precision 1 until three of four are found, then 4/5: 11 points.
+    expected = ((8 * 1 + 3 * 4 / 5) / 11 + 1 / 2) / 2
+  assert found[metric] == pytest.approx(expected)
+
+
+class SeveralLabels(ListSource):
+  """Pictures with lists of labels, as VOC2007 has them."""
+
+  def __init__(self, levels, several, names):
+    super().__init__(levels, names=names)
+    self._several = several
+
+  def __getitem__(self, index):
+    return {**super().__getitem__(index), 'labels': self._several[index]}
+
+
+def test_several_labels_a_picture_are_ranked_by_class():
+  source = SeveralLabels([0, 50, 100], [[0], [1, 2], [2, 3]], [*NAMES, 'x'])
+  split = Split(source, np.array([0, 1, 2, OUTSIDE]))
+  data = Dataset('voc', split, class_names=tuple((n,) for n in NAMES))
+  result = zero_shot.evaluate(COMPASS, data, Options())
+  # South: its pictures come first and, after one that is not, third... the
+  # second is the eastern one, which has it too.
+  assert result.metrics == {'map_11_point': 1.0, 'examples': 3.0}
+  assert [r['labels'] for r in result.records] == [
+    ['north'], ['east', 'south'], ['south']
+  ]  # fmt: skip
+  assert result.tables['per_class'][2] == {
+    'class': 'south',
+    'examples': 2,
+    'average_precision': 1.0,
+  }
+  json.dumps(result.records)
+
+
+def test_labels_out_of_range_are_refused():
+  source = ListSource([0, 50], labels=[0, 3])
+  data = Dataset('c', Split(source), class_names=tuple((n,) for n in NAMES))
+  with pytest.raises(UsageError, match='label 3 of row 1 is outside the range'):
+    zero_shot.evaluate(COMPASS, data, Options())
+
+
+def test_labels_that_are_not_evaluated_are_left_out():
+  source = ListSource([0, 50, 100], labels=[0, 1, 2], names=NAMES)
+  split = Split(source, np.array([1, OUTSIDE, 0]))
+  data = Dataset('two', split, class_names=(('south',), ('north',)))
+  result = zero_shot.evaluate(COMPASS, data, Options())
+  assert counted(result) == {'top1': 1.0, 'top5': 1.0, 'examples': 2.0}
+  assert [r['label'] for r in result.records] == ['north', 'south']
+
+
+@pytest.mark.parametrize(
+  'names, message',
+  [((('a',), ()), 'class 1 .* has no name'), ((('a',), (' ',)), 'an empty')],
+)
+def test_a_class_without_a_name_is_refused(names, message):
+  data = Dataset('c', Split(ListSource([0], labels=[0])), class_names=names)
+  with pytest.raises(UsageError, match=message):
+    zero_shot.evaluate(COMPASS, data, Options())

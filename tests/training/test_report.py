@@ -16,6 +16,7 @@ from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import SIDE, data_uri
 from clip_jax.evaluation import Options, find_evaluator
+from clip_jax.evaluation.dataset import of_source
 from clip_jax.pages.words import percent
 from clip_jax.training.metrics import MetricsWriter
 from clip_jax.training.report import facts, write_report
@@ -240,7 +241,9 @@ def test_every_picture_and_name_is_encoded_once(workdir):
 
 def test_an_evaluation_spares_the_names_and_gives_the_same_page(workdir):
   source = _Source(broken={3})
-  evaluation = find_evaluator('zero_shot')(_Model(), source, Options())
+  evaluation = find_evaluator('zero_shot')(
+    _Model(), of_source(source), Options()
+  )
   model = _Model()
   pages = [
     write_report(workdir, encoder, source, evaluation=given).read_text()

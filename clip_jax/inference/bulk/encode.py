@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from clip_jax.data.sources import Record
 from clip_jax.inference.bulk.parts import Part
 from clip_jax.inference.classifier import check_finite
 
@@ -20,12 +21,14 @@ class Item(NamedTuple):
   Attributes:
     content: a picture or a text; None where it cannot be read.
     reason: why it cannot, or ''.
+    record: a picture's, without the picture.
   """
 
   id: str
   caption: str
   content: Any
   reason: str = ''
+  record: Record | None = None
 
 
 class Encoded(NamedTuple):
@@ -40,6 +43,8 @@ def encode_parts(
   encode: Callable[[Iterable[Any]], np.ndarray],
   parts: Iterable[Part],
   items: Iterator[Item],
+  *,
+  overlap: bool = True,
 ) -> Generator[Encoded, None, None]:
   """Encodes parts in their order.
 
@@ -53,6 +58,8 @@ def encode_parts(
     parts: which records.
     items: those records, of all the parts, in order; read by one thread at a
       time.
+    overlap: False runs one call at a time, for an encoder whose computations
+      span devices: those must be started in one order everywhere.
   Raises:
     FailureError: an embedding is not finite; and whatever `items` raises.
   """
@@ -68,10 +75,15 @@ def encode_parts(
 
   try:
     for part in parts:
+      if calls and not overlap:
+        yield finish()
       if calls:
         calls[-1][1].done.wait()
       reader = _Reader(items, len(part), stop)
-      calls.append((part, reader, pool.submit(encode, reader)))
+      rows = pool.submit(encode, reader)
+      # A call that fails may leave records unread.
+      rows.add_done_callback(lambda _, reader=reader: reader.done.set())
+      calls.append((part, reader, rows))
       if len(calls) > 1:
         yield finish()
     while calls:

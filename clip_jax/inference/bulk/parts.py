@@ -11,12 +11,14 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from clip_jax.errors import FailureError
 from clip_jax.inference.embeddings import Rows
+
+Kind = TypeVar('Kind')  # a dataclass of notes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +94,14 @@ class Notes:
 
 
 def write_part(
-  folder: Path, part: Part, notes: Notes, vectors: np.ndarray
+  folder: Path, part: Part, notes: Any, vectors: np.ndarray
 ) -> None:
   """Writes a part's file under another name and moves it into its place.
 
   It is there whole or not at all, also when the power fails.
 
+  Args:
+    notes: a dataclass of what JSON has; no field is named as one of `Part`.
   Raises:
     OSError: it cannot be written.
   """
@@ -121,11 +125,20 @@ def read_notes(folder: Path, part: Part) -> Notes:
   Raises:
     FailureError: see `read_rows`.
   """
+  return read_notes_as(Notes, folder, part)
+
+
+def read_notes_as(kind: type[Kind], folder: Path, part: Part) -> Kind:
+  """The same of a part that was written with notes of another dataclass.
+
+  Raises:
+    FailureError: see `read_rows`.
+  """
   values = json.loads(_member(folder, part, 'notes').tobytes())
   for name, value in dataclasses.asdict(part).items():
     if values.pop(name) != value:
       raise _damaged(folder, part, 'it has other records')
-  return Notes(**values)
+  return kind(**values)
 
 
 def read_rows(folder: Path, part: Part, *, vectors: bool = True) -> Rows:
@@ -137,7 +150,7 @@ def read_rows(folder: Path, part: Part, *, vectors: bool = True) -> Rows:
   notes = read_notes(folder, part)
   values = np.empty((len(notes.ids), 0), np.float32)
   if vectors:
-    values = _member(folder, part, 'vectors')
+    values = read_vectors(folder, part)
   return Rows(
     ids=notes.ids,
     kinds=[part.kind] * len(notes.ids),
@@ -146,9 +159,18 @@ def read_rows(folder: Path, part: Part, *, vectors: bool = True) -> Rows:
   )
 
 
+def read_vectors(folder: Path, part: Part) -> np.ndarray:
+  """A part's vectors, float32 [N, E].
+
+  Raises:
+    FailureError: see `read_rows`.
+  """
+  return _member(folder, part, 'vectors')
+
+
 def read_dims(folder: Path, part: Part) -> int:
   """E, the width of a part's vectors."""
-  return _member(folder, part, 'vectors').shape[1]
+  return read_vectors(folder, part).shape[1]
 
 
 def sync(file: Any) -> None:

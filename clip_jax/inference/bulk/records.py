@@ -1,6 +1,6 @@
 """A job's records on their way to the encoder, and what is kept of them."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 
 from clip_jax.data.reading import read_ahead, too_many_corrupt
 from clip_jax.data.sources import Source
@@ -22,25 +22,38 @@ def items_of(
   """
   indices = (i for part in parts for i in range(part.start, part.stop))
   if kind == 'image' and job.source is not None:
-    yield from _pictures(job, job.source, indices, corrupt)
+    limit = job.max_corrupt
+    yield from picture_items(job.source, indices, corrupt, limit)
   if kind == 'text' and job.texts is not None:
     for i in indices:
       text = job.texts[i]
       yield Item(f'{job.texts_name}:{job.texts.numbers[i]}', text, text)
 
 
-def _pictures(
-  job: Job, source: Source, indices: Iterable[int], corrupt: dict[str, str]
-) -> Iterator[Item]:
+def picture_items(
+  source: Source,
+  indices: Iterable[int],
+  corrupt: Mapping[str, str],
+  max_corrupt: int,
+) -> Generator[Item, None, None]:
+  """Pictures of a source in the order of the indices, decoded ahead.
+
+  Args:
+    corrupt: id to reason, of those that were left out before.
+    max_corrupt: how many may be.
+  Raises:
+    FailureError: with those that come, they are too many.
+  """
   counted = dict(corrupt)
   for read in read_ahead(source, indices):
     key = read.record['id']
     if read.picture is None:
       counted[key] = read.reason
-      check_corrupt(job, counted)
+      refuse_corrupt(source, counted, max_corrupt)
       yield Item(key, '', None, read.reason)
     else:
-      yield Item(key, (read.record['caption'] or [''])[0], read.picture)
+      caption = (read.record['caption'] or [''])[0]
+      yield Item(key, caption, read.picture, record=read.record)
 
 
 def notes_of(job: Job, encoded: Encoded) -> Notes:
@@ -65,7 +78,17 @@ def check_corrupt(job: Job, corrupt: dict[str, str]) -> None:
   Raises:
     FailureError: they are more than the job allows.
   """
-  if job.source is not None and len(corrupt) > job.max_corrupt:
-    raise FailureError(
-      too_many_corrupt(job.source.spec, job.max_corrupt, corrupt)
-    )
+  if job.source is not None:
+    refuse_corrupt(job.source, corrupt, job.max_corrupt)
+
+
+def refuse_corrupt(
+  source: Source, corrupt: Mapping[str, str], max_corrupt: int
+) -> None:
+  """The same of a source.
+
+  Raises:
+    FailureError: more than `max_corrupt` pictures cannot be read.
+  """
+  if len(corrupt) > max_corrupt:
+    raise FailureError(too_many_corrupt(source.spec, max_corrupt, corrupt))

@@ -1,0 +1,55 @@
+"""The best classes of each row, and how often the right one is among them."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+_CHUNK_BYTES = 64 * 2**20  # of scores held at once
+
+
+def top_classes(
+  features: Float[np.ndarray, 'N E'],
+  weights: Float[np.ndarray, 'E C'],
+  *,
+  k: int,
+  logit_scale: float,
+) -> tuple[Int[np.ndarray, 'N K'], Float[np.ndarray, 'N K']]:
+  """The best classes of each row, and their probabilities among all C.
+
+  Args:
+    features: unit-length rows.
+    weights: unit-length columns.
+    k: K is the smaller of this and C.
+    logit_scale: 1 / temperature of the softmax.
+  Returns:
+    Indices, best first (of equals, the lower index first), and the
+    probabilities of these.
+  """
+  k = min(k, weights.shape[1])
+  indices, values = [], []
+  rows = max(1, _CHUNK_BYTES // (4 * weights.shape[1]))
+  for start in range(0, len(features), rows):
+    logits = logit_scale * (features[start : start + rows] @ weights)
+    best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+    best = np.sort(best, axis=1)
+    top = np.take_along_axis(logits, best, axis=1)
+    order = np.argsort(-top, axis=1, kind='stable')
+    best = np.take_along_axis(best, order, axis=1)
+    top = np.take_along_axis(top, order, axis=1)
+    peak = top[:, :1]
+    total = np.exp(logits - peak).sum(axis=1, keepdims=True)
+    indices.append(best)
+    values.append(np.exp(top - peak) / total)
+  return np.concatenate(indices), np.concatenate(values)
+
+
+def accuracies(
+  best: Int[np.ndarray, 'N K'], labels: Int[np.ndarray, 'N']
+) -> dict[str, float]:
+  """Fractions of rows whose label is in the first 1, and in the first 5.
+
+  Args:
+    best: classes, best first.
+    labels: the right class of each row.
+  """
+  hits = best == labels[:, None]
+  return {f'top{k}': float(hits[:, :k].any(axis=1).mean()) for k in (1, 5)}
