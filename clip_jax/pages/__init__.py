@@ -1,7 +1,7 @@
 """What the self-contained pages share: how they are made, and their colours.
 
 A page's folder holds its page.html, which starts with `head.html` and whose
-style starts with `palette.css`; both lie here.
+style starts with `palette.css`, and a report's goes on with `frame.css`.
 """
 
 from pathlib import Path

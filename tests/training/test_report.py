@@ -17,6 +17,7 @@ from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import SIDE, data_uri
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.dataset import of_source
+from clip_jax.pages.words import percent
 from clip_jax.training.metrics import MetricsWriter
 from clip_jax.training.report import facts, write_report
 from clip_jax.training.report.charts import plain
@@ -432,7 +433,7 @@ def test_curves_of_a_constant(value):
 
 
 def test_numbers_as_words():
-  assert facts.percent(0.0001) == '< 0.1 %' and facts.percent(0) == '0.0 %'
+  assert percent(0.0001) == '< 0.1 %' and percent(0) == '0.0 %'
   assert facts.short_count(151_277_313) == '151 M'
   assert facts.short_count(1_712_345) == '1.71 M'
   assert [plain(x) for x in (3.21549, 5e-4, 12_345.6, 1e-7, 0)] == [

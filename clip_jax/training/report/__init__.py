@@ -14,6 +14,8 @@ from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.pages import environment
+from clip_jax.pages.machine import machine
+from clip_jax.pages.words import percent, small_units
 from clip_jax.training.metrics import read_metrics
 from clip_jax.training.report import facts
 from clip_jax.training.report.charts import draw_charts
@@ -106,7 +108,7 @@ def write_report(
     confusions=_confusions(found),
     settings=facts.main_settings(config),
     config=json.dumps(config, indent=2, ensure_ascii=False),
-    environment=facts.environment(),
+    environment=machine(),
     commands=facts.commands(
       shown_as or os.fspath(workdir),
       spec,
@@ -125,8 +127,8 @@ def write_report(
 
 def _template() -> jinja2.Template:
   pages = environment(Path(__file__).parent)
-  pages.filters['percent'] = facts.percent
-  pages.filters['small_units'] = facts.small_units
+  pages.filters['percent'] = percent
+  pages.filters['small_units'] = small_units
   pages.filters['cosine'] = _cosine
   return pages.get_template('page.html')
 

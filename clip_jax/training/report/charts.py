@@ -7,9 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from clip_jax.pages.words import percent
 from clip_jax.training.metrics import Row, series
 from clip_jax.training.progress import speed
-from clip_jax.training.report.facts import percent, setting
+from clip_jax.training.report.facts import setting
 from clip_jax.training.report.figures import Line, Reference, curves
 
 

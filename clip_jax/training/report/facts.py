@@ -1,30 +1,15 @@
 """The facts of a report that are words and numbers: the headline, the
-settings, the machine, and the commands that make the run again.
+settings, and the commands that make the run again.
 """
 
-import importlib.metadata
-import os
-import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-from markupsafe import Markup
-
+from clip_jax.pages.words import percent, short_count
 from clip_jax.training.metrics import Row, series
 from clip_jax.training.progress import duration, speed
 from clip_jax.training.report.examples import Examples
-
-PACKAGES = (
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'orbax-checkpoint',
-  'grain',
-  'numpy',
-)
 
 # The settings that tell one run from another; all of them are in config.json.
 SETTINGS = (
@@ -52,24 +37,6 @@ SETTINGS = (
   'total_steps',
   'seed',
 )
-
-
-def percent(share: float | int) -> str:
-  """'56.2 %'; a share that is not 0 never reads as 0."""
-  if 0 < share < 0.0005:
-    return '< 0.1 %'
-  return f'{100 * share:.1f} %'
-
-
-def small_units(text: str) -> Markup:
-  """A measured value with its units in smaller letters."""
-  words = [
-    Markup('{}').format(word)
-    if any(c.isdigit() for c in word)
-    else Markup('<small>{}</small>').format(word)
-    for word in text.split(' ')
-  ]
-  return Markup('\N{NO-BREAK SPACE}').join(words)
 
 
 def headline(
@@ -161,27 +128,6 @@ def main_settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
   return found
 
 
-def environment() -> list[tuple[str, str]]:
-  """The machine and the versions that this process runs with."""
-  kinds = [device.device_kind for device in jax.devices()]
-  devices = ', '.join(
-    f'{kinds.count(kind)} × {kind}' for kind in dict.fromkeys(kinds)
-  )
-  found = [
-    ('devices', f'{devices} ({jax.default_backend()})'),
-    ('processes', str(jax.process_count())),
-    ('CPU cores', str(os.cpu_count())),
-    ('system', f'{platform.system()} {platform.machine()}'),
-    ('Python', platform.python_version()),
-  ]
-  for package in ('clip-jax', *PACKAGES):
-    try:
-      found.append((package, importlib.metadata.version(package)))
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
-
-
 def commands(
   workdir: str, spec: str, command: str | None, labelled: bool
 ) -> list[tuple[str, str]]:
@@ -205,11 +151,3 @@ def commands(
     )
   )
   return found
-
-
-def short_count(number: int) -> str:
-  """'1.71 M' for 1,712,345."""
-  for size, unit in ((10**9, 'B'), (10**6, 'M'), (10**3, 'k')):
-    if number >= size:
-      return f'{number / size:.3g} {unit}'
-  return str(number)

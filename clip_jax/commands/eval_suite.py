@@ -1,0 +1,229 @@
+"""`clip-jax eval --suite=paper`: every evaluator on every data set here.
+
+examples:
+  clip-jax eval --model=runs/emoji --suite=paper --out=runs/emoji/evaluation
+  clip-jax eval --model=ViT-B-32.pt --suite=paper --out=DIR \\
+      --published=ViT-B/32 --root=/data
+  clip-jax eval --model=REF --suite=paper --out=DIR --datasets=digits \\
+      --tasks=zero_shot,few_shot
+
+Run again with the same --out, it goes on: results that depend on nothing that
+has changed are kept.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from clip_jax.commands import common_flags, printing
+from clip_jax.errors import FailureError, UsageError, check_choice
+
+if TYPE_CHECKING:
+  from clip_jax.evaluation.suite import Pair, Result
+  from clip_jax.inference.model import Model
+
+SUITES = ('paper',)
+_PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
+_NAMED_FAILURES = 5
+_COUNTS = ('examples', 'texts', 'templates', 'groups', 'overlap_examples')
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds the flags of the suite alone."""
+
+  def text(name: str, what: str) -> None:
+    flags.DEFINE_string(name, None, what, flag_values=values)
+
+  def several(name: str, what: str) -> None:
+    flags.DEFINE_list(name, [], what, flag_values=values)
+
+  text('suite', 'paper: every task on every data set that is here')
+  text('out', 'of --suite: the folder of results, features and the page')
+  several('datasets', 'of --suite: only these')
+  several('tasks', 'of --suite: only these')
+  text('published', "of --suite: which of the paper's models this is")
+
+
+def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
+  """Evaluates, and writes results.json, results.csv and report.html.
+
+  Args:
+    values: with those of `define_flags` and of the model.
+    options: `Options` as the other flags say, without a cache.
+    root: the folder of data sets; None for the default.
+  Raises:
+    UsageError: a name is unknown, or there is no data set here.
+    FailureError: at the end, where some evaluations failed.
+  """
+  check_choice('suite', values.suite, SUITES)
+  out = Path(printing.require(values.out, 'out', 'name a folder for results'))
+  reference = common_flags.reference_of(values)
+  _check_published(values.published)
+
+  from clip_jax.evaluation import EVALUATORS, find_evaluator
+  from clip_jax.evaluation.datasets import DATASETS
+  from clip_jax.evaluation.datasets.opening import open_dataset
+  from clip_jax.evaluation.datasets.presence import data_root, present
+  from clip_jax.evaluation.feature_cache import FeatureCache
+  from clip_jax.evaluation.suite import (
+    Setting,
+    Suite,
+    evaluate_suite,
+    make_plan,
+  )
+  from clip_jax.inference.references import recognise
+
+  recognise(reference)  # before anything is made
+  root = root or data_root()
+  training = options.overlap_with or training_data(Path(reference)) or ''
+  plan = make_plan(
+    DATASETS,
+    EVALUATORS,
+    present,
+    root=root,
+    training_is_known=bool(training),
+    datasets=values.datasets,
+    tasks=values.tasks,
+  )
+  model = common_flags.load_model(
+    values, dtype=values.dtype, batch_size=values.batch_size
+  )
+  identity = identity_of(model, values.dtype)
+  options = dataclasses.replace(
+    options,
+    overlap_with=training,
+    cache=FeatureCache(out / 'features', model, identity),
+  )
+  suite = Suite(
+    encoder=model,
+    folder=out,
+    table=DATASETS,
+    find=find_evaluator,
+    open=lambda name: open_dataset(name, root=root),
+    options=options,
+    depends={**identity, 'root': str(root), 'versions': versions()},
+  )
+  setting = Setting(
+    model=reference,
+    command=command_of(values),
+    seed=options.seed,
+    step=model.step,
+    published=values.published,
+    root=str(root),
+    overlap_with=training or None,
+  )
+  collected = evaluate_suite(suite, plan, setting, say)
+  if values.json:
+    printing.print_json(collected)
+  else:
+    print(out / 'report.html')
+  _refuse_failures(collected, out)
+
+
+def training_data(reference: Path) -> str | None:
+  """What a run was trained on, where the reference is one's and says so.
+
+  Args:
+    reference: a run's workdir, or a checkpoint inside it.
+  Returns:
+    Its one SPEC; None of another kind of model, or of a mixture.
+  """
+  reference = reference.absolute()
+  inside = reference.parent.name == 'checkpoints'
+  workdir = reference.parent.parent if inside else reference
+  try:
+    config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
+  except (OSError, ValueError):
+    return None
+  data = config.get('data') if isinstance(config, dict) else None
+  spec = data.get('train') if isinstance(data, dict) else None
+  if isinstance(spec, str) and spec and '::' not in spec:
+    return spec
+  return None
+
+
+def identity_of(model: 'Model', dtype: str) -> dict[str, str]:
+  """What features depend on beside the pictures: weights and arithmetic."""
+  import hashlib
+
+  from clip_jax.inference.fingerprint import fingerprint
+
+  described = json.dumps(model.description.to_dict(), sort_keys=True)
+  return {
+    'weights': fingerprint(model.variables),
+    'description': hashlib.sha256(described.encode()).hexdigest()[:32],
+    'dtype': dtype,
+  }
+
+
+def versions() -> dict[str, str]:
+  """Of what results depend on, by package."""
+  return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def command_of(values: flags.FlagValues) -> str:
+  """The command line that does this again."""
+  words = [
+    shlex.quote(word)
+    for name in sorted(values)
+    if values[name].present and name not in ('json', 'debug')
+    for word in values[name].serialize().split('\n')
+  ]
+  return ' '.join(['clip-jax eval', *words])
+
+
+def say(
+  place: int, total: int, pair: 'Pair', result: 'Result | None', kept: bool
+) -> None:
+  """A line on stderr as a pair begins (on a terminal), and as it ends."""
+  head = f'[{place + 1}/{total}] {pair}'
+  if result is None:
+    if sys.stderr.isatty():
+      print(f'{head} …', file=sys.stderr)
+    return
+  print(f'{head}: {_summary(result, kept)}', file=sys.stderr)
+
+
+def _summary(result: 'Result', kept: bool) -> str:
+  if result.error is not None:
+    return f'failed: {result.error}'
+  shown = ', '.join(
+    f'{name} {value:,.0f}' if _is_count(name) else f'{name} {100 * value:.1f} %'
+    for name, value in list(result.metrics.items())[:4]
+  )
+  return f'{shown} ({"kept" if kept else f"{result.seconds:.1f} s"})'
+
+
+def _is_count(name: str) -> bool:
+  return name in _COUNTS or name.startswith('shots_to_match')
+
+
+def _check_published(name: str | None) -> None:
+  from clip_jax.evaluation.datasets.published import published
+
+  if name is not None and published(name, 'imagenet', 'zero_shot') is None:
+    raise UsageError(
+      f"published={name!r}: the paper's models are RN50, RN101, RN50x4, "
+      'RN50x16, RN50x64, ViT-B/32, ViT-B/16, ViT-L/14 and ViT-L/14@336.'
+    )
+
+
+def _refuse_failures(collected: Any, out: Path) -> None:
+  failed = [x for x in collected['results'] if x['error'] is not None]
+  if not failed:
+    return
+  named = '; '.join(
+    f'{x["dataset"]} {x["task"]}: {x["error"]}'
+    for x in failed[:_NAMED_FAILURES]
+  )
+  more = '; …' if len(failed) > _NAMED_FAILURES else ''
+  raise FailureError(
+    f'{len(failed)} of {len(collected["results"])} evaluations failed ({named}'
+    f'{more}); the others are in {out}.'
+  )

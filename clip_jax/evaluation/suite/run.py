@@ -1,0 +1,142 @@
+"""Runs the plan: each result is stored at once, and a failure stops nothing."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation.dataset import Dataset
+from clip_jax.evaluation.datasets.table import DatasetFacts
+from clip_jax.evaluation.encoder import Encoder, Evaluator, Options
+from clip_jax.evaluation.suite import stored
+from clip_jax.evaluation.suite.plan import Pair
+from clip_jax.evaluation.suite.stored import Result
+
+# None of these changes a number.
+_NOT_CONDITIONS = ('watch', 'cache', 'max_corrupt_records')
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """What is evaluated, with what.
+
+  Attributes:
+    encoder: the model.
+    folder: where results are stored.
+    table: data sets by name.
+    find: an evaluator by its task.
+    open: a data set by its name.
+    options: of every evaluator.
+    depends: what all results depend on: the model, its arithmetic, versions.
+  """
+
+  encoder: Encoder
+  folder: Path
+  table: Mapping[str, DatasetFacts]
+  find: Callable[[str], Evaluator]
+  open: Callable[[str], Dataset]
+  options: Options
+  depends: Mapping[str, Any]
+
+  def conditions(self, pair: Pair) -> dict[str, Any]:
+    """All that the numbers of a pair depend on."""
+    facts = self.table[pair.dataset]
+    reference = self.table.get(facts.shift_of or '')
+    options = {
+      field.name: getattr(self.options, field.name)
+      for field in dataclasses.fields(self.options)
+      if field.name not in _NOT_CONDITIONS
+    }
+    return {
+      **self.depends,
+      'data': [dataclasses.asdict(row) for row in (facts, reference) if row],
+      'options': options,
+    }
+
+
+# (how many pairs there are before it, of how many, which, its result: None
+# as it begins; whether it was there already)
+Say = Callable[[int, int, Pair, Result | None, bool], None]
+
+
+def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
+  """The result of every pair, stored or computed.
+
+  What is there under the same conditions is taken from there. Whatever an
+  evaluator or a data set raises becomes the `error` of its results.
+
+  Args:
+    pairs: those of one data set together, so that it is opened once.
+    say: is told of each pair as it begins and as it ends.
+  """
+  pairs = list(pairs)
+  results: list[Result] = []
+  for name, group in itertools.groupby(pairs, lambda pair: pair.dataset):
+    dataset: _Opened | None = None
+    for pair in group:
+      conditions = suite.conditions(pair)
+      place = len(results)
+      kept = stored.read(suite.folder, pair, conditions)
+      if kept is None:
+        say(place, len(pairs), pair, None, False)
+        dataset = dataset or _open(suite, name)
+        result = _evaluate(suite, pair, dataset, conditions)
+        if jax.process_index() == 0:
+          stored.write(suite.folder, result)
+        say(place, len(pairs), pair, result, False)
+      else:
+        result = kept
+        say(place, len(pairs), pair, kept, True)
+      results.append(result)
+  return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+  """A data set, or why it could not be opened."""
+
+  dataset: Dataset | None
+  error: str = ''
+
+
+def _open(suite: Suite, name: str) -> _Opened:
+  try:
+    return _Opened(suite.open(name))
+  except Exception as error:
+    return _Opened(None, _one_line(error))
+
+
+def _evaluate(
+  suite: Suite, pair: Pair, opened: _Opened, conditions: dict[str, Any]
+) -> Result:
+  started = time.monotonic()
+  depends = stored.normal(conditions)
+  if opened.dataset is None:
+    return Result(pair, depends, error=opened.error)
+  try:
+    found = suite.find(pair.task)(suite.encoder, opened.dataset, suite.options)
+  except Exception as error:
+    seconds = time.monotonic() - started
+    return Result(pair, depends, error=_one_line(error), seconds=seconds)
+  return Result(
+    pair,
+    depends,
+    metrics=stored.normal(found.metrics),
+    records=stored.normal(found.records),
+    corrupt=dict(found.corrupt),
+    tables=stored.normal(found.tables),
+    seconds=time.monotonic() - started,
+  )
+
+
+def _one_line(error: Exception) -> str:
+  """As it is told to a user; other errors than ours with their kind."""
+  text = ' '.join(str(error).split())
+  if isinstance(error, UsageError | FailureError):
+    return text
+  return f'{type(error).__name__}: {text}'

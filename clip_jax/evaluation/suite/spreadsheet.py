@@ -1,0 +1,82 @@
+"""DIR/results.csv: a row a (data set, task, metric)."""
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.evaluation.intervals import clopper_pearson
+
+COLUMNS = (
+  'dataset',
+  'task',
+  'metric',
+  'value',
+  'low',
+  'high',
+  'n',
+  'published',
+  'published_uncertain',
+  'published_where',
+)
+# Fractions of all examples, each right or wrong: their interval is the exact
+# one of 95 %, where the evaluator gives none.
+_PROPORTIONS = ('top1', 'top5')
+_ENDS = ('_low', '_high')
+
+
+def to_csv(collected: Mapping[str, Any]) -> str:
+  """The numbers of `collected.collect`, in the units of the metrics.
+
+  Published percentages become fractions, too. Failures have no rows.
+  """
+  text = io.StringIO()
+  writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+  writer.writeheader()
+  for result in collected['results']:
+    writer.writerows(rows_of(result))
+  return text.getvalue()
+
+
+def rows_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """One row a metric; ends of intervals stand beside their metric."""
+  metrics = result['metrics']
+  n = metrics.get('examples')
+  rows = []
+  for name, value in metrics.items():
+    if _is_end(name, metrics) or name == 'examples':
+      continue
+    low, high = interval_of(metrics, name)
+    number = result['published'].get(name)
+    rows.append(
+      {
+        'dataset': result['dataset'],
+        'task': result['task'],
+        'metric': name,
+        'value': value,
+        'low': low,
+        'high': high,
+        'n': None if n is None else int(n),
+        'published': number and round(number['value'] / 100, 6),
+        'published_uncertain': number and number['uncertain'],
+        'published_where': number and number['where'],
+      }
+    )
+  return rows
+
+
+def interval_of(
+  metrics: Mapping[str, float], name: str
+) -> tuple[float | None, float | None]:
+  """The ends of a metric's interval, where it has one."""
+  low, high = (metrics.get(f'{name}{end}') for end in _ENDS)
+  n = metrics.get('examples')
+  if low is None and name in _PROPORTIONS and n:
+    return tuple(clopper_pearson(round(metrics[name] * n), round(n)))
+  return low, high
+
+
+def _is_end(name: str, metrics: Mapping[str, float]) -> bool:
+  return any(
+    name.endswith(end) and name.removesuffix(end) in metrics for end in _ENDS
+  )

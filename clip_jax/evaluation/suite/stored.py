@@ -1,0 +1,90 @@
+"""One result a file: DIR/results/DATASET.TASK.json, there whole or not at all.
+
+Beside the numbers stands all that they depend on. A result that was made
+under the same conditions is not made again, and a killed suite goes on.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from clip_jax.evaluation.suite.plan import Pair
+
+_FOLDER = 'results'
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What came of one evaluator on one data set.
+
+  Attributes:
+    pair: which.
+    depends: what the numbers depend on, JSON-able.
+    metrics, records, corrupt, tables: of the `Evaluation`.
+    seconds: it took.
+    error: the reason in one line, where it failed; the rest is then empty.
+  """
+
+  pair: Pair
+  depends: dict[str, Any]
+  metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+  records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
+  tables: dict[str, list[dict[str, Any]]] = dataclasses.field(
+    default_factory=dict
+  )
+  seconds: float = 0.0
+  error: str | None = None
+
+
+def path_of(folder: Path, pair: Pair) -> Path:
+  """Where the result of a pair is stored."""
+  return folder / _FOLDER / f'{pair.dataset}.{pair.task}.json'
+
+
+def write(folder: Path, result: Result) -> None:
+  """Stores a result: under another name first, then moved."""
+  path = path_of(folder, result.pair)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  replace_text(path, dump(dataclasses.asdict(result)))
+
+
+def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
+  """The stored result, where there is one of the same conditions.
+
+  A failure is not one: what failed is tried again.
+  """
+  try:
+    value = json.loads(path_of(folder, pair).read_text(encoding='utf-8'))
+    result = Result(**{**value, 'pair': Pair(**value['pair'])})
+  except (FileNotFoundError, ValueError, TypeError, KeyError):
+    return None  # none, or by another version of this program
+  if result.error is not None or result.depends != normal(depends):
+    return None
+  return result
+
+
+def normal(value: Any) -> Any:
+  """As it is read back from JSON: tuples become lists."""
+  return json.loads(dump(value))
+
+
+def dump(value: Any, indent: int | None = None) -> str:
+  """JSON of plain values and of numpy's scalars."""
+  return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain)
+
+
+def replace_text(path: Path, text: str) -> None:
+  """Writes a file that is there whole, or as it was before."""
+  partial = path.with_name(f'{path.name}.partial.{os.getpid()}')
+  partial.write_text(text, encoding='utf-8')
+  partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+  if hasattr(value, 'tolist'):
+    return value.tolist()
+  spec = getattr(value, 'spec', None)  # of a source
+  return spec if isinstance(spec, str) else repr(value)

@@ -1,0 +1,68 @@
+"""Which pairs are evaluated."""
+
+from pathlib import Path
+
+import pytest
+
+from clip_jax.errors import UsageError
+from clip_jax.evaluation import EVALUATORS
+from clip_jax.evaluation.datasets import DATASETS
+from clip_jax.evaluation.suite import Pair, make_plan
+from clip_jax.evaluation.suite.plan import TASKS_OF_LOCAL, tasks_of
+from tests.evaluation.suite.fakes import TABLE, TASKS, absence
+
+
+def _plan(**options):
+  call = {'root': Path('/data'), 'training_is_known': True, **options}
+  return make_plan(TABLE, TASKS, absence, **call)
+
+
+def test_every_kind_of_data_set_gets_its_tasks_in_the_tables_order():
+  plan = _plan()
+  assert [str(pair) for pair in plan.pairs] == [
+    *(f'food101 {task}' for task in _PAPER),
+    *(f'oxford_pets {task}' for task in _PAPER),
+    'imagenet_v2 zero_shot',
+    'imagenet_v2 robustness',
+    'flickr30k retrieval',
+    'fairface bias',
+  ]
+  assert plan.absent == {'mnist': 'not prepared'}
+
+
+_PAPER = ('zero_shot', 'prompt_gain', 'linear_probe', 'few_shot', 'overlap')
+
+
+def test_without_training_data_nothing_overlaps():
+  pairs = _plan(training_is_known=False).pairs
+  assert not [pair for pair in pairs if pair.task == 'overlap']
+
+
+def test_only_what_was_asked_for_is_planned():
+  plan = _plan(datasets=['food101', 'mnist'], tasks=['few_shot', 'bias'])
+  assert plan.pairs == (Pair('food101', 'few_shot'),)
+  assert plan.absent == {'mnist': 'not prepared'}
+
+
+def test_wrong_names_are_refused():
+  with pytest.raises(UsageError, match="no data set 'cats' in the suite"):
+    _plan(datasets=['cats'])
+  with pytest.raises(UsageError, match="no task 'nosuch' .*zero_shot"):
+    _plan(tasks=['nosuch'])
+
+
+def test_a_plan_of_nothing_says_why():
+  with pytest.raises(UsageError, match='mnist: not prepared'):
+    _plan(datasets=['mnist'])
+  with pytest.raises(UsageError, match='for other tasks'):
+    _plan(datasets=['fairface'], tasks=['few_shot'])
+
+
+def test_every_data_set_of_the_table_is_asked_something():
+  assert all(tasks_of(facts) for facts in DATASETS.values())
+  assert set(TASKS_OF_LOCAL) <= set(DATASETS)
+
+
+def test_the_local_sets_ask_every_evaluator():
+  asked = {task for tasks in TASKS_OF_LOCAL.values() for task in tasks}
+  assert asked == set(EVALUATORS)

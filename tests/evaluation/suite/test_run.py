@@ -1,0 +1,135 @@
+"""What is stored, kept and done again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation.suite import evaluate_suite, make_plan, stored
+from clip_jax.evaluation.suite.plan import Pair
+from clip_jax.evaluation.suite.run import run
+from tests.evaluation.suite.fakes import (
+  SETTING,
+  TABLE,
+  TASKS,
+  FakeSuite,
+  absence,
+)
+
+PLAN = make_plan(
+  TABLE, TASKS, absence, root=Path('/data'), training_is_known=True
+)
+
+
+def _run(fake):
+  return run(fake.suite, PLAN.pairs, fake.say)
+
+
+def test_every_pair_is_stored_and_every_data_set_opened_once(tmp_path):
+  fake = FakeSuite(tmp_path)
+  results = _run(fake)
+  assert [result.pair for result in results] == list(PLAN.pairs)
+  assert set(fake.opened.values()) == {1}
+  assert sorted(path.name for path in (tmp_path / 'results').iterdir()) == (
+    sorted(f'{pair.dataset}.{pair.task}.json' for pair in PLAN.pairs)
+  )
+  file = tmp_path / 'results' / 'food101.zero_shot.json'
+  assert json.loads(file.read_text())['metrics']['top1'] == 0.5
+
+
+def test_a_second_call_computes_and_opens_nothing(tmp_path):
+  first = _run(FakeSuite(tmp_path))
+  again = FakeSuite(tmp_path)
+  assert _run(again) == first
+  assert not again.calls and not again.opened
+  assert all(line.endswith('kept') for line in again.said)
+
+
+def test_a_killed_suite_goes_on_where_it_was(tmp_path):
+  killed = FakeSuite(tmp_path, {'oxford_pets few_shot': KeyboardInterrupt()})
+  with pytest.raises(KeyboardInterrupt):
+    _run(killed)
+  done = PLAN.pairs.index(Pair('oxford_pets', 'few_shot'))
+  assert done == 8
+  fake = FakeSuite(tmp_path)
+  _run(fake)
+  assert list(fake.calls) == [str(pair) for pair in PLAN.pairs[done:]]
+  assert fake.said[0] == f'1/{len(PLAN.pairs)} food101 zero_shot kept'
+
+
+def test_half_a_file_is_no_result(tmp_path):
+  _run(FakeSuite(tmp_path))
+  path = stored.path_of(tmp_path, Pair('fairface', 'bias'))
+  path.write_text(path.read_text()[:40])
+  fake = FakeSuite(tmp_path)
+  _run(fake)
+  assert dict(fake.calls) == {'fairface bias': 1}
+
+
+@pytest.mark.parametrize('what', ['weights', 'options'])
+def test_what_depends_on_something_else_is_done_again(tmp_path, what):
+  _run(FakeSuite(tmp_path))
+  fake = FakeSuite(tmp_path)
+  if what == 'weights':
+    fake.depends = {'weights': 'abd'}
+  else:
+    import dataclasses
+
+    fake.options = dataclasses.replace(fake.options, shots=(1, 3))
+  _run(fake)
+  assert sum(fake.calls.values()) == len(PLAN.pairs)
+
+
+def test_how_it_is_watched_makes_no_difference(tmp_path):
+  import dataclasses
+
+  _run(FakeSuite(tmp_path))
+  fake = FakeSuite(tmp_path)
+  fake.options = dataclasses.replace(
+    fake.options,
+    watch=lambda items, total, unit: items,
+    max_corrupt_records=3,
+  )
+  _run(fake)
+  assert not fake.calls
+
+
+def test_failures_are_recorded_in_a_line_and_the_others_finish(tmp_path):
+  fake = FakeSuite(
+    tmp_path,
+    {
+      'oxford_pets': FailureError('too many\n corrupt pictures.'),
+      'food101 few_shot': ValueError('shapes'),
+      'fairface bias': UsageError('no labels.'),
+    },
+  )
+  results = _run(fake)
+  errors = {str(x.pair): x.error for x in results if x.error is not None}
+  assert errors == {
+    'food101 few_shot': 'ValueError: shapes',
+    **{
+      f'oxford_pets {pair.task}': 'too many corrupt pictures.'
+      for pair in PLAN.pairs
+      if pair.dataset == 'oxford_pets'
+    },
+    'fairface bias': 'no labels.',
+  }
+  assert fake.opened['oxford_pets'] == 1
+
+
+def test_what_failed_is_tried_again_and_nothing_else(tmp_path):
+  _run(FakeSuite(tmp_path, {'flickr30k retrieval': ValueError('once')}))
+  fake = FakeSuite(tmp_path)
+  results = _run(fake)
+  assert dict(fake.calls) == {'flickr30k retrieval': 1}
+  assert all(result.error is None for result in results)
+
+
+def test_all_files_are_written_though_something_failed(tmp_path):
+  fake = FakeSuite(tmp_path, {'food101': ValueError('gone')})
+  collected = evaluate_suite(fake.suite, PLAN, SETTING, fake.say)
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {'results', 'results.json', 'results.csv', 'report.html'}
+  assert json.loads((tmp_path / 'results.json').read_text()) == collected
+  assert 'ValueError: gone' in (tmp_path / 'report.html').read_text()
