@@ -51,6 +51,23 @@ class Source(abc.ABC):
     for index in range(len(self)):
       yield from self.captions(index)
 
+  def outline(self) -> Iterator[str]:
+    """A line a record that changes with it, where no picture has to be read.
+
+    Of a source whose records have to be read for that there are none.
+    """
+    yield from ()
+
+
+def outline_of(path: str, *known: object) -> str:
+  """A line of what is known of a picture, with its file's size and time."""
+  try:
+    status = os.stat(path)
+    file = (status.st_size, status.st_mtime_ns)
+  except OSError as error:  # reading it will say so, too
+    file = (error.errno,)
+  return repr((*known, *file))
+
 
 def words(class_name: str) -> str:
   return class_name.replace('_', ' ')

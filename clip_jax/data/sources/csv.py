@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Iterator
 
 from clip_jax.data.images import read_bytes
 from clip_jax.data.sources.base import (
@@ -10,6 +11,7 @@ from clip_jax.data.sources.base import (
   Record,
   Source,
   local_path,
+  outline_of,
   read_text,
   require_columns,
   words,
@@ -93,12 +95,19 @@ class CsvSource(Source):
     return self._texts[index]
 
   def __getitem__(self, index: int) -> Record:
-    path = os.path.join(self._folder, os.path.expanduser(self._paths[index]))
     record: Record = {
       'id': self._paths[index],
-      'image': read_bytes(path),
+      'image': read_bytes(self._file(index)),
       'caption': self.captions(index),
     }
     if self._labels is not None:
       record['label'] = self._labels[index]
     return record
+
+  def outline(self) -> Iterator[str]:
+    for index, path in enumerate(self._paths):
+      label = self._labels[index] if self._labels is not None else None
+      yield outline_of(self._file(index), path, self._texts[index], label)
+
+  def _file(self, index: int) -> str:
+    return os.path.join(self._folder, os.path.expanduser(self._paths[index]))

@@ -1,6 +1,7 @@
 """`folder:PATH`: classes, captions beside the pictures, or neither."""
 
 import os
+from collections.abc import Iterator
 
 from clip_jax.data.images import read_bytes
 from clip_jax.data.sources.base import (
@@ -8,6 +9,7 @@ from clip_jax.data.sources.base import (
   Record,
   Source,
   local_path,
+  outline_of,
   read_text,
   words,
 )
@@ -86,6 +88,12 @@ class FolderSource(Source):
     if self._labels is not None:
       record['label'] = self._labels[index]
     return record
+
+  def outline(self) -> Iterator[str]:
+    for index, path in enumerate(self._paths):
+      label = self._labels[index] if self._labels is not None else None
+      known = self.id(index), self.captions(index), label
+      yield outline_of(os.path.join(self._root, path), *known)
 
 
 def _text_file(path: str) -> str:

@@ -1,0 +1,41 @@
+"""A process that reads features into a cache and is killed as it does.
+
+usage: python -m tests.evaluation.kill_cached FOLDER CACHE ITEMS
+
+It kills itself (SIGKILL) when the encoder asks for so many pictures.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+
+from clip_jax.data.sources import open_source
+from clip_jax.evaluation import Options, encoding
+from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
+from tests.tiny_run import tiny_model
+
+PART_ROWS = 4
+
+
+def main(folder: str, cache: str, items: str) -> None:
+  """Never returns, unless there are fewer pictures."""
+  jax.config.update('jax_num_cpu_devices', 8)  # as tests have it
+  encoding.PART_ROWS = PART_ROWS
+  model = tiny_model(batch_size=2)
+
+  def watch(pictures, total, unit, *, done=0):
+    del total, unit, done
+    for count, picture in enumerate(pictures):
+      if count == int(items):
+        os.kill(os.getpid(), signal.SIGKILL)
+      yield picture
+
+  features = FeatureCache(Path(cache), model, identity_of(model, 'float32'))
+  features.images(open_source(folder), Options(watch=watch))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
