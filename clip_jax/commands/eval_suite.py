@@ -26,7 +26,6 @@ from clip_jax.errors import FailureError, UsageError, check_choice
 
 if TYPE_CHECKING:
   from clip_jax.evaluation.suite import Pair, Result
-  from clip_jax.inference.model import Model
 
 SUITES = ('paper',)
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
@@ -70,7 +69,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   from clip_jax.evaluation.datasets import DATASETS
   from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.evaluation.datasets.presence import data_root, present
-  from clip_jax.evaluation.feature_cache import FeatureCache
+  from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
   from clip_jax.evaluation.suite import (
     Setting,
     Suite,
@@ -107,7 +106,12 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     find=find_evaluator,
     open=lambda name: open_dataset(name, root=root),
     options=options,
-    depends={**identity, 'root': str(root), 'versions': versions()},
+    depends={
+      # Wherever the model lies.
+      'model': {k: v for k, v in identity.items() if k != 'origin'},
+      'root': str(root),
+      'versions': versions(),
+    },
   )
   setting = Setting(
     model=reference,
@@ -146,20 +150,6 @@ def training_data(reference: Path) -> str | None:
   if isinstance(spec, str) and spec and '::' not in spec:
     return spec
   return None
-
-
-def identity_of(model: 'Model', dtype: str) -> dict[str, str]:
-  """What features depend on beside the pictures: weights and arithmetic."""
-  import hashlib
-
-  from clip_jax.inference.fingerprint import fingerprint
-
-  described = json.dumps(model.description.to_dict(), sort_keys=True)
-  return {
-    'weights': fingerprint(model.variables),
-    'description': hashlib.sha256(described.encode()).hexdigest()[:32],
-    'dtype': dtype,
-  }
 
 
 def versions() -> dict[str, str]:
