@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 SUITES = ('paper',)
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
 _NAMED_FAILURES = 5
-_COUNTS = ('examples', 'texts', 'templates', 'groups', 'overlap_examples')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -43,7 +42,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(name, [], what, flag_values=values)
 
   text('suite', 'paper: every task on every data set that is here')
-  text('out', 'of --suite: the folder of results, features and the page')
+  text(
+    'out',
+    'of --suite: the folder of results, features and the page; of a task: a '
+    '.json file',
+  )
   several('datasets', 'of --suite: only these')
   several('tasks', 'of --suite: only these')
   text('published', "of --suite: which of the paper's models this is")
@@ -90,9 +93,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     datasets=values.datasets,
     tasks=values.tasks,
   )
-  model = common_flags.load_model(
-    values, dtype=values.dtype, batch_size=values.batch_size
-  )
+  model = common_flags.load_over_devices(values)
   identity = identity_of(model, values.dtype)
   options = dataclasses.replace(
     options,
@@ -184,14 +185,10 @@ def _summary(result: 'Result', kept: bool) -> str:
   if result.error is not None:
     return f'failed: {result.error}'
   shown = ', '.join(
-    f'{name} {value:,.0f}' if _is_count(name) else f'{name} {100 * value:.1f} %'
+    f'{name} {printing.metric(name, value).strip()}'
     for name, value in list(result.metrics.items())[:4]
   )
   return f'{shown} ({"kept" if kept else f"{result.seconds:.1f} s"})'
-
-
-def _is_count(name: str) -> bool:
-  return name in _COUNTS or name.startswith('shots_to_match')
 
 
 def _check_published(name: str | None) -> None:
