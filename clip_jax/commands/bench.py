@@ -8,6 +8,7 @@ examples:
   clip-jax bench train --preset=ViT-B/32 --against=open_clip --json
   clip-jax bench encode --preset=ViT-B/16 --batch=1 --batch=32
   clip-jax bench encode --preset=ViT-B/32 --against=open_clip --json
+  clip-jax bench encode --preset=ViT-B/32 --batch=64 --data=tfds:emoji#test
   clip-jax bench loss --batch=4096 --embed-dim=512 --cpu-devices=2
   clip-jax bench loss --objective=sigmoid --batch=4096 --chunk=512 --json
   clip-jax bench input --data=folder:pictures --image_size=224
@@ -18,7 +19,8 @@ examples:
 What is measured:
   train      whole train steps on real records, and the share of the time
              that they waited for input; with --against, also steps alone
-  encode     both encoders at inference, with random weights
+  encode     both encoders at inference, with random weights; with --data also
+             the pictures of its files, all in a call
   loss       value and gradient of each form of the contrastive loss, with the
              scratch memory of the compiled program on one device
   input      records to batches on the host, without a model
@@ -51,7 +53,7 @@ def define_flags(values: flags.FlagValues) -> None:
   text(
     'data',
     '',
-    f'records (a SPEC); where left out {_DATA}, but see tokenizer',
+    f'records (a SPEC); where left out {_DATA}, but see tokenizer, encode',
     flag_values=values,
   )
   text('dtype', 'float32', 'float32 or bfloat16', flag_values=values)
@@ -126,7 +128,7 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
   if kind == 'encode':
     batches = v.batch or [1, 32]
     return benchmarks.encode(
-      v.preset, batches, v.steps, v.dtype, v.against, v.against_python
+      v.preset, batches, v.steps, v.dtype, v.against, v.against_python, v.data
     )
   if kind == 'checkpoint':
     return benchmarks.checkpoint(v.preset, v.steps)

@@ -1,6 +1,6 @@
 """Retrieval (paper, table 13): the texts of an image, the image of a text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ RANKS = (1, 5, 10)
 # Captions a picture, by data set: some pictures of COCO have six or seven, and
 # published recalls are with the first five, of 5,000 pictures 25,000.
 CAPTIONS = {'coco_captions': 5, 'flickr30k': 5}
-_CHUNK_BYTES = 64 * 2**20  # of scores held at once
+_TILE = (2048, 8192)  # images, texts: 64 MB of scores are held at once
 # Cosine similarities this close are equal: about the rounding of a float32
 # sum, so that two copies of one text tie whatever the order of summation.
 _TIE = 1e-6
@@ -61,7 +61,7 @@ def evaluate(
   unique = _prompted(encoder, different, templates, options)
   rows = unique[np.array([places[text] for text in texts])]
   found = recalls(features.vectors, rows, owners)
-  nearest, similarities = _nearest(features.vectors, unique, k=5)
+  nearest, similarities = nearest_rows(features.vectors, unique, k=5)
   return Evaluation(
     metrics={
       **found,
@@ -106,7 +106,7 @@ def recalls(
   owners: Int[np.ndarray, 'M'],
   ranks: tuple[int, ...] = RANKS,
 ) -> dict[str, float]:
-  """Recall at each rank, both ways, in memory that does not grow as N x M.
+  """Recall at each rank, both ways, in memory that grows as N + M.
 
   image_to_text_rK: the fraction of images (that have texts) with at least one
   of their texts among the K nearest of all texts. text_to_image_rK: the
@@ -121,72 +121,99 @@ def recalls(
   Returns:
     Fractions, 0 to 1.
   """
-  hits = {
-    'image_to_text': _image_to_text(
-      image_features, text_features, owners, ranks
-    ),
-    'text_to_image': _text_to_image(
-      image_features, text_features, owners, ranks
-    ),
-  }
+  own = np.concatenate(
+    [
+      np.einsum('me,me->m', image_features[owners[part]], text_features[part])
+      for _, part in _tiles(1, len(owners))
+    ]
+  )
+  best = np.full(len(image_features), -np.inf, np.float32)
+  np.maximum.at(best, owners, own)
+  by_image, by_text = _Places(best), _Places(own)
+  for rows, columns in _tiles(len(image_features), len(text_features)):
+    scores = image_features[rows] @ text_features[columns].T
+    owner = owners[columns] - rows.start
+    mine = np.flatnonzero((owner >= 0) & (owner < len(scores)))
+    scores[owner[mine], mine] = -np.inf  # others only are in the way
+    by_image.count(rows, scores)
+    by_text.count(columns, scores.T)
+  asking = np.unique(owners)
   return {
     f'{way}_r{k}': float(rate)
-    for way, rates in hits.items()
+    for way, rates in (
+      ('image_to_text', by_image.hits(ranks)[:, asking].mean(axis=1)),
+      ('text_to_image', by_text.hits(ranks).mean(axis=1)),
+    )
     for k, rate in zip(ranks, rates, strict=True)
   }
 
 
-def _image_to_text(images, texts, owners, ranks) -> np.ndarray:
-  asking = np.unique(owners)
-  total = np.zeros(len(ranks))
-  for rows in _chunks(asking, len(texts)):
-    scores = images[rows] @ texts.T  # n M
-    own = owners[None, :] == rows[:, None]
-    best = np.where(own, scores, -np.inf).max(axis=1, keepdims=True)
-    others = np.where(own, -np.inf, scores)
-    total += _chances(others, best, ranks)
-  return total / len(asking)
+class _Places:
+  """How many others come before each of Q right answers."""
+
+  def __init__(self, right: Float[np.ndarray, ' Q']):
+    """Nothing is counted yet.
+
+    Args:
+      right: the similarity of each query to its right answer.
+    """
+    self._right = right
+    self._ahead = np.zeros(len(right), np.int64)
+    self._near = np.zeros(len(right), np.int64)  # ahead, or as near
+
+  def count(self, queries: slice, others: Float[np.ndarray, 'q O']) -> None:
+    """Counts in the similarities of some queries to some wrong answers."""
+    right = self._right[queries, None]
+    self._ahead[queries] += np.count_nonzero(others > right + _TIE, axis=1)
+    self._near[queries] += np.count_nonzero(others >= right - _TIE, axis=1)
+
+  def hits(self, ranks: Sequence[int]) -> Float[np.ndarray, 'K Q']:
+    """How likely each query's answer is among the first k, ties in random
+    order.
+    """
+    level = self._near - self._ahead
+    places = (np.array(ranks)[:, None] - self._ahead) / (level + 1)
+    return np.clip(places, 0, 1)
 
 
-def _text_to_image(images, texts, owners, ranks) -> np.ndarray:
-  total = np.zeros(len(ranks))
-  for rows in _chunks(np.arange(len(texts)), len(images)):
-    scores = texts[rows] @ images.T  # n N
-    place = np.arange(len(rows)), owners[rows]
-    own = scores[place][:, None]
-    scores[place] = -np.inf
-    total += _chances(scores, own, ranks)
-  return total / len(texts)
-
-
-def _chances(others, own, ranks) -> np.ndarray:
-  """Expected hits at each rank, summed over rows, ties in random order."""
-  ahead = (others > own + _TIE).sum(axis=1)
-  level = (np.abs(others - own) <= _TIE).sum(axis=1)
-  places = (np.array(ranks)[:, None] - ahead) / (level + 1)
-  return np.clip(places, 0, 1).sum(axis=1)
-
-
-def _nearest(
+def nearest_rows(
   queries: Float[np.ndarray, 'N E'],
   rows: Float[np.ndarray, 'M E'],
   *,
   k: int,
 ) -> tuple[Int[np.ndarray, 'N K'], Float[np.ndarray, 'N K']]:
-  """The `k` rows nearest to each query, and their similarities."""
+  """The rows nearest to each query, in memory that grows as N + M.
+
+  Args:
+    queries, rows: unit-length rows.
+    k: K is the smaller of this and M.
+  Returns:
+    Indices of rows, the nearest first, and their similarities.
+  """
   k = min(k, len(rows))
-  indices, values = [], []
-  for chunk in _chunks(np.arange(len(queries)), len(rows)):
-    scores = queries[chunk] @ rows.T
-    best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    top = np.take_along_axis(scores, best, axis=1)
-    order = np.argsort(-top, axis=1, kind='stable')
-    indices.append(np.take_along_axis(best, order, axis=1))
-    values.append(np.take_along_axis(top, order, axis=1))
-  return np.concatenate(indices), np.concatenate(values)
+  indices = np.zeros((len(queries), k), np.int64)
+  values = np.full((len(queries), k), -np.inf, np.float32)
+  for chosen, columns in _tiles(len(queries), len(rows)):
+    scores = queries[chosen] @ rows[columns].T
+    # Most tiles have nothing better for most queries.
+    better = np.flatnonzero(scores.max(axis=1) > values[chosen, -1])
+    scores = scores[better]
+    few = min(k, scores.shape[1])
+    best = np.argpartition(-scores, few - 1, axis=1)[:, :few]
+    places = better + chosen.start
+    found = np.concatenate(
+      [values[places], np.take_along_axis(scores, best, axis=1)], axis=1
+    )
+    which = np.concatenate([indices[places], best + columns.start], axis=1)
+    order = np.argsort(-found, axis=1, kind='stable')[:, :k]
+    values[places] = np.take_along_axis(found, order, axis=1)
+    indices[places] = np.take_along_axis(which, order, axis=1)
+  return indices, values
 
 
-def _chunks(rows: np.ndarray, columns: int) -> list[np.ndarray]:
-  """`rows` in parts whose scores against `columns` fit the limit."""
-  size = max(1, _CHUNK_BYTES // (4 * columns))
-  return [rows[i : i + size] for i in range(0, len(rows), size)]
+def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+  """A matrix of this size in tiles, row by row."""
+  height, width = _TILE
+  for i in range(0, rows, height):
+    for j in range(0, columns, width):
+      yield slice(i, min(i + height, rows)), slice(j, min(j + width, columns))

@@ -1,6 +1,7 @@
 """Recall against hand-worked cases and a sort of everything."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -30,9 +31,9 @@ def brute_force(images, texts, owners, ranks):
   return found
 
 
-@pytest.mark.parametrize('chunk_bytes', [2**26, 1])
-def test_recalls_equal_those_of_a_full_sort(monkeypatch, chunk_bytes):
-  monkeypatch.setattr(retrieval, '_CHUNK_BYTES', chunk_bytes)
+@pytest.mark.parametrize('tile', [(2048, 8192), (7, 11), (1, 1)])
+def test_recalls_equal_those_of_a_full_sort(monkeypatch, tile):
+  monkeypatch.setattr(retrieval, '_TILE', tile)
   rng = np.random.default_rng(0)
   owners = np.sort(rng.integers(0, 60, 150))  # some images have no text
   images = unit(rng.normal(size=(60, 6)))
@@ -169,3 +170,25 @@ def test_templates_go_around_the_captions():
   assert dict(result.records[0]['top'])['it'] == pytest.approx(0.5**0.5)
   with pytest.raises(UsageError, match="template 'a' has no slot"):
     retrieval.evaluate(encoder, data, Options(templates=('a',)))
+
+
+def test_the_nearest_are_those_of_a_full_sort(monkeypatch):
+  monkeypatch.setattr(retrieval, '_TILE', (4, 7))
+  rng = np.random.default_rng(0)
+  queries, rows = unit(rng.normal(size=(9, 6))), unit(rng.normal(size=(40, 6)))
+  indices, values = retrieval.nearest_rows(queries, rows, k=5)
+  scores = queries @ rows.T
+  np.testing.assert_array_equal(indices, np.argsort(-scores)[:, :5])
+  np.testing.assert_allclose(values, -np.sort(-scores)[:, :5], atol=1e-6)
+  assert retrieval.nearest_rows(queries, rows[:3], k=5)[0].shape == (9, 3)
+
+
+def test_a_large_retrieval_holds_no_matrix_of_all_similarities(monkeypatch):
+  images = unit(np.random.default_rng(0).normal(size=(3000, 4)))
+  owners = np.repeat(np.arange(3000), 2)
+  monkeypatch.setattr(retrieval, '_TILE', (256, 256))
+  tracemalloc.start()
+  recalls(images, images[owners], owners)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 4 * 3000 * 6000 / 10
