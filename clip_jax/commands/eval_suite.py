@@ -26,12 +26,10 @@ from clip_jax.errors import FailureError, UsageError, check_choice
 
 if TYPE_CHECKING:
   from clip_jax.evaluation.suite import Pair, Result
-  from clip_jax.inference.model import Model
 
 SUITES = ('paper',)
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
 _NAMED_FAILURES = 5
-_COUNTS = ('examples', 'texts', 'templates', 'groups', 'overlap_examples')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -44,7 +42,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(name, [], what, flag_values=values)
 
   text('suite', 'paper: every task on every data set that is here')
-  text('out', 'of --suite: the folder of results, features and the page')
+  text(
+    'out',
+    'of --suite: the folder of results, features and the page; of a task: a '
+    '.json file',
+  )
   several('datasets', 'of --suite: only these')
   several('tasks', 'of --suite: only these')
   text('published', "of --suite: which of the paper's models this is")
@@ -70,7 +72,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   from clip_jax.evaluation.datasets import DATASETS
   from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.evaluation.datasets.presence import data_root, present
-  from clip_jax.evaluation.feature_cache import FeatureCache
+  from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
   from clip_jax.evaluation.suite import (
     Setting,
     Suite,
@@ -91,9 +93,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     datasets=values.datasets,
     tasks=values.tasks,
   )
-  model = common_flags.load_model(
-    values, dtype=values.dtype, batch_size=values.batch_size
-  )
+  model = common_flags.load_over_devices(values)
   identity = identity_of(model, values.dtype)
   options = dataclasses.replace(
     options,
@@ -107,7 +107,12 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     find=find_evaluator,
     open=lambda name: open_dataset(name, root=root),
     options=options,
-    depends={**identity, 'root': str(root), 'versions': versions()},
+    depends={
+      # Wherever the model lies.
+      'model': {k: v for k, v in identity.items() if k != 'origin'},
+      'root': str(root),
+      'versions': versions(),
+    },
   )
   setting = Setting(
     model=reference,
@@ -148,20 +153,6 @@ def training_data(reference: Path) -> str | None:
   return None
 
 
-def identity_of(model: 'Model', dtype: str) -> dict[str, str]:
-  """What features depend on beside the pictures: weights and arithmetic."""
-  import hashlib
-
-  from clip_jax.inference.fingerprint import fingerprint
-
-  described = json.dumps(model.description.to_dict(), sort_keys=True)
-  return {
-    'weights': fingerprint(model.variables),
-    'description': hashlib.sha256(described.encode()).hexdigest()[:32],
-    'dtype': dtype,
-  }
-
-
 def versions() -> dict[str, str]:
   """Of what results depend on, by package."""
   return {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -194,14 +185,10 @@ def _summary(result: 'Result', kept: bool) -> str:
   if result.error is not None:
     return f'failed: {result.error}'
   shown = ', '.join(
-    f'{name} {value:,.0f}' if _is_count(name) else f'{name} {100 * value:.1f} %'
+    f'{name} {printing.metric(name, value).strip()}'
     for name, value in list(result.metrics.items())[:4]
   )
   return f'{shown} ({"kept" if kept else f"{result.seconds:.1f} s"})'
-
-
-def _is_count(name: str) -> bool:
-  return name in _COUNTS or name.startswith('shots_to_match')
 
 
 def _check_published(name: str | None) -> None:
