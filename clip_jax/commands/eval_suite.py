@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 SUITES = ('paper',)
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
 _NAMED_FAILURES = 5
-_COUNTS = ('examples', 'texts', 'templates', 'groups', 'overlap_examples')
+_SHOWN = 5  # rates in a line
+_COUNTS = ('examples', 'texts', 'templates', 'groups', 'shared_classes')
+_NO_RATES = ('_examples', '_low', '_high')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -183,15 +185,18 @@ def say(
 def _summary(result: 'Result', kept: bool) -> str:
   if result.error is not None:
     return f'failed: {result.error}'
-  shown = ', '.join(
-    f'{name} {value:,.0f}' if _is_count(name) else f'{name} {100 * value:.1f} %'
-    for name, value in list(result.metrics.items())[:4]
-  )
+  rates = [
+    f'{name} {100 * value:.1f} %'
+    for name, value in result.metrics.items()
+    if not _is_no_rate(name)
+  ]
+  shown = ', '.join(rates[:_SHOWN])
   return f'{shown} ({"kept" if kept else f"{result.seconds:.1f} s"})'
 
 
-def _is_count(name: str) -> bool:
-  return name in _COUNTS or name.startswith('shots_to_match')
+def _is_no_rate(name: str) -> bool:
+  """Counts, and the ends of intervals."""
+  return name in _COUNTS or name.endswith(_NO_RATES) or name.startswith('shots')
 
 
 def _check_published(name: str | None) -> None:

@@ -47,7 +47,7 @@ def test_only_what_was_asked_for_is_planned():
 def test_wrong_names_are_refused():
   with pytest.raises(UsageError, match="no data set 'cats' in the suite"):
     _plan(datasets=['cats'])
-  with pytest.raises(UsageError, match="no task 'nosuch' .*zero_shot"):
+  with pytest.raises(UsageError, match=r"no task 'nosuch' .*zero_shot"):
     _plan(tasks=['nosuch'])
 
 
