@@ -100,9 +100,7 @@ def calibration(collected: Collected) -> list[Panel]:
       f'calibration-{result["dataset"]}',
       figures.title(collected, result),
       _calibration_error(result),
-      'Accuracy of the first answers in each bin of their probability; darker '
-      'bins hold more of them. On the diagonal probabilities mean what they '
-      'say. No figure of the paper. From zero_shot, reliability.',
+      'No figure of the paper. From zero_shot, reliability.',
       draw.draw_reliability(result['tables']['reliability']),
     )
     for result in figures.of_task(collected, 'zero_shot')
