@@ -3,8 +3,10 @@
 import math
 import re
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from clip_jax.evaluation.suite import draw
 from clip_jax.evaluation.suite.svg import inline
@@ -69,6 +71,10 @@ def _svg(figure: Figure) -> str:
   return str(inline(figure, 'figure', 'what it shows'))
 
 
+def _points(line: Line2D) -> np.ndarray:
+  return np.stack([line.get_xdata(), line.get_ydata()], axis=1)
+
+
 @pytest.mark.parametrize(('function', 'rows'), FIGURES)
 def test_all_one_and_no_rows_can_be_drawn(function, rows):
   whole = _svg(function(rows))
@@ -87,13 +93,13 @@ def test_the_mean_curve_is_over_the_shots_that_all_have():
   rows = [row for row in CURVE if (row['name'], row['shots']) != ('b', 4)]
   (axes,) = draw.draw_few_shot(rows).axes
   (mean,) = [line for line in axes.lines if line.get_label() == 'mean']
-  assert list(mean.get_ydata()) == pytest.approx([20.0])
+  assert _points(mean)[:, 1] == pytest.approx([20.0])
 
 
 def test_zero_shot_is_a_star_at_no_examples():
   (axes,) = draw.draw_few_shot(CURVE[:3]).axes
   stars = [line for line in axes.lines if line.get_marker() == '*']
-  assert [(x.get_xdata()[0], x.get_ydata()[0]) for x in stars] == [(0, 10.0)]
+  assert [_points(x).tolist() for x in stars] == [[[0.0, 10.0]]]
   assert [tick.get_text() for tick in axes.get_xticklabels()] == ['0', '1', '4']
 
 
@@ -107,9 +113,11 @@ def test_bounds_are_no_part_of_the_mean():
 def test_robustness_is_drawn_in_logits():
   (axes,) = draw.draw_robustness(MODELS[:1], LINE).axes
   (star,) = [line for line in axes.lines if line.get_marker() == '*']
-  assert star.get_xdata()[0] == pytest.approx(math.log(0.7 / 0.3))
-  assert star.get_ydata()[0] == pytest.approx(math.log(0.6 / 0.4))
-  names = [text.get_text() for text in axes.get_legend().get_texts()]
+  place = [math.log(0.7 / 0.3), math.log(0.6 / 0.4)]
+  assert _points(star) == pytest.approx(np.array([place]))
+  legend = axes.get_legend()
+  assert legend
+  names = [text.get_text() for text in legend.get_texts()]
   assert names == ['no loss (y = x)', 'line through probes', 'zero-shot']
 
 

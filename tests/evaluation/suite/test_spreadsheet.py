@@ -1,6 +1,7 @@
 """results.csv, read back."""
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
@@ -60,8 +61,6 @@ def test_published_numbers_stand_beside_the_data_sets_own_metric(rows):
 
 
 def test_a_model_that_is_not_of_the_paper_has_no_published_numbers(tmp_path):
-  import dataclasses
-
   fake = FakeSuite(tmp_path)
   plan = make_plan(
     TABLE, TASKS, absence, root=Path('/data'), training_is_known=False
