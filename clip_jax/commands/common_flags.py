@@ -87,6 +87,20 @@ def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
   )
 
 
+def load_over_devices(values: flags.FlagValues) -> 'Model':
+  """The model of --model as `define_encoding` says, over all devices."""
+  import jax
+
+  from clip_jax.parallel.mesh import make_mesh
+
+  return load_model(
+    values,
+    dtype=values.dtype,
+    batch_size=values.batch_size,
+    mesh=make_mesh() if jax.device_count() > 1 else None,
+  )
+
+
 def read_model(values: flags.FlagValues) -> 'Loaded':
   """The same model before it is on a device, in the dtypes of its files."""
   from clip_jax.inference import loading
@@ -105,11 +119,13 @@ def _reading(values: flags.FlagValues) -> dict[str, Any]:
   }
 
 
-def define_templates(values: flags.FlagValues) -> None:
+def define_templates(
+  values: flags.FlagValues, default: tuple[str, ...] | None = ('{}',)
+) -> None:
   """--templates: prompts around names; see `classify.templates_of`."""
   flags.DEFINE_multi_string(
     'templates',
-    ['{}'],
+    default,
     'a prompt with {} for the name, or @FILE with one a line; several of '
     'these flags are averaged',
     flag_values=values,

@@ -1,89 +1,302 @@
-"""Evaluates a model on a data set.
+"""Evaluates a model on a data set, or on all data sets that are here.
 
 usage:
-  clip-jax eval --model=REF --task=TASK --data=SPEC [--templates=…]
+  clip-jax eval --model=REF --task=TASK --data=NAME|SPEC [--out=FILE.json]
+  clip-jax eval --model=REF --suite=paper --out=DIR
+  clip-jax eval --list
 
 tasks:
-  zero_shot  the right name among all names of the data set: top-1, top-5
-  retrieval  the texts of an image, and the image of a text: recall at 1, 5, 10
+  zero_shot     the right name among all: accuracy, calibration, confusions
+  prompt_gain   what templates add to bare class names
+  retrieval     the texts of an image, the image of a text: recall at 1, 5, 10
+  linear_probe  logistic regression on the features
+  few_shot      the same on a few examples a class, and where it meets zero-shot
+  robustness    what a shift of the data costs, and adapting to its classes
+  overlap       accuracy with and without pictures that were trained on
+  bias          which names the pictures of each group are given
 
 examples:
   clip-jax eval --model=runs/emoji --task=zero_shot --data=tfds:emoji#test
   clip-jax eval --model=runs/emoji --task=retrieval \\
       --data=tfds:emoji#test --json
+  clip-jax eval --model=REF --task=zero_shot --data=cifar10 --out=cifar10.json
   clip-jax eval --model=REF --task=zero_shot --data=folder:pets \\
-      --templates="a photo of a {}, a type of pet."
+      --templates="a photo of a {}, a type of pet." --class_names=names.txt
+  clip-jax eval --model=REF --task=few_shot --data=folder:pets/test \\
+      --train=folder:pets/train --shots=1,4,16 --cache=features
   clip-jax eval --model=REF --task=retrieval --data=csv:pairs.csv
 
+A data set is a NAME of --list, or a SPEC. One of the list brings its own class
+names and templates; --templates and --class_names go before them. In brackets
+are intervals of 95 % (overlap: 99.5 %). --out keeps also what each picture was
+taken for, and the tables behind figures. With --cache the features of a model
+and a data set are made once for all tasks, and a killed evaluation goes on.
 Pictures that cannot be read are left out and counted, up to --max_corrupt.
 """
 
+import dataclasses
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, eval_suite, printing
 from clip_jax.commands.classify import templates_of
+from clip_jax.errors import FailureError, UsageError
+
+if TYPE_CHECKING:
+  from clip_jax.evaluation import Evaluation, Options
+  from clip_jax.inference.model import Model
+
+_BOUNDS = ('_low', '_high')
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   common_flags.define_model(values)
-  flags.DEFINE_string('task', None, 'what to measure', flag_values=values)
-  flags.DEFINE_string(
-    'data', None, 'a data set, SCHEME:LOCATION[#SPLIT]', flag_values=values
+  text, number = flags.DEFINE_string, flags.DEFINE_integer
+  for name, what in {
+    'task': 'what to measure',
+    'data': 'a data set: a NAME of --list, or SCHEME:LOCATION[#SPLIT]',
+    'train': 'a SPEC to learn from, of probes',
+    'validation': 'a SPEC to tune on, of probes',
+    'root': 'the folder of data sets, ROOT/NAME',
+    'class_names': 'a file with a name a line, in the order of the labels',
+    'cache': 'a folder to keep features in',
+  }.items():
+    text(name, None, what, flag_values=values)
+  flags.DEFINE_bool('list', False, 'list the data sets', flag_values=values)
+  number('seed', 0, 'of what is drawn', flag_values=values)
+  number('seeds', 3, 'few_shot: draws', 1, flag_values=values)
+  flags.DEFINE_list(
+    'shots',
+    ['1', '2', '4', '8', '16'],
+    'few_shot: examples a class',
+    flag_values=values,
   )
+  _define_details(values)
   common_flags.define_captions(values)
-  common_flags.define_templates(values)
+  common_flags.define_templates(values, default=None)
   common_flags.define_encoding(values)
   common_flags.define_json(values)
+  eval_suite.define_flags(values)
+
+
+def _define_details(values: flags.FlagValues) -> None:
+  """Of single tasks: see `Options`."""
+  flags.DEFINE_float(
+    'C', None, 'probes: inverse regularisation, not swept', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'probe_iterations', 1000, 'probes: steps at most', 1, flag_values=values
+  )
+  flags.DEFINE_bool(
+    'start_from_text',
+    False,
+    "probes: start from the text tower's weights",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'baselines',
+    None,
+    'robustness: a CSV file of standard models',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'overlap_with',
+    '',
+    'overlap: a SPEC of what the model was trained on',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'detector',
+    'perceptual',
+    'overlap: perceptual or learned',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'max_distance', 8, 'overlap: bits between hashes', flag_values=values
+  )
+  flags.DEFINE_float(
+    'min_similarity', 0.95, 'overlap: cosine of features', flag_values=values
+  )
+  flags.DEFINE_string(
+    'designs', None, 'bias: a JSON file of sets of names', flag_values=values
+  )
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints the metrics."""
   printing.no_words('eval', words)
+  root = Path(values.root).expanduser() if values.root else None
+  if values.list:
+    from clip_jax.commands.eval_list import print_list
+
+    print_list(root, values.json)
+    return
+  common_flags.reference_of(values)
+  if values.suite is not None:
+    eval_suite.run(values, options=_options_of(values), root=root)
+    return
+  _run_task(values, root)
+
+
+def _run_task(values: flags.FlagValues, root: Path | None) -> None:
+  """One task on one data set."""
+  from clip_jax.evaluation import EVALUATORS, find_evaluator
+
   reference = common_flags.reference_of(values)
-  task = printing.require(values.task, 'task', 'zero_shot or retrieval')
-  spec = printing.require(
+  task = printing.require(
+    values.task, 'task', f'one of {", ".join(EVALUATORS)}'
+  )
+  name = printing.require(
     values.data, 'data', 'name a data set, as in --data=tfds:emoji#test'
   )
-
-  from clip_jax.evaluation import Options, find_evaluator
-  from clip_jax.evaluation.dataset import of_source
-
+  out = _out_of(values.out)
   evaluate = find_evaluator(task)
-  options = Options(
-    templates=tuple(templates_of(values)),
-    max_corrupt_records=values.max_corrupt,
-    watch=printing.watch,
-  )
+  options = _options_of(values)
+  lines = _class_names_of(values.class_names)
 
+  from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.inference.references import recognise
 
   recognise(reference)  # before a data set is built for nothing
-
-  from clip_jax.data.sources import open_source
-
-  source = open_source(spec, captions=tuple(values.captions))
-  model = common_flags.load_model(
-    values, dtype=values.dtype, batch_size=values.batch_size
+  dataset = open_dataset(
+    name,
+    root=root,
+    train=values.train,
+    validation=values.validation,
+    class_names=lines,
+    captions=tuple(values.captions),
   )
-  result = evaluate(model, of_source(source), options)
+  model = common_flags.load_over_devices(values)
+  if values.cache:
+    folder = Path(values.cache).expanduser()
+    options = _with_cache(options, folder, model, values.dtype)
+  result = evaluate(model, dataset, options)
   printing.report_corrupt(result.corrupt)
+  about = {
+    'task': task,
+    'data': name,
+    'model': reference,
+    'step': model.step,
+    'metrics': result.metrics,
+    'corrupt': result.corrupt,
+  }
+  if out is not None:
+    details = {'records': result.records, 'tables': result.tables}
+    _write(out, {**about, **details})
   if values.json:
-    printing.print_json(
-      {
-        'task': task,
-        'data': spec,
-        'model': reference,
-        'step': model.step,
-        'metrics': result.metrics,
-        'corrupt': result.corrupt,
-      }
-    )
+    printing.print_json(about)
     return
   step = '' if model.step is None else f' at step {model.step:,}'
-  print(f'{task} on {spec}, {reference}{step}')
-  width = max(map(len, result.metrics))
-  for name, value in result.metrics.items():
-    counted = name in ('examples', 'texts')
-    shown = f'{value:8,.0f}' if counted else f'{100 * value:8.2f} %'
-    print(f'  {name:<{width}}  {shown}')
+  print(f'{task} on {dataset.title or name}, {reference}{step}')
+  print('\n'.join(lines_of(result)))
+
+
+def lines_of(result: 'Evaluation') -> list[str]:
+  """A line a metric, its interval beside it."""
+  metrics = result.metrics
+  bounds = {f'{name}{end}' for name in metrics for end in _BOUNDS}
+  shown = {name: x for name, x in metrics.items() if name not in bounds}
+  width = max(map(len, shown))
+  lines: list[str] = []
+  for name, value in shown.items():
+    line = f'  {name:<{width}}  {printing.metric(name, value)}'
+    low, high = (metrics.get(f'{name}{end}') for end in _BOUNDS)
+    if low is not None and high is not None:
+      line += f'  [{100 * low:.2f}, {100 * high:.2f}]'
+    lines.append(line)
+  return lines
+
+
+def _options_of(values: flags.FlagValues) -> 'Options':
+  """What all flags but those of the model and the data say.
+
+  Raises:
+    UsageError: one of them is impossible.
+  """
+  from clip_jax.evaluation import Options
+
+  designs = None
+  if values.designs:
+    from clip_jax.evaluation.bias_designs import read_designs
+
+    designs = read_designs(Path(values.designs).expanduser())
+  return Options(
+    templates=tuple(templates_of(values)) if values.templates else None,
+    max_corrupt_records=values.max_corrupt,
+    watch=printing.watch,
+    seed=values.seed,
+    seeds=values.seeds,
+    shots=_shots_of(values.shots),
+    C=values.C,
+    probe_iterations=values.probe_iterations,
+    start_from_text=values.start_from_text,
+    baselines=values.baselines,
+    overlap_with=values.overlap_with,
+    detector=values.detector,
+    max_distance=values.max_distance,
+    min_similarity=values.min_similarity,
+    designs=designs,
+  )
+
+
+def _shots_of(words: list[str]) -> tuple[int, ...]:
+  numbers = [word.strip() for word in words]
+  if not numbers or not all(x.isdecimal() and int(x) for x in numbers):
+    raise UsageError(
+      f'--shots={",".join(words)}: use numbers of examples, as in 1,2,4.'
+    )
+  return tuple(sorted({int(x) for x in numbers}))
+
+
+def _class_names_of(path: str | None) -> list[str] | None:
+  """The lines of a file, of which none may be empty."""
+  if path is None:
+    return None
+  lines = printing.lines_of('class_names', os.path.expanduser(path))
+  for place, number in enumerate(lines.numbers, 1):
+    if place != number:
+      raise UsageError(
+        f'--class_names: {path}, line {place} is empty: a name a line.'
+      )
+  return list(lines)
+
+
+def _with_cache(
+  options: 'Options', folder: Path, model: 'Model', dtype: str
+) -> 'Options':
+  from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
+
+  cache = FeatureCache(folder, model, identity_of(model, dtype))
+  return dataclasses.replace(options, cache=cache)
+
+
+def _out_of(name: str | None) -> Path | None:
+  if name is None:
+    return None
+  out = Path(name).expanduser()
+  if out.suffix != '.json' or not out.parent.is_dir():
+    raise UsageError(
+      f'--out={name}: name a .json file in a folder that is there (a folder '
+      'is for --suite).'
+    )
+  return out
+
+
+def _write(out: Path, document: dict[str, Any]) -> None:
+  """Whole or not at all."""
+  temporary = out.with_name(f'{out.name}.{uuid.uuid4().hex}.tmp')
+  try:
+    with open(temporary, 'w', encoding='utf-8') as file:
+      json.dump(document, file, ensure_ascii=False, indent=2)
+    os.replace(temporary, out)
+  except OSError as error:
+    reason = (error.strerror or str(error)).lower()
+    raise FailureError(f'{out} could not be written: {reason}.') from error
+  finally:
+    temporary.unlink(missing_ok=True)

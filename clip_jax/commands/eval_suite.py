@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 SUITES = ('paper',)
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
 _NAMED_FAILURES = 5
-_SHOWN = 5  # rates in a line
-_COUNTS = ('examples', 'texts', 'templates', 'groups', 'shared_classes')
-_NO_RATES = ('_examples', '_low', '_high')
+_SHOWN = 5  # metrics in a line
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -45,7 +43,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(name, [], what, flag_values=values)
 
   text('suite', 'paper: every task on every data set that is here')
-  text('out', 'of --suite: the folder of results, features and the page')
+  text(
+    'out',
+    'of --suite: the folder of results, features and the page; of a task: a '
+    '.json file',
+  )
   several('datasets', 'of --suite: only these')
   several('tasks', 'of --suite: only these')
   text('published', "of --suite: which of the paper's models this is")
@@ -92,9 +94,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     datasets=values.datasets,
     tasks=values.tasks,
   )
-  model = common_flags.load_model(
-    values, dtype=values.dtype, batch_size=values.batch_size
-  )
+  model = common_flags.load_over_devices(values)
   identity = identity_of(model, values.dtype)
   options = dataclasses.replace(
     options,
@@ -185,18 +185,13 @@ def say(
 def _summary(result: 'Result', kept: bool) -> str:
   if result.error is not None:
     return f'failed: {result.error}'
-  rates = [
-    f'{name} {100 * value:.1f} %'
+  metrics = [
+    f'{name} {printing.metric(name, value).strip()}'
     for name, value in result.metrics.items()
-    if not _is_no_rate(name)
+    if not name.endswith(('_low', '_high'))  # of intervals
   ]
-  shown = ', '.join(rates[:_SHOWN])
+  shown = ', '.join(metrics[:_SHOWN])
   return f'{shown} ({"kept" if kept else f"{result.seconds:.1f} s"})'
-
-
-def _is_no_rate(name: str) -> bool:
-  """Counts, and the ends of intervals."""
-  return name in _COUNTS or name.endswith(_NO_RATES) or name.startswith('shots')
 
 
 def _check_published(name: str | None) -> None:

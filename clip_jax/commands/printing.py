@@ -10,6 +10,10 @@ from typing import Any
 from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import UsageError
 
+# The last words of the names of what is counted, such as overlap_examples.
+_COUNTED = ('examples', 'texts', 'templates', 'groups', 'classes')
+_PLAIN = ('p_value', 'C')
+
 
 def print_json(value: Any) -> None:
   """One JSON document on stdout."""
@@ -59,6 +63,16 @@ def _how_far(done: int, total: int, unit: str, rate: float) -> str:
   seconds = round((total - done) / rate) if rate else 0
   left = str(datetime.timedelta(seconds=seconds))
   return f'{done:,} of {total:,} {unit}, {rate:,.1f} a second, {left} left'
+
+
+def metric(name: str, value: float) -> str:
+  """The value of an evaluator's metric: a count, or a fraction in percent."""
+  if name in _PLAIN:
+    return f'{value:10.4g}'
+  if name.split('_')[-1] in _COUNTED or name.startswith('shots_to_match'):
+    whole = value == int(value)
+    return f'{value:8,.0f}' if whole else f'{value:10,.1f}'
+  return f'{100 * value:8.2f} %'
 
 
 def report_corrupt(corrupt: dict[str, str]) -> None:

@@ -79,7 +79,7 @@ def identity_of(model: Model, dtype: str) -> dict[str, Any]:
   tokenizer = json.dumps(description.tokenizer, sort_keys=True, default=dict)
   return {
     'version': VERSION,
-    'model': fingerprint(model.params),
+    'model': fingerprint(model.variables),
     'origin': model.origin,
     'step': model.step,
     'config': model.config.to_dict(),

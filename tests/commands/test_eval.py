@@ -1,5 +1,8 @@
 """`clip-jax eval` as it is typed."""
 
+import json
+import re
+
 import pytest
 
 from clip_jax.data.sources import open_source
@@ -8,7 +11,7 @@ from clip_jax.evaluation.dataset import of_source
 from clip_jax.inference.loading import load
 
 
-@pytest.mark.parametrize('task', list(EVALUATORS))
+@pytest.mark.parametrize('task', ['zero_shot', 'prompt_gain', 'retrieval'])
 def test_json_has_the_evaluators_metrics(clip_jax, workdir, pictures, task):
   spec = f'folder:{pictures}'
   result = clip_jax(
@@ -22,9 +25,65 @@ def test_json_has_the_evaluators_metrics(clip_jax, workdir, pictures, task):
     'data': spec,
     'model': str(workdir),
     'step': 7,
-    'metrics': expected.metrics,
+    'metrics': pytest.approx(expected.metrics, abs=1e-5),
     'corrupt': {},
   }
+
+
+def test_help_has_a_line_for_every_task(clip_jax):
+  shown = clip_jax('eval', '--help').out.split('examples:')[0]
+  assert re.findall(r'^  (\w+)  +\w', shown, re.M) == list(EVALUATORS)
+
+
+def test_out_keeps_records_and_tables(clip_jax, workdir, pictures, tmp_path):
+  out = tmp_path / 'found.json'
+  call = ['eval', f'--model={workdir}', '--task=zero_shot', '--json',
+          f'--data=folder:{pictures}', f'--out={out}']  # fmt: skip
+  printed = clip_jax(*call).json
+  kept = json.loads(out.read_text())
+  assert kept.items() > printed.items()
+  assert len(kept['records']) == 5
+  assert {row['class'] for row in kept['tables']['per_class']} == {
+    'cat face', 'red square'
+  }  # fmt: skip
+  assert [path.name for path in tmp_path.iterdir()] == ['found.json']
+
+
+def test_a_cache_gives_the_same_numbers(clip_jax, workdir, pictures, tmp_path):
+  call = ['eval', f'--model={workdir}', '--json', f'--data=folder:{pictures}']
+  cached = [*call, f'--cache={tmp_path / "features"}']
+  for task in ('zero_shot', 'retrieval'):
+    fresh = clip_jax(*call, f'--task={task}').json
+    assert clip_jax(*cached, f'--task={task}').json == fresh
+  entries = [path.name for path in (tmp_path / 'features' / 'images').iterdir()]
+  assert len(entries) == 1  # for both
+
+
+def test_names_of_a_file_are_used(clip_jax, workdir, pictures, tmp_path):
+  names = tmp_path / 'names.txt'
+  names.write_text('big cat face|small cat face\ngreen circle\n')
+  out = tmp_path / 'found.json'
+  clip_jax(
+    'eval', f'--model={workdir}', '--task=zero_shot', f'--out={out}',
+    f'--data=folder:{pictures}', f'--class_names={names}',
+  )  # fmt: skip
+  labels = [row['label'] for row in json.loads(out.read_text())['records']]
+  assert labels == ['big cat face'] * 2 + ['green circle'] * 3
+
+
+def test_a_training_split_is_named(clip_jax, workdir, pictures):
+  result = clip_jax(
+    'eval', f'--model={workdir}', '--task=few_shot', '--shots=1', '--seeds=2',
+    f'--data=folder:{pictures}', f'--train=folder:{pictures}', '--C=1',
+    '--json',
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  assert {'zero_shot', '1_shot'} <= result.json['metrics'].keys()
+
+
+def test_the_table_is_listed(clip_jax):
+  rows = clip_jax('eval', '--list', '--json').json
+  assert 'cifar10' in [row['name'] for row in rows]
 
 
 def test_prints_percentages_and_counts(clip_jax, workdir, pictures):
@@ -36,6 +95,8 @@ def test_prints_percentages_and_counts(clip_jax, workdir, pictures):
   assert title == f'zero_shot on folder:{pictures}, {workdir} at step 7'
   shown = dict(row.split(maxsplit=1) for row in rows)
   assert shown['top5'] == '100.00 %'  # there are two classes
+  assert re.fullmatch(r'\d+\.\d+ %  \[\d+\.\d+, \d+\.\d+\]', shown['top1'])
+  assert 'top1_low' not in shown
   assert shown['examples'] == '5'
 
 
@@ -75,8 +136,52 @@ def test_wrong_calls_are_one_line(refused, workdir, pictures, tmp_path):
   refused('no slot', 'eval', model, task, data, '--templates=photo')
   refused('flags only', 'eval', model, task, data, 'word')
   refused("dtype='float8'", 'eval', model, task, data, '--dtype=float8')
+  refused("no data set 'cifr10': the nearest is 'cifar10'",
+          'eval', model, task, '--data=cifr10')  # fmt: skip
+  refused('the nearest is zero_shot', 'eval', model, data, '--task=zeroshot')
+  refused('none', 'eval', model, task, f'--data=folder:{pictures}#none')
+  refused('use numbers', 'eval', model, task, data, '--shots=1,two')
+  refused('.json file', 'eval', model, task, data, f'--out={tmp_path}')
+  refused('no training split', 'eval', model, data, '--task=linear_probe')
   refused('batch_size=0', 'eval', model, task, data, '--batch_size=0')
   refused(
     'has no label names',
     'eval', model, task, f'--data=folder:{pictures}/cat_face',
   )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'lines, message',
+  [
+    ('cat\n', 'has 1 names, and data'),
+    ('cat\nsquare\ncircle\n', 'has 3 names, and data'),
+    ('cat\n\nsquare\n', 'line 2 is empty'),
+    ('', '--class_names'),
+  ],
+)
+def test_wrong_class_names_are_one_line(
+  refused, workdir, pictures, tmp_path, lines, message
+):
+  names = tmp_path / 'names.txt'
+  names.write_text(lines)
+  refused(
+    message, 'eval', f'--model={workdir}', '--task=zero_shot',
+    f'--data=folder:{pictures}', f'--class_names={names}',
+  )  # fmt: skip
+
+
+def test_labels_out_of_range_are_one_line(
+  clip_jax, workdir, pictures, tmp_path
+):
+  rows = [f'{path},{i}' for i, path in enumerate(pictures.rglob('*.png'))]
+  table = tmp_path / 'labels.csv'
+  table.write_text('\n'.join(['image,label', *rows]))
+  (tmp_path / 'names.txt').write_text('cat\nsquare\n')
+  result = clip_jax(
+    'eval', f'--model={workdir}', '--task=zero_shot',
+    f'--data=csv:{table}', f'--class_names={tmp_path / "names.txt"}',
+  )  # fmt: skip
+  assert result.code == 1
+  (line,) = result.err.strip().splitlines()
+  assert line.startswith('error: ')
+  assert 'label 2 of 3 records is not one of its 2 labels' in line
