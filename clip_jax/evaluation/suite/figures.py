@@ -1,6 +1,5 @@
 """Rows for the figures and tables of the page, from results.json alone."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -133,10 +132,17 @@ def overlaps(collected: Collected) -> list[Row]:
 
 
 def group_rates(result: Row) -> dict[str, list[Row]]:
-  """Design to 'group', 'kind', 'rate', 'low', 'high' (tables 6 and 7)."""
-  rows = sorted(result['tables'].get('rates', []), key=_design)
+  """Design to 'group', 'kind', 'rate', 'low', 'high' (tables 6 and 7).
+
+  Designs of a single kind are left out: every rate is 1.
+  """
+  designs: dict[str, list[Row]] = {}
+  for row in result['tables'].get('rates', []):
+    designs.setdefault(row['design'], []).append(row)
   return {
-    design: list(group) for design, group in itertools.groupby(rows, _design)
+    design: rows
+    for design, rows in designs.items()
+    if len({row['kind'] for row in rows}) > 1
   }
 
 
@@ -168,10 +174,6 @@ _CURVE = ('shots', 'mean', 'low', 'high')
 def _curve(result: Row, start: str) -> list[Row]:
   rows = [x for x in result['tables'].get('curve', []) if x['start'] == start]
   return sorted(rows, key=lambda row: row['shots'])
-
-
-def _design(row: Row) -> str:
-  return row['design']
 
 
 def _summary_row(

@@ -1,5 +1,6 @@
 """What is stored, kept and done again."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -74,16 +75,12 @@ def test_what_depends_on_something_else_is_done_again(tmp_path, what):
   if what == 'weights':
     fake.depends = {'weights': 'abd'}
   else:
-    import dataclasses
-
     fake.options = dataclasses.replace(fake.options, shots=(1, 3))
   _run(fake)
   assert sum(fake.calls.values()) == len(PLAN.pairs)
 
 
 def test_how_it_is_watched_makes_no_difference(tmp_path):
-  import dataclasses
-
   _run(FakeSuite(tmp_path))
   fake = FakeSuite(tmp_path)
   fake.options = dataclasses.replace(
