@@ -146,7 +146,7 @@ def group_rates(result: Row) -> dict[str, list[Row]]:
   }
 
 
-def summary(collected: Collected) -> tuple[list[int], list[Row]]:
+def summary(collected: Collected) -> tuple[list[float | int], list[Row]]:
   """The table of all classified data sets.
 
   Returns:
@@ -177,7 +177,7 @@ def _curve(result: Row, start: str) -> list[Row]:
 
 
 def _summary_row(
-  collected: Collected, tasks: Mapping[str, Row], shots: list[int]
+  collected: Collected, tasks: Mapping[str, Row], shots: list[float | int]
 ) -> Row:
   some = next(iter(tasks.values()))
   row: Row = {'title': title(collected, some), 'examples': None, 'gain': None}

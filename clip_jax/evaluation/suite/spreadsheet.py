@@ -31,10 +31,11 @@ def to_csv(collected: Mapping[str, Any]) -> str:
   Published percentages become fractions, too. Failures have no rows.
   """
   text = io.StringIO()
-  writer = csv.DictWriter[str](text, COLUMNS, lineterminator='\n')
-  writer.writeheader()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(COLUMNS)
   for result in collected['results']:
-    writer.writerows(rows_of(result))
+    for row in rows_of(result):
+      writer.writerow([row[name] for name in COLUMNS])
   return text.getvalue()
 
 

@@ -76,7 +76,7 @@ class FakeSuite:
     self.said: list[str] = []
     self.fails = fails or {}
     self.options = Options()
-    self.depends = {'weights': 'abc'}
+    self.depends = {'model': {'weights': 'abc', 'dtype': 'float32'}}
     self.folder = folder
 
   @property

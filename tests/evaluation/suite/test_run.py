@@ -73,7 +73,7 @@ def test_what_depends_on_something_else_is_done_again(tmp_path, what):
   _run(FakeSuite(tmp_path))
   fake = FakeSuite(tmp_path)
   if what == 'weights':
-    fake.depends = {'weights': 'abd'}
+    fake.depends = {'model': {'weights': 'abd', 'dtype': 'float32'}}
   else:
     fake.options = dataclasses.replace(fake.options, shots=(1, 3))
   _run(fake)
