@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SUITES = ('paper',)
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
 _NAMED_FAILURES = 5
+_SHOWN = 5  # metrics in a line
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -184,10 +185,12 @@ def say(
 def _summary(result: 'Result', kept: bool) -> str:
   if result.error is not None:
     return f'failed: {result.error}'
-  shown = ', '.join(
+  metrics = [
     f'{name} {printing.metric(name, value).strip()}'
-    for name, value in list(result.metrics.items())[:4]
-  )
+    for name, value in result.metrics.items()
+    if not name.endswith(('_low', '_high'))  # of intervals
+  ]
+  shown = ', '.join(metrics[:_SHOWN])
   return f'{shown} ({"kept" if kept else f"{result.seconds:.1f} s"})'
 
 

@@ -194,7 +194,7 @@ def _per_class(
       'examples': int(totals[c]),
       'accuracy': float(hits[c] / totals[c]),
     }
-    for c in np.flatnonzero(totals)
+    for c in np.flatnonzero(totals).tolist()
   ]
 
 
@@ -208,7 +208,7 @@ def _confusions(
   """The most frequent wrong answers; of equals the most certain."""
   found: dict[tuple[int, int], list[tuple[float, str]]]
   found = collections.defaultdict(list)
-  for i in np.flatnonzero(given != labels):
+  for i in np.flatnonzero(given != labels).tolist():
     pair = int(labels[i]), int(given[i])
     found[pair].append((float(probabilities[i]), ids[i]))
   rows = [

@@ -276,7 +276,7 @@ class Transformer(nn.Module):
         are but keys and values, which spares most of its arithmetic.
       kept_layer: a block's index from 0; None is the last.
     """
-    block = Block(
+    block: Any = Block(
       self.depth,
       self.heads,
       self.mlp_ratio,

@@ -1,7 +1,5 @@
 """Hashes from the cache are the fresh ones, and are made only once."""
 
-from typing import Any, cast
-
 import numpy as np
 import pytest
 
@@ -11,14 +9,12 @@ from clip_jax.evaluation import hash_cache as module
 from clip_jax.evaluation.feature_cache import FeatureCache
 from clip_jax.evaluation.hash_cache import read_hashes
 from clip_jax.evaluation.perceptual_hash import hash_pictures
-from tests.evaluation.fakes import ListSource
+from tests.evaluation.fakes import ListSource, TableEncoder
 from tests.evaluation.textures import TextureSource, texture
 
 
 def cached(folder, **values):
-  return Options(
-    cache=FeatureCache(folder, cast(Any, None), 'float32'), **values
-  )
+  return Options(cache=FeatureCache(folder, TableEncoder({}, {}), {}), **values)
 
 
 def assert_equal(first, second):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -268,7 +267,7 @@ def test_cached_hashes_of_other_pictures_are_refused(tmp_path, monkeypatch):
   # Renamed at a place that the key does not look at.
   first, second = dataset(seen()), dataset(seen())
   monkeypatch.setattr(hash_cache, '_SAMPLES', 1)
-  cache = Cache(tmp_path, cast(Any, None), 'float32')
+  cache = Cache(tmp_path, ENCODER, {})
   evaluate(ENCODER, first, Options(cache=cache))
   again = evaluate(ENCODER, first, Options(cache=cache))
   assert again == evaluate(ENCODER, first, Options())

@@ -7,11 +7,12 @@ from clip_jax.training.utilization import model_flops_utilization
 
 
 def test_utilization_of_a_pod_slice():
-  """ViT-B/32: 14.8 GFLOPs a pair forward, so 44.3 with its gradients."""
+  """ViT-B/32: 14.8 GFLOPs a pair forward, less 0.95 that the last blocks leave
+  out, so 41.4 with its gradients."""
   mfu = model_flops_utilization(
     presets.resolve('ViT-B/32'), 16_000.0, 'TPU v5 lite', 16
   )
-  assert mfu == pytest.approx(16_000 * 44.3e9 / (16 * 197e12), rel=0.01)
+  assert mfu == pytest.approx(16_000 * 41.4e9 / (16 * 197e12), rel=0.01)
 
 
 def test_a_cpu_has_no_figure():

@@ -128,7 +128,15 @@ def _open_row(
     templates=known.templates,
     metric=facts.metric or 'accuracy',
     title=facts.title,
+    reference=_reference(facts, root),
   )
+
+
+def _reference(facts: DatasetFacts, root: Path) -> Dataset | None:
+  """What a data set is a shift of, where that is here."""
+  if not facts.shift_of or present(DATASETS[facts.shift_of], root):
+    return None
+  return open_dataset(facts.shift_of, root=root)
 
 
 def _require(facts: DatasetFacts, root: Path) -> None:

@@ -1,6 +1,7 @@
 """What all figures of the suite look like: size, letters, lines."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from clip_jax.evaluation.suite.svg import INK, RULE, SOFT
 # stay legible on a phone.
 WIDTH = 4.6
 LETTERS = 9.0  # points
+Place = Literal['best', 'upper left', 'lower right']
 _BAR = 0.2  # inches a bar
 
 
@@ -52,7 +54,7 @@ def no_data() -> Figure:
   return figure
 
 
-def legend(axes: Axes, where: str = 'best') -> None:
+def legend(axes: Axes, where: Place = 'best') -> None:
   """Names of the lines, without a box."""
   axes.legend(
     frameon=False, fontsize=LETTERS, labelcolor=INK, loc=where,

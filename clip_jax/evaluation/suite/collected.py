@@ -67,6 +67,7 @@ def collect(
         if name in named
       },
       'results': [_result(setting, result, table) for result in results],
+      'conditions': _shared_conditions(results),
       'absent': [
         {'dataset': name, 'reason': reason}
         for name, reason in plan.absent.items()
@@ -139,7 +140,6 @@ def _result(
     'corrupt': result.corrupt,
     'tables': _tables(result),
     'seconds': result.seconds,
-    'depends': result.depends,
   }
 
 
@@ -156,3 +156,9 @@ def _tables(result: Result) -> dict[str, list[dict[str, Any]]]:
     for row in result.tables['confusions']
   ]
   return {**result.tables, 'confusions': rows}
+
+
+def _shared_conditions(results: Sequence[Result]) -> dict[str, Any]:
+  """What all results depend on: all but their data sets."""
+  first = next((result.depends for result in results), {})
+  return {name: value for name, value in first.items() if name != 'data'}

@@ -37,6 +37,7 @@ _SERIES = (ACCENT, SECOND, WRONG, SOFT, INK)
 _RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95,
           0.98, 0.99)  # fmt: skip
 _LEAST = 0.002
+_LABEL_HEIGHT = 0.05  # of a small label, as a share of the axis
 # Of robustness: marker, its size, colour, what it is.
 _MARKERS = {
   'baseline': ('o', 3.5, SOFT, 'standard models'),
@@ -68,7 +69,8 @@ def draw_differences(rows: Rows, label: str) -> Figure:
     1.35 * reach if max(values) > 0 else 0.1 * reach,
   )
   for place, value in enumerate(values):
-    _write(axes, value, place, f'{value:+.1f}', value >= 0)
+    text = f'{value:+.1f}'.replace('-', '\N{MINUS SIGN}')
+    _write(axes, value, place, text, value >= 0)
   axes.set_xlabel(f'{label}, points')
   return figure
 
@@ -89,24 +91,18 @@ def draw_few_shot(rows: Rows) -> Figure:
   places = {0: 0, **{k: i + 1 for i, k in enumerate(shots)}}
   figure, axes = new_axes(3.1)
   several = len(curves) > 1
-  for i, (name, curve) in enumerate(curves.items()):
+  for curve in curves.values():
     colour = SOFT if several else ACCENT
     _curve(axes, curve, places, colour, 0.9 if several else 1.8, not several)
-    if several:
-      end = max(curve, key=lambda row: row['shots'])
-      axes.annotate(
-        name, (places[end['shots']], 100 * end['mean']),
-        (4, -3 if i % 2 else 3), textcoords='offset points', va='center',
-        color=SOFT, fontsize=LETTERS - 1.5,
-      )  # fmt: skip
   if several:
     _curve(axes, _mean_curve(curves), places, ACCENT, 2.2, False, 'mean')
+    _name_ends(axes, curves, places)
     legend(axes, 'lower right')
   axes.set_xticks(
     list(places.values()),
     ['0', *(f'{k:g}' for k in shots)],
   )
-  axes.set_xlim(-0.3, len(shots) + (1.3 if several else 0.3))
+  axes.set_xlim(-0.3, len(shots) + (1.6 if several else 0.3))
   axes.set_xlabel('labelled examples a class')
   axes.set_ylabel('score, %')
   return figure
@@ -225,6 +221,7 @@ def draw_overlap(rows: Rows) -> Figure:
   if not rows:
     return no_data()
   figure, axes = new_axes(3.1)
+  reach = min(103.0, max(1.0, *(125 * row['share'] for row in rows)))
   for row in rows:
     x, y = 100 * row['share'], 100 * row['difference']
     clear = row['low'] > 0 or row['high'] < 0
@@ -232,12 +229,14 @@ def draw_overlap(rows: Rows) -> Figure:
       x, y, [[y - 100 * row['low']], [100 * row['high'] - y]], fmt='o',
       color=ACCENT if clear else SOFT, markersize=5, capsize=2, linewidth=1.2,
     )  # fmt: skip
+    right = x < 0.6 * reach
     axes.annotate(
-      row['name'], (x, y), (6, 3), textcoords='offset points',
+      row['name'], (x, y), (6 if right else -6, 3),
+      textcoords='offset points', ha='left' if right else 'right',
       color=INK, fontsize=LETTERS - 0.5,
     )  # fmt: skip
   axes.axhline(0, color=SOFT, linewidth=0.8)
-  axes.set_xlim(0, max(1.0, *(130 * row['share'] for row in rows)))
+  axes.set_xlim(0, reach)
   axes.set_xlabel('overlap, % of the test pictures')
   axes.set_ylabel('overlap less clean, points')
   return figure
@@ -304,6 +303,27 @@ def _by_name(rows: Rows) -> dict[str, list[dict[str, Any]]]:
   ordered = sorted(rows, key=lambda row: (row['name'], row['shots']))
   groups = itertools.groupby(ordered, key=lambda row: row['name'])
   return {name: list(group) for name, group in groups}
+
+
+def _name_ends(
+  axes: Axes,
+  curves: Mapping[str, Rows],
+  places: Mapping[float | int, int],
+) -> None:
+  """Names beside the last points, moved apart where they would meet."""
+  ends = sorted(
+    (100 * curve[-1]['mean'], name, places[curve[-1]['shots']])
+    for name, curve in curves.items()
+  )
+  low, high = axes.get_ylim()
+  at = low
+  for value, name, place in ends:
+    at = max(value, at)
+    axes.annotate(
+      name, (place, value), (place + 0.15, at), textcoords='data',
+      va='center', color=SOFT, fontsize=LETTERS - 1.5,
+    )  # fmt: skip
+    at += _LABEL_HEIGHT * (high - low)
 
 
 def _mean_curve(curves: dict[str, list[dict[str, Any]]]) -> Rows:

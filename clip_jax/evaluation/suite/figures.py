@@ -1,6 +1,5 @@
 """Rows for the figures and tables of the page, from results.json alone."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -133,14 +132,21 @@ def overlaps(collected: Collected) -> list[Row]:
 
 
 def group_rates(result: Row) -> dict[str, list[Row]]:
-  """Design to 'group', 'kind', 'rate', 'low', 'high' (tables 6 and 7)."""
-  rows = sorted(result['tables'].get('rates', []), key=_design)
+  """Design to 'group', 'kind', 'rate', 'low', 'high' (tables 6 and 7).
+
+  Designs of a single kind are left out: every rate is 1.
+  """
+  designs: dict[str, list[Row]] = {}
+  for row in result['tables'].get('rates', []):
+    designs.setdefault(row['design'], []).append(row)
   return {
-    design: list(group) for design, group in itertools.groupby(rows, _design)
+    design: rows
+    for design, rows in designs.items()
+    if len({row['kind'] for row in rows}) > 1
   }
 
 
-def summary(collected: Collected) -> tuple[list[int], list[Row]]:
+def summary(collected: Collected) -> tuple[list[float | int], list[Row]]:
   """The table of all classified data sets.
 
   Returns:
@@ -170,12 +176,8 @@ def _curve(result: Row, start: str) -> list[Row]:
   return sorted(rows, key=lambda row: row['shots'])
 
 
-def _design(row: Row) -> str:
-  return row['design']
-
-
 def _summary_row(
-  collected: Collected, tasks: Mapping[str, Row], shots: list[int]
+  collected: Collected, tasks: Mapping[str, Row], shots: list[float | int]
 ) -> Row:
   some = next(iter(tasks.values()))
   row: Row = {'title': title(collected, some), 'examples': None, 'gain': None}

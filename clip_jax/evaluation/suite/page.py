@@ -191,10 +191,9 @@ def _settings(collected: Mapping[str, Any]) -> list[tuple[str, str]]:
     ('data sets below', collected['root']),
     ('training data', collected['overlap_with']),
   ]
-  depends = next((x['depends'] for x in collected['results']), {})
-  skipped = ('options', 'data', 'versions')
-  found += [(k, v) for k, v in depends.items() if k not in skipped]
-  found += depends.get('options', {}).items()
+  conditions = collected['conditions']
+  found.append(('dtype', conditions.get('model', {}).get('dtype')))
+  found += conditions.get('options', {}).items()
   return [
     (name, _words(value))
     for name, value in found

@@ -71,9 +71,13 @@ def probes(collected: Collected) -> list[Panel]:
         'figure-6',
         'Zero-shot against few-shot',
         _count(rows),
-        'As figure 6 of the paper, for this one model: the star at 0 examples '
-        'is zero-shot, the curve is of linear probes on its features, a mean '
-        'over draws of examples (shaded: 95 % interval). From few_shot.',
+        'As figure 6 of the paper, for this one model: a star at 0 examples '
+        'is zero-shot, a curve is of linear probes on its features, the mean '
+        'over draws of the examples'
+        + (
+          ' (shaded: 95 % interval)' if _single(rows) else ', of each data set'
+        )
+        + '. From few_shot.',
         draw.draw_few_shot(rows),
       )
     )
@@ -100,9 +104,7 @@ def calibration(collected: Collected) -> list[Panel]:
       f'calibration-{result["dataset"]}',
       figures.title(collected, result),
       _calibration_error(result),
-      'Accuracy of the first answers in each bin of their probability; darker '
-      'bins hold more of them. On the diagonal probabilities mean what they '
-      'say. No figure of the paper. From zero_shot, reliability.',
+      'No figure of the paper. From zero_shot, reliability.',
       draw.draw_reliability(result['tables']['reliability']),
     )
     for result in figures.of_task(collected, 'zero_shot')
@@ -178,6 +180,10 @@ def _panel(
 ) -> Panel:
   svg = inline(figure, name, f'{title}. {caption}')
   return Panel(title, note, caption, svg)
+
+
+def _single(rows: Sequence[Mapping[str, Any]]) -> bool:
+  return len({row['name'] for row in rows}) == 1
 
 
 def _count(rows: Sequence[Mapping[str, Any]]) -> str:

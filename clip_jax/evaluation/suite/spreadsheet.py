@@ -31,10 +31,11 @@ def to_csv(collected: Mapping[str, Any]) -> str:
   Published percentages become fractions, too. Failures have no rows.
   """
   text = io.StringIO()
-  writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
-  writer.writeheader()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(COLUMNS)
   for result in collected['results']:
-    writer.writerows(rows_of(result))
+    for row in rows_of(result):
+      writer.writerow([row[name] for name in COLUMNS])
   return text.getvalue()
 
 
@@ -72,7 +73,8 @@ def interval_of(
   low, high = (metrics.get(f'{name}{end}') for end in _ENDS)
   n = metrics.get('examples')
   if low is None and name in _PROPORTIONS and n:
-    return tuple(clopper_pearson(round(metrics[name] * n), round(n)))
+    exact = clopper_pearson(round(metrics[name] * n), round(n))
+    return exact.low, exact.high
   return low, high
 
 

@@ -26,7 +26,10 @@ _VARIABLES = {
   RIGHT: 'var(--right)',
   WRONG: 'var(--wrong)',
 }
-_FONT = re.compile(r'font: ((?:\d+ )?[\d.]+px) [^;\"]*')
+# Matplotlib writes one or the other, by its version.
+_FONT = re.compile(r'font: ((?:\d+ )?[\d.]+px) [^;"]*|font-family: [^;"]*')
+# Of every element of the page; page.css has it for figures.
+_STYLE = re.compile(r'<style.*?</style>|<metadata>.*?</metadata>', re.DOTALL)
 
 
 def inline(figure: Figure, name: str, described: str) -> Markup:
@@ -42,15 +45,20 @@ def inline(figure: Figure, name: str, described: str) -> Markup:
     figure.savefig(file, format='svg', metadata={'Date': None})
   text = file.getvalue().decode('utf-8')
   text = text[text.index('<svg') :]
-  text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
+  text = _STYLE.sub('', text)
   text = re.sub(r' xmlns(?::\w+)?="[^"]*"', '', text)
-  text = re.sub(r' id="(?=\w+_\d+")', f' id="{name}-', text)
+  text = re.sub(r' id="(?=[\w.]+_\d+")', f' id="{name}-', text)
   for colour, variable in _VARIABLES.items():
     text = text.replace(colour, variable)
-  text = _FONT.sub(r'font: \1 var(--sans)', text)
+  text = _FONT.sub(_in_our_letters, text)
   box = re.search(r'viewBox="[^"]*"', text)
   assert box
   inside = text[text.index('>') + 1 :]
   return Markup('<svg {} role="img" aria-label="{}">{}').format(
     Markup(box.group()), escape(described), Markup(inside)
   )
+
+
+def _in_our_letters(font: re.Match[str]) -> str:
+  size = font.group(1)
+  return f'font: {size} var(--sans)' if size else 'font-family: var(--sans)'

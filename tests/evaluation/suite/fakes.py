@@ -1,10 +1,10 @@
 """Five data sets, evaluators that need no model, and what they would give."""
 
 import collections
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.datasets.table import DatasetFacts
 from clip_jax.evaluation.encoder import Evaluation, Options
@@ -67,14 +67,16 @@ def source() -> ListSource:
 class FakeSuite:
   """A suite in a folder that counts what is opened and evaluated."""
 
-  def __init__(self, folder: Path, fails: dict[str, Exception] | None = None):
+  def __init__(
+    self, folder: Path, fails: Mapping[str, BaseException] | None = None
+  ):
     """`fails`: 'DATASET TASK', or the name of a data set, to what it raises."""
     self.calls: collections.Counter[str] = collections.Counter()
     self.opened: collections.Counter[str] = collections.Counter()
     self.said: list[str] = []
     self.fails = fails or {}
     self.options = Options()
-    self.depends = {'weights': 'abc'}
+    self.depends = {'model': {'weights': 'abc', 'dtype': 'float32'}}
     self.folder = folder
 
   @property
@@ -134,17 +136,11 @@ SETTING = Setting(
 
 
 def evaluation(name: str, task: str) -> Evaluation:
-  """What the evaluator of a task gives, in its own words.
-
-  Raises:
-    UsageError: there is none.
-  """
-  metrics, tables, records = _GIVEN.get(task, (None, None, None))
-  if metrics is None:
-    raise UsageError(f'no task {task!r}')
+  """What the evaluator of a task gives, in its own words."""
+  metrics, tables, records = _GIVEN[task]
   if task in ('zero_shot', 'linear_probe') and name == 'oxford_pets':
     metrics = {**metrics, 'mean_per_class': 0.7}
-  return Evaluation(dict(metrics), list(records or []), tables=dict(tables))
+  return Evaluation(dict(metrics), list(records), tables=dict(tables))
 
 
 def _curve() -> list[dict[str, Any]]:

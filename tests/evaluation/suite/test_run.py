@@ -1,5 +1,6 @@
 """What is stored, kept and done again."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -72,18 +73,14 @@ def test_what_depends_on_something_else_is_done_again(tmp_path, what):
   _run(FakeSuite(tmp_path))
   fake = FakeSuite(tmp_path)
   if what == 'weights':
-    fake.depends = {'weights': 'abd'}
+    fake.depends = {'model': {'weights': 'abd', 'dtype': 'float32'}}
   else:
-    import dataclasses
-
     fake.options = dataclasses.replace(fake.options, shots=(1, 3))
   _run(fake)
   assert sum(fake.calls.values()) == len(PLAN.pairs)
 
 
 def test_how_it_is_watched_makes_no_difference(tmp_path):
-  import dataclasses
-
   _run(FakeSuite(tmp_path))
   fake = FakeSuite(tmp_path)
   fake.options = dataclasses.replace(

@@ -1,0 +1,94 @@
+"""`clip-jax eval --suite=paper` as it is typed."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SPLITS = ('train', 'valid', 'test')
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  """A folder of data sets with one of the table, of twelve pictures a split."""
+  folder = tmp_path_factory.mktemp('data')
+  rng = np.random.default_rng(0)
+  for split in SPLITS:
+    for label, level in (('negative', 40), ('positive', 200)):
+      place = folder / 'rendered_sst2' / split / label
+      place.mkdir(parents=True)
+      for i in range(6):
+        pixels = rng.integers(0, 50, (18, 20, 3), dtype=np.uint8) + level
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f'{i}.png')
+  return folder
+
+
+@pytest.fixture
+def call(clip_jax, workdir, root, tmp_path):
+  def suite(*words):
+    return clip_jax(
+      'eval', f'--model={workdir}', '--suite=paper', f'--out={tmp_path}/out',
+      f'--root={root}', '--datasets=rendered_sst2,birdsnap', '--shots=1,2',
+      *words,
+    )  # fmt: skip
+
+  return suite
+
+
+def test_writes_its_files_and_goes_on_from_them(call, tmp_path):
+  first = call('--json')
+  assert first.code == 0, first.err
+  out = tmp_path / 'out'
+  stored = json.loads((out / 'results.json').read_text())
+  assert first.json == stored
+  tasks = [result['task'] for result in stored['results']]
+  assert tasks == ['zero_shot', 'prompt_gain', 'linear_probe', 'few_shot']
+  assert [x['dataset'] for x in stored['absent']] == ['birdsnap']
+  assert '--suite=paper' in stored['command']
+  assert '--json' not in stored['command']
+  with open(out / 'results.csv', newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert {row['task'] for row in rows} == set(tasks)
+  assert '<svg' in (out / 'report.html').read_text()
+  assert re.findall(
+    r'^\[4/4\] rendered_sst2 few_shot: .* s\)$', first.err, re.M
+  )
+  again = call('--json')
+  assert again.err.count('(kept)') == 4
+  assert again.json['results'] == stored['results']
+
+
+def test_a_failure_is_told_at_the_end_and_the_others_finish(call, tmp_path):
+  result = call(
+    '--tasks=zero_shot,overlap', f'--overlap_with=folder:{tmp_path}/nosuch'
+  )
+  assert result.code == 1
+  last = result.err.strip().splitlines()[-1]
+  assert last.startswith('error: 1 of 2 evaluations failed (rendered_sst2 over')
+  assert 'nosuch' in last
+  page = (tmp_path / 'out' / 'report.html').read_text()
+  assert 'id="failed"' in page and 'id="summary"' in page
+
+
+def test_published_numbers_are_shown_for_a_model_that_is_said_to_be_one(
+  call, tmp_path
+):
+  assert call('--tasks=zero_shot', '--published=ViT-B/32').code == 0
+  text = (tmp_path / 'out' / 'results.csv').read_text()
+  assert ',0.596,True,table 11' in text
+
+
+def test_wrong_calls_are_one_line(refused, workdir, tmp_path, root):
+  model, out = f'--model={workdir}', f'--out={tmp_path}/out'
+  suite = ('eval', model, f'--root={root}')
+  refused('no --out', *suite, '--suite=paper')
+  refused("suite='all'", *suite, '--suite=all', out)
+  suite = (*suite, '--suite=paper', out)
+  refused("no data set 'cats'", *suite, '--datasets=cats')
+  refused("no task 'nosuch'", *suite, '--tasks=nosuch')
+  refused('nothing to evaluate (birdsnap', *suite, '--datasets=birdsnap')
+  refused("published='ViT-B/33'", *suite, '--published=ViT-B/33')
+  assert not (tmp_path / 'out').exists()
