@@ -20,7 +20,7 @@ class Watch(Protocol):
   """Passes items on and shows how far they are."""
 
   def __call__(
-    self, items: Iterable[Any], total: int, unit: str, *, done: int = 0
+    self, items: Iterable[Any], total: int, unit: str, /, *, done: int = 0
   ) -> Iterable[Any]:
     """The same items, `total` with those that were `done` before."""
     ...
