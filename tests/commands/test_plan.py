@@ -65,7 +65,7 @@ def test_a_plan_that_fits_as_json(clip_jax):
   assert plan['peak_bytes_per_chip'] == 3 * GIB
   assert plan['hbm_bytes_per_chip'] == int(15.75 * GIB)
   assert plan['flops_per_chip'] == 10**12
-  assert plan['mfu'] == pytest.approx(4096 * 44.3e9 / 0.5 / 16 / 197e12, 0.01)
+  assert plan['mfu'] == pytest.approx(4096 * 41.4e9 / 0.5 / 16 / 197e12, 0.01)
   assert plan['days'] == pytest.approx(0.5 * 390_625 / 86_400)
   assert plan['chip_hours'] == pytest.approx(16 * 24 * plan['days'])
   assert 'compiling for 16 chips of v5e:4x4' in result.err
