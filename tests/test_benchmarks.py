@@ -76,6 +76,16 @@ def test_encode(capsys, tiny_preset):
     assert row['texts_per_second'] > 0
 
 
+def test_encode_of_the_pictures_of_files(capsys, tiny_preset, tmp_path):
+  data = write_pairs(tmp_path / 'pictures')
+  figures = bench(
+    capsys, 'encode', f'--preset={tiny_preset}', '--batch=8', '--steps=2',
+    f'--data={data}',
+  )  # fmt: skip
+  assert figures['data'] == data
+  assert figures['pictures_per_second'] > 0
+
+
 def test_encode_in_turns_with_open_clip(tiny_preset, monkeypatch):
   turns = []
 

@@ -31,6 +31,7 @@ names and templates; --templates and --class_names go before them. In brackets
 are intervals of 95 % (overlap: 99.5 %). --out keeps also what each picture was
 taken for, and the tables behind figures. With --cache the features of a model
 and a data set are made once for all tasks, and a killed evaluation goes on.
+Several processes share the work as those of train do; the first one prints.
 Pictures that cannot be read are left out and counted, up to --max_corrupt.
 """
 
@@ -138,10 +139,14 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     print_list(root, values.json)
     return
   common_flags.reference_of(values)
-  if values.suite is not None:
-    eval_suite.run(values, options=_options_of(values), root=root)
-    return
-  _run_task(values, root)
+
+  from clip_jax.parallel.distributed import find_place, joined
+
+  with joined(find_place()):
+    if values.suite is not None:
+      eval_suite.run(values, options=_options_of(values), root=root)
+    else:
+      _run_task(values, root)
 
 
 def _run_task(values: flags.FlagValues, root: Path | None) -> None:
@@ -162,6 +167,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
 
   from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.inference.references import recognise
+  from clip_jax.parallel.distributed import is_first
 
   recognise(reference)  # before a data set is built for nothing
   dataset = open_dataset(
@@ -177,6 +183,8 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     folder = Path(values.cache).expanduser()
     options = _with_cache(options, folder, model, values.dtype)
   result = evaluate(model, dataset, options)
+  if not is_first():
+    return
   printing.report_corrupt(result.corrupt)
   about = {
     'task': task,

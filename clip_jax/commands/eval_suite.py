@@ -81,6 +81,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     make_plan,
   )
   from clip_jax.inference.references import recognise
+  from clip_jax.parallel.distributed import is_first
 
   recognise(reference)  # before anything is made
   root = root or data_root()
@@ -125,9 +126,9 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     overlap_with=training or None,
   )
   collected = evaluate_suite(suite, plan, setting, say)
-  if values.json:
+  if values.json and is_first():
     printing.print_json(collected)
-  else:
+  elif is_first():
     print(out / 'report.html')
   _refuse_failures(collected, out)
 

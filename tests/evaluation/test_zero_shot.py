@@ -63,6 +63,13 @@ def test_top_classes_are_the_sorted_softmax(monkeypatch):
     np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
+def test_of_equal_classes_the_lower_come_first():
+  features = np.array([[1.0, 0.0]], np.float32)
+  weights = np.array([[0, 1, 0, 1, 0, 0, 0, 1], [1] * 8], np.float32)
+  best, _ = top_classes(features, weights, k=5, logit_scale=1.0)
+  assert best.tolist() == [[1, 3, 7, 0, 2]]
+
+
 def test_hand_worked_case():
   # The last picture looks south and is labelled east, the second best.
   source = ListSource([0, 50, 100], labels=[0, 1, 1], names=NAMES)
