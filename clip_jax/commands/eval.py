@@ -38,7 +38,6 @@ Pictures that cannot be read are left out and counted, up to --max_corrupt.
 import dataclasses
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,8 @@ from absl import flags
 
 from clip_jax.commands import common_flags, eval_suite, printing
 from clip_jax.commands.classify import templates_of
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import UsageError
+from clip_jax.interop.replacing import replacing
 
 if TYPE_CHECKING:
   from clip_jax.evaluation import Evaluation, Options
@@ -298,13 +298,8 @@ def _out_of(name: str | None) -> Path | None:
 
 def _write(out: Path, document: dict[str, Any]) -> None:
   """Whole or not at all."""
-  temporary = out.with_name(f'{out.name}.{uuid.uuid4().hex}.tmp')
-  try:
-    with open(temporary, 'w', encoding='utf-8') as file:
-      json.dump(document, file, ensure_ascii=False, indent=2)
-    os.replace(temporary, out)
-  except OSError as error:
-    reason = (error.strerror or str(error)).lower()
-    raise FailureError(f'{out} could not be written: {reason}.') from error
-  finally:
-    temporary.unlink(missing_ok=True)
+  with (
+    replacing(out) as temporary,
+    open(temporary, 'w', encoding='utf-8') as file,
+  ):
+    json.dump(document, file, ensure_ascii=False, indent=2)

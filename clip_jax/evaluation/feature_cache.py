@@ -21,8 +21,6 @@ of devices: these change the last bits of a feature only.
 import dataclasses
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -48,12 +46,12 @@ from clip_jax.inference.bulk.parts import (
   Part,
   read_notes_as,
   read_vectors,
-  sync,
   write_part,
 )
 from clip_jax.inference.bulk.records import refuse_corrupt
 from clip_jax.inference.fingerprint import fingerprint
 from clip_jax.inference.model import Model
+from clip_jax.interop.replacing import replacing
 
 VERSION = 1  # of the entries
 # Where the model came from is for people to read.
@@ -211,13 +209,6 @@ class _Entry(Generic[Notes]):
 
   def _describe(self) -> None:
     path = self.path / 'about.json'
-    if path.exists():
-      return
-    temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
-    try:
-      with open(temporary, 'w', encoding='utf-8') as file:
-        json.dump(self._about, file, indent=2)
-        sync(file)
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
+    if not path.exists():
+      with replacing(path) as temporary:
+        temporary.write_text(json.dumps(self._about, indent=2), 'utf-8')

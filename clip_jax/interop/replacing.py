@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,15 @@ from clip_jax.errors import FailureError, UsageError
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(
+  path: str | os.PathLike, *, make_folder: bool = False
+) -> Iterator[Path]:
   """Gives a temporary path; once the block ends well, moves it to `path`.
 
   The file is as readable as any new one, whatever mode the block gave it.
 
+  Args:
+    make_folder: whether the folder of `path` is made, where there is none.
   Raises:
     UsageError: `path` is a folder, or in none.
     FailureError: it cannot be written, as where the disk is full.
@@ -23,10 +28,13 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
   path = Path(os.path.expanduser(path))
   if path.is_dir():
     raise UsageError(f'{path} is a folder: name a file.')
-  if not path.parent.is_dir():
+  if not make_folder and not path.parent.is_dir():
     raise UsageError(f'{path}: there is no folder {path.parent}.')
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  # Processes on several hosts may have one process id.
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
   try:
+    if make_folder:
+      path.parent.mkdir(parents=True, exist_ok=True)
     temporary.touch()
     mode = stat.S_IMODE(temporary.stat().st_mode)
     yield temporary

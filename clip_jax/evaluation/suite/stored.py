@@ -6,11 +6,11 @@ under the same conditions is not made again, and a killed suite goes on.
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from clip_jax.evaluation.suite.plan import Pair
+from clip_jax.interop.replacing import replacing
 
 _FOLDER = 'results'
 
@@ -46,9 +46,7 @@ def path_of(folder: Path, pair: Pair) -> Path:
 
 def write(folder: Path, result: Result) -> None:
   """Stores a result: under another name first, then moved."""
-  path = path_of(folder, result.pair)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  replace_text(path, dump(dataclasses.asdict(result)))
+  replace_text(path_of(folder, result.pair), dump(dataclasses.asdict(result)))
 
 
 def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
@@ -77,10 +75,13 @@ def dump(value: Any, indent: int | None = None) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-  """Writes a file that is there whole, or as it was before."""
-  partial = path.with_name(f'{path.name}.partial.{os.getpid()}')
-  partial.write_text(text, encoding='utf-8')
-  partial.replace(path)
+  """Writes a file that is there whole, or as it was before.
+
+  Raises:
+    FailureError: it cannot be written.
+  """
+  with replacing(path, make_folder=True) as temporary:
+    temporary.write_text(text, encoding='utf-8')
 
 
 def _plain(value: Any) -> Any:
