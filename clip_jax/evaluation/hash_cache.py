@@ -1,7 +1,8 @@
 """The perceptual hashes of a source's pictures, kept beside its features.
 
-They depend on the pictures alone, so that all models share them. A file is
-there whole or not at all; one that is damaged is made again.
+They depend on the pictures alone (`data_identity` says which are told apart),
+so that all models share them. A file is there whole or not at all; one that is
+damaged is made again.
 """
 
 import contextlib
@@ -9,28 +10,28 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
-import uuid
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, UInt64
+from PIL import Image
 
-from clip_jax.data.images import CorruptImageError
-from clip_jax.data.reading import too_many_corrupt
+from clip_jax.data.reading import none_readable
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
+from clip_jax.evaluation.data_identity import data_identity
 from clip_jax.evaluation.perceptual_hash import hash_pictures
-from clip_jax.evaluation.pictures import Pictures
+from clip_jax.inference.bulk.records import picture_items, refuse_corrupt
+from clip_jax.interop.replacing import replacing
 
 if TYPE_CHECKING:
   from clip_jax.evaluation.encoder import Options
 
 _VERSION = 1  # of the hashes and of their files
 _BLOCK = 4096  # pictures whose spectra are in memory at once
-_SAMPLES = 256  # records, about, that tell two sources apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,46 +66,45 @@ def read_hashes(source: Source, options: 'Options') -> HashedPictures:
   if found is None:
     found = _hash_all(source, options)
     _write(path, found)
-  if len(found.corrupt) > options.max_corrupt_records:
-    raise FailureError(
-      too_many_corrupt(source.spec, options.max_corrupt_records, found.corrupt)
-    )
+  refuse_corrupt(source, found.corrupt, options.max_corrupt_records)
   return found
 
 
 def _hash_all(source: Source, options: 'Options') -> HashedPictures:
-  pictures = Pictures(source, options.max_corrupt_records)
-  watched = iter(options.watch(pictures, len(source), 'hashes'))
+  ids: list[str] = []
+  corrupt: dict[str, str] = {}
+  items = picture_items(
+    source, range(len(source)), {}, options.max_corrupt_records
+  )
+
+  def readable() -> Iterator[Image.Image]:
+    for item in options.watch(items, len(source), 'hashes'):
+      if item.reason:
+        corrupt[item.id] = item.reason
+      else:
+        ids.append(item.id)
+        yield item.content
+
+  pictures = readable()
   bits, flat = [np.empty(0, np.uint64)], [np.empty(0, bool)]
-  while True:
-    hashes = hash_pictures(itertools.islice(watched, _BLOCK))
-    if not len(hashes.bits):
-      break
-    bits.append(hashes.bits)
-    flat.append(hashes.flat)
+  with contextlib.closing(items):
+    while True:
+      hashes = hash_pictures(itertools.islice(pictures, _BLOCK))
+      if not len(hashes.bits):
+        break
+      bits.append(hashes.bits)
+      flat.append(hashes.flat)
+  if not ids:
+    raise FailureError(none_readable(source.spec, corrupt))
   return HashedPictures(
-    [record['id'] for record in pictures.records],
-    np.concatenate(bits),
-    np.concatenate(flat),
-    pictures.corrupt,
+    ids, np.concatenate(bits), np.concatenate(flat), corrupt
   )
 
 
 def _key_of(source: Source) -> str:
-  """The SPEC, its size, and records from all over it.
-
-  Not all of them: to read a large source takes as long as to hash it. One that
-  changes elsewhere, under the same SPEC, is not told apart.
-  """
-  count = len(source)
-  digest = hashlib.sha256(f'{_VERSION} {source.spec} {count}\n'.encode())
-  for index in range(0, count, max(1, count // _SAMPLES)):
-    digest.update(f'{source.id(index)}\n'.encode('utf-8', 'surrogatepass'))
-    try:
-      digest.update(hashlib.sha256(source[index]['image']).digest())
-    except CorruptImageError:
-      digest.update(b'unreadable')
-  return digest.hexdigest()[:32]
+  about = {'version': _VERSION, **data_identity(source)}
+  text = json.dumps(about, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> HashedPictures | None:
@@ -122,24 +122,14 @@ def _read(path: Path) -> HashedPictures | None:
 
 
 def _write(path: Path, hashes: HashedPictures) -> None:
-  """Under another name first, which no other process or host has."""
   notes = json.dumps({'ids': hashes.ids, 'corrupt': hashes.corrupt})
-  temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, 'wb') as file:
-      np.savez(
-        file,
-        bits=hashes.bits,
-        flat=hashes.flat,
-        notes=np.frombuffer(notes.encode(), np.uint8),
-      )
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError as error:
-    reason = (error.strerror or str(error)).lower()
-    raise FailureError(f'{path} could not be written: {reason}.') from error
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
+  with (
+    replacing(path, make_folder=True) as temporary,
+    open(temporary, 'wb') as file,
+  ):
+    np.savez(
+      file,
+      bits=hashes.bits,
+      flat=hashes.flat,
+      notes=np.frombuffer(notes.encode(), np.uint8),
+    )

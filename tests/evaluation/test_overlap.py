@@ -12,7 +12,12 @@ from PIL import Image
 from scipy.stats import binom
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.evaluation import EVALUATORS, Options, find_evaluator, hash_cache
+from clip_jax.evaluation import (
+  EVALUATORS,
+  Options,
+  data_identity,
+  find_evaluator,
+)
 from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split
 from clip_jax.evaluation.feature_cache import FeatureCache
 from clip_jax.evaluation.features import read_features
@@ -266,7 +271,7 @@ def test_a_wrong_call_is_one_line(options, message):
 def test_cached_hashes_of_other_pictures_are_refused(tmp_path, monkeypatch):
   # Renamed at a place that the key does not look at.
   first, second = dataset(seen()), dataset(seen())
-  monkeypatch.setattr(hash_cache, '_SAMPLES', 1)
+  monkeypatch.setattr(data_identity, '_SAMPLES', 1)
   cache = Cache(tmp_path, ENCODER, {})
   evaluate(ENCODER, first, Options(cache=cache))
   again = evaluate(ENCODER, first, Options(cache=cache))
