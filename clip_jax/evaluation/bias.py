@@ -33,7 +33,7 @@ from clip_jax.evaluation.features import Features, labelled, read_features
 from clip_jax.evaluation.intervals import clopper_pearson
 from clip_jax.evaluation.labels import check_in_range
 from clip_jax.evaluation.prompts import classifier_for
-from clip_jax.evaluation.zero_shot import top_classes
+from clip_jax.evaluation.ranking import top_classes
 
 NOTES = (
   'A rate is how often this model, offered these names, chose them for these '

@@ -21,6 +21,9 @@ from clip_jax.evaluation.encoding import (
   picture_parts,
 )
 
+# Classes, or of multi-label data whether each is there; metrics take both.
+Answers = Int[np.ndarray, ' N'] | Bool[np.ndarray, 'N C']
+
 
 @dataclasses.dataclass(frozen=True)
 class Features:
@@ -121,6 +124,24 @@ def labelled(features: Features, split: Split, task: str) -> Features:
   classes = split.classes(features.labels)
   kept = classes != OUTSIDE
   return dataclasses.replace(features.of(kept), labels=classes[kept])
+
+
+def answered(
+  features: Features, split: Split, classes: int, task: str
+) -> tuple[Features, Answers]:
+  """The pictures that are evaluated, and what is right for each.
+
+  Args:
+    features: of the split.
+    classes: C.
+    task: for messages.
+  Raises:
+    UsageError, FailureError: see `labelled`.
+  """
+  if features.several is not None:
+    return features, truth_of(features, split, classes)
+  features = labelled(features, split, task)
+  return features, features.labels
 
 
 def truth_of(

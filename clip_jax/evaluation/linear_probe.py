@@ -5,7 +5,7 @@ table 10): how far classes lie apart along straight lines in the features.
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
@@ -20,7 +20,7 @@ from clip_jax.evaluation.probing import (
   read_training,
   text_weights,
 )
-from clip_jax.evaluation.zero_shot import accuracies
+from clip_jax.evaluation.ranking import accuracies, best_classes
 from clip_jax.inference.classifier import sigmoid, softmax
 
 _TASK = 'linear_probe'
@@ -64,29 +64,32 @@ def evaluate(
     initial = text_weights(encoder, dataset, options)
   tuned = fit_tuned(train, validation, options, initial)
   scores = tuned.probe.scores(test.vectors)
+  best = best_classes(scores, _SHOWN)
   fitted = join([train, validation])
   return Evaluation(
     metrics={
-      **_measure(scores, test, dataset),
+      **_measure(scores, best, test, dataset),
       'examples': float(len(test)),
       'train_examples': float(len(fitted)),
     },
-    records=_describe(scores, test, dataset.first_names),
+    records=_describe(scores, best, test, dataset.first_names),
     corrupt={**fitted.corrupt, **test.corrupt},
     tables=_tables(tuned, options),
   )
 
 
 def _measure(
-  scores: Float[np.ndarray, 'N C'], test: Examples, dataset: Dataset
+  scores: Float[np.ndarray, 'N C'],
+  best: Int[np.ndarray, 'N K'],
+  test: Examples,
+  dataset: Dataset,
 ) -> dict[str, float]:
   own = METRICS[dataset.metric](scores, test.answers)
   if test.multilabel:
     return {dataset.metric: own}
-  order = np.argsort(-scores, axis=1, kind='stable')[:, :_SHOWN]
-  right = int((order[:, 0] == test.answers).sum())
+  right = int((best[:, 0] == test.answers).sum())
   interval = clopper_pearson(right, len(test))
-  metrics = accuracies(order, test.answers)
+  metrics = accuracies(best, test.answers)
   metrics['top1_low'], metrics['top1_high'] = interval
   metrics['mean_per_class'] = mean_per_class(scores, test.answers)
   if dataset.metric != 'accuracy':  # which is top1
@@ -95,13 +98,15 @@ def _measure(
 
 
 def _describe(
-  scores: np.ndarray, test: Examples, names: tuple[str, ...]
+  scores: Float[np.ndarray, 'N C'],
+  best: Int[np.ndarray, 'N K'],
+  test: Examples,
+  names: tuple[str, ...],
 ) -> list[dict[str, Any]]:
   to_chances = sigmoid if test.multilabel else softmax
   chances = to_chances(scores)
-  best = np.argsort(-scores, axis=1, kind='stable')[:, :_SHOWN].tolist()
   records = []
-  for row, classes in enumerate(best):
+  for row, classes in enumerate(best.tolist()):
     record: dict[str, Any] = {'id': test.ids[row]}
     if test.multilabel:
       there = np.flatnonzero(test.answers[row])

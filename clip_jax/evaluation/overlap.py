@@ -32,7 +32,7 @@ from clip_jax.evaluation.nearest import (
 )
 from clip_jax.evaluation.perceptual_hash import BITS
 from clip_jax.evaluation.prompts import classifier_for
-from clip_jax.evaluation.zero_shot import top_classes
+from clip_jax.evaluation.ranking import top_classes
 
 DETECTORS = ('perceptual', 'learned')
 # Of the sweeps: bits, beyond which pictures are rarely copies, and cosines.

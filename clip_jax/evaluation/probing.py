@@ -16,7 +16,7 @@ from clip_jax.errors import UsageError
 from clip_jax.evaluation import c_sweep, few_shot_sampling
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.encoder import Encoder, Options
-from clip_jax.evaluation.features import labelled, read_features, truth_of
+from clip_jax.evaluation.features import Answers, answered, read_features
 from clip_jax.evaluation.labels import count_each
 from clip_jax.evaluation.logistic_regression import (
   LinearClassifier,
@@ -27,9 +27,6 @@ from clip_jax.evaluation.metrics import accuracy, map_11_point
 from clip_jax.evaluation.prompts import classifier_for
 
 HELD_OUT = 0.2  # of the training split, where the data set has no validation
-
-# Labels, or of multi-label data whether each class is there; metrics take both.
-Answers = Int[np.ndarray, ' N'] | Bool[np.ndarray, 'N C']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +90,10 @@ def read_examples(
     UsageError: no record has a label.
     FailureError: a label is out of range, or see `read_features`.
   """
-  features = read_features(encoder, split, options)
   classes = len(dataset.class_names)
-  if features.several is None:
-    features = labelled(features, split, task)
-    answers = features.labels
-  else:
-    answers = truth_of(features, split, classes)
+  features, answers = answered(
+    read_features(encoder, split, options), split, classes, task
+  )
   if not len(features):
     raise UsageError(
       f'data {split.source.spec!r} has no picture of a class of '

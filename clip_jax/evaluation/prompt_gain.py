@@ -8,11 +8,7 @@ from jaxtyping import Float
 
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
-from clip_jax.evaluation.features import (
-  labelled,
-  read_features,
-  truth_of,
-)
+from clip_jax.evaluation.features import answered, read_features
 from clip_jax.evaluation.labels import check_in_range
 from clip_jax.evaluation.prompts import mean_directions, prompt_features
 from clip_jax.evaluation.zero_shot import own_metric
@@ -47,13 +43,15 @@ def evaluate(
   check_templates(templates)
   prompts = list(dict.fromkeys([*PLAIN, PHOTO, *templates]))
   rows = prompt_features(encoder, dataset, options, prompts)
-  features = read_features(encoder, dataset.test, options)
-  if features.several is not None:
-    truth = truth_of(features, dataset.test, len(dataset.class_names))
-  else:
-    features = labelled(features, dataset.test, 'prompt_gain')
-    check_in_range(features.labels, len(dataset.class_names))
-    truth = features.labels
+  classes = len(dataset.class_names)
+  features, truth = answered(
+    read_features(encoder, dataset.test, options),
+    dataset.test,
+    classes,
+    'prompt_gain',
+  )
+  if truth.ndim == 1:
+    check_in_range(truth, classes)
 
   def measure(chosen: Sequence[str]) -> float:
     picked = rows[:, [prompts.index(template) for template in chosen]]

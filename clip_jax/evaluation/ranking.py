@@ -6,6 +6,23 @@ from jaxtyping import Float, Int
 _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 
 
+def best_classes(
+  scores: Float[np.ndarray, 'N C'], k: int
+) -> Int[np.ndarray, 'N K']:
+  """The best classes of each row, best first; of equals, the lower first.
+
+  Args:
+    scores: finite.
+    k: K is the smaller of this and C.
+  """
+  left = scores.copy()
+  best = np.empty((len(left), min(k, left.shape[1])), np.int64)
+  for place in range(best.shape[1]):  # far cheaper than a partition
+    best[:, place] = left.argmax(axis=1)
+    np.put_along_axis(left, best[:, [place]], -np.inf, axis=1)
+  return best
+
+
 def top_classes(
   features: Float[np.ndarray, 'N E'],
   weights: Float[np.ndarray, 'E C'],
@@ -24,16 +41,11 @@ def top_classes(
     Indices, best first (of equals, the lower index first), and the
     probabilities of these.
   """
-  k = min(k, weights.shape[1])
   indices, values = [], []
   rows = max(1, _CHUNK_BYTES // (4 * weights.shape[1]))
   for start in range(0, len(features), rows):
     logits = logit_scale * (features[start : start + rows] @ weights)
-    left = logits.copy()
-    best = np.empty((len(left), k), np.int64)
-    for place in range(k):  # a maximum is far cheaper than a partition
-      best[:, place] = left.argmax(axis=1)
-      np.put_along_axis(left, best[:, [place]], -np.inf, axis=1)
+    best = best_classes(logits, k)
     top = np.take_along_axis(logits, best, axis=1)
     peak = top[:, :1]
     total = np.exp(logits - peak).sum(axis=1, keepdims=True)

@@ -11,10 +11,10 @@ from clip_jax.evaluation.calibration import calibration_error, reliability_table
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import (
+  Answers,
   Features,
-  labelled,
+  answered,
   read_features,
-  truth_of,
 )
 from clip_jax.evaluation.labels import check_in_range
 from clip_jax.evaluation.prompts import classifier_for
@@ -53,19 +53,23 @@ def evaluate(
   """
   dataset.require_classes('zero_shot')
   weights = classifier_for(encoder, dataset, options)
-  features = read_features(encoder, dataset.test, options)
-  if features.several is not None:
-    truth = truth_of(features, dataset.test, len(dataset.class_names))
+  classes = len(dataset.class_names)
+  features, truth = answered(
+    read_features(encoder, dataset.test, options),
+    dataset.test,
+    classes,
+    'zero_shot',
+  )
+  if truth.ndim == 2:
     return _several_labels(encoder, dataset, features, truth, weights)
-  features = labelled(features, dataset.test, 'zero_shot')
-  check_in_range(features.labels, len(dataset.class_names))
+  check_in_range(truth, classes)
   return _one_label(encoder, dataset, features, weights)
 
 
 def own_metric(
   dataset: Dataset,
   scores: Float[np.ndarray, 'N C'],
-  truth: Int[np.ndarray, ' N'] | Bool[np.ndarray, 'N C'],
+  truth: Answers,
 ) -> float:
   """The data set's metric, as `metrics.METRICS` has it.
 
