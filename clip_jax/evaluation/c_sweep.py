@@ -57,18 +57,6 @@ def binary_search(score: Score) -> SweepResult:
   return _result(tried)
 
 
-def full_sweep(score: Score) -> SweepResult:
-  """All 97 C, for what is small or has more than one peak.
-
-  Args:
-    score: C to a number, higher is better; called once a C, by rising C, so
-      that a probe can start from the one before.
-  Raises:
-    FailureError: a score is NaN.
-  """
-  return _result(_score_at(score, range(len(GRID)), {}))
-
-
 def _score_at(
   score: Score, places: Iterable[int], tried: dict[int, float]
 ) -> dict[int, float]:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.evaluation.labels import check_in_range
 
 BINS = 15  # of Guo et al. 2017, arXiv 1706.04599
 
@@ -72,33 +71,6 @@ def reliability_table(
   ]
 
 
-def expected_calibration_error(
-  probabilities: Float[np.ndarray, 'N C'],
-  labels: Int[np.ndarray, 'N'],
-  bins: int = BINS,
-) -> float:
-  """How far confidence is from accuracy, on average over predictions.
-
-  Of the predicted class, the likeliest (of equals the lower): the bins' gaps
-  between mean confidence and accuracy, weighted by their counts.
-
-  Args:
-    probabilities: of all classes, each row's sum 1.
-    labels: the class of each row.
-    bins: of equal width, from 0 to 1.
-  Returns:
-    0 to 1.
-  Raises:
-    UsageError, FailureError: see `brier_score` and `reliability_table`.
-  """
-  _check(probabilities, labels)
-  predicted = probabilities.argmax(axis=1)
-  table = reliability_table(
-    probabilities.max(axis=1), predicted == labels, bins
-  )
-  return calibration_error(table)
-
-
 def calibration_error(table: Sequence[Reliability]) -> float:
   """The bins' gaps between confidence and accuracy, weighted by their counts.
 
@@ -113,44 +85,6 @@ def calibration_error(table: Sequence[Reliability]) -> float:
     if row.confidence is not None and row.accuracy is not None
   )
   return sum(gaps) / sum(row.count for row in table)
-
-
-def brier_score(
-  probabilities: Float[np.ndarray, 'N C'], labels: Int[np.ndarray, 'N']
-) -> float:
-  """The squared distance between probabilities and truth, over all classes.
-
-  Brier's own (1950): of two classes it is twice what is given for the
-  probability of one of them.
-
-  Args:
-    probabilities: of all classes, each row's sum 1.
-    labels: the class of each row.
-  Returns:
-    The mean over rows: 0 for certain and right, 2 for certain and wrong.
-  Raises:
-    UsageError: there are no rows, a label is outside 0..C-1, or a row is no
-      distribution.
-    FailureError: a probability is NaN.
-  """
-  _check(probabilities, labels)
-  rows = np.arange(len(labels))
-  right = probabilities[rows, labels].astype(np.float64)
-  squares = np.square(probabilities, dtype=np.float64).sum(axis=1)
-  # (1 - p)^2 of the right class in place of its p^2.
-  return float((squares + 1 - 2 * right).mean())
-
-
-def _check(probabilities: np.ndarray, labels: np.ndarray) -> None:
-  check_in_range(labels, probabilities.shape[1])
-  _check_probabilities(probabilities)
-  sums = probabilities.sum(axis=1, dtype=np.float64)
-  far = np.flatnonzero(np.abs(sums - 1) > 1e-3)
-  if len(far):
-    raise UsageError(
-      f'probabilities of row {far[0]:,} have the sum {sums[far[0]]:.4g}: '
-      'calibration is of distributions, so apply a softmax first.'
-    )
 
 
 def _check_probabilities(values: np.ndarray) -> None:

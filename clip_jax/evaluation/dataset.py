@@ -143,28 +143,16 @@ class Dataset:
     return self.train
 
 
-def of_source(source: Source, train: Source | None = None) -> Dataset:
+def of_source(source: Source) -> Dataset:
   """A user's own data: its label names are the classes.
 
   Args:
     source: what is evaluated.
-    train: what probes learn from; its labels must have the same names.
-  Raises:
-    UsageError: the two have other labels.
   """
   names = source.label_names or ()
-  split = None
-  if train is not None:
-    if train.label_names != source.label_names:
-      raise UsageError(
-        f'data {train.spec!r} and {source.spec!r} have other label names: '
-        'both need the same classes.'
-      )
-    split = Split(train)
   return Dataset(
     source.spec,
     Split(source),
-    train=split,
     class_names=tuple((name,) for name in names),
   )
 

@@ -15,7 +15,6 @@ from jaxtyping import Int
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.labels import check_in_range, count_each
 
-SHOTS = (1, 2, 4, 8, 16)  # examples a class in figure 6
 # So that the shots and the held-out rows of one seed have nothing in common.
 _SHOTS_STREAM, _SPLIT_STREAM = 0, 1
 

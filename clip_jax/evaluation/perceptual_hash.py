@@ -3,19 +3,20 @@
 The paper trains a detector; this one needs no training. A picture's hash is
 the signs of its lowest frequencies, which outlive another size, another
 encoding and a little cropping; a copy differs in few of the 64 bits, another
-picture in about half.
+picture in about half. Within 8 bits are re-encoded and resized copies, and most
+that lost 2 % of each side; pictures of one pattern, as flags or clock faces,
+are near each other, too: look at what is found.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt64
+from jaxtyping import Bool, Float, UInt64
 from PIL import Image
 from scipy.fft import dctn
 
 from clip_jax.data.images import Preprocessing, upright
-from clip_jax.errors import UsageError
 
 BITS = 64
 _SIDE = 32  # pixels that the frequencies are of
@@ -27,7 +28,6 @@ _SEEN = Preprocessing(image_size=_SIDE, background='white', exif=True)
 _MARGIN = 2.0
 # A picture of fewer frequencies away from the median is flat. A gradient has 4.
 _TEXTURE = 8
-_CHUNK_PAIRS = 2**22  # compared at once, 8 bytes each
 
 
 class Hashes(NamedTuple):
@@ -41,18 +41,6 @@ class Hashes(NamedTuple):
 
   bits: UInt64[np.ndarray, 'N']
   flat: Bool[np.ndarray, 'N']
-
-
-class NearDuplicates(NamedTuple):
-  """Pairs of one set's hashes with another's.
-
-  Attributes:
-    pairs: int64 [P, 2]: a row of the first and of the second, in order.
-    distances: int64 [P]: bits that differ.
-  """
-
-  pairs: Int[np.ndarray, 'P 2']
-  distances: Int[np.ndarray, 'P']
 
 
 def hash_pictures(pictures: Iterable[Image.Image]) -> Hashes:
@@ -77,50 +65,6 @@ def perceptual_hash(picture: Image.Image) -> np.uint64:
   8 x 8 lowest frequencies; a bit each, whether above their median.
   """
   return hash_pictures([picture]).bits[0]
-
-
-def hamming(
-  first: UInt64[np.ndarray, 'N'], second: UInt64[np.ndarray, 'N']
-) -> Int[np.ndarray, 'N']:
-  """The number of bits in which each pair of rows differs, 0 to 64."""
-  return np.bitwise_count(first ^ second).astype(np.int64)
-
-
-def near_duplicates(
-  first: UInt64[np.ndarray, 'N'],
-  second: UInt64[np.ndarray, 'M'],
-  max_distance: int,
-) -> NearDuplicates:
-  """All pairs of hashes that differ in few bits, without the N x M matrix.
-
-  Every pair is compared, so none is missed at any distance: N * M steps, of
-  which a core does some hundred million a second.
-
-  Args:
-    first, second: such as of training and of test pictures; leave the flat
-      ones out.
-    max_distance: bits, 0 to 64. Of 8, re-encoded and resized copies are found
-      and most that lost 2 % of each side; pictures of one pattern, as flags
-      or clock faces, are near each other, too: look at what is found.
-  Returns:
-    Pairs sorted by the row of the first, then of the second.
-  Raises:
-    UsageError: the distance is not in 0..64.
-  """
-  if not 0 <= max_distance <= BITS:
-    raise UsageError(f'max_distance={max_distance} bits: use 0 to {BITS}.')
-  rows = max(1, _CHUNK_PAIRS // max(1, len(second)))
-  columns = min(len(second), _CHUNK_PAIRS)
-  pairs = [np.zeros((0, 2), np.int64)]
-  for top in range(0, len(first), rows):
-    for left in range(0, len(second), max(1, columns)):
-      differing = np.bitwise_count(
-        first[top : top + rows, None] ^ second[None, left : left + columns]
-      )
-      near = np.argwhere(differing <= max_distance)
-      pairs.append(near + np.array([top, left]))
-  found = np.concatenate(pairs)
-  return NearDuplicates(found, hamming(first[found[:, 0]], second[found[:, 1]]))
 
 
 def _spectrum(picture: Image.Image) -> Float[np.ndarray, '64']:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.few_shot_sampling import (
-  SHOTS,
   sample,
   shots_to_match,
   split,
@@ -43,7 +42,7 @@ def test_each_sample_holds_those_of_fewer_shots(case, seed):
   labels, classes = case
   drawn = [
     set(sample(labels, k, seed, classes=classes).indices.tolist())
-    for k in SHOTS
+    for k in (1, 2, 4, 8, 16)
   ]
   for fewer, more in itertools.pairwise(drawn):
     assert fewer <= more
