@@ -1,7 +1,8 @@
 """What the self-contained pages share: how they are made, and their colours.
 
 A page's folder holds its page.html, which starts with `head.html` and whose
-style starts with `palette.css`, and a report's goes on with `frame.css`.
+style starts with `palette.css`; a report's goes on with `frame.css`, and has
+the parts of `frame.html`.
 """
 
 from pathlib import Path
