@@ -95,6 +95,12 @@ def _define_details(values: flags.FlagValues) -> None:
     'probe_iterations', 1000, 'probes: steps at most', 1, flag_values=values
   )
   flags.DEFINE_bool(
+    'joint_space',
+    False,
+    'probes: on features of the joint space, not on those before it',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
     'start_from_text',
     False,
     "probes: start from the text tower's weights",
@@ -243,6 +249,7 @@ def _options_of(values: flags.FlagValues) -> 'Options':
     shots=_shots_of(values.shots),
     C=values.C,
     probe_iterations=values.probe_iterations,
+    joint_space=values.joint_space,
     start_from_text=values.start_from_text,
     baselines=values.baselines,
     overlap_with=values.overlap_with,

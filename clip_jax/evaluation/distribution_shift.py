@@ -75,7 +75,8 @@ def evaluate_shift(
   figure 15.
 
   Args:
-    options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`, `templates`.
+    options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`, `templates`,
+      `joint_space`.
     baselines: standard models: a name, the accuracies on the reference and on
       the shift, fractions; see `read_baselines`.
   Returns:
@@ -108,7 +109,7 @@ def evaluate_shift(
   zero_shot = text_weights(encoder, reference, options)
   plain = tests.measure('zero-shot', 'zero_shot', [zero_shot])
   own = shared.restrict(
-    text_weights(encoder, shift, options).scores(tests.shift.vectors)
+    text_weights(encoder, shift, options).scores(tests.shift.embeddings)
   )
   adapted = Measured(
     'zero-shot, adapted to class shift',
@@ -124,7 +125,7 @@ def evaluate_shift(
     metrics=_metrics(plain, adapted, probes, line, tests),
     records=_records(
       tests,
-      zero_shot=shared.pool(zero_shot.scores(tests.shift.vectors)),
+      zero_shot=shared.pool(zero_shot.scores(tests.shift.embeddings)),
       adapted=own,
     ),
     corrupt={**tests.reference.corrupt, **tests.shift.corrupt},

@@ -46,6 +46,17 @@ class Encoder(Protocol):
     ...
 
 
+@runtime_checkable
+class PoolingEncoder(Encoder, Protocol):
+  """An encoder that also tells what its image tower had before the space."""
+
+  def pooled_and_encoded(
+    self, images: Iterable[Image.Image]
+  ) -> tuple[Float[np.ndarray, 'N D'], Float[np.ndarray, 'N E']]:
+    """Rows of any length, and those of `encode_image`, of one pass."""
+    ...
+
+
 def unwatched(
   items: Iterable[Any], total: int, unit: str, *, done: int = 0
 ) -> Iterable[Any]:
@@ -70,8 +81,10 @@ class Options:
     C: of probes, the inverse of their regularisation; None chooses it by the
       paper's sweep.
     probe_iterations: steps of a probe's solver at most.
-    start_from_text: of probes, to start from the text tower's weights; see
-      `linear_probe` and `few_shot` for what that changes.
+    joint_space: of probes, to fit them on unit-length features of the joint
+      space, and not on those before it as the paper does (appendix A.3).
+    start_from_text: of probes, to start from the text tower's weights, which
+      are of the joint space; see `linear_probe` and `few_shot`.
     baselines: a CSV file of standard models, for `robustness`; see
       `read_baselines`.
     overlap_with: a SPEC of what the model was trained on, for `overlap`; ''
@@ -92,6 +105,7 @@ class Options:
   shots: tuple[int, ...] = (1, 2, 4, 8, 16)
   C: float | None = None
   probe_iterations: int = 1000
+  joint_space: bool = False
   start_from_text: bool = False
   baselines: str | None = None
   overlap_with: str = ''

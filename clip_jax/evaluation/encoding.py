@@ -6,14 +6,15 @@ a part is batched by itself.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from clip_jax.data.sources import Source
-from clip_jax.evaluation.encoder import Encoder, Options
+from clip_jax.evaluation.encoder import Encoder, Options, PoolingEncoder
 from clip_jax.inference.bulk.encode import Encoded, Item, encode_parts
 from clip_jax.inference.bulk.parts import Part, Plan
 from clip_jax.inference.bulk.records import picture_items
@@ -30,14 +31,19 @@ class PictureNotes:
     captions: of each, its texts.
     labels: of the source; -1 for a record without one.
     several: of each, its labels where a picture may have several; or None.
+    difficult: of each, labels that are neither right nor wrong; or None.
     corrupt: id to reason, of the pictures that were left out.
+    pooled_width: D, the first columns of the vectors: features before the
+      joint space; 0 of an encoder that does not tell them.
   """
 
   ids: list[str]
   captions: list[list[str]]
   labels: list[int]
   several: list[list[int]] | None
+  difficult: list[list[int]] | None
   corrupt: dict[str, str]
+  pooled_width: int
 
 
 def picture_parts(source: Source) -> list[Part]:
@@ -56,8 +62,8 @@ def encode_pictures(
   parts: Sequence[Part],
   options: Options,
   corrupt: Mapping[str, str],
-) -> Iterator[tuple[Part, PictureNotes, Float[np.ndarray, 'N E']]]:
-  """Parts of a source, in their order.
+) -> Iterator[tuple[Part, PictureNotes, Float[np.ndarray, 'N F']]]:
+  """Parts of a source, in their order: see `PictureNotes.pooled_width`.
 
   Args:
     parts: of `picture_parts`; progress counts the others as done.
@@ -71,14 +77,15 @@ def encode_pictures(
   items = picture_items(source, indices, corrupt, limit)
   done = total - sum(map(len, parts))
   watched = iter(options.watch(items, total, 'images', done=done))
+  encode = _SideBySide(encoder)
   with (
     contextlib.closing(items),
     contextlib.closing(
-      encode_parts(encoder.encode_image, parts, watched, overlap=_may_overlap())
+      encode_parts(encode, parts, watched, overlap=_may_overlap())
     ) as results,
   ):
     for encoded in results:
-      yield encoded.part, _notes_of(encoded), encoded.vectors
+      yield encoded.part, _notes_of(encoded, encode.width), encoded.vectors
 
 
 def encode_texts(
@@ -110,6 +117,25 @@ def encode_texts(
       yield encoded.part, encoded.vectors
 
 
+class _SideBySide:
+  """Pictures to the columns of `PictureNotes.pooled_width`, and the others.
+
+  Attributes:
+    width: of the first; known once pictures were encoded.
+  """
+
+  def __init__(self, encoder: Encoder):
+    self.width = 0
+    self._encoder = encoder
+
+  def __call__(self, images: Iterable[Any]) -> Float[np.ndarray, 'N F']:
+    if not isinstance(self._encoder, PoolingEncoder):
+      return self._encoder.encode_image(images)
+    pooled, vectors = self._encoder.pooled_and_encoded(images)
+    self.width = pooled.shape[1]
+    return np.concatenate([pooled, vectors], axis=1)
+
+
 def _may_overlap() -> bool:
   """Whether two calls of an encoder may compute at once.
 
@@ -118,15 +144,18 @@ def _may_overlap() -> bool:
   return jax.device_count() == 1
 
 
-def _notes_of(encoded: Encoded) -> PictureNotes:
+def _notes_of(encoded: Encoded, pooled_width: int) -> PictureNotes:
   records = [item.record for item in encoded.items if item.record is not None]
-  several = None
+  several = difficult = None
   if any('labels' in record for record in records):
     several = [record.get('labels', []) for record in records]
+    difficult = [record.get('difficult', []) for record in records]
   return PictureNotes(
     ids=[record['id'] for record in records],
     captions=[record['caption'] for record in records],
     labels=[record.get('label', -1) for record in records],
     several=several,
+    difficult=difficult,
     corrupt={item.id: item.reason for item in encoded.items if item.reason},
+    pooled_width=pooled_width,
   )

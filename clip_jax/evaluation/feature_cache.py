@@ -53,7 +53,7 @@ from clip_jax.inference.fingerprint import fingerprint
 from clip_jax.inference.model import Model
 from clip_jax.interop.replacing import replacing
 
-VERSION = 1  # of the entries
+VERSION = 2  # of the entries
 # Where the model came from is for people to read.
 _NO_KEY = ('origin', 'step')
 

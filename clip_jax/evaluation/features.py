@@ -6,6 +6,7 @@ for all of them where a cache is given.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,7 +37,11 @@ class Features:
     labels: of the source; -1 for a record without one.
     several: of multi-label data (VOC2007), instead of `labels`: the labels of
       each picture.
+    difficult: of such data, labels of each picture that are neither right nor
+      wrong there.
     corrupt: id to reason, of the pictures that were left out.
+    pooled: float32, of any length: what the image tower has before the joint
+      space; None of an encoder that does not tell it.
   """
 
   vectors: Float[np.ndarray, 'N E']
@@ -44,22 +49,42 @@ class Features:
   captions: list[list[str]]
   labels: Int[np.ndarray, ' N']
   several: list[list[int]] | None = None
+  difficult: list[list[int]] | None = None
   corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
+  pooled: Float[np.ndarray, 'N D'] | None = None
 
   def __len__(self) -> int:
     return len(self.ids)
 
   def of(self, rows: np.ndarray) -> 'Features':
     """Some of them: indices, or a mask."""
-    picked = np.arange(len(self))[rows]
-    return Features(
-      self.vectors[picked],
-      [self.ids[i] for i in picked],
-      [self.captions[i] for i in picked],
-      self.labels[picked],
-      None if self.several is None else [self.several[i] for i in picked],
-      self.corrupt,
+    picked = np.arange(len(self))[rows].tolist()
+    several, difficult, pooled = self.several, self.difficult, self.pooled
+    return dataclasses.replace(
+      self,
+      vectors=self.vectors[picked],
+      ids=[self.ids[i] for i in picked],
+      captions=[self.captions[i] for i in picked],
+      labels=self.labels[picked],
+      several=several and [several[i] for i in picked],
+      difficult=difficult and [difficult[i] for i in picked],
+      pooled=None if pooled is None else pooled[picked],
     )
+
+
+class Answered(NamedTuple):
+  """The pictures of a split that are evaluated.
+
+  Attributes:
+    features: of them.
+    answers: what is right for each.
+    difficult: of multi-label data, the classes that are neither right nor
+      wrong for a picture.
+  """
+
+  features: Features
+  answers: Answers
+  difficult: Bool[np.ndarray, 'N C'] | None
 
 
 def read_features(encoder: Encoder, split: Split, options: Options) -> Features:
@@ -82,31 +107,43 @@ def joined(
 ) -> Features:
   """All parts of a source as one, in their order.
 
+  Args:
+    parts: rows as `encode_pictures` has them.
   Raises:
     FailureError: no picture could be read.
   """
   corrupt = {
     key: reason for notes, _ in parts for key, reason in notes.corrupt.items()
   }
-  vectors = [rows for _, rows in parts if len(rows)]
-  if not vectors:
+  parts = [(notes, rows) for notes, rows in parts if len(rows)]
+  if not parts:
     raise FailureError(none_readable(source.spec, corrupt))
-  several = None
-  if any(notes.several is not None for notes, _ in parts):
-    several = [
-      labels
-      for notes, _ in parts
-      for labels in notes.several or [[] for _ in notes.ids]
-    ]
-  labels = [label for notes, _ in parts for label in notes.labels]
+  every = [notes for notes, _ in parts]
+  rows = np.concatenate([rows for _, rows in parts])
+  width = every[0].pooled_width
   return Features(
-    np.concatenate(vectors),
-    [key for notes, _ in parts for key in notes.ids],
-    [texts for notes, _ in parts for texts in notes.captions],
-    np.array(labels, np.int64),
-    several,
-    corrupt,
+    rows[:, width:],
+    [key for notes in every for key in notes.ids],
+    [texts for notes in every for texts in notes.captions],
+    np.array([label for notes in every for label in notes.labels], np.int64),
+    several=_of_each([notes.several for notes in every], every),
+    difficult=_of_each([notes.difficult for notes in every], every),
+    corrupt=corrupt,
+    pooled=rows[:, :width] if width else None,
   )
+
+
+def _of_each(
+  parts: Sequence[list[list[int]] | None], every: Sequence[PictureNotes]
+) -> list[list[int]] | None:
+  """Lists of all pictures in one, where any part has them."""
+  if all(part is None for part in parts):
+    return None
+  return [
+    labels
+    for part, notes in zip(parts, every, strict=True)
+    for labels in part or [[]] * len(notes.ids)
+  ]
 
 
 def labelled(features: Features, split: Split, task: str) -> Features:
@@ -128,7 +165,7 @@ def labelled(features: Features, split: Split, task: str) -> Features:
 
 def answered(
   features: Features, split: Split, classes: int, task: str
-) -> tuple[Features, Answers]:
+) -> Answered:
   """The pictures that are evaluated, and what is right for each.
 
   Args:
@@ -139,17 +176,19 @@ def answered(
     UsageError, FailureError: see `labelled`.
   """
   if features.several is not None:
-    return features, truth_of(features, split, classes)
+    truth = _marked(features.several, split, classes)
+    difficult = _marked(features.difficult or [], split, classes)
+    return Answered(features, truth, difficult if difficult.any() else None)
   features = labelled(features, split, task)
-  return features, features.labels
+  return Answered(features, features.labels, None)
 
 
-def truth_of(
-  features: Features, split: Split, classes: int
+def _marked(
+  several: Sequence[Sequence[int]], split: Split, classes: int
 ) -> Bool[np.ndarray, 'N C']:
-  """Which classes are right for each picture of multi-label data."""
-  truth = np.zeros((len(features), classes), bool)
-  for row, labels in enumerate(features.several or []):
+  """Which classes the labels of each picture are."""
+  marked = np.zeros((len(several), classes), bool)
+  for row, labels in enumerate(several):
     there = split.classes(np.array(labels, np.int64))
-    truth[row, there[there != OUTSIDE]] = True
-  return truth
+    marked[row, there[there != OUTSIDE]] = True
+  return marked

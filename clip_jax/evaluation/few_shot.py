@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
@@ -39,9 +40,10 @@ def evaluate(
   point, the probe of all examples (`linear_probe`'s), as in figure 7.
 
   Args:
-    options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`, `templates`;
-      `start_from_text` adds a second curve, of probes that start from the
-      zero-shot classifier and are stopped early.
+    options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`, `templates`,
+      `joint_space`; `start_from_text` adds a second curve, of probes that
+      start from the zero-shot classifier and are stopped early, and takes the
+      joint space for both.
   Returns:
     metrics: 'zero_shot'; 'K_shot', the mean over seeds, for every k;
       'full', the probe of all examples, where it was needed;
@@ -68,7 +70,7 @@ def evaluate(
   found = list(shot_probes(pool, options))
   curve = [_point(x, test, dataset, 'zeros') for x in found if x.probes]
   notes = [x.note for x in found if x.note]
-  target = _score(text, test, dataset)
+  target = _score(text.scores(test.embeddings), test, dataset)
   if all(row['mean'] < target for row in curve):
     tuned = fit_tuned(train, validation, options)
     curve += _full_point(curve, tuned.probe, tuned.C, pool, test, dataset)
@@ -89,13 +91,17 @@ def evaluate(
   )
 
 
-def _score(probe: LinearClassifier, test: Examples, dataset: Dataset) -> float:
-  return METRICS[dataset.metric](probe.scores(test.vectors), test.answers)
+def _score(
+  scores: Float[np.ndarray, 'N C'], test: Examples, dataset: Dataset
+) -> float:
+  return METRICS[dataset.metric](scores, test.answers)
 
 
 def _point(shots: Shots, test: Examples, dataset: Dataset, start: str) -> Row:
   assert shots.settings
-  values = [_score(probe, test, dataset) for probe in shots.probes]
+  values = [
+    _score(probe.scores(test.vectors), test, dataset) for probe in shots.probes
+  ]
   low = high = None
   if len(values) > 1:
     _, low, high = mean_interval(np.array(values))
@@ -125,7 +131,7 @@ def _full_point(
   shots = len(pool) / pool.classes
   if curve and shots <= curve[-1]['shots']:
     return []
-  value = _score(probe, test, dataset)
+  value = _score(probe.scores(test.vectors), test, dataset)
   return [
     {
       'start': 'zeros',
@@ -170,7 +176,7 @@ def _records(
   test: Examples,
   names: tuple[str, ...],
 ) -> list[Row]:
-  zero_shot = text.predict(test.vectors) == test.answers
+  zero_shot = text.predict(test.embeddings) == test.answers
   right = {
     str(x.k): np.mean(
       [probe.predict(test.vectors) == test.answers for probe in x.probes],

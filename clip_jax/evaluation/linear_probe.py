@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.intervals import clopper_pearson
-from clip_jax.evaluation.metrics import METRICS, mean_per_class
+from clip_jax.evaluation.metrics import mean_per_class
 from clip_jax.evaluation.probing import (
   Examples,
   TunedProbe,
@@ -21,6 +21,7 @@ from clip_jax.evaluation.probing import (
   text_weights,
 )
 from clip_jax.evaluation.ranking import accuracies, best_classes
+from clip_jax.evaluation.zero_shot import own_metric
 from clip_jax.inference.classifier import sigmoid, softmax
 
 _TASK = 'linear_probe'
@@ -34,13 +35,14 @@ def evaluate(
 
   C is chosen on the validation split, or where there is none on a fifth of
   the training split (stratified, by the seed); the probe is then fitted on
-  both. What it sees are features in the joint space: see `probing`.
+  both. What it sees is said in `probing`.
 
   Args:
-    options: `C`, `probe_iterations`, `seed`; `start_from_text` starts from
-      the zero-shot classifier's weights. The optimum is one, so that this
-      changes the result only where `probe_iterations` are too few to reach
-      it, and otherwise the number of steps.
+    options: `C`, `probe_iterations`, `seed`, `joint_space`; `start_from_text`
+      starts from the zero-shot classifier's weights, in the joint space. The
+      optimum is one, so that the start changes the result only where
+      `probe_iterations` are too few to reach it, and otherwise the number of
+      steps.
   Returns:
     metrics: 'top1' with 'top1_low' and 'top1_high' (the exact interval of
       95 %), 'top5', 'mean_per_class', the data set's own metric under its
@@ -84,7 +86,7 @@ def _measure(
   test: Examples,
   dataset: Dataset,
 ) -> dict[str, float]:
-  own = METRICS[dataset.metric](scores, test.answers)
+  own = own_metric(dataset, scores, test.answers, test.difficult)
   if test.multilabel:
     return {dataset.metric: own}
   right = int((best[:, 0] == test.answers).sum())

@@ -138,7 +138,7 @@ def fit_multilabel(
   truth: Bool[np.ndarray, 'N C'],
   *,
   C: float,
-  counted: Bool[np.ndarray, 'N'] | None = None,
+  counted: Bool[np.ndarray, 'N'] | Bool[np.ndarray, 'N C'] | None = None,
   initial: LinearClassifier | None = None,
   solver: str | None = None,
   max_iterations: int = MAX_ITERATIONS,
@@ -151,8 +151,9 @@ def fit_multilabel(
 
   Args:
     truth: whether the class is in the picture.
+    counted: see `fit`; or of each class the rows that it learns from.
     initial: its column of a class is the weights of 'is there'.
-    features, C, counted, solver, max_iterations, tolerance: see `fit`.
+    features, C, solver, max_iterations, tolerance: see `fit`.
   Returns:
     Logits of each class by itself; `iterations` of the slowest.
   Raises:
@@ -160,8 +161,11 @@ def fit_multilabel(
     FailureError: a feature is not finite.
   """
   columns = []
-  for c, there in enumerate(truth.T):
-    kept = there if counted is None else there[counted]
+  if counted is None:
+    counted = np.ones(len(truth), bool)
+  of_class = np.broadcast_to(counted.T, truth.T.shape)
+  for c, (there, rows) in enumerate(zip(truth.T, of_class, strict=True)):
+    kept = there[rows]
     if kept.all() or not kept.any():
       raise UsageError(
         f'class {c} is in {"all" if kept.any() else "none"} of the '
@@ -173,7 +177,7 @@ def fit_multilabel(
       # Of two columns, each half of the difference, the penalty is half.
       C=C / 2,
       classes=2,
-      counted=counted,
+      counted=rows,
       initial=None if initial is None else _as_pair(initial, c),
       solver=solver,
       max_iterations=max_iterations,

@@ -1,9 +1,9 @@
 """What probes are fitted on, and how: the parts that their evaluators share.
 
-The paper fits probes on the features before the projection into the joint
-space (section 3.2). An `Encoder` gives those after it, of unit length, and
-these are what all probes here see: of a ViT-B/32, 512 numbers a picture in
-place of 768.
+As the paper does (appendix A.3), probes see what a ViT has before its
+projection into the joint space: of a B/32, 768 numbers a picture and not 512.
+They see the joint space where it is asked for, where they start from the text
+tower's weights, which are of that space, and where an encoder tells no more.
 """
 
 import dataclasses
@@ -34,17 +34,21 @@ class Examples:
   """N pictures with their right answers.
 
   Attributes:
-    vectors: float32 features.
+    vectors: float32, what a probe sees.
+    embeddings: float32, of unit length: what texts are compared with.
     answers: the class of each, or bool [N, C] of multi-label data.
     classes: C.
     ids: of the records.
+    difficult: of multi-label data, classes that are neither right nor wrong.
     corrupt: id to reason, of the pictures that were left out.
   """
 
-  vectors: Float[np.ndarray, 'N E']
+  vectors: Float[np.ndarray, 'N D']
+  embeddings: Float[np.ndarray, 'N E']
   answers: Answers
   classes: int
   ids: list[str]
+  difficult: Bool[np.ndarray, 'N C'] | None = None
   corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
@@ -61,8 +65,10 @@ class Examples:
     return dataclasses.replace(
       self,
       vectors=self.vectors[picked],
+      embeddings=self.embeddings[picked],
       answers=self.answers[picked],
       ids=[self.ids[i] for i in picked],
+      difficult=None if self.difficult is None else self.difficult[picked],
     )
 
 
@@ -86,12 +92,14 @@ def read_examples(
 ) -> Examples:
   """The features of a split with the classes of a data set.
 
+  Args:
+    options: `joint_space`, `start_from_text`; and those of `read_features`.
   Raises:
     UsageError: no record has a label.
     FailureError: a label is out of range, or see `read_features`.
   """
   classes = len(dataset.class_names)
-  features, answers = answered(
+  features, answers, difficult = answered(
     read_features(encoder, split, options), split, classes, task
   )
   if not len(features):
@@ -99,8 +107,15 @@ def read_examples(
       f'data {split.source.spec!r} has no picture of a class of '
       f'{dataset.name!r}, which {task} needs.'
     )
+  joint = options.joint_space or options.start_from_text
   return Examples(
-    features.vectors, answers, classes, features.ids, features.corrupt
+    features.vectors if joint or features.pooled is None else features.pooled,
+    features.vectors,
+    answers,
+    classes,
+    features.ids,
+    difficult,
+    features.corrupt,
   )
 
 
@@ -152,11 +167,25 @@ def join(parts: Sequence[Examples | None]) -> Examples:
     return there[0]
   return Examples(
     np.concatenate([part.vectors for part in there]),
+    np.concatenate([part.embeddings for part in there]),
     np.concatenate([part.answers for part in there]),
     there[0].classes,
     [key for part in there for key in part.ids],
+    _join_difficult(there),
     {key: why for part in there for key, why in part.corrupt.items()},
   )
+
+
+def _join_difficult(
+  parts: Sequence[Examples],
+) -> Bool[np.ndarray, 'N C'] | None:
+  if all(part.difficult is None for part in parts):
+    return None
+  masks = (
+    np.zeros_like(part.answers) if part.difficult is None else part.difficult
+    for part in parts
+  )
+  return np.concatenate([*masks])
 
 
 def text_weights(
@@ -197,6 +226,7 @@ def fit_probe(
       examples.vectors,
       examples.answers,
       C=C,
+      counted=None if examples.difficult is None else ~examples.difficult,
       initial=initial,
       max_iterations=iterations,
     )
@@ -218,7 +248,8 @@ def validation_score(probe: LinearClassifier, held: Examples) -> float:
   if not held.multilabel:
     return accuracy(scores, held.answers)
   there = held.answers.any(axis=0)
-  return map_11_point(scores[:, there], held.answers[:, there])
+  difficult = None if held.difficult is None else held.difficult[:, there]
+  return map_11_point(scores[:, there], held.answers[:, there], difficult)
 
 
 def fit_tuned(

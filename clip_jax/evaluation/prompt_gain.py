@@ -44,7 +44,7 @@ def evaluate(
   prompts = list(dict.fromkeys([*PLAIN, PHOTO, *templates]))
   rows = prompt_features(encoder, dataset, options, prompts)
   classes = len(dataset.class_names)
-  features, truth = answered(
+  features, truth, difficult = answered(
     read_features(encoder, dataset.test, options),
     dataset.test,
     classes,
@@ -56,7 +56,8 @@ def evaluate(
   def measure(chosen: Sequence[str]) -> float:
     picked = rows[:, [prompts.index(template) for template in chosen]]
     weights = _weights(dataset, picked)
-    return own_metric(dataset, features.vectors @ weights, truth)
+    scores = features.vectors @ weights
+    return own_metric(dataset, scores, truth, difficult)
 
   bare, photo, ensemble = (
     measure(PLAIN), measure([PHOTO]), measure(templates)

@@ -54,21 +54,17 @@ class SharedTests:
   ) -> Measured:
     """The accuracies of classifiers of the reference's classes: their means.
 
+    Args:
+      kind: 'zero_shot' is of texts, others of what probes see.
     Raises:
       FailureError: a score is NaN.
     """
-    both = [
-      np.mean(
-        [
-          accuracy(
-            self.shared.pool(classifier.scores(test.vectors)), test.answers
-          )
-          for classifier in classifiers
-        ]
-      )
-      for test in (self.reference, self.shift)
-    ]
-    return Measured(name, float(both[0]), float(both[1]), kind)
+    both: list[float] = []
+    for test in (self.reference, self.shift):
+      rows = test.embeddings if kind == 'zero_shot' else test.vectors
+      scores = [self.shared.pool(x.scores(rows)) for x in classifiers]
+      both.append(float(np.mean([accuracy(x, test.answers) for x in scores])))
+    return Measured(name, both[0], both[1], kind)
 
 
 def read_tests(

@@ -11,6 +11,7 @@ from clip_jax.evaluation.calibration import calibration_error, reliability_table
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import (
+  Answered,
   Answers,
   Features,
   answered,
@@ -54,33 +55,35 @@ def evaluate(
   dataset.require_classes('zero_shot')
   weights = classifier_for(encoder, dataset, options)
   classes = len(dataset.class_names)
-  features, truth = answered(
+  found = answered(
     read_features(encoder, dataset.test, options),
     dataset.test,
     classes,
     'zero_shot',
   )
-  if truth.ndim == 2:
-    return _several_labels(encoder, dataset, features, truth, weights)
-  check_in_range(truth, classes)
-  return _one_label(encoder, dataset, features, weights)
+  if found.answers.ndim == 2:
+    return _several_labels(encoder, dataset, found, weights)
+  check_in_range(found.answers, classes)
+  return _one_label(encoder, dataset, found.features, weights)
 
 
 def own_metric(
   dataset: Dataset,
   scores: Float[np.ndarray, 'N C'],
   truth: Answers,
+  difficult: Bool[np.ndarray, 'N C'] | None = None,
 ) -> float:
   """The data set's metric, as `metrics.METRICS` has it.
 
   Args:
     truth: classes; of data with several labels a picture, which are right.
+    difficult: of the latter, which are neither right nor wrong.
   """
   # It brings scikit-learn along, which training can do without.
-  from clip_jax.evaluation.metrics import METRICS
+  from clip_jax.evaluation.metrics import METRICS, map_11_point
 
   if truth.ndim == 2:
-    return METRICS['map_11_point'](scores, truth)
+    return map_11_point(scores, truth, difficult)
   if dataset.metric == 'map_11_point':
     truth = truth[:, None] == np.arange(scores.shape[1])
   return METRICS[dataset.metric](scores, truth)
@@ -138,10 +141,10 @@ def _one_label(
 def _several_labels(
   encoder: Encoder,
   dataset: Dataset,
-  features: Features,
-  truth: Bool[np.ndarray, 'N C'],
+  found: Answered,
   weights: Float[np.ndarray, 'E C'],
 ) -> Evaluation:
+  features, truth, difficult = found
   names = dataset.first_names
   scores = features.vectors @ weights
   best, probabilities = top_classes(
@@ -149,7 +152,7 @@ def _several_labels(
   )
   return Evaluation(
     metrics={
-      'map_11_point': own_metric(dataset, scores, truth),
+      'map_11_point': own_metric(dataset, scores, truth, difficult),
       'examples': float(len(features)),
     },
     records=[
@@ -169,7 +172,10 @@ def _several_labels(
           'class': name,
           'examples': int(truth[:, c].sum()),
           'average_precision': own_metric(
-            dataset, scores[:, [c]], truth[:, [c]]
+            dataset,
+            scores[:, [c]],
+            truth[:, [c]],
+            None if difficult is None else difficult[:, [c]],
           ),
         }
         for c, name in enumerate(names)

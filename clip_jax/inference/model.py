@@ -170,6 +170,33 @@ class Model(ZeroShotModel):
   def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
     return self._run_images(self._encoders.encode_image, images)
 
+  def pooled_and_encoded(
+    self, images: ImageInputs
+  ) -> tuple[Float[np.ndarray, 'B D'], Float[np.ndarray, 'B E']]:
+    """`encode_image`, and of the same pass what probes are fitted on.
+
+    Of a ViT the pooled token before the projection into the joint space (paper,
+    appendix A.3, I_f of figure 3); of a ResNet, whose pooling projects, the
+    features before they are brought to unit length.
+
+    Args:
+      images: as in `encode_image`.
+    Returns:
+      Features of any length, and those of unit length that are compared with
+      texts.
+    Raises:
+      CorruptImageError, UsageError: as `encode_image`.
+    """
+    image, width = self.config.image, self.config.embed_dim
+    if not isinstance(image, ResNetConfig):
+      width = image.pooled_width
+    rows = self._run_images(
+      self._encoders.pooled_and_encoded,
+      images,
+      (width + self.config.embed_dim,),
+    )
+    return rows[:, :width], rows[:, width:]
+
   def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
     many = [texts] if isinstance(texts, str) else texts
     return self._run_texts(many, self._tokenize)

@@ -111,13 +111,29 @@ class DualEncoder(nn.Module):
     """Image features, float32, before they are brought to unit length."""
     patches = () if kept_patches is None else (kept_patches,)  # a ViT's alone
     tower: Any = self.image
-    x = tower(images, train, *patches)
-    return _features(self.image_projection(x) if self.image_projection else x)
+    return self._project_image(tower(images, train, *patches))
+
+  def pooled_and_projected(
+    self, images: Float[Array, 'B S S 3']
+  ) -> tuple[Float[Array, 'B D'], Float[Array, 'B E']]:
+    """An image before the joint space and in it, float32, of any length.
+
+    Before it is the pooled token of a ViT (the paper's I_f of figure 3). Of a
+    ResNet the last product belongs to the pooling, so that both are the same.
+    """
+    pooled = self.image(images)
+    projected = self._project_image(pooled)
+    if isinstance(self.config.image, ResNetConfig):
+      return projected, projected
+    return _features(pooled), projected
 
   def encode_text(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B E']:
     """Text features, float32, before they are brought to unit length."""
     x = self.text(tokens)
     return _features(self.text_projection(x) if self.text_projection else x)
+
+  def _project_image(self, x: Float[Array, 'B D']) -> Float[Array, 'B E']:
+    return _features(self.image_projection(x) if self.image_projection else x)
 
   def image_tokens(
     self, images: Float[Array, 'B S S 3'], layer: int

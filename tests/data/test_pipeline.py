@@ -111,7 +111,7 @@ def test_without_augmentation_a_square_picture_is_the_evaluated_one(folder):
     np.testing.assert_array_equal(pixels, wanted)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
   count=st.integers(1, 40),
   batch_size=st.integers(1, 12),

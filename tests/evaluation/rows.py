@@ -19,11 +19,13 @@ class RowSource(Source):
     labels: Sequence[int] | None = None,
     *,
     several: Sequence[Sequence[int]] | None = None,
+    difficult: Sequence[Sequence[int]] | None = None,
     names: Sequence[str] | None = None,
     spec: str = 'rows:',
   ):
     self.spec = spec
-    self._rows, self._labels, self._several = rows, labels, several
+    self._rows, self._labels = rows, labels
+    self._several, self._difficult = several, difficult
     self.label_names = tuple(names) if names else None
 
   def __len__(self) -> int:
@@ -48,6 +50,8 @@ class RowSource(Source):
       record['label'] = int(self._labels[index])
     if self._several is not None:
       record['labels'] = [int(x) for x in self._several[index]]
+    if self._difficult is not None:
+      record['difficult'] = [int(x) for x in self._difficult[index]]
     return record
 
 
@@ -63,12 +67,31 @@ class RowEncoder:
     self._by_text = by_text or {}
 
   def encode_image(self, images: Iterable[Image.Image]) -> np.ndarray:
-    pixels = [np.asarray(image.convert('RGB'))[0, 0] for image in images]
-    return self._rows[[int(p[0]) + 256 * int(p[1]) for p in pixels]]
+    return self._rows[row_numbers(images)]
 
   def encode_text(self, texts: Iterable[str]) -> np.ndarray:
     rows = np.array([self._by_text[text] for text in texts], np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class PoolingRowEncoder(RowEncoder):
+  """One whose tower knows other rows before the joint space."""
+
+  def __init__(self, pooled: np.ndarray, rows: np.ndarray, by_text=None):
+    super().__init__(rows, by_text)
+    self._pooled = pooled.astype(np.float32)
+
+  def pooled_and_encoded(
+    self, images: Iterable[Image.Image]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    numbers = row_numbers(images)
+    return self._pooled[numbers], self._rows[numbers]
+
+
+def row_numbers(images: Iterable[Image.Image]) -> list[int]:
+  """Of the pictures of a `RowSource`."""
+  pixels = [np.asarray(image.convert('RGB'))[0, 0] for image in images]
+  return [int(p[0]) + 256 * int(p[1]) for p in pixels]
 
 
 def blobs(

@@ -11,7 +11,12 @@ from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.baselines import Baseline
 from clip_jax.evaluation.distribution_shift import evaluate, evaluate_shift
 from clip_jax.evaluation.robustness import effective_robustness, fit_logits
-from tests.evaluation.rows import RowEncoder, blobs, dataset_of
+from tests.evaluation.rows import (
+  PoolingRowEncoder,
+  RowEncoder,
+  blobs,
+  dataset_of,
+)
 
 # Four classes about their centres; the shift has two of them and one more,
 # its pictures further off, in another order and under other labels.
@@ -66,6 +71,17 @@ def by_hand():
 
 def models(result, *kinds):
   return [row for row in result.tables['models'] if row['kind'] in kinds]
+
+
+def test_probes_see_what_is_before_the_joint_space_and_zero_shot_that():
+  classes = np.concatenate([LABELS, np.array([1, 2, 0])[FAR_LABELS]])
+  rows = np.concatenate([ROWS, FAR])
+  clear = PoolingRowEncoder(np.eye(4)[classes], rows, TEXTS | FAR_TEXTS)
+  plain = evaluate_shift(ENCODER, REFERENCE, SHIFT, QUICK, LINE).metrics
+  found = evaluate_shift(clear, REFERENCE, SHIFT, QUICK, LINE).metrics
+  for name in ('zero_shot_reference', 'zero_shot_shift', 'adapted_shift'):
+    assert found[name] == plain[name] < 1
+  assert found['probe_reference'] == found['probe_shift'] == 1
 
 
 def test_zero_shot_on_the_shared_classes_by_hand():

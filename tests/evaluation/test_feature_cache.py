@@ -24,7 +24,7 @@ from tests.tiny import write_pairs
 from tests.tiny_run import tiny_model
 
 LEVELS = [0, 50, None, 100, 0, None, 50]  # three parts of three
-FIELDS = ('ids', 'captions', 'several', 'corrupt')
+FIELDS = ('ids', 'captions', 'several', 'difficult', 'corrupt')
 
 
 @pytest.fixture(autouse=True)
@@ -74,15 +74,37 @@ def test_cached_features_are_the_fresh_ones_and_cost_nothing(tmp_path):
     assert encoder.images == images
 
 
+def test_what_is_before_the_joint_space_comes_of_the_same_pass(tmp_path):
+  class Pooling(Counting):
+    def pooled_and_encoded(self, images):
+      vectors = self.encode_image(images)
+      return np.repeat(3 * vectors, 2, axis=1), vectors
+
+  plain = read_features(Counting(), Split(source()), Options())
+  assert plain.pooled is None
+  for images in (5, 0):
+    encoder, cache = cached(tmp_path, Pooling())
+    found = read_features(encoder, Split(source()), Options(cache=cache))
+    same(found, plain)
+    np.testing.assert_array_equal(
+      found.pooled, np.repeat(3 * plain.vectors, 2, axis=1)
+    )
+    part = found.of(np.array([3, 1]))
+    np.testing.assert_array_equal(part.pooled, found.pooled[[3, 1]])
+    assert encoder.images == images
+
+
 def test_several_labels_come_back(tmp_path):
   class Several(ListSource):
     def __getitem__(self, index):
-      return {**super().__getitem__(index), 'labels': [index, 0]}
+      record = super().__getitem__(index)
+      return {**record, 'labels': [index, 0], 'difficult': [index + 1]}
 
   for _ in range(2):
     _, cache = cached(tmp_path)
     found = cache.images(Several([0, 50, None, 0, 0]), Options())
     assert found.several == [[0, 0], [1, 0], [3, 0], [4, 0]]
+    assert found.difficult == [[1], [2], [4], [5]]
     assert found.labels.tolist() == [-1] * 4
 
 

@@ -12,7 +12,13 @@ from clip_jax.evaluation import Options, few_shot, shots
 from clip_jax.evaluation.dataset import Split
 from clip_jax.evaluation.few_shot_sampling import sample, shots_to_match
 from clip_jax.evaluation.intervals import mean_interval
-from tests.evaluation.rows import RowEncoder, RowSource, blobs, dataset_of
+from tests.evaluation.rows import (
+  PoolingRowEncoder,
+  RowEncoder,
+  RowSource,
+  blobs,
+  dataset_of,
+)
 
 ROWS, LABELS = blobs(3, 60, noise=0.7)
 DATA = dataset_of(LABELS, train=range(90), test=range(90, 180))
@@ -50,6 +56,16 @@ def test_each_point_is_the_mean_of_scikit_learns_probes_over_seeds():
   right = [record['zero_shot'] for record in result.records]
   assert np.mean(right) == pytest.approx(zero_shot)
   json.dumps([result.metrics, result.records, result.tables])
+
+
+def test_probes_see_what_is_before_the_joint_space_and_zero_shot_that():
+  plain = few_shot.evaluate(ENCODER, DATA, QUICK)
+  clear = PoolingRowEncoder(np.eye(3)[LABELS], ROWS, CENTRES)
+  found = few_shot.evaluate(clear, DATA, QUICK)
+  assert found.metrics['zero_shot'] == plain.metrics['zero_shot'] < 1
+  assert found.metrics['1_shot'] == 1 > plain.metrics['4_shot']
+  joint = dataclasses.replace(QUICK, joint_space=True)
+  assert few_shot.evaluate(clear, DATA, joint) == plain
 
 
 def test_a_seed_is_one_result_and_another_seed_another():

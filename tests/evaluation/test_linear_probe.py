@@ -15,9 +15,11 @@ from clip_jax.evaluation import Options, find_evaluator, linear_probe, probing
 from clip_jax.evaluation.c_sweep import GRID
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.intervals import clopper_pearson
+from clip_jax.evaluation.metrics import map_11_point
 from clip_jax.inference.model import Model
 from clip_jax.parallel.mesh import make_mesh
 from tests.evaluation.rows import (
+  PoolingRowEncoder,
   RowEncoder,
   RowSource,
   blobs,
@@ -222,8 +224,74 @@ def test_what_cannot_be_probed_is_refused_in_one_line(data, message):
   assert '\n' not in str(caught.value)
 
 
+# Before the joint space two numbers more, without which nothing is known.
+POOLED = 5 * np.concatenate([np.eye(3)[LABELS][:, :2], ROWS], axis=1)
+BLANK = np.tile(np.eye(8)[0], (90, 1))
+BLIND = PoolingRowEncoder(
+  POOLED, BLANK, {str(c): np.eye(8)[c].tolist() for c in range(3)}
+)
+
+
+def test_a_probe_sees_what_the_tower_has_before_the_joint_space():
+  result = linear_probe.evaluate(BLIND, DATA, QUICK)
+  model = LogisticRegression(C=1.0, tol=1e-8, max_iter=10_000)
+  model.fit(POOLED[:60], LABELS[:60])
+  assert result.metrics['top1'] == 1.0
+  expected = model.predict_proba(POOLED[60:]).max(axis=1)
+  top = [record['top'][0][1] for record in result.records]
+  np.testing.assert_allclose(top, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize('option', ['joint_space', 'start_from_text'])
+def test_a_probe_sees_the_joint_space_where_it_has_to(option):
+  asked = dataclasses.replace(QUICK, **{option: True})
+  expected = linear_probe.evaluate(RowEncoder(BLANK), DATA, QUICK)
+  found = linear_probe.evaluate(BLIND, DATA, asked)
+  assert found.metrics == expected.metrics
+  assert found.metrics['top1'] < 0.6  # one answer for all
+
+
+def test_difficult_objects_are_neither_learned_nor_tested():
+  there = np.eye(3, dtype=bool)[LABELS]
+  several = [[int(c)] for c in LABELS]
+  hidden = [[(int(c) + 1) % 3] if i % 2 else [] for i, c in enumerate(LABELS)]
+
+  def measure(difficult):
+    splits = [
+      Split(
+        RowSource(
+          part,
+          several=[several[i] for i in part],
+          difficult=[difficult[i] for i in part],
+        )
+      )
+      for part in (range(60), range(60, 90))
+    ]
+    data = Dataset(
+      'voc',
+      splits[1],
+      train=splits[0],
+      class_names=(('x',), ('y',), ('z',)),
+      metric='map_11_point',
+    )
+    return linear_probe.evaluate(ENCODER, data, QUICK).metrics['map_11_point']
+
+  scores, counted = np.empty((30, 3)), np.ones((90, 3), bool)
+  for i, classes in enumerate(hidden):
+    counted[i, classes] = False
+  for c in range(3):
+    rows = np.flatnonzero(counted[:60, c])
+    model = LogisticRegression(C=1.0, tol=1e-8, max_iter=10_000)
+    model.fit(ROWS[rows], there[rows, c])
+    scores[:, c] = model.decision_function(ROWS[60:])
+  expected = map_11_point(scores, there[60:], ~counted[60:])
+  assert measure(hidden) == pytest.approx(expected)
+  assert measure(hidden) != measure([[]] * 90)
+
+
 def test_only_what_is_joined_is_copied():
-  part = probing.Examples(ROWS.astype(np.float32), LABELS, 3, ['x'] * 90)
+  rows = ROWS.astype(np.float32)
+  part = probing.Examples(rows, rows, LABELS, 3, ['x'] * 90)
   assert probing.join([part, None]) is part
 
 

@@ -322,12 +322,17 @@ def test_the_data_sets_own_metric_comes_under_its_name(metric):
 class SeveralLabels(ListSource):
   """Pictures with lists of labels, as VOC2007 has them."""
 
-  def __init__(self, levels, several, names):
+  def __init__(self, levels, several, names, difficult=None):
     super().__init__(levels, names=names)
     self._several = several
+    self._difficult = difficult or [[]] * len(levels)
 
   def __getitem__(self, index):
-    return {**super().__getitem__(index), 'labels': self._several[index]}
+    return {
+      **super().__getitem__(index),
+      'labels': self._several[index],
+      'difficult': self._difficult[index],
+    }
 
 
 def test_several_labels_a_picture_are_ranked_by_class():
@@ -347,6 +352,23 @@ def test_several_labels_a_picture_are_ranked_by_class():
     'average_precision': 1.0,
   }
   json.dumps(result.records)
+
+
+def test_a_class_with_difficult_objects_alone_is_not_asked_of_a_picture():
+  levels, several = [0, 50, 100], [[0], [1], [2]]
+  # North is right for the picture that is least like it, the southern one.
+  several[2].append(0)
+  found = [
+    zero_shot.evaluate(
+      COMPASS, of_source(SeveralLabels(levels, several, NAMES, hard)), Options()
+    )
+    for hard in ([[], [], []], [[], [0], []])
+  ]
+  values = [x.tables['per_class'][0]['average_precision'] for x in found]
+  # Found first and third; without the eastern picture, first and second.
+  assert values == pytest.approx([(6 + 5 * 2 / 3) / 11, 1.0])
+  means = [x.metrics['map_11_point'] for x in found]
+  assert means == pytest.approx([(v + 2) / 3 for v in values])
 
 
 def test_labels_out_of_range_are_refused():

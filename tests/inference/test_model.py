@@ -17,6 +17,7 @@ from clip_jax.inference.encoders import make_encoders
 from clip_jax.models.dual_encoder import normalize
 from clip_jax.parallel.mesh import make_mesh
 from clip_jax.parallel.partitioning import shardings
+from tests.golden_models import GOLDENS
 from tests.tiny_run import tiny_description, tiny_model, tiny_params, write_run
 
 RNG = np.random.default_rng(0)
@@ -167,6 +168,28 @@ def test_bfloat16_is_close_and_float32_outside(model):
   assert rough.dtype == np.float32
   np.testing.assert_allclose(rough, model.encode_image(PIXELS), atol=0.05)
   np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1, rtol=1e-5)
+
+
+def test_pooled_features_are_one_product_away_from_the_joint_space(model):
+  pooled, features = model.pooled_and_encoded(PIXELS)
+  assert pooled.shape == (5, 32) and pooled.dtype == np.float32
+  np.testing.assert_allclose(features, model.encode_image(PIXELS), atol=1e-6)
+  projected = pooled @ np.asarray(model.params['image_projection']['kernel'])
+  lengths = np.linalg.norm(projected, axis=1, keepdims=True)
+  np.testing.assert_allclose(projected / lengths, features, atol=1e-5)
+  nothing = model.pooled_and_encoded([])
+  assert [x.shape for x in nothing] == [(0, 32), (0, 16)]
+
+
+def test_pooled_features_of_a_resnet_are_projected_by_its_pooling():
+  model = clip_jax.load(GOLDENS / 'open_clip_resnet')
+  size = model.config.image.image_size
+  pixels = RNG.integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+  pooled, features = model.pooled_and_encoded(pixels)
+  assert pooled.shape == features.shape == (2, model.config.embed_dim)
+  lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
+  assert (np.abs(lengths - 1) > 1e-2).all()
+  np.testing.assert_allclose(pooled / lengths, features, atol=1e-5)
 
 
 def test_image_tokens_count_layers_from_both_ends(model):

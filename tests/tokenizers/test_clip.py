@@ -154,7 +154,7 @@ TRICKY = st.lists(
 ).map(''.join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(UNICODE, TRICKY))
 @example('<ſtart_of_text>')
 @example('ΌΣΟΣ ΟΔΥΣΣΕΥΣ Σ')
@@ -171,7 +171,7 @@ def test_any_text_equals_the_reference(text):
   assert tokenizer(text)[0].tolist() == row + [0] * (77 - len(row))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=40))
 @example('a</W>b')
 def test_decoding_loses_nothing_but_blanks(text):

@@ -81,7 +81,7 @@ def test_sentence_piece_on_the_names_of_all_emoji_in_all_languages(trained):
   np.testing.assert_array_equal(ours(names), theirs(names))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=PLAIN)
 def test_sentence_piece_on_any_text_without_marks(trained, text):
   ours, theirs = trained
