@@ -7,6 +7,7 @@ import time
 
 import jax
 import pytest
+from PIL import Image
 
 from clip_jax import benchmarks
 from clip_jax.__main__ import main
@@ -84,6 +85,23 @@ def test_encode_of_the_pictures_of_files(capsys, tiny_preset, tmp_path):
   )  # fmt: skip
   assert figures['data'] == data
   assert figures['pictures_per_second'] > 0
+
+
+def test_the_pictures_of_classes_are_classified_in_turns(
+  capsys, tiny_preset, tmp_path
+):
+  for name in ('red', 'blue'):
+    (tmp_path / name).mkdir()
+    for i in range(3):
+      Image.new('RGB', (20, 20), name).save(tmp_path / name / f'{i}.png')
+  (tmp_path / 'red' / 'broken.png').write_bytes(b'no picture')
+  figures = bench(
+    capsys, 'encode', f'--preset={tiny_preset}', '--batch=8', '--steps=2',
+    f'--data=folder:{tmp_path}',
+  )  # fmt: skip
+  assert (figures['pictures'], figures['classes']) == (6, 2)
+  ratio = figures['zero_shot_ratio_of_fastest']
+  assert figures['zero_shot_per_second'] > 0 < ratio
 
 
 def test_encode_in_turns_with_open_clip(tiny_preset, monkeypatch):

@@ -9,9 +9,8 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.peer import Turn, open_clip
+from clip_jax.benchmarks.pictures import pictures
 from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
-from clip_jax.data.reading import read_ahead
-from clip_jax.data.sources import open_source
 from clip_jax.inference.model import Model
 from clip_jax.models import presets
 from clip_jax.models.description import Description
@@ -44,8 +43,7 @@ def encode(
       gets float pixels and ids that are ready.
     python: the interpreter of that process, where open_clip is installed;
       None is this one.
-    data: a SPEC whose pictures are also measured, all in a call: read, decoded
-      and brought to size while the device computes, in the largest batch.
+    data: whose pictures are also measured; see `pictures`.
   Raises:
     UsageError: the preset is not known, or a batch does not split over the
       devices.
@@ -65,21 +63,8 @@ def encode(
   largest = max(rows, key=lambda row: row['batch'])
   rates = {name: largest[name] for name in RATES}
   if data:
-    rates |= _pictures_of(model, data, calls)
+    rates |= pictures(model, data, calls)
   return {**head, **rates, 'batches': rows}
-
-
-def _pictures_of(model: Model, data: str, calls: int) -> Figures:
-  source = open_source(data)
-
-  def call() -> int:
-    reads = read_ahead(source, range(len(source)))
-    pictures = (x.picture for x in reads if x.picture is not None)
-    return len(model.encode_image(pictures))
-
-  count = call()  # of those that can be read
-  seconds = median_seconds(call, calls, warm_up=False)
-  return {'data': data, 'pictures_per_second': count / seconds}
 
 
 def _rates(

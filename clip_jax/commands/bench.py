@@ -8,7 +8,7 @@ examples:
   clip-jax bench train --preset=ViT-B/32 --against=open_clip --json
   clip-jax bench encode --preset=ViT-B/16 --batch=1 --batch=32
   clip-jax bench encode --preset=ViT-B/32 --against=open_clip --json
-  clip-jax bench encode --preset=ViT-B/32 --batch=64 --data=tfds:emoji#test
+  clip-jax bench encode --preset=ViT-B/32 --batch=64 --data=digits
   clip-jax bench loss --batch=4096 --embed-dim=512 --cpu-devices=2
   clip-jax bench loss --objective=sigmoid --batch=4096 --chunk=512 --json
   clip-jax bench input --data=folder:pictures --image_size=224
@@ -20,7 +20,8 @@ What is measured:
   train      whole train steps on real records, and the share of the time
              that they waited for input; with --against, also steps alone
   encode     both encoders at inference, with random weights; with --data also
-             the pictures of its files, all in a call
+             the pictures of a data set (a NAME of eval --list, or a SPEC),
+             encoded alone and in turns classified among its class names
   loss       value and gradient of each form of the contrastive loss, with the
              scratch memory of the compiled program on one device
   input      records to batches on the host, without a model

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from clip_jax.evaluation.at_once import at_once
 from clip_jax.evaluation.bias_designs import (
   Candidates,
   added_names,
@@ -79,15 +80,17 @@ def evaluate(
     designs = checked(options.designs, 'of the options')
   groups = dataset.first_names
   offered = candidates(designs, groups)
-  features = labelled(
-    read_features(encoder, dataset.test, options), dataset.test, 'bias'
-  )
-  check_in_range(features.labels, len(groups))
   added = tuple((name,) for name in added_names(designs))
-  everything = (*dataset.class_names, *added)
-  weights = classifier_for(
-    encoder, dataclasses.replace(dataset, class_names=everything), options
+  every = dataclasses.replace(
+    dataset, class_names=(*dataset.class_names, *added)
   )
+  weights, features = at_once(
+    options,
+    lambda options: classifier_for(encoder, every, options),
+    lambda options: read_features(encoder, dataset.test, options),
+  )
+  features = labelled(features, dataset.test, 'bias')
+  check_in_range(features.labels, len(groups))
   chosen: dict[str, Int[np.ndarray, ' N']] = {}
   for design, names in offered.items():
     best, _ = top_classes(

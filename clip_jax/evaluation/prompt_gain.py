@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from clip_jax.evaluation.at_once import at_once
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import answered, read_features
@@ -42,13 +43,14 @@ def evaluate(
   templates = options.templates_for(dataset)
   check_templates(templates)
   prompts = list(dict.fromkeys([*PLAIN, PHOTO, *templates]))
-  rows = prompt_features(encoder, dataset, options, prompts)
+  rows, features = at_once(
+    options,
+    lambda options: prompt_features(encoder, dataset, options, prompts),
+    lambda options: read_features(encoder, dataset.test, options),
+  )
   classes = len(dataset.class_names)
   features, truth, difficult = answered(
-    read_features(encoder, dataset.test, options),
-    dataset.test,
-    classes,
-    'prompt_gain',
+    features, dataset.test, classes, 'prompt_gain'
   )
   if truth.ndim == 1:
     check_in_range(truth, classes)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from clip_jax.evaluation.at_once import at_once
 from clip_jax.evaluation.calibration import calibration_error, reliability_table
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
@@ -53,14 +54,13 @@ def evaluate(
       features are not finite.
   """
   dataset.require_classes('zero_shot')
-  weights = classifier_for(encoder, dataset, options)
-  classes = len(dataset.class_names)
-  found = answered(
-    read_features(encoder, dataset.test, options),
-    dataset.test,
-    classes,
-    'zero_shot',
+  weights, features = at_once(
+    options,
+    lambda options: classifier_for(encoder, dataset, options),
+    lambda options: read_features(encoder, dataset.test, options),
   )
+  classes = len(dataset.class_names)
+  found = answered(features, dataset.test, classes, 'zero_shot')
   if found.answers.ndim == 2:
     return _several_labels(encoder, dataset, found, weights)
   check_in_range(found.answers, classes)
