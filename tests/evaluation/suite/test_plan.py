@@ -63,6 +63,14 @@ def test_every_data_set_of_the_table_is_asked_something():
   assert set(TASKS_OF_LOCAL) <= set(DATASETS)
 
 
+def test_the_attributes_of_faces_are_asked_for_bias():
+  bias = [x.name for x in DATASETS.values() if 'bias' in tasks_of(x)]
+  assert bias == [
+    'fairface_race', 'fairface_gender', 'fairface_age', 'fairface_race_gender',
+    'emoji_skin_tones',
+  ]  # fmt: skip
+
+
 def test_the_local_sets_ask_every_evaluator():
   asked = {task for tasks in TASKS_OF_LOCAL.values() for task in tasks}
   assert asked == set(EVALUATORS)
