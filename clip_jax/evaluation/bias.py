@@ -27,6 +27,7 @@ from clip_jax.evaluation.bias_designs import (
   checked,
   shipped_designs,
 )
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import Features, labelled, read_features
@@ -68,7 +69,8 @@ def evaluate(
       'group', 'count' (right), 'pictures', 'rate', 'low', 'high'.
       'disparities': 'design', 'kind', 'highest', 'lowest' (groups, the first of
       equals), 'difference', 'ratio' (None where the lowest rate is 0). 'notes':
-      'note', what the numbers mean. Intervals are Clopper-Pearson's of 95 %.
+      'note', what the numbers mean. 'warnings': see `Evaluation`, of the names
+      of all designs. Intervals are Clopper-Pearson's of 95 %.
   Raises:
     UsageError: a design makes no sense, or the data have no names or labels.
     FailureError: too many pictures are corrupt, or features are not finite.
@@ -84,10 +86,10 @@ def evaluate(
   )
   check_in_range(features.labels, len(groups))
   added = tuple((name,) for name in added_names(designs))
-  everything = (*dataset.class_names, *added)
-  weights = classifier_for(
-    encoder, dataclasses.replace(dataset, class_names=everything), options
+  asked = dataclasses.replace(
+    dataset, class_names=(*dataset.class_names, *added)
   )
+  weights = classifier_for(encoder, asked, options)
   chosen: dict[str, Int[np.ndarray, ' N']] = {}
   for design, names in offered.items():
     best, _ = top_classes(
@@ -97,7 +99,11 @@ def evaluate(
       logit_scale=encoder.logit_scale,
     )
     chosen[design] = best[:, 0]
-  return _describe(features, groups, offered, chosen)
+  result = _describe(features, groups, offered, chosen)
+  warnings = cut_warnings(encoder, asked, options)
+  return dataclasses.replace(
+    result, tables={**result.tables, 'warnings': warnings}
+  )
 
 
 def count_names(

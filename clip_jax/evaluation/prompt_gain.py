@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import answered, read_features
@@ -34,7 +35,8 @@ def evaluate(
       the bare names (differences of fractions: 0.05 are 5 points);
       'templates' and 'examples', counts.
     tables: 'prompts': 'prompt' (the template; 'ensemble' of all), 'value' and
-      'gain', for each of the first hundred templates by itself.
+      'gain', for each of the first hundred templates by itself. 'warnings':
+      see `Evaluation`.
   Raises:
     UsageError, FailureError: see `zero_shot.evaluate`.
   """
@@ -81,7 +83,14 @@ def evaluate(
     },
     records=[],
     corrupt=features.corrupt,
-    tables={'prompts': table},
+    tables={
+      'prompts': table,
+      'warnings': [
+        row
+        for chosen in (templates, (PHOTO,))
+        for row in cut_warnings(encoder, dataset, options, chosen)
+      ],
+    },
   )
 
 

@@ -1,6 +1,7 @@
 """Zero-shot classification (paper, section 3.1): the right name among all."""
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from clip_jax.evaluation.calibration import calibration_error, reliability_table
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import (
@@ -44,7 +46,8 @@ def evaluate(
     tables: 'per_class': 'class', 'examples', and 'accuracy' (with several
       labels 'average_precision'); 'confusions', the most frequent first:
       'right', 'given', 'times', mean 'probability' and some 'examples' (ids,
-      the most certain first); 'reliability': see `Reliability`.
+      the most certain first); 'reliability': see `Reliability`; 'warnings':
+      see `Evaluation`.
   Raises:
     UsageError: there are no class names or labels, a class's name is empty, or
       a template has no slot.
@@ -61,9 +64,14 @@ def evaluate(
     'zero_shot',
   )
   if truth.ndim == 2:
-    return _several_labels(encoder, dataset, features, truth, weights)
-  check_in_range(truth, classes)
-  return _one_label(encoder, dataset, features, weights)
+    result = _several_labels(encoder, dataset, features, truth, weights)
+  else:
+    check_in_range(truth, classes)
+    result = _one_label(encoder, dataset, features, weights)
+  warnings = cut_warnings(encoder, dataset, options)
+  return dataclasses.replace(
+    result, tables={**result.tables, 'warnings': warnings}
+  )
 
 
 def own_metric(

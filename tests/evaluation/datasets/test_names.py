@@ -30,7 +30,7 @@ COUNTS = {
   'coco_captions': (0, 1), 'fairface_race': (7, 1), 'fairface_gender': (2, 1),
   'fairface_age': (9, 1), 'fairface_race_gender': (14, 1), 'emoji': (0, 1),
   'emoji_skin_tones': (5, 10), 'emoji_skin_tones_grey': (5, 10),
-  'emoji_people': (3, 8), 'digits': (10, 1),
+  'emoji_people': (3, 8), 'digits': (10, 5),
 }  # fmt: skip
 
 # Published so: of two classes each.
