@@ -12,6 +12,7 @@ from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import answered, read_features
 from clip_jax.evaluation.labels import check_in_range
 from clip_jax.evaluation.prompts import mean_directions, prompt_features
+from clip_jax.evaluation.ranking import scaled, scores_of
 from clip_jax.evaluation.zero_shot import own_metric
 from clip_jax.inference.classifier import PLAIN, check_templates
 
@@ -57,8 +58,8 @@ def evaluate(
 
   def measure(chosen: Sequence[str]) -> float:
     picked = rows[:, [prompts.index(template) for template in chosen]]
-    weights = _weights(dataset, picked)
-    return own_metric(dataset, features.vectors @ weights, truth)
+    weights = scaled(_weights(dataset, picked), encoder.logit_scale)
+    return own_metric(dataset, scores_of(features.vectors, weights), truth)
 
   bare, photo, ensemble = (
     measure(PLAIN), measure([PHOTO]), measure(templates)

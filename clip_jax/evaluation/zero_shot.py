@@ -20,7 +20,12 @@ from clip_jax.evaluation.features import (
 )
 from clip_jax.evaluation.labels import check_in_range
 from clip_jax.evaluation.prompts import classifier_for
-from clip_jax.evaluation.ranking import accuracies, top_classes
+from clip_jax.evaluation.ranking import (
+  accuracies,
+  scaled,
+  scores_of,
+  top_classes,
+)
 
 PAIRS = 50  # confusions that are told
 PAIR_EXAMPLES = 5  # ids of each
@@ -117,7 +122,7 @@ def _one_label(
     'examples': float(len(labels)),
   }
   if dataset.metric != 'accuracy':
-    scores = features.vectors @ weights
+    scores = _scores(encoder, features, weights)
     metrics[dataset.metric] = own_metric(dataset, scores, labels)
   return Evaluation(
     metrics=metrics,
@@ -151,7 +156,7 @@ def _several_labels(
   weights: Float[np.ndarray, 'E C'],
 ) -> Evaluation:
   names = dataset.first_names
-  scores = features.vectors @ weights
+  scores = _scores(encoder, features, weights)
   best, probabilities = top_classes(
     features.vectors, weights, k=5, logit_scale=encoder.logit_scale
   )
@@ -184,6 +189,12 @@ def _several_labels(
       ]
     },
   )
+
+
+def _scores(
+  encoder: Encoder, features: Features, weights: Float[np.ndarray, 'E C']
+) -> Float[np.ndarray, 'N C']:
+  return scores_of(features.vectors, scaled(weights, encoder.logit_scale))
 
 
 def _named(
