@@ -228,7 +228,7 @@ def test_the_faces_of_fairface_are_grouped_by_two_attributes_at_once(tmp_path):
   encoder = TableEncoder(
     # An East Asian girl, a Latino, and an East Asian man taken for a woman.
     {
-      i: 2 * eye[offered.index(group)] + eye[offered.index(who)]
+      i: (2 * eye[offered.index(group)] + eye[offered.index(who)]).tolist()
       for i, (group, who) in enumerate(
         (
           ('East Asian Female', 'woman'),

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from clip_jax.evaluation import Options, find_evaluator
@@ -11,7 +10,7 @@ from clip_jax.evaluation.cut_prompts import cut_warnings, warn_of_cuts
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.suite.collected import warnings_of
 from clip_jax.tokenizers.clip import CLIPTokenizer
-from tests.evaluation.fakes import ListSource, TableEncoder
+from tests.evaluation.fakes import ListSource, TableEncoder, unit
 
 WORDS = 4  # that the encoder reads, beside the beginning and the end
 NAMES = (('cat',), ('dog',), ('red bird',))
@@ -25,7 +24,7 @@ class Short(TableEncoder):
     self.tokenizer = CLIPTokenizer(context_length=WORDS + 2)
 
   def encode_text(self, texts):
-    return np.tile(np.float32([1, 0]), (len(list(texts)), 1))
+    return unit([[1, 0] for _ in texts])
 
 
 def split(labels=(0, 1, 2)) -> Split:
@@ -42,7 +41,7 @@ DATA = Dataset('pets', split(), class_names=NAMES, templates=('a {}',))
 ENCODER = Short()
 
 
-def said(templates, names=NAMES, encoder=ENCODER):
+def said(templates, names=NAMES, encoder: TableEncoder = ENCODER):
   data = dataclasses.replace(DATA, class_names=names)
   return [
     row['warning'] for row in cut_warnings(encoder, data, Options(), templates)
