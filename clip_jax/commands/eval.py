@@ -192,6 +192,8 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   if not is_first():
     return
   printing.report_corrupt(result.corrupt)
+  warnings = result.tables.get('warnings', [])
+  printing.report_warnings(row['warning'] for row in warnings)
   about = {
     'task': task,
     'data': name,

@@ -80,6 +80,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     evaluate_suite,
     make_plan,
   )
+  from clip_jax.evaluation.suite.collected import warnings_of
   from clip_jax.inference.references import recognise
   from clip_jax.parallel.distributed import is_first
 
@@ -126,6 +127,8 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     overlap_with=training or None,
   )
   collected = evaluate_suite(suite, plan, setting, say)
+  if is_first():
+    printing.report_warnings(warnings_of(collected))
   if values.json and is_first():
     printing.print_json(collected)
   elif is_first():

@@ -84,6 +84,12 @@ def report_corrupt(corrupt: dict[str, str]) -> None:
   print(f'{len(corrupt):,} corrupt in all.', file=sys.stderr)
 
 
+def report_warnings(lines: Iterable[str]) -> None:
+  """Prints on stderr what makes numbers doubtful, each line once."""
+  for line in dict.fromkeys(lines):
+    print(line, file=sys.stderr)
+
+
 def words_of(flag: str, value: str) -> list[str]:
   """The items of a flag: 'a,b,c', or '@FILE' with one a line.
 

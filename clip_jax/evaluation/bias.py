@@ -28,6 +28,7 @@ from clip_jax.evaluation.bias_designs import (
   checked,
   shipped_designs,
 )
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import Features, labelled, read_features
@@ -69,7 +70,8 @@ def evaluate(
       'group', 'count' (right), 'pictures', 'rate', 'low', 'high'.
       'disparities': 'design', 'kind', 'highest', 'lowest' (groups, the first of
       equals), 'difference', 'ratio' (None where the lowest rate is 0). 'notes':
-      'note', what the numbers mean. Intervals are Clopper-Pearson's of 95 %.
+      'note', what the numbers mean. 'warnings': see `Evaluation`, of the names
+      of all designs. Intervals are Clopper-Pearson's of 95 %.
   Raises:
     UsageError: a design makes no sense, or the data have no names or labels.
     FailureError: too many pictures are corrupt, or features are not finite.
@@ -81,12 +83,12 @@ def evaluate(
   groups = dataset.first_names
   offered = candidates(designs, groups)
   added = tuple((name,) for name in added_names(designs))
-  every = dataclasses.replace(
+  asked = dataclasses.replace(
     dataset, class_names=(*dataset.class_names, *added)
   )
   weights, features = at_once(
     options,
-    lambda options: classifier_for(encoder, every, options),
+    lambda options: classifier_for(encoder, asked, options),
     lambda options: read_features(encoder, dataset.test, options),
   )
   features = labelled(features, dataset.test, 'bias')
@@ -100,7 +102,11 @@ def evaluate(
       logit_scale=encoder.logit_scale,
     )
     chosen[design] = best[:, 0]
-  return _describe(features, groups, offered, chosen)
+  result = _describe(features, groups, offered, chosen)
+  warnings = cut_warnings(encoder, asked, options)
+  return dataclasses.replace(
+    result, tables={**result.tables, 'warnings': warnings}
+  )
 
 
 def count_names(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.baselines import read_baselines
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.metrics import accuracy
@@ -95,7 +96,7 @@ def evaluate_shift(
       row or none: 'slope', 'intercept', 'models', and what it is 'through',
       'baselines' or 'probes'. 'line': points of it with its band of 95 %,
       'reference_accuracy', 'shift_accuracy', 'low', 'high'. 'notes': 'note',
-      what was left out and why.
+      what was left out and why. 'warnings': see `Evaluation`.
   Raises:
     UsageError: a data set has no class names or several labels a picture, they
       share fewer than two classes, a class of the reference has no training
@@ -134,6 +135,11 @@ def evaluate_shift(
       'fit': _describe(line, 'baselines' if standard else 'probes'),
       'line': _points(line),
       'notes': [{'note': note} for note in notes],
+      'warnings': [
+        row
+        for dataset in (reference, shift)
+        for row in cut_warnings(encoder, dataset, options)
+      ],
     },
   )
 

@@ -128,6 +128,8 @@ class Evaluation:
     records: one dict an example, for the report; see the evaluator.
     corrupt: id to reason, of the pictures that were left out.
     tables: rows for figures by name: curves, bins, pairs; see the evaluator.
+      Of those that ask with prompts there is 'warnings': 'warning', a line
+      that a user has to see; see `cut_prompts`.
   """
 
   metrics: dict[str, float]

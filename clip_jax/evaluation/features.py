@@ -150,9 +150,14 @@ def labelled(features: Features, split: Split, task: str) -> Features:
   """Those whose class is evaluated, their labels being classes.
 
   Raises:
-    UsageError: no record has a label.
+    UsageError: no record has a label, or records have several.
     FailureError: a label is out of range.
   """
+  if features.several is not None:
+    raise UsageError(
+      f'data {split.source.spec!r} has several labels a picture: {task} takes '
+      'one.'
+    )
   if len(features) and (features.labels < 0).all():
     raise UsageError(
       f'data {split.source.spec!r}: record {features.ids[0]} has no label, '

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.few_shot_sampling import shots_to_match
@@ -56,7 +57,7 @@ def evaluate(
       'high' (95 %, by Student's t; None of one value), 'values' (a seed
       each), 'C', 'iterations' (at most), 'short' (classes with fewer
       examples) and 'full' (whether it is that point). 'notes': 'note', what
-      was left out and why.
+      was left out and why. 'warnings': see `Evaluation`.
   Raises:
     UsageError: the data have no class names or no training split, pictures
       have several labels, a class has no examples, or all are of one class.
@@ -87,7 +88,11 @@ def evaluate(
     metrics={**metrics, 'examples': float(len(test))},
     records=_records(found, text, test, dataset.first_names),
     corrupt={**pool.corrupt, **test.corrupt},
-    tables={'curve': curve, 'notes': [{'note': note} for note in notes]},
+    tables={
+      'curve': curve,
+      'notes': [{'note': note} for note in notes],
+      'warnings': cut_warnings(encoder, dataset, options),
+    },
   )
 
 

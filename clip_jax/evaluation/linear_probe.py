@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.intervals import clopper_pearson
@@ -53,7 +54,7 @@ def evaluate(
       label among these, or None.
     tables: 'probe', one row: 'C', 'iterations', 'converged', 'start' ('text'
       or 'zeros'). 'sweep': 'C' and its 'score' on validation, by rising C; no
-      rows where C was given.
+      rows where C was given. 'warnings': see `Evaluation`.
   Raises:
     UsageError: the data have no class names or no training split, a class
       has no examples, or all examples are of one class.
@@ -61,9 +62,10 @@ def evaluate(
   """
   train, validation = read_training(encoder, dataset, options, _TASK)
   test = read_examples(encoder, dataset.test, dataset, options, _TASK)
-  initial = None
+  initial, warnings = None, []
   if options.start_from_text:
     initial = text_weights(encoder, dataset, options)
+    warnings = cut_warnings(encoder, dataset, options)
   tuned = fit_tuned(train, validation, options, initial)
   scores = tuned.probe.scores(test.vectors)
   best = best_classes(scores, _SHOWN)
@@ -76,7 +78,7 @@ def evaluate(
     },
     records=_describe(scores, best, test, dataset.first_names),
     corrupt={**fitted.corrupt, **test.corrupt},
-    tables=_tables(tuned, options),
+    tables={**_tables(tuned, options), 'warnings': warnings},
   )
 
 

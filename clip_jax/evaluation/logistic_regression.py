@@ -23,6 +23,7 @@ from threadpoolctl import ThreadpoolController
 from clip_jax.errors import FailureError, UsageError, check_choice
 from clip_jax.evaluation import device_solver
 from clip_jax.evaluation.labels import check_in_range
+from clip_jax.evaluation.ranking import scores_of
 
 SOLVERS = ('sklearn', 'optax')
 MAX_ITERATIONS = 1000  # of the paper
@@ -55,7 +56,8 @@ class LinearClassifier:
 
   def scores(self, features: Features) -> Float[np.ndarray, 'N C']:
     """float32 logits of each row."""
-    return np.asarray(features, np.float32) @ self.weights + self.bias
+    rows = np.asarray(features, np.float32)
+    return scores_of(rows, self.weights) + self.bias
 
   def predict(self, features: Features) -> Int[np.ndarray, 'N']:
     """The class with the highest score; of equals the lower."""

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError, UsageError, check_choice
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import Features, labelled, read_features
@@ -88,6 +89,7 @@ def evaluate(
       'overlap_accuracy', 'clean_accuracy' (None where undefined). 'pairs', to
       look at: 'test', 'train' (ids), 'distance' or 'similarity',
       'overlapping'; nearest first, the first few of each step of the sweep.
+      'warnings': see `Evaluation`.
   Raises:
     UsageError: an option makes no sense, or there is no training data, no
       class name or no label.
@@ -122,6 +124,7 @@ def evaluate(
     {
       'thresholds': _sweep(correct, found.nearest.values, options),
       'pairs': _pairs(test, found, overlapping, options),
+      'warnings': cut_warnings(encoder, dataset, options),
     },
   )
 

@@ -25,6 +25,7 @@ from clip_jax.evaluation.logistic_regression import (
 )
 from clip_jax.evaluation.metrics import accuracy, map_11_point
 from clip_jax.evaluation.prompts import classifier_for
+from clip_jax.evaluation.ranking import scaled
 
 HELD_OUT = 0.2  # of the training split, where the data set has no validation
 
@@ -196,10 +197,9 @@ def text_weights(
   Raises:
     UsageError, FailureError: see `classifier_for`.
   """
-  weights = encoder.logit_scale * classifier_for(encoder, dataset, options)
-  return LinearClassifier(
-    weights.astype(np.float32), np.zeros(weights.shape[1], np.float32)
-  )
+  directions = classifier_for(encoder, dataset, options)
+  weights = scaled(directions, encoder.logit_scale)
+  return LinearClassifier(weights, np.zeros(weights.shape[1], np.float32))
 
 
 def fit_probe(

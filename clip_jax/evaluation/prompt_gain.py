@@ -7,11 +7,13 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.evaluation.at_once import at_once
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import answered, read_features
 from clip_jax.evaluation.labels import check_in_range
 from clip_jax.evaluation.prompts import mean_directions, prompt_features
+from clip_jax.evaluation.ranking import scaled, scores_of
 from clip_jax.evaluation.zero_shot import own_metric
 from clip_jax.inference.classifier import PLAIN, check_templates
 
@@ -35,7 +37,8 @@ def evaluate(
       the bare names (differences of fractions: 0.05 are 5 points);
       'templates' and 'examples', counts.
     tables: 'prompts': 'prompt' (the template; 'ensemble' of all), 'value' and
-      'gain', for each of the first hundred templates by itself.
+      'gain', for each of the first hundred templates by itself. 'warnings':
+      see `Evaluation`.
   Raises:
     UsageError, FailureError: see `zero_shot.evaluate`.
   """
@@ -57,8 +60,8 @@ def evaluate(
 
   def measure(chosen: Sequence[str]) -> float:
     picked = rows[:, [prompts.index(template) for template in chosen]]
-    weights = _weights(dataset, picked)
-    scores = features.vectors @ weights
+    weights = scaled(_weights(dataset, picked), encoder.logit_scale)
+    scores = scores_of(features.vectors, weights)
     return own_metric(dataset, scores, truth, difficult)
 
   bare, photo, ensemble = (
@@ -84,7 +87,14 @@ def evaluate(
     },
     records=[],
     corrupt=features.corrupt,
-    tables={'prompts': table},
+    tables={
+      'prompts': table,
+      'warnings': [
+        row
+        for chosen in (templates, (PHOTO,))
+        for row in cut_warnings(encoder, dataset, options, chosen)
+      ],
+    },
   )
 
 

@@ -64,11 +64,17 @@ def prompt_features(
       )
   every = [name for names in dataset.class_names for name in names]
   check_labels(every)
-  texts = [
-    template.replace('{}', name) for name in every for template in templates
-  ]
+  texts = [text for own in prompts_of(dataset, templates) for text in own]
   rows = text_features(encoder, texts, options)
   return rows.reshape(len(every), len(templates), -1)
+
+
+def prompts_of(dataset: Dataset, templates: Sequence[str]) -> list[list[str]]:
+  """The prompts of each class: of each of its names those of all templates."""
+  return [
+    [template.replace('{}', name) for name in names for template in templates]
+    for names in dataset.class_names
+  ]
 
 
 def mean_directions(

@@ -1,9 +1,48 @@
 """The best classes of each row, and how often the right one is among them."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float, Int
 
 _CHUNK_BYTES = 64 * 2**20  # of scores held at once
+
+
+def scores_of(
+  features: Float[np.ndarray, 'N D'], weights: Float[np.ndarray, 'D C']
+) -> Float[np.ndarray, 'N C']:
+  """Linear scores, for all who compare or report them.
+
+  Where two classes are level up to rounding, which of them is the best hangs on
+  how the product is computed. Zero-shot has to be one number in every
+  evaluation, so that all compute it here, and `top_classes` by the same parts.
+
+  Args:
+    features: float32, as the weights.
+    weights: of a zero-shot classifier times the logit scale: see `scaled`.
+  """
+  return np.concatenate([*_parts(features, weights)])
+
+
+def scaled(
+  directions: Float[np.ndarray, 'E C'], logit_scale: float
+) -> Float[np.ndarray, 'E C']:
+  """The weights of a zero-shot classifier, whose scores are logits.
+
+  Args:
+    directions: unit-length columns.
+    logit_scale: 1 / temperature of the softmax.
+  """
+  return np.float32(logit_scale) * directions
+
+
+def _parts(
+  features: Float[np.ndarray, 'N D'], weights: Float[np.ndarray, 'D C']
+) -> Iterator[Float[np.ndarray, 'n C']]:
+  """The scores of some rows after others; of no rows one empty part."""
+  rows = max(1, _CHUNK_BYTES // (4 * weights.shape[1]))
+  for start in range(0, max(1, len(features)), rows):
+    yield features[start : start + rows] @ weights
 
 
 def best_classes(
@@ -42,9 +81,7 @@ def top_classes(
     probabilities of these.
   """
   indices, values = [], []
-  rows = max(1, _CHUNK_BYTES // (4 * weights.shape[1]))
-  for start in range(0, len(features), rows):
-    logits = logit_scale * (features[start : start + rows] @ weights)
+  for logits in _parts(features, scaled(weights, logit_scale)):
     best = best_classes(logits, k)
     top = np.take_along_axis(logits, best, axis=1)
     peak = top[:, :1]

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from clip_jax.errors import UsageError
+from clip_jax.evaluation.cut_prompts import warn_of_cuts
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import read_features
@@ -40,6 +41,7 @@ def evaluate(
       'examples' (pictures) and 'texts'. See `recalls`.
     records: for each picture 'id', 'captions', and 'top': up to five
       [text, similarity], best first, each text once.
+    tables: 'warnings': see `Evaluation`.
   Raises:
     UsageError: the data has no captions, or a template no slot.
     FailureError: too many pictures are corrupt, or features are not finite.
@@ -58,7 +60,8 @@ def evaluate(
   # Each text is encoded once, so that copies of one have equal features.
   different = list(dict.fromkeys(texts))
   places = {text: i for i, text in enumerate(different)}
-  unique = _prompted(encoder, different, templates, options)
+  prompts = [[t.replace('{}', text) for t in templates] for text in different]
+  unique = _prompted(encoder, prompts, options)
   rows = unique[np.array([places[text] for text in texts])]
   found = recalls(features.vectors, rows, owners)
   nearest, similarities = nearest_rows(features.vectors, unique, k=5)
@@ -83,21 +86,20 @@ def evaluate(
       )
     ],
     corrupt=features.corrupt,
+    tables={'warnings': warn_of_cuts(encoder, dataset.name, prompts, 'texts')},
   )
 
 
 def _prompted(
-  encoder: Encoder,
-  texts: Sequence[str],
-  templates: Sequence[str],
-  options: Options,
+  encoder: Encoder, prompts: Sequence[Sequence[str]], options: Options
 ) -> Float[np.ndarray, 'M E']:
-  """Unit-length rows; of several templates a text's mean direction."""
-  prompts = [t.replace('{}', text) for text in texts for t in templates]
-  rows = text_features(encoder, prompts, options)
-  if len(templates) == 1:
+  """Unit-length rows; of several prompts of a text their mean direction."""
+  templates = len(prompts[0])
+  every = [prompt for own in prompts for prompt in own]
+  rows = text_features(encoder, every, options)
+  if templates == 1:
     return rows
-  return mean_directions(rows, [1] * len(texts), len(templates)).T
+  return mean_directions(rows, [1] * len(prompts), templates).T
 
 
 def recalls(

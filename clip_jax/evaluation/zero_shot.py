@@ -1,6 +1,7 @@
 """Zero-shot classification (paper, section 3.1): the right name among all."""
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from clip_jax.evaluation.at_once import at_once
 from clip_jax.evaluation.calibration import calibration_error, reliability_table
+from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import (
@@ -20,7 +22,12 @@ from clip_jax.evaluation.features import (
 )
 from clip_jax.evaluation.labels import check_in_range
 from clip_jax.evaluation.prompts import classifier_for
-from clip_jax.evaluation.ranking import accuracies, top_classes
+from clip_jax.evaluation.ranking import (
+  accuracies,
+  scaled,
+  scores_of,
+  top_classes,
+)
 
 PAIRS = 50  # confusions that are told
 PAIR_EXAMPLES = 5  # ids of each
@@ -46,7 +53,8 @@ def evaluate(
     tables: 'per_class': 'class', 'examples', and 'accuracy' (with several
       labels 'average_precision'); 'confusions', the most frequent first:
       'right', 'given', 'times', mean 'probability' and some 'examples' (ids,
-      the most certain first); 'reliability': see `Reliability`.
+      the most certain first); 'reliability': see `Reliability`; 'warnings':
+      see `Evaluation`.
   Raises:
     UsageError: there are no class names or labels, a class's name is empty, or
       a template has no slot.
@@ -62,9 +70,14 @@ def evaluate(
   classes = len(dataset.class_names)
   found = answered(features, dataset.test, classes, 'zero_shot')
   if found.answers.ndim == 2:
-    return _several_labels(encoder, dataset, found, weights)
-  check_in_range(found.answers, classes)
-  return _one_label(encoder, dataset, found.features, weights)
+    result = _several_labels(encoder, dataset, found, weights)
+  else:
+    check_in_range(found.answers, classes)
+    result = _one_label(encoder, dataset, found.features, weights)
+  warnings = cut_warnings(encoder, dataset, options)
+  return dataclasses.replace(
+    result, tables={**result.tables, 'warnings': warnings}
+  )
 
 
 def own_metric(
@@ -112,7 +125,7 @@ def _one_label(
     'examples': float(len(labels)),
   }
   if dataset.metric != 'accuracy':
-    scores = features.vectors @ weights
+    scores = _scores(encoder, features, weights)
     metrics[dataset.metric] = own_metric(dataset, scores, labels)
   return Evaluation(
     metrics=metrics,
@@ -146,7 +159,7 @@ def _several_labels(
 ) -> Evaluation:
   features, truth, difficult = found
   names = dataset.first_names
-  scores = features.vectors @ weights
+  scores = _scores(encoder, features, weights)
   best, probabilities = top_classes(
     features.vectors, weights, k=5, logit_scale=encoder.logit_scale
   )
@@ -182,6 +195,12 @@ def _several_labels(
       ]
     },
   )
+
+
+def _scores(
+  encoder: Encoder, features: Features, weights: Float[np.ndarray, 'E C']
+) -> Float[np.ndarray, 'N C']:
+  return scores_of(features.vectors, scaled(weights, encoder.logit_scale))
 
 
 def _named(

@@ -100,6 +100,20 @@ def test_prints_percentages_and_counts(clip_jax, workdir, pictures):
   assert shown['examples'] == '5'
 
 
+def test_prompts_that_are_cut_are_told_in_a_line(clip_jax, workdir, pictures):
+  call = ['eval', f'--model={workdir}', '--task=zero_shot', '--json',
+          f'--data=folder:{pictures}']  # fmt: skip
+  assert clip_jax(*call, '--templates=a {}').err == ''
+  words = 'big red square ' * 16
+  result = clip_jax(*call, f'--templates={words}{{}}')
+  assert result.code == 0
+  assert result.err == (
+    f"data 'folder:{pictures}': 2 of 2 prompts are longer than the 16 tokens "
+    'that the model reads, and were cut: 2 of 2 classes cannot be told apart.\n'
+  )
+  assert result.json['metrics']['examples'] == 5
+
+
 def test_unreadable_pictures_are_counted(clip_jax, workdir, pictures, tmp_path):
   rows = [f'{path},a square' for path in pictures.rglob('*.png')]
   (tmp_path / 'junk.png').write_text('junk')

@@ -73,6 +73,22 @@ def test_a_failure_is_told_at_the_end_and_the_others_finish(call, tmp_path):
   assert 'id="failed"' in page and 'id="summary"' in page
 
 
+def test_prompts_that_are_cut_are_told_once_and_on_the_page(call, tmp_path):
+  words = 'big red square ' * 16
+  options = f'--templates={words}{{}}', '--tasks=zero_shot,few_shot', '--C=1'
+  line = "data 'rendered_sst2': 2 of 2 prompts are longer than the 16 tokens"
+  for _ in range(2):  # kept results say it, too
+    result = call(*options)
+    assert result.code == 0, result.err
+    assert result.err.count(line) == 1
+  page = (tmp_path / 'out' / 'report.html').read_text()
+  assert page.count('2 of 2 classes cannot be told apart.') == 1
+  stored = json.loads((tmp_path / 'out' / 'results.json').read_text())
+  for row in stored['results']:
+    (found,) = row['tables']['warnings']
+    assert found['warning'].startswith(line)
+
+
 def test_published_numbers_are_shown_for_a_model_that_is_said_to_be_one(
   call, tmp_path
 ):

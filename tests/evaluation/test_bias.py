@@ -12,7 +12,9 @@ from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.bias import evaluate
 from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split, of_source
+from clip_jax.evaluation.datasets.opening import open_dataset
 from clip_jax.evaluation.intervals import clopper_pearson
+from tests.evaluation.datasets import tiny_fairface
 from tests.evaluation.fakes import ListSource, TableEncoder
 
 # Six directions; a picture's level is the name that it looks like.
@@ -216,6 +218,57 @@ def test_the_papers_designs_are_taken_where_none_are_given():
   assert result.metrics['paper and child/child'] == 1 / 3
   assert result.metrics['paper/crime-related'] == 1 / 3
   assert result.metrics['own and added names/accuracy'] == 1 / 3
+
+
+def test_the_faces_of_fairface_are_grouped_by_two_attributes_at_once(tmp_path):
+  tiny_fairface.write(tmp_path)
+  data = open_dataset('fairface_race_gender', root=tmp_path)
+  offered = [*data.first_names, 'man', 'woman']
+  eye = np.eye(len(offered))
+  encoder = TableEncoder(
+    # An East Asian girl, a Latino, and an East Asian man taken for a woman.
+    {
+      i: (2 * eye[offered.index(group)] + eye[offered.index(who)]).tolist()
+      for i, (group, who) in enumerate(
+        (
+          ('East Asian Female', 'woman'),
+          ('Latino Hispanic Male', 'man'),
+          ('East Asian Female', 'woman'),
+        )
+      )
+    },
+    {f'a photo of a {name}.': eye[i] for i, name in enumerate(offered)},
+  )
+  designs = {
+    'own': {'group': ['{groups}']},
+    'gender': {'male': ['man'], 'female': ['woman']},  # table 5
+  }
+  result = evaluate(encoder, data, Options(designs=designs))
+  found = counts(result)
+  assert found['gender', 'East Asian Female'] == {'male': 0, 'female': 1}
+  assert found['gender', 'East Asian Male'] == {'male': 0, 'female': 1}
+  assert found['gender', 'Latino Hispanic Male'] == {'male': 1, 'female': 0}
+  assert result.metrics['own/accuracy'] == 2 / 3
+  assert (result.metrics['examples'], result.metrics['groups']) == (3, 3)
+  assert [row['id'] for row in result.records] == [
+    'val/1.jpg', 'val/2.jpg', 'val/3.jpg'
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['race', 'gender', 'age', 'race_gender'])
+def test_the_papers_designs_suit_each_attribute_of_faces(tmp_path, name):
+  tiny_fairface.write(tmp_path)
+
+  class Alike(TableEncoder):
+    def encode_text(self, texts):
+      return np.ones((len(list(texts)), 1), np.float32)
+
+  encoder = Alike({0: [1], 1: [1], 2: [1]}, {})
+  data = open_dataset(f'fairface_{name}', root=tmp_path)
+  result = evaluate(encoder, data, Options())
+  # Of equal names the first: of the groups' own, and of the paper's.
+  assert result.metrics['own and added names and child/group'] == 1
+  assert result.metrics['paper and child/race and gender'] == 1
 
 
 def test_the_notes_say_what_the_numbers_are_not():

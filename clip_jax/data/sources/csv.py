@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from clip_jax.data.images import read_bytes
 from clip_jax.data.sources.base import (
@@ -19,6 +20,18 @@ from clip_jax.data.sources.base import (
 from clip_jax.errors import UsageError
 
 
+class Columns(NamedTuple):
+  """What a table calls its pictures and labels.
+
+  Attributes:
+    image: the paths.
+    label: the parts of a label, joined with spaces.
+  """
+
+  image: str = 'image'
+  label: tuple[str, ...] = ('label',)
+
+
 class CsvSource(Source):
   """A table of pictures: columns `image`, and captions and/or `label`.
 
@@ -27,7 +40,21 @@ class CsvSource(Source):
   are the sorted names. A `.tsv` is separated by tabs. The id is the path.
   """
 
-  def __init__(self, spec: str, location: str, captions: tuple[str, ...]):
+  def __init__(
+    self,
+    spec: str,
+    location: str,
+    captions: tuple[str, ...],
+    columns: Columns | None = None,
+  ):
+    """Reads the table, and no picture.
+
+    Args:
+      captions: see `open_source`.
+      columns: instead of `image` and `label`, and then all are needed.
+    Raises:
+      UsageError: it is missing, is no table, or lacks a column or rows.
+    """
     self.spec = spec
     path = local_path(spec, location)
     if not os.path.isfile(path):
@@ -38,12 +65,16 @@ class CsvSource(Source):
       delimiter='\t' if path.lower().endswith('.tsv') else ',',
     )
     try:
-      columns = list(rows.fieldnames or ())
-      require_columns(spec, ('image',), columns)
-      labelled = 'label' in columns
-      if captions != DEFAULT_CAPTIONS or not labelled:
-        require_columns(spec, captions, columns)
-      self._read(rows, [x for x in captions if x in columns], labelled)
+      there = list(rows.fieldnames or ())
+      image, label = columns or Columns()
+      require_columns(spec, (image,), there)
+      if columns is None and label[0] not in there:
+        label = ()
+      require_columns(spec, label, there)
+      if captions != DEFAULT_CAPTIONS or not label:
+        require_columns(spec, captions, there)
+      texts = [name for name in captions if name in there]
+      self._read(rows, texts, Columns(image, label))
     except csv.Error as error:
       raise UsageError(
         f'{path}, line {rows.line_num}: not a table: {error}'
@@ -52,20 +83,21 @@ class CsvSource(Source):
       raise UsageError(f'data {spec!r}: no rows in {path}')
 
   def _read(
-    self, rows: csv.DictReader, captions: list[str], labelled: bool
+    self, rows: csv.DictReader, captions: list[str], columns: Columns
   ) -> None:
     texts: dict[str, list[str]] = {}  # By image, in the table's order.
     labels: dict[str, str] = {}
     for row in rows:
-      image = (row['image'] or '').strip()
+      image = (row[columns.image] or '').strip()
       if not image:
         raise UsageError(
           f'data {self.spec!r}, line {rows.line_num}: the image is empty'
         )
       values = [(row[name] or '').strip() for name in captions]
       texts.setdefault(image, []).extend(x for x in values if x)
-      if labelled:
-        label = (row['label'] or '').strip()
+      if columns.label:
+        parts = [(row[name] or '').strip() for name in columns.label]
+        label = ' '.join(parts) if all(parts) else ''
         if labels.setdefault(image, label) != label or not label:
           raise UsageError(
             f'data {self.spec!r}, line {rows.line_num}: {image} has the label '
@@ -74,7 +106,7 @@ class CsvSource(Source):
     self._paths = list(texts)
     self._texts = list(texts.values())
     self._labels: list[int] | None = None
-    if labelled:
+    if columns.label:
       names = [labels[image] for image in self._paths]
       try:
         self._labels = [int(name) for name in names]

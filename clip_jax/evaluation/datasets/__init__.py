@@ -7,7 +7,6 @@ paper's own results.
 
 from clip_jax.evaluation.datasets.matching import match, match_names
 from clip_jax.evaluation.datasets.names import (
-  attributes,
   class_names,
   source,
   templates,
@@ -20,7 +19,6 @@ __all__ = [
   'DATASETS',
   'DatasetFacts',
   'Published',
-  'attributes',
   'class_names',
   'match',
   'match_names',

@@ -9,7 +9,6 @@ A file holds
     "wordnet_ids": an id, or a list of ids, for each class of ImageNet's
     "aliases":     what a source calls a class -> one of our names for it
     "ignored":     labels of a source that no class of ours is
-    "attributes":  attribute -> its values, where pictures have several
 
 With "of" but no "classes", the classes are those of the other data set, with
 "wordnet_ids" those of them which have the ids. Where there are no classes at
@@ -37,9 +36,6 @@ class Names:
   wordnet_ids: tuple[tuple[str, ...], ...] = ()  # C, or none
   aliases: Mapping[str, str] = field(default_factory=dict[str, str])
   ignored: tuple[str, ...] = ()
-  attributes: Mapping[str, tuple[str, ...]] = field(
-    default_factory=dict[str, tuple[str, ...]]
-  )
 
 
 def class_names(name: str) -> tuple[tuple[str, ...], ...]:
@@ -69,15 +65,6 @@ def wordnet_ids(name: str) -> tuple[tuple[str, ...], ...]:
     UsageError: there is no data set of that name.
   """
   return read_names(name).wordnet_ids
-
-
-def attributes(name: str) -> Mapping[str, tuple[str, ...]]:
-  """Attributes of the pictures (FairFace) and their values; else empty.
-
-  Raises:
-    UsageError: there is no data set of that name.
-  """
-  return read_names(name).attributes
 
 
 def source(name: str) -> str:
@@ -124,9 +111,6 @@ def read_names(name: str) -> Names:
     wordnet_ids=ids,
     aliases=data.get('aliases', {}),
     ignored=tuple(data.get('ignored', ())) + _others(base, ids),
-    attributes={
-      key: tuple(values) for key, values in data.get('attributes', {}).items()
-    },
   )
 
 

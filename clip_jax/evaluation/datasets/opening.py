@@ -14,6 +14,7 @@ import numpy as np
 from clip_jax.data.building import prepared_folder
 from clip_jax.data.sources import Source, open_source
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
+from clip_jax.data.sources.csv import CsvSource
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import ClassOfLabel, Dataset, Split
@@ -29,6 +30,7 @@ from clip_jax.evaluation.datasets.presence import (
 from clip_jax.evaluation.datasets.table import DATASETS, DatasetFacts
 from clip_jax.evaluation.datasets.targets import (
   CAPTION_TARGETS,
+  CSV_TARGETS,
   TFDS_TARGETS,
   CaptionLabels,
 )
@@ -102,8 +104,6 @@ def _open_row(
   """A data set of the table; `specs` are for training and validation."""
   _require(facts, root)
   known = read_names(facts.name)
-  if facts.group == 'bias' and captions == DEFAULT_CAPTIONS:
-    captions = tuple(known.attributes)  # they are what is said of a picture
 
   def opened(spec: str) -> Source:
     return _source(facts, filled(spec, root), captions)
@@ -163,6 +163,9 @@ def _source(
   if facts.target in TFDS_TARGETS and scheme == 'tfds':
     target = TFDS_TARGETS[facts.target]
     source = TfdsSource(spec, location, captions, target)
+  elif facts.target in CSV_TARGETS and scheme == 'csv':
+    columns = CSV_TARGETS[facts.target]
+    source = CsvSource(spec, location, captions, columns)
   else:
     source = open_source(spec, captions=captions)
   if facts.target in CAPTION_TARGETS:

@@ -18,10 +18,11 @@ Metric = Literal[
 Group = Literal['paper', 'shift', 'retrieval', 'bias', 'local']
 # What the right answer of a picture is: the record's label; each of the
 # labels of an object in it (VOC); something computed from the objects of a
-# TFDS record, or what its caption says (`note` says how).
+# TFDS record; columns of a table (FairFace); or what its caption says (`note`
+# says how).
 Target = Literal[
   'label', 'object_labels', 'nearest_vehicle', 'object_count', 'skin_tone',
-  'gender',
+  'gender', 'face_race', 'face_gender', 'face_age', 'face_race_gender',
 ]  # fmt: skip
 
 
@@ -119,6 +120,18 @@ def _local(
     name, title, 'local', 'accuracy', **_tfds(tfds_name), sizes=sizes,
     target=target, note=note, classes=classes, shift_of=shift_of,
     greyscale=greyscale,
+  )  # fmt: skip
+
+
+def _fairface(
+  name: str, title: str, target: Target, columns: str
+) -> DatasetFacts:
+  place = 'csv:{root}/fairface/fairface_label_'
+  return DatasetFacts(
+    name, title, 'bias', None, f'{place}train.csv', None, f'{place}val.csv',
+    (86_744, 10_954), target=target,
+    note=f'the class is the {columns} of the published tables, which lie '
+         'beside the folders train and val of the pictures',
   )  # fmt: skip
 
 
@@ -232,10 +245,12 @@ _ROWS = (
                'folder:{root}/coco_captions#test', (None, 5_000),
                note="Karpathy's test split; beside each picture a .txt of "
                     'its captions, five of them used'),
-  DatasetFacts('fairface', 'FairFace', 'bias', None,
-               'csv:{root}/fairface/train.csv', None,
-               'csv:{root}/fairface/val.csv', (86_744, 10_954),
-               note='columns image, race, gender and age'),
+  _fairface('fairface_race', 'FairFace: race', 'face_race', 'column race'),
+  _fairface('fairface_gender', 'FairFace: gender', 'face_gender',
+            'column gender'),
+  _fairface('fairface_age', 'FairFace: age', 'face_age', 'column age'),
+  _fairface('fairface_race_gender', 'FairFace: race and gender',
+            'face_race_gender', 'columns race and gender together'),
   _local('emoji', 'Emoji', 'emoji', (3_501, 443), classes=3_944,
          note='a picture a class; the skin-tone combinations of test are not '
               'in train'),

@@ -1,8 +1,8 @@
 """Right answers that a data set does not have as a label, but implies.
 
 Some are made of the objects that TFDS lists for a picture (VOC2007, KITTI,
-CLEVR), some of the words of an emoji's name. `note` in the table describes
-them for people.
+CLEVR), some are columns of a table (FairFace), some the words of an emoji's
+name. `note` in the table describes them for people.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_jax.data.sources import Record, Source
+from clip_jax.data.sources.csv import Columns
 from clip_jax.data.sources.tfds import Answer, Target
 
 _VEHICLES = (0, 1, 2)  # Car, Van, Truck among KITTI's types
@@ -67,6 +68,17 @@ TFDS_TARGETS: Mapping[str, Target] = MappingProxyType(
     ),
     'nearest_vehicle': Target(('objects',), _distance_names, _nearest_vehicle),
     'object_count': Target(('objects',), _count_names, _object_count),
+  }
+)
+
+# Of the tables that FairFace publishes, by `target`: one attribute of a face,
+# or two at once.
+CSV_TARGETS: Mapping[str, Columns] = MappingProxyType(
+  {
+    'face_race': Columns('file', ('race',)),
+    'face_gender': Columns('file', ('gender',)),
+    'face_age': Columns('file', ('age',)),
+    'face_race_gender': Columns('file', ('race', 'gender')),
   }
 )
 

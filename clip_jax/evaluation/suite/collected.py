@@ -76,6 +76,20 @@ def collect(
   )
 
 
+def warnings_of(collected: Mapping[str, Any]) -> list[str]:
+  """What a user has to see beside the numbers, each line once.
+
+  Args:
+    collected: results.json.
+  """
+  lines = (
+    row['warning']
+    for result in collected['results']
+    for row in result['tables'].get('warnings', [])
+  )
+  return list(dict.fromkeys(lines))
+
+
 def own_metric(metrics: Mapping[str, float], metric: str | None) -> str | None:
   """The name of the number that a classification is judged by.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.evaluation.suite import figures, panels
+from clip_jax.evaluation.suite.collected import warnings_of
 from clip_jax.evaluation.suite.pictures import (
   Pictures,
   shown_confusions,
@@ -38,6 +39,7 @@ def render(collected: Mapping[str, Any], pictures: Pictures) -> str:
     date=_date(collected['date']),
     headline=_headline(collected, summary),
     failed=[x for x in collected['results'] if x['error'] is not None],
+    warnings=warnings_of(collected),
     shots=shots,
     summary=summary,
     published=collected['published'],

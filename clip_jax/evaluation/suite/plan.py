@@ -27,6 +27,10 @@ TASKS_OF_LOCAL: Mapping[str, tuple[str, ...]] = {
   'digits': ('zero_shot', 'prompt_gain', *_PROBES),
 }
 
+# These take one class a picture. Of VOC2007, whose pictures have several, there
+# is no accuracy on what overlaps, and no drawing of k examples a class.
+_OF_ONE_LABEL = ('few_shot', 'overlap')
+
 # Looks for a data set below the user's folder: None where it is there, else
 # why it is not.
 Absence = Callable[[DatasetFacts, Path], str | None]
@@ -60,7 +64,10 @@ def tasks_of(facts: DatasetFacts) -> tuple[str, ...]:
   """The evaluators that a data set is for."""
   if facts.name in TASKS_OF_LOCAL:
     return TASKS_OF_LOCAL[facts.name]
-  return TASKS_OF_GROUP.get(facts.group, ())
+  tasks = TASKS_OF_GROUP.get(facts.group, ())
+  if facts.target == 'object_labels':
+    return tuple(task for task in tasks if task not in _OF_ONE_LABEL)
+  return tasks
 
 
 def make_plan(

@@ -8,7 +8,6 @@ import pytest
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.datasets import (
   DATASETS,
-  attributes,
   class_names,
   source,
   templates,
@@ -28,9 +27,10 @@ COUNTS = {
   'rendered_sst2': (2, 1), 'imagenet': (1000, 80), 'imagenet_v2': (1000, 80),
   'imagenet_sketch': (1000, 80), 'imagenet_r': (200, 80),
   'imagenet_a': (200, 80), 'objectnet': (113, 80), 'flickr30k': (0, 1),
-  'coco_captions': (0, 1), 'fairface': (0, 1), 'emoji': (0, 1),
+  'coco_captions': (0, 1), 'fairface_race': (7, 1), 'fairface_gender': (2, 1),
+  'fairface_age': (9, 1), 'fairface_race_gender': (14, 1), 'emoji': (0, 1),
   'emoji_skin_tones': (5, 10), 'emoji_skin_tones_grey': (5, 10),
-  'emoji_people': (3, 8), 'digits': (10, 1),
+  'emoji_people': (3, 8), 'digits': (10, 5),
 }  # fmt: skip
 
 # Published so: of two classes each.
@@ -87,7 +87,7 @@ def test_a_file_holds_what_is_documented(name: str):
   data = json.loads(text, object_pairs_hook=once)
   assert set(data) <= {
     'source', 'classes', 'templates', 'of', 'wordnet_ids', 'aliases',
-    'ignored', 'attributes',
+    'ignored',
   }  # fmt: skip
   assert source(name).endswith('.') and len(source(name)) > 20
 
@@ -158,10 +158,12 @@ def test_an_objectnet_class_may_be_several_of_imagenet():
   assert {(x,) for x in every} <= set(wordnet_ids('imagenet'))
 
 
-def test_fairface_has_attributes_instead_of_classes():
-  sizes = {key: len(values) for key, values in attributes('fairface').items()}
-  assert sizes == {'race': 7, 'gender': 2, 'age': 9}
-  assert attributes('cifar10') == {}
+def test_two_attributes_of_a_face_are_each_with_each():
+  assert {x for (x,) in class_names('fairface_race_gender')} == {
+    f'{race} {gender}'
+    for (race,) in class_names('fairface_race')
+    for (gender,) in class_names('fairface_gender')
+  }
 
 
 def test_an_unknown_data_set_is_refused():

@@ -11,7 +11,7 @@ from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import OUTSIDE, Split
 from clip_jax.evaluation.datasets import DATASETS, class_names, templates
 from clip_jax.evaluation.datasets.opening import open_dataset
-from tests.evaluation.datasets import tiny_tfds
+from tests.evaluation.datasets import tiny_fairface, tiny_tfds
 from tests.evaluation.fakes import ListSource
 
 
@@ -148,15 +148,45 @@ def test_multi_label_data_have_several_classes(prepared: Path):
   assert dataset.metric == 'map_11_point'
 
 
-def test_captions_are_what_a_bias_set_says_of_a_picture(tmp_path):
-  (tmp_path / 'fairface').mkdir()
-  Image.new('RGB', (4, 4)).save(tmp_path / 'fairface' / 'a.png')
-  (tmp_path / 'fairface' / 'val.csv').write_text(
-    'image,age,gender,race\na.png,20-29,Female,East Asian\n'
-  )
-  dataset = open_dataset('fairface', root=tmp_path)
-  assert dataset.test.source.captions(0) == ['East Asian', 'Female', '20-29']
-  assert dataset.class_names == ()
+@pytest.mark.parametrize(
+  ('name', 'answers', 'classes'),
+  [
+    ('race', ['East Asian', 'Latino Hispanic', 'East Asian'], 7),
+    ('gender', ['Female', 'Male', 'Male'], 2),
+    ('age', ['3-9', 'more than 70', '20-29'], 9),
+    (
+      'race_gender',
+      ['East Asian Female', 'Latino Hispanic Male', 'East Asian Male'],
+      14,
+    ),
+  ],
+)
+def test_an_attribute_of_a_face_is_its_class(
+  tmp_path, name: str, answers: list[str], classes: int
+):
+  tiny_fairface.write(tmp_path)
+  dataset = open_dataset(f'fairface_{name}', root=tmp_path)
+  for split in (dataset.test, dataset.require_train('a probe')):
+    found = [dataset.first_names[c] for c in labels_of(split)]
+    assert found == answers
+  assert len(dataset.class_names) == classes
+  source = dataset.test.source
+  assert [source.captions(i) for i in range(3)] == [[x] for x in answers]
+  assert source.id(0) == 'val/1.jpg'
+
+
+def test_what_is_published_of_a_face_may_be_its_captions(tmp_path):
+  tiny_fairface.write(tmp_path)
+  source = open_dataset(
+    'fairface_age', root=tmp_path, captions=('race', 'gender')
+  ).test.source
+  assert source.captions(1) == ['Latino_Hispanic', 'Male']
+
+
+def test_another_value_of_an_attribute_is_refused(tmp_path):
+  tiny_fairface.write(tmp_path, [('70+', 'Male', 'Black')])
+  with pytest.raises(UsageError, match=r"'70\+' is no class of fairface_age"):
+    open_dataset('fairface_age', root=tmp_path)
 
 
 def test_a_retrieval_set_has_captions_and_no_classes(tmp_path):

@@ -39,10 +39,10 @@ def test_a_folder_is_missing_empty_or_there(tmp_path):
 
 
 def test_a_table_is_missing_or_there(tmp_path):
-  fairface = DATASETS['fairface']
+  fairface = DATASETS['fairface_age']
   assert present(fairface, tmp_path) == 'no such file'
   (tmp_path / 'fairface').mkdir()
-  (tmp_path / 'fairface' / 'val.csv').touch()
+  (tmp_path / 'fairface' / 'fairface_label_val.csv').touch()
   assert present(fairface, tmp_path) is None
 
 

@@ -3,7 +3,11 @@
 import pytest
 
 from clip_jax.evaluation.datasets import DATASETS, DatasetFacts
-from clip_jax.evaluation.datasets.targets import CAPTION_TARGETS, TFDS_TARGETS
+from clip_jax.evaluation.datasets.targets import (
+  CAPTION_TARGETS,
+  CSV_TARGETS,
+  TFDS_TARGETS,
+)
 
 # Train with validation, and test (paper, table 9).
 SIZES = {
@@ -49,7 +53,7 @@ METRICS = {
 def test_the_groups_are_complete():
   groups = [row.group for row in DATASETS.values()]
   assert {x: groups.count(x) for x in set(groups)} == {
-    'paper': 27, 'shift': 5, 'retrieval': 2, 'bias': 1, 'local': 5,
+    'paper': 27, 'shift': 5, 'retrieval': 2, 'bias': 4, 'local': 5,
   }  # fmt: skip
   assert all(row.name == name for name, row in DATASETS.items())
 
@@ -71,7 +75,8 @@ def test_a_spec_is_of_tfds_or_below_the_users_folder(row: DatasetFacts):
       assert name and mark and split
     else:
       assert scheme in ('folder', 'csv')
-      assert location.startswith(f'{{root}}/{row.name}')
+      folder = 'fairface' if row.group == 'bias' else row.name
+      assert location.startswith(f'{{root}}/{folder}')
     assert (row.group == 'local') <= (scheme == 'tfds')
   assert len({row.train, row.validation, row.test} - {None}) == sum(
     spec is not None for spec in (row.train, row.validation, row.test)
@@ -82,12 +87,13 @@ def test_a_derived_label_is_explained():
   derived = {x.name for x in DATASETS.values() if x.target != 'label'}
   assert derived == {
     'voc2007', 'kitti_distance', 'clevr_counts', 'emoji_skin_tones',
-    'emoji_skin_tones_grey', 'emoji_people',
+    'emoji_skin_tones_grey', 'emoji_people', 'fairface_race',
+    'fairface_gender', 'fairface_age', 'fairface_race_gender',
   }  # fmt: skip
   assert derived == {
     name
     for name, x in DATASETS.items()
-    if x.target in {**TFDS_TARGETS, **CAPTION_TARGETS}
+    if x.target in {**TFDS_TARGETS, **CSV_TARGETS, **CAPTION_TARGETS}
   }
   assert all(DATASETS[name].note for name in derived)
 

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.evaluation import EVALUATORS
+from clip_jax.evaluation import EVALUATORS, Options, find_evaluator
+from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.datasets import DATASETS
 from clip_jax.evaluation.suite import Pair, make_plan
 from clip_jax.evaluation.suite.plan import TASKS_OF_LOCAL, tasks_of
+from tests.evaluation.rows import RowEncoder, RowSource, blobs
 from tests.evaluation.suite.fakes import TABLE, TASKS, absence
 
 
@@ -61,6 +64,37 @@ def test_a_plan_of_nothing_says_why():
 def test_every_data_set_of_the_table_is_asked_something():
   assert all(tasks_of(facts) for facts in DATASETS.values())
   assert set(TASKS_OF_LOCAL) <= set(DATASETS)
+
+
+def test_several_labels_a_picture_are_asked_what_takes_several():
+  asked = tasks_of(DATASETS['voc2007'])
+  assert asked == ('zero_shot', 'prompt_gain', 'linear_probe')
+  rows, _ = blobs(2, 8)
+  labels = [[0], [1], [0, 1], []] * 4
+  split = Split(RowSource(range(16), several=labels))
+  data = Dataset(
+    'several', split, train=split, validation=split,
+    class_names=(('a',), ('b',)), metric='map_11_point',
+  )  # fmt: skip
+  texts = ('a', 'b', 'a photo of a a.', 'a photo of a b.')
+  encoder = RowEncoder(
+    rows, {text: np.eye(8)[i] for i, text in enumerate(texts)}
+  )
+  for task in tasks_of(DATASETS['mnist']):
+    if task in asked:
+      result = find_evaluator(task)(encoder, data, Options(C=1.0))
+      assert result.metrics['examples'] == 16
+    else:
+      with pytest.raises(UsageError, match=f'several labels a picture: {task}'):
+        find_evaluator(task)(encoder, data, Options())
+
+
+def test_the_attributes_of_faces_are_asked_for_bias():
+  bias = [x.name for x in DATASETS.values() if 'bias' in tasks_of(x)]
+  assert bias == [
+    'fairface_race', 'fairface_gender', 'fairface_age', 'fairface_race_gender',
+    'emoji_skin_tones',
+  ]  # fmt: skip
 
 
 def test_the_local_sets_ask_every_evaluator():

@@ -1,0 +1,160 @@
+"""What is said of prompts that a model reads the beginning of."""
+
+import dataclasses
+
+import pytest
+
+from clip_jax.evaluation import Options, find_evaluator
+from clip_jax.evaluation.bias_designs import checked
+from clip_jax.evaluation.cut_prompts import cut_warnings, warn_of_cuts
+from clip_jax.evaluation.dataset import Dataset, Split
+from clip_jax.evaluation.suite.collected import warnings_of
+from clip_jax.tokenizers.clip import CLIPTokenizer
+from tests.evaluation.fakes import ListSource, TableEncoder, unit
+
+WORDS = 4  # that the encoder reads, beside the beginning and the end
+NAMES = (('cat',), ('dog',), ('red bird',))
+
+
+class Short(TableEncoder):
+  """Every text is the same to it; it reads its first four words."""
+
+  def __init__(self):
+    super().__init__({0: [1, 0], 1: [1, 0]}, {})
+    self.tokenizer = CLIPTokenizer(context_length=WORDS + 2)
+
+  def encode_text(self, texts):
+    return unit([[1, 0] for _ in texts])
+
+
+def split(labels=(0, 1, 2)) -> Split:
+  return Split(
+    ListSource(
+      [i % 2 for i in range(len(labels))],
+      labels=labels,
+      captions=[['a cat by the far sea']] * len(labels),
+    )
+  )
+
+
+DATA = Dataset('pets', split(), class_names=NAMES, templates=('a {}',))
+ENCODER = Short()
+
+
+def said(templates, names=NAMES, encoder: TableEncoder = ENCODER):
+  data = dataclasses.replace(DATA, class_names=names)
+  return [
+    row['warning'] for row in cut_warnings(encoder, data, Options(), templates)
+  ]
+
+
+def test_nothing_is_said_of_what_is_read_whole():
+  assert said(['a small {}']) == []  # 'a small red bird' are four words
+
+
+def test_what_is_cut_is_counted():
+  assert said(['a {}', 'a small pet {}']) == [
+    "data 'pets': 1 of 6 prompts are longer than the 6 tokens that the model "
+    'reads, and were cut.'
+  ]
+
+
+def test_classes_whose_names_are_cut_off_are_the_same():
+  (line,) = said(['a photo of the {}'])
+  assert line.endswith('were cut: 3 of 3 classes cannot be told apart.')
+  # 'a pet of red' is another than 'a pet of cat'.
+  (line,) = said(['a pet of {} now'])
+  assert line.endswith('3 of 3 prompts are longer than the 6 tokens that the '
+                       'model reads, and were cut.')  # fmt: skip
+  names = (('red cat',), ('red dog',), ('fish',))
+  (line,) = said(['a pet of {}'], names)
+  assert line.endswith('were cut: 2 of 3 classes cannot be told apart.')
+
+
+def test_one_prompt_that_differs_tells_classes_apart():
+  (line,) = said(['a photo of the {}', 'a {}'])
+  assert 'told apart' not in line
+
+
+def test_a_cut_prompt_may_be_another_class_whole():
+  (line,) = said(['my own {}'], (('old cat',), ('old cat here',)))
+  assert line.endswith('1 of 2 prompts are longer than the 6 tokens that the '
+                       'model reads, and were cut: 2 of 2 classes cannot be '
+                       'told apart.')  # fmt: skip
+
+
+def test_classes_that_share_a_name_are_not_blamed_on_cutting():
+  names = (('crane',), ('crane',), ('a very old red bird',))
+  (line,) = said(['a {}'], names)
+  assert 'told apart' not in line
+
+
+def test_all_names_and_templates_of_a_class_count():
+  names = (('cat', 'red bird'), ('cat', 'blue bird'), ('dog',))
+  (line,) = said(['this is a {}'], names)
+  assert '2 of 5 prompts' in line and 'told apart' not in line
+  (line,) = said(['this is a big {}'], names)
+  # Two equal prompts have the mean of one.
+  assert line.endswith('5 of 5 prompts are longer than the 6 tokens that the '
+                       'model reads, and were cut: 3 of 3 classes cannot be '
+                       'told apart.')  # fmt: skip
+
+
+def test_of_an_encoder_without_a_tokenizer_nothing_is_known():
+  plain = TableEncoder({}, {})
+  assert said(['a photo of the {}'], encoder=plain) == []
+
+
+def test_other_things_than_classes_are_called_so():
+  prompts = [['a cat by the sea'], ['a cat by the lake'], ['a dog']]
+  (row,) = warn_of_cuts(ENCODER, 'texts', prompts, 'texts')
+  assert row['warning'].endswith('cut: 2 of 3 texts cannot be told apart.')
+
+
+@pytest.mark.parametrize(
+  ('task', 'start_from_text'),
+  [
+    ('zero_shot', False),
+    ('prompt_gain', False),
+    ('few_shot', False),
+    ('linear_probe', True),
+    ('robustness', False),
+    ('overlap', False),
+    ('bias', False),
+    ('retrieval', False),
+  ],
+)
+def test_every_task_with_prompts_tells_it(task: str, start_from_text: bool):
+  data = dataclasses.replace(
+    DATA, train=split((0, 1, 2) * 4), templates=('a photo of the {}',)
+  )
+  data = dataclasses.replace(data, reference=data)
+  designs = checked({'own': {'group': ['{groups}']}}, 'of a test')
+  options = Options(
+    start_from_text=start_from_text, shots=(1,), seeds=1, C=1.0, designs=designs
+  )
+  result = find_evaluator(task)(ENCODER, data, options)
+  (line,) = {row['warning'] for row in result.tables['warnings']}
+  what = '1 of 1 prompts' if task == 'retrieval' else '3 of 3 prompts'
+  assert line.startswith(f"data 'pets': {what} are longer")
+  if task == 'linear_probe':
+    options = dataclasses.replace(options, start_from_text=False)
+    result = find_evaluator(task)(ENCODER, data, options)
+    assert result.tables['warnings'] == []
+
+
+def test_the_common_prompt_is_judged_by_itself():
+  result = find_evaluator('prompt_gain')(ENCODER, DATA, Options())
+  (row,) = result.tables['warnings']
+  # 'a photo of a cat.': the name is the fifth word.
+  assert row['warning'].endswith('3 of 3 classes cannot be told apart.')
+
+
+def test_a_suite_tells_each_line_once():
+  tables = {'warnings': [{'warning': 'one'}]}
+  results = [
+    {'tables': tables},
+    {'tables': {}},
+    {'tables': {'warnings': [{'warning': 'two'}, {'warning': 'one'}]}},
+  ]
+  assert warnings_of({'results': results}) == ['one', 'two']
