@@ -85,9 +85,7 @@ def answers(request, folder):
   return read(folder, f'answers-{request.param}')
 
 
-@pytest.mark.parametrize(
-  ('cache', 'missing'), [('shared', 3), ('own', 4)]
-)
+@pytest.mark.parametrize(('cache', 'missing'), [('shared', 3), ('own', 4)])
 def test_they_go_on_with_the_parts_that_one_of_them_lacks(
   folder, answers, cache, missing
 ):
