@@ -63,7 +63,7 @@ def spread(
   each = -(-len(rows) // len(devices))
   size = each * len(devices)
 
-  def shard(index: tuple[slice, ...]) -> np.ndarray:
+  def shard(index: Any) -> np.ndarray:
     start, stop, _ = index[0].indices(size)
     part = rows[start:stop].astype(np.float32, copy=False)
     return np.pad(part, ((0, stop - start - len(part)), (0, 0)))
@@ -74,7 +74,7 @@ def spread(
 
 
 def solve(
-  features: Float[Array, 'M D'],
+  features: Float[np.ndarray, 'N D'] | Float[Array, 'M D'],
   labels: Int[np.ndarray, 'N'],
   weights: Float[np.ndarray, 'D C'],
   bias: Float[np.ndarray, 'C'],
@@ -88,8 +88,9 @@ def solve(
   Of several processes each has to call the same, and gets the same.
 
   Args:
-    features: used where they lie: on one device, or with a `NamedSharding`
-      over one or more axes of its mesh; see `spread`.
+    features: a jax array is used where it lies: on one device, or with a
+      `NamedSharding` over one or more axes of its mesh. Others go over all
+      devices; see `spread`.
     labels: 0..C-1, each class at least once. Rows past them only fill up a
       shard, and change nothing.
     weights, bias: to start from.
@@ -121,12 +122,13 @@ def solve(
 
 
 def _where_it_lies(
-  features: jax.Array,
+  features: np.ndarray | jax.Array,
 ) -> tuple[jax.Array, NamedSharding, NamedSharding]:
   """The features on their devices, and two placements there: for one number a
   row, and for what every device holds.
   """
-  sharding = features.sharding
+  array = features if isinstance(features, jax.Array) else spread(features)
+  sharding = array.sharding
   if isinstance(sharding, NamedSharding):
     # The compiler is to place what is computed, whatever this mesh was for.
     mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
@@ -135,8 +137,8 @@ def _where_it_lies(
     (device,) = sharding.device_set
     mesh, rows = Mesh(np.asarray([device]), ('rows',)), 'rows'
   by_rows = NamedSharding(mesh, PartitionSpec(rows))
-  features = jax.device_put(features.astype(jnp.float32), by_rows)
-  return features, by_rows, NamedSharding(mesh, PartitionSpec())
+  array = jax.device_put(array.astype(jnp.float32), by_rows)
+  return array, by_rows, NamedSharding(mesh, PartitionSpec())
 
 
 def _put(values: np.ndarray, sharding: Sharding) -> jax.Array:

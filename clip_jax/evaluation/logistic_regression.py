@@ -3,8 +3,8 @@ L-BFGS on an encoder's features as they are, before they are normalised.
 
 Two solvers find the one optimum: scikit-learn's on the host, in float64, and
 `device_solver` in float32 on all devices, each with its share of the rows. A
-probe may start from weights that there are, such as the text
-tower's; where it starts does not change where it ends, only how soon.
+probe may start from weights that there are, such as the text tower's; where it
+starts does not change where it ends, only how soon.
 """
 
 import dataclasses
@@ -66,7 +66,9 @@ class LinearClassifier:
 def place(
   features: Features, classes: int, solver: str | None = None
 ) -> Features:
-  """Features where the solver takes them, for several fits on the same rows.
+  """Features where the solver wants them, for several fits on the same rows.
+
+  Where `fit` gets others, it moves them each time.
 
   Args:
     features: on devices, they stay as they are. Of several processes each
@@ -121,7 +123,6 @@ def fit(
   if solver is None:
     solver = _choose_solver(features, classes)
   check_choice('solver', solver, SOLVERS)
-  features = place(features, classes, solver)
   _check(features, labels, C, classes, initial, max_iterations)
   present = np.unique(labels)
   start = _start(initial, features.shape[1], present)

@@ -217,17 +217,16 @@ def test_what_is_large_is_spread_over_all_devices(golden, monkeypatch):
   rest = golden['X'][CASE['n_train'] :]
   host = fit(features, labels, **options)
   alone = fit(jax.device_put(features, jax.devices()[0]), labels, **options)
-  given = []
-  original = device_solver.solve
+  placed = []
 
-  def watched(features, *args, **keywords):
-    given.append(features)
-    return original(features, *args, **keywords)
+  def watched(rows):
+    placed.append(spread(rows))
+    return placed[-1]
 
-  monkeypatch.setattr(device_solver, 'solve', watched)
+  monkeypatch.setattr(device_solver, 'spread', watched)
   monkeypatch.setattr(logistic_regression, '_SMALL', 0)
   probe = fit(features, labels, **options)
-  (array,) = given
+  (array,) = placed
   shards = [shard.data.shape for shard in array.addressable_shards]
   assert shards == [(-(-len(labels) // 8), features.shape[1])] * 8
   for other in (host, alone):

@@ -11,6 +11,7 @@ it to `answers-I.json`.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ def main(pictures: str, folder: str) -> None:
   encoding.PART_ROWS = PART_ROWS
   with joined(find_place()):
     me = jax.process_index()
-    answers = {
+    answers: dict[str, Any] = {
       name: measure(pictures, Path(folder, name.replace('own', f'cache-{me}')))
       for name in ('shared', 'own')
     }
@@ -49,7 +50,7 @@ def main(pictures: str, folder: str) -> None:
     Path(folder, f'answers-{me}.json').write_text(json.dumps(answers))
 
 
-def measure(pictures: str, cache: Path) -> dict:
+def measure(pictures: str, cache: Path) -> dict[str, Any]:
   """What retrieval gives, and how many items it encoded."""
   encoded = {'images': 0, 'texts': 0}
 
@@ -78,7 +79,7 @@ def run_suite(folder: Path) -> list[str]:
   return list(fake.calls)
 
 
-def probe() -> dict:
+def probe() -> dict[str, Any]:
   """Where its rows lie here, and what was found."""
   rows, labels = blobs(3, 15)
   array = spread(rows)
