@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import weakref
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
 
 _SAMPLES = 64  # records read in full, evenly spaced
+# Every evaluator asks for it. A source that is open does not change.
+_known: weakref.WeakKeyDictionary[Source, dict[str, Any]] = (
+  weakref.WeakKeyDictionary()
+)
 
 
 def data_identity(source: Source) -> dict[str, Any]:
@@ -20,8 +25,15 @@ def data_identity(source: Source) -> dict[str, Any]:
   captions, labels; and of folders and tables every change of an id, a label, a
   caption, or of a file's size or time (`Source.outline`). It does not notice
   that TFDS's records were changed in between without changing their number:
-  a data set of TFDS has a version for that.
+  a data set of TFDS has a version for that. Of one source it is found once:
+  what changes on disk afterwards is noticed by one that is opened anew.
   """
+  if source not in _known:
+    _known[source] = _find(source)
+  return _known[source]
+
+
+def _find(source: Source) -> dict[str, Any]:
   outline = hashlib.sha256()
   lines = 0
   for line in source.outline():

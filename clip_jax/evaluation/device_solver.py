@@ -1,18 +1,21 @@
-"""The probe's optimum found on the device, for what is too large for a host.
+"""The probe's optimum found on devices, for what is too large for a host.
 
 L-BFGS (`optax.lbfgs`, with its zoom line search) in float32, as one program:
-features that are sharded by rows stay so, and only gradients are exchanged.
+features that are sharded by rows stay so, and only gradients are exchanged. So
+each device has its rows of the logits, too, which of ImageNet with its 1,000
+classes are more than the features themselves.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array, Float, Int
 
 # Steps in a row which lower neither the objective nor the least gradient so
 # far, after which float32 can tell no better point.
@@ -44,10 +47,35 @@ class _Progress(NamedTuple):
   stalled: Int[Array, '']  # steps in a row that gained nothing
 
 
+def spread(
+  rows: Float[np.ndarray, 'N D'], devices: Sequence[jax.Device] | None = None
+) -> Float[Array, 'M D']:
+  """Rows over devices, in their order, as many on each.
+
+  Args:
+    rows: every process gives all of them, the same ones.
+    devices: default, all of all processes.
+  Returns:
+    float32, with zeros after the last row up to a multiple of the devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  mesh = Mesh(np.asarray(devices), ('rows',))
+  each = -(-len(rows) // len(devices))
+  size = each * len(devices)
+
+  def shard(index: Any) -> np.ndarray:
+    start, stop, _ = index[0].indices(size)
+    part = rows[start:stop].astype(np.float32, copy=False)
+    return np.pad(part, ((0, stop - start - len(part)), (0, 0)))
+
+  return jax.make_array_from_callback(
+    (size, rows.shape[1]), NamedSharding(mesh, PartitionSpec('rows')), shard
+  )
+
+
 def solve(
-  features: Float[np.ndarray, 'N D'] | Float[Array, 'N D'],
+  features: Float[np.ndarray, 'N D'] | Float[Array, 'M D'],
   labels: Int[np.ndarray, 'N'],
-  counted: Bool[np.ndarray, 'N'],
   weights: Float[np.ndarray, 'D C'],
   bias: Float[np.ndarray, 'C'],
   *,
@@ -57,12 +85,14 @@ def solve(
 ) -> Solution:
   """Minimises 0.5 * ||W||^2 + C * sum(cross entropy) over W and b.
 
+  Of several processes each has to call the same, and gets the same.
+
   Args:
-    features: a jax array with a `NamedSharding` is used where it lies, its
-      rows over one or more axes of the mesh. Another goes to one device.
-    labels: 0..C-1, each class at least once among the counted rows.
-    counted: False for rows that only fill up a shard; their label is of no
-      matter.
+    features: a jax array is used where it lies: on one device, or with a
+      `NamedSharding` over one or more axes of its mesh. Others go over all
+      devices; see `spread`.
+    labels: 0..C-1, each class at least once. Rows past them only fill up a
+      shard, and change nothing.
     weights, bias: to start from.
     C: the inverse of the regularisation.
     max_iterations: steps at most.
@@ -70,19 +100,20 @@ def solve(
       number): stops where no entry of its gradient is larger.
   """
   features, by_rows, replicated = _where_it_lies(features)
-  columns = jax.device_put(
-    (np.where(counted, labels, 0).astype(np.int32), counted), by_rows
-  )
-  start = jax.device_put(
-    (weights.astype(np.float32), bias.astype(np.float32)), replicated
-  )
+  counted = np.arange(len(features)) < len(labels)
+  filled = np.zeros(len(features), np.int32)
+  filled[: len(labels)] = labels
   (weights, bias), iterations, converged = _minimise(
     features,
-    *columns,
-    start,
-    jnp.float32(C),
-    jnp.int32(max_iterations),
-    jnp.float32(tolerance),
+    _put(filled, by_rows),
+    _put(counted, by_rows),
+    (
+      _put(weights.astype(np.float32), replicated),
+      _put(bias.astype(np.float32), replicated),
+    ),
+    np.float32(C),
+    np.int32(max_iterations),
+    np.float32(tolerance),
     replicated=replicated,
   )
   return Solution(
@@ -90,19 +121,31 @@ def solve(
   )
 
 
-def _where_it_lies(features):
+def _where_it_lies(
+  features: np.ndarray | jax.Array,
+) -> tuple[jax.Array, NamedSharding, NamedSharding]:
   """The features on their devices, and two placements there: for one number a
   row, and for what every device holds.
   """
-  sharding = getattr(features, 'sharding', None)
-  if not isinstance(sharding, NamedSharding):
-    return jnp.asarray(features, jnp.float32), None, None
-  # The compiler is to place what is computed, whatever this mesh was for.
-  mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
-  rows = sharding.spec[0] if len(sharding.spec) else None
+  array = features if isinstance(features, jax.Array) else spread(features)
+  sharding = array.sharding
+  if isinstance(sharding, NamedSharding):
+    # The compiler is to place what is computed, whatever this mesh was for.
+    mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
+    rows = sharding.spec[0] if len(sharding.spec) else None
+  else:
+    (device,) = sharding.device_set
+    mesh, rows = Mesh(np.asarray([device]), ('rows',)), 'rows'
   by_rows = NamedSharding(mesh, PartitionSpec(rows))
-  features = jax.device_put(features.astype(jnp.float32), by_rows)
-  return features, by_rows, NamedSharding(mesh, PartitionSpec())
+  array = jax.device_put(array.astype(jnp.float32), by_rows)
+  return array, by_rows, NamedSharding(mesh, PartitionSpec())
+
+
+def _put(values: np.ndarray, sharding: Sharding) -> jax.Array:
+  """Also on devices of other processes, which have the same values."""
+  return jax.make_array_from_callback(
+    values.shape, sharding, lambda index: values[index]
+  )
 
 
 @functools.partial(jax.jit, static_argnames='replicated')
@@ -137,9 +180,9 @@ def _minimise(
       grad=optax.tree.get(progress.state, 'grad'),
       value_fn=objective,
     )
-    params = optax.apply_updates(progress.params, updates)
-    if replicated is not None:
-      params = jax.lax.with_sharding_constraint(params, replicated)
+    params = jax.lax.with_sharding_constraint(
+      optax.apply_updates(progress.params, updates), replicated
+    )
     value = optax.tree.get(state, 'value')
     slope = _largest(optax.tree.get(state, 'grad'))
     gained = (value < progress.value) | (slope < progress.least)
@@ -172,7 +215,8 @@ def _minimise(
   converged = (last.slope <= tolerance) | (last.stalled >= _STALLED_STEPS)
   weights, bias = last.params
   bias = bias - _product(centre, weights)
-  return (weights, bias), optax.tree.get(last.state, 'count'), converged
+  found = (weights, bias), optax.tree.get(last.state, 'count'), converged
+  return jax.lax.with_sharding_constraint(found, replicated)
 
 
 def _product(rows, weights):

@@ -2,9 +2,9 @@
 L-BFGS on an encoder's features as they are, before they are normalised.
 
 Two solvers find the one optimum: scikit-learn's on the host, in float64, and
-`device_solver` in float32, which also takes features that lie sharded over
-devices. A probe may start from weights that there are, such as the text
-tower's; where it starts does not change where it ends, only how soon.
+`device_solver` in float32 on all devices, each with its share of the rows. A
+probe may start from weights that there are, such as the text tower's; where it
+starts does not change where it ends, only how soon.
 """
 
 import dataclasses
@@ -35,7 +35,8 @@ TOLERANCE = 1e-6
 # also where it is the same two cores.
 _SMALL = 10_000_000
 
-Features = Float[np.ndarray, 'N D'] | Float[Array, 'N D']
+# On devices there may be more rows than labels: the rest fills up shards.
+Features = Float[np.ndarray, 'N D'] | Float[Array, 'M D']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +65,31 @@ class LinearClassifier:
     return self.scores(features).argmax(axis=1)
 
 
+def place(
+  features: Features, classes: int, solver: str | None = None
+) -> Features:
+  """Features where the solver wants them, for several fits on the same rows.
+
+  Where `fit` gets others, it moves them each time.
+
+  Args:
+    features: on devices, they stay as they are. Of several processes each
+      gives the same, all rows.
+    classes: of the probe; 2 for those of `fit_multilabel`.
+    solver: see `fit`.
+  """
+  if isinstance(features, jax.Array):
+    return features
+  solver = solver or _choose_solver(features, classes)
+  return device_solver.spread(features) if solver == 'optax' else features
+
+
 def fit(
   features: Features,
   labels: Int[np.ndarray, 'N'],
   *,
   C: float,
   classes: int,
-  counted: Bool[np.ndarray, 'N'] | None = None,
   initial: LinearClassifier | None = None,
   solver: str | None = None,
   max_iterations: int = MAX_ITERATIONS,
@@ -82,13 +101,12 @@ def fit(
   one weight a feature there, and half of this penalty.
 
   Args:
-    features: float32. With a jax array whose rows lie on several devices, the
-      solver 'optax' works where they are.
+    features: float32. A jax array is used where it lies, by the solver
+      'optax'; see `place`. Its rows past the labels do not count.
     labels: the class of each row. Those that do not occur can never be
       predicted.
     C: the inverse of the regularisation, as scikit-learn's; see `c_sweep`.
     classes: how many there are.
-    counted: False for rows that only fill up a shard.
     initial: to start from, as the text tower's weights times the logit scale;
       zeros where None.
     solver: 'sklearn' or 'optax'; None is sklearn for what is small.
@@ -107,16 +125,13 @@ def fit(
   if solver is None:
     solver = _choose_solver(features, classes)
   check_choice('solver', solver, SOLVERS)
-  if counted is None:
-    counted = np.ones(len(labels), bool)
-  _check(features, labels[counted], C, classes, initial, max_iterations)
-  present = np.unique(labels[counted])
+  _check(features, labels, C, classes, initial, max_iterations)
+  present = np.unique(labels)
   start = _start(initial, features.shape[1], present)
   solve = _solve_on_host if solver == 'sklearn' else device_solver.solve
   found = solve(
     features,
     np.searchsorted(present, labels),
-    counted,
     *start,
     C=C,
     max_iterations=max_iterations,
@@ -140,7 +155,7 @@ def fit_multilabel(
   truth: Bool[np.ndarray, 'N C'],
   *,
   C: float,
-  counted: Bool[np.ndarray, 'N'] | Bool[np.ndarray, 'N C'] | None = None,
+  difficult: Bool[np.ndarray, 'N C'] | None = None,
   initial: LinearClassifier | None = None,
   solver: str | None = None,
   max_iterations: int = MAX_ITERATIONS,
@@ -153,7 +168,8 @@ def fit_multilabel(
 
   Args:
     truth: whether the class is in the picture.
-    counted: see `fit`; or of each class the rows that it learns from.
+    difficult: of each class the rows that it does not learn from, as they are
+      neither; None is none, and features on devices take no other.
     initial: its column of a class is the weights of 'is there'.
     features, C, solver, max_iterations, tolerance: see `fit`.
   Returns:
@@ -163,23 +179,23 @@ def fit_multilabel(
     FailureError: a feature is not finite.
   """
   columns = []
-  if counted is None:
-    counted = np.ones(len(truth), bool)
-  of_class = np.broadcast_to(counted.T, truth.T.shape)
-  for c, (there, rows) in enumerate(zip(truth.T, of_class, strict=True)):
-    kept = there[rows]
-    if kept.all() or not kept.any():
+  if difficult is None:
+    features = place(features, 2, solver)
+  for c, there in enumerate(truth.T):
+    rows = features
+    if difficult is not None:
+      rows, there = features[~difficult[:, c]], there[~difficult[:, c]]
+    if there.all() or not there.any():
       raise UsageError(
-        f'class {c} is in {"all" if kept.any() else "none"} of the '
-        f'{len(kept):,} pictures: a probe needs some with it and some without.'
+        f'class {c} is in {"all" if there.any() else "none"} of the '
+        f'{len(there):,} pictures: a probe needs some with it and some without.'
       )
     probe = fit(
-      features,
+      rows,
       there.astype(np.int64),
       # Of two columns, each half of the difference, the penalty is half.
       C=C / 2,
       classes=2,
-      counted=rows,
       initial=None if initial is None else _as_pair(initial, c),
       solver=solver,
       max_iterations=max_iterations,
@@ -222,7 +238,6 @@ def _check(
   initial: LinearClassifier | None,
   max_iterations: int,
 ) -> None:
-  """`labels` are those of the rows that count."""
   check_in_range(labels, classes)
   if (labels == labels[0]).all():
     raise UsageError(
@@ -275,7 +290,6 @@ def _threads() -> ThreadpoolController:
 def _solve_on_host(
   features: Features,
   labels: np.ndarray,
-  counted: np.ndarray,
   weights: np.ndarray,
   bias: np.ndarray,
   *,
@@ -284,7 +298,7 @@ def _solve_on_host(
   tolerance: float,
 ) -> device_solver.Solution:
   """As `device_solver.solve`, by scikit-learn."""
-  rows = np.asarray(features, np.float64)[counted]
+  rows = np.asarray(features, np.float64)[: len(labels)]
   # The bias is free: centred, the weights are the same and the steps fewer.
   centre = rows.mean(axis=0)
   bias = bias + centre @ weights
@@ -303,7 +317,7 @@ def _solve_on_host(
   # threads are a hundred times slower than one.
   with warnings.catch_warnings(), _threads().limit(limits=1):
     warnings.simplefilter('ignore', ConvergenceWarning)
-    model.fit(rows - centre, labels[counted])
+    model.fit(rows - centre, labels)
   found, shift = np.asarray(model.coef_).T, np.asarray(model.intercept_)
   if pair:
     found = np.concatenate([-found / 2, found / 2], axis=1)

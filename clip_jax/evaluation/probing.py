@@ -7,10 +7,11 @@ tower's weights, which are of that space, and where an encoder tells no more.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import c_sweep, few_shot_sampling
@@ -22,6 +23,7 @@ from clip_jax.evaluation.logistic_regression import (
   LinearClassifier,
   fit,
   fit_multilabel,
+  place,
 )
 from clip_jax.evaluation.metrics import accuracy, map_11_point
 from clip_jax.evaluation.prompts import classifier_for
@@ -59,6 +61,13 @@ class Examples:
   def multilabel(self) -> bool:
     """Whether a picture may have several classes."""
     return self.answers.ndim == 2
+
+  @functools.cached_property
+  def placed(self) -> Float[np.ndarray, 'N D'] | Float[Array, 'M D']:
+    """The vectors where probes are fitted, moved there once for all of them."""
+    if self.difficult is not None:  # each class learns from other rows
+      return self.vectors
+    return place(self.vectors, 2 if self.multilabel else self.classes)
 
   def of(self, rows: Int[np.ndarray, ' K'] | Bool[np.ndarray, ' N']):
     """Some of them: indices, or a mask."""
@@ -223,15 +232,15 @@ def fit_probe(
     return initial
   if examples.multilabel:
     return fit_multilabel(
-      examples.vectors,
+      examples.placed,
       examples.answers,
       C=C,
-      counted=None if examples.difficult is None else ~examples.difficult,
+      difficult=examples.difficult,
       initial=initial,
       max_iterations=iterations,
     )
   return fit(
-    examples.vectors,
+    examples.placed,
     examples.answers,
     C=C,
     classes=examples.classes,

@@ -3,20 +3,26 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.baselines import Baseline
+from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.distribution_shift import evaluate, evaluate_shift
 from clip_jax.evaluation.robustness import effective_robustness, fit_logits
+from clip_jax.inference.model import Model
+from clip_jax.parallel.mesh import make_mesh
 from tests.evaluation.rows import (
   PoolingRowEncoder,
   RowEncoder,
+  RowSource,
   blobs,
   dataset_of,
 )
+from tests.inference.test_model import tiny_description, tiny_params
 
 # Four classes about their centres; the shift has two of them and one more,
 # its pictures further off, in another order and under other labels.
@@ -186,6 +192,32 @@ def test_a_reference_without_training_has_no_probes_and_no_line():
 
 def test_a_seed_is_one_result():
   assert evaluate(ENCODER, SHIFT, QUICK) == evaluate(ENCODER, SHIFT, QUICK)
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_numbers_of_one():
+  numbers = np.random.default_rng(0).permutation(3000)[:36]
+  bright = (numbers > 1500).astype(int)
+  parts = slice(12), slice(12, 24), slice(24, 36)
+  train, test, far = (
+    Split(RowSource(numbers[part].tolist(), bright[part].tolist()))
+    for part in parts
+  )
+  names = (('dark',), ('bright',))
+  reference = Dataset('tiny', test, train=train, class_names=names)
+  shift = Dataset('far', far, class_names=names, reference=reference)
+  one, eight = (
+    evaluate(
+      Model(tiny_description(), {'params': tiny_params()}, mesh=mesh),
+      shift,
+      QUICK,
+    )
+    for mesh in (None, make_mesh(8, 1, 1, devices=jax.devices()[:8]))
+  )
+  assert one.metrics == eight.metrics
+  assert one.records == eight.records
+  assert one.tables['models'] == eight.tables['models']
+  assert len(models(one, 'probe', 'full_probe')) == 4
 
 
 def test_baselines_are_read_from_the_options_file(tmp_path):

@@ -94,6 +94,23 @@ def test_what_is_before_the_joint_space_comes_of_the_same_pass(tmp_path):
     assert encoder.images == images
 
 
+def test_a_second_evaluator_does_not_read_the_records_again(tmp_path):
+  class Watched(ListSource):
+    read = 0
+
+    def __getitem__(self, index):
+      self.read += 1
+      return super().__getitem__(index)
+
+  data = Watched([0, 50, 100], labels=[0, 1, 2], names=['a', 'b', 'c'])
+  _, cache = cached(tmp_path)
+  first = cache.images(data, Options())
+  assert data.read == 6  # to know the data, and to encode them
+  same(cache.images(data, Options()), first)
+  same(cached(tmp_path)[1].images(data, Options()), first)
+  assert data.read == 6
+
+
 def test_several_labels_come_back(tmp_path):
   class Several(ListSource):
     def __getitem__(self, index):

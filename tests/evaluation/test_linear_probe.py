@@ -11,7 +11,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from clip_jax.errors import UsageError
-from clip_jax.evaluation import Options, find_evaluator, linear_probe, probing
+from clip_jax.evaluation import (
+  Options,
+  device_solver,
+  find_evaluator,
+  linear_probe,
+  logistic_regression,
+  probing,
+)
 from clip_jax.evaluation.c_sweep import GRID
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.intervals import clopper_pearson
@@ -293,6 +300,26 @@ def test_only_what_is_joined_is_copied():
   rows = ROWS.astype(np.float32)
   part = probing.Examples(rows, rows, LABELS, 3, ['x'] * 90)
   assert probing.join([part, None]) is part
+
+
+def test_on_devices_the_rows_are_placed_once_for_a_sweep(monkeypatch):
+  placed = []
+  original = device_solver.spread
+
+  def watched(rows):
+    placed.append(len(rows))
+    return original(rows)
+
+  host = linear_probe.evaluate(ENCODER, DATA, Options())
+  monkeypatch.setattr(device_solver, 'spread', watched)
+  # It finds the same, and need not be compiled.
+  monkeypatch.setattr(
+    device_solver, 'solve', logistic_regression._solve_on_host
+  )
+  monkeypatch.setattr(logistic_regression, '_SMALL', 0)
+  assert linear_probe.evaluate(ENCODER, DATA, Options()) == host
+  assert len(host.tables['sweep']) > 7
+  assert placed == [40, 60]  # for the sweep, and for the probe of all
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.evaluation import logistic_regression
+from clip_jax.evaluation import device_solver, logistic_regression
+from clip_jax.evaluation.device_solver import spread
 from clip_jax.evaluation.logistic_regression import (
   SOLVERS,
   LinearClassifier,
@@ -184,13 +185,13 @@ def test_a_probe_that_runs_out_of_iterations_says_so(golden, solver, recwarn):
 
 @pytest.mark.parametrize('axis_type', [AxisType.Auto, AxisType.Explicit])
 def test_sharded_features_give_the_probe_of_one_device(golden, axis_type):
-  alone = fit_golden(golden, solver='optax')
+  features, labels = training(golden)
+  alone = fit_golden(golden, jax.device_put(features, jax.devices()[0]))
   mesh = Mesh(
     np.array(jax.devices()).reshape(4, 2),
     ('data', 'fsdp'),
     axis_types=(axis_type,) * 2,
   )
-  features, labels = training(golden)
   for axes in (('data', 'fsdp'), None):
     sharding = NamedSharding(mesh, PartitionSpec(axes))
     sharded = fit_golden(golden, jax.device_put(features, sharding))
@@ -199,22 +200,39 @@ def test_sharded_features_give_the_probe_of_one_device(golden, axis_type):
     check_optimal(sharded, features, labels, CASE['C'])
 
 
-@both
-def test_rows_that_do_not_count_change_nothing(golden, solver):
+def test_rows_that_fill_up_shards_change_nothing(golden):
   features, labels = training(golden)
-  alone = fit_golden(golden, solver=solver)
-  filled = np.concatenate([features, np.full((8, 32), 1e3, np.float32)])
-  counted = np.arange(len(filled)) < len(features)
-  probe = fit(
-    filled,
-    np.append(labels, [-1] * 8),
-    C=CASE['C'],
-    classes=CASE['classes'],
-    counted=counted,
-    solver=solver,
-  )
-  np.testing.assert_allclose(probe.weights, alone.weights, atol=2e-4)
-  np.testing.assert_allclose(probe.bias, alone.bias, atol=2e-4)
+  alone = fit_golden(golden)
+  filling = np.full((8, features.shape[1]), 1e3, np.float32)
+  filled = spread(np.concatenate([features, filling]))
+  probe = fit(filled, labels, C=CASE['C'], classes=CASE['classes'])
+  np.testing.assert_allclose(probe.weights, alone.weights, atol=1e-3)
+  np.testing.assert_allclose(probe.bias, alone.bias, atol=1e-3)
+
+
+def test_what_is_large_is_spread_over_all_devices(golden, monkeypatch):
+  features, labels = (part[:-3] for part in training(golden))
+  assert len(labels) % 8
+  options = {'C': CASE['C'], 'classes': CASE['classes']}
+  rest = golden['X'][CASE['n_train'] :]
+  host = fit(features, labels, **options)
+  alone = fit(jax.device_put(features, jax.devices()[0]), labels, **options)
+  placed = []
+
+  def watched(rows):
+    placed.append(spread(rows))
+    return placed[-1]
+
+  monkeypatch.setattr(device_solver, 'spread', watched)
+  monkeypatch.setattr(logistic_regression, '_SMALL', 0)
+  probe = fit(features, labels, **options)
+  (array,) = placed
+  shards = [shard.data.shape for shard in array.addressable_shards]
+  assert shards == [(-(-len(labels) // 8), features.shape[1])] * 8
+  for other in (host, alone):
+    np.testing.assert_allclose(probe.weights, other.weights, atol=1e-3)
+    np.testing.assert_array_equal(probe.predict(rest), other.predict(rest))
+  check_optimal(probe, features, labels, CASE['C'])
 
 
 def test_the_host_solves_what_is_small_and_the_device_the_rest(monkeypatch):
@@ -261,9 +279,8 @@ def test_a_class_in_all_or_no_pictures_has_no_probe():
   truth = np.array([[True, False]] * 2 + [[False, False]] * 2)
   with pytest.raises(UsageError, match='class 1 is in none of the 4 pictures'):
     fit_multilabel(features, truth, C=1.0)
-  counted = np.array([True, True, False, False])
   with pytest.raises(UsageError, match='class 0 is in all of the 2 pictures'):
-    fit_multilabel(features, truth, C=1.0, counted=counted)
+    fit_multilabel(features[:2], truth[:2], C=1.0)
 
 
 @both
@@ -279,7 +296,7 @@ def test_probes_that_cannot_be_are_refused(solver):
   attempt('all 120 examples are of class 2', labels=np.full(120, 2))
   attempt('outside the range of 2 classes', classes=2)
   attempt('outside the range', labels=labels - 1)
-  attempt('no labels', counted=np.zeros(120, bool))
+  attempt('no labels', features=features[:0], labels=labels[:0])
   attempt(r'C=0\.0: use a positive', C=0.0)
   attempt('C=inf', C=np.inf)
   attempt('max_iterations=0', max_iterations=0)

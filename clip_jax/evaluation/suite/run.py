@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.datasets.table import DatasetFacts
@@ -16,6 +14,7 @@ from clip_jax.evaluation.encoder import Encoder, Evaluator, Options
 from clip_jax.evaluation.suite import stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.stored import Result
+from clip_jax.parallel.distributed import all_agree, is_first
 
 # None of these changes a number.
 _NOT_CONDITIONS = ('watch', 'cache', 'max_corrupt_records')
@@ -68,7 +67,9 @@ def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
   """The result of every pair, stored or computed.
 
   What is there under the same conditions is taken from there. Whatever an
-  evaluator or a data set raises becomes the `error` of its results.
+  evaluator or a data set raises becomes the `error` of its results. Of several
+  processes, which encode together, process 0 writes; a result that not all of
+  them can read is computed again, by all.
 
   Args:
     pairs: those of one data set together, so that it is opened once.
@@ -82,11 +83,14 @@ def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
       conditions = suite.conditions(pair)
       place = len(results)
       kept = stored.read(suite.folder, pair, conditions)
+      # They would wait forever for one that has nothing to compute.
+      if not all_agree(kept is not None):
+        kept = None
       if kept is None:
         say(place, len(pairs), pair, None, False)
         dataset = dataset or _open(suite, name)
         result = _evaluate(suite, pair, dataset, conditions)
-        if jax.process_index() == 0:
+        if is_first():
           stored.write(suite.folder, result)
         say(place, len(pairs), pair, result, False)
       else:

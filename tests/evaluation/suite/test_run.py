@@ -4,7 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.suite import evaluate_suite, make_plan, stored
@@ -66,6 +69,24 @@ def test_half_a_file_is_no_result(tmp_path):
   fake = FakeSuite(tmp_path)
   _run(fake)
   assert dict(fake.calls) == {'fairface bias': 1}
+
+
+def test_what_another_process_cannot_read_is_computed_again(
+  tmp_path, monkeypatch
+):
+  first = _run(FakeSuite(tmp_path))
+  lacking = Pair('oxford_pets', 'few_shot')
+  theirs = iter([pair != lacking for pair in PLAN.pairs])
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(
+    multihost_utils,
+    'process_allgather',
+    lambda mine: np.array([mine, next(theirs)]),
+  )
+  fake = FakeSuite(tmp_path)
+  again = _run(fake)
+  assert dict(fake.calls) == {str(lacking): 1}
+  assert [x.metrics for x in again] == [x.metrics for x in first]
 
 
 @pytest.mark.parametrize('what', ['weights', 'options'])
