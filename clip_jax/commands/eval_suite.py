@@ -71,6 +71,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
 
   from clip_jax.evaluation import EVALUATORS, find_evaluator
   from clip_jax.evaluation.datasets import DATASETS
+  from clip_jax.evaluation.datasets.names import contents_hash
   from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.evaluation.datasets.presence import data_root, present
   from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
@@ -114,6 +115,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
       # Wherever the model lies.
       'model': {k: v for k, v in identity.items() if k != 'origin'},
       'root': str(root),
+      'names': contents_hash(),
       'versions': versions(),
     },
   )

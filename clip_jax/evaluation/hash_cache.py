@@ -26,6 +26,7 @@ from clip_jax.evaluation.data_identity import data_identity
 from clip_jax.evaluation.perceptual_hash import hash_pictures
 from clip_jax.inference.bulk.records import picture_items, refuse_corrupt
 from clip_jax.interop.replacing import replacing
+from clip_jax.parallel.distributed import is_first
 
 if TYPE_CHECKING:
   from clip_jax.evaluation.encoder import Options
@@ -65,7 +66,8 @@ def read_hashes(source: Source, options: 'Options') -> HashedPictures:
   found = _read(path)
   if found is None:
     found = _hash_all(source, options)
-    _write(path, found)
+    if is_first():
+      _write(path, found)
   refuse_corrupt(source, found.corrupt, options.max_corrupt_records)
   return found
 

@@ -16,10 +16,12 @@ all (emoji), they are the labels of the source, if it has any.
 """
 
 import functools
+import hashlib
 import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
 
 from clip_jax.errors import UsageError
 
@@ -76,6 +78,19 @@ def source(name: str) -> str:
   return read_names(name).source
 
 
+def contents_hash() -> str:
+  """Of all files together: numbers depend on names and templates."""
+  digest = hashlib.sha256()
+  for file in sorted(_files(), key=lambda file: file.name):
+    digest.update(f'{file.name}\n{file.read_text(encoding="utf-8")}'.encode())
+  return digest.hexdigest()
+
+
+def _files() -> list[Traversable]:
+  folder = importlib.resources.files('clip_jax.evaluation.datasets') / _FOLDER
+  return [file for file in folder.iterdir() if file.name.endswith('.json')]
+
+
 @functools.cache
 def read_names(name: str) -> Names:
   """Reads a data set's file, once.
@@ -83,15 +98,11 @@ def read_names(name: str) -> Names:
   Raises:
     UsageError: there is no data set of that name.
   """
-  folder = importlib.resources.files('clip_jax.evaluation.datasets') / _FOLDER
-  known = sorted(
-    file.name.removesuffix('.json')
-    for file in folder.iterdir()
-    if file.name.endswith('.json')
-  )
-  if name not in known:
-    raise UsageError(f'no data set {name!r}: choose one of {", ".join(known)}.')
-  data = json.loads((folder / f'{name}.json').read_text(encoding='utf-8'))
+  files = {file.name.removesuffix('.json'): file for file in _files()}
+  if name not in files:
+    known = ', '.join(sorted(files))
+    raise UsageError(f'no data set {name!r}: choose one of {known}.')
+  data = json.loads(files[name].read_text(encoding='utf-8'))
   base = read_names(data['of']) if 'of' in data else None
   ids = _tuples(data.get('wordnet_ids', []))
   if 'classes' in data:

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import shutil
 
 import pytest
 
@@ -13,6 +14,7 @@ from clip_jax.evaluation.datasets import (
   templates,
   wordnet_ids,
 )
+from clip_jax.evaluation.datasets import names as names_module
 
 # Classes and templates of each list (paper, table 9; prompts.md).
 COUNTS = {
@@ -169,3 +171,15 @@ def test_two_attributes_of_a_face_are_each_with_each():
 def test_an_unknown_data_set_is_refused():
   with pytest.raises(UsageError, match=r"no data set 'mnst': choose .* mnist"):
     class_names('mnst')
+
+
+def test_every_name_and_template_is_in_the_hash(tmp_path, monkeypatch):
+  before = names_module.contents_hash()
+  files = names_module._files()
+  for file in files:
+    shutil.copy(str(file), tmp_path)
+  monkeypatch.setattr(names_module, '_files', lambda: list(tmp_path.iterdir()))
+  assert names_module.contents_hash() == before
+  changed = tmp_path / 'dtd.json'
+  changed.write_text(changed.read_text().replace('banded', 'bandee'))
+  assert names_module.contents_hash() != before
