@@ -43,8 +43,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clip_jax.commands import common_flags, eval_suite, printing
-from clip_jax.commands.classify import templates_of
+from clip_jax.commands import (
+  common_flags,
+  eval_options,
+  eval_suite,
+  printing,
+)
 from clip_jax.errors import UsageError
 from clip_jax.interop.replacing import replacing
 
@@ -58,7 +62,6 @@ _BOUNDS = ('_low', '_high')
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   common_flags.define_model(values)
-  text, number = flags.DEFINE_string, flags.DEFINE_integer
   for name, what in {
     'task': 'what to measure',
     'data': 'a data set: a NAME of --list, or SCHEME:LOCATION[#SPLIT]',
@@ -68,71 +71,13 @@ def define_flags(values: flags.FlagValues) -> None:
     'class_names': 'a file with a name a line, in the order of the labels',
     'cache': 'a folder to keep features in',
   }.items():
-    text(name, None, what, flag_values=values)
+    flags.DEFINE_string(name, None, what, flag_values=values)
   flags.DEFINE_bool('list', False, 'list the data sets', flag_values=values)
-  number('seed', 0, 'of what is drawn', flag_values=values)
-  number('seeds', 3, 'few_shot: draws', 1, flag_values=values)
-  flags.DEFINE_list(
-    'shots',
-    ['1', '2', '4', '8', '16'],
-    'few_shot: examples a class',
-    flag_values=values,
-  )
-  _define_details(values)
+  eval_options.define_flags(values)
   common_flags.define_captions(values)
-  common_flags.define_templates(values, default=None)
   common_flags.define_encoding(values)
   common_flags.define_json(values)
   eval_suite.define_flags(values)
-
-
-def _define_details(values: flags.FlagValues) -> None:
-  """Of single tasks: see `Options`."""
-  flags.DEFINE_float(
-    'C', None, 'probes: inverse regularisation, not swept', flag_values=values
-  )
-  flags.DEFINE_integer(
-    'probe_iterations', 1000, 'probes: steps at most', 1, flag_values=values
-  )
-  flags.DEFINE_bool(
-    'joint_space',
-    False,
-    'probes: on features of the joint space, not on those before it',
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    'start_from_text',
-    False,
-    "probes: start from the text tower's weights",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'baselines',
-    None,
-    'robustness: a CSV file of standard models',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'overlap_with',
-    '',
-    'overlap: a SPEC of what the model was trained on',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'detector',
-    'perceptual',
-    'overlap: perceptual or learned',
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'max_distance', 8, 'overlap: bits between hashes', flag_values=values
-  )
-  flags.DEFINE_float(
-    'min_similarity', 0.95, 'overlap: cosine of features', flag_values=values
-  )
-  flags.DEFINE_string(
-    'designs', None, 'bias: a JSON file of sets of names', flag_values=values
-  )
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
@@ -150,7 +95,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
   with joined(find_place()):
     if values.suite is not None:
-      eval_suite.run(values, options=_options_of(values), root=root)
+      eval_suite.run(values, options=eval_options.options_of(values), root=root)
     else:
       _run_task(values, root)
 
@@ -168,7 +113,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   )
   out = _out_of(values.out)
   evaluate = find_evaluator(task)
-  options = _options_of(values)
+  options = eval_options.options_of(values)
   lines = _class_names_of(values.class_names)
 
   from clip_jax.evaluation.datasets.opening import open_dataset
@@ -227,48 +172,6 @@ def lines_of(result: 'Evaluation') -> list[str]:
       line += f'  [{100 * low:.2f}, {100 * high:.2f}]'
     lines.append(line)
   return lines
-
-
-def _options_of(values: flags.FlagValues) -> 'Options':
-  """What all flags but those of the model and the data say.
-
-  Raises:
-    UsageError: one of them is impossible.
-  """
-  from clip_jax.evaluation import Options
-
-  designs = None
-  if values.designs:
-    from clip_jax.evaluation.bias_designs import read_designs
-
-    designs = read_designs(Path(values.designs).expanduser())
-  return Options(
-    templates=tuple(templates_of(values)) if values.templates else None,
-    max_corrupt_records=values.max_corrupt,
-    watch=printing.watch,
-    seed=values.seed,
-    seeds=values.seeds,
-    shots=_shots_of(values.shots),
-    C=values.C,
-    probe_iterations=values.probe_iterations,
-    joint_space=values.joint_space,
-    start_from_text=values.start_from_text,
-    baselines=values.baselines,
-    overlap_with=values.overlap_with,
-    detector=values.detector,
-    max_distance=values.max_distance,
-    min_similarity=values.min_similarity,
-    designs=designs,
-  )
-
-
-def _shots_of(words: list[str]) -> tuple[int, ...]:
-  numbers = [word.strip() for word in words]
-  if not numbers or not all(x.isdecimal() and int(x) for x in numbers):
-    raise UsageError(
-      f'--shots={",".join(words)}: use numbers of examples, as in 1,2,4.'
-    )
-  return tuple(sorted({int(x) for x in numbers}))
 
 
 def _class_names_of(path: str | None) -> list[str] | None:
