@@ -175,7 +175,7 @@ def test_all_designs_share_one_run_of_each_tower():
     return items
 
   run(watch=watch)
-  assert seen == [(9, 'images'), (5, 'texts')]  # each name once
+  assert seen == [(5, 'texts'), (9, 'images')]  # each name once
 
 
 def test_prompts_are_the_options_templates():
