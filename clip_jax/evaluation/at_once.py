@@ -17,15 +17,22 @@ First = TypeVar('First')
 Second = TypeVar('Second')
 
 
+def may_overlap() -> bool:
+  """Whether two calls of an encoder may compute at the same time.
+
+  What is split over devices has to be started in the same order on each.
+  """
+  return jax.device_count() == 1
+
+
 def at_once(
   options: Options,
   first: Callable[[Options], First],
   second: Callable[[Options], Second],
 ) -> tuple[First, Second]:
-  """Both results; one after the other where computations span devices.
+  """Both results; one after the other where they may not overlap.
 
-  Those have to be started in the same order in every process. Where one of
-  the two fails, the other stops at its next item.
+  Where one of the two fails, the other stops at its next item.
 
   Args:
     options: given to both, with a `watch` that can stop them.
@@ -33,7 +40,7 @@ def at_once(
   Raises:
     Whatever the first one raises that fails.
   """
-  if jax.device_count() > 1:
+  if not may_overlap():
     return first(options), second(options)
   stop = threading.Event()
   options = dataclasses.replace(options, watch=_stoppable(options.watch, stop))

@@ -9,11 +9,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from clip_jax.data.sources import Source
+from clip_jax.evaluation.at_once import may_overlap
 from clip_jax.evaluation.encoder import Encoder, Options, PoolingEncoder
 from clip_jax.inference.bulk.encode import Encoded, Item, encode_parts
 from clip_jax.inference.bulk.parts import Part, Plan
@@ -81,7 +81,7 @@ def encode_pictures(
   with (
     contextlib.closing(items),
     contextlib.closing(
-      encode_parts(encode, parts, watched, overlap=_may_overlap())
+      encode_parts(encode, parts, watched, overlap=may_overlap())
     ) as results,
   ):
     for encoded in results:
@@ -110,7 +110,7 @@ def encode_texts(
   done = len(texts) - sum(map(len, parts))
   watched = iter(options.watch(items, len(texts), 'texts', done=done))
   results = encode_parts(
-    encoder.encode_text, parts, watched, overlap=_may_overlap()
+    encoder.encode_text, parts, watched, overlap=may_overlap()
   )
   with contextlib.closing(items), contextlib.closing(results):
     for encoded in results:
@@ -134,14 +134,6 @@ class _SideBySide:
     pooled, vectors = self._encoder.pooled_and_encoded(images)
     self.width = pooled.shape[1]
     return np.concatenate([pooled, vectors], axis=1)
-
-
-def _may_overlap() -> bool:
-  """Whether two calls of an encoder may compute at once.
-
-  What is split over devices has to be started in the same order on each.
-  """
-  return jax.device_count() == 1
 
 
 def _notes_of(encoded: Encoded, pooled_width: int) -> PictureNotes:
