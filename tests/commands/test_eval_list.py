@@ -29,7 +29,7 @@ def test_every_data_set_is_there_with_its_numbers(tmp_path, capsys):
   assert rows['emoji'].split()[2:] == ['3,944', '1', 'accuracy', '3,501', '443']
   assert f'    folder:{tmp_path}/gtsrb#test: present' in lines
   assert '    tfds:cifar10#test: not prepared' in lines
-  assert lines[-1] == '6 of 43 are present.'
+  assert lines[-1] == '6 of 45 are present.'
   assert all(line == line.rstrip() for line in lines)
 
 

@@ -27,6 +27,8 @@ def known(name):
     ('imagenet_r', 200, 200),
     ('imagenet_a', 200, 200),
     ('objectnet', 113, None),
+    ('imagenet_vid_robust', 30, 288),  # of 14,400 pictures in ImageNet's test
+    ('ytbb_robust', 19, 231),  # of 11,550
   ],
 )
 def test_the_shifts_of_imagenet_are_found_by_their_ids(name, classes, held):

@@ -237,6 +237,15 @@ _ROWS = (
          uncertain=('test_size',),
          note='the 313 folders of objectnet-1.0/images, of which 113 are '
               'classes of ImageNet; cut the red border of 2 pixels off'),
+  _shift('imagenet_vid_robust', 'ImageNet-Vid',
+         'csv:{root}/imagenet_vid_robust/anchors.csv', 1_109,
+         note='the anchor frames alone (PM0 in the paper), by the first '
+              'of their labels; columns image and label'),
+  _shift('ytbb_robust', 'Youtube-BB', 'csv:{root}/ytbb_robust/anchors.csv',
+         2_530,
+         note='the anchor frames alone (PM0 in the paper), by the first '
+              'of their labels; columns image and label; 19 of its 23 classes '
+              'hold some of ImageNet'),
   DatasetFacts('flickr30k', 'Flickr30k', 'retrieval', None, None, None,
                'folder:{root}/flickr30k#test', (None, 1_000),
                note="Karpathy's test split; beside each picture a .txt of "

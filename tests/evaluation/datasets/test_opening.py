@@ -1,5 +1,7 @@
 """A name or a SPEC becomes a data set; what is not asked for stays shut."""
 
+import importlib.resources
+import json
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +307,31 @@ def test_training_data_with_other_labels_are_refused(tmp_path):
   )
   with pytest.raises(UsageError, match="has a label 'cow', unlike"):
     print(dataset.require_train('a probe').class_of_label)
+
+
+def test_the_readmes_lines_write_the_table_of_imagenet_vid(
+  tmp_path, monkeypatch
+):
+  folder = tmp_path / 'imagenet_vid_robust'
+  anchors = {'val/a/0.JPEG': [8, 9], 'val/a/7.JPEG': [9], 'val/b/1.JPEG': [0]}
+  names = {0: 'airplane', 8: 'dog', 9: 'domestic_cat'}
+  for path in anchors:
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (8, 8)).save(folder / path)
+  for path, value in {
+    'misc/imagenet_vid_class_index.json': {
+      str(n): [f'n{n}', name] for n, name in names.items()
+    },
+    'metadata/labels.json': anchors,
+    'metadata/pmsets.json': {anchor: [] for anchor in anchors},
+  }.items():
+    (folder / path).parent.mkdir(exist_ok=True)
+    (folder / path).write_text(json.dumps(value))
+  package = importlib.resources.files('clip_jax.evaluation.datasets')
+  text = (package / 'README.md').read_text()
+  monkeypatch.chdir(folder)
+  exec(text.split('```python\n')[1].split('```')[0], {})
+  dataset = open_dataset('imagenet_vid_robust', root=tmp_path)
+  labels = np.array([x.get('label') for x in dataset.test.source])
+  found = [dataset.first_names[c] for c in dataset.test.classes(labels)]
+  assert found == ['dog', 'domestic cat', 'airplane']

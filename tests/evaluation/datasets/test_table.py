@@ -53,7 +53,7 @@ METRICS = {
 def test_the_groups_are_complete():
   groups = [row.group for row in DATASETS.values()]
   assert {x: groups.count(x) for x in set(groups)} == {
-    'paper': 27, 'shift': 5, 'retrieval': 2, 'bias': 4, 'local': 5,
+    'paper': 27, 'shift': 7, 'retrieval': 2, 'bias': 4, 'local': 5,
   }  # fmt: skip
   assert all(row.name == name for name, row in DATASETS.items())
 
@@ -106,6 +106,8 @@ def test_a_shift_is_of_a_data_set_with_its_classes():
     'imagenet_a': 'imagenet',
     'imagenet_sketch': 'imagenet',
     'objectnet': 'imagenet',
+    'imagenet_vid_robust': 'imagenet',
+    'ytbb_robust': 'imagenet',
     'emoji_skin_tones_grey': 'emoji_skin_tones',
   }
   assert set(shifts.values()) <= set(DATASETS)
