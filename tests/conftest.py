@@ -3,12 +3,20 @@
 import os
 import signal
 import subprocess
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # A test compiles for seconds what runs for milliseconds.
 os.environ['XLA_FLAGS'] = ' '.join(
   ['--xla_backend_optimization_level=0', os.environ.get('XLA_FLAGS', '')]
 ).strip()
+# What one test of a session compiles, its other tests, workers and processes
+# read: the workers get the folder from the process that started them, which
+# deletes it at its end.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+  SESSION = tempfile.TemporaryDirectory(prefix='clip_jax_compiled_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = SESSION.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
 import jax
 import pytest
