@@ -1,5 +1,6 @@
 """Eight pretend devices, and jaxtyping's shapes checked at every call."""
 
+import collections
 import os
 import signal
 import subprocess
@@ -20,13 +21,28 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:
 
 import jax
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
+# A busy machine is no failure of what is tested.
+settings.register_profile('tests', deadline=None)
+settings.load_profile('tests')
 jax.config.update('jax_num_cpu_devices', 8)
 # A shell's background job ignores it, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Kept to the end of the session: modules are checked as they are imported.
 install_import_hook('clip_jax', 'beartype.beartype')
+
+
+def pytest_collection_modifyitems(items):
+  """Files with tests marked `slow` first, those of the most before others.
+
+  So that no worker is left alone with a long one at the end.
+  """
+  slow = collections.Counter(
+    item.path for item in items if item.get_closest_marker('slow')
+  )
+  items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture
