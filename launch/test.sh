@@ -11,4 +11,6 @@ export JAX_PLATFORMS=cpu
 .venv/bin/ruff format --check .
 .venv/bin/basedpyright
 # Two workers, a file each at a time: most of a test is one thread compiling.
-.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
+# The order is that of tests/conftest.py, which knows the slow ones.
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile \
+  --no-loadscope-reorder "$@"

@@ -1,20 +1,33 @@
 """Eight pretend devices, and jaxtyping's shapes checked at every call."""
 
+import collections
 import os
 import signal
 import subprocess
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # A test compiles for seconds what runs for milliseconds.
 os.environ['XLA_FLAGS'] = ' '.join(
   ['--xla_backend_optimization_level=0', os.environ.get('XLA_FLAGS', '')]
 ).strip()
+# What one test of a session compiles, its other tests, workers and processes
+# read: the workers get the folder from the process that started them, which
+# deletes it at its end.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+  SESSION = tempfile.TemporaryDirectory(prefix='clip_jax_compiled_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = SESSION.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
 import hypothesis
 import jax
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
+# A busy machine is no failure of what is tested.
+settings.register_profile('tests', deadline=None)
+settings.load_profile('tests')
 jax.config.update('jax_num_cpu_devices', 8)
 # A busy machine is slow now and then, which is no fault of what is tested.
 hypothesis.settings.register_profile('untimed', deadline=None)
@@ -23,6 +36,17 @@ hypothesis.settings.load_profile('untimed')
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Kept to the end of the session: modules are checked as they are imported.
 install_import_hook('clip_jax', 'beartype.beartype')
+
+
+def pytest_collection_modifyitems(items):
+  """Files with tests marked `slow` first, those of the most before others.
+
+  So that no worker is left alone with a long one at the end.
+  """
+  slow = collections.Counter(
+    item.path for item in items if item.get_closest_marker('slow')
+  )
+  items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture

@@ -56,9 +56,16 @@ class Golden:
     )
 
   def apply(self, *args: Any, method: str = '__call__') -> Any:
-    """The module on the golden weights."""
+    """The module on the golden weights, in one program."""
     module = DualEncoder(self.config)
-    return module.apply(self.variables, *args, method=method)
+    arrays = [x for x in args if isinstance(x, jax.Array)]
+    others = args[len(arrays) :]  # a layer's number
+
+    @jax.jit
+    def run(variables, *arrays):
+      return module.apply(variables, *arrays, *others, method=method)
+
+    return run(self.variables, *arrays)
 
 
 def tolerance(folder: str, name: str) -> float:

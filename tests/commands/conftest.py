@@ -24,12 +24,6 @@ class Result(NamedTuple):
     return json.loads(self.out)
 
 
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch):
-  """Tests write nothing to the cache folder of whoever runs them."""
-  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '')
-
-
 @pytest.fixture
 def clip_jax(capsys):
   """`clip_jax('classify', '--model=…')`, in this process."""

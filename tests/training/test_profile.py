@@ -30,7 +30,6 @@ def test_steps_that_there_are_not_are_refused(tmp_path):
 def test_the_trace_is_in_the_run_directory(tmp_path, capsys):
   config = tiny_config()
   config.data.train = write_pairs(tmp_path / 'pictures')
-  config.total_steps = 6
   assert train(config, tmp_path / 'run', profile=Profile(3, 2)).finished
   traces = list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))
   assert len(traces) == 1
