@@ -19,7 +19,6 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = SESSION.name
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
-import hypothesis
 import jax
 import pytest
 from hypothesis import settings
@@ -29,9 +28,6 @@ from jaxtyping import install_import_hook
 settings.register_profile('tests', deadline=None)
 settings.load_profile('tests')
 jax.config.update('jax_num_cpu_devices', 8)
-# A busy machine is slow now and then, which is no fault of what is tested.
-hypothesis.settings.register_profile('untimed', deadline=None)
-hypothesis.settings.load_profile('untimed')
 # A shell's background job ignores it, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Kept to the end of the session: modules are checked as they are imported.

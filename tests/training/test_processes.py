@@ -20,12 +20,12 @@ from tests.training.logged import logged, losses
 
 pytestmark = pytest.mark.slow
 
-STEPS, DEVICES = 12, 8
+STEPS, DEVICES = 12, 4
 
 
 @pytest.fixture(scope='module')
 def start(tmp_path_factory):
-  """A function that starts a run's processes, eight devices together."""
+  """A function that starts a run's processes, four devices together."""
   data = write_pairs(tmp_path_factory.mktemp('pairs') / 'pictures')
   started = []
 
