@@ -60,8 +60,9 @@ def evaluate(
       was left out and why. 'warnings': see `Evaluation`.
   Raises:
     UsageError: the data have no class names or no training split, pictures
-      have several labels, a class has no examples, or all are of one class.
-    FailureError: features are not finite, or a label is out of range.
+      have several labels, a class has no examples, a label is out of range, or
+      all are of one class.
+    FailureError: features are not finite.
   """
   train, validation = read_training(encoder, dataset, options, _TASK)
   refuse_multilabel(train, dataset, _TASK)

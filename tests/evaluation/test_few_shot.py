@@ -193,7 +193,7 @@ def test_validation_pictures_are_drawn_from_too():
     (
       {'train': Split(RowSource([0, 1], [0, 1]))},
       QUICK,
-      '1 of 3 classes have no examples: 2',
+      r"1 of 3 classes have no examples: '\w+'; give each some.",
     ),
     (
       {'train': Split(RowSource([0, 1], several=[[0], [1, 2]]))},
