@@ -51,6 +51,8 @@ def test_each_point_is_the_mean_of_scikit_learns_probes_over_seeds():
       tuple(mean_interval(np.array(values)))
     )
     assert result.metrics[f'{k}_shot'] == row['mean']
+    assert result.metrics[f'{k}_shot_low'] == row['low']
+    assert result.metrics[f'{k}_shot_high'] == row['high']
   right = [record['shots']['4'] for record in result.records]
   assert np.mean(right) == pytest.approx(result.metrics['4_shot'])
   right = [record['zero_shot'] for record in result.records]
