@@ -38,6 +38,7 @@ Pictures that cannot be read are left out and counted, up to --max_corrupt.
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
   from clip_jax.evaluation import Evaluation, Options
   from clip_jax.inference.model import Model
 
+_OF_TASK = ('task', 'data', 'train', 'validation', 'class_names', 'cache')
 _BOUNDS = ('_low', '_high')
 
 
@@ -95,6 +97,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
   with joined(find_place()):
     if values.suite is not None:
+      for flag in _OF_TASK:
+        if values[flag].value:
+          raise UsageError(f'--{flag} is of --task, and this is a --suite.')
       eval_suite.run(values, options=eval_options.options_of(values), root=root)
     else:
       _run_task(values, root)
@@ -111,7 +116,11 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   name = printing.require(
     values.data, 'data', 'name a data set, as in --data=tfds:emoji#test'
   )
+  for flag in eval_suite.FLAGS:
+    if values[flag].value:
+      raise UsageError(f'--{flag} is of --suite, and this is one --task.')
   out = _out_of(values.out)
+  cache = printing.folder_of(values.cache, 'cache')
   evaluate = find_evaluator(task)
   options = eval_options.options_of(values)
   lines = _class_names_of(values.class_names)
@@ -130,15 +139,16 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     captions=tuple(values.captions),
   )
   model = common_flags.load_over_devices(values)
-  if values.cache:
-    folder = Path(values.cache).expanduser()
-    options = _with_cache(options, folder, model, values.dtype)
+  if cache:
+    options = _with_cache(options, cache, model, values.dtype)
   result = evaluate(model, dataset, options)
   if not is_first():
     return
   printing.report_corrupt(result.corrupt)
   warnings = result.tables.get('warnings', [])
   printing.report_warnings(row['warning'] for row in warnings)
+  notes = result.tables.get('notes', [])
+  printing.report_warnings(row['note'] for row in notes)
   about = {
     'task': task,
     'data': name,
@@ -184,7 +194,22 @@ def _class_names_of(path: str | None) -> list[str] | None:
       raise UsageError(
         f'--class_names: {path}, line {place} is empty: a name a line.'
       )
+  _report_repeated(path, list(lines))
   return list(lines)
+
+
+def _report_repeated(path: str, lines: list[str]) -> None:
+  """Says which classes have the same names: ImageNet's cranes do."""
+  first: dict[frozenset[str], int] = {}
+  for number, line in enumerate(lines, 1):
+    names = frozenset(name.strip() for name in line.split('|'))
+    if names in first:
+      print(
+        f'--class_names: {path}, line {number} has the names of line '
+        f'{first[names]}, {line!r}: these classes cannot be told apart.',
+        file=sys.stderr,
+      )
+    first.setdefault(names, number)
 
 
 def _with_cache(

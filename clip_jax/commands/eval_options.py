@@ -1,5 +1,7 @@
 """The flags of `clip-jax eval` that say how to measure."""
 
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +31,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(name, False, what, flag_values=values)
 
   common_flags.define_templates(values, default=None)
-  number('seed', 0, 'of what is drawn', None)
+  number('seed', 0, 'of what is drawn', 0)
   number('seeds', 3, 'few_shot: draws', 1)
   flags.DEFINE_list(
     'shots',
@@ -57,6 +59,13 @@ def options_of(values: flags.FlagValues) -> 'Options':
   """
   from clip_jax.evaluation import Options
 
+  if values.C is not None and not 0 < values.C < math.inf:
+    raise UsageError(f'--C={values.C}: use a positive number, as 1.0.')
+  baselines = values.baselines and os.path.expanduser(values.baselines)
+  if baselines:
+    from clip_jax.evaluation.baselines import read_baselines
+
+    read_baselines(baselines)  # what is wrong in it is said at once
   designs = None
   if values.designs:
     from clip_jax.evaluation.bias_designs import read_designs
@@ -73,7 +82,7 @@ def options_of(values: flags.FlagValues) -> 'Options':
     probe_iterations=values.probe_iterations,
     joint_space=values.joint_space,
     start_from_text=values.start_from_text,
-    baselines=values.baselines,
+    baselines=baselines,
     overlap_with=values.overlap_with,
     detector=values.detector,
     max_distance=values.max_distance,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
   from clip_jax.evaluation.suite import Pair, Result
 
 SUITES = ('paper',)
+FLAGS = ('datasets', 'tasks', 'published')  # beside --out
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
 _NAMED_FAILURES = 5
 _SHOWN = 5  # metrics in a line
@@ -65,11 +66,14 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     FailureError: at the end, where some evaluations failed.
   """
   check_choice('suite', values.suite, SUITES)
-  out = Path(printing.require(values.out, 'out', 'name a folder for results'))
+  name = printing.require(values.out, 'out', 'name a folder for results')
+  out = printing.folder_of(name, 'out')
+  assert out
   reference = common_flags.reference_of(values)
   _check_published(values.published)
 
   from clip_jax.evaluation import EVALUATORS, find_evaluator
+  from clip_jax.evaluation.baselines import read_baselines
   from clip_jax.evaluation.datasets import DATASETS
   from clip_jax.evaluation.datasets.names import contents_hash
   from clip_jax.evaluation.datasets.opening import open_dataset
@@ -116,6 +120,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
       'model': {k: v for k, v in identity.items() if k != 'origin'},
       'root': str(root),
       'names': contents_hash(),
+      'baselines': options.baselines and read_baselines(options.baselines),
       'versions': versions(),
     },
   )
@@ -215,7 +220,7 @@ def _refuse_failures(collected: Any, out: Path) -> None:
   if not failed:
     return
   named = '; '.join(
-    f'{x["dataset"]} {x["task"]}: {x["error"]}'
+    f'{x["dataset"]} {x["task"]}: {x["error"].rstrip(".")}'
     for x in failed[:_NAMED_FAILURES]
   )
   more = '; …' if len(failed) > _NAMED_FAILURES else ''

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from clip_jax.data.text_lines import TextLines
@@ -13,6 +14,8 @@ from clip_jax.errors import UsageError
 # The last words of the names of what is counted, such as overlap_examples.
 _COUNTED = ('examples', 'texts', 'templates', 'groups', 'classes')
 _PLAIN = ('p_value', 'C')
+# And of differences of two rates, which are points and no percentages.
+_POINTS = ('gain', 'robustness', 'difference', 'minus_clean')
 
 
 def print_json(value: Any) -> None:
@@ -66,12 +69,16 @@ def _how_far(done: int, total: int, unit: str, rate: float) -> str:
 
 
 def metric(name: str, value: float) -> str:
-  """The value of an evaluator's metric: a count, or a fraction in percent."""
+  """The value of an evaluator's metric: a count, a fraction in percent, or a
+  difference of two in points.
+  """
   if name in _PLAIN:
     return f'{value:10.4g}'
   if name.split('_')[-1] in _COUNTED or name.startswith('shots_to_match'):
     whole = value == int(value)
     return f'{value:8,.0f}' if whole else f'{value:10,.1f}'
+  if name.endswith(_POINTS):
+    return f'{100 * value:+8.2f} points'
   return f'{100 * value:8.2f} %'
 
 
@@ -122,6 +129,20 @@ def require(value: str | None, flag: str, example: str) -> str:
   if not value:
     raise UsageError(f'no --{flag}: {example}.')
   return value
+
+
+def folder_of(name: str | None, flag: str) -> Path | None:
+  """The folder that a flag names, which need not be there yet.
+
+  Raises:
+    UsageError: it is a file.
+  """
+  if not name:
+    return None
+  folder = Path(name).expanduser()
+  if folder.exists() and not folder.is_dir():
+    raise UsageError(f'--{flag}: {folder} is a file: name a folder.')
+  return folder
 
 
 def no_words(verb: str, words: list[str]) -> None:

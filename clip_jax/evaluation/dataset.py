@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from clip_jax.data.sources import Source
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import UsageError
 from clip_jax.evaluation.datasets.matching import OUTSIDE
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Split:
     """The class of each record from its label, `OUTSIDE` where it has none.
 
     Raises:
-      FailureError: a label is out of the range of the source's names.
+      UsageError: a label is out of the range of the source's names.
     """
     names = self.source.label_names
     known = len(names) if names else None
@@ -76,9 +76,11 @@ class Split:
       known = len(self.class_of_label)
     wrong = (labels < 0) if known is None else (labels < 0) | (labels >= known)
     if wrong.any():
-      raise FailureError(
-        f'data {self.source.spec!r}: label {int(labels[wrong][0])} of '
-        f'{int(wrong.sum())} records is not one of its {known} labels.'
+      allowed = '0 or more' if known is None else f'0 to {known - 1:,}'
+      raise UsageError(
+        f'data {self.source.spec!r}: {int(wrong.sum()):,} of {len(labels):,} '
+        f'labels are not {allowed}, such as {int(labels[wrong][0])}: a label '
+        'is the place of a name.'
       )
     if self.class_of_label is None:
       return labels
@@ -126,7 +128,7 @@ class Dataset:
       raise UsageError(
         f'data {self.name!r} has no label names, which {task} needs: use '
         'a folder of classes, a csv with a column label of names, or a '
-        'labelled tfds data set.'
+        'labelled tfds data set, or name them with --class_names=FILE.'
       )
 
   def require_train(self, task: str) -> Split:

@@ -100,8 +100,8 @@ def evaluate_shift(
   Raises:
     UsageError: a data set has no class names or several labels a picture, they
       share fewer than two classes, a class of the reference has no training
-      examples, or baselines are wrong.
-    FailureError: features are not finite, or a label is out of range.
+      examples, a label is out of range, or baselines are wrong.
+    FailureError: features are not finite.
   """
   for dataset in (reference, shift):
     dataset.require_classes(_TASK)

@@ -150,8 +150,8 @@ def labelled(features: Features, split: Split, task: str) -> Features:
   """Those whose class is evaluated, their labels being classes.
 
   Raises:
-    UsageError: no record has a label, or records have several.
-    FailureError: a label is out of range.
+    UsageError: no record has a label, one is out of range, or records have
+      several.
   """
   if features.several is not None:
     raise UsageError(

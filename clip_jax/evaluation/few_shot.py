@@ -46,7 +46,8 @@ def evaluate(
       start from the zero-shot classifier and are stopped early, and takes the
       joint space for both.
   Returns:
-    metrics: 'zero_shot'; 'K_shot', the mean over seeds, for every k;
+    metrics: 'zero_shot'; 'K_shot', the mean over seeds, for every k, with
+      'K_shot_low' and 'K_shot_high' (95 %, by Student's t; not of one seed);
       'full', the probe of all examples, where it was needed;
       'shots_to_match_zero_shot' (examples a class; figure 7), left out where
       the curve does not say; the same with '_from_text' for the second curve;
@@ -60,8 +61,9 @@ def evaluate(
       was left out and why. 'warnings': see `Evaluation`.
   Raises:
     UsageError: the data have no class names or no training split, pictures
-      have several labels, a class has no examples, or all are of one class.
-    FailureError: features are not finite, or a label is out of range.
+      have several labels, a class has no examples, a label is out of range, or
+      all are of one class.
+    FailureError: features are not finite.
   """
   train, validation = read_training(encoder, dataset, options, _TASK)
   refuse_multilabel(train, dataset, _TASK)
@@ -157,10 +159,12 @@ def _summary(
   curve: list[Row], target: float, ending: str, notes: list[str]
 ) -> dict[str, float]:
   """The curve's metrics; adds to the notes what it does not say."""
-  metrics = {
-    'full' if row['full'] else f'{row["shots"]:.0f}_shot{ending}': row['mean']
-    for row in curve
-  }
+  metrics: dict[str, float] = {}
+  for row in curve:
+    name = 'full' if row['full'] else f'{row["shots"]:.0f}_shot{ending}'
+    metrics[name] = row['mean']
+    if row['low'] is not None:
+      metrics |= {f'{name}_low': row['low'], f'{name}_high': row['high']}
   if not curve:
     return metrics
   name = f'shots_to_match_zero_shot{ending}'

@@ -1,5 +1,7 @@
 """What labels have to be before anything is counted or fitted by them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int
 
@@ -27,13 +29,14 @@ def check_in_range(labels: Int[np.ndarray, 'N'], classes: int) -> None:
 
 
 def count_each(
-  labels: Int[np.ndarray, 'N'], classes: int
+  labels: Int[np.ndarray, 'N'], classes: int, names: Sequence[str] = ()
 ) -> Int[np.ndarray, 'C']:
   """How many rows each class has, where each must have some.
 
   Args:
     labels: the class of each row.
     classes: C, how many there are.
+    names: of the classes, for messages; () calls them by their numbers.
   Raises:
     UsageError: see `check_in_range`; or a class has no rows.
   """
@@ -41,9 +44,12 @@ def count_each(
   counts = np.bincount(labels, minlength=classes)
   empty = np.flatnonzero(counts == 0)
   if len(empty):
-    shown = ', '.join(str(c) for c in empty[:5])
+    shown = ', '.join(
+      repr(names[c]) if names else str(c) for c in empty[:5].tolist()
+    )
     more = ', …' if len(empty) > 5 else ''
     raise UsageError(
-      f'{len(empty):,} of {classes:,} classes have no examples: {shown}{more}.'
+      f'{len(empty):,} of {classes:,} classes have no examples: {shown}{more}; '
+      'give each some.'
     )
   return counts

@@ -57,8 +57,9 @@ def evaluate(
       rows where C was given. 'warnings': see `Evaluation`.
   Raises:
     UsageError: the data have no class names or no training split, a class
-      has no examples, or all examples are of one class.
-    FailureError: features are not finite, or a label is out of range.
+      has no examples, a label is out of range, or all examples are of one
+      class.
+    FailureError: features are not finite.
   """
   train, validation = read_training(encoder, dataset, options, _TASK)
   test = read_examples(encoder, dataset.test, dataset, options, _TASK)

@@ -105,8 +105,8 @@ def read_examples(
   Args:
     options: `joint_space`, `start_from_text`; and those of `read_features`.
   Raises:
-    UsageError: no record has a label.
-    FailureError: a label is out of range, or see `read_features`.
+    UsageError: no record has a label, or one is out of range.
+    FailureError: see `read_features`.
   """
   classes = len(dataset.class_names)
   features, answers, difficult = answered(
@@ -147,9 +147,9 @@ def read_training(
       encoder, dataset.validation, dataset, options, task
     )
   if not train.multilabel:
-    labels = join([train, validation]).answers
+    parts = [part.answers for part in (train, validation) if part is not None]
     try:
-      count_each(labels, train.classes)
+      count_each(np.concatenate(parts), train.classes, dataset.first_names)
     except UsageError as error:
       raise UsageError(
         f'data {split.source.spec!r}, to train on: {error}'

@@ -56,10 +56,9 @@ def evaluate(
       the most certain first); 'reliability': see `Reliability`; 'warnings':
       see `Evaluation`.
   Raises:
-    UsageError: there are no class names or labels, a class's name is empty, or
-      a template has no slot.
-    FailureError: too many pictures are corrupt, a label is out of range, or
-      features are not finite.
+    UsageError: there are no class names or labels, a label is out of range, a
+      class's name is empty, or a template has no slot.
+    FailureError: too many pictures are corrupt, or features are not finite.
   """
   dataset.require_classes('zero_shot')
   weights, features = at_once(

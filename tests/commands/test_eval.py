@@ -71,6 +71,33 @@ def test_names_of_a_file_are_used(clip_jax, workdir, pictures, tmp_path):
   assert labels == ['big cat face'] * 2 + ['green circle'] * 3
 
 
+def test_what_was_left_out_is_told_in_a_line(clip_jax, workdir, pictures):
+  result = clip_jax(
+    'eval', f'--model={workdir}', '--task=few_shot', '--shots=1,9', '--C=1',
+    f'--data=folder:{pictures}', f'--train=folder:{pictures}',
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  lines = result.err.splitlines()
+  assert 'no class has 9 examples: the largest has 3.' in lines
+
+
+def test_classes_with_the_same_names_are_told_in_a_line(
+  clip_jax, workdir, pictures, tmp_path
+):
+  names = tmp_path / 'names.txt'
+  call = ['eval', f'--model={workdir}', '--task=zero_shot',
+          f'--data=folder:{pictures}', f'--class_names={names}']  # fmt: skip
+  names.write_text('cat | kitten\ncat\n')
+  assert clip_jax(*call).err == ''
+  names.write_text('kitten | cat\ncat|kitten\n')
+  result = clip_jax(*call)
+  assert result.code == 0
+  assert result.err == (
+    f"--class_names: {names}, line 2 has the names of line 1, 'cat|kitten': "
+    'these classes cannot be told apart.\n'
+  )
+
+
 def test_a_training_split_is_named(clip_jax, workdir, pictures):
   result = clip_jax(
     'eval', f'--model={workdir}', '--task=few_shot', '--shots=1', '--seeds=2',
@@ -156,6 +183,15 @@ def test_wrong_calls_are_one_line(refused, workdir, pictures, tmp_path):
   refused('none', 'eval', model, task, f'--data=folder:{pictures}#none')
   refused('use numbers', 'eval', model, task, data, '--shots=1,two')
   refused('.json file', 'eval', model, task, data, f'--out={tmp_path}')
+  (tmp_path / 'file').touch()
+  refused(
+    'file is a file', 'eval', model, task, data, f'--cache={tmp_path}/file'
+  )
+  refused('--C=-1.0', 'eval', model, task, data, '--C=-1')
+  refused('--C=nan', 'eval', model, task, data, '--C=nan')
+  refused('--seed=-1', 'eval', model, task, data, '--seed=-1')
+  refused('--tasks is of --suite', 'eval', model, task, data, '--tasks=bias')
+  refused('b.csv', 'eval', model, task, data, f'--baselines={tmp_path}/b.csv')
   refused('no training split', 'eval', model, data, '--task=linear_probe')
   refused('batch_size=0', 'eval', model, task, data, '--batch_size=0')
   refused(
@@ -184,18 +220,15 @@ def test_wrong_class_names_are_one_line(
   )  # fmt: skip
 
 
-def test_labels_out_of_range_are_one_line(
-  clip_jax, workdir, pictures, tmp_path
-):
+def test_labels_out_of_range_are_one_line(refused, workdir, pictures, tmp_path):
   rows = [f'{path},{i}' for i, path in enumerate(pictures.rglob('*.png'))]
   table = tmp_path / 'labels.csv'
   table.write_text('\n'.join(['image,label', *rows]))
   (tmp_path / 'names.txt').write_text('cat\nsquare\n')
-  result = clip_jax(
-    'eval', f'--model={workdir}', '--task=zero_shot',
-    f'--data=csv:{table}', f'--class_names={tmp_path / "names.txt"}',
+  call = ['eval', f'--model={workdir}', '--task=zero_shot',
+          f'--data=csv:{table}']  # fmt: skip
+  refused(
+    '3 of 5 labels are not 0 to 1, such as 2: a label is the place of a name',
+    *call, f'--class_names={tmp_path / "names.txt"}',
   )  # fmt: skip
-  assert result.code == 1
-  (line,) = result.err.strip().splitlines()
-  assert line.startswith('error: ')
-  assert 'label 2 of 3 records is not one of its 2 labels' in line
+  refused('name them with --class_names', *call)

@@ -61,6 +61,18 @@ def test_writes_its_files_and_goes_on_from_them(call, tmp_path):
   assert again.json['results'] == stored['results']
 
 
+def test_baselines_that_changed_are_read_anew(call, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  table = tmp_path / 'baselines.csv'
+  rows = 'model,reference_accuracy,shift_accuracy\na,.5,.4\nb,.6,.5\n'
+  words = '--tasks=zero_shot', '--baselines=~/baselines.csv'
+  table.write_text(f'{rows}c,.7,.6\n')
+  assert '(kept)' not in call(*words).err
+  assert '(kept)' in call(*words).err
+  table.write_text(f'{rows}c,.7,.5\n')
+  assert '(kept)' not in call(*words).err
+
+
 def test_a_failure_is_told_at_the_end_and_the_others_finish(call, tmp_path):
   result = call(
     '--tasks=zero_shot,overlap', f'--overlap_with=folder:{tmp_path}/nosuch'
@@ -68,7 +80,7 @@ def test_a_failure_is_told_at_the_end_and_the_others_finish(call, tmp_path):
   assert result.code == 1
   last = result.err.strip().splitlines()[-1]
   assert last.startswith('error: 1 of 2 evaluations failed (rendered_sst2 over')
-  assert 'nosuch' in last
+  assert 'nosuch' in last and '.;' not in last and '.)' not in last
   page = (tmp_path / 'out' / 'report.html').read_text()
   assert 'id="failed"' in page and 'id="summary"' in page
 
@@ -107,4 +119,10 @@ def test_wrong_calls_are_one_line(refused, workdir, tmp_path, root):
   refused("no task 'nosuch'", *suite, '--tasks=nosuch')
   refused('nothing to evaluate (birdsnap', *suite, '--datasets=birdsnap')
   refused("published='ViT-B/33'", *suite, '--published=ViT-B/33')
+  for flag in ('task=bias', 'data=digits', 'train=folder:x', 'cache=here'):
+    name = flag.split('=')[0]
+    refused(f'--{name} is of --task', *suite, f'--{flag}')
+  refused('--C=0', *suite, '--C=0')
+  (tmp_path / 'file').touch()
+  refused('file is a file', *suite[:-1], f'--out={tmp_path}/file')
   assert not (tmp_path / 'out').exists()

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from clip_jax.commands.printing import watch
+from clip_jax.commands.printing import metric, watch
 
 
 @pytest.fixture
@@ -45,3 +45,19 @@ def test_a_terminal_has_a_bar_that_goes_on(monkeypatch):
   monkeypatch.setattr('sys.stderr', terminal)
   assert len(list(watch(range(5), 15, 'images', done=10))) == 5
   assert '10/15' in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+  'name, value, shown',
+  [
+    ('top1', 0.5, '50.00 %'),
+    ('photo_gain', 0.0279, '+2.79 points'),
+    ('all_minus_clean', -0.0338, '-3.38 points'),
+    ('effective_robustness', 0.05618, '+5.62 points'),
+    ('own names/child/largest_difference', 0.1, '+10.00 points'),
+    ('overlap_examples', 1234.0, '1,234'),
+    ('p_value', 1.0, '1'),
+  ],
+)
+def test_rates_are_percentages_and_differences_points(name, value, shown):
+  assert metric(name, value).strip() == shown

@@ -51,6 +51,8 @@ def test_each_point_is_the_mean_of_scikit_learns_probes_over_seeds():
       tuple(mean_interval(np.array(values)))
     )
     assert result.metrics[f'{k}_shot'] == row['mean']
+    assert result.metrics[f'{k}_shot_low'] == row['low']
+    assert result.metrics[f'{k}_shot_high'] == row['high']
   right = [record['shots']['4'] for record in result.records]
   assert np.mean(right) == pytest.approx(result.metrics['4_shot'])
   right = [record['zero_shot'] for record in result.records]
@@ -193,7 +195,7 @@ def test_validation_pictures_are_drawn_from_too():
     (
       {'train': Split(RowSource([0, 1], [0, 1]))},
       QUICK,
-      '1 of 3 classes have no examples: 2',
+      r"1 of 3 classes have no examples: '\w+'; give each some.",
     ),
     (
       {'train': Split(RowSource([0, 1], several=[[0], [1, 2]]))},

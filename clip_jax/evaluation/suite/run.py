@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.evaluation.dataset import Dataset
+from clip_jax.evaluation.data_identity import data_identity
+from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.datasets.table import DatasetFacts
 from clip_jax.evaluation.encoder import Encoder, Evaluator, Options
 from clip_jax.evaluation.suite import stored
@@ -42,8 +43,12 @@ class Suite:
   options: Options
   depends: Mapping[str, Any]
 
-  def conditions(self, pair: Pair) -> dict[str, Any]:
-    """All that the numbers of a pair depend on."""
+  def conditions(self, pair: Pair, dataset: Dataset | None) -> dict[str, Any]:
+    """All that the numbers of a pair depend on.
+
+    Args:
+      dataset: of the pair; None where it could not be opened.
+    """
     facts = self.table[pair.dataset]
     reference = self.table.get(facts.shift_of or '')
     options = {
@@ -53,7 +58,10 @@ class Suite:
     }
     return {
       **self.depends,
-      'data': [dataclasses.asdict(row) for row in (facts, reference) if row],
+      'data': {
+        'rows': [dataclasses.asdict(row) for row in (facts, reference) if row],
+        'pictures': dataset and _identities(dataset),
+      },
       'options': options,
     }
 
@@ -78,9 +86,9 @@ def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
   pairs = list(pairs)
   results: list[Result] = []
   for name, group in itertools.groupby(pairs, lambda pair: pair.dataset):
-    dataset: _Opened | None = None
+    opened = _open(suite, name)  # also to know what it is now
     for pair in group:
-      conditions = suite.conditions(pair)
+      conditions = suite.conditions(pair, opened.dataset)
       place = len(results)
       kept = stored.read(suite.folder, pair, conditions)
       # They would wait forever for one that has nothing to compute.
@@ -88,8 +96,7 @@ def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
         kept = None
       if kept is None:
         say(place, len(pairs), pair, None, False)
-        dataset = dataset or _open(suite, name)
-        result = _evaluate(suite, pair, dataset, conditions)
+        result = _evaluate(suite, pair, opened, conditions)
         if is_first():
           stored.write(suite.folder, result)
         say(place, len(pairs), pair, result, False)
@@ -106,6 +113,20 @@ class _Opened:
 
   dataset: Dataset | None
   error: str = ''
+
+
+def _identities(dataset: Dataset) -> dict[str, Any]:
+  """Which pictures there are in each split, and in those of its reference."""
+  found: dict[str, Any] = {}
+  for name in ('test', 'train', 'validation'):
+    split: Split | None = getattr(dataset, name)
+    try:
+      found[name] = split and data_identity(split.source)
+    except Exception as error:  # what reads it will say so, too
+      found[name] = _one_line(error)
+  if dataset.reference is not None:
+    found['reference'] = _identities(dataset.reference)
+  return found
 
 
 def _open(suite: Suite, name: str) -> _Opened:

@@ -265,7 +265,7 @@ def test_names_for_numbers_bound_the_labels(tmp_path):
   (tmp_path / 'a.csv').write_text('image,label\na.png,1\n')
   spec = f'csv:{tmp_path}/a.csv'
   assert labels_of(open_dataset(spec, class_names=['a', 'b']).test) == [1]
-  with pytest.raises(RuntimeError, match='label 1 of 1 records is not one'):
+  with pytest.raises(UsageError, match='1 of 1 labels are not 0 to 0, such as'):
     labels_of(open_dataset(spec, class_names=['a']).test)
 
 

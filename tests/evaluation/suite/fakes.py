@@ -1,7 +1,7 @@
 """Five data sets, evaluators that need no model, and what they would give."""
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ def absence(facts: DatasetFacts, root: Path) -> str | None:
   return ABSENT.get(facts.name)
 
 
-def source() -> ListSource:
+def source(levels: Sequence[int] = (10, 20, 30, 40)) -> ListSource:
   """Four pictures of two classes."""
-  return ListSource([10, 20, 30, 40], labels=[0, 0, 1, 1], names=['cat', 'dog'])
+  return ListSource(levels, labels=[0, 0, 1, 1], names=['cat', 'dog'])
 
 
 class FakeSuite:
@@ -77,6 +77,8 @@ class FakeSuite:
     self.fails = fails or {}
     self.options = Options()
     self.depends = {'model': {'weights': 'abc', 'dtype': 'float32'}}
+    self.levels = [10, 20, 30, 40]  # of food101
+    self.train: Split | None = None
     self.folder = folder
 
   @property
@@ -102,7 +104,13 @@ class FakeSuite:
     self.opened[name] += 1
     if name in self.fails:
       raise self.fails[name]
-    return Dataset(name, Split(source()), class_names=(('cat',), ('dog',)))
+    levels = self.levels if name == 'food101' else (10, 20, 30, 40)
+    return Dataset(
+      name,
+      Split(source(levels)),
+      train=self.train,
+      class_names=(('cat',), ('dog',)),
+    )
 
   def _find(self, task: str):
     def evaluate(encoder, dataset: Dataset, options: Options) -> Evaluation:

@@ -10,6 +10,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation.dataset import Split
 from clip_jax.evaluation.suite import evaluate_suite, make_plan, stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.run import run
@@ -42,11 +43,11 @@ def test_every_pair_is_stored_and_every_data_set_opened_once(tmp_path):
   assert json.loads(file.read_text())['metrics']['top1'] == 0.5
 
 
-def test_a_second_call_computes_and_opens_nothing(tmp_path):
+def test_a_second_call_computes_nothing(tmp_path):
   first = _run(FakeSuite(tmp_path))
   again = FakeSuite(tmp_path)
   assert _run(again) == first
-  assert not again.calls and not again.opened
+  assert not again.calls
   assert all(line.endswith('kept') for line in again.said)
 
 
@@ -99,6 +100,29 @@ def test_what_depends_on_something_else_is_done_again(tmp_path, what):
     fake.options = dataclasses.replace(fake.options, shots=(1, 3))
   _run(fake)
   assert sum(fake.calls.values()) == len(PLAN.pairs)
+
+
+def test_a_data_set_whose_pictures_changed_is_done_again(tmp_path):
+  _run(FakeSuite(tmp_path))
+  fake = FakeSuite(tmp_path)
+  fake.levels = [10, 20, 30, 50]
+  _run(fake)
+  assert dict(fake.calls) == {
+    str(pair): 1 for pair in PLAN.pairs if pair.dataset == 'food101'
+  }
+
+
+def test_a_split_that_cannot_be_opened_keeps_no_result_from_being_kept(
+  tmp_path,
+):
+  def missing():
+    raise PermissionError('no folder of yours')
+
+  for calls in (1, 0):
+    fake = FakeSuite(tmp_path)
+    fake.train = Split(missing)
+    _run(fake)
+    assert fake.calls['food101 zero_shot'] == calls
 
 
 def test_how_it_is_watched_makes_no_difference(tmp_path):
