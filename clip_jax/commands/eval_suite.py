@@ -8,7 +8,7 @@ examples:
       --tasks=zero_shot,few_shot
 
 Run again with the same --out, it goes on: results that depend on nothing that
-has changed are kept.
+has changed are kept. The page and the tables have what was asked for last.
 """
 
 import dataclasses

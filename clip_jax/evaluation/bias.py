@@ -59,8 +59,9 @@ def evaluate(
     options: `designs`; `templates`, `cache`, `max_corrupt_records`, `watch`.
   Returns:
     metrics: 'examples', 'groups' (counts: pictures, and groups that have any);
-      'DESIGN/KIND', the rate of a kind over all pictures;
-      'DESIGN/KIND/largest_difference', between the rates of two groups;
+      where a design has two kinds or more 'DESIGN/KIND', the rate of a kind
+      over all pictures, and 'DESIGN/KIND/largest_difference', between the
+      rates of two groups;
       'DESIGN/accuracy', where the groups' own names are offered.
     records: for each picture 'id', 'label' (the group), 'predicted': design to
       name, and 'kind': design to kind.
@@ -176,13 +177,16 @@ def _describe(
 
 def _metrics(tally: _Tally) -> dict[str, float]:
   total = int(tally.counts.sum())
-  metrics = {
-    f'{tally.design}/{kind}': int(count) / total
+  metrics: dict[str, float] = {}
+  rows = _disparities(tally)
+  if len(tally.names.kinds) > 1:  # else all are of it
     for kind, count in zip(
       tally.names.kinds, tally.kinds.sum(axis=0), strict=True
-    )
-  }
-  for row in _disparities(tally):
+    ):
+      metrics[f'{tally.design}/{kind}'] = int(count) / total
+  else:
+    rows = []
+  for row in rows:
     name = f'{tally.design}/{row["kind"]}/largest_difference'
     metrics[name] = row['difference']
   if tally.names.has_groups:

@@ -14,9 +14,9 @@ from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.few_shot_sampling import shots_to_match
 from clip_jax.evaluation.intervals import mean_interval
 from clip_jax.evaluation.logistic_regression import LinearClassifier
-from clip_jax.evaluation.metrics import METRICS
 from clip_jax.evaluation.probing import (
   Examples,
+  JointExamples,
   fit_tuned,
   join,
   read_examples,
@@ -25,6 +25,7 @@ from clip_jax.evaluation.probing import (
   text_weights,
 )
 from clip_jax.evaluation.shots import Shots, shot_probes
+from clip_jax.evaluation.zero_shot import own_metric
 
 _TASK = 'few_shot'
 Row = dict[str, Any]
@@ -101,7 +102,7 @@ def evaluate(
 def _score(
   scores: Float[np.ndarray, 'N C'], test: Examples, dataset: Dataset
 ) -> float:
-  return METRICS[dataset.metric](scores, test.answers)
+  return own_metric(dataset, scores, test.answers)
 
 
 def _point(shots: Shots, test: Examples, dataset: Dataset, start: str) -> Row:
@@ -182,7 +183,7 @@ def _summary(
 def _records(
   found: list[Shots],
   text: LinearClassifier,
-  test: Examples,
+  test: JointExamples,
   names: tuple[str, ...],
 ) -> list[Row]:
   zero_shot = text.predict(test.embeddings) == test.answers

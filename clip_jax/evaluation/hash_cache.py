@@ -1,7 +1,7 @@
 """The perceptual hashes of a source's pictures, kept beside its features.
 
-They depend on the pictures alone (`data_identity` says which are told apart),
-so that all models share them. A file is there whole or not at all; one that is
+They depend on the data alone (`data_identity` says which are told apart), so
+that all models share them. A file is there whole or not at all; one that is
 damaged is made again.
 """
 

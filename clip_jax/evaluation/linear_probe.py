@@ -16,7 +16,6 @@ from clip_jax.evaluation.probing import (
   Examples,
   TunedProbe,
   fit_tuned,
-  join,
   read_examples,
   read_training,
   text_weights,
@@ -70,15 +69,17 @@ def evaluate(
   tuned = fit_tuned(train, validation, options, initial)
   scores = tuned.probe.scores(test.vectors)
   best = best_classes(scores, _SHOWN)
-  fitted = join([train, validation])
+  fitted = [part for part in (train, validation) if part is not None]
   return Evaluation(
     metrics={
       **_measure(scores, best, test, dataset),
       'examples': float(len(test)),
-      'train_examples': float(len(fitted)),
+      'train_examples': float(sum(map(len, fitted))),
     },
     records=_describe(scores, best, test, dataset.first_names),
-    corrupt={**fitted.corrupt, **test.corrupt},
+    corrupt={
+      key: why for part in (*fitted, test) for key, why in part.corrupt.items()
+    },
     tables={**_tables(tuned, options), 'warnings': warnings},
   )
 

@@ -1,5 +1,5 @@
 """The paper's linear probe (section 3.2, appendix A.3): logistic regression by
-L-BFGS on an encoder's features as they are, before they are normalised.
+L-BFGS on an encoder's features; `probing` says which.
 
 Two solvers find the one optimum: scikit-learn's on the host, in float64, and
 `device_solver` in float32 on all devices, each with its share of the rows. A

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.labels import check_in_range
-from clip_jax.evaluation.ranking import accuracies
+from clip_jax.evaluation.ranking import accuracies, best_classes
 
 _TENTHS = np.arange(11)  # recalls 0, 0.1 … 1 of the VOC2007 rule
 Metric = Callable[[Float[np.ndarray, 'N C'], Any], float]
@@ -134,11 +134,7 @@ METRICS: dict[str, Metric] = {  # as the rows of data sets name them
 
 def _top_accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   _check(scores, labels)
-  k = min(5, scores.shape[1])
-  # Of equal scores a plain partition takes any: one that is level with the
-  # fifth would be in or out by chance.
-  best = np.argsort(-scores, axis=1, kind='stable')[:, :k]
-  return accuracies(best, labels)
+  return accuracies(best_classes(scores, 5), labels)
 
 
 def _average_precision(

@@ -38,7 +38,6 @@ class Examples:
 
   Attributes:
     vectors: float32, what a probe sees.
-    embeddings: float32, of unit length: what texts are compared with.
     answers: the class of each, or bool [N, C] of multi-label data.
     classes: C.
     ids: of the records.
@@ -47,7 +46,6 @@ class Examples:
   """
 
   vectors: Float[np.ndarray, 'N D']
-  embeddings: Float[np.ndarray, 'N E']
   answers: Answers
   classes: int
   ids: list[str]
@@ -72,14 +70,25 @@ class Examples:
   def of(self, rows: Int[np.ndarray, ' K'] | Bool[np.ndarray, ' N']):
     """Some of them: indices, or a mask."""
     picked = np.arange(len(self))[rows]
-    return dataclasses.replace(
-      self,
-      vectors=self.vectors[picked],
-      embeddings=self.embeddings[picked],
-      answers=self.answers[picked],
-      ids=[self.ids[i] for i in picked],
-      difficult=None if self.difficult is None else self.difficult[picked],
-    )
+    values = {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
+    arrays = {
+      name: value[picked]  # all have a row for each picture
+      for name, value in values.items()
+      if isinstance(value, np.ndarray)
+    }
+    ids = [self.ids[i] for i in picked]
+    return dataclasses.replace(self, ids=ids, **arrays)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointExamples(Examples):
+  """Those on which probes stand beside zero-shot.
+
+  Attributes:
+    embeddings: float32, of unit length: what texts are compared with.
+  """
+
+  embeddings: Float[np.ndarray, 'N E']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +108,7 @@ class TunedProbe:
 
 def read_examples(
   encoder: Encoder, split: Split, dataset: Dataset, options: Options, task: str
-) -> Examples:
+) -> JointExamples:
   """The features of a split with the classes of a data set.
 
   Args:
@@ -118,15 +127,24 @@ def read_examples(
       f'{dataset.name!r}, which {task} needs.'
     )
   joint = options.joint_space or options.start_from_text
-  return Examples(
+  return JointExamples(
     features.vectors if joint or features.pooled is None else features.pooled,
-    features.vectors,
     answers,
     classes,
     features.ids,
     difficult,
     features.corrupt,
+    embeddings=features.vectors,
   )
+
+
+def _read_to_fit(
+  encoder: Encoder, split: Split, dataset: Dataset, options: Options, task: str
+) -> Examples:
+  """Without the embeddings, which of a large split are gigabytes."""
+  found = read_examples(encoder, split, dataset, options, task)
+  names = [field.name for field in dataclasses.fields(Examples)]
+  return Examples(**{name: getattr(found, name) for name in names})
 
 
 def read_training(
@@ -140,10 +158,10 @@ def read_training(
   """
   dataset.require_classes(task)
   split = dataset.require_train(task)
-  train = read_examples(encoder, split, dataset, options, task)
+  train = _read_to_fit(encoder, split, dataset, options, task)
   validation = None
   if dataset.validation is not None:
-    validation = read_examples(
+    validation = _read_to_fit(
       encoder, dataset.validation, dataset, options, task
     )
   if not train.multilabel:
@@ -177,7 +195,6 @@ def join(parts: Sequence[Examples | None]) -> Examples:
     return there[0]
   return Examples(
     np.concatenate([part.vectors for part in there]),
-    np.concatenate([part.embeddings for part in there]),
     np.concatenate([part.answers for part in there]),
     there[0].classes,
     [key for part in there for key in part.ids],

@@ -14,7 +14,7 @@ from clip_jax.evaluation.encoder import Encoder, Options
 from clip_jax.evaluation.logistic_regression import LinearClassifier
 from clip_jax.evaluation.metrics import accuracy
 from clip_jax.evaluation.probing import (
-  Examples,
+  JointExamples,
   read_examples,
   refuse_multilabel,
 )
@@ -46,8 +46,8 @@ class SharedTests:
   """
 
   shared: SharedClasses
-  reference: Examples
-  shift: Examples
+  reference: JointExamples
+  shift: JointExamples
 
   def measure(
     self, name: str, kind: str, classifiers: Sequence[LinearClassifier]
@@ -94,8 +94,8 @@ def read_tests(
 
 
 def _regroup(
-  test: Examples, groups: Int[np.ndarray, ' C'], dataset: Dataset
-) -> Examples:
+  test: JointExamples, groups: Int[np.ndarray, ' C'], dataset: Dataset
+) -> JointExamples:
   """Those of the shared classes."""
   labels = groups[test.answers]
   if (labels == UNMAPPED).all():

@@ -298,7 +298,7 @@ def test_difficult_objects_are_neither_learned_nor_tested():
 
 def test_only_what_is_joined_is_copied():
   rows = ROWS.astype(np.float32)
-  part = probing.Examples(rows, rows, LABELS, 3, ['x'] * 90)
+  part = probing.Examples(rows, LABELS, 3, ['x'] * 90)
   assert probing.join([part, None]) is part
 
 

@@ -90,7 +90,9 @@ def warnings_of(collected: Mapping[str, Any]) -> list[str]:
   return list(dict.fromkeys(lines))
 
 
-def own_metric(metrics: Mapping[str, float], metric: str | None) -> str | None:
+def headline_metric(
+  metrics: Mapping[str, float], metric: str | None
+) -> str | None:
   """The name of the number that a classification is judged by.
 
   Args:
@@ -122,7 +124,7 @@ def published_numbers(
   if task == 'retrieval':
     asked = _PUBLISHED_RETRIEVAL
   elif task in _PUBLISHED_TASKS:
-    name = own_metric(metrics, metric)
+    name = headline_metric(metrics, metric)
     asked = {name: task} if name else {}
   else:
     return {}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from clip_jax.evaluation.suite.collected import own_metric
+from clip_jax.evaluation.suite.collected import headline_metric
 from clip_jax.evaluation.suite.spreadsheet import interval_of
 
 Collected = Mapping[str, Any]
@@ -32,7 +32,7 @@ def own_value(collected: Collected, result: Row) -> float | None:
 def own_name(collected: Collected, result: Row) -> str | None:
   """The name of that number."""
   facts = collected['datasets'].get(result['dataset'], {})
-  return own_metric(result['metrics'], facts.get('metric'))
+  return headline_metric(result['metrics'], facts.get('metric'))
 
 
 def prompt_gains(collected: Collected) -> list[Row]:

@@ -91,6 +91,9 @@ def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
       conditions = suite.conditions(pair, opened.dataset)
       place = len(results)
       kept = stored.read(suite.folder, pair, conditions)
+      limit = suite.options.max_corrupt_records
+      if kept is not None and len(kept.corrupt) > limit:
+        kept = None  # it is to fail now
       # They would wait forever for one that has nothing to compute.
       if not all_agree(kept is not None):
         kept = None
