@@ -72,6 +72,21 @@ def test_half_a_file_is_no_result(tmp_path):
   assert dict(fake.calls) == {'fairface bias': 1}
 
 
+def test_a_result_with_more_corrupt_pictures_than_now_allowed_is_not_kept(
+  tmp_path,
+):
+  _run(FakeSuite(tmp_path))
+  pair = Pair('food101', 'few_shot')
+  path = stored.path_of(tmp_path, pair)
+  result = json.loads(path.read_text())
+  path.write_text(json.dumps({**result, 'corrupt': {'a': 'x', 'b': 'x'}}))
+  for limit, calls in ((2, {}), (1, {str(pair): 1})):
+    fake = FakeSuite(tmp_path)
+    fake.options = dataclasses.replace(fake.options, max_corrupt_records=limit)
+    _run(fake)
+    assert dict(fake.calls) == calls
+
+
 def test_what_another_process_cannot_read_is_computed_again(
   tmp_path, monkeypatch
 ):
