@@ -6,14 +6,15 @@ import subprocess
 import sys
 
 
-def run_together(count: int, devices: int, *words: str) -> list[str]:
-  """Runs `python WORDS` `count` times at once; all of them succeed.
+def start_together(
+  count: int, devices: int, *words: str, stderr: int = subprocess.PIPE
+) -> list[subprocess.Popen[str]]:
+  """Starts `python WORDS` `count` times, as one program of JAX.
 
   Args:
     count: of processes.
     devices: of all processes together.
-  Returns:
-    What each printed.
+    stderr: of each, as `subprocess` has it.
   """
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -33,10 +34,20 @@ def run_together(count: int, devices: int, *words: str) -> list[str]:
         [sys.executable, *words],
         env=environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
       )
     )
+  return processes
+
+
+def run_together(count: int, devices: int, *words: str) -> list[str]:
+  """The same to their end; all of them succeed.
+
+  Returns:
+    What each printed.
+  """
+  processes = start_together(count, devices, *words)
   try:
     ended = [process.communicate(timeout=300) for process in processes]
   finally:

@@ -178,17 +178,14 @@ def _describe(
 def _metrics(tally: _Tally) -> dict[str, float]:
   total = int(tally.counts.sum())
   metrics: dict[str, float] = {}
-  rows = _disparities(tally)
   if len(tally.names.kinds) > 1:  # else all are of it
     for kind, count in zip(
       tally.names.kinds, tally.kinds.sum(axis=0), strict=True
     ):
       metrics[f'{tally.design}/{kind}'] = int(count) / total
-  else:
-    rows = []
-  for row in rows:
-    name = f'{tally.design}/{row["kind"]}/largest_difference'
-    metrics[name] = row['difference']
+    for row in _disparities(tally):
+      name = f'{tally.design}/{row["kind"]}/largest_difference'
+      metrics[name] = row['difference']
   if tally.names.has_groups:
     metrics[f'{tally.design}/accuracy'] = sum(_hits(tally)) / total
   return metrics

@@ -91,7 +91,7 @@ def evaluate(
       'prompts': table,
       'warnings': [
         row
-        for chosen in (templates, (PHOTO,), PLAIN)
+        for chosen in dict.fromkeys((templates, (PHOTO,), PLAIN))
         for row in cut_warnings(encoder, dataset, options, chosen)
       ],
     },

@@ -1,13 +1,10 @@
 """One run as several real processes: they train as one, and end as one."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,6 +12,7 @@ import pytest
 
 from clip_jax.checkpoints import steps_of
 from clip_jax.training.metrics import read_metrics
+from tests.processes import start_together
 from tests.tiny import write_pairs
 from tests.training.logged import logged, losses
 
@@ -30,36 +28,15 @@ def start(tmp_path_factory):
   started = []
 
   def start(workdir, count, *extra, devices=2):
-    with socket.socket() as free:
-      free.bind(('127.0.0.1', 0))
-      address = f'127.0.0.1:{free.getsockname()[1]}'
-    for index in range(count):
-      flags = (
-        f'{os.environ["XLA_FLAGS"]} '
-        f'--xla_force_host_platform_device_count={devices // count}'
-      )
-      environment = os.environ | {
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': flags,
-        'JAX_COORDINATOR_ADDRESS': address,
-        'JAX_NUM_PROCESSES': str(count),
-        'JAX_PROCESS_ID': str(index),
-      }
-      command = [
-        sys.executable, '-m', 'clip_jax', 'train', '--config=tests/tiny.py',
-        f'--workdir={workdir}', f'--config.data.train={data}',
-        f'--config.total_steps={STEPS}', '--config.log_every_steps=1',
-        f'--config.evaluation.data={data}', *extra,
-      ]  # fmt: skip
-      started.append(
-        subprocess.Popen(
-          command,
-          env=environment,
-          stdout=subprocess.PIPE,
-          stderr=subprocess.STDOUT,
-          text=True,
-        )
-      )
+    words = [
+      '-m', 'clip_jax', 'train', '--config=tests/tiny.py',
+      f'--workdir={workdir}', f'--config.data.train={data}',
+      f'--config.total_steps={STEPS}', '--config.log_every_steps=1',
+      f'--config.evaluation.data={data}', *extra,
+    ]  # fmt: skip
+    started.extend(
+      start_together(count, devices, *words, stderr=subprocess.STDOUT)
+    )
     return started[-count:]
 
   yield start
