@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from clip_jax import accelerators
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, UsageError, one_line
 
 VERBS = {
   'train': 'train a model; run again with the same workdir, resume',
@@ -74,7 +74,7 @@ def _run(verb: str, argv: list[str]) -> int:
     words = parse(values, [f'clip-jax {verb}', *map(_underscored, argv)])[1:]
   except flags.Error as error:
     raise UsageError(
-      f'{_one_line(error)} (see clip-jax {verb} --help)'
+      f'{one_line(str(error))} (see clip-jax {verb} --help)'
     ) from error
   command.run(values, words)
   return 0
@@ -100,22 +100,18 @@ def _underscored(word: str) -> str:
 def _explain(error: Exception) -> tuple[str, int]:
   """One line about an error, and the exit code."""
   if isinstance(error, UsageError):
-    return _one_line(error), 2
+    return one_line(str(error)), 2
   if isinstance(error, FailureError):
-    return _one_line(error), 1
+    return one_line(str(error)), 1
   if isinstance(error, OSError):
     if error.errno == errno.ENOSPC:
-      return f'the disk is full: {error.filename or _one_line(error)}.', 1
+      return f'the disk is full: {error.filename or one_line(str(error))}.', 1
     where = f'{error.filename}: ' if error.filename else ''
-    return f'{where}{(error.strerror or _one_line(error)).lower()}.', 1
+    return f'{where}{(error.strerror or one_line(str(error))).lower()}.', 1
   return (
-    f'{type(error).__name__}: {_one_line(error)} '
+    f'{type(error).__name__}: {one_line(str(error))} '
     '(--debug shows where; this is worth reporting)'
   ), 1
-
-
-def _one_line(error: BaseException) -> str:
-  return ' '.join(str(error).split())
 
 
 def _overview() -> str:

@@ -5,13 +5,43 @@ A message is one line: what was wrong, where, and what would be right.
 
 from collections.abc import Collection
 
+_MAX_MESSAGE = 600  # characters; names and values in it may come from a file
+
 
 class UsageError(ValueError):
   """The call was wrong (exit code 2): a flag, a key, a path, a SPEC."""
 
+  def __str__(self) -> str:
+    return one_line(super().__str__())
+
 
 class FailureError(RuntimeError):
   """The call was right and the work failed (exit code 1)."""
+
+  def __str__(self) -> str:
+    return one_line(super().__str__())
+
+
+class MissingFileError(FailureError, FileNotFoundError):
+  """A file that was named and is not there (exit code 1)."""
+
+
+def one_line(text: str) -> str:
+  """Returns a text as one line that a terminal can show.
+
+  Control characters, which could move its cursor or change its colours, and
+  surrogates, which stand for bytes of file names that are not UTF-8, are
+  escaped; the middle of a long text is left out.
+  """
+  line = ' '.join(text.split())
+  line = ''.join(x if x.isprintable() else _escaped(x) for x in line)
+  if len(line) > _MAX_MESSAGE:
+    line = f'{line[: _MAX_MESSAGE * 2 // 3]} … {line[-_MAX_MESSAGE // 3 :]}'
+  return line
+
+
+def _escaped(character: str) -> str:
+  return character.encode('unicode_escape', 'backslashreplace').decode('ascii')
 
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:

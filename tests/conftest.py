@@ -13,8 +13,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
 ).strip()
 # What one test of a session compiles, its other tests, workers and processes
 # read: the workers get the folder from the process that started them, which
-# deletes it at its end.
-if 'PYTEST_XDIST_WORKER' not in os.environ:
+# deletes it at its end. Set the variable to keep it from session to session.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   SESSION = tempfile.TemporaryDirectory(prefix='clip_jax_compiled_')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = SESSION.name
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'

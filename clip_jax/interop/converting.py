@@ -10,6 +10,7 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.errors import UsageError
+from clip_jax.files import to_bytes
 from clip_jax.interop import (
   hugging_face,
   layouts,
@@ -20,7 +21,6 @@ from clip_jax.interop import (
 from clip_jax.interop.foreign import OPEN_CLIP_CONFIG
 from clip_jax.interop.replacing import replacing_folder
 from clip_jax.interop.safetensors_file import write_safetensors
-from clip_jax.json_files import to_bytes
 from clip_jax.models.description import Description
 from clip_jax.tokenizers import exporting
 

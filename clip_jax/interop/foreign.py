@@ -16,6 +16,7 @@ import numpy as np
 from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
+from clip_jax.files import read_object
 from clip_jax.interop import (
   big_vision,
   hugging_face,
@@ -27,7 +28,6 @@ from clip_jax.interop import (
 )
 from clip_jax.interop.layouts import Table
 from clip_jax.interop.tensors import Tensors, open_tensors
-from clip_jax.json_files import read_object
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD, Preprocessing
 from clip_jax.errors import UsageError
-from clip_jax.json_files import read_object
+from clip_jax.files import read_object
 
 _HALF = (0.5, 0.5, 0.5)
 # Pillow's codes of the interpolations.

@@ -20,7 +20,7 @@ import os
 from pathlib import Path
 
 from clip_jax.errors import UsageError
-from clip_jax.json_files import read_object
+from clip_jax.files import read_object
 from clip_jax.tokenizers.base import DEFAULT_CONTEXT_LENGTH, Tokenizer
 from clip_jax.tokenizers.clip import CLIPTokenizer
 from clip_jax.tokenizers.hugging_face import HuggingFaceTokenizer

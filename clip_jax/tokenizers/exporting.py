@@ -7,7 +7,7 @@ person who converts a model.
 import json
 from typing import Any, NamedTuple
 
-from clip_jax.json_files import to_bytes
+from clip_jax.files import to_bytes
 from clip_jax.tokenizers.base import Tokenizer
 from clip_jax.tokenizers.clip import (
   CLIPTokenizer,

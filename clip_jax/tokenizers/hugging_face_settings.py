@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
-from clip_jax.json_files import read_object
+from clip_jax.files import read_object
 
 # Files that have no limit give 10**30 or so.
 _LONGEST_ROW = 1_000_000

@@ -1,0 +1,200 @@
+"""The one door through which a file from outside is opened.
+
+A path that a person typed has its `~` expanded. What is behind it must be a
+regular file, within a size and, where it is JSON, within a depth; every error
+names the file.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from clip_jax.errors import FailureError, MissingFileError, UsageError
+
+# Files of settings, vocabularies and lists; the largest published
+# tokenizer.json has 34 MB.
+MAX_TEXT_BYTES = 256 * 2**20
+# Deeper JSON than any tool writes would exhaust the stack of what reads it.
+MAX_DEPTH = 64
+
+
+def typed_path(path: str | os.PathLike) -> Path:
+  """Returns the path that a person typed, with its `~` expanded.
+
+  Raises:
+    UsageError: it is empty or holds a NUL, which no path can.
+  """
+  text = os.fspath(path)
+  if not text:
+    raise UsageError('a path is empty: name a file or a folder.')
+  if '\0' in text:
+    raise UsageError(f'{text!r} holds a NUL character, which no path can.')
+  return Path(os.path.expanduser(text))
+
+
+def open_regular(
+  path: str | os.PathLike, max_bytes: int | None = None
+) -> BinaryIO:
+  """Opens a regular file for reading; a pipe or a device is never waited for.
+
+  Args:
+    max_bytes: the largest size that is read; None is any.
+  Raises:
+    MissingFileError: there is no such file.
+    FailureError: it is a folder, a pipe or a device, too large, or may not be
+      read.
+  """
+  try:
+    # Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+  except (FileNotFoundError, NotADirectoryError) as error:
+    raise MissingFileError(f'{os.fspath(path)}: no such file.') from error
+  except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    reason = getattr(error, 'strerror', None) or str(error)
+    raise FailureError(f'{os.fspath(path)}: {reason.lower()}.') from error
+  status = os.fstat(number)
+  wrong = ''
+  if not stat.S_ISREG(status.st_mode):
+    kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'a pipe or a device'
+    wrong = f'{kind}, not a file'
+  elif max_bytes is not None and status.st_size > max_bytes:
+    wrong = f'{status.st_size:,} bytes, over the limit of {max_bytes:,}'
+  if wrong:
+    os.close(number)
+    raise FailureError(f'{os.fspath(path)}: {wrong}.')
+  return os.fdopen(number, 'rb')
+
+
+def read_bytes(
+  path: str | os.PathLike, max_bytes: int | None = MAX_TEXT_BYTES
+) -> bytes:
+  """Reads the whole of a regular file.
+
+  Raises:
+    MissingFileError, FailureError: see `open_regular`.
+  """
+  with open_regular(path, max_bytes) as file:
+    try:
+      return file.read()
+    except OSError as error:
+      reason = (error.strerror or str(error)).lower()
+      raise FailureError(f'{os.fspath(path)}: {reason}.') from error
+
+
+def read_text(
+  path: str | os.PathLike, max_bytes: int | None = MAX_TEXT_BYTES
+) -> str:
+  """Reads a UTF-8 file, without the mark that some editors put first.
+
+  Raises:
+    MissingFileError, FailureError: see `open_regular`.
+    FailureError: it is not UTF-8; the message names the line.
+  """
+  data = read_bytes(path, max_bytes)
+  try:
+    return data.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    line = data.count(b'\n', 0, error.start) + 1
+    raise FailureError(
+      f'{os.fspath(path)}, line {line}: not UTF-8 '
+      f'(byte 0x{data[error.start]:02x}); save the file as UTF-8.'
+    ) from error
+
+
+def read_json(
+  path: str | os.PathLike, max_bytes: int | None = MAX_TEXT_BYTES
+) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    MissingFileError, FailureError: see `read_text` and `parse_json`.
+  """
+  return parse_json(read_text(path, max_bytes), os.fspath(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+  """Parses a JSON document that lies in a file, or in a part of one.
+
+  Args:
+    where: names it in the error.
+  Raises:
+    FailureError: it is not JSON, or is nested deeper than MAX_DEPTH.
+  """
+  try:
+    content = json.loads(text)
+    depth = _depth(content)
+  except (ValueError, RecursionError) as error:
+    reason = 'too deeply nested' if isinstance(error, RecursionError) else error
+    raise FailureError(f'{where} is not JSON: {reason}.') from error
+  if depth > MAX_DEPTH:
+    raise FailureError(
+      f'{where}: JSON nested {depth:,} deep, over the limit of {MAX_DEPTH}.'
+    )
+  return content
+
+
+def _depth(content: Any) -> int:
+  """How many lists and objects lie in one another at the most."""
+  depth, level = 0, [content]
+  while level := [x for x in level if isinstance(x, list | dict)]:
+    depth += 1
+    level = [
+      item for x in level for item in (x.values() if isinstance(x, dict) else x)
+    ]
+  return depth
+
+
+def read_object(path: Path) -> dict[str, Any]:
+  """Reads the JSON object of a file; it is empty where there is no such file.
+
+  Raises:
+    FailureError: the file cannot be read, or holds something else.
+  """
+  try:
+    content = read_json(path)
+  except MissingFileError:
+    return {}
+  if not isinstance(content, dict):
+    raise FailureError(f'{path} holds no JSON object.')
+  return content
+
+
+def check_fields(
+  where: str | os.PathLike,
+  content: Any,
+  required: Mapping[str, type | tuple[type, ...]],
+  optional: Mapping[str, type | tuple[type, ...]] | None = None,
+) -> dict[str, Any]:
+  """Returns a JSON object whose fields are of the types that its reader needs.
+
+  A bool is no int. Fields that are not listed are left alone.
+
+  Raises:
+    FailureError: it is no object, a required field is missing, or a field is
+      of another type; the message names it.
+  """
+  if not isinstance(content, dict):
+    raise FailureError(f'{where}: holds no JSON object.')
+  for name, kind in {**required, **(optional or {})}.items():
+    if name not in content:
+      if name in required:
+        raise FailureError(f'{where}: the field {name!r} is missing.')
+      continue
+    value = content[name]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    is_bool = isinstance(value, bool) and bool not in kinds
+    if is_bool or not isinstance(value, kinds):
+      wanted = ' or '.join(x.__name__ for x in kinds)
+      raise FailureError(
+        f'{where}: the field {name!r} is {value!r}, and should be of type '
+        f'{wanted}.'
+      )
+  return content
+
+
+def to_bytes(content: dict[str, Any]) -> bytes:
+  """Returns a JSON object as the content of a file that a person may read."""
+  return json.dumps(content, ensure_ascii=False, indent=2).encode() + b'\n'

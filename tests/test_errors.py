@@ -1,0 +1,16 @@
+"""Messages are lines that a terminal can show."""
+
+from clip_jax.errors import FailureError, UsageError, one_line
+
+
+def test_control_characters_and_broken_names_are_escaped():
+  text = 'a\x1b[31m\nb\0\udcff ü 中'
+  assert one_line(text) == r'a\x1b[31m b\x00\udcff ü 中'
+  for kind in (UsageError, FailureError):
+    assert str(kind(text)) == one_line(text)
+
+
+def test_a_long_message_keeps_its_beginning_and_its_end():
+  line = one_line(f'begin {"x" * 100_000} end')
+  assert len(line) < 700
+  assert line.startswith('begin x') and line.endswith('x end')

@@ -1,0 +1,116 @@
+"""The door through which files from outside are opened."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from clip_jax import files
+from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.files import read_object, to_bytes
+
+
+def test_a_typed_path_has_its_tilde_expanded(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/somebody')
+  assert files.typed_path('~/x') == Path('/home/somebody/x')
+  assert files.typed_path('x~') == Path('x~')
+
+
+@pytest.mark.parametrize('path', ['', 'a\0b'])
+def test_what_can_be_no_path_is_refused(path):
+  with pytest.raises(UsageError, match='path'):
+    files.typed_path(path)
+
+
+def test_a_missing_file_is_both_kinds_of_error(tmp_path):
+  with pytest.raises(MissingFileError, match=r'none\.txt: no such file'):
+    files.read_text(tmp_path / 'none.txt')
+  assert issubclass(MissingFileError, FileNotFoundError)
+  assert issubclass(MissingFileError, FailureError)
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  for path in (tmp_path / 'pipe', '/dev/zero'):
+    with pytest.raises(FailureError, match='a pipe or a device, not a file'):
+      files.read_bytes(path)
+  with pytest.raises(FailureError, match='a folder, not a file'):
+    files.read_bytes(tmp_path)
+  with pytest.raises(FailureError, match='null'):
+    files.read_bytes('a\0b')
+
+
+def test_a_file_over_the_limit_is_refused(tmp_path):
+  path = tmp_path / 'a'
+  path.write_bytes(b'12345')
+  assert files.read_bytes(path, 5) == b'12345'
+  with pytest.raises(FailureError, match='5 bytes, over the limit of 4'):
+    files.read_bytes(path, 4)
+
+
+def test_text_that_is_not_utf8_names_its_line(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_bytes(b'\xef\xbb\xbfone\ntwo\n')
+  assert files.read_text(path) == 'one\ntwo\n'
+  path.write_bytes(b'one\ntw\xff\n')
+  with pytest.raises(FailureError, match=r'a\.txt, line 2: not UTF-8'):
+    files.read_text(path)
+
+
+def test_json_as_deep_as_the_limit_is_read(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text('[' * files.MAX_DEPTH + ']' * files.MAX_DEPTH)
+  assert isinstance(files.read_json(path), list)
+  for deep in (files.MAX_DEPTH + 1, 100_000):
+    path.write_text('{"a":' * deep + '1' + '}' * deep)
+    with pytest.raises(FailureError, match=r'a\.json.* nested'):
+      files.read_json(path)
+
+
+def test_an_object_comes_back(tmp_path):
+  path = tmp_path / 'a.json'
+  content = {'name': 'Größe', 'sizes': [1, 2]}
+  path.write_bytes(to_bytes(content))
+  assert read_object(path) == content
+  assert 'Größe' in path.read_text('utf-8')
+
+
+def test_a_missing_file_is_empty(tmp_path):
+  assert read_object(tmp_path / 'none.json') == {}
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (b'{"a": ', r'a\.json is not JSON'),
+    (b'\xff\xfe', r'a\.json, line 1: not UTF-8'),
+    (b'[' * 100_000, r'a\.json is not JSON'),
+    (b'[1]', r'a\.json holds no JSON object'),
+  ],
+)
+def test_what_is_no_object_is_refused_in_one_line(tmp_path, content, message):
+  path = tmp_path / 'a.json'
+  path.write_bytes(content)
+  with pytest.raises(FailureError, match=message) as caught:
+    read_object(path)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    ([], 'holds no JSON object'),
+    ({'name': 'x'}, "the field 'size' is missing"),
+    ({'size': '3'}, "the field 'size' is '3', and should be of type int"),
+    ({'size': True}, "the field 'size' is True"),
+    ({'size': 3, 'name': 4}, "the field 'name' is 4"),
+  ],
+)
+def test_fields_are_checked_against_a_schema(content, message):
+  with pytest.raises(FailureError, match=message):
+    files.check_fields('a.json', content, {'size': int}, {'name': str})
+
+
+def test_other_fields_are_left_alone():
+  content = {'size': 3, 'more': None}
+  assert files.check_fields('a.json', content, {'size': int}) == content
