@@ -15,7 +15,9 @@ from clip_jax.benchmarks import peer
 from clip_jax.benchmarks.timing import median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
+from clip_jax.models.flops import training_flops
 from clip_jax.parallel.mesh import make_mesh
+from clip_jax.training.utilization import PEAK_FLOPS
 from tests.tiny import TINY, write_pairs
 
 # The package's own `encode` and `train` are the functions.
@@ -129,6 +131,7 @@ def test_train_in_turns_with_open_clip(capsys, tiny_preset, pairs, monkeypatch):
     yield lambda *turn: turns.append(turn) or next(seconds)
 
   monkeypatch.setattr(train_benchmark, 'open_clip', open_clip)
+  monkeypatch.setitem(PEAK_FLOPS, jax.devices()[0].device_kind, 1e12)
   figures = bench(
     capsys, 'train', f'--preset={tiny_preset}', f'--data={pairs}',
     '--batch=16', '--steps=3', '--against=open_clip', '--against_python=there',
@@ -143,6 +146,10 @@ def test_train_in_turns_with_open_clip(capsys, tiny_preset, pairs, monkeypatch):
   assert figures['ratio'] == pytest.approx(ours / (16 / 2e3))
   assert figures['ratio_at_best'] == pytest.approx(best / (16 / 1e3))
   assert 0 < ours <= best and figures['examples_per_second'] > 0
+  for name in ('', 'step_', 'open_clip_'):
+    flops = figures[f'{name}mfu'] * 1e12 * figures['devices']
+    pair = training_flops(presets.resolve(tiny_preset))
+    assert flops / figures[f'{name}examples_per_second'] == pytest.approx(pair)
 
 
 def test_train_reads_the_emoji_where_no_data_is_named(monkeypatch, capsys):

@@ -22,13 +22,16 @@ def main(name: str, dtype: str, threads: int) -> None:
     return
   logging.disable(logging.WARNING)  # random weights are meant
   torch.set_num_threads(threads)
+  # As open_clip's own training does; JAX rounds so on GPUs by default.
+  torch.backends.cuda.matmul.allow_tf32 = True
+  torch.backends.cudnn.allow_tf32 = True
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
   if name not in open_clip.list_models():
     name = name.removesuffix('-quickgelu')
   if name not in open_clip.list_models():
     _say({'error': f'open_clip knows no model {name}.'})
     return
-  model = open_clip.create_model(name, pretrained=None)
-  model = model.to(getattr(torch, dtype))
+  model = open_clip.create_model(name, pretrained=None, device=device)
   _say({'ready': name})
   calls: dict[tuple[str, int], Call] = {}
   for line in sys.stdin:
@@ -42,13 +45,18 @@ def main(name: str, dtype: str, threads: int) -> None:
     for _ in range(3 if first else 1):
       start = time.perf_counter()
       calls[what, batch]()
+      if device == 'cuda':
+        torch.cuda.synchronize()
       seconds = time.perf_counter() - start
     _say({'seconds': seconds})
 
 
 def _encoder(torch: Any, model: Any, tower: str, batch: int, dtype: str):
-  model.eval()
-  rows = (_texts if tower == 'text' else _images)(torch, model, batch, dtype)
+  model.to(getattr(torch, dtype)).eval()
+  if tower == 'text':
+    rows = _texts(torch, model, batch)
+  else:
+    rows = _images(torch, model, batch, dtype)
   encode = getattr(model, f'encode_{tower}')
 
   def call() -> None:
@@ -59,10 +67,16 @@ def _encoder(torch: Any, model: Any, tower: str, batch: int, dtype: str):
 
 
 def _train_step(torch: Any, model: Any, loss: Call, batch: int, dtype: str):
-  """open_clip's own step without its data: loss, gradients, AdamW, clamp."""
+  """open_clip's own step without its data: loss, gradients, AdamW, clamp.
+
+  In bfloat16 the weights stay float32 (its `--precision amp_bf16`), as ours do.
+  """
   model.train()
-  images = _images(torch, model, batch, dtype)
-  texts = _texts(torch, model, batch, dtype)
+  images = _images(torch, model, batch, 'float32')
+  texts = _texts(torch, model, batch)
+  half = torch.autocast(
+    images.device.type, torch.bfloat16, enabled=dtype == 'bfloat16'
+  )
   parameters = list(model.parameters())
   optimizer = torch.optim.AdamW(
     [
@@ -77,8 +91,10 @@ def _train_step(torch: Any, model: Any, loss: Call, batch: int, dtype: str):
 
   def step() -> None:
     optimizer.zero_grad(set_to_none=True)
-    outputs = model(images, texts)
-    loss(*outputs[:3]).backward()
+    with half:
+      outputs = model(images, texts)
+      value = loss(*outputs[:3])
+    value.backward()
     optimizer.step()
     with torch.no_grad():
       model.logit_scale.clamp_(0, 4.6052)  # ln(100)
@@ -86,15 +102,18 @@ def _train_step(torch: Any, model: Any, loss: Call, batch: int, dtype: str):
   return step
 
 
-def _texts(torch: Any, model: Any, batch: int, dtype: str) -> Any:
-  del dtype  # ids are integers
-  return torch.randint(1, model.vocab_size, (batch, model.context_length))
+def _texts(torch: Any, model: Any, batch: int) -> Any:
+  size = (batch, model.context_length)
+  return torch.randint(
+    1, model.vocab_size, size, device=model.logit_scale.device
+  )
 
 
 def _images(torch: Any, model: Any, batch: int, dtype: str) -> Any:
   size = model.visual.image_size
   size = size if isinstance(size, tuple) else (size, size)
-  return torch.randn(batch, 3, *size).to(getattr(torch, dtype))
+  images = torch.randn(batch, 3, *size, device=model.logit_scale.device)
+  return images.to(getattr(torch, dtype))
 
 
 def _say(answer: Any) -> None:

@@ -1,5 +1,6 @@
 """The train step on real records, and in turns with open_clip's."""
 
+import functools
 import itertools
 import statistics
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
 from clip_jax.training.feed import Feed, Finished
 from clip_jax.training.program import assemble
 from clip_jax.training.state import sharded_init
+from clip_jax.training.utilization import model_flops_utilization
 
 
 def train(
@@ -47,6 +49,10 @@ def train(
     against: 'open_clip' then takes turns with the step alone, as many again,
       on a batch that is ready: neither side reads or decodes in them.
     python: the interpreter of open_clip (see `peer`).
+  Returns:
+    Rates in pairs a second, and the share of the devices' peak that the model's
+    own arithmetic takes (`mfu`; None where the peak is not known). For both
+    libraries it is counted by the same formula.
   Raises:
     UsageError: the preset is not known, or the batch does not split over the
       devices.
@@ -86,6 +92,13 @@ def train(
   feed.drain()
   numbers = done[-1].numbers or {}
   batches.close()
+  facts = device_facts()
+  utilization = functools.partial(
+    model_flops_utilization,
+    model,
+    device_kind=facts['device_kind'],
+    devices=facts['devices'],
+  )
   figures = {
     'preset': preset,
     'batch': batch,
@@ -96,7 +109,8 @@ def train(
     'examples_per_second': numbers['train/examples_per_second'],
     'seconds_per_step': batch / numbers['train/examples_per_second'],
     'input_wait_fraction': numbers['train/input_wait_fraction'],
-    **device_facts(),
+    'mfu': utilization(numbers['train/examples_per_second']),
+    **facts,
   }
   if against is None:
     return figures
@@ -108,6 +122,8 @@ def train(
 
   with open_clip(preset, dtype, python) as theirs:
     turns = _in_turns(one_step, theirs, batch, steps)
+  for name in ('step', 'open_clip'):
+    turns[f'{name}_mfu'] = utilization(turns[f'{name}_examples_per_second'])
   return {**figures, 'against': against, **turns}
 
 
