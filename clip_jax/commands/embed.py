@@ -32,6 +32,7 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_path
 
 if TYPE_CHECKING:
   from clip_jax.inference.bulk.job import Job, Summary
@@ -77,7 +78,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.inference.embeddings import check_path
   from clip_jax.inference.references import recognise
 
-  out = Path(name).expanduser()
+  out = typed_path(name)
   check_path(out)
   recognise(reference)  # before data are opened for nothing
 

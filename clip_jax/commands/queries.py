@@ -1,18 +1,27 @@
 """What is searched for, as it is typed: texts and pictures."""
 
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from absl import flags
 
 from clip_jax.commands import printing
-from clip_jax.errors import UsageError
+from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import open_regular, typed_path
 
 if TYPE_CHECKING:
   import numpy as np
 
   from clip_jax.inference.model import Model
+
+# What no text ends in: such a word is a path, also of a file that is not there.
+_SUFFIXES = (
+  *PLAIN_SUFFIXES, '.heic', '.heif', '.avif', '.jp2', '.j2k', '.jxl', '.svg',
+  '.ico', '.psd', '.ppm', '.pgm', '.dng', '.cr2', '.nef', '.arw',
+)  # fmt: skip
 
 
 class Query(NamedTuple):
@@ -46,21 +55,12 @@ def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
   for word in words:
     if word == '-':
       files.append('-')
-    elif _looks_like_a_picture(word):
-      if not os.path.isfile(word):
-        raise UsageError(
-          f'no picture {word}: to search for the words, use --text={word!r}.'
-        )
-      queries.append(Query(word, True))
     else:
-      queries.append(Query(word, False))
+      queries.append(_query_of(word))
   queries += [Query(text, False) for text in values.text]
-  for path in values.image:
-    if not os.path.isfile(path):
-      raise UsageError(f'--image: no picture {path}.')
-    queries.append(Query(path, True))
+  queries += [Query(_image_of(path), True) for path in values.image]
   for file in files:
-    path = '/dev/stdin' if file == '-' else file
+    path = '/dev/stdin' if file == '-' else os.fspath(typed_path(file))
     lines = printing.lines_of('queries', path)
     queries += [Query(text, False) for text in lines]
   if not queries:
@@ -72,10 +72,64 @@ def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
   return queries
 
 
-def _looks_like_a_picture(word: str) -> bool:
-  from clip_jax.data.sources.folder import IMAGE_SUFFIXES
+def _query_of(word: str) -> Query:
+  """A word that names a file is a picture, whatever the file is called.
 
-  return word.lower().endswith(IMAGE_SUFFIXES)
+  The name of a folder is a text, as `cat` is where the pictures of cats lie in
+  a folder of this name; so is what only looks a little like a path.
+
+  Raises:
+    UsageError: it names a file that is no picture, or looks like the path of a
+      picture that is not there.
+  """
+  words = f'to search for the words, use --text={word!r}.'
+  if not word.strip():
+    return Query(word, False)  # which is refused with the others
+  if re.match(r'(https?|ftp|file|gs|s3)://', word, re.IGNORECASE):
+    raise UsageError(f'{word} is a URL: save the picture and name its file.')
+  path = os.fspath(typed_path(word))
+  if os.path.lexists(path) and not os.path.isdir(path):
+    with _opened('', path, f'; {words}') as file:
+      head = file.read(HEAD_BYTES)
+    suffix = os.path.splitext(path)[1].lower()
+    if not format_of(head) and suffix not in _SUFFIXES:
+      raise UsageError(f'{path} is a file, and not of an image: {words}')
+    return Query(path, True)
+  if _looks_like_a_path(os.path.expanduser(word)):
+    what = ', but a folder' if os.path.isdir(path) else ''
+    raise UsageError(f'no picture {word}{what}: {words}')
+  return Query(word, False)
+
+
+def _image_of(path: str) -> str:
+  """The path of --image, whatever it ends in."""
+  found = os.fspath(typed_path(path))
+  if not os.path.lexists(found):
+    raise UsageError(f'--image: no picture {path}.')
+  _opened('--image: ', found, '.').close()
+  return found
+
+
+def _opened(before: str, path: str, after: str) -> BinaryIO:
+  """Opens a file that must be a picture's.
+
+  Raises:
+    UsageError: it is none; between these two parts the message says why.
+  """
+  try:
+    return open_regular(path)
+  except FailureError as error:
+    raise UsageError(f'{before}{str(error).rstrip(".")}{after}') from error
+
+
+def _looks_like_a_path(path: str) -> bool:
+  """Whether a word would be a path if there were such a file."""
+  folder, name = os.path.split(path)
+  return (
+    os.path.splitext(name)[1].lower() in _SUFFIXES
+    or path.startswith(('/', './', '../'))
+    or (bool(folder) and os.path.isdir(folder))
+  )
 
 
 def encode(model: 'Model', queries: list[Query]) -> 'np.ndarray':

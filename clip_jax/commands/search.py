@@ -10,11 +10,11 @@ examples:
   clip-jax search --model=REF --index=FILE --queries=names.txt --json
   cat names.txt | clip-jax search --model=REF --index=FILE -
 
-FILE is what `clip-jax embed` wrote, with the same model. A QUERY is a text; one
-that ends like a picture's name (.png, .jpg, …) is the picture's path. --text
-and --image say which it is, and each line of --queries, or of the standard
-input for -, is a text. Pictures are searched where the file has some, unless
---kind says otherwise.
+FILE is what `clip-jax embed` wrote, with the same model. A QUERY is a text, or,
+where there is a file of this name, a picture, whatever its suffix. --text and
+--image say which it is, and each line of --queries, or of the standard input
+for -, is a text. Pictures are searched where the file has some, unless --kind
+says otherwise.
 
 The search is exact. For millions of rows, --approximate builds an index once,
 in FILE.usearch, and uses it from then on: much faster, and a few of the nearest
@@ -31,6 +31,7 @@ from absl import flags
 from clip_jax.commands import common_flags, printing, queries
 from clip_jax.commands.queries import Query
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_path
 
 if TYPE_CHECKING:
   import numpy as np
@@ -104,7 +105,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _page_of(html: str) -> Path:
-  path = Path(html).expanduser()
+  path = typed_path(html)
   if path.is_dir():
     raise UsageError(f'--html: {path} is a folder: name a file.')
   if not path.parent.is_dir():

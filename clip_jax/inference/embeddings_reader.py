@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from clip_jax.errors import UsageError
-from clip_jax.inference.embeddings import SUFFIXES, pyarrow_parquet
+from clip_jax.files import open_regular, typed_path
+from clip_jax.inference.embeddings import pyarrow_parquet
 
 _CHUNK_BYTES = 32 * 2**20  # of vectors in memory at once
 _CHUNK_ROWS = 65_536  # of kinds
@@ -69,22 +70,26 @@ class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
 
 
 def open_embeddings(path: str | os.PathLike) -> EmbeddingsTable:
-  """Opens what `clip-jax embed` wrote.
+  """Opens what `clip-jax embed` wrote, in either format, whatever its name.
 
   Raises:
     UsageError: the file is missing, damaged, or something else.
   """
-  path = Path(path).expanduser()
-  suffix = path.suffix.lower()
-  if suffix not in SUFFIXES:
-    raise UsageError(f'{path}: the name must end in {" or ".join(SUFFIXES)}.')
+  path = typed_path(path)
+  written = 'name a file that clip-jax embed wrote'
   if not path.is_file():
-    what = 'is a folder' if path.is_dir() else 'does not exist'
-    raise UsageError(f'{path} {what}: name a file that clip-jax embed wrote.')
+    what = 'does not exist'
+    if path.exists():
+      what = 'is a folder' if path.is_dir() else 'is a pipe or a device'
+    raise UsageError(f'{path} {what}: {written}.')
   try:
-    if suffix == '.npz':
+    with open_regular(path) as file:
+      head = file.read(4)
+    if head[:2] == b'PK':
       return _NpzTable(path)
-    return _ParquetTable(path)
+    if head == b'PAR1':
+      return _ParquetTable(path)
+    raise ValueError('it is neither an .npz nor a .parquet file')
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     if isinstance(error, UsageError):
       raise

@@ -198,7 +198,7 @@ def test_wrong_calls_are_one_line(
   other = f'--model={workdir}'
   refused('does not exist', 'search', other, '--index=nosuch.npz', 'a')
   (tmp_path / 'junk.npz').write_text('junk')
-  refused('not a zip file', 'search', other, '--index=junk.npz', 'a')
+  refused('neither an .npz nor', 'search', other, '--index=junk.npz', 'a')
   write_table(tmp_path / 'empty.npz', unit_rows(0, 0))
   refused('has no rows', 'search', other, '--index=empty.npz', 'a')
   write_table(tmp_path / 'wide.npz', unit_rows(0, 2, 32))
@@ -251,3 +251,72 @@ def test_queries_of_the_standard_input(workdir, npz):
   )  # fmt: skip
   answers = json.loads(done.stdout)
   assert [answer['query'] for answer in answers] == ['cat face', 'red']
+
+
+@pytest.mark.parametrize(
+  'name, image_format',
+  [('photo', 'JPEG'), ('a.jfif', 'JPEG'), ('red square', 'PNG'),
+   ('b.dat', 'GIF'), ('c.heic', 'HEIF'), ('d.txt', 'TIFF')],
+)  # fmt: skip
+def test_what_names_a_file_is_a_picture(
+  found, npz, tmp_path, monkeypatch, name, image_format
+):
+  if image_format == 'HEIF':
+    pytest.importorskip('pillow_heif').register_heif_opener()
+  monkeypatch.chdir(tmp_path)
+  picture = Image.effect_noise((20, 18), 90).convert('RGB')
+  picture.save(name, image_format)
+  word, text, image = found(
+    f'--index={npz}', name, f'--text={name}', f'--image={name}'
+  )
+  assert word['results'] == image['results'] != text['results']
+
+
+def test_the_home_of_a_query(found, npz, tmp_path, pictures, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  shutil.copy(pictures / 'red_square' / '1.png', tmp_path / 'mine')
+  queries = tmp_path / 'queries.txt'
+  queries.write_text('cat\n')
+  answers = found(
+    '--index=~/e.npz', '~/mine', '--image=~/mine', '--queries=~/queries.txt'
+  )
+  assert answers[0] == answers[1]
+  assert answers[0]['results'][0]['id'] == 'red_square/1.png'
+  assert answers[2]['query'] == 'cat'
+
+
+def test_the_name_of_a_folder_is_a_text(found, npz, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'cat').mkdir()
+  texts = ['cat', 'AC/DC', 'a dog.', 'node.js', '~ 5 apples', 'x' * 300]
+  words = found(f'--index={npz}', *texts)
+  assert words == found(f'--index={npz}', *(f'--text={x}' for x in texts))
+
+
+def test_what_cannot_be_a_query_is_one_line(
+  refused, workdir, npz, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  call = ['search', f'--model={workdir}', f'--index={npz}']
+  (tmp_path / 'folder').mkdir()
+  for word in ('a.HEIC', 'a b.jfif', './cat', '/no/cat', 'folder/cat', '~/c'):
+    refused(f'no picture {word}: to search for the words', *call, word)
+  refused('no picture folder/, but a folder', *call, 'folder/')
+  refused('--image: folder: a folder, not a file', *call, '--image=folder')
+  (tmp_path / 'notes').write_text('red square\n')
+  refused("not of an image: to search for the words, use --text='notes'",
+          *call, 'notes')  # fmt: skip
+  os.mkfifo(tmp_path / 'pipe')
+  refused('pipe: a pipe or a device, not a file', *call, 'pipe')
+  refused('pipe: a pipe or a device, not a file', *call, '--image=pipe')
+  refused('is a pipe or a device', *call[:2], '--index=pipe', 'cat')
+  refused('is a URL: save the picture', *call, 'https://a.org/cat.png')
+
+
+@pytest.mark.parametrize('name', ['table', 'e.dat', 'e.zip', 'wrong'])
+def test_an_index_is_told_by_its_content(found, index, tmp_path, name):
+  expected = found(f'--index={index}', 'red')
+  other = {'.npz': '.parquet', '.parquet': '.npz'}[index.suffix]
+  moved = tmp_path / (name if name != 'wrong' else f'w{other}')
+  index.rename(moved)
+  assert found(f'--index={moved}', 'red') == expected
