@@ -29,7 +29,7 @@ def define_model(values: flags.FlagValues) -> None:
   text(
     'preset',
     None,
-    'the published name of a bare weight file, such as ViT-B-32',
+    'the published name of a bare weight file: ViT-B/32, ViT-B-32-quickgelu, …',
     flag_values=values,
   )
   text(

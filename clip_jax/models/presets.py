@@ -2,18 +2,18 @@
 
 OpenAI's nine models have the paper's names (tables 19 and 20; vocabulary and
 context length as in OpenAI's code), with QuickGELU. The others have those of
-open_clip's configs, whose 'ViT-B-32' is the same shape with GELU. A recipe or
-a flag may override single fields (`resolve`).
+open_clip's configs, whose 'ViT-B-32' is the same shape with GELU. Other
+libraries' names for a row are understood too (`preset_names`). A recipe or a
+flag may override single fields (`resolve`).
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.data.images import Preprocessing
-from clip_jax.errors import UsageError
 from clip_jax.models.config import CLIPConfig
+from clip_jax.models.preset_names import meaning_of
 
 # What every SigLIP has in common, whatever its sizes (arXiv 2303.15343): a
 # learned query pools the patches, and texts are read both ways, at their end.
@@ -158,6 +158,7 @@ PRESETS: dict[str, Preset] = {
   'ViT-B-32':    _laion( 512, _vit(224, 32,  768, 12, 12),         512, 12,  8),
   'ViT-B-16':    _laion( 512, _vit(224, 16,  768, 12, 12),         512, 12,  8),
   'ViT-L-14':    _laion( 768, _vit(224, 14, 1024, 24, 16),         768, 12, 12),
+  'ViT-L-14-336': _laion(768, _vit(336, 14, 1024, 24, 16),         768, 12, 12),
   'ViT-H-14':    _laion(1024, _vit(224, 14, 1280, 32, 16),        1024, 24, 16),
   'ViT-g-14':    _laion(1024, _vit(224, 14, 1408, 40, 16, 4.3637),
                                                                   1024, 24, 16),
@@ -193,18 +194,29 @@ PRESETS: dict[str, Preset] = {
 
 
 def find(name: str) -> Preset:
-  """The row of a published name.
+  """The row that a published name stands for, one of another library's too.
 
   Raises:
-    UsageError: the name is not in the table.
+    UsageError: the name is not known, or might be either of two models.
   """
-  if name not in PRESETS:
-    near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
-    raise UsageError(
-      f'no preset {name!r}; did you mean {near[0]!r}? '
-      f'Known: {", ".join(PRESETS)}.'
-    )
-  return PRESETS[name]
+  if name in PRESETS:
+    return PRESETS[name]
+  meaning = meaning_of(name, {row: _in_short(row) for row in PRESETS})
+  preset = PRESETS[meaning.row]
+  fields = dict(preset.fields)
+  if meaning.activation is not None:
+    for tower in ('image', 'text'):
+      fields[tower] = dict(fields[tower], activation=meaning.activation)
+  prepared = {**preset.preprocessing, **meaning.preprocessing}
+  return dataclasses.replace(preset, fields=fields, preprocessing=prepared)
+
+
+def _in_short(row: str) -> str:
+  """What a name may leave open: the Transformers' activation, the pixels."""
+  fields = PRESETS[row].fields
+  return (
+    f'{fields["text"]["activation"]}, {fields["image"]["image_size"]} pixels'
+  )
 
 
 def preprocessing_of(name: str) -> Preprocessing:

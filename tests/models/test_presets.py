@@ -109,6 +109,71 @@ def test_an_unknown_name_is_answered_with_the_nearest():
     resolve('ViT-L14')
 
 
+@pytest.mark.parametrize(
+  'name', [name for name in PUBLISHED if name.endswith('-quickgelu')]
+)
+def test_open_clips_quickgelu_is_the_row_that_computes_it(name):
+  assert comparable(resolve(name)) == comparable(
+    read_config(PUBLISHED[name]['config'], name)
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'row'),
+  [
+    ('ViT-L/14@336px', 'ViT-L/14@336'),
+    ('ViT-L-14-336-quickgelu', 'ViT-L/14@336'),
+    ('vit-l-14-QuickGELU', 'ViT-L/14'),
+    ('rn50X64-quickgelu', 'RN50x64'),
+    ('openai/clip-vit-large-patch14-336', 'ViT-L/14@336'),
+    ('laion/CLIP-ViT-B-32-laion2B-s34B-b79K', 'ViT-B-32'),
+    ('hf-hub:laion/clip-vit-h-14-laion2b-s32b-b79k', 'ViT-H-14'),
+    ('google/siglip-so400m-patch14-384', 'ViT-SO400M-14-SigLIP-384'),
+    ('timm/ViT-B-16-SigLIP', 'ViT-B-16-SigLIP'),
+  ],
+)
+def test_names_of_other_libraries_in_any_case(name, row):
+  assert find(name).config == find(row).config
+
+
+def test_a_quickgelu_without_a_row_of_its_own_is_the_shape_with_it():
+  other = resolve('ViT-H-14-quickgelu')
+  assert other.image.activation == other.text.activation == 'quick_gelu'
+  gelu = {'activation': 'gelu'}
+  again = resolve('ViT-H-14-quickgelu', {'image': gelu, 'text': gelu})
+  assert again == resolve('ViT-H-14')
+
+
+def test_what_another_publisher_prepares_otherwise():
+  assert preprocessing_of('google/siglip2-base-patch16-224').interpolation == (
+    'bilinear'
+  )
+  half = preprocessing_of('laion/CLIP-ViT-L-14-laion2B-s32B-b82K')
+  assert half.mean == (0.5, 0.5, 0.5)
+  assert preprocessing_of('ViT-L-14').mean != half.mean
+
+
+@pytest.mark.parametrize(
+  'name', ['ViT-G-14', 'vit-g-14', 'ViT-G/14', 'VIT-G-14-quickgelu']
+)
+def test_two_models_that_one_name_may_mean_are_not_chosen_between(name):
+  with pytest.raises(UsageError, match='might be ViT-g-14 or ViT-bigG-14'):
+    find(name)
+
+
+@pytest.mark.parametrize(
+  ('name', 'offered'),
+  [
+    ('ViT-L-14-quickgelo', r"'ViT-L-14' \(gelu.* or 'ViT-L/14' \(quick_gelu"),
+    ('ViT-B32', r"'ViT-B/32' \(quick_gelu, 224.* or 'ViT-B-32' \(gelu, 224"),
+    ('ViT-B-16-SigLIP-quickgelu', r"'ViT-B-16-SigLIP' \(gelu_tanh, 224"),
+  ],
+)
+def test_an_offer_says_how_it_computes(name, offered):
+  with pytest.raises(UsageError, match=f'did you mean {offered}'):
+    find(name)
+
+
 def test_a_shape_that_cannot_be_is_refused():
   with pytest.raises(UsageError, match='image_size=31 is smaller than'):
     resolve('ViT-B/32', {'image': {'image_size': 31}})
