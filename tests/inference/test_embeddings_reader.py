@@ -121,10 +121,10 @@ def _other_parquet(path):
 @pytest.mark.parametrize(
   'name, make, message',
   [
-    ('e.csv', lambda path: path.touch(), 'must end in .npz or .parquet'),
+    ('e.csv', lambda path: path.touch(), 'neither an .npz nor a .parquet'),
     ('e.npz', lambda path: None, 'does not exist'),
     ('e.npz', lambda path: path.mkdir(), 'is a folder'),
-    ('e.npz', lambda path: path.write_text('junk'), 'not a zip file'),
+    ('e.npz', lambda path: path.write_text('junk'), 'neither an .npz nor'),
     ('e.npz', _truncated, 'not a zip file'),
     ('e.npz', _compressed, 'is compressed'),
     ('e.npz', _without_ids, "has no array 'ids'"),
