@@ -38,7 +38,6 @@ Pictures that cannot be read are left out and counted, up to --max_corrupt.
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +154,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     'model': reference,
     'step': model.step,
     'metrics': result.metrics,
+    'chance': result.chance,
     'corrupt': result.corrupt,
   }
   if out is not None:
@@ -169,7 +169,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
 
 
 def lines_of(result: 'Evaluation') -> list[str]:
-  """A line a metric, its interval beside it."""
+  """A line a metric, with its interval and the level of chance."""
   metrics = result.metrics
   bounds = {f'{name}{end}' for name in metrics for end in _BOUNDS}
   shown = {name: x for name, x in metrics.items() if name not in bounds}
@@ -180,6 +180,8 @@ def lines_of(result: 'Evaluation') -> list[str]:
     low, high = (metrics.get(f'{name}{end}') for end in _BOUNDS)
     if low is not None and high is not None:
       line += f'  [{100 * low:.2f}, {100 * high:.2f}]'
+    if name in result.chance:
+      line += f' {printing.chance(result.chance[name])}'
     lines.append(line)
   return lines
 
@@ -194,22 +196,7 @@ def _class_names_of(path: str | None) -> list[str] | None:
       raise UsageError(
         f'--class_names: {path}, line {place} is empty: a name a line.'
       )
-  _report_repeated(path, list(lines))
   return list(lines)
-
-
-def _report_repeated(path: str, lines: list[str]) -> None:
-  """Says which classes have the same names: ImageNet's cranes do."""
-  first: dict[frozenset[str], int] = {}
-  for number, line in enumerate(lines, 1):
-    names = frozenset(name.strip() for name in line.split('|'))
-    if names in first:
-      print(
-        f'--class_names: {path}, line {number} has the names of line '
-        f'{first[names]}, {line!r}: these classes cannot be told apart.',
-        file=sys.stderr,
-      )
-    first.setdefault(names, number)
 
 
 def _with_cache(

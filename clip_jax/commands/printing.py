@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.data.text_lines import TextLines
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, one_line
 
 # The last words of the names of what is counted, such as overlap_examples.
 _COUNTED = ('examples', 'texts', 'templates', 'groups', 'classes')
@@ -82,6 +82,11 @@ def metric(name: str, value: float) -> str:
   return f'{100 * value:8.2f} %'
 
 
+def chance(level: float | None) -> str:
+  """' (chance 0.5 %)', beside an accuracy; '' where there is no level."""
+  return '' if level is None else f' (chance {100 * level:.3g} %)'
+
+
 def report_corrupt(corrupt: dict[str, str]) -> None:
   """Names on stderr the pictures that were left out, up to five."""
   if not corrupt:
@@ -94,7 +99,7 @@ def report_corrupt(corrupt: dict[str, str]) -> None:
 def report_warnings(lines: Iterable[str]) -> None:
   """Prints on stderr what makes numbers doubtful, each line once."""
   for line in dict.fromkeys(lines):
-    print(line, file=sys.stderr)
+    print(one_line(line), file=sys.stderr)
 
 
 def words_of(flag: str, value: str) -> list[str]:
