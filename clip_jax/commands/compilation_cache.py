@@ -8,19 +8,25 @@ JAX_COMPILATION_CACHE_DIR.
 import os
 from pathlib import Path
 
+from clip_jax.errors import UsageError
+from clip_jax.files import typed_path
+
+_CHOICE = 'JAX_COMPILATION_CACHE_DIR'
+
 
 def use() -> None:
   """Lets JAX keep what it compiles in the user's cache folder.
 
   JAX_COMPILATION_CACHE_DIR, if set, has been obeyed already (empty: none is
-  kept). A folder that cannot be written is left alone.
+  kept), but for a `~` in it. A folder that cannot be written is left alone.
   """
-  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
+  chosen = os.environ.get(_CHOICE)
+  if chosen is not None and not chosen.startswith('~'):
     return
   try:
-    folder = _folder()
+    folder = typed_path(chosen) if chosen else _folder()
     folder.mkdir(parents=True, exist_ok=True)
-  except (OSError, RuntimeError):  # RuntimeError: there is no home
+  except (OSError, UsageError):  # UsageError: there is no home
     return
   if not os.access(folder, os.W_OK):
     return
@@ -32,4 +38,4 @@ def use() -> None:
 
 def _folder() -> Path:
   root = os.environ.get('XDG_CACHE_HOME')
-  return (Path(root) if root else Path.home() / '.cache') / 'clip_jax' / 'xla'
+  return typed_path(root or '~/.cache') / 'clip_jax' / 'xla'

@@ -44,12 +44,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'images', None, 'a data set, SCHEME:LOCATION[#SPLIT]', flag_values=values
   )
-  flags.DEFINE_string(
-    'texts', None, 'a UTF-8 file with one text a line', flag_values=values
-  )
-  flags.DEFINE_string(
-    'out', None, 'the file to write, .npz or .parquet', flag_values=values
-  )
+  common_flags.define_path(values, 'texts', 'a UTF-8 file with one text a line')
+  common_flags.define_path(values, 'out', 'the file to write, .npz or .parquet')
   flags.DEFINE_string(
     'shard', None, "I/N: this process's share of the work", flag_values=values
   )

@@ -37,7 +37,6 @@ Pictures that cannot be read are left out and counted, up to --max_corrupt.
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +67,14 @@ def define_flags(values: flags.FlagValues) -> None:
     'data': 'a data set: a NAME of --list, or SCHEME:LOCATION[#SPLIT]',
     'train': 'a SPEC to learn from, of probes',
     'validation': 'a SPEC to tune on, of probes',
+  }.items():
+    flags.DEFINE_string(name, None, what, flag_values=values)
+  for name, what in {
     'root': 'the folder of data sets, ROOT/NAME',
     'class_names': 'a file with a name a line, in the order of the labels',
     'cache': 'a folder to keep features in',
   }.items():
-    flags.DEFINE_string(name, None, what, flag_values=values)
+    common_flags.define_path(values, name, what)
   flags.DEFINE_bool('list', False, 'list the data sets', flag_values=values)
   eval_options.define_flags(values)
   common_flags.define_captions(values)
@@ -84,7 +86,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints the metrics."""
   printing.no_words('eval', words)
-  root = Path(values.root).expanduser() if values.root else None
+  root = Path(values.root) if values.root else None
   if values.list:
     from clip_jax.commands.eval_list import print_list
 
@@ -190,7 +192,7 @@ def _class_names_of(path: str | None) -> list[str] | None:
   """The lines of a file, of which none may be empty."""
   if path is None:
     return None
-  lines = printing.lines_of('class_names', os.path.expanduser(path))
+  lines = printing.lines_of('class_names', path)
   for place, number in enumerate(lines.numbers, 1):
     if place != number:
       raise UsageError(
@@ -211,7 +213,7 @@ def _with_cache(
 def _out_of(name: str | None) -> Path | None:
   if name is None:
     return None
-  out = Path(name).expanduser()
+  out = Path(name)
   if out.suffix != '.json' or not out.parent.is_dir():
     raise UsageError(
       f'--out={name}: name a .json file in a folder that is there (a folder '

@@ -45,7 +45,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(name, [], what, flag_values=values)
 
   text('suite', 'paper: every task on every data set that is here')
-  text(
+  common_flags.define_path(
+    values,
     'out',
     'of --suite: the folder of results, features and the page; of a task: a '
     '.json file',

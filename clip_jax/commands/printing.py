@@ -10,6 +10,7 @@ from typing import Any
 
 from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import UsageError, one_line
+from clip_jax.files import typed_path
 
 # The last words of the names of what is counted, such as overlap_examples.
 _COUNTED = ('examples', 'texts', 'templates', 'groups', 'classes')
@@ -144,7 +145,7 @@ def folder_of(name: str | None, flag: str) -> Path | None:
   """
   if not name:
     return None
-  folder = Path(name).expanduser()
+  folder = typed_path(name)
   if folder.exists() and not folder.is_dir():
     raise UsageError(f'--{flag}: {folder} is a file: name a folder.')
   return folder
