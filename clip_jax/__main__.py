@@ -7,11 +7,13 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from absl import flags
 
 from clip_jax import accelerators
+from clip_jax.commands import common_flags, printing
 from clip_jax.errors import FailureError, UsageError, one_line
 
 VERBS = {
@@ -32,12 +34,12 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command line; the exit code is 0 done, 1 failed, 2 wrong call."""
   argv = sys.argv[1:] if argv is None else list(argv)
+  printing.print_everything(sys.stdout, sys.stderr)
+  # Of an image's damaged metadata, which is read as far as it goes.
+  warnings.filterwarnings('ignore', module=r'PIL\.')
   if not argv:
     print(_overview(), file=sys.stderr)
     return 2
-  if argv[0] in ('--help', '-h', 'help', '--helpfull'):
-    print(_overview())
-    return 0
   debug = '--debug' in argv
   _leave_libtpu_alone()
   try:
@@ -57,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, argv: list[str]) -> int:
+  if verb in ('--help', '-h', 'help', '--helpfull'):
+    print(_overview())
+    return 0
   if verb not in VERBS:
     raise UsageError(f'no verb {verb!r}: one of {", ".join(VERBS)}.')
   command = importlib.import_module(f'clip_jax.commands.{verb}')
@@ -76,8 +81,8 @@ def _run(verb: str, argv: list[str]) -> int:
     raise UsageError(
       f'{one_line(str(error))} (see clip-jax {verb} --help)'
     ) from error
-  command.run(values, words)
-  return 0
+  common_flags.limit_images(values)
+  return command.run(values, words) or 0
 
 
 def _leave_libtpu_alone() -> None:

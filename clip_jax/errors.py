@@ -34,13 +34,14 @@ def one_line(text: str) -> str:
   escaped; the middle of a long text is left out.
   """
   line = ' '.join(text.split())
-  line = ''.join(x if x.isprintable() else _escaped(x) for x in line)
+  line = ''.join(x if x.isprintable() else escaped(x) for x in line)
   if len(line) > _MAX_MESSAGE:
     line = f'{line[: _MAX_MESSAGE * 2 // 3]} … {line[-_MAX_MESSAGE // 3 :]}'
   return line
 
 
-def _escaped(character: str) -> str:
+def escaped(character: str) -> str:
+  """Returns a character's escape in ASCII: \\xe9, \\u2026."""
   return character.encode('unicode_escape', 'backslashreplace').decode('ascii')
 
 

@@ -25,33 +25,14 @@ def typed_path(path: str | os.PathLike) -> Path:
   """Returns the path that a person typed, with its `~` expanded.
 
   Raises:
-    UsageError: see `typed_place`.
+    UsageError: it is empty or holds a NUL, which no path can.
   """
-  return Path(typed_place(path))
-
-
-def typed_place(place: str | os.PathLike) -> str:
-  """Returns what a person typed for a path or for a URL such as gs://…
-
-  The `~` of a path is expanded, and a URL is left as it is, which a `Path`
-  would not do.
-
-  Raises:
-    UsageError: it is empty or holds a NUL, which no path can, or it begins
-      with the `~` of a user who is not known here.
-  """
-  text = os.fspath(place)
+  text = os.fspath(path)
   if not text:
     raise UsageError('a path is empty: name a file or a folder.')
   if '\0' in text:
     raise UsageError(f'{text!r} holds a NUL character, which no path can.')
-  expanded = os.path.expanduser(text)
-  if expanded.startswith('~') and not os.path.lexists(expanded):
-    raise UsageError(
-      f'{text}: there is no user {text.partition("/")[0][1:]!r} here; for a '
-      f'file or folder of that name, write ./{text}.'
-    )
-  return expanded
+  return Path(os.path.expanduser(text))
 
 
 def open_regular(

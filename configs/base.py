@@ -84,6 +84,8 @@ def get_config() -> ConfigDict:
   c.data.workers = 0  # reading processes; 0: threads of this one
   c.data.cache = False  # keep decoded pictures in memory
   c.data.max_corrupt_records = 100  # distinct ones, then the run stops
+  # Larger images are corrupt; 0: over 89, or 224 of a JPEG.
+  c.data.max_megapixels = 0.0
 
   c.data.augment = ConfigDict()  # clip_jax/data/augment.py says each in full
   # The paper's only augmentation: a random square crop, whose area is this

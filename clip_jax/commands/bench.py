@@ -74,10 +74,11 @@ def define_flags(values: flags.FlagValues) -> None:
     'train, encode: take turns with this library',
     flag_values=values,
   )
-  common_flags.define_path(
-    values,
+  text(
     'against_python',
+    None,
     'the Python that has that library, if not this one',
+    flag_values=values,
   )
   number('steps', 10, 'steps or calls that are measured', 1, flag_values=values)
   text('objective', 'softmax', 'loss: softmax or sigmoid', flag_values=values)

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clip_jax import files
 from clip_jax.commands import printing
 
 if TYPE_CHECKING:
@@ -17,37 +16,15 @@ _MODEL_EXAMPLE = (
 )
 
 
-class PathParser(flags.ArgumentParser):
-  """Parses a path or URL that a person typed; see `files.typed_place`.
-
-  A shell expands the `~` of `--out ~/x`, and not that of `--out=~/x`.
-  """
-
-  syntactic_help = 'a path'
-
-  def parse(self, argument: str) -> str:
-    return files.typed_place(argument) if argument else argument
-
-
-def define_path(
-  values: flags.FlagValues, name: str, what: str, *, several: bool = False
-) -> None:
-  """A flag that names a file or folder; `several` may be given."""
-  parser, serializer = PathParser(), flags.ArgumentSerializer()
-  if several:
-    flags.DEFINE_multi(parser, serializer, name, [], what, values)
-  else:
-    flags.DEFINE(parser, name, None, what, values, serializer)
-
-
 def define_model(values: flags.FlagValues) -> None:
   """--model, and how it is read: what `clip_jax.load` takes."""
   text, number = flags.DEFINE_string, flags.DEFINE_integer
-  define_path(
-    values,
+  text(
     'model',
+    None,
     "a run's workdir or checkpoint, a directory of transformers or open_clip, "
     'a weight file, or an export',
+    flag_values=values,
   )
   text(
     'preset',
@@ -177,8 +154,31 @@ def define_encoding(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   flags.DEFINE_integer(
-    'max_corrupt', 100, 'unreadable pictures to leave out', flag_values=values
+    'max_corrupt', 100, 'unreadable images to leave out', flag_values=values
   )
+  define_images(values)
+
+
+def define_images(values: flags.FlagValues) -> None:
+  """--max_megapixels: which images are too large to be read."""
+  flags.DEFINE_float(
+    'max_megapixels',
+    None,
+    'larger images are left out; unless given 89, and of a JPEG 224',
+    flag_values=values,
+  )
+
+
+def limit_images(values: flags.FlagValues) -> None:
+  """Does what --max_megapixels says, of verbs that have it.
+
+  Raises:
+    UsageError: it is not above 0.
+  """
+  if 'max_megapixels' in values and values.max_megapixels is not None:
+    from clip_jax.data.decoding import limit_megapixels
+
+    limit_megapixels(values.max_megapixels)
 
 
 def define_json(values: flags.FlagValues) -> None:

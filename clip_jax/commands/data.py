@@ -30,10 +30,11 @@ def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   text = flags.DEFINE_string
   text('data', None, 'tokenizer: a SPEC with captions', flag_values=values)
-  common_flags.define_path(values, 'out', 'the file to write')
+  text('out', None, 'the file to write', flag_values=values)
   text('tokenizer', None, 'inspect: count tokens with this', flag_values=values)
   text('model_type', 'unigram', 'tokenizer: unigram or bpe', flag_values=values)
   common_flags.define_captions(values)
+  common_flags.define_images(values)
   flags.DEFINE_bool('train', False, 'tokenizer: train one', flag_values=values)
   flags.DEFINE_integer(
     'vocab_size', 8_000, 'tokenizer: pieces', 4, flag_values=values

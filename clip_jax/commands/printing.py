@@ -1,7 +1,11 @@
 """What the verbs share on the way in and out: word lists, JSON, progress."""
 
+import codecs
 import datetime
+import io
 import json
+import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.data.text_lines import TextLines
-from clip_jax.errors import UsageError, one_line
+from clip_jax.errors import UsageError, escaped
 from clip_jax.files import typed_path
 
 # The last words of the names of what is counted, such as overlap_examples.
@@ -19,9 +23,53 @@ _PLAIN = ('p_value', 'C')
 _POINTS = ('gain', 'robustness', 'difference', 'minus_clean')
 
 
+# How our own characters look where a terminal has ASCII only.
+_ASCII = {
+  '…': '...', '█': '#', '–': '-', '—': '-', '→': '->', '×': 'x', '·': '-',
+  '±': '+-', '≤': '<=', '≥': '>=', '°': ' degrees', ' ': ' ', '’': "'",
+}  # fmt: skip
+_HANDLER = 'clip_jax'
+
+
+def print_everything(*streams: Any) -> None:
+  """Lets streams print any text: what their encoding lacks is replaced.
+
+  Of our own characters by what is near to them in ASCII, of others, such as
+  surrogates, which stand for bytes of file names that are not UTF-8, by their
+  escapes.
+  """
+  codecs.register_error(_HANDLER, _replaced)
+  for stream in streams:
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors=_HANDLER)
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+  if not isinstance(error, UnicodeEncodeError):
+    raise error
+  text = error.object[error.start : error.end]
+  return ''.join(_ASCII.get(x) or escaped(x) for x in text), error.end
+
+
 def print_json(value: Any) -> None:
-  """One JSON document on stdout."""
-  print(json.dumps(value, ensure_ascii=False, indent=2))
+  """One JSON document on stdout, in UTF-8, or ASCII where stdout has no UTF-8.
+
+  Surrogates, of file names that are not UTF-8, are escaped, as os.fsencode
+  takes them back; numbers that are not finite, which JSON has not, are null.
+  """
+  utf8 = codecs.lookup(sys.stdout.encoding or 'ascii').name == 'utf-8'
+  text = json.dumps(_finite(value), ensure_ascii=not utf8, indent=2)
+  print(re.sub('[\ud800-\udfff]', lambda x: f'\\u{ord(x[0]):04x}', text))
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _finite(x) for key, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(x) for x in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
 
 
 def watch(
@@ -83,24 +131,19 @@ def metric(name: str, value: float) -> str:
   return f'{100 * value:8.2f} %'
 
 
-def chance(level: float | None) -> str:
-  """' (chance 0.5 %)', beside an accuracy; '' where there is no level."""
-  return '' if level is None else f' (chance {100 * level:.3g} %)'
-
-
 def report_corrupt(corrupt: dict[str, str]) -> None:
-  """Names on stderr the pictures that were left out, up to five."""
+  """Names on stderr the images that were left out, up to five."""
   if not corrupt:
     return
   for key, reason in list(corrupt.items())[:5]:
     print(f'left out {key}: {reason}', file=sys.stderr)
-  print(f'{len(corrupt):,} corrupt in all.', file=sys.stderr)
+  print(f'{len(corrupt):,} could not be read in all.', file=sys.stderr)
 
 
 def report_warnings(lines: Iterable[str]) -> None:
   """Prints on stderr what makes numbers doubtful, each line once."""
   for line in dict.fromkeys(lines):
-    print(one_line(line), file=sys.stderr)
+    print(line, file=sys.stderr)
 
 
 def words_of(flag: str, value: str) -> list[str]:
@@ -121,7 +164,7 @@ def lines_of(flag: str, path: str) -> TextLines:
     UsageError: it is missing, or a line of it is not UTF-8.
   """
   try:
-    return TextLines(path)
+    return TextLines(typed_path(path))
   except UsageError as error:
     raise UsageError(f'--{flag}: {error}') from error
 
@@ -145,7 +188,7 @@ def folder_of(name: str | None, flag: str) -> Path | None:
   """
   if not name:
     return None
-  folder = typed_path(name)
+  folder = Path(name).expanduser()
   if folder.exists() and not folder.is_dir():
     raise UsageError(f'--{flag}: {folder} is a file: name a folder.')
   return folder

@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from clip_jax.commands.common_flags import define_path
 from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
 
@@ -45,11 +44,13 @@ __all__ = ['define_flags', 'parse', 'run']
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   define_config(values)
-  define_path(values, 'workdir', 'the run directory, made if missing')
+  flags.DEFINE_string(
+    'workdir', None, 'the run directory, made if missing', flag_values=values
+  )
   flags.DEFINE_string(
     'profile',
     '',
-    'STEP:COUNT, steps to trace into WORKDIR/profile',
+    'STEP:COUNT, steps to trace into WORKDIR/profile; how to see it is said',
     flag_values=values,
   )
   flags.DEFINE_integer(

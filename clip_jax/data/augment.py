@@ -23,6 +23,7 @@ from clip_jax.data.images import (
   ImageLike,
   Preprocessing,
   check_colour,
+  convert,
   decode,
   upright,
 )
@@ -159,9 +160,7 @@ def augment(
     CorruptImageError: see `images.decode`.
   """
   a = augmentation
-  picture = upright(decode(image), preprocessing)
-  if picture.mode != 'RGB':
-    picture = picture.convert('RGB')
+  picture = convert(upright(decode(image), preprocessing), 'RGB')
   picture = random_crop(picture, preprocessing, a, rng)
   if a.plain and rng.random() < a.plain:
     return np.asarray(picture)

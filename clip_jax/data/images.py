@@ -1,27 +1,39 @@
-"""Host-side pictures: decode, resize, crop; uint8 in and uint8 out.
+"""Host-side images: resize, crop, convert; uint8 in and uint8 out.
 
 The published evaluation transforms are exact, to the byte, because Pillow does
-the resizing. Models differ in when the picture is converted to RGB: see
+the resizing. Models differ in when the image is converted to RGB: see
 `Preprocessing.convention`. Normalisation happens on the device.
+
+`decoding` reads files; its names are here, too.
 """
 
 import dataclasses
-import io
-import os
-import threading
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageColor, ImageOps
+from PIL import ExifTags, Image, ImageColor, ImageOps
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.data.decoding import (
+  MAX_PIXELS,
+  CorruptImageError,
+  ImageLike,
+  MissingImageError,
+  convert,
+  decode,
+  limit_megapixels,
+  pillow_errors,
+  read_bytes,
+)
+from clip_jax.errors import UsageError
 
-# A picture that would fill the memory is refused before it is decoded. Pillow
-# only warns from here on, and refuses from twice as many.
-MAX_PIXELS = 89_478_485
+__all__ = [
+  'CLIP_MEAN', 'CLIP_STD', 'CONVENTIONS', 'INTERPOLATIONS', 'MAX_PIXELS',
+  'RESIZE_MODES', 'CorruptImageError', 'ImageLike', 'MissingImageError',
+  'Preprocessing', 'check_colour', 'convert', 'decode', 'laid_upon',
+  'limit_megapixels', 'pillow_errors', 'preprocess', 'read_bytes', 'upright',
+]  # fmt: skip
 
 # Channel means and deviations of [0, 1] values, as in OpenAI's weights.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -34,16 +46,19 @@ INTERPOLATIONS = {
 }
 RESIZE_MODES = ('shortest', 'squash', 'longest')
 CONVENTIONS = ('open_clip', 'transformers')
-_WARNINGS = threading.Lock()
 _SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
-
-# What a picture may come as: encoded bytes, a path, uint8 pixels (`decode`
-# checks their shape, with a message for users), or Pillow's.
-ImageLike = bytes | str | os.PathLike | np.ndarray | Image.Image
-
-
-class CorruptImageError(FailureError):
-  """A picture that cannot be read: missing, damaged, or far too large."""
+# What a viewer does for each EXIF orientation; others leave an image alone.
+_TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+# Transparent images are laid upon their ground so many pixels at a time.
+_STRIP_PIXELS = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,65 +159,7 @@ class Preprocessing:
     return cls(**values)
 
 
-def decode(image: ImageLike) -> Image.Image:
-  """A picture with all its pixels read, in its own mode.
-
-  Raises:
-    CorruptImageError: missing, not an image, cut off, or over MAX_PIXELS.
-    UsageError: an array that is not uint8 [H, W, 3], [H, W, 4] or [H, W].
-  """
-  if isinstance(image, Image.Image):
-    return image
-  if isinstance(image, np.ndarray):
-    colours = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-    if image.dtype != np.uint8 or not colours or not image.size:
-      raise UsageError(
-        f'an image array of {image.dtype} {list(image.shape)}: '
-        'use uint8 [H, W, 3], [H, W, 4] or [H, W], with pixels'
-      )
-    return Image.fromarray(image)
-  if not isinstance(image, bytes):
-    image = read_bytes(image)
-  try:
-    picture = _open(image)
-    if picture.format == 'EPS':  # Pillow would run another program on it
-      raise CorruptImageError('EPS is a program that draws, not an image')
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-      raise CorruptImageError(
-        f'{width} x {height} pixels, over the limit of {MAX_PIXELS:,}'
-      )
-    picture.load()
-  except CorruptImageError:
-    raise
-  except Image.UnidentifiedImageError:
-    raise CorruptImageError('not an image in a known format') from None
-  except Exception as error:  # Pillow's decoders raise nearly everything.
-    reason = (str(error) or repr(error)).splitlines()[0]
-    raise CorruptImageError(f'damaged image: {reason}') from error
-  return picture
-
-
-def _open(data: bytes) -> Image.Image:
-  """Reads a picture's header. Of one too large, `decode` says so itself.
-
-  Filters of warnings are the whole process's: one thread at a time sets them.
-  """
-  with _WARNINGS, warnings.catch_warnings():
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-    return Image.open(io.BytesIO(data))
-
-
-def read_bytes(path: str | os.PathLike) -> bytes:
-  """A file's bytes; CorruptImageError where it is missing or unreadable."""
-  try:
-    with open(path, 'rb') as file:
-      return file.read()
-  except OSError as error:
-    reason = (error.strerror or str(error)).lower()
-    raise CorruptImageError(f'{os.fspath(path)}: {reason}') from error
-
-
+@pillow_errors()
 def preprocess(
   image: ImageLike, preprocessing: Preprocessing
 ) -> UInt8[np.ndarray, 'H W 3']:
@@ -213,7 +170,7 @@ def preprocess(
   `preprocessing.shape` says.
 
   Raises:
-    CorruptImageError: see `decode`.
+    CorruptImageError: see `decode`; or it is too thin to be scaled.
   """
   picture = upright(decode(image), preprocessing)
   rgb_first = preprocessing.convention == 'transformers'
@@ -222,18 +179,19 @@ def preprocess(
   height, width = preprocessing.shape
   resample = INTERPOLATIONS[preprocessing.interpolation]
   if preprocessing.resize_mode == 'squash':
-    picture = picture.resize((width, height), resample)
+    picture = _resize(picture, (width, height), resample)
   elif preprocessing.resize_mode == 'shortest':
     if height != width:  # which open_clip does in a way of its own
       resample = Image.Resampling.BICUBIC
-    picture = picture.resize(_covering(picture.size, (width, height)), resample)
+    size = _covering(picture.size, (width, height))
     # Python's round, halves to even, is torchvision's.
     whole = int if rgb_first else round
+    picture = _resize(picture, size, resample)
     picture = _centre_crop(picture, (width, height), whole)
   else:
     ratio = max(picture.width / width, picture.height / height)
     new = [max(1, round(side / ratio)) for side in picture.size]
-    picture = picture.resize((new[0], new[1]), resample)
+    picture = _resize(picture, (new[0], new[1]), resample)
     picture = _centre_pad(picture, (width, height))
   return np.asarray(picture.convert('RGB'))
 
@@ -252,40 +210,79 @@ def _covering(old: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
     new = [round(side / ratio) for side in old]
   if new[0] * new[1] > MAX_PIXELS:
     raise CorruptImageError(
-      f'{old[0]} x {old[1]} pixels: too long for its width to be scaled'
+      f'{old[0]:,} x {old[1]:,} pixels: too long for its width to be scaled'
     )
   return new[0], new[1]
 
 
+def _resize(
+  picture: Image.Image, size: tuple[int, int], resample: Image.Resampling
+) -> Image.Image:
+  """The image at another size, the width first."""
+  # Pillow scales the width first: rows of a thin image would fill the memory.
+  if size[0] * picture.height > MAX_PIXELS:
+    picture = picture.resize((picture.width, size[1]), resample)
+  return picture.resize(size, resample)
+
+
+@pillow_errors()
 def upright(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-  """Applies the options for users' own pictures: EXIF and background."""
-  if preprocessing.exif:
-    picture = ImageOps.exif_transpose(picture)
+  """Applies the options for users' own pictures: EXIF and background.
+
+  Raises:
+    CorruptImageError: its palette or its transparency is damaged.
+  """
+  turn = _TURNS.get(_orientation(picture)) if preprocessing.exif else None
+  if turn is not None:
+    picture = picture.transpose(turn)
   if preprocessing.background:
     if picture.mode in _SIXTEEN_BITS:
       picture = _eight_bits(picture)
     if picture.has_transparency_data:
-      picture = _laid_upon(picture, preprocessing.background)
+      picture = laid_upon(picture, preprocessing.background)
   return picture
 
 
-def _laid_upon(picture: Image.Image, colour: str) -> Image.Image:
-  picture = picture.convert('RGBA')
-  canvas = Image.new('RGBA', picture.size, colour)
-  canvas.alpha_composite(picture)
-  return canvas.convert('RGB')
+def _orientation(picture: Image.Image) -> int:
+  """The EXIF orientation; 1, as stored, where it is damaged or missing."""
+  try:
+    found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # The pixels are whole, and viewers show them, too.
+    return 1
+  return found if isinstance(found, int) else 1
+
+
+@pillow_errors()
+def laid_upon(picture: Image.Image, colour: str) -> Image.Image:
+  """Returns a transparent image as RGB, upon a ground of one colour.
+
+  Raises:
+    CorruptImageError: its palette or its transparency is damaged.
+  """
+  width, height = picture.size
+  rows = max(1, _STRIP_PIXELS // width)
+  whole = Image.new('RGB', picture.size)
+  for top in range(0, height, rows):
+    strip = picture.crop((0, top, width, min(top + rows, height)))
+    ground = Image.new('RGBA', strip.size, colour)
+    ground.alpha_composite(strip.convert('RGBA'))
+    whole.paste(ground.convert('RGB'), (0, top))
+  return whole
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
   # Pillow cannot convert 16 bits with a transparent grey.
   if picture.has_transparency_data and picture.mode not in _SIXTEEN_BITS:
-    return _laid_upon(picture, 'white')
+    return laid_upon(picture, 'white')
   return picture.convert('RGB')
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-  grey = np.clip(np.asarray(picture).astype(np.float32), 0, 65_535)
-  return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+  grey = np.asarray(picture).astype(np.float32)
+  np.clip(grey, 0, 65_535, out=grey)
+  grey /= 257
+  np.rint(grey, out=grey)
+  return Image.fromarray(grey.astype(np.uint8))
 
 
 def check_colour(field: str, colour: str) -> None:

@@ -24,6 +24,7 @@ from clip_jax.data.augment import Augmentation, augment
 from clip_jax.data.images import (
   CorruptImageError,
   Preprocessing,
+  convert,
   decode,
   upright,
 )
@@ -274,7 +275,7 @@ class _Reader:
     if not record['caption']:
       raise CorruptImageError('no caption')
     picture = upright(decode(record['image']), self._preprocessing)
-    return _Read(picture.convert('RGB'), record['caption'])
+    return _Read(convert(picture, 'RGB'), record['caption'])
 
   def _keep(self, index: int, read: _Read) -> None:
     assert self._cache is not None

@@ -5,13 +5,20 @@ import io
 
 from PIL import Image
 
-from clip_jax.data.images import ImageLike, decode
+from clip_jax.data.images import (
+  ImageLike,
+  convert,
+  decode,
+  laid_upon,
+  pillow_errors,
+)
 
 SIDE = 144  # pixels: 72 on the page, on a screen of double density
 SMALL_FILE = 16_384  # bytes
 _WEB_FORMATS = {b'\x89PNG\r\n\x1a\n': 'png', b'\xff\xd8\xff': 'jpeg'}
 
 
+@pillow_errors()
 def data_uri(image: ImageLike, side: int = SIDE) -> str:
   """A picture for an `img` element.
 
@@ -29,13 +36,24 @@ def data_uri(image: ImageLike, side: int = SIDE) -> str:
     for start, name in _WEB_FORMATS.items():
       if image.startswith(start) and max(picture.size) <= side:
         return _uri(name, image)
-  picture = picture.convert('RGBA')
-  picture.thumbnail((side, side))
-  canvas = Image.new('RGB', picture.size, 'white')
-  canvas.paste(picture, mask=picture.getchannel('A'))
   encoded = io.BytesIO()
-  canvas.save(encoded, 'JPEG', quality=85)
+  thumbnail(picture, side).save(encoded, 'JPEG', quality=85)
   return _uri('jpeg', encoded.getvalue())
+
+
+@pillow_errors()
+def thumbnail(picture: Image.Image, side: int) -> Image.Image:
+  """Returns a decoded image in RGB, on white, with no side longer than `side`.
+
+  Raises:
+    CorruptImageError: its palette or its transparency is damaged.
+  """
+  clear = picture.has_transparency_data
+  # Before it is scaled, so that no colour of clear pixels bleeds into others.
+  picture = laid_upon(picture, 'white') if clear else convert(picture, 'RGB')
+  small = picture.copy()
+  small.thumbnail((side, side))
+  return small
 
 
 def _uri(name: str, data: bytes) -> str:

@@ -1,6 +1,6 @@
 """The best classes of each row, and how often the right one is among them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -92,16 +92,13 @@ def top_classes(
 
 
 def accuracies(
-  best: Int[np.ndarray, 'N K'],
-  labels: Int[np.ndarray, 'N'],
-  ranks: Sequence[int] = (1, 5),
+  best: Int[np.ndarray, 'N K'], labels: Int[np.ndarray, 'N']
 ) -> dict[str, float]:
-  """Fractions of rows whose label is among the first k: 'top1', 'top5'.
+  """Fractions of rows whose label is in the first 1, and in the first 5.
 
   Args:
     best: classes, best first.
     labels: the right class of each row.
-    ranks: the k.
   """
   hits = best == labels[:, None]
-  return {f'top{k}': float(hits[:, :k].any(axis=1).mean()) for k in ranks}
+  return {f'top{k}': float(hits[:, :k].any(axis=1).mean()) for k in (1, 5)}

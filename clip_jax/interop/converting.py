@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.errors import UsageError
-from clip_jax.files import to_bytes, typed_path
+from clip_jax.files import to_bytes
 from clip_jax.interop import (
   hugging_face,
   layouts,
@@ -95,7 +96,7 @@ def check_call(target: str, directory: str | os.PathLike) -> None:
     raise UsageError(
       f'no layout {target!r}: choose one of {", ".join(_LAYOUTS)}.'
     )
-  place = typed_path(directory)
+  place = Path(os.path.expanduser(directory))
   if not place.parent.is_dir():
     raise UsageError(f'{place}: there is no folder {place.parent}.')
   free = not place.exists() or (place.is_dir() and not any(place.iterdir()))

@@ -14,13 +14,13 @@ from clip_jax.parallel import distributed
 class Profile:
   """A context manager that traces `count` steps, `first` being the first.
 
-  The trace is that of jax.profiler: TensorBoard and XProf read it.
+  The trace is that of jax.profiler; `how_to_open` says what reads it.
   """
 
   def __init__(self, first: int, count: int):
     self.first = first
     self.count = count
-    self._running = False
+    self._folder: Path | None = None  # of a trace that is being made
 
   @classmethod
   def parse(cls, text: str) -> 'Profile':
@@ -55,8 +55,8 @@ class Profile:
     return self
 
   def __exit__(self, *exception: object) -> None:
-    if self._running:
-      jax.profiler.stop_trace()
+    if self._folder is not None:  # the run ends before the last of its steps
+      self._stop(self._folder)
 
   def reach(self, step: int, workdir: Path, drain: Callable[[], None]) -> None:
     """Starts or ends the trace where `step`, the next one, asks for it.
@@ -67,11 +67,23 @@ class Profile:
     """
     if step == self.first:
       drain()
-      jax.profiler.start_trace(str(workdir / 'profile'))
-      self._running = True
-    elif self._running and step == self.first + self.count:
+      self._folder = workdir / 'profile'
+      jax.profiler.start_trace(str(self._folder))
+    elif self._folder is not None and step == self.first + self.count:
       drain()
-      jax.profiler.stop_trace()
-      self._running = False
-      if distributed.is_first():
-        print(f'profiled to {workdir / "profile"}', file=sys.stderr)
+      self._stop(self._folder)
+
+  def _stop(self, folder: Path) -> None:
+    jax.profiler.stop_trace()
+    self._folder = None
+    if distributed.is_first():
+      print(f'profiled to {folder}\n{how_to_open(folder)}', file=sys.stderr)
+
+
+def how_to_open(folder: Path | str) -> str:
+  """Returns a line that says how the traces of a folder are looked at."""
+  return (
+    f'to see it: pip install xprof; xprof --logdir={folder} --port=6006; then '
+    'open http://localhost:6006 (or drop its .trace.json.gz on '
+    'https://ui.perfetto.dev)'
+  )

@@ -10,12 +10,11 @@ from typing import Any
 
 from clip_jax import tokenizers
 from clip_jax.data.augment import Augmentation
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.images import Preprocessing, limit_megapixels
 from clip_jax.data.pipeline import Batches, step_records, training_batches
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import find_evaluator
-from clip_jax.files import typed_path
 from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
@@ -81,6 +80,8 @@ def make_run(config: Config) -> Run:
     UsageError: a field is impossible, or the data is not there.
   """
   check_devices(config)
+  if config.data.max_megapixels:
+    limit_megapixels(config.data.max_megapixels)
   sources = open_sources(config)
   tokenizer = make_tokenizer(config, sources)
   model = make_model_config(config, tokenizer)
@@ -168,7 +169,7 @@ def make_tokenizer(
   training = config.tokenizer_training
   if scheme == 'sentencepiece' and training.vocab_size > 0:
     if distributed.is_first():
-      _train_vocabulary(config, sources, typed_path(location))
+      _train_vocabulary(config, sources, Path(location))
     distributed.meet('vocabulary')
   length = config.model.text.context_length
   if length is None and config.model.preset:

@@ -27,6 +27,7 @@ _FREE = (
   'data.workers',
   'data.cache',
   'data.max_corrupt_records',
+  'data.max_megapixels',
   'checkpoint.',
   'evaluation.',
 )

@@ -1,11 +1,19 @@
 """Progress: quiet for short work, with a rate and the time left for long."""
 
 import io
+import json
+import os
+import sys
 import time
 
 import pytest
 
-from clip_jax.commands.printing import metric, watch
+from clip_jax.commands.printing import (
+  metric,
+  print_everything,
+  print_json,
+  watch,
+)
 
 
 @pytest.fixture
@@ -61,3 +69,45 @@ def test_a_terminal_has_a_bar_that_goes_on(monkeypatch):
 )
 def test_rates_are_percentages_and_differences_points(name, value, shown):
   assert metric(name, value).strip() == shown
+
+
+def printed(encoding, text):
+  """What a stream of an encoding gets of a text."""
+  raw = io.BytesIO()
+  stream = io.TextIOWrapper(raw, encoding)
+  print_everything(stream)
+  print(text, file=stream, flush=True)
+  return raw.getvalue().rstrip()
+
+
+@pytest.mark.parametrize(
+  'encoding, text, expected',
+  [
+    ('ascii', '██ a … b → c – d', b'## a ... b -> c - d'),
+    ('ascii', 'caf\xe9 \U0001f600', b'caf\\xe9 \\U0001f600'),
+    ('latin-1', 'caf\xe9 █', b'caf\xe9 #'),
+    ('utf-8', '█ caf\xe9', '█ caf\xe9'.encode()),
+    ('utf-8', 'a\udce9.png', b'a\\udce9.png'),
+    ('ascii', 'a\udce9.png', b'a\\udce9.png'),
+  ],
+)
+def test_any_text_is_printed_in_any_encoding(encoding, text, expected):
+  assert printed(encoding, text) == expected
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'UTF8', 'ascii', 'latin-1'])
+def test_json_is_valid_whatever_is_in_it(monkeypatch, encoding):
+  raw = io.BytesIO()
+  monkeypatch.setattr('sys.stdout', io.TextIOWrapper(raw, encoding))
+  value = {
+    'image': os.fsdecode(b'caf\xe9 \xff\xfe.png'),
+    'label': 'caf\xe9 \U0001f600 …',
+    'rates': [1.5, float('nan'), (float('inf'), 'x')],
+  }
+  print_json(value)
+  sys.stdout.flush()
+  text = raw.getvalue().decode('utf-8' if 'u' in encoding.lower() else 'ascii')
+  found = json.loads(text, parse_constant=pytest.fail)
+  assert os.fsencode(found['image']) == b'caf\xe9 \xff\xfe.png'
+  assert found['label'] == value['label']
+  assert found['rates'] == [1.5, None, [None, 'x']]

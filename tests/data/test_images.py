@@ -3,8 +3,6 @@ import io
 import json
 import pathlib
 import struct
-import time
-import warnings
 import zlib
 
 import numpy as np
@@ -270,74 +268,11 @@ def test_exif_turns_a_photograph_only_when_asked(orientation, kind):
   )
 
 
-@pytest.mark.parametrize(
-  ('data', 'reason'),
-  [
-    (b'no picture', 'not an image'),
-    (b'', 'not an image'),
-    (encoded(picture(3))[:60], 'damaged image'),
-    (encoded(picture(3, 200, 200), 'JPEG')[:900], 'damaged image'),
-    ('/nowhere/a.png', '/nowhere/a.png: no such file'),
-  ],
-)
-def test_what_cannot_be_read_says_why(data, reason):
-  with pytest.raises(CorruptImageError, match=reason) as caught:
-    decode(data)
-  assert '\n' not in str(caught.value)
-
-
 def test_a_flipped_byte_is_noticed():
   data = bytearray(encoded(picture(4)))
   data[70] ^= 0xFF
   with pytest.raises(CorruptImageError):
     decode(bytes(data))
-
-
-def test_a_decompression_bomb_is_refused_before_decoding(monkeypatch):
-  monkeypatch.setattr(images, 'MAX_PIXELS', 100)
-  with pytest.raises(CorruptImageError, match='over the limit of 100'):
-    decode(encoded(picture(5)))
-
-
-def with_size(kind: str, side: int) -> bytes:
-  """A small file whose header speaks of many pixels."""
-  data = encoded(Image.new('L', (9, 9)), kind)
-  if kind == 'TIFF':
-    for tag in (256, 257):  # width and height, each one long
-      at = data.index(struct.pack('<HHI', tag, 4, 1)) + 8
-      data = data[:at] + struct.pack('<I', side) + data[at + 4 :]
-    return data
-  at, size = {
-    'PNG': (16, struct.pack('>II', side, side)),
-    'GIF': (6, struct.pack('<HH', side, side)),
-    'BMP': (18, struct.pack('<ii', side, side)),
-    'JPEG': (data.find(b'\xff\xc0') + 5, struct.pack('>HH', side, side)),
-    'WEBP': (26, struct.pack('<HH', min(side, 16_383), min(side, 16_383))),
-  }[kind]
-  data = data[:at] + size + data[at + len(size) :]
-  if kind == 'PNG':  # whose header has a checksum
-    checksum = struct.pack('>I', zlib.crc32(data[12:29]))
-    data = data[:29] + checksum + data[33:]
-  return data
-
-
-@pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'GIF', 'BMP', 'JPEG', 'WEBP'])
-@pytest.mark.parametrize('side', [12_000, 65_000])
-def test_a_small_file_of_vast_pixels_is_refused_unread(kind, side):
-  data = with_size(kind, side)
-  assert len(data) < 2_000
-  start = time.process_time()
-  with (
-    warnings.catch_warnings(record=True) as warned,
-    pytest.raises(
-      CorruptImageError, match=r'over the limit|decompression bomb'
-    ) as error,
-  ):
-    warnings.simplefilter('always')
-    decode(data)
-  assert not warned
-  assert time.process_time() - start < 1
-  assert '\n' not in str(error.value)
 
 
 def test_a_postscript_program_is_not_run():
@@ -376,16 +311,6 @@ def test_a_file_cut_off_anywhere_is_refused_in_one_line(kind):
     with pytest.raises(CorruptImageError) as error:
       decode(data[:length])
     assert '\n' not in str(error.value)
-
-
-def test_what_pillow_refuses_is_refused(monkeypatch):
-  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 200)
-  with pytest.raises(CorruptImageError, match='decompression bomb'):
-    decode(encoded(picture(5)))
-
-
-def test_the_limit_is_where_pillow_begins_to_warn():
-  assert images.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
 
 
 def test_a_thread_of_pixels_is_not_scaled_up_to_gigabytes():

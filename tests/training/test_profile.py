@@ -34,4 +34,13 @@ def test_the_trace_is_in_the_run_directory(tmp_path, capsys):
   traces = list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))
   assert len(traces) == 1
   assert traces[0].stat().st_size > 1000
-  assert 'profiled to' in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert f'xprof --logdir={tmp_path / "run" / "profile"}' in said
+  assert 'https://ui.perfetto.dev' in said
+
+
+def test_a_run_that_ends_early_still_says_where_the_trace_is(tmp_path, capsys):
+  with Profile(3, 9) as profile:
+    profile.reach(3, tmp_path, lambda: None)
+  assert f'profiled to {tmp_path / "profile"}' in capsys.readouterr().err
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))

@@ -2,7 +2,7 @@
 
 import io
 
-from clip_jax.data.images import decode
+from clip_jax.data.images import convert, decode
 from clip_jax.data.sources import Record, Source
 
 
@@ -26,7 +26,7 @@ class Greyscale(Source):
   def __getitem__(self, index: int) -> Record:
     record = self._source[index]
     # Luma of ITU-R 601, as Pillow has it.
-    grey = decode(record['image']).convert('L').convert('RGB')
+    grey = convert(convert(decode(record['image']), 'L'), 'RGB')
     encoded = io.BytesIO()
     grey.save(encoded, 'PNG')
     return {**record, 'image': encoded.getvalue()}

@@ -150,7 +150,6 @@ def _result(
     'task': task,
     'error': result.error,
     'metrics': result.metrics,
-    'chance': result.chance,
     'published': {
       name: dataclasses.asdict(number) for name, number in numbers.items()
     },

@@ -139,11 +139,7 @@ def _picture(
 
 def _overlap_rows(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
   return [
-    {
-      'title': figures.title(collected, result),
-      'chance': result['chance'].get('accuracy_all'),
-      **result['metrics'],
-    }
+    {'title': figures.title(collected, result), **result['metrics']}
     for result in figures.of_task(collected, 'overlap')
   ]
 
@@ -153,9 +149,7 @@ def _retrieval(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
     {
       'title': figures.title(collected, result),
       'values': [
-        tuple(
-          result[kind].get(name) for kind in ('metrics', 'chance', 'published')
-        )
+        (result['metrics'].get(name), result['published'].get(name))
         for name in RECALLS
       ],
       'examples': result['metrics'].get('examples'),

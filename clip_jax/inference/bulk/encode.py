@@ -19,12 +19,9 @@ class Item(NamedTuple):
   """One record on its way to the encoder.
 
   Attributes:
-    content: a picture or a text; None where it cannot be read, or is known.
+    content: a picture or a text; None where it cannot be read.
     reason: why it cannot, or ''.
     record: a picture's, without the picture.
-    digest: of the content; see `digest_of`.
-    known: the row of an earlier table that is of the same content, which needs
-      no encoding; -1 where there is none.
   """
 
   id: str
@@ -32,8 +29,6 @@ class Item(NamedTuple):
   content: Any
   reason: str = ''
   record: Record | None = None
-  digest: bytes = b''
-  known: int = -1
 
 
 class Encoded(NamedTuple):
@@ -41,7 +36,7 @@ class Encoded(NamedTuple):
 
   part: Part
   items: list[Item]  # without their content
-  vectors: Float[np.ndarray, 'N E']  # of those that were encoded
+  vectors: Float[np.ndarray, 'N E']  # of those without a reason
 
 
 def encode_parts(
@@ -123,7 +118,7 @@ class _Reader:
         if self._stop.is_set():
           raise _Stopped
         self.items.append(item._replace(content=None))
-        if not item.reason and item.known < 0:
+        if not item.reason:
           yield item.content
     finally:
       self.done.set()
