@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import logging
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from clip_jax.data.images import (
   decode,
   upright,
 )
+from clip_jax.data.repeats import Repeats, count_repeats
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError, UsageError
 
@@ -48,6 +50,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
   Attributes:
     corrupt: id -> reason, of the records skipped so far.
     records: in the sources together; an epoch of a single source.
+    repeats: of this process's pairs so far.
   """
 
   def __init__(
@@ -57,6 +60,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     self._limit = limit
     self.records = records
     self.corrupt: dict[str, str] = {}
+    self.repeats = Repeats()
 
   def __next__(self) -> dict[str, np.ndarray]:
     batch = next(self._batches)
@@ -67,6 +71,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
           'skipped a corrupt record: %s: %s', key, reason
         )
     _check_limit(self.corrupt, self._limit)
+    self.repeats = Repeats(*np.add(self.repeats, batch.pop('repeats')).tolist())
     return batch
 
   def close(self) -> None:
@@ -223,6 +228,7 @@ class _Read(NamedTuple):
 
   picture: Image.Image
   captions: list[str]
+  key: int  # the same for another record with the same bytes
   corrupt: tuple[tuple[str, str], ...] = ()
 
 
@@ -275,7 +281,9 @@ class _Reader:
     if not record['caption']:
       raise CorruptImageError('no caption')
     picture = upright(decode(record['image']), self._preprocessing)
-    return _Read(convert(picture, 'RGB'), record['caption'])
+    return _Read(
+      convert(picture, 'RGB'), record['caption'], _key(record['image'])
+    )
 
   def _keep(self, index: int, read: _Read) -> None:
     assert self._cache is not None
@@ -309,7 +317,7 @@ class _View:
     pixels = augment(
       element.picture, self.preprocessing, self.augmentation, rng
     )
-    return pixels, captions[drawn], element.corrupt
+    return pixels, captions[drawn], element.key, element.corrupt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,12 +327,20 @@ class _Collate:
   tokenizer: Tokenize
 
   def __call__(self, examples: Sequence[tuple]) -> dict[str, Any]:
-    pixels, captions, corrupt = zip(*examples, strict=True)
+    pixels, captions, keys, corrupt = zip(*examples, strict=True)
+    tokens = np.asarray(self.tokenizer(list(captions)), np.int32)
     return {
       'image': np.stack(pixels),
-      'tokens': np.asarray(self.tokenizer(list(captions)), np.int32),
+      'tokens': tokens,
+      'repeats': count_repeats(tokens, keys),
       'corrupt': tuple(itertools.chain(*corrupt)),
     }
+
+
+def _key(image: Any) -> int:
+  """Tells images apart; their length and a checksum do for counting."""
+  content = image if isinstance(image, bytes) else np.asarray(image).tobytes()
+  return len(content) << 32 | zlib.crc32(content)
 
 
 def _check_limit(corrupt: dict[str, str], limit: int) -> None:

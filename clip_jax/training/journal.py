@@ -1,18 +1,26 @@
 """What a run tells of its steps: numbers on the disk, and words on stderr."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from clip_jax.data.pipeline import Batches
+from clip_jax.data.repeats import Repeats
 from clip_jax.parallel import distributed
+from clip_jax.training.config import Config
 from clip_jax.training.feed import Finished
 from clip_jax.training.metrics import MetricsWriter
 from clip_jax.training.progress import Progress
 from clip_jax.training.run import Run
 from clip_jax.training.skipped import FILE, SkippedSteps
 from clip_jax.training.utilization import model_flops_utilization
+
+# Pairs that repeat another: so many of them, and this share of all, are told.
+_MANY_REPEATS = 8
+_REPEATED_SHARE = 0.02
 
 
 class Journal:
@@ -23,16 +31,17 @@ class Journal:
     run: Run,
     workdir: Path,
     first_step: int,
-    corrupt: Mapping[str, str],
+    batches: Batches,
   ):
     """
     Args:
       workdir: where the files are; what they tell of later steps goes.
       first_step: updates done before.
-      corrupt: the records that were skipped so far, as they become more.
+      batches: of which it is told what was skipped and what is repeated.
     """
     self._run = run
-    self._corrupt = corrupt
+    self._batches = batches
+    self._told_of_repeats = False
     self._open = contextlib.ExitStack()
     self._writer: MetricsWriter | None = None
     self._progress: Progress | None = None
@@ -57,6 +66,18 @@ class Journal:
   def __exit__(self, *exception: object) -> None:
     self._open.close()
 
+  def passing(self) -> Iterator[dict[str, np.ndarray]]:
+    """The batches, each looked at before it goes on."""
+    for batch in self._batches:
+      if not self._told_of_repeats and self._progress is not None:
+        told = repeats_told(
+          self._batches.repeats, self._batches.records, self._run.config
+        )
+        if told:
+          self._progress.log(f'warning: {told}')
+          self._told_of_repeats = True
+      yield batch
+
   def launched(self, step: int) -> None:
     """A step is on its way."""
     if self._progress is not None:
@@ -72,7 +93,7 @@ class Journal:
     if done.numbers is None or self._writer is None or self._progress is None:
       return
     numbers = done.numbers | {
-      'train/corrupt_records': len(self._corrupt),
+      'train/corrupt_records': len(self._batches.corrupt),
       'train/skipped_steps': self._skipped.count,
     }
     del numbers['train/skipped']
@@ -94,6 +115,56 @@ class Journal:
       return
     self._writer.write(step, measured)
     self._progress.log(f'step {step:,}: {_in_words(measured)}')
+
+
+def repeats_told(repeats: Repeats, records: int, config: Config) -> str:
+  """Returns what is wrong with batches that repeat pairs, and what would help.
+
+  Args:
+    repeats: of the pairs so far; the first process's.
+    records: in `data.train`.
+  Returns:
+    A line; '' where the share is small, or may be chance.
+  """
+  if repeats.either < max(_MANY_REPEATS, _REPEATED_SHARE * repeats.pairs):
+    return ''
+  batch_size = config.data.batch_size
+  wholly_in = records < batch_size
+  shares = [
+    f'{100 * count / repeats.pairs:.3g} % of the pairs {what}'
+    for count, what in (
+      (repeats.captions, 'have the caption'),
+      (repeats.images, 'have the image'),
+    )
+    if count
+  ]
+  said = [
+    f'{" and ".join(shares)} of another pair of their batch: the loss takes '
+    'each for a wrong answer to the other'
+  ]
+  floor = repeats.floor / repeats.pairs
+  if config.objective.name == 'softmax' and floor >= 0.01:
+    said[0] += f', and cannot fall below {floor:.2f}'
+  if wholly_in:
+    said.append(
+      f'data.train has {records:,} records, fewer than data.batch_size='
+      f'{batch_size:,}, so that a batch has some of them more than once'
+    )
+  if jax.process_count() > 1:
+    said.append(
+      f'This is of the first of {jax.process_count():,} processes: whole '
+      'batches repeat more'
+    )
+  helps = []
+  if wholly_in:
+    helps.append(f'a data.batch_size of at most {records:,}, or more data')
+  elif repeats.captions:
+    helps.append(f'a data.batch_size below {batch_size:,}')
+  if repeats.captions > repeats.images:
+    helps.append('captions that tell the images apart')
+  if repeats.images and not wholly_in:
+    helps.append('data without copies of images')
+  return f'{". ".join(said)}. What helps: {"; ".join(helps)}.'
 
 
 def _in_words(metrics: Mapping[str, float]) -> str:

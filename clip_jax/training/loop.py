@@ -149,12 +149,12 @@ def _steps(
     warn_of_cut_captions(run)
   with (
     contextlib.closing(run.batches(first)) as batches,
-    Journal(run, workdir.folder, first, batches.corrupt) as journal,
+    Journal(run, workdir.folder, first, batches) as journal,
     Watchdog(config.stall_seconds) as watchdog,
     profile,
   ):
     feed = Feed(
-      itertools.islice(batches, total - first),
+      itertools.islice(journal.passing(), total - first),
       run.program.mesh,
       config.data.batch_size,
       journal.finished,
