@@ -137,7 +137,7 @@ def report_corrupt(corrupt: dict[str, str]) -> None:
     return
   for key, reason in list(corrupt.items())[:5]:
     print(f'left out {key}: {reason}', file=sys.stderr)
-  print(f'{len(corrupt):,} could not be read in all.', file=sys.stderr)
+  print(f'{len(corrupt):,} corrupt in all.', file=sys.stderr)
 
 
 def report_warnings(lines: Iterable[str]) -> None:

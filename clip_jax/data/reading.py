@@ -65,8 +65,8 @@ def _read(source: Source, index: int) -> Read:
 def too_many_corrupt(spec: str, limit: int, corrupt: Mapping[str, str]) -> str:
   """The line that ends the work when more than `limit` are unreadable."""
   return (
-    f'data {spec!r}: over max_corrupt_records={limit} records cannot '
-    f'be read{_some(corrupt)}.'
+    f'data {spec!r}: over max_corrupt_records={limit} records are '
+    f'corrupt{_some(corrupt)}.'
   )
 
 
