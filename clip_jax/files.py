@@ -25,14 +25,33 @@ def typed_path(path: str | os.PathLike) -> Path:
   """Returns the path that a person typed, with its `~` expanded.
 
   Raises:
-    UsageError: it is empty or holds a NUL, which no path can.
+    UsageError: see `typed_place`.
   """
-  text = os.fspath(path)
+  return Path(typed_place(path))
+
+
+def typed_place(place: str | os.PathLike) -> str:
+  """Returns what a person typed for a path or for a URL such as gs://…
+
+  The `~` of a path is expanded, and a URL is left as it is, which a `Path`
+  would not do.
+
+  Raises:
+    UsageError: it is empty or holds a NUL, which no path can, or it begins
+      with the `~` of a user who is not known here.
+  """
+  text = os.fspath(place)
   if not text:
     raise UsageError('a path is empty: name a file or a folder.')
   if '\0' in text:
     raise UsageError(f'{text!r} holds a NUL character, which no path can.')
-  return Path(os.path.expanduser(text))
+  expanded = os.path.expanduser(text)
+  if expanded.startswith('~') and not os.path.lexists(expanded):
+    raise UsageError(
+      f'{text}: there is no user {text.partition("/")[0][1:]!r} here; for a '
+      f'file or folder of that name, write ./{text}.'
+    )
+  return expanded
 
 
 def open_regular(

@@ -14,6 +14,17 @@ def test_a_typed_path_has_its_tilde_expanded(monkeypatch):
   monkeypatch.setenv('HOME', '/home/somebody')
   assert files.typed_path('~/x') == Path('/home/somebody/x')
   assert files.typed_path('x~') == Path('x~')
+  assert files.typed_place('~/x') == '/home/somebody/x'
+  assert files.typed_place('gs://bucket/~/x') == 'gs://bucket/~/x'
+
+
+def test_an_unknown_user_is_no_folder_called_tilde(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UsageError, match=r"no user 'nobody-here'.*\./~nobody"):
+    files.typed_path('~nobody-here/x')
+  assert files.typed_path('./~nobody-here/x') == Path('~nobody-here/x')
+  (tmp_path / '~backup').mkdir()
+  assert files.typed_path('~backup') == Path('~backup')
 
 
 @pytest.mark.parametrize('path', ['', 'a\0b'])

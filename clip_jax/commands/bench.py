@@ -74,11 +74,10 @@ def define_flags(values: flags.FlagValues) -> None:
     'train, encode: take turns with this library',
     flag_values=values,
   )
-  text(
+  common_flags.define_path(
+    values,
     'against_python',
-    None,
     'the Python that has that library, if not this one',
-    flag_values=values,
   )
   number('steps', 10, 'steps or calls that are measured', 1, flag_values=values)
   text('objective', 'softmax', 'loss: softmax or sigmoid', flag_values=values)

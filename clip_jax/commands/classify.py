@@ -21,6 +21,7 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_place
 
 _BAR = 24  # characters
 
@@ -60,6 +61,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError(f'--top={values.top} must be at least 1.')
   if not words:
     raise UsageError('no images: name at least one file after the flags.')
+  words = [typed_place(word) for word in words]
   for path in words:
     if os.path.isdir(path):
       raise UsageError(f'{path} is a folder: name files, as in {path}/*.png.')

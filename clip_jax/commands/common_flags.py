@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from clip_jax import files
 from clip_jax.commands import printing
 
 if TYPE_CHECKING:
@@ -16,15 +17,37 @@ _MODEL_EXAMPLE = (
 )
 
 
+class PathParser(flags.ArgumentParser):
+  """Parses a path or URL that a person typed; see `files.typed_place`.
+
+  A shell expands the `~` of `--out ~/x`, and not that of `--out=~/x`.
+  """
+
+  syntactic_help = 'a path'
+
+  def parse(self, argument: str) -> str:
+    return files.typed_place(argument) if argument else argument
+
+
+def define_path(
+  values: flags.FlagValues, name: str, what: str, *, several: bool = False
+) -> None:
+  """A flag that names a file or folder; `several` may be given."""
+  parser, serializer = PathParser(), flags.ArgumentSerializer()
+  if several:
+    flags.DEFINE_multi(parser, serializer, name, [], what, values)
+  else:
+    flags.DEFINE(parser, name, None, what, values, serializer)
+
+
 def define_model(values: flags.FlagValues) -> None:
   """--model, and how it is read: what `clip_jax.load` takes."""
   text, number = flags.DEFINE_string, flags.DEFINE_integer
-  text(
+  define_path(
+    values,
     'model',
-    None,
     "a run's workdir or checkpoint, a directory of transformers or open_clip, "
     'a weight file, or an export',
-    flag_values=values,
   )
   text(
     'preset',

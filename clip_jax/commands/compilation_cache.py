@@ -8,6 +8,10 @@ JAX_COMPILATION_CACHE_DIR, and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.
 import os
 from pathlib import Path
 
+from clip_jax.errors import UsageError
+from clip_jax.files import typed_path
+
+_CHOICE = 'JAX_COMPILATION_CACHE_DIR'
 _MIN_SECONDS = 'jax_persistent_cache_min_compile_time_secs'
 
 
@@ -15,11 +19,11 @@ def use() -> None:
   """Lets JAX keep what it compiles in the user's cache folder.
 
   JAX_COMPILATION_CACHE_DIR, if set, has been obeyed already (empty: none is
-  kept). A folder that cannot be written is left alone.
+  kept), but for a `~` in it. A folder that cannot be written is left alone.
   """
-  folder = os.environ.get('JAX_COMPILATION_CACHE_DIR')
-  if folder is None:
-    folder = _writable_folder()
+  folder = os.environ.get(_CHOICE)
+  if folder is None or folder.startswith('~'):
+    folder = _writable_folder(folder)
   if not folder:
     return
 
@@ -32,15 +36,15 @@ def use() -> None:
     jax.config.update(_MIN_SECONDS, 0.0)
 
 
-def _writable_folder() -> Path | None:
+def _writable_folder(chosen: str | None) -> Path | None:
   try:
-    folder = _folder()
+    folder = typed_path(chosen) if chosen else _folder()
     folder.mkdir(parents=True, exist_ok=True)
-  except (OSError, RuntimeError):  # RuntimeError: there is no home
+  except (OSError, UsageError):  # UsageError: there is no home
     return None
   return folder if os.access(folder, os.W_OK) else None
 
 
 def _folder() -> Path:
   root = os.environ.get('XDG_CACHE_HOME')
-  return (Path(root) if root else Path.home() / '.cache') / 'clip_jax' / 'xla'
+  return typed_path(root or '~/.cache') / 'clip_jax' / 'xla'

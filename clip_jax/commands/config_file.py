@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_place
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -32,6 +33,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
   Raises:
     UsageError: the file cannot be used, or a key or a value is wrong.
   """
+  argv = _typed(argv)
   config = _load(argv)
   if config is not None:
     _check_keys(config, argv)
@@ -42,6 +44,16 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
   except (TypeError, ValueError, flags.IllegalFlagValueError) as error:
     said = ' '.join(str(error).split())
     raise UsageError(f'{said} (see configs/base.py for the fields)') from error
+
+
+def _typed(argv: list[str]) -> list[str]:
+  """The arguments, with the `~` of --config=~/FILE.py expanded."""
+  return [
+    f'{flag[1]}{typed_place(flag[2])}'
+    if (flag := re.fullmatch(r'(--?config=)(.+)', word))
+    else word
+    for word in argv
+  ]
 
 
 def _load(argv: list[str]) -> ConfigDict | None:

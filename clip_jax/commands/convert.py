@@ -28,7 +28,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'to', None, 'hf (transformers) or open_clip', flag_values=values
   )
-  flags.DEFINE_string('out', None, 'the directory to make', flag_values=values)
+  common_flags.define_path(values, 'out', 'the directory to make')
   common_flags.define_json(values)
 
 

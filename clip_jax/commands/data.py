@@ -30,7 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   text = flags.DEFINE_string
   text('data', None, 'tokenizer: a SPEC with captions', flag_values=values)
-  text('out', None, 'the file to write', flag_values=values)
+  common_flags.define_path(values, 'out', 'the file to write')
   text('tokenizer', None, 'inspect: count tokens with this', flag_values=values)
   text('model_type', 'unigram', 'tokenizer: unigram or bpe', flag_values=values)
   common_flags.define_captions(values)

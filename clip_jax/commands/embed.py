@@ -14,6 +14,10 @@ row for each picture and text: its id (a line's is FILE:NUMBER), its kind
 .npz the arrays ids, kinds, captions and embeddings. Pictures that cannot be
 read are left out and named, up to --max_corrupt.
 
+The same command again, after pictures or texts were added, changed or removed,
+encodes what is new only, and replaces the file: contents are compared, and not
+dates. Another model, preprocessing or dtype encodes all anew.
+
 Millions of records need no more memory than a few. The rows wait in parts in
 the folder OUT.parts (the name without its suffix), and become the file when all
 are there. Kill it when you like: the same command goes on. Several processes
@@ -24,8 +28,8 @@ with the folder on a disk that they share; the last one to end joins the parts.
 Where JAX is distributed, the shard is the process's index.
 """
 
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -44,12 +48,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'images', None, 'a data set, SCHEME:LOCATION[#SPLIT]', flag_values=values
   )
-  flags.DEFINE_string(
-    'texts', None, 'a UTF-8 file with one text a line', flag_values=values
-  )
-  flags.DEFINE_string(
-    'out', None, 'the file to write, .npz or .parquet', flag_values=values
-  )
+  common_flags.define_path(values, 'texts', 'a UTF-8 file with one text a line')
+  common_flags.define_path(values, 'out', 'the file to write, .npz or .parquet')
   flags.DEFINE_string(
     'shard', None, "I/N: this process's share of the work", flag_values=values
   )
@@ -71,7 +71,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if values.part_rows < 1:
     raise UsageError(f'--part_rows={values.part_rows} must be at least 1.')
   share = _share_of(values.shard) if values.shard else None
-  texts = printing.lines_of('texts', values.texts) if values.texts else None
+  texts = None
+  if values.texts:
+    texts = printing.lines_of('texts', os.fspath(typed_path(values.texts)))
   if texts is not None and not texts:
     raise UsageError(f'--texts: {values.texts} has no text in it.')
 
@@ -102,7 +104,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     source=source,
     captions=values.captions,
     texts=texts,
-    texts_name=Path(values.texts).name if values.texts else '',
+    texts_name=typed_path(values.texts).name if values.texts else '',
     max_corrupt=values.max_corrupt,
     part_rows=-(-values.part_rows // values.batch_size) * values.batch_size,
     share=share,
@@ -135,9 +137,17 @@ def _report(summary: 'Summary', out: str, job: 'Job', *, as_json: bool) -> None:
       f'{job.model.tokenizer.context_length} tokens.',
       file=sys.stderr,
     )
+  if summary.update is not None:
+    update = summary.update
+    print(
+      f'kept {update.kept:,}, encoded {update.new:,} new, {update.changed:,} '
+      f'changed, dropped {update.dropped:,} that are gone',
+      file=sys.stderr,
+    )
   if not summary.joined:
     _report_parts(summary, out, as_json=as_json)
   elif as_json:
+    update = {} if summary.update is None else summary.update._asdict()
     printing.print_json(
       {
         'out': out,
@@ -146,6 +156,7 @@ def _report(summary: 'Summary', out: str, job: 'Job', *, as_json: bool) -> None:
         'dimensions': summary.dims,
         'corrupt': summary.corrupt,
         'truncated': summary.truncated,
+        **update,
       }
     )
   else:

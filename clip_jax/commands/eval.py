@@ -37,8 +37,6 @@ Pictures that cannot be read are left out and counted, up to --max_corrupt.
 
 import dataclasses
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +67,14 @@ def define_flags(values: flags.FlagValues) -> None:
     'data': 'a data set: a NAME of --list, or SCHEME:LOCATION[#SPLIT]',
     'train': 'a SPEC to learn from, of probes',
     'validation': 'a SPEC to tune on, of probes',
+  }.items():
+    flags.DEFINE_string(name, None, what, flag_values=values)
+  for name, what in {
     'root': 'the folder of data sets, ROOT/NAME',
     'class_names': 'a file with a name a line, in the order of the labels',
     'cache': 'a folder to keep features in',
   }.items():
-    flags.DEFINE_string(name, None, what, flag_values=values)
+    common_flags.define_path(values, name, what)
   flags.DEFINE_bool('list', False, 'list the data sets', flag_values=values)
   eval_options.define_flags(values)
   common_flags.define_captions(values)
@@ -85,7 +86,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints the metrics."""
   printing.no_words('eval', words)
-  root = Path(values.root).expanduser() if values.root else None
+  root = Path(values.root) if values.root else None
   if values.list:
     from clip_jax.commands.eval_list import print_list
 
@@ -155,6 +156,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     'model': reference,
     'step': model.step,
     'metrics': result.metrics,
+    'chance': result.chance,
     'corrupt': result.corrupt,
   }
   if out is not None:
@@ -169,7 +171,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
 
 
 def lines_of(result: 'Evaluation') -> list[str]:
-  """A line a metric, its interval beside it."""
+  """A line a metric, with its interval and the level of chance."""
   metrics = result.metrics
   bounds = {f'{name}{end}' for name in metrics for end in _BOUNDS}
   shown = {name: x for name, x in metrics.items() if name not in bounds}
@@ -180,6 +182,8 @@ def lines_of(result: 'Evaluation') -> list[str]:
     low, high = (metrics.get(f'{name}{end}') for end in _BOUNDS)
     if low is not None and high is not None:
       line += f'  [{100 * low:.2f}, {100 * high:.2f}]'
+    if name in result.chance:
+      line += f' {printing.chance(result.chance[name])}'
     lines.append(line)
   return lines
 
@@ -188,28 +192,13 @@ def _class_names_of(path: str | None) -> list[str] | None:
   """The lines of a file, of which none may be empty."""
   if path is None:
     return None
-  lines = printing.lines_of('class_names', os.path.expanduser(path))
+  lines = printing.lines_of('class_names', path)
   for place, number in enumerate(lines.numbers, 1):
     if place != number:
       raise UsageError(
         f'--class_names: {path}, line {place} is empty: a name a line.'
       )
-  _report_repeated(path, list(lines))
   return list(lines)
-
-
-def _report_repeated(path: str, lines: list[str]) -> None:
-  """Says which classes have the same names: ImageNet's cranes do."""
-  first: dict[frozenset[str], int] = {}
-  for number, line in enumerate(lines, 1):
-    names = frozenset(name.strip() for name in line.split('|'))
-    if names in first:
-      print(
-        f'--class_names: {path}, line {number} has the names of line '
-        f'{first[names]}, {line!r}: these classes cannot be told apart.',
-        file=sys.stderr,
-      )
-    first.setdefault(names, number)
 
 
 def _with_cache(
@@ -224,7 +213,7 @@ def _with_cache(
 def _out_of(name: str | None) -> Path | None:
   if name is None:
     return None
-  out = Path(name).expanduser()
+  out = Path(name)
   if out.suffix != '.json' or not out.parent.is_dir():
     raise UsageError(
       f'--out={name}: name a .json file in a folder that is there (a folder '

@@ -1,7 +1,6 @@
 """The flags of `clip-jax eval` that say how to measure."""
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +42,16 @@ def define_flags(values: flags.FlagValues) -> None:
   number('probe_iterations', 1000, 'probes: steps at most', 1)
   switch('joint_space', 'probes: on features of the joint space, not before it')
   switch('start_from_text', "probes: start from the text tower's weights")
-  text('baselines', None, 'robustness: a CSV file of standard models')
+  common_flags.define_path(
+    values, 'baselines', 'robustness: a CSV file of standard models'
+  )
   text('overlap_with', '', 'overlap: a SPEC of what the model was trained on')
   text('detector', 'perceptual', 'overlap: perceptual or learned')
   number('max_distance', 8, 'overlap: bits between hashes', None)
   real('min_similarity', 0.95, 'overlap: cosine of features')
-  text('designs', None, 'bias: a JSON file of sets of names')
+  common_flags.define_path(
+    values, 'designs', 'bias: a JSON file of sets of names'
+  )
 
 
 def options_of(values: flags.FlagValues) -> 'Options':
@@ -61,7 +64,7 @@ def options_of(values: flags.FlagValues) -> 'Options':
 
   if values.C is not None and not 0 < values.C < math.inf:
     raise UsageError(f'--C={values.C}: use a positive number, as 1.0.')
-  baselines = values.baselines and os.path.expanduser(values.baselines)
+  baselines = values.baselines
   if baselines:
     from clip_jax.evaluation.baselines import read_baselines
 
@@ -70,7 +73,7 @@ def options_of(values: flags.FlagValues) -> 'Options':
   if values.designs:
     from clip_jax.evaluation.bias_designs import read_designs
 
-    designs = read_designs(Path(values.designs).expanduser())
+    designs = read_designs(Path(values.designs))
   return Options(
     templates=tuple(templates_of(values)) if values.templates else None,
     max_corrupt_records=values.max_corrupt,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SUITES = ('paper',)
 FLAGS = ('datasets', 'tasks', 'published')  # beside --out
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
+_FORMAT = 2  # of results: those of another are made again
 _NAMED_FAILURES = 5
 _SHOWN = 5  # metrics in a line
 
@@ -44,7 +45,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(name, [], what, flag_values=values)
 
   text('suite', 'paper: every task on every data set that is here')
-  text(
+  common_flags.define_path(
+    values,
     'out',
     'of --suite: the folder of results, features and the page; of a task: a '
     '.json file',
@@ -118,6 +120,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     depends={
       # Wherever the model lies.
       'model': {k: v for k, v in identity.items() if k != 'origin'},
+      'results': _FORMAT,
       'root': str(root),
       'names': contents_hash(),
       'baselines': options.baselines and read_baselines(options.baselines),
@@ -198,6 +201,7 @@ def _summary(result: 'Result', kept: bool) -> str:
     return f'failed: {result.error}'
   metrics = [
     f'{name} {printing.metric(name, value).strip()}'
+    + printing.chance(result.chance.get(name))
     for name, value in result.metrics.items()
     if not name.endswith(('_low', '_high'))  # of intervals
   ]

@@ -30,7 +30,7 @@ from clip_jax.commands import common_flags, printing
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   common_flags.define_model(values)
-  flags.DEFINE_string('out', None, 'the folder to make', flag_values=values)
+  common_flags.define_path(values, 'out', 'the folder to make')
   flags.DEFINE_string(
     'dtype',
     'float32',
@@ -56,7 +56,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   """Exports, and says what was written."""
   printing.no_words('export', words)
   common_flags.reference_of(values)
-  out = Path(printing.require(values.out, 'out', 'name a folder')).expanduser()
+  out = Path(printing.require(values.out, 'out', 'name a folder'))
 
   from clip_jax.inference.export import check_call, export
 

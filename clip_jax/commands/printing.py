@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.data.text_lines import TextLines
-from clip_jax.errors import UsageError, escaped
+from clip_jax.errors import UsageError, escaped, one_line
 from clip_jax.files import typed_path
 
 # The last words of the names of what is counted, such as overlap_examples.
@@ -131,6 +131,11 @@ def metric(name: str, value: float) -> str:
   return f'{100 * value:8.2f} %'
 
 
+def chance(level: float | None) -> str:
+  """' (chance 0.5 %)', beside an accuracy; '' where there is no level."""
+  return '' if level is None else f' (chance {100 * level:.3g} %)'
+
+
 def report_corrupt(corrupt: dict[str, str]) -> None:
   """Names on stderr the images that were left out, up to five."""
   if not corrupt:
@@ -143,7 +148,7 @@ def report_corrupt(corrupt: dict[str, str]) -> None:
 def report_warnings(lines: Iterable[str]) -> None:
   """Prints on stderr what makes numbers doubtful, each line once."""
   for line in dict.fromkeys(lines):
-    print(line, file=sys.stderr)
+    print(one_line(line), file=sys.stderr)
 
 
 def words_of(flag: str, value: str) -> list[str]:
@@ -188,7 +193,7 @@ def folder_of(name: str | None, flag: str) -> Path | None:
   """
   if not name:
     return None
-  folder = Path(name).expanduser()
+  folder = typed_path(name)
   if folder.exists() and not folder.is_dir():
     raise UsageError(f'--{flag}: {folder} is a file: name a folder.')
   return folder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from absl import flags
 
-from clip_jax.commands import printing
+from clip_jax.commands import common_flags, printing
 from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import open_regular, typed_path
@@ -36,11 +36,11 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_string(
     'text', [], 'a text, whatever it looks like', flag_values=values
   )
-  flags.DEFINE_multi_string(
-    'image', [], "a picture's path, whatever it ends in", flag_values=values
+  common_flags.define_path(
+    values, 'image', "a picture's path, whatever it ends in", several=True
   )
-  flags.DEFINE_string(
-    'queries', None, 'a UTF-8 file with one text a line', flag_values=values
+  common_flags.define_path(
+    values, 'queries', 'a UTF-8 file with one text a line'
   )
 
 
@@ -60,7 +60,7 @@ def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
   queries += [Query(text, False) for text in values.text]
   queries += [Query(_image_of(path), True) for path in values.image]
   for file in files:
-    path = '/dev/stdin' if file == '-' else os.fspath(typed_path(file))
+    path = '/dev/stdin' if file == '-' else file
     lines = printing.lines_of('queries', path)
     queries += [Query(text, False) for text in lines]
   if not queries:
@@ -87,7 +87,7 @@ def _query_of(word: str) -> Query:
     return Query(word, False)  # which is refused with the others
   if re.match(r'(https?|ftp|file|gs|s3)://', word, re.IGNORECASE):
     raise UsageError(f'{word} is a URL: save the picture and name its file.')
-  path = os.fspath(typed_path(word))
+  path = os.path.expanduser(word)  # a text may well begin with a tilde
   if os.path.lexists(path) and not os.path.isdir(path):
     with _opened('', path, f'; {words}') as file:
       head = file.read(HEAD_BYTES)
@@ -95,7 +95,7 @@ def _query_of(word: str) -> Query:
     if not format_of(head) and suffix not in _SUFFIXES:
       raise UsageError(f'{path} is a file, and not of an image: {words}')
     return Query(path, True)
-  if _looks_like_a_path(os.path.expanduser(word)):
+  if _looks_like_a_path(path):
     what = ', but a folder' if os.path.isdir(path) else ''
     raise UsageError(f'no picture {word}{what}: {words}')
   return Query(word, False)

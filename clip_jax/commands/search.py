@@ -48,9 +48,7 @@ _MANY_ROWS = 1_000_000  # from here on the index is worth building
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   common_flags.define_model(values)
-  flags.DEFINE_string(
-    'index', None, 'what clip-jax embed wrote', flag_values=values
-  )
+  common_flags.define_path(values, 'index', 'what clip-jax embed wrote')
   queries.define(values)
   flags.DEFINE_integer('top', 10, 'rows to show of each', flag_values=values)
   flags.DEFINE_enum(
@@ -63,7 +61,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
     'approximate', False, 'search through an index', flag_values=values
   )
-  flags.DEFINE_string('html', None, 'a page to write', flag_values=values)
+  common_flags.define_path(values, 'html', 'a page to write')
   flags.DEFINE_string(
     'images',
     None,

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from clip_jax.commands.common_flags import define_path
 from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
 
@@ -44,9 +45,7 @@ __all__ = ['define_flags', 'parse', 'run']
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   define_config(values)
-  flags.DEFINE_string(
-    'workdir', None, 'the run directory, made if missing', flag_values=values
-  )
+  define_path(values, 'workdir', 'the run directory, made if missing')
   flags.DEFINE_string(
     'profile',
     '',

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from clip_jax.errors import FailureError
+from clip_jax.files import typed_place
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -17,7 +18,7 @@ def prepared_folder() -> str:
   folder = os.environ.get('TFDS_DATA_DIR')
   # As TFDS has it, whose import takes a second.
   folder = folder or os.path.join('~', 'tensorflow_datasets')
-  return os.path.expanduser(folder)
+  return typed_place(folder)
 
 
 def build(
@@ -40,7 +41,7 @@ def build(
   """
   import tensorflow_datasets as tfds
 
-  folder = os.path.expanduser(os.fspath(data_dir or prepared_folder()))
+  folder = typed_place(data_dir or prepared_folder())
   builder = builder_class(data_dir=folder, file_format='array_record')
   target = builder.data_path
   if target.exists():

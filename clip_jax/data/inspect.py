@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from clip_jax.data.images import CorruptImageError, decode
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import typed_path
 
 # The sheet: so many pictures of so many pixels, and lines below each.
 SHEET_COLUMNS = 8
@@ -59,8 +60,9 @@ def inspect(
     FailureError: the sheet could not be written.
   """
   if sheet_path is not None:
-    folder = os.path.dirname(os.path.abspath(os.fspath(sheet_path)))
-    if not os.path.isdir(folder):
+    sheet_path = typed_path(sheet_path)
+    folder = sheet_path.absolute().parent
+    if not folder.is_dir():
       raise UsageError(f'no folder {folder} for the contact sheet')
   source = open_source(spec, captions=captions)
   count = _Count(tokenizer)

@@ -3,9 +3,10 @@ is said of those that cannot be read.
 """
 
 import collections
+import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -22,19 +23,34 @@ class Read(NamedTuple):
 
   Attributes:
     record: without its bytes; of an unreadable one, the id only.
-    picture: decoded, in its own mode; None where it cannot be read.
+    picture: decoded, in its own mode; None where it cannot be read, or is
+      known.
     reason: why it cannot be read, or ''.
+    digest: of its bytes; see `digest_of`.
   """
 
   record: Record
   picture: Image.Image | None
   reason: str
+  digest: bytes = b''
 
 
-def read_ahead(source: Source, indices: Iterable[int]) -> Iterator[Read]:
+def digest_of(content: bytes) -> bytes:
+  """Sixteen bytes that tell a picture's file, or a text, from all others."""
+  return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def read_ahead(
+  source: Source,
+  indices: Iterable[int],
+  is_known: Callable[[bytes], bool] = lambda digest: False,
+) -> Iterator[Read]:
   """Reads and decodes records, in the order of the indices.
 
   Close the iterator to end its threads early.
+
+  Args:
+    is_known: asked by threads; a picture of such a digest is not decoded.
   """
   pool = ThreadPoolExecutor(
     min(os.cpu_count() or 1, 16), thread_name_prefix='read'
@@ -42,7 +58,7 @@ def read_ahead(source: Source, indices: Iterable[int]) -> Iterator[Read]:
   waiting: collections.deque[Future[Read]] = collections.deque()
   try:
     for index in indices:
-      waiting.append(pool.submit(_read, source, index))
+      waiting.append(pool.submit(_read, source, index, is_known))
       if len(waiting) > _AHEAD:
         yield waiting.popleft().result()
     while waiting:
@@ -51,15 +67,18 @@ def read_ahead(source: Source, indices: Iterable[int]) -> Iterator[Read]:
     pool.shutdown(cancel_futures=True)
 
 
-def _read(source: Source, index: int) -> Read:
+def _read(
+  source: Source, index: int, is_known: Callable[[bytes], bool]
+) -> Read:
   try:
     record = source[index]
-    picture = decode(record['image'])
+    digest = digest_of(record['image'])
+    picture = None if is_known(digest) else decode(record['image'])
   except CorruptImageError as error:
     unread: Record = {'id': source.id(index), 'image': b'', 'caption': []}
     return Read(unread, None, str(error))
   kept: Record = {**record, 'image': b''}
-  return Read(kept, picture, '')
+  return Read(kept, picture, '', digest)
 
 
 def too_many_corrupt(spec: str, limit: int, corrupt: Mapping[str, str]) -> str:

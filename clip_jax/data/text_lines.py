@@ -4,9 +4,13 @@ import array
 import io
 import os
 from collections.abc import Iterator, Sequence
-from typing import overload
+from typing import BinaryIO, overload
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import open_regular, typed_path
+
+# What is open already, as a shell's `<(command)` is: somebody writes to it.
+_OPEN = ('/dev/stdin', '/dev/fd/', '/proc/self/fd/')
 
 
 class TextLines(Sequence[str]):
@@ -23,14 +27,13 @@ class TextLines(Sequence[str]):
     """Reads the file once.
 
     Raises:
-      UsageError: it is missing, or a line of it is not UTF-8.
+      UsageError: it is missing, no regular file, or a line of it is not UTF-8.
     """
+    path = typed_path(path)
     self.numbers = array.array('q')
     self._starts = array.array('q')
     try:
-      self._file = open(path, 'rb')  # noqa: SIM115 (kept)
-      if not self._file.seekable():  # a pipe
-        self._file = io.BytesIO(self._file.read())
+      self._file = _opened(path)
       start = 0
       for number, line in enumerate(self._file, 1):
         if _decoded(line, number, path):
@@ -60,6 +63,17 @@ class TextLines(Sequence[str]):
 
   def __iter__(self) -> Iterator[str]:
     return (self[i] for i in range(len(self)))
+
+
+def _opened(path: os.PathLike) -> BinaryIO | io.BytesIO:
+  """Opens a file, or reads the whole of a pipe that is open already."""
+  if os.fspath(path).startswith(_OPEN):
+    with open(path, 'rb') as file:
+      return io.BytesIO(file.read())
+  try:
+    return open_regular(path)
+  except FailureError as error:
+    raise UsageError(str(error)) from error
 
 
 def _decoded(line: bytes, number: int, path: str | os.PathLike) -> str:

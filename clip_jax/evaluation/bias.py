@@ -28,12 +28,12 @@ from clip_jax.evaluation.bias_designs import (
   checked,
   shipped_designs,
 )
-from clip_jax.evaluation.cut_prompts import cut_warnings
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import Features, labelled, read_features
 from clip_jax.evaluation.intervals import clopper_pearson
 from clip_jax.evaluation.labels import check_in_range
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.prompts import classifier_for
 from clip_jax.evaluation.ranking import top_classes
 
@@ -104,7 +104,7 @@ def evaluate(
     )
     chosen[design] = best[:, 0]
   result = _describe(features, groups, offered, chosen)
-  warnings = cut_warnings(encoder, asked, options)
+  warnings = prompt_warnings(encoder, asked, options)
   return dataclasses.replace(
     result, tables={**result.tables, 'warnings': warnings}
   )
@@ -154,6 +154,7 @@ def _describe(
   there = np.unique(features.labels)
   shown = [groups[g] for g in there]
   metrics = {'examples': float(len(features)), 'groups': float(len(there))}
+  chance: dict[str, float] = {}
   tables: dict[str, list[dict[str, Any]]] = {
     'rates': [],
     'categories': [],
@@ -171,8 +172,10 @@ def _describe(
     tables['accuracy'] += _accuracies(tally)
     tables['disparities'] += _disparities(tally)
     metrics |= _metrics(tally)
+    if names.has_groups:
+      chance[f'{design}/accuracy'] = 1 / len(names.names)
   records = _records(features, groups, offered, chosen)
-  return Evaluation(metrics, records, features.corrupt, tables)
+  return Evaluation(metrics, records, features.corrupt, tables, chance)
 
 
 def _metrics(tally: _Tally) -> dict[str, float]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.baselines import read_baselines
-from clip_jax.evaluation.cut_prompts import cut_warnings
+from clip_jax.evaluation.chance import chance_levels
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.metrics import accuracy
@@ -20,6 +20,7 @@ from clip_jax.evaluation.probing import (
   read_training,
   text_weights,
 )
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.robustness import (
   LogitFit,
   effective_robustness,
@@ -35,6 +36,13 @@ from clip_jax.evaluation.shared_tests import (
 from clip_jax.evaluation.shots import shot_probes
 
 _TASK = 'robustness'
+_ACCURACIES = (
+  'zero_shot_reference',
+  'zero_shot_shift',
+  'adapted_shift',
+  'probe_reference',
+  'probe_shift',
+)
 _LINE_POINTS = np.linspace(0.02, 0.98, 49)  # reference accuracies of a figure
 
 
@@ -122,8 +130,14 @@ def evaluate_shift(
   probes = list(_probes(encoder, reference, tests, options, notes))
   standard = [Measured(*row, kind='baseline') for row in baselines]
   line = _line(standard, probes, notes)
+  metrics = _metrics(plain, adapted, probes, line, tests)
   return Evaluation(
-    metrics=_metrics(plain, adapted, probes, line, tests),
+    metrics=metrics,
+    chance=chance_levels(
+      [name for name in metrics if name in _ACCURACIES],
+      len(shared.names),
+      'accuracy',
+    ),
     records=_records(
       tests,
       zero_shot=shared.pool(zero_shot.scores(tests.shift.embeddings)),
@@ -138,7 +152,7 @@ def evaluate_shift(
       'warnings': [
         row
         for dataset in (reference, shift)
-        for row in cut_warnings(encoder, dataset, options)
+        for row in prompt_warnings(encoder, dataset, options)
       ],
     },
   )

@@ -125,11 +125,13 @@ class Evaluation:
 
   Attributes:
     metrics: names to numbers; rates are fractions, 0 to 1.
+    chance: of those of them that are accuracies, what guessing would give;
+      see `chance_levels`.
     records: one dict an example, for the report; see the evaluator.
     corrupt: id to reason, of the pictures that were left out.
     tables: rows for figures by name: curves, bins, pairs; see the evaluator.
       Of those that ask with prompts there is 'warnings': 'warning', a line
-      that a user has to see; see `cut_prompts`.
+      that a user has to see; see `prompt_warnings`.
   """
 
   metrics: dict[str, float]
@@ -138,6 +140,7 @@ class Evaluation:
   tables: dict[str, list[dict[str, Any]]] = dataclasses.field(
     default_factory=dict
   )
+  chance: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 Evaluator = Callable[[Encoder, Dataset, Options], Evaluation]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from clip_jax.evaluation.cut_prompts import cut_warnings
+from clip_jax.evaluation.chance import chance_levels
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.few_shot_sampling import shots_to_match
@@ -24,10 +24,12 @@ from clip_jax.evaluation.probing import (
   refuse_multilabel,
   text_weights,
 )
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.shots import Shots, shot_probes
 from clip_jax.evaluation.zero_shot import own_metric
 
 _TASK = 'few_shot'
+_ENDS = ('_low', '_high')  # of intervals
 Row = dict[str, Any]
 
 
@@ -87,14 +89,20 @@ def evaluate(
     ]
     metrics |= _summary(started, target, '_from_text', notes)
     curve += started
+  accuracies = [
+    name
+    for name in metrics
+    if not name.startswith('shots_to_match') and not name.endswith(_ENDS)
+  ]
   return Evaluation(
     metrics={**metrics, 'examples': float(len(test))},
+    chance=chance_levels(accuracies, test.classes, dataset.metric),
     records=_records(found, text, test, dataset.first_names),
     corrupt={**pool.corrupt, **test.corrupt},
     tables={
       'curve': curve,
       'notes': [{'note': note} for note in notes],
-      'warnings': cut_warnings(encoder, dataset, options),
+      'warnings': prompt_warnings(encoder, dataset, options),
     },
   )
 

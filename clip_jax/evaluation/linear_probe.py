@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from clip_jax.evaluation.cut_prompts import cut_warnings
+from clip_jax.evaluation.chance import chance_levels, ranks_of
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.intervals import clopper_pearson
@@ -20,6 +20,7 @@ from clip_jax.evaluation.probing import (
   read_training,
   text_weights,
 )
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.ranking import accuracies, best_classes
 from clip_jax.evaluation.zero_shot import own_metric
 from clip_jax.inference.classifier import sigmoid, softmax
@@ -45,8 +46,9 @@ def evaluate(
       steps.
   Returns:
     metrics: 'top1' with 'top1_low' and 'top1_high' (the exact interval of
-      95 %), 'top5', 'mean_per_class', the data set's own metric under its
-      name where that is another; of multi-label data only the latter.
+      95 %), of more than ten classes 'top5', 'mean_per_class', the data
+      set's own metric under its name where that is another; of multi-label
+      data only the latter.
       'examples' tested, 'train_examples' fitted on.
     records: for each picture 'id', 'label' (of multi-label data 'labels'),
       'top': up to five [name, probability], best first, and 'rank' of the
@@ -65,17 +67,19 @@ def evaluate(
   initial, warnings = None, []
   if options.start_from_text:
     initial = text_weights(encoder, dataset, options)
-    warnings = cut_warnings(encoder, dataset, options)
+    warnings = prompt_warnings(encoder, dataset, options)
   tuned = fit_tuned(train, validation, options, initial)
   scores = tuned.probe.scores(test.vectors)
   best = best_classes(scores, _SHOWN)
   fitted = [part for part in (train, validation) if part is not None]
+  measured = _measure(scores, best, test, dataset)
   return Evaluation(
     metrics={
-      **_measure(scores, best, test, dataset),
+      **measured,
       'examples': float(len(test)),
       'train_examples': float(sum(map(len, fitted))),
     },
+    chance=chance_levels(measured, test.classes),
     records=_describe(scores, best, test, dataset.first_names),
     corrupt={
       key: why for part in (*fitted, test) for key, why in part.corrupt.items()
@@ -95,7 +99,7 @@ def _measure(
     return {dataset.metric: own}
   right = int((best[:, 0] == test.answers).sum())
   interval = clopper_pearson(right, len(test))
-  metrics = accuracies(best, test.answers)
+  metrics = accuracies(best, test.answers, ranks_of(test.classes))
   metrics['top1_low'], metrics['top1_high'] = interval
   metrics['mean_per_class'] = mean_per_class(scores, test.answers)
   if dataset.metric != 'accuracy':  # which is top1

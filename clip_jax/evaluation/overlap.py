@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError, UsageError, check_choice
-from clip_jax.evaluation.cut_prompts import cut_warnings
+from clip_jax.evaluation.chance import chance_levels
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import Features, labelled, read_features
@@ -32,6 +32,7 @@ from clip_jax.evaluation.nearest import (
   nearest_hashes,
 )
 from clip_jax.evaluation.perceptual_hash import BITS
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.prompts import classifier_for
 from clip_jax.evaluation.ranking import top_classes
 
@@ -114,6 +115,7 @@ def evaluate(
   metrics = compare(correct, overlapping)
   if options.detector == 'perceptual':
     metrics['uncompared_examples'] = float(found.uncompared)
+  accuracies = [name for name in metrics if name.startswith('accuracy_')]
   return Evaluation(
     metrics,
     _records(dataset, test, predicted, found, overlapping, options),
@@ -124,8 +126,9 @@ def evaluate(
     {
       'thresholds': _sweep(correct, found.nearest.values, options),
       'pairs': _pairs(test, found, overlapping, options),
-      'warnings': cut_warnings(encoder, dataset, options),
+      'warnings': prompt_warnings(encoder, dataset, options),
     },
+    chance_levels(accuracies, len(dataset.class_names), 'accuracy'),
   )
 
 

@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.evaluation.at_once import at_once
-from clip_jax.evaluation.cut_prompts import cut_warnings
+from clip_jax.evaluation.chance import chance_levels
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import answered, read_features
 from clip_jax.evaluation.labels import check_in_range
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.prompts import mean_directions, prompt_features
 from clip_jax.evaluation.ranking import scaled, scores_of
 from clip_jax.evaluation.zero_shot import own_metric
@@ -85,17 +86,31 @@ def evaluate(
       'templates': float(len(templates)),
       'examples': float(len(features)),
     },
+    chance=chance_levels(
+      ('bare', 'photo', 'ensemble'), classes, dataset.metric
+    ),
     records=[],
     corrupt=features.corrupt,
     tables={
       'prompts': table,
-      'warnings': [
-        row
-        for chosen in dict.fromkeys((templates, (PHOTO,), PLAIN))
-        for row in cut_warnings(encoder, dataset, options, chosen)
-      ],
+      'warnings': _warnings(encoder, dataset, options, templates),
     },
   )
+
+
+def _warnings(
+  encoder: Encoder,
+  dataset: Dataset,
+  options: Options,
+  templates: tuple[str, ...],
+) -> list[dict[str, str]]:
+  """Of all three kinds of prompt, each once."""
+  lines = dict.fromkeys(
+    row['warning']
+    for chosen in dict.fromkeys((templates, (PHOTO,), PLAIN))
+    for row in prompt_warnings(encoder, dataset, options, chosen)
+  )
+  return [{'warning': line} for line in lines]
 
 
 def _weights(

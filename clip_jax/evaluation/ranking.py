@@ -1,6 +1,6 @@
 """The best classes of each row, and how often the right one is among them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -92,13 +92,16 @@ def top_classes(
 
 
 def accuracies(
-  best: Int[np.ndarray, 'N K'], labels: Int[np.ndarray, 'N']
+  best: Int[np.ndarray, 'N K'],
+  labels: Int[np.ndarray, 'N'],
+  ranks: Sequence[int] = (1, 5),
 ) -> dict[str, float]:
-  """Fractions of rows whose label is in the first 1, and in the first 5.
+  """Fractions of rows whose label is among the first k: 'top1', 'top5'.
 
   Args:
     best: classes, best first.
     labels: the right class of each row.
+    ranks: the k.
   """
   hits = best == labels[:, None]
-  return {f'top{k}': float(hits[:, :k].any(axis=1).mean()) for k in (1, 5)}
+  return {f'top{k}': float(hits[:, :k].any(axis=1).mean()) for k in ranks}

@@ -1,15 +1,16 @@
 """Retrieval (paper, table 13): the texts of an image, the image of a text."""
 
+import collections
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from clip_jax.errors import UsageError
-from clip_jax.evaluation.cut_prompts import warn_of_cuts
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import read_features
+from clip_jax.evaluation.prompt_warnings import warnings_of_prompts
 from clip_jax.evaluation.prompts import mean_directions, text_features
 from clip_jax.inference.classifier import check_templates
 
@@ -39,6 +40,7 @@ def evaluate(
   Returns:
     metrics: 'image_to_text_rK' and 'text_to_image_rK' for K of 1, 5, 10, and
       'examples' (pictures) and 'texts'. See `recalls`.
+    chance: of each recall, that of a random order.
     records: for each picture 'id', 'captions', and 'top': up to five
       [text, similarity], best first, each text once.
     tables: 'warnings': see `Evaluation`.
@@ -71,6 +73,7 @@ def evaluate(
       'examples': float(len(captions)),
       'texts': float(len(texts)),
     },
+    chance=recalls_by_chance([len(own) for own in captions]),
     records=[
       {
         'id': key,
@@ -86,7 +89,11 @@ def evaluate(
       )
     ],
     corrupt=features.corrupt,
-    tables={'warnings': warn_of_cuts(encoder, dataset.name, prompts, 'texts')},
+    tables={
+      'warnings': warnings_of_prompts(
+        encoder, dataset.name, prompts, different, 'texts'
+      )
+    },
   )
 
 
@@ -148,6 +155,35 @@ def recalls(
     )
     for k, rate in zip(ranks, rates, strict=True)
   }
+
+
+def recalls_by_chance(
+  texts: Sequence[int], ranks: tuple[int, ...] = RANKS
+) -> dict[str, float]:
+  """What `recalls` would be, on average, if all orders were random.
+
+  Args:
+    texts: how many each image has.
+    ranks: the K.
+  """
+  total = sum(texts)
+  own = collections.Counter(n for n in texts if n)
+
+  def hit(n: int, k: int) -> float:
+    """That one of an image's n texts is among k of all, drawn at random."""
+    missed = 1.0
+    for i in range(min(k, total)):
+      missed *= max(0.0, 1 - n / (total - i))
+    return 1 - missed
+
+  asking = sum(own.values())
+  found = {}
+  for k in ranks:
+    rates = sum(times * hit(n, k) for n, times in own.items())
+    found[f'image_to_text_r{k}'] = rates / asking
+  for k in ranks:
+    found[f'text_to_image_r{k}'] = min(1.0, k / len(texts))
+  return found
 
 
 class _Places:

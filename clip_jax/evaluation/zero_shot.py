@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from clip_jax.evaluation.at_once import at_once
 from clip_jax.evaluation.calibration import calibration_error, reliability_table
-from clip_jax.evaluation.cut_prompts import cut_warnings
+from clip_jax.evaluation.chance import chance_levels, ranks_of
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import (
@@ -21,6 +21,7 @@ from clip_jax.evaluation.features import (
   read_features,
 )
 from clip_jax.evaluation.labels import check_in_range
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.prompts import classifier_for
 from clip_jax.evaluation.ranking import (
   accuracies,
@@ -41,12 +42,13 @@ def evaluate(
   Args:
     options: `templates`, `cache`, `max_corrupt_records`, `watch`.
   Returns:
-    metrics: 'top1' and 'top5', fractions of the pictures whose class is the
-      first, or among the first five; 'top1_low' and 'top1_high', its 95 %
-      interval (Clopper and Pearson); the data set's own metric under its
-      name, where that is another; 'ece', the expected calibration error of
-      the first class's probability; 'examples', pictures classified. Of data
-      with several labels a picture (VOC2007) 'map_11_point' and 'examples'.
+    metrics: 'top1' and, of more than ten classes, 'top5': fractions of the
+      pictures whose class is the first, or among the first five; 'top1_low'
+      and 'top1_high', its 95 % interval (Clopper and Pearson); the data set's
+      own metric under its name, where that is another; 'ece', the expected
+      calibration error of the first class's probability; 'examples', pictures
+      classified. Of data with several labels a picture (VOC2007)
+      'map_11_point' and 'examples'.
     records: for each picture 'id', 'label' (the name), 'top': up to five
       [name, probability], best first, and 'rank' (of the label among `top`,
       from 0, or None). With several labels 'labels' instead, and no 'rank'.
@@ -73,7 +75,7 @@ def evaluate(
   else:
     check_in_range(found.answers, classes)
     result = _one_label(encoder, dataset, found.features, weights)
-  warnings = cut_warnings(encoder, dataset, options)
+  warnings = prompt_warnings(encoder, dataset, options)
   return dataclasses.replace(
     result, tables={**result.tables, 'warnings': warnings}
   )
@@ -117,7 +119,7 @@ def _one_label(
   low, high = clopper_pearson(int(right.sum()), len(labels))
   bins = reliability_table(probabilities[:, 0], right)
   metrics = {
-    **accuracies(best, labels),
+    **accuracies(best, labels, ranks_of(len(names))),
     'top1_low': low,
     'top1_high': high,
     'ece': calibration_error(bins),
@@ -128,6 +130,7 @@ def _one_label(
     metrics[dataset.metric] = own_metric(dataset, scores, labels)
   return Evaluation(
     metrics=metrics,
+    chance=chance_levels(metrics, len(names)),
     records=[
       {
         'id': features.ids[i],

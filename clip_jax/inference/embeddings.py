@@ -1,34 +1,50 @@
 """Embeddings in a file: a table of id, kind, caption and vector.
 
-`.npz` holds the arrays `ids`, `kinds`, `captions` (strings [N]) and
-`embeddings` (float32 [N, E]); `.parquet` has the columns `id`, `kind`,
-`caption` and `embedding`. A kind is 'image' or 'text'; a text's caption is the
-text, an image's its first caption, or ''. What made the file is JSON: the
-array `about`, or `about` in Parquet's metadata.
+`.npz` holds the arrays `ids`, `kinds`, `captions` (strings [N]), `embeddings`
+(float32 [N, E]) and `digests` (uint8 [N, 16]); `.parquet` has the columns `id`,
+`kind`, `caption`, `embedding` and `digest`. A kind is 'image' or 'text'; a
+text's caption is the text, an image's its first caption, or ''; a digest is of
+a picture's bytes, or of a text's. What made the file is JSON: the array
+`about`, or `about` in Parquet's metadata.
 
-Both are written block by block, so that a table may be larger than memory.
+numpy's strings are as wide as the longest of their array. Where that would be
+mostly padding, an .npz also holds them as UTF-8, one after another: `ids_utf8`
+(uint8) has the i-th from `ids_offsets[i]` to `ids_offsets[i + 1]`, and the same
+for captions. The padded array is compressed then, and left out where numpy
+would need over `MOST_STRING_BYTES` for it.
+
+Both formats are written block by block, so that a table may be larger than
+memory.
 """
 
 import dataclasses
+import functools
 import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import UsageError
 
 SUFFIXES = ('.npz', '.parquet')
 
-# Strings of an .npz are as wide as the longest, so that one caption of a
-# megabyte among a million would make a file of four terabytes.
-MOST_STRING_BYTES = 4 * 2**30
+# Of an array of strings as numpy has it; one caption of a megabyte among a
+# million would take four terabytes.
+MOST_STRING_BYTES = 2**30
+# Padding that is no matter: so much, or so many times what the strings are.
+_PADDING_BYTES = 32 * 2**20
+_PADDING_TIMES = 32
+_PIECE_BYTES = 16 * 2**20  # of padded strings in memory at once
 
 _GROUP_BYTES = 8 * 2**20  # of vectors in a Parquet file's group of rows
+
+
+DIGEST_BYTES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +55,22 @@ class Rows:
   kinds: Sequence[str]
   captions: Sequence[str]
   vectors: Float[np.ndarray, 'N E']  # float32, unit length
+  digests: UInt8[np.ndarray, 'N 16']
+
+
+class Lengths(NamedTuple):
+  """Of some texts: characters of the longest, and bytes of all as UTF-8."""
+
+  longest: int = 0
+  size: int = 0
+
+  def and_of(self, texts: Iterable[str]) -> 'Lengths':
+    """The lengths of these texts, too."""
+    longest, size = self
+    for text in texts:
+      longest = max(longest, len(text))
+      size += len(_encoded(text))
+    return Lengths(longest, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +79,13 @@ class Extent:
 
   Attributes:
     rows, dims: N and E.
-    id_width, caption_width: characters of the longest.
+    ids, captions: how long they are.
   """
 
   rows: int
   dims: int
-  id_width: int
-  caption_width: int
+  ids: Lengths
+  captions: Lengths
 
 
 Blocks = Callable[[], Iterable[Rows]]  # the same blocks at every call
@@ -83,22 +115,6 @@ def check_path(path: Path) -> None:
     ) from error
 
 
-def check_extent(path: Path, extent: Extent) -> None:
-  """Refuses an .npz that long strings would make absurdly large.
-
-  Raises:
-    FailureError: it would be; `.parquet` holds strings of any length.
-  """
-  widths = extent.id_width + extent.caption_width
-  size = 4 * extent.rows * widths
-  if path.suffix.lower() == '.npz' and size > MOST_STRING_BYTES:
-    raise FailureError(
-      f'{path}: ids and captions of up to {widths:,} characters would take '
-      f'{size / 2**30:,.1f} GiB in {extent.rows:,} rows of an .npz, where all '
-      f'are as wide as the longest; name {path.with_suffix(".parquet")}.'
-    )
-
-
 def write_rows(
   file: IO[bytes],
   suffix: str,
@@ -111,7 +127,7 @@ def write_rows(
   Args:
     file: opened for writing.
     suffix: one of `SUFFIXES`.
-    blocks: gives the rows; called once for each array of an .npz.
+    blocks: gives the rows; called once or more for each array of an .npz.
     extent: of all the blocks together.
     about: what made them, as JSON has it.
   """
@@ -124,23 +140,74 @@ def write_rows(
 def _write_npz(
   file: IO[bytes], blocks: Blocks, extent: Extent, about: dict[str, Any]
 ) -> None:
-  kinds = max(map(len, ('image', 'text')))
   text = np.array(json.dumps(about))
-  strings = {
-    'ids': (extent.id_width, lambda rows: rows.ids),
-    'kinds': (kinds, lambda rows: rows.kinds),
-    'captions': (extent.caption_width, lambda rows: rows.captions),
-  }
+  kinds = Lengths().and_of(('image', 'text'))
+  count = extent.rows
   with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
     _write_array(archive, 'about', text.dtype, (), [text])
-    for name, (width, column) in strings.items():
-      dtype = np.dtype(f'<U{max(1, width)}')
-      arrays = (np.array(column(rows), dtype) for rows in blocks())
-      _write_array(archive, name, dtype, (extent.rows,), arrays)
+    for name, lengths in (
+      ('ids', extent.ids),
+      ('kinds', Lengths(kinds.longest, count * kinds.size)),
+      ('captions', extent.captions),
+    ):
+      columns = functools.partial(_columns, blocks, name)
+      _write_strings(archive, name, count, lengths, columns)
+    arrays = (rows.digests for rows in blocks())
+    shape = (count, DIGEST_BYTES)
+    _write_array(archive, 'digests', np.dtype(np.uint8), shape, arrays)
     dtype = np.dtype('<f4')
     arrays = (rows.vectors.astype(dtype, copy=False) for rows in blocks())
-    shape = (extent.rows, extent.dims)
-    _write_array(archive, 'embeddings', dtype, shape, arrays)
+    _write_array(archive, 'embeddings', dtype, (count, extent.dims), arrays)
+
+
+def _columns(blocks: Blocks, name: str) -> Iterator[Sequence[str]]:
+  """One column of strings, block by block."""
+  return (getattr(rows, name) for rows in blocks())
+
+
+def _write_strings(
+  archive: zipfile.ZipFile,
+  name: str,
+  count: int,
+  lengths: Lengths,
+  columns: Callable[[], Iterator[Sequence[str]]],
+) -> None:
+  """A column as numpy has it, and as UTF-8 where that is mostly padding."""
+  dtype = np.dtype(f'<U{max(1, lengths.longest)}')
+  padded = count * dtype.itemsize
+  wasteful = padded > max(_PADDING_BYTES, _PADDING_TIMES * lengths.size)
+  if wasteful:
+    encoded = ([_encoded(x) for x in column] for column in columns())
+    arrays = (np.frombuffer(b''.join(x), np.uint8) for x in encoded)
+    shape, byte = (lengths.size,), np.dtype(np.uint8)
+    _write_array(archive, f'{name}_utf8', byte, shape, arrays)
+    place = np.dtype('<i8')
+    arrays = _offsets(columns())
+    _write_array(archive, f'{name}_offsets', place, (count + 1,), arrays)
+  if not wasteful or padded <= MOST_STRING_BYTES:
+    step = max(1, _PIECE_BYTES // dtype.itemsize)
+    arrays = (
+      np.array(column[i : i + step], dtype)
+      for column in columns()
+      for i in range(0, len(column), step)
+    )
+    _write_array(archive, name, dtype, (count,), arrays, compress=wasteful)
+
+
+def _offsets(columns: Iterator[Sequence[str]]) -> Iterator[np.ndarray]:
+  """Where each string begins among the UTF-8 of all, and where all end."""
+  end = 0
+  yield np.array([0], '<i8')
+  for column in columns:
+    sizes = [len(_encoded(text)) for text in column]
+    ends = end + np.cumsum(sizes, dtype='<i8')
+    yield ends
+    end = ends[-1] if len(ends) else end
+
+
+def _encoded(text: str) -> bytes:
+  """UTF-8, with what stands for bytes of file names that are not."""
+  return text.encode('utf-8', 'surrogatepass')
 
 
 def _write_array(
@@ -149,6 +216,8 @@ def _write_array(
   dtype: np.dtype,
   shape: tuple[int, ...],
   arrays: Iterable[np.ndarray],
+  *,
+  compress: bool = False,
 ) -> None:
   """One member, as numpy.savez writes it; without a date, so that the same
   rows are the same bytes.
@@ -159,6 +228,8 @@ def _write_array(
     'shape': shape,
   }
   member = zipfile.ZipInfo(f'{name}.npy')
+  if compress:
+    member.compress_type = zipfile.ZIP_DEFLATED
   with archive.open(member, 'w', force_zip64=True) as file:
     np.lib.format.write_array_header_1_0(file, header)
     for array in arrays:
@@ -170,15 +241,21 @@ def _write_parquet(
 ) -> None:
   arrow, parquet = pyarrow_parquet()
   vector = arrow.list_(arrow.float32(), extent.dims)
-  text = arrow.string()
+  text, digest = arrow.string(), arrow.binary(DIGEST_BYTES)
   schema = arrow.schema(
-    {'id': text, 'kind': text, 'caption': text, 'embedding': vector},
+    {
+      'id': text,
+      'kind': text,
+      'caption': text,
+      'embedding': vector,
+      'digest': digest,
+    },
     metadata={'about': json.dumps(about)},
   )
-  # Embeddings are noise to a compressor.
+  # Embeddings and digests are noise to a compressor.
   compression = {
     'id': 'snappy', 'kind': 'snappy', 'caption': 'snappy',
-    'embedding.list.element': 'none',
+    'embedding.list.element': 'none', 'digest': 'none',
   }  # fmt: skip
   with parquet.ParquetWriter(
     file, schema, use_dictionary=['kind'], compression=compression
@@ -190,6 +267,7 @@ def _write_parquet(
         'kind': arrow.array(rows.kinds, text),
         'caption': arrow.array(_utf8(rows.captions), text),
         'embedding': arrow.FixedSizeListArray.from_arrays(values, type=vector),
+        'digest': arrow.array([x.tobytes() for x in rows.digests], digest),
       }
       writer.write_table(arrow.table(columns, schema=schema))
 
@@ -212,6 +290,7 @@ def _joined(blocks: Sequence[Rows]) -> Rows:
     kinds=[kind for rows in blocks for kind in rows.kinds],
     captions=[caption for rows in blocks for caption in rows.captions],
     vectors=np.concatenate([rows.vectors for rows in blocks]),
+    digests=np.concatenate([rows.digests for rows in blocks]),
   )
 
 

@@ -12,19 +12,19 @@ import json
 import os
 import tokenize
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 
 from clip_jax.errors import UsageError
 from clip_jax.files import open_regular, typed_path
-from clip_jax.inference.embeddings import pyarrow_parquet
+from clip_jax.inference.embeddings import DIGEST_BYTES, pyarrow_parquet
 
 _CHUNK_BYTES = 32 * 2**20  # of vectors in memory at once
-_CHUNK_ROWS = 65_536  # of kinds
+_CHUNK_ROWS = 65_536  # of kinds, and of ids
 
 
 class Chunk(NamedTuple):
@@ -42,6 +42,14 @@ class Entry(NamedTuple):
   caption: str
 
 
+class Contents(NamedTuple):
+  """Some consecutive rows without their vectors."""
+
+  ids: list[str]
+  kinds: list[str]
+  digests: UInt8[np.ndarray, 'n 16']
+
+
 class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
   """N rows in a file.
 
@@ -49,12 +57,15 @@ class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
     path: the file.
     rows, dims: N and E.
     about: what made it; empty where it does not say.
+    has_digests: whether it says what its rows were made of; files of earlier
+      versions do not.
   """
 
   path: Path
   rows: int
   dims: int
   about: dict[str, Any]
+  has_digests: bool
 
   @abc.abstractmethod
   def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
@@ -63,6 +74,14 @@ class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
   @abc.abstractmethod
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
     """What some rows say."""
+
+  @abc.abstractmethod
+  def contents(self) -> Iterator[Contents]:
+    """All rows in order, some at a time; only where it `has_digests`."""
+
+  @abc.abstractmethod
+  def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
+    """The vectors of some rows, float32; n of them are in memory."""
 
   @abc.abstractmethod
   def count_kinds(self) -> dict[str, int]:
@@ -105,6 +124,10 @@ class _NpzTable(EmbeddingsTable):
   def __init__(self, path: Path):
     self.path = path
     arrays = _map_arrays(path)
+    for name in ('ids', 'kinds', 'captions'):
+      utf8, offsets = f'{name}_utf8', f'{name}_offsets'
+      if utf8 in arrays and offsets in arrays:
+        arrays[name] = _Utf8(path, arrays[utf8], arrays[offsets])
     for name in ('ids', 'kinds', 'captions', 'embeddings'):
       if name not in arrays:
         raise UsageError(
@@ -125,10 +148,14 @@ class _NpzTable(EmbeddingsTable):
           f'{path}: {name} are {arrays[name].dtype} '
           f'{list(arrays[name].shape)}, not strings [{self.rows}].'
         )
+    digests = arrays.get('digests', np.empty(0))
+    shape = (self.rows, DIGEST_BYTES)
+    self.has_digests = digests.shape == shape and digests.dtype == np.uint8
+    self._digests = digests
     self.about = json.loads(str(arrays['about'])) if 'about' in arrays else {}
 
   def __exit__(self, *_: object) -> None:
-    del self._ids, self._kinds, self._captions, self._vectors
+    del self._ids, self._kinds, self._captions, self._vectors, self._digests
 
   def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
     size = max(1, _CHUNK_BYTES // (4 * max(1, self.dims)))
@@ -150,11 +177,49 @@ class _NpzTable(EmbeddingsTable):
       for row in rows
     }
 
+  def contents(self) -> Iterator[Contents]:
+    for start in range(0, self.rows, _CHUNK_ROWS):
+      part = slice(start, start + _CHUNK_ROWS)
+      yield Contents(
+        self._ids[part].tolist(),
+        self._kinds[part].tolist(),
+        np.array(self._digests[part]),
+      )
+
+  def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
+    return np.array(self._vectors[list(rows)], np.float32)
+
   def count_kinds(self) -> dict[str, int]:
     counts: collections.Counter[str] = collections.Counter()
     for start in range(0, self.rows, _CHUNK_ROWS):
       counts.update(self._kinds[start : start + _CHUNK_ROWS].tolist())
     return dict(counts)
+
+
+class _Utf8:
+  """N strings of an .npz that would be mostly padding as numpy has them."""
+
+  dtype = np.dtype(str)
+
+  def __init__(self, path: Path, data: np.ndarray, offsets: np.ndarray):
+    if (data.dtype, offsets.dtype) != (np.uint8, np.int64) or not (
+      data.ndim == offsets.ndim == 1 <= len(offsets)
+    ):
+      raise ValueError('its strings are no UTF-8 with offsets')
+    self.shape = (len(offsets) - 1,)
+    self._path, self._data, self._offsets = path, data, offsets
+
+  def __getitem__(self, row: Any) -> Any:
+    if isinstance(row, slice):
+      rows = range(*row.indices(self.shape[0]))
+      return np.array([self[i] for i in rows], object)
+    start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+    try:
+      if not 0 <= start <= stop <= len(self._data):
+        raise ValueError('a string lies outside of the file')
+      return self._data[start:stop].tobytes().decode('utf-8', 'surrogatepass')
+    except ValueError as error:
+      raise UsageError(f'{self._path} is damaged: {error}.') from error
 
 
 class _ParquetTable(EmbeddingsTable):
@@ -177,6 +242,9 @@ class _ParquetTable(EmbeddingsTable):
         f'{path}: embeddings are {vector}, not lists of one size.'
       )
     self.rows, self.dims = self._file.metadata.num_rows, vector.list_size
+    self.has_digests = 'digest' in schema.names and (
+      schema.field('digest').type == arrow.binary(DIGEST_BYTES)
+    )
     about = (schema.metadata or {}).get(b'about')
     self.about = json.loads(about) if about else {}
 
@@ -199,19 +267,47 @@ class _ParquetTable(EmbeddingsTable):
         yield Chunk(rows, vectors.astype(np.float32, copy=False))
 
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
+    found = {}
+    for table, start, members in self._groups(rows, ['id', 'kind', 'caption']):
+      for row in members:
+        values = table.slice(row - start, 1).to_pylist()[0]
+        found[row] = Entry(values['id'], values['kind'], values['caption'])
+    return found
+
+  def contents(self) -> Iterator[Contents]:
+    columns = ['id', 'kind', 'digest']
+    for batch in self._file.iter_batches(_CHUNK_ROWS, columns=columns):
+      digests = b''.join(batch.column('digest').to_pylist())
+      yield Contents(
+        batch.column('id').to_pylist(),
+        batch.column('kind').to_pylist(),
+        np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES),
+      )
+
+  def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
+    found = np.empty((len(rows), self.dims), np.float32)
+    places: dict[int, list[int]] = collections.defaultdict(list)
+    for place, row in enumerate(rows):
+      places[row].append(place)
+    for table, start, members in self._groups(places, ['embedding']):
+      values = table.column('embedding').combine_chunks().flatten().to_numpy()
+      values = values.reshape(-1, self.dims)
+      for row in members:
+        found[places[row]] = values[row - start]
+    return found
+
+  def _groups(
+    self, rows: Iterable[int], columns: list[str]
+  ) -> Iterator[tuple[Any, int, list[int]]]:
+    """Each group that has some of the rows, its first row, and which."""
     groups = range(self._file.num_row_groups)
     sizes = [self._file.metadata.row_group(i).num_rows for i in groups]
     starts = np.cumsum([0, *sizes]).tolist()
     wanted: dict[int, list[int]] = collections.defaultdict(list)
     for row in rows:
       wanted[bisect.bisect_right(starts, row) - 1].append(row)
-    found = {}
     for group, members in wanted.items():
-      table = self._file.read_row_group(group, ['id', 'kind', 'caption'])
-      for row in members:
-        values = table.slice(row - starts[group], 1).to_pylist()[0]
-        found[row] = Entry(values['id'], values['kind'], values['caption'])
-    return found
+      yield self._file.read_row_group(group, columns), starts[group], members
 
   def count_kinds(self) -> dict[str, int]:
     counts: collections.Counter[str] = collections.Counter()
@@ -220,12 +316,15 @@ class _ParquetTable(EmbeddingsTable):
     return dict(counts)
 
 
-def _map_arrays(path: Path) -> dict[str, np.ndarray]:
+def _map_arrays(path: Path) -> dict[str, Any]:
   """The arrays of an .npz by name, mapped from the file."""
-  arrays = {}
+  arrays: dict[str, Any] = {}
   with zipfile.ZipFile(path) as archive, open(path, 'rb') as file:
     for member in archive.infolist():
+      name = member.filename.removesuffix('.npy')
       if member.compress_type != zipfile.ZIP_STORED:
+        if f'{name}_utf8.npy' in archive.namelist():
+          continue  # which holds the same, and can be mapped
         raise UsageError(
           f'{path} is compressed: write it with clip-jax embed, or with '
           'numpy.savez.'
@@ -233,10 +332,10 @@ def _map_arrays(path: Path) -> dict[str, np.ndarray]:
       with archive.open(member):  # checks the member's header
         pass
       file.seek(member.header_offset)
-      header = file.read(30)  # fixed part: ends with two lengths
-      name, extra = np.frombuffer(header, '<u2', 2, 26).tolist()
-      file.seek(name + extra, os.SEEK_CUR)
-      arrays[member.filename.removesuffix('.npy')] = _map_array(path, file)
+      header = file.read(30)  # ends with the lengths of two fields
+      lengths = np.frombuffer(header, '<u2', 2, 26).tolist()
+      file.seek(sum(lengths), os.SEEK_CUR)
+      arrays[name] = _map_array(path, file)
   return arrays
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 import clip_jax
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_path
 from clip_jax.inference import artifact
 from clip_jax.inference.artifact import FileEntry, Manifest
 from clip_jax.inference.exported import check_custom_calls
@@ -67,7 +68,7 @@ def export(
     FailureError: the directory cannot be written, or ONNX computes something
       else.
   """
-  out = Path(os.path.expanduser(out))
+  out = typed_path(out)
   dtype = jnp.dtype(model.module.dtype).name
   check_call(out, dtype, platforms, overwrite, onnx)
   differences: dict[str, float] = {}
@@ -100,7 +101,7 @@ def load_exported(
     UsageError: there is no exported directory at `path`.
     FailureError: a file of it is damaged.
   """
-  path = Path(os.path.expanduser(path))
+  path = typed_path(path)
   artifact.verify(path, artifact.read_manifest(path))
   description = Description.from_dict(artifact.read_description(path))
   with open_safetensors(path / artifact.WEIGHTS) as tensors:

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int32, UInt8
 from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import typed_path
 from clip_jax.inference import artifact
 from clip_jax.inference.batching import run_in_batches
 from clip_jax.inference.inputs import ImageInputs, many, prepared
@@ -66,7 +67,7 @@ class Exported(ZeroShotModel):
       FailureError: a file of it is damaged.
     """
     super().__init__()
-    self._path = Path(os.path.expanduser(path))
+    self._path = typed_path(path)
     if batch_size < 1:
       raise UsageError(f'batch_size={batch_size} must be at least 1.')
     self._batch_size = batch_size

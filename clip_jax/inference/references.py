@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_path
 from clip_jax.inference.artifact import is_artifact
 from clip_jax.interop.foreign import is_hugging_face, is_open_clip
 
@@ -65,7 +66,7 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
   Raises:
     UsageError: nothing is there, or nothing that is known.
   """
-  path = Path(os.path.expanduser(reference))
+  path = typed_path(reference)
   for kind in KINDS:
     if path.exists() and kind.matches(path):
       return kind.name, path

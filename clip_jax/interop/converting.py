@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.errors import UsageError
-from clip_jax.files import to_bytes
+from clip_jax.files import to_bytes, typed_path
 from clip_jax.interop import (
   hugging_face,
   layouts,
@@ -96,7 +95,7 @@ def check_call(target: str, directory: str | os.PathLike) -> None:
     raise UsageError(
       f'no layout {target!r}: choose one of {", ".join(_LAYOUTS)}.'
     )
-  place = Path(os.path.expanduser(directory))
+  place = typed_path(directory)
   if not place.parent.is_dir():
     raise UsageError(f'{place}: there is no folder {place.parent}.')
   free = not place.exists() or (place.is_dir() and not any(place.iterdir()))

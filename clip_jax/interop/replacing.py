@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import typed_path
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def replacing(
     UsageError: `path` is a folder, or in none.
     FailureError: it cannot be written, as where the disk is full.
   """
-  path = Path(os.path.expanduser(path))
+  path = typed_path(path)
   if path.is_dir():
     raise UsageError(f'{path} is a folder: name a file.')
   if not make_folder and not path.parent.is_dir():
@@ -60,7 +61,7 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     FailureError: it cannot be written; of a file in it too, the message names
       `path`.
   """
-  path = Path(os.path.abspath(os.path.expanduser(path)))
+  path = Path(os.path.abspath(typed_path(path)))
   part = path.with_name(f'.{path.name}.{os.getpid()}.part')
   old = path.with_name(f'.{path.name}.{os.getpid()}.old')
   try:

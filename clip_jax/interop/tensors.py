@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_path
 from clip_jax.interop import npz_file, safetensors_file, shards, torch_file
 from clip_jax.interop.opened import TensorInfo, Tensors
 from clip_jax.interop.zip_archive import ZipArchive
@@ -39,7 +40,7 @@ def open_tensors(path: str | os.PathLike) -> Tensors:
     UsageError: there is no such file, or it is not a weight file.
     FailureError: the file is damaged or unsafe.
   """
-  path = Path(os.path.expanduser(path))
+  path = typed_path(path)
   try:
     if path.is_dir():
       path = _in_directory(path)

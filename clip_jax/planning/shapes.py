@@ -1,9 +1,9 @@
 """The model of a config where its tokenizer's file need not be there."""
 
 import dataclasses
-import os
 
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_path
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.training.config import Config
@@ -21,7 +21,7 @@ def planned_model(config: Config) -> CLIPConfig:
       are.
   """
   scheme, _, location = config.tokenizer.partition(':')
-  if scheme == 'clip' or os.path.exists(location):
+  if scheme == 'clip' or typed_path(location).exists():
     tokenizer = make_tokenizer(config, ())
     return shape_model(
       config, tokenizer.vocab_size, tokenizer.context_length, tokenizer.eos_id

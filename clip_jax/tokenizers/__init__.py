@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_path, typed_place
 from clip_jax.tokenizers.base import Tokenizer
 
 __all__ = ['Tokenizer', 'from_description', 'from_directory', 'load']
@@ -38,6 +39,7 @@ def load(spec: str, context_length: int | None = None) -> Tokenizer:
     from clip_jax.tokenizers.clip import CLIPTokenizer
 
     return CLIPTokenizer(context_length)
+  path = typed_place(path)
   if kind == 'sentencepiece':
     from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer
 
@@ -63,7 +65,7 @@ def from_directory(
   """
   from clip_jax.tokenizers import directories
 
-  return directories.from_directory(path, context_length)
+  return directories.from_directory(typed_path(path), context_length)
 
 
 def from_description(description: Mapping[str, Any]) -> Tokenizer:

@@ -19,6 +19,7 @@ import sentencepiece
 from jaxtyping import Int32
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import typed_path
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
 
 MODEL_TYPES = ('unigram', 'bpe')
@@ -191,7 +192,7 @@ def train(
     if failures:
       raise failures[0] from None
     raise UsageError(_explain(str(error), vocab_size)) from error
-  _write(Path(path), model.getvalue())
+  _write(typed_path(path), model.getvalue())
 
 
 def _sentences(

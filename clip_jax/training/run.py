@@ -15,6 +15,7 @@ from clip_jax.data.pipeline import Batches, step_records, training_batches
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import find_evaluator
+from clip_jax.files import typed_path
 from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
@@ -169,7 +170,7 @@ def make_tokenizer(
   training = config.tokenizer_training
   if scheme == 'sentencepiece' and training.vocab_size > 0:
     if distributed.is_first():
-      _train_vocabulary(config, sources, Path(location))
+      _train_vocabulary(config, sources, typed_path(location))
     distributed.meet('vocabulary')
   length = config.model.text.context_length
   if length is None and config.model.preset:

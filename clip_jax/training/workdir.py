@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import typed_place
 from clip_jax.parallel import distributed
 
 Result = TypeVar('Result')
@@ -108,9 +109,9 @@ def opened(name: str | os.PathLike) -> Iterator[Workdir]:
     UsageError: it is another kind of store.
     FailureError: the store cannot be reached.
   """
-  text = os.fspath(name)
+  text = typed_place(name)
   if '://' not in text:
-    yield Workdir(name, Path(text))
+    yield Workdir(text, Path(text))
     return
   if not text.startswith(_STORES):
     raise UsageError(
@@ -119,7 +120,7 @@ def opened(name: str | os.PathLike) -> Iterator[Workdir]:
     )
   with tempfile.TemporaryDirectory() as folder:
     last = text.rstrip('/').rpartition('/')[2]
-    workdir = Workdir(name, Path(folder) / last)
+    workdir = Workdir(text, Path(folder) / last)
     workdir.fetch()
     try:
       yield workdir

@@ -82,6 +82,17 @@ def test_the_environment_wins(monkeypatch, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_the_tilde_of_the_environment_is_the_home(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '~/programs')
+  compilation_cache.use()
+  assert jax.config.values[KEY] == str(tmp_path / 'programs')
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+  monkeypatch.setenv('XDG_CACHE_HOME', '~/cache')
+  compilation_cache.use()
+  assert jax.config.values[KEY] == str(tmp_path / 'cache/clip_jax/xla')
+
+
 def test_a_folder_that_cannot_be_made_is_left_alone(monkeypatch, tmp_path):
   (tmp_path / 'file').write_text('')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))

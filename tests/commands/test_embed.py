@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from clip_jax.inference.embeddings_reader import open_embeddings
 from clip_jax.inference.fingerprint import fingerprint
@@ -103,6 +105,64 @@ def test_unreadable_pictures_are_left_out_and_named(
   assert result.code == 1
   assert 'no readable picture' in result.err
   assert np.load(out)['ids'].tolist() == ['b.png']  # the old file stays whole
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.parquet'])
+def test_what_was_added_is_encoded_and_what_is_gone_is_dropped(
+  clip_jax, workdir, pictures, texts, tmp_path, suffix
+):
+  folder, out = tmp_path / 'mine', tmp_path / f'e{suffix}'
+  shutil.copytree(pictures, folder)
+  call = ['embed', f'--model={workdir}', f'--images=folder:{folder}',
+          f'--texts={texts}', f'--out={out}']  # fmt: skip
+  first = clip_jax(*call)
+  assert 'kept' not in first.err
+  assert 'kept 8, encoded 0 new, 0 changed, dropped 0' in clip_jax(*call).err
+  (folder / 'cat_face' / '0.png').unlink()
+  red = folder / 'red_square'
+  (red / '2.png').write_bytes((pictures / 'cat_face' / '0.png').read_bytes())
+  Image.new('RGB', (9, 9), 'red').save(red / '0.png')
+  Image.new('RGB', (9, 9), 'blue').save(red / 'new.png')
+  texts.write_text('blue\nred square\nGröße\n', encoding='utf-8')
+  second = clip_jax(*call, '--json')
+  # The content of cat_face/0.png goes on under another name.
+  assert 'kept 5, encoded 2 new, 1 changed, dropped 1 that' in second.err
+  counts = [second.json[x] for x in ('kept', 'new', 'changed', 'dropped')]
+  assert counts == [5, 2, 1, 1]
+  model = load(workdir)
+  with open_embeddings(out) as table:
+    every = table.entries(range(table.rows)).values()
+    rows = table.vectors(range(table.rows))
+  images = [folder / x.id for x in every if x.kind == 'image']
+  lines = [x.caption for x in every if x.kind == 'text']
+  assert lines == ['blue', 'red square', 'Größe']
+  expected = [model.encode_image(images), model.encode_text(lines)]
+  np.testing.assert_allclose(rows, np.concatenate(expected), atol=1e-6)
+
+
+def test_one_long_text_does_not_make_a_large_file(clip_jax, workdir, tmp_path):
+  lines = [*(f'red square {i}' for i in range(99)), 'big cat ' * 125_000]
+  (tmp_path / 'texts.txt').write_text('\n'.join(lines))
+  out = tmp_path / 'e.npz'
+  clip_jax('embed', f'--model={workdir}', f'--texts={tmp_path / "texts.txt"}',
+           f'--out={out}')  # fmt: skip
+  assert out.stat().st_size < 3e6
+  with np.load(out, allow_pickle=False) as file:
+    assert file['captions'][:99].tolist() == lines[:99]
+    assert file['captions'][99] == lines[99].strip()
+  found = clip_jax('search', f'--model={workdir}', f'--index={out}',
+                   '--text=red square 7', '--top=1')  # fmt: skip
+  assert found.out.split()[-3:-1] == ['red', 'square']
+
+
+def test_the_home_of_what_is_typed(clip_jax, workdir, texts, monkeypatch):
+  monkeypatch.setenv('HOME', str(texts.parent))
+  result = clip_jax(
+    'embed', f'--model={workdir}', '--texts=~/texts.txt', '--out=~/e.npz'
+  )
+  assert result.code == 0, result
+  ids = np.load(texts.parent / 'e.npz')['ids'].tolist()
+  assert ids == ['texts.txt:1', 'texts.txt:3', 'texts.txt:4']
 
 
 def test_wrong_calls_are_one_line(refused, workdir, pictures, texts, tmp_path):

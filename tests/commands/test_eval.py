@@ -26,8 +26,10 @@ def test_json_has_the_evaluators_metrics(clip_jax, workdir, pictures, task):
     'model': str(workdir),
     'step': 7,
     'metrics': pytest.approx(expected.metrics, abs=1e-5),
+    'chance': expected.chance,
     'corrupt': {},
   }
+  assert result.json['chance']
 
 
 def test_help_has_a_line_for_every_task(clip_jax):
@@ -93,8 +95,8 @@ def test_classes_with_the_same_names_are_told_in_a_line(
   result = clip_jax(*call)
   assert result.code == 0
   assert result.err == (
-    f"--class_names: {names}, line 2 has the names of line 1, 'cat|kitten': "
-    'these classes cannot be told apart.\n'
+    f"data 'folder:{pictures}': 2 of 2 classes cannot be told apart from "
+    'others: kitten = cat.\n'
   )
 
 
@@ -121,8 +123,10 @@ def test_prints_percentages_and_counts(clip_jax, workdir, pictures):
   title, *rows = result.out.splitlines()
   assert title == f'zero_shot on folder:{pictures}, {workdir} at step 7'
   shown = dict(row.split(maxsplit=1) for row in rows)
-  assert shown['top5'] == '100.00 %'  # there are two classes
-  assert re.fullmatch(r'\d+\.\d+ %  \[\d+\.\d+, \d+\.\d+\]', shown['top1'])
+  assert 'top5' not in shown  # there are two classes
+  assert re.fullmatch(
+    r'\d+\.\d+ %  \[\d+\.\d+, \d+\.\d+\]  \(chance 50 %\)', shown['top1']
+  )
   assert 'top1_low' not in shown
   assert shown['examples'] == '5'
 
@@ -136,7 +140,8 @@ def test_prompts_that_are_cut_are_told_in_a_line(clip_jax, workdir, pictures):
   assert result.code == 0
   assert result.err == (
     f"data 'folder:{pictures}': 2 of 2 prompts are longer than the 16 tokens "
-    'that the model reads, and were cut: 2 of 2 classes cannot be told apart.\n'
+    'that the model reads, and were cut: 2 of 2 classes cannot be told apart '
+    'from others: cat face = red square.\n'
   )
   assert result.json['metrics']['examples'] == 5
 

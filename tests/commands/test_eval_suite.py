@@ -94,7 +94,7 @@ def test_prompts_that_are_cut_are_told_once_and_on_the_page(call, tmp_path):
     assert result.code == 0, result.err
     assert result.err.count(line) == 1
   page = (tmp_path / 'out' / 'report.html').read_text()
-  assert page.count('2 of 2 classes cannot be told apart.') == 1
+  assert page.count('2 of 2 classes cannot be told apart from') == 1
   stored = json.loads((tmp_path / 'out' / 'results.json').read_text())
   for row in stored['results']:
     (found,) = row['tables']['warnings']

@@ -1,7 +1,6 @@
 """The lines of a text file by index."""
 
 import os
-import threading
 
 import pytest
 
@@ -20,14 +19,20 @@ def test_lines_that_are_not_blank(tmp_path):
   assert list(lines) == ['one', 'Größe', 'last']  # again
 
 
-def test_a_pipe_is_read_once(tmp_path):
-  path = tmp_path / 'pipe'
-  os.mkfifo(path)
-  writer = threading.Thread(target=path.write_text, args=('one\ntwo\n',))
-  writer.start()
-  lines = TextLines(path)
-  writer.join()
+def test_a_pipe_that_is_open_already_is_read_once():
+  reading, writing = os.pipe()
+  os.write(writing, b'one\ntwo\n')
+  os.close(writing)
+  lines = TextLines(f'/dev/fd/{reading}')  # as in --texts=<(zcat texts.gz)
+  os.close(reading)
   assert (lines[1], lines[0]) == ('two', 'one')
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  for path in (tmp_path / 'pipe', '/dev/zero'):
+    with pytest.raises(UsageError, match='a pipe or a device, not a file'):
+      TextLines(path)
 
 
 def test_other_files_are_one_line(tmp_path):

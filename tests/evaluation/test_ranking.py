@@ -41,7 +41,8 @@ def test_the_case_has_ties_that_another_order_would_break():
   scale = ENCODER.logit_scale
   first = scores_of(features, scaled(directions, scale)).argmax(axis=1)
   other = (scale * (features @ directions)).argmax(axis=1)
-  assert (first == LABELS).sum() != (other == LABELS).sum()
+  # The counts of right ones may be the same all the same, by chance.
+  assert (first != other).any()
 
 
 @pytest.mark.parametrize('metric', ['accuracy', 'mean_per_class'])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.inference.embeddings import Extent, Rows, write_rows
+from clip_jax.inference.embeddings import Extent, Lengths, Rows, write_rows
 
 
 def unit_rows(seed: int, count: int, dims: int = 16, clusters: int = 0):
@@ -26,6 +26,7 @@ def write_table(
   kinds: list[str] | None = None,
   captions: list[str] | None = None,
   about: dict[str, Any] | None = None,
+  digests: np.ndarray | None = None,
   block: int = 100,
 ) -> Path:
   """A file as `clip-jax embed` leaves it; returns its path."""
@@ -33,14 +34,18 @@ def write_table(
   ids = ids or [f'{i}.png' for i in range(count)]
   kinds = kinds or ['image'] * count
   captions = captions or [f'caption {i}' for i in range(count)]
+  if digests is None:  # all rows are of other content
+    digests = np.zeros((count, 16), np.uint8)
+    digests[:, :8] = np.arange(count, dtype='>u8')[:, None].view(np.uint8)
 
   def blocks():
     for i in range(0, count, block):
       part = slice(i, i + block)
-      yield Rows(ids[part], kinds[part], captions[part], vectors[part])
+      texts = ids[part], kinds[part], captions[part]
+      yield Rows(*texts, vectors[part], digests[part])
 
-  widths = [max(map(len, texts), default=0) for texts in (ids, captions)]
-  extent = Extent(count, dims, *widths)
+  lengths = [Lengths().and_of(texts) for texts in (ids, captions)]
+  extent = Extent(count, dims, *lengths)
   with open(path, 'wb') as file:
     write_rows(file, path.suffix, blocks, extent, about or {})
   return path

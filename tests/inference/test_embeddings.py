@@ -1,14 +1,13 @@
 """Tables of embeddings on disk: written block by block."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow.parquet
 import pytest
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import UsageError
 from clip_jax.inference import embeddings
-from clip_jax.inference.embeddings import Extent, check_extent, check_path
+from clip_jax.inference.embeddings import check_path
+from clip_jax.inference.embeddings_reader import open_embeddings
 from tests.inference.tables import unit_rows, write_table
 
 IDS = ['a.png', 'Größe/ü.png', '😀']
@@ -64,13 +63,36 @@ def test_names_that_are_not_utf8_are_kept_readable_in_parquet(tmp_path):
   assert table['id'].to_pylist() == ['caf\\udce9.png']
 
 
-def test_long_strings_are_refused_in_an_npz_only():
-  extent = Extent(rows=1_000_000, dims=512, id_width=20, caption_width=100_000)
-  with pytest.raises(FailureError, match=r'372\.6 GiB .* e\.parquet') as error:
-    check_extent(Path('e.npz'), extent)
-  assert '\n' not in str(error.value)
-  check_extent(Path('e.parquet'), extent)
-  check_extent(Path('e.npz'), Extent(1_000_000, 512, 20, 1000))
+def test_one_long_text_does_not_make_a_large_npz(tmp_path):
+  rows = unit_rows(0, 300)
+  names = [*(f'{i}.png' for i in range(299)), 'Größe' * 30_000]
+  texts = [*(f'caf\u00e9 \udce9 {i}' for i in range(298)), '', 'ü' * 1_000_000]
+  path = write_table(
+    tmp_path / 'e.npz', rows, ids=names, captions=texts, block=70
+  )
+  assert path.stat().st_size < 10e6  # 1.8 GB if all were as wide
+  with np.load(path, allow_pickle=False) as file:
+    assert 'captions' not in file.files  # over a GiB for numpy
+    assert file['ids'].tolist() == names
+    data, ends = file['captions_utf8'].tobytes(), file['captions_offsets']
+    for row in (0, 298, 299):
+      text = data[ends[row] : ends[row + 1]].decode('utf-8', 'surrogatepass')
+      assert text == texts[row]
+  with open_embeddings(path) as table:
+    found = table.entries([0, 298, 299])
+    assert [found[i].caption for i in found] == [texts[0], '', texts[299]]
+    assert found[299].id == names[299]
+    assert [x for part in table.contents() for x in part.ids] == names
+
+
+def test_usual_captions_are_as_numpy_has_them(tmp_path):
+  texts = ['x' * 2000, *['a short caption'] * 3999]
+  path = write_table(tmp_path / 'e.npz', unit_rows(0, 4000), captions=texts)
+  with np.load(path, allow_pickle=False) as file:
+    assert set(file.files) == {
+      'about', 'ids', 'kinds', 'captions', 'digests', 'embeddings'
+    }  # fmt: skip
+    assert file['captions'].tolist() == texts
 
 
 def test_checking_a_path_leaves_nothing_behind(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_place
 
 DEFAULT_CAPTIONS = ('caption',)
 
@@ -75,15 +76,15 @@ def words(class_name: str) -> str:
 
 def local_path(spec: str, location: str) -> str:
   """The path of a location; `#split` is a sub-folder of it."""
-  path = os.path.expanduser(location)
-  if '#' in path and not os.path.exists(path):
-    folder, _, split = path.rpartition('#')
+  folder, hash_sign, split = location.rpartition('#')
+  if hash_sign and not os.path.exists(os.path.expanduser(location)):
+    folder = typed_place(folder)
     if os.path.isfile(folder):
       raise UsageError(
         f'data {spec!r}: a file has no splits; leave out #{split}'
       )
     return os.path.join(folder, split)
-  return path
+  return typed_place(location)
 
 
 def read_text(spec: str, path: str) -> str:

@@ -8,18 +8,19 @@ from clip_jax.data.building import prepared_folder
 from clip_jax.data.built_in import BUILT_IN
 from clip_jax.data.sources.base import local_path
 from clip_jax.evaluation.datasets.table import DatasetFacts
+from clip_jax.files import typed_path
 
 ROOT_VARIABLE = 'CLIP_JAX_DATA'
 
 
 def data_root() -> Path:
   """The folder of the data sets that TFDS does not prepare."""
-  return Path(os.environ.get(ROOT_VARIABLE) or '~/clip_data').expanduser()
+  return typed_path(os.environ.get(ROOT_VARIABLE) or '~/clip_data')
 
 
 def filled(spec: str, root: Path) -> str:
   """A SPEC of the table with the user's folder in the place of `{root}`."""
-  return spec.replace('{root}', str(root.expanduser()))
+  return spec.replace('{root}', str(typed_path(root)))
 
 
 def present(facts: DatasetFacts, root: Path | None = None) -> str | None:

@@ -150,6 +150,7 @@ def _result(
     'task': task,
     'error': result.error,
     'metrics': result.metrics,
+    'chance': result.chance,
     'published': {
       name: dataclasses.asdict(number) for name, number in numbers.items()
     },

@@ -151,9 +151,9 @@ def summary(collected: Collected) -> tuple[list[float | int], list[Row]]:
 
   Returns:
     The shots that there are; and for each data set 'title', 'metric',
-    'zero_shot' with its 'low' and 'high', 'gain', 'shots' (one a shot),
-    'probe', 'examples', 'published_zero_shot', 'published_probe'; None where
-    there is no number.
+    'chance', 'zero_shot' with its 'low' and 'high', 'gain', 'shots' (one a
+    shot), 'probe', 'examples', 'published_zero_shot', 'published_probe'; None
+    where there is no number.
   """
   by_name: dict[str, dict[str, Row]] = {}
   for result in collected['results']:
@@ -181,7 +181,7 @@ def _summary_row(
 ) -> Row:
   some = next(iter(tasks.values()))
   row: Row = {'title': title(collected, some), 'examples': None, 'gain': None}
-  row['metric'] = None
+  row['metric'] = row['chance'] = None
   for task, key in (('zero_shot', 'zero_shot'), ('linear_probe', 'probe')):
     result = tasks.get(task)
     name = own_name(collected, result) if result else None
@@ -190,6 +190,7 @@ def _summary_row(
     row[f'published_{key}'] = result['published'].get(name) if result else None
     if result and name:
       row['metric'] = row['metric'] or name
+      row['chance'] = result['chance'].get(name, row['chance'])
       row['examples'] = result['metrics'].get('examples', row['examples'])
       row[f'{key}_ends'] = interval_of(result['metrics'], name)
   if 'prompt_gain' in tasks:

@@ -139,7 +139,11 @@ def _picture(
 
 def _overlap_rows(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
   return [
-    {'title': figures.title(collected, result), **result['metrics']}
+    {
+      'title': figures.title(collected, result),
+      'chance': result['chance'].get('accuracy_all'),
+      **result['metrics'],
+    }
     for result in figures.of_task(collected, 'overlap')
   ]
 
@@ -149,7 +153,9 @@ def _retrieval(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
     {
       'title': figures.title(collected, result),
       'values': [
-        (result['metrics'].get(name), result['published'].get(name))
+        tuple(
+          result[kind].get(name) for kind in ('metrics', 'chance', 'published')
+        )
         for name in RECALLS
       ],
       'examples': result['metrics'].get('examples'),

@@ -158,6 +158,7 @@ def _evaluate(
     records=stored.normal(found.records),
     corrupt=dict(found.corrupt),
     tables=stored.normal(found.tables),
+    chance=stored.normal(found.chance),
     seconds=time.monotonic() - started,
   )
 

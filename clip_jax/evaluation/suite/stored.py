@@ -22,7 +22,7 @@ class Result:
   Attributes:
     pair: which.
     depends: what the numbers depend on, JSON-able.
-    metrics, records, corrupt, tables: of the `Evaluation`.
+    metrics, records, corrupt, tables, chance: of the `Evaluation`.
     seconds: it took.
     error: the reason in one line, where it failed; the rest is then empty.
   """
@@ -35,6 +35,7 @@ class Result:
   tables: dict[str, list[dict[str, Any]]] = dataclasses.field(
     default_factory=dict
   )
+  chance: dict[str, float] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
   error: str | None = None
 

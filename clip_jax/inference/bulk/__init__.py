@@ -3,14 +3,19 @@
 A job's records are divided into parts (`parts`), which go through the encoder
 one after another (`encode`) into a folder beside the output (`folder`). When
 all are there, one process joins them. The same job finds its parts again, and
-another is refused (`identity`).
+another is refused (`identity`). What a finished file already has is not encoded
+again (`known`).
 """
 
 import contextlib
+import filecmp
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from clip_jax.data.reading import none_readable
 from clip_jax.errors import FailureError, UsageError
@@ -18,8 +23,10 @@ from clip_jax.inference.bulk.encode import Encoded, Item, encode_parts
 from clip_jax.inference.bulk.folder import PartsFolder
 from clip_jax.inference.bulk.identity import differences
 from clip_jax.inference.bulk.job import Job, Summary
+from clip_jax.inference.bulk.known import Known, Update, known_rows
 from clip_jax.inference.bulk.parts import (
   Plan,
+  digests_of,
   read_dims,
   read_notes,
   read_rows,
@@ -27,7 +34,7 @@ from clip_jax.inference.bulk.parts import (
   write_part,
 )
 from clip_jax.inference.bulk.records import check_corrupt, items_of, notes_of
-from clip_jax.inference.embeddings import check_extent, write_rows
+from clip_jax.inference.embeddings import write_rows
 from clip_jax.inference.embeddings_reader import open_embeddings
 
 # Passes items on and shows how far they are: items, done before, total, unit.
@@ -42,6 +49,9 @@ def embed(
   say: Callable[[str], None],
 ) -> Summary:
   """Makes this process's share of the parts that are missing; joins all.
+
+  Where the output is there already, by the same model, only what it does not
+  have is encoded; the rest is taken from it, and it is replaced at the end.
 
   Args:
     job: what, and by which model.
@@ -66,25 +76,27 @@ def embed(
     if joined and _is_of(out, identity):
       say(f'{out} is there, joined from all parts: remove it to embed again')
       return _summary_of(out)
-    try:
-      _make_parts(job, out, folder, watch, say)
-    except BaseException:
-      if folder.done():
-        say(f'what is done stays in {folder.path}: the same command goes on')
-      raise
-    with folder.joining() as there:
-      if not there:  # joined by another process
-        return _summary_of(out)
-      summary = _summary(folder)
-      if summary.parts == summary.planned:
-        _join(job, out, folder, summary, identity)
-      return summary
+    with known_rows(out, identity, say) as known:
+      try:
+        _make_parts(job, out, folder, known, watch, say)
+      except BaseException:
+        if folder.done():
+          say(f'what is done stays in {folder.path}: the same command goes on')
+        raise
+      with folder.joining() as there:
+        if not there:  # joined by another process
+          return _summary_of(out)
+        summary = _summary(folder)
+        if summary.parts == summary.planned:
+          _join(job, out, folder, known, summary)
+        return summary
 
 
 def _make_parts(
   job: Job,
   out: Path,
   folder: PartsFolder,
+  known: Known,
   watch: Watch,
   say: Callable[[str], None],
 ) -> None:
@@ -102,7 +114,7 @@ def _make_parts(
   for kind in ('image', 'text'):
     parts = [part for part in missing if part.kind == kind]
     total = sum(len(part) for part in mine if part.kind == kind)
-    items = items_of(job, kind, parts, progress.corrupt)
+    items = items_of(job, kind, parts, progress.corrupt, known)
     watched = watch(items, total - sum(map(len, parts)), total, f'{kind}s')
     encode = job.model.encode_image
     if kind == 'text':
@@ -112,19 +124,24 @@ def _make_parts(
       contextlib.closing(encode_parts(encode, parts, watched)) as results,
     ):
       for encoded in results:
-        _keep(job, out, folder, encoded, progress)
+        vectors = _with_known(encoded, known)
+        with _written(out):
+          notes = notes_of(job, encoded)
+          write_part(folder.path, encoded.part, notes, vectors)
 
 
-def _keep(
-  job: Job, out: Path, folder: PartsFolder, encoded: Encoded, progress: Summary
-) -> None:
-  """Stores a part; says early if the output cannot hold what is to come."""
-  notes = notes_of(job, encoded)
-  with _written(out):
-    write_part(folder.path, encoded.part, notes, encoded.vectors)
-  progress.add(encoded.part, notes, encoded.vectors.shape[1])
-  rows = folder.plan.images - len(progress.corrupt) + folder.plan.texts
-  check_extent(out, progress.extent(rows))
+def _with_known(encoded: Encoded, known: Known) -> Float[np.ndarray, 'N E']:
+  """The vectors of a part's rows: those encoded, and those that were there."""
+  rows = np.array([x.known for x in encoded.items if not x.reason], np.int64)
+  there = rows >= 0
+  if not there.any():
+    return encoded.vectors
+  taken = known.vectors(rows[there].tolist())
+  vectors = np.empty((len(rows), taken.shape[1]), np.float32)
+  vectors[there] = taken
+  if not there.all():
+    vectors[~there] = encoded.vectors
+  return vectors
 
 
 def _summary(folder: PartsFolder) -> Summary:
@@ -139,7 +156,8 @@ def _is_of(out: Path, identity: dict[str, Any]) -> bool:
   """Whether the output is there, and is this job's."""
   try:
     with open_embeddings(out) as table:
-      return not differences(identity, table.about)
+      same = identity['outline'] == table.about.get('outline')
+      return same and not differences(identity, table.about)
   except UsageError:  # there is none, or another kind of file
     return False
 
@@ -162,10 +180,13 @@ def _join(
   job: Job,
   out: Path,
   folder: PartsFolder,
+  known: Known,
   summary: Summary,
-  identity: dict[str, Any],
 ) -> None:
   """Streams all parts into the output, puts it in its place, and removes them.
+
+  An output that would be the same is left as it is, so that an index of it
+  stays good.
 
   A kill before the move leaves the parts; one after it leaves a folder that
   the same command finds complete.
@@ -175,13 +196,13 @@ def _join(
     if not summary.images:
       folder.remove()  # for nothing in it is worth keeping
       raise FailureError(none_readable(job.source.spec, summary.corrupt))
-  extent = summary.extent(summary.images + summary.texts)
+  if known.serves:
+    summary.update = _compare(folder, known)
   about = {
-    **identity,
+    **folder.identity,
     'corrupt': summary.corrupt,
     'truncated': summary.truncated,
   }
-  check_extent(out, extent)
   temporary = folder.path / 'joined.tmp'
 
   def blocks():
@@ -189,13 +210,24 @@ def _join(
 
   try:
     with _written(out), open(temporary, 'wb') as file:
-      write_rows(file, out.suffix.lower(), blocks, extent, about)
+      write_rows(file, out.suffix.lower(), blocks, summary.extent(), about)
       sync(file)
-      os.replace(temporary, out)
+      if not (out.exists() and filecmp.cmp(temporary, out, shallow=False)):
+        os.replace(temporary, out)
   finally:
     temporary.unlink(missing_ok=True)
   folder.remove()
   summary.joined = True
+
+
+def _compare(folder: PartsFolder, known: Known) -> Update:
+  """What became of the rows that were there."""
+  update = Update()
+  for kind in ('image', 'text'):
+    parts = (part for part in folder.plan if part.kind == kind)
+    notes = (read_notes(folder.path, part) for part in parts)
+    update += known.compare(kind, ((x.ids, digests_of(x)) for x in notes))
+  return update
 
 
 @contextlib.contextmanager

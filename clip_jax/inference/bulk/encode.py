@@ -19,9 +19,12 @@ class Item(NamedTuple):
   """One record on its way to the encoder.
 
   Attributes:
-    content: a picture or a text; None where it cannot be read.
+    content: a picture or a text; None where it cannot be read, or is known.
     reason: why it cannot, or ''.
     record: a picture's, without the picture.
+    digest: of the content; see `digest_of`.
+    known: the row of an earlier table that is of the same content, which needs
+      no encoding; -1 where there is none.
   """
 
   id: str
@@ -29,6 +32,8 @@ class Item(NamedTuple):
   content: Any
   reason: str = ''
   record: Record | None = None
+  digest: bytes = b''
+  known: int = -1
 
 
 class Encoded(NamedTuple):
@@ -36,7 +41,7 @@ class Encoded(NamedTuple):
 
   part: Part
   items: list[Item]  # without their content
-  vectors: Float[np.ndarray, 'N E']  # of those without a reason
+  vectors: Float[np.ndarray, 'N E']  # of those that were encoded
 
 
 def encode_parts(
@@ -118,7 +123,7 @@ class _Reader:
         if self._stop.is_set():
           raise _Stopped
         self.items.append(item._replace(content=None))
-        if not item.reason:
+        if not item.reason and item.known < 0:
           yield item.content
     finally:
       self.done.set()

@@ -35,6 +35,7 @@ class PartsFolder:
   Attributes:
     path: the folder.
     plan: how the job is divided, as the process that began it chose.
+    identity: the job's, as that process found it.
     was_joined: whether a process was killed after it had joined the parts and
       before all of them were removed.
   """
@@ -48,6 +49,7 @@ class PartsFolder:
     """
     self.path = out.with_suffix('.parts')
     self.plan = Plan(0, 0, 1)
+    self.identity: dict[str, Any] = {}
     self.was_joined = False
     self._trash = out.with_suffix('.parts.done')
 
@@ -126,7 +128,7 @@ class PartsFolder:
           f'{self.path} holds the parts of another job: '
           f'{"; ".join(different)}. Remove that folder, or name another --out.'
         )
-      self.plan = Plan(**job['plan'])
+      self.plan, self.identity = Plan(**job['plan']), job['identity']
       return
     strangers = [
       name for name in os.listdir(self.path)
@@ -137,7 +139,7 @@ class PartsFolder:
         f'{self.path} is in the way: it holds {strangers[0]!r} and no '
         f'{_JOB}. Move it, or name another --out.'
       )
-    self.plan = plan
+    self.plan, self.identity = plan, identity
     job = {'identity': identity, 'plan': vars(plan)}
     temporary = path.with_suffix('.tmp')
     with open(temporary, 'wb') as file:

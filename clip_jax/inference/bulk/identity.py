@@ -1,19 +1,21 @@
 """Which job it is, so that parts of different ones are never mixed."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
 from clip_jax.inference.fingerprint import fingerprint
 from clip_jax.inference.model import Model
 
-VERSION = 1  # of the parts' files
+VERSION = 2  # of the parts' files
 
 # What a person calls the fields; those that are not named here may differ.
 _MEANINGS = {
   'version': "the version of the parts' format",
   'model': 'the model',
   'preprocessing': 'the preprocessing',
+  'tokenizer': 'the tokenizer',
   'dtype': 'the dtype',
   'images': '--images',
   'captions': '--captions',
@@ -30,6 +32,7 @@ def identity_of(
   images: str,
   captions: list[str],
   records: int,
+  outline: Iterable[str],
   texts: str,
   lines: Iterable[str],
 ) -> dict[str, Any]:
@@ -41,6 +44,7 @@ def identity_of(
     images: the SPEC, or ''.
     captions: the columns with captions.
     records: how many the SPEC has.
+    outline: of these; see `Source.outline`.
     texts: the name of the file of texts, or ''.
     lines: its texts.
   """
@@ -50,25 +54,36 @@ def identity_of(
     'origin': model.origin,
     'step': model.step,
     'preprocessing': model.preprocessing.to_dict() if images else None,
+    'tokenizer': _tokenizer_hash(model) if texts else None,
     'dtype': dtype,
     'images': images,
     'captions': captions,
     'records': records,
+    'outline': _hash_of(outline),
     'texts': texts,
     'texts_hash': _hash_of(lines),
   }
 
 
-def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
-  """What tells two jobs apart, in a few words each."""
+def differences(
+  new: dict[str, Any],
+  old: dict[str, Any],
+  fields: Iterable[str] = tuple(_MEANINGS),
+) -> list[str]:
+  """What tells two jobs apart, in a few words each.
+
+  Args:
+    fields: that are compared.
+  """
   found = []
-  for field, meaning in _MEANINGS.items():
+  for field in fields:
+    meaning = _MEANINGS[field]
     ours, theirs = _plain(new.get(field)), _plain(old.get(field))
     if ours == theirs:
       continue
     if field == 'model':
       ours, theirs = _model(new), _model(old)
-    if field == 'texts_hash':
+    if field in ('texts_hash', 'tokenizer', 'preprocessing'):
       found.append(f'{meaning} is different')
     else:
       found.append(f'{meaning} is {ours}, theirs is {theirs}')
@@ -91,6 +106,10 @@ def _model(identity: dict[str, Any]) -> str:
     f'{identity.get("origin") or "of unknown origin"}{after} '
     f'({str(identity.get("model"))[:8]})'
   )
+
+
+def _tokenizer_hash(model: Model) -> str:
+  return _hash_of([json.dumps(model.tokenizer.describe(), sort_keys=True)])
 
 
 def _hash_of(lines: Iterable[str]) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 from clip_jax.data.sources import Source
 from clip_jax.data.text_lines import TextLines
 from clip_jax.inference.bulk.identity import identity_of
+from clip_jax.inference.bulk.known import Update
 from clip_jax.inference.bulk.parts import Notes, Part
-from clip_jax.inference.embeddings import Extent
+from clip_jax.inference.embeddings import Extent, Lengths
 from clip_jax.inference.model import Model
 
 
@@ -47,6 +48,7 @@ class Job:
       images='' if self.source is None else self.source.spec,
       captions=list(self.captions),
       records=0 if self.source is None else len(self.source),
+      outline=() if self.source is None else self.source.outline(),
       texts=self.texts_name,
       lines=self.texts or (),
     )
@@ -62,8 +64,9 @@ class Summary:
     corrupt: id to reason, of the pictures left out.
     truncated: texts that were cut.
     dims: E; 0 where there is no part.
-    id_width, caption_width: characters of the longest.
+    ids, captions: how long they are.
     joined: whether the output is there.
+    update: what became of the rows of an earlier output, where one served.
   """
 
   parts: int = 0
@@ -73,9 +76,10 @@ class Summary:
   corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
   truncated: int = 0
   dims: int = 0
-  id_width: int = 0
-  caption_width: int = 0
+  ids: Lengths = dataclasses.field(default_factory=Lengths)
+  captions: Lengths = dataclasses.field(default_factory=Lengths)
   joined: bool = False
+  update: Update | None = None
 
   def add(self, part: Part, notes: Notes, dims: int) -> None:
     """Counts one part in."""
@@ -88,9 +92,10 @@ class Summary:
     self.corrupt.update(notes.corrupt)
     self.truncated += notes.truncated
     self.dims = max(self.dims, dims)
-    self.id_width = max([self.id_width, *map(len, notes.ids)])
-    self.caption_width = max([self.caption_width, *map(len, notes.captions)])
+    self.ids = self.ids.and_of(notes.ids)
+    self.captions = self.captions.and_of(notes.captions)
 
-  def extent(self, rows: int) -> Extent:
-    """Of a table of so many rows like these."""
-    return Extent(rows, self.dims, self.id_width, self.caption_width)
+  def extent(self) -> Extent:
+    """Of a table of these rows."""
+    rows = self.images + self.texts
+    return Extent(rows, self.dims, self.ids, self.captions)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import UInt8
 
 from clip_jax.errors import FailureError
-from clip_jax.inference.embeddings import Rows
+from clip_jax.inference.embeddings import DIGEST_BYTES, Rows
 
 Kind = TypeVar('Kind')  # a dataclass of notes
 
@@ -83,12 +84,14 @@ class Notes:
 
   Attributes:
     ids, captions: of its rows.
+    digests: of what they were made of, one after another, in hexadecimal.
     corrupt: id to reason, of the records without a row.
     truncated: texts that were cut to the model's context.
   """
 
   ids: list[str]
   captions: list[str]
+  digests: str
   corrupt: dict[str, str]
   truncated: int
 
@@ -156,7 +159,14 @@ def read_rows(folder: Path, part: Part, *, vectors: bool = True) -> Rows:
     kinds=[part.kind] * len(notes.ids),
     captions=notes.captions,
     vectors=values,
+    digests=digests_of(notes),
   )
+
+
+def digests_of(notes: Notes) -> UInt8[np.ndarray, 'N 16']:
+  """The digests of a part's rows."""
+  values = np.frombuffer(bytes.fromhex(notes.digests), np.uint8)
+  return values.reshape(-1, DIGEST_BYTES)
 
 
 def read_vectors(folder: Path, part: Part) -> np.ndarray:

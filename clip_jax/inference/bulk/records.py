@@ -2,32 +2,41 @@
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
-from clip_jax.data.reading import read_ahead, too_many_corrupt
+from clip_jax.data.reading import digest_of, read_ahead, too_many_corrupt
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
 from clip_jax.inference.bulk.encode import Encoded, Item
 from clip_jax.inference.bulk.job import Job
+from clip_jax.inference.bulk.known import Known, Rows
 from clip_jax.inference.bulk.parts import Notes, Part
 
 
 def items_of(
-  job: Job, kind: str, parts: Sequence[Part], corrupt: dict[str, str]
+  job: Job,
+  kind: str,
+  parts: Sequence[Part],
+  corrupt: dict[str, str],
+  known: Known,
 ) -> Generator[Item, None, None]:
   """The records of some parts, in order.
 
   Args:
     corrupt: id to reason, of those that were left out before.
+    known: what need not be encoded.
   Raises:
     FailureError: with those that come, they are too many.
   """
+  rows = known.of(kind)
   indices = (i for part in parts for i in range(part.start, part.stop))
   if kind == 'image' and job.source is not None:
     limit = job.max_corrupt
-    yield from picture_items(job.source, indices, corrupt, limit)
+    yield from picture_items(job.source, indices, corrupt, limit, rows)
   if kind == 'text' and job.texts is not None:
     for i in indices:
       text = job.texts[i]
-      yield Item(f'{job.texts_name}:{job.texts.numbers[i]}', text, text)
+      digest = digest_of(text.encode('utf-8', 'surrogatepass'))
+      key = f'{job.texts_name}:{job.texts.numbers[i]}'
+      yield Item(key, text, text, digest=digest, known=rows.find(digest))
 
 
 def picture_items(
@@ -35,25 +44,35 @@ def picture_items(
   indices: Iterable[int],
   corrupt: Mapping[str, str],
   max_corrupt: int,
+  known: Rows | None = None,
 ) -> Generator[Item, None, None]:
   """Pictures of a source in the order of the indices, decoded ahead.
 
   Args:
     corrupt: id to reason, of those that were left out before.
     max_corrupt: how many may be.
+    known: rows of an earlier table, whose pictures are not decoded.
   Raises:
     FailureError: with those that come, they are too many.
   """
   counted = dict(corrupt)
-  for read in read_ahead(source, indices):
+  rows = known or Rows()
+  for read in read_ahead(source, indices, lambda x: rows.find(x) >= 0):
     key = read.record['id']
-    if read.picture is None:
+    if read.reason:
       counted[key] = read.reason
       refuse_corrupt(source, counted, max_corrupt)
       yield Item(key, '', None, read.reason)
     else:
       caption = (read.record['caption'] or [''])[0]
-      yield Item(key, caption, read.picture, record=read.record)
+      yield Item(
+        key,
+        caption,
+        read.picture,
+        record=read.record,
+        digest=read.digest,
+        known=rows.find(read.digest),
+      )
 
 
 def notes_of(job: Job, encoded: Encoded) -> Notes:
@@ -67,6 +86,7 @@ def notes_of(job: Job, encoded: Encoded) -> Notes:
   return Notes(
     ids=[item.id for item in rows],
     captions=[item.caption for item in rows],
+    digests=b''.join(item.digest for item in rows).hex(),
     corrupt={item.id: item.reason for item in encoded.items if item.reason},
     truncated=truncated,
   )

@@ -12,6 +12,8 @@ from clip_jax.evaluation.suite import Setting, Suite
 from clip_jax.evaluation.suite.run import Suite as _Suite
 from tests.evaluation.fakes import ListSource
 
+CHANCE = 0.173
+_OF_CHANCE = ('top1', 'bare', 'accuracy_all', 'image_to_text_r1')
 TASKS = (
   'zero_shot',
   'prompt_gain',
@@ -148,7 +150,12 @@ def evaluation(name: str, task: str) -> Evaluation:
   metrics, tables, records = _GIVEN[task]
   if task in ('zero_shot', 'linear_probe') and name == 'oxford_pets':
     metrics = {**metrics, 'mean_per_class': 0.7}
-  return Evaluation(dict(metrics), list(records), tables=dict(tables))
+  return Evaluation(
+    dict(metrics),
+    list(records),
+    tables=dict(tables),
+    chance={x: CHANCE for x in metrics if x in _OF_CHANCE},
+  )
 
 
 def _curve() -> list[dict[str, Any]]:

@@ -124,6 +124,12 @@ def test_numbers_of_the_paper_stand_beside_with_their_doubt(page):
   assert any('table 11' in x and 'not confirmed' in x for x in titles)
 
 
+def test_chance_stands_beside_accuracies(page):
+  # The summary's row, the overlap's, and two recalls of retrieval.
+  assert 'Data set Chance Zero-shot' in page.text
+  assert page.text.count('17.3') >= 4
+
+
 def test_failures_and_absences_say_why(page):
   assert 'ValueError: <shapes>' in page.text
   assert 'folder:/data/mnist#test' in page.text

@@ -11,6 +11,7 @@ import scipy.stats
 from clip_jax.evaluation.suite import evaluate_suite, make_plan
 from clip_jax.evaluation.suite.spreadsheet import COLUMNS, to_csv
 from tests.evaluation.suite.fakes import (
+  CHANCE,
   SETTING,
   TABLE,
   TASKS,
@@ -40,6 +41,11 @@ def test_a_metric_has_its_interval_and_count_beside_it(rows):
   )  # fmt: skip
   assert ('food101', 'zero_shot', 'top1_low') not in rows
   assert ('food101', 'zero_shot', 'examples') not in rows
+
+
+def test_the_level_of_chance_stands_beside_an_accuracy(rows):
+  assert rows['food101', 'zero_shot', 'top1']['chance'] == str(CHANCE)
+  assert rows['food101', 'zero_shot', 'ece']['chance'] == ''
 
 
 def test_a_proportion_without_an_interval_gets_the_exact_one(rows):

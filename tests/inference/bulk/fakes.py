@@ -22,6 +22,7 @@ class FakeModel:
     self.preprocessing = Preprocessing(image_size=4)
     self.tokenizer = SimpleNamespace(
       context_length=3,
+      describe=lambda: {'kind': 'words'},
       text_lengths=lambda texts: np.array([len(x.split()) for x in texts]),
     )
 

@@ -3,12 +3,14 @@
 A child process embeds and kills itself (SIGKILL) at its n-th audited operation
 on a path of the job; another child runs the same job to its end. For each n the
 result has to be the bytes of a job that nothing interrupted, and nothing else
-may be left. Prints n, the number of kills.
+may be left. Then all of it again where a file is there that has some of the
+records, and is added to. Prints the number of kills.
 
   python -m tests.inference.bulk.kill_everywhere FOLDER SUFFIX
 """
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -19,11 +21,11 @@ from clip_jax.inference.bulk.job import Job
 from tests.inference.bulk.fakes import FakeModel, FakeSource
 
 
-def run_job(out: Path, texts: Path) -> None:
+def run_job(out: Path, texts: Path, records: int = 7) -> None:
   job = Job(
     model=FakeModel(),
     dtype='float32',
-    source=FakeSource(7, corrupt=(3,)),
+    source=FakeSource(records, corrupt=(3,)),
     captions=['caption'],
     texts=TextLines(texts),
     texts_name=texts.name,
@@ -72,13 +74,21 @@ def in_a_child(function, *arguments) -> int:
 def main(root: Path, suffix: str) -> None:
   texts = root / 'texts.txt'
   texts.write_text('one\ntwo\n\nthree and four more\nfive\n')
-  whole = root / f'whole{suffix}'
+  whole, less = root / f'whole{suffix}', root / f'less{suffix}'
   assert in_a_child(run_job, whole, texts) == 0
+  assert in_a_child(run_job, less, texts, 5) == 0
+  print(sum(kill_all(root, whole, texts, old) for old in (None, less)))
+
+
+def kill_all(root: Path, whole: Path, texts: Path, old: Path | None) -> int:
+  """How many kills it took; `old` is there at the beginning of each."""
   kills = 0
   while True:
-    folder = root / f'killed_{kills}'
+    folder = root / f'{"new" if old is None else "added"}_{kills}'
     folder.mkdir()
-    out = folder / f'e{suffix}'
+    out = folder / f'e{whole.suffix}'
+    if old is not None:
+      shutil.copy(old, out)
 
     def killed(n=kills, folder=folder, out=out):
       kill_at(n, folder)
@@ -86,13 +96,12 @@ def main(root: Path, suffix: str) -> None:
 
     code = in_a_child(killed)
     if code == 0:  # it ended before its n-th operation
-      break
+      return kills
     assert code == -signal.SIGKILL, code
     assert in_a_child(run_job, out, texts) == 0, kills
     assert out.read_bytes() == whole.read_bytes(), kills
     assert os.listdir(folder) == [out.name], (kills, os.listdir(folder))
     kills += 1
-  print(kills)
 
 
 if __name__ == '__main__':

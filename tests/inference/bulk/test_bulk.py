@@ -1,5 +1,6 @@
 """Embedding in parts: what is kept, what is refused, who joins."""
 
+import collections
 import dataclasses
 import os
 import subprocess
@@ -14,6 +15,8 @@ from clip_jax.inference import embeddings
 from clip_jax.inference.bulk import embed
 from clip_jax.inference.bulk.folder import PartsFolder
 from clip_jax.inference.bulk.job import Job
+from clip_jax.inference.bulk.known import Update
+from clip_jax.inference.embeddings_reader import open_embeddings
 from clip_jax.inference.model import Model
 from tests.inference.bulk.fakes import FakeSource
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
@@ -189,14 +192,10 @@ def test_another_model_is_refused(job, run, tmp_path):
     run(dataclasses.replace(job, model=other), tmp_path / 'e.npz')
 
 
-def test_parts_may_be_joined_in_the_other_format(
-  job, run, tmp_path, monkeypatch
-):
-  monkeypatch.setattr(embeddings, 'MOST_STRING_BYTES', 10_000)
-  with pytest.raises(FailureError, match=r'characters .*/e\.parquet'):
-    run(job, tmp_path / 'e.npz')
+def test_parts_may_be_joined_in_the_other_format(job, run, tmp_path):
+  interrupt(job, tmp_path / 'e.npz', run)
   assert run(job, tmp_path / 'e.parquet').joined
-  assert run.said[-1] == 'going on after 14 of 15 records'
+  assert run.said[-1] == 'going on after 8 of 15 records'
   assert os.listdir(tmp_path) == ['e.parquet']
 
 
@@ -251,11 +250,157 @@ def test_what_a_kill_left_of_another_job_is_removed(job, run, whole, tmp_path):
   assert os.listdir(tmp_path) == ['e.npz']
 
 
-def test_without_a_kill_the_same_call_embeds_again(job, run, tmp_path):
+@pytest.fixture
+def encoded(job, monkeypatch):
+  """How many pictures and texts went through the model."""
+  counts = collections.Counter()
+
+  def counting(encode, name):
+    def counted(items):
+      items = list(items)
+      counts[name] += len(items)
+      return encode(items)
+
+    return counted
+
+  for name in ('encode_image', 'encode_text'):
+    encode = counting(getattr(job.model, name), name.removeprefix('encode_'))
+    monkeypatch.setattr(job.model, name, encode)
+  return counts
+
+
+def test_the_same_call_again_encodes_nothing(job, run, encoded, tmp_path):
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  before = out.read_bytes(), out.stat().st_mtime_ns
+  encoded.clear()
+  summary = run(job, out)
+  assert summary.update == Update(kept=14)
+  assert encoded.total() == 0
+  assert summary.corrupt == {'5.png': 'damaged'}
+  assert (out.read_bytes(), out.stat().st_mtime_ns) == before
+  assert run.said == []
+
+
+class Renamed(FakeSource):
+  """Pictures by number, under names of one's choice."""
+
+  def __init__(self, numbers, names=None):
+    super().__init__(len(numbers))
+    self.numbers, self.names = numbers, names or numbers
+
+  def id(self, index):
+    return f'{self.names[index]}.png'
+
+  def captions(self, index):
+    return [f'now {self.names[index]}']
+
+  def __getitem__(self, index):
+    record = FakeSource(99)[self.numbers[index]]
+    return {**record, 'id': self.id(index), 'caption': self.captions(index)}
+
+
+@pytest.mark.parametrize('suffix', embeddings.SUFFIXES)
+@pytest.mark.parametrize('shares', [1, 3])
+def test_only_what_is_new_is_encoded(
+  job, run, encoded, tmp_path, suffix, shares
+):
+  out = tmp_path / f'e{suffix}'
+  run(job, out)
+  encoded.clear()
+  texts = tmp_path / 'more.txt'
+  texts.write_text('first\nred\nbig green square\na\nsecond\nred\n')
+  job = dataclasses.replace(
+    job,
+    # 20 and 21 are new, 7 is changed, 6 has another name; 1, 2, 3 are gone.
+    source=Renamed([20, 0, 4, 30, 8, 9, 6, 21], [20, 0, 4, 7, 8, 9, 99, 21]),
+    texts=TextLines(texts),
+    texts_name='more.txt',
+  )
+  for index in range(shares):
+    summary = run(share(job, index, shares), out)
+  assert summary.joined
+  # Of the texts, two are gone.
+  assert summary.update == Update(kept=9, new=4, changed=1, dropped=3 + 2)
+  assert encoded == {'image': 3, 'text': 2}
+  anew = tmp_path / f'anew{suffix}'
+  run(job, anew)
+  with open_embeddings(out) as table, open_embeddings(anew) as other:
+    assert table.entries(range(14)) == other.entries(range(14))
+    assert table.about == other.about
+    every = range(14)
+    np.testing.assert_allclose(
+      table.vectors(every), other.vectors(every), atol=1e-6
+    )
+  assert run.said == []
+
+
+def test_a_killed_update_goes_on(job, run, encoded, tmp_path):
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  old = out.read_bytes()
+  more = dataclasses.replace(job, source=Stopping(13, corrupt=(5,)))
+  encoded.clear()
+  interrupt(more, out, run, at=12)
+  assert out.read_bytes() == old
+  assert run(more, out).update == Update(kept=14, new=3)
+  assert encoded == {'image': 3, 'text': 0}
+  assert os.listdir(tmp_path) == ['e.npz']
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'dtype': 'bfloat16'}, 'the dtype is bfloat16, theirs is float32'),
+  ],
+)
+def test_what_was_made_otherwise_is_made_anew(
+  job, run, encoded, tmp_path, change, message
+):
   run(job, tmp_path / 'e.npz')
-  job.source.asked.clear()
-  assert run(job, tmp_path / 'e.npz').joined
-  assert len(job.source.asked) == 10
+  run(dataclasses.replace(job, **change), tmp_path / 'e.npz')
+  assert (
+    f'all images of {tmp_path}/e.npz are encoded anew: {message}'
+    in (run.said[0])
+  )
+
+
+def test_files_of_earlier_versions_are_made_anew(
+  job, run, encoded, whole, tmp_path
+):
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  with np.load(out) as file:
+    arrays = {name: file[name] for name in file if name != 'digests'}
+  np.savez(out, **arrays)
+  encoded.clear()
+  assert run(job, out).update is None
+  assert encoded == {'image': 9, 'text': 5}
+  assert 'it does not say what its rows were made of' in run.said[0]
+  assert out.read_bytes() == whole
+
+
+def test_another_file_is_replaced_with_a_word(job, run, whole, tmp_path):
+  out = tmp_path / 'e.npz'
+  out.write_text('junk')
+  run(job, out)
+  assert run.said == [
+    f'{out} is not a table of embeddings, or is damaged: it is neither an .npz '
+    'nor a .parquet file: it will be replaced.'
+  ]
+  assert out.read_bytes() == whole
+
+
+def test_a_share_of_pictures_that_have_changed_is_made(job, run, tmp_path):
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  changed = Stopping(10, corrupt=(5,))
+  changed.outline = lambda: iter(['0.png, 5 bytes'])
+  job = dataclasses.replace(job, source=changed)
+  assert not run(share(job, 1, 2), out).joined
+  assert run(share(job, 0, 2), out).update == Update(kept=14)
+  assert run(share(job, 1, 2), out).joined
+  assert 'is there, joined from all parts' in run.said[-1]
 
 
 def test_two_processes_do_not_work_on_one_share(job, run, tmp_path):

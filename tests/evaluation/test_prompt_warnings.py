@@ -1,4 +1,4 @@
-"""What is said of prompts that a model reads the beginning of."""
+"""What is said of prompts that are cut, or are those of other classes."""
 
 import dataclasses
 
@@ -6,8 +6,11 @@ import pytest
 
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.bias_designs import checked
-from clip_jax.evaluation.cut_prompts import cut_warnings, warn_of_cuts
 from clip_jax.evaluation.dataset import Dataset, Split
+from clip_jax.evaluation.prompt_warnings import (
+  prompt_warnings,
+  warnings_of_prompts,
+)
 from clip_jax.evaluation.suite.collected import warnings_of
 from clip_jax.tokenizers.clip import CLIPTokenizer
 from tests.evaluation.fakes import ListSource, TableEncoder, unit
@@ -44,7 +47,8 @@ ENCODER = Short()
 def said(templates, names=NAMES, encoder: TableEncoder = ENCODER):
   data = dataclasses.replace(DATA, class_names=names)
   return [
-    row['warning'] for row in cut_warnings(encoder, data, Options(), templates)
+    row['warning']
+    for row in prompt_warnings(encoder, data, Options(), templates)
   ]
 
 
@@ -61,14 +65,20 @@ def test_what_is_cut_is_counted():
 
 def test_classes_whose_names_are_cut_off_are_the_same():
   (line,) = said(['a photo of the {}'])
-  assert line.endswith('were cut: 3 of 3 classes cannot be told apart.')
+  assert line.endswith(
+    'were cut: 3 of 3 classes cannot be told apart from others: '
+    'cat = dog = red bird.'
+  )
   # 'a pet of red' is another than 'a pet of cat'.
   (line,) = said(['a pet of {} now'])
   assert line.endswith('3 of 3 prompts are longer than the 6 tokens that the '
                        'model reads, and were cut.')  # fmt: skip
   names = (('red cat',), ('red dog',), ('fish',))
   (line,) = said(['a pet of {}'], names)
-  assert line.endswith('were cut: 2 of 3 classes cannot be told apart.')
+  assert line.endswith(
+    'were cut: 2 of 3 classes cannot be told apart from others: '
+    'red cat = red dog.'
+  )
 
 
 def test_one_prompt_that_differs_tells_classes_apart():
@@ -80,13 +90,26 @@ def test_a_cut_prompt_may_be_another_class_whole():
   (line,) = said(['my own {}'], (('old cat',), ('old cat here',)))
   assert line.endswith('1 of 2 prompts are longer than the 6 tokens that the '
                        'model reads, and were cut: 2 of 2 classes cannot be '
-                       'told apart.')  # fmt: skip
+                       'told apart from others: old cat = old cat here.'
+                       )  # fmt: skip
 
 
 def test_classes_that_share_a_name_are_not_blamed_on_cutting():
   names = (('crane',), ('crane',), ('a very old red bird',))
-  (line,) = said(['a {}'], names)
-  assert 'told apart' not in line
+  cut, alike = said(['a {}'], names)
+  assert 'told apart' not in cut
+  assert alike == (
+    "data 'pets': 2 of 3 classes cannot be told apart from others: "
+    'crane (2 classes).'
+  )
+
+
+def test_names_that_the_model_reads_alike_are_told():
+  names = (('Crane',), ('crane',), ('red bird', 'bird'), ('bird', 'red bird'))
+  assert said(['a {}'], names) == [
+    "data 'pets': 4 of 4 classes cannot be told apart from others: "
+    'Crane = crane, red bird = bird.'
+  ]
 
 
 def test_all_names_and_templates_of_a_class_count():
@@ -97,18 +120,37 @@ def test_all_names_and_templates_of_a_class_count():
   # Two equal prompts have the mean of one.
   assert line.endswith('5 of 5 prompts are longer than the 6 tokens that the '
                        'model reads, and were cut: 3 of 3 classes cannot be '
-                       'told apart.')  # fmt: skip
+                       'told apart from others: cat (2 classes) = dog.'
+                       )  # fmt: skip
 
 
-def test_of_an_encoder_without_a_tokenizer_nothing_is_known():
+def test_of_an_encoder_without_a_tokenizer_the_prompts_are_compared():
   plain = TableEncoder({}, {})
   assert said(['a photo of the {}'], encoder=plain) == []
+  (line,) = said(['{}'], (('cat',), ('dog',), ('cat',)), plain)
+  assert line.endswith('from others: cat (2 classes).')
+
+
+def test_of_many_groups_some_are_named_and_long_names_are_shortened():
+  names = tuple((word,) for word in 'abcdefgh' for _ in range(2))
+  (line,) = said(['{}'], names, TableEncoder({}, {}))
+  assert line.endswith(
+    '16 of 16 classes cannot be told apart from others: a (2 classes), '
+    'b (2 classes), c (2 classes), d (2 classes), e (2 classes), ….'
+  )
+  long = (('long ' * 99,), ('long ' * 99,))
+  (line,) = said(['{}'], long, TableEncoder({}, {}))
+  assert len(line) < 200
 
 
 def test_other_things_than_classes_are_called_so():
   prompts = [['a cat by the sea'], ['a cat by the lake'], ['a dog']]
-  (row,) = warn_of_cuts(ENCODER, 'texts', prompts, 'texts')
-  assert row['warning'].endswith('cut: 2 of 3 texts cannot be told apart.')
+  names = [own[0] for own in prompts]
+  (row,) = warnings_of_prompts(ENCODER, 'texts', prompts, names, 'texts')
+  assert row['warning'].endswith(
+    'cut: 2 of 3 texts cannot be told apart from others: '
+    'a cat by the sea = a cat by the lake.'
+  )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +189,7 @@ def test_the_common_prompt_is_judged_by_itself():
   result = find_evaluator('prompt_gain')(ENCODER, DATA, Options())
   (row,) = result.tables['warnings']
   # 'a photo of a cat.': the name is the fifth word.
-  assert row['warning'].endswith('3 of 3 classes cannot be told apart.')
+  assert '3 of 3 classes cannot be told apart' in row['warning']
 
 
 def test_a_suite_tells_each_line_once():

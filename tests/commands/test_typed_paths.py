@@ -1,0 +1,152 @@
+"""Every path that a person types has its `~` expanded."""
+
+import importlib
+import os
+
+import pytest
+from absl import flags
+
+import clip_jax
+from clip_jax import tokenizers
+from clip_jax.__main__ import VERBS
+from clip_jax.commands.common_flags import PathParser
+from clip_jax.data import building
+from clip_jax.data.inspect import inspect
+from clip_jax.data.sources import open_source
+from clip_jax.data.text_lines import TextLines
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation.datasets import presence
+from clip_jax.evaluation.datasets.opening import open_dataset
+from clip_jax.inference.references import recognise
+from clip_jax.training import workdir as workdirs
+from clip_jax.training.run import open_evaluation, open_sources
+from tests.data.pictures import captioned_folder
+from tests.tiny import tiny_config
+
+# Flags with a text that is no path, or that holds one which what reads it
+# expands: a SPEC, a tokenizer, @FILE. A new flag belongs here, or is one of
+# `common_flags.define_path`.
+_NO_PATHS = {
+  'preset', 'activation', 'dtype', 'platforms', 'to', 'topology', 'profile',
+  'shard', 'task', 'suite', 'tasks', 'published', 'detector', 'shots', 'kind',
+  'model_type', 'captions', 'objective', 'remat', 'against', 'text', 'only',
+}  # fmt: skip
+_HELD = {
+  'images', 'data', 'train', 'validation', 'overlap_with', 'datasets',
+  'tokenizer', 'templates', 'labels',
+}  # fmt: skip
+
+
+def _flags() -> list[tuple[str, str]]:
+  found = []
+  for verb in VERBS:
+    values = flags.FlagValues()
+    importlib.import_module(f'clip_jax.commands.{verb}').define_flags(values)
+    found += [(verb, name) for name in values]
+  return found
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+  """A home folder; the current one must stay as it is."""
+  home, here = tmp_path / 'home', tmp_path / 'here'
+  home.mkdir()
+  here.mkdir()
+  monkeypatch.setenv('HOME', str(home))
+  monkeypatch.chdir(here)
+  yield home
+  assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize(('verb', 'name'), _flags())
+def test_a_flag_takes_a_path_or_is_known_not_to(verb, name, home):
+  values = flags.FlagValues()
+  importlib.import_module(f'clip_jax.commands.{verb}').define_flags(values)
+  flag = values[name]
+  if isinstance(flag.parser, PathParser):
+    values(['clip-jax', f'--{name}=~/x'])
+    given = flag.value[-1] if isinstance(flag.value, list) else flag.value
+    assert given == str(home / 'x')
+    values(['clip-jax', f'--{name}=gs://bucket/x'])
+    given = flag.value[-1] if isinstance(flag.value, list) else flag.value
+    assert given == 'gs://bucket/x'
+  elif flag.flag_type() in ('string', 'multi string', 'comma separated list'):
+    known = _NO_PATHS | _HELD
+    assert name in known, f'--{name} of {verb}: define_path, or say why not'
+
+
+@pytest.mark.parametrize(
+  'flag', ['labels', 'templates', 'queries', 'class_names', 'texts']
+)
+def test_lists_are_read_from_the_home(flag, home):
+  from clip_jax.commands import printing
+
+  (home / 'names.txt').write_text('cat {}\n')
+  assert printing.words_of(flag, '@~/names.txt') == ['cat {}']
+  assert list(TextLines('~/names.txt')) == ['cat {}']
+
+
+def test_data_sets_are_read_from_the_home(home):
+  captioned_folder(home / 'pictures', 2)
+  table = 'image,caption\n~/pictures/000.png,one\n'
+  (home / 'table.csv').write_text(table)
+  for spec, count in (
+    ('folder:~/pictures', 2),
+    ('folder:~#pictures', 2),
+    ('csv:~/table.csv', 1),
+  ):
+    assert len(open_source(spec)) == count
+    dataset = open_dataset(spec, train=spec)
+    assert dataset.train and len(dataset.train.source) == count
+    config = tiny_config()
+    config.data.train = f'{spec}::{spec}'
+    assert [len(x) for x in open_sources(config)] == [count, count]
+    config.evaluation.data = spec
+    config.evaluation.tasks = ('retrieval',)
+    source = open_evaluation(config)
+    assert source and len(source) == count
+  assert open_source('csv:~/table.csv')[0]['image'].startswith(b'\x89PNG')
+
+
+def test_sheets_and_vocabularies_are_written_to_the_home(home):
+  captioned_folder(home / 'pictures', 2)
+  inspect('folder:~/pictures', sheet_path='~/sheet.png')
+  assert (home / 'sheet.png').is_file()
+
+
+def test_tokenizers_are_read_from_the_home(home):
+  for spec in ('sentencepiece:~/x', 'siglip:~/x', 'hf:~/x'):
+    with pytest.raises((UsageError, FailureError), match=f'{home}/x'):
+      tokenizers.load(spec)
+
+
+def test_models_are_read_from_the_home(home):
+  for call in (recognise, clip_jax.load):
+    with pytest.raises(ValueError, match=f'no model in {home}/run'):
+      call('~/run')
+
+
+def test_a_run_is_written_to_the_home(home):
+  with workdirs.opened('~/run') as place:
+    assert place.name == str(home / 'run')
+    assert place.folder == home / 'run'
+
+
+def test_configs_are_read_from_the_home(home, clip_jax):
+  (home / 'recipe.py').write_text('from configs.base import get_config\n')
+  result = clip_jax(
+    'train', '--config=~/recipe.py', '--workdir=~/run', '--config.nothing=1'
+  )
+  assert result.code == 2
+  assert "no field 'nothing'" in result.err
+
+
+def test_environment_variables_are_expanded(home, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', '~/tfds')
+  monkeypatch.setenv('CLIP_JAX_DATA', '~/data')
+  assert building.prepared_folder() == str(home / 'tfds')
+  assert presence.data_root() == home / 'data'
+
+
+def test_an_unknown_user_is_one_clear_line(refused):
+  refused("no user 'nobody-here'", 'info', '--model=~nobody-here/run')
