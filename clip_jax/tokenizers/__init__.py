@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import typed_path, typed_place
 from clip_jax.tokenizers.base import Tokenizer
 
@@ -75,6 +75,10 @@ def from_description(description: Mapping[str, Any]) -> Tokenizer:
     UsageError: a kind that is not known.
     FailureError: the description is damaged.
   """
+  if not isinstance(description, Mapping):
+    raise FailureError(
+      f"a tokenizer's description is damaged: {description!r} is no object."
+    )
   kind = description.get('kind')
   if kind == 'clip':
     from clip_jax.tokenizers.clip import CLIPTokenizer as Kind

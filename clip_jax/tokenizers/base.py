@@ -14,6 +14,12 @@ from jaxtyping import Int32
 from clip_jax.errors import UsageError
 
 DEFAULT_CONTEXT_LENGTH = 77  # the paper's, section 2.4
+# Several times the longest of any published text tower (8,192). A file that
+# claims more would have memory allocated by the gigabyte.
+MAX_CONTEXT_LENGTH = 65_536
+# Ids from 0. The largest published vocabulary has about a million; libraries
+# count through all ids up to the highest.
+MAX_VOCABULARY = 2**22
 
 
 class Tokenizer(abc.ABC):
@@ -37,9 +43,11 @@ class Tokenizer(abc.ABC):
     length = (
       DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
     )
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+    whole = isinstance(length, int) and not isinstance(length, bool)
+    if not whole or not 1 <= length <= MAX_CONTEXT_LENGTH:
       raise UsageError(
-        f'a context length of {length!r}: it takes a whole number from 1.'
+        f'a context length of {length!r}: it takes a whole number from 1 to '
+        f'{MAX_CONTEXT_LENGTH:,}.'
       )
     self.context_length = length
     self.truncated = 0

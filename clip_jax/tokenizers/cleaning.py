@@ -62,7 +62,7 @@ WORDS: dict[str, Callable[[str], list[str]]] = {
 
 def words_of(cleaning: str) -> Callable[[str], list[str]]:
   """The function from a text to its cleaned words; UsageError if unknown."""
-  if cleaning not in WORDS:
+  if not isinstance(cleaning, str) or cleaning not in WORDS:
     raise UsageError(
       f'no cleaning {cleaning!r} of texts: one of {", ".join(WORDS)}.'
     )

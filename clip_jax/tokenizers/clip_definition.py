@@ -6,7 +6,6 @@ whose ids these are. They differ from the original's where a text needs repair
 (mojibake, HTML entities) and where it names a special token.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from tokenizers import (
 from tokenizers.models import BPE
 
 from clip_jax.errors import FailureError
+from clip_jax.files import read_json, read_text
+from clip_jax.tokenizers.definition_check import check_vocabulary
 
 BOS, EOS = '<|startoftext|>', '<|endoftext|>'
 _WORDS = (
@@ -90,14 +91,14 @@ def read_clip_files(directory: Path, specials: Iterable[AddedToken]) -> str:
     FailureError: one of them is damaged, or has no specials.
   """
   files = directory / 'vocab.json', directory / 'merges.txt'
+  vocabulary = check_vocabulary(read_json(files[0]), str(files[0]))
+  lines = read_text(files[1]).split('\n')
+  pairs = [
+    line.split(' ')
+    for line in lines
+    if line and not line.startswith('#version')
+  ]
   try:
-    vocabulary = json.loads(files[0].read_text('utf-8'))
-    lines = files[1].read_text('utf-8').split('\n')
-    pairs = [
-      line.split(' ')
-      for line in lines
-      if line and not line.startswith('#version')
-    ]
     merges = [(left, right) for left, right in pairs]
     return clip_definition(vocabulary, merges, specials)
   except KeyError as error:

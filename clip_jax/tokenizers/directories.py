@@ -20,7 +20,7 @@ import os
 from pathlib import Path
 
 from clip_jax.errors import UsageError
-from clip_jax.files import read_object
+from clip_jax.files import check_fields, read_object
 from clip_jax.tokenizers.base import DEFAULT_CONTEXT_LENGTH, Tokenizer
 from clip_jax.tokenizers.clip import CLIPTokenizer
 from clip_jax.tokenizers.hugging_face import HuggingFaceTokenizer
@@ -57,7 +57,21 @@ def from_directory(
 def _open_clip(directory: Path, context_length: int | None) -> Tokenizer | None:
   file = directory / 'open_clip_config.json'
   config = read_object(file)
-  text = config.get('model_cfg', config).get('text_cfg', {})
+  check_fields(file, config, {}, {'model_cfg': dict})
+  model = check_fields(
+    file, config.get('model_cfg', config), {}, {'text_cfg': dict}
+  )
+  text = check_fields(
+    file,
+    model.get('text_cfg', {}),
+    {},
+    {
+      'context_length': int,
+      'hf_tokenizer_name': (str, type(None)),
+      'tokenizer_kwargs': (dict, type(None)),
+      'vocab_size': int,
+    },
+  )
   options = dict(text.get('tokenizer_kwargs') or {})
   cleaning = options.pop('clean', None)
   if options or text.get('tokenizer_mode'):

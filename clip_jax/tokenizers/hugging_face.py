@@ -15,10 +15,12 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import processors
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.files import check_fields, read_text
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
 from clip_jax.tokenizers.cleaning import words_of
 from clip_jax.tokenizers.clip_definition import read_clip_files
+from clip_jax.tokenizers.definition_check import check_definition
 from clip_jax.tokenizers.hugging_face_settings import read_settings
 
 _PAD_TOKENS = ('<pad>', '[PAD]', '<|pad|>')  # where no file says which
@@ -71,11 +73,13 @@ class HuggingFaceTokenizer(Tokenizer):
     self._tokenizer.no_truncation()
     self._tokenizer.encode_special_tokens = self.split_specials = split_specials
     vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+      raise FailureError(f'the tokenizer of {origin} has no vocabulary.')
     self.vocab_size = max(vocabulary.values()) + 1
     named = {
       name: vocabulary[token]
       for name, token in self.specials.items()
-      if token in vocabulary
+      if isinstance(token, str) and token in vocabulary
     }
     prefix, suffix = self._added()
     self.bos_id = prefix[0] if prefix else None
@@ -92,6 +96,12 @@ class HuggingFaceTokenizer(Tokenizer):
     if 'pad_id' in shipped_padding:
       padding.insert(0, shipped_padding['pad_id'])
     self.pad_id = named.get('pad', [*padding, self.eos_id][0])
+    for i in (*prefix, *suffix, self.pad_id):
+      if not 0 <= i < self.vocab_size:
+        raise FailureError(
+          f'the tokenizer of {origin} puts the id {i} around texts, and its '
+          f'vocabulary ends at {self.vocab_size - 1}.'
+        )
     self.specials['pad'] = self.token(self.pad_id)
 
   @classmethod
@@ -166,11 +176,17 @@ class HuggingFaceTokenizer(Tokenizer):
   def from_description(
     cls, description: Mapping[str, Any]
   ) -> 'HuggingFaceTokenizer':
-    if not isinstance(description.get('tokenizer'), str):
-      raise FailureError(
-        "a Hugging Face tokenizer's description is damaged: 'tokenizer' is "
-        'not the text of a tokenizer.json.'
-      )
+    check_fields(
+      "a Hugging Face tokenizer's description",
+      dict(description),
+      {'tokenizer': str},
+      {
+        'specials': (dict, type(None)),
+        'padding_side': str,
+        'split_specials': bool,
+        'cleaning': (str, type(None)),
+      },
+    )
     return cls(
       _parse(description['tokenizer'], 'a description'),
       description.get('context_length'),
@@ -215,17 +231,16 @@ class HuggingFaceTokenizer(Tokenizer):
 
 def _read_text(file: Path) -> str:
   try:
-    return file.read_text('utf-8')
-  except UnicodeDecodeError as error:
-    raise FailureError(f'{file} is not UTF-8 text.') from error
-  except OSError as error:
+    return read_text(file)
+  except MissingFileError as error:
     raise UsageError(
-      f'no Hugging Face tokenizer at {file} ({error.strerror}): '
-      'give a tokenizer.json or the directory with one.'
+      f'no Hugging Face tokenizer at {file}: give a tokenizer.json or the '
+      'directory with one.'
     ) from error
 
 
 def _parse(definition: str, origin: str) -> tokenizers.Tokenizer:
+  check_definition(definition, origin)
   try:
     return tokenizers.Tokenizer.from_str(definition)
   except Exception as error:  # the library's errors are bare `Exception`s

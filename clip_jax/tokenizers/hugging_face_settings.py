@@ -11,10 +11,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
+from clip_jax.errors import FailureError
 from clip_jax.files import read_object
+from clip_jax.tokenizers.base import MAX_CONTEXT_LENGTH, encodable
 
-# Files that have no limit give 10**30 or so.
-_LONGEST_ROW = 1_000_000
 _NAMES = ('bos', 'eos', 'unk', 'sep', 'pad', 'cls', 'mask')
 
 
@@ -91,21 +91,17 @@ class Settings:
 
 def read_settings(directory: Path) -> Settings:
   """Raises FailureError where a file is damaged."""
-  legacy = read_object(directory / 'special_tokens_map.json')
-  config = read_object(directory / 'tokenizer_config.json')
-  longest = config.get('model_max_length')
+  legacy_file = directory / 'special_tokens_map.json'
+  config_file = directory / 'tokenizer_config.json'
+  legacy, config = read_object(legacy_file), read_object(config_file)
   name = str(config.get('tokenizer_class') or '').removesuffix('Fast')
   adds = [config.get(f'add_{special}_token') for special in ('bos', 'eos')]
   # CLIP's specials are not optional in transformers, whatever a file says.
   explicit = any(a is not None for a in adds) and name != 'CLIPTokenizer'
   return Settings(
     tokenizer_class=name,
-    specials=_specials(legacy) | _specials(config),
-    context_length=(
-      int(longest)
-      if isinstance(longest, (int, float)) and 0 < longest < _LONGEST_ROW
-      else None
-    ),
+    specials=_specials(legacy_file, legacy) | _specials(config_file, config),
+    context_length=_length(config.get('model_max_length')),
     padding_side=config.get('padding_side'),
     # SigLIP 2 was trained on small letters; this class is all that says so.
     lower_case=name == 'Siglip2Tokenizer' or config.get('do_lower_case'),
@@ -114,7 +110,14 @@ def read_settings(directory: Path) -> Settings:
   )
 
 
-def _specials(config: dict[str, Any]) -> dict[str, AddedToken]:
+def _length(longest: Any) -> int | None:
+  """Files that have no limit give 10**30 or so."""
+  if isinstance(longest, int | float) and 1 <= longest <= MAX_CONTEXT_LENGTH:
+    return int(longest)
+  return None
+
+
+def _specials(file: Path, config: dict[str, Any]) -> dict[str, AddedToken]:
   specials = {}
   for name in _NAMES:
     token = config.get(f'{name}_token')
@@ -127,6 +130,8 @@ def _specials(config: dict[str, Any]) -> dict[str, AddedToken]:
       }
       token = token.get('content')
     if isinstance(token, str) and token:
+      if encodable(token) != token:
+        raise FailureError(f'{file}: {name}_token is {token!r}, no Unicode.')
       specials[name] = AddedToken(token, special=True, **flags)
   return specials
 

@@ -5,7 +5,6 @@ the normalisation as well.
 """
 
 import base64
-import binascii
 import contextlib
 import io
 import os
@@ -18,9 +17,10 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Int32
 
-from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import typed_path
+from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.files import read_bytes, typed_path
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
+from clip_jax.tokenizers.definition_check import check_sentence_piece
 
 MODEL_TYPES = ('unigram', 'bpe')
 PAD_ID, EOS_ID, UNK_ID = range(3)  # of the models that `train` writes
@@ -46,6 +46,7 @@ class SentencePieceTokenizer(Tokenizer):
     """
     super().__init__(context_length)
     self._model = model
+    check_sentence_piece(model, origin)
     try:
       if not model:  # which the library would take
         raise RuntimeError('the model is empty')
@@ -78,11 +79,11 @@ class SentencePieceTokenizer(Tokenizer):
   def read(path: str | os.PathLike[str]) -> bytes:
     """A model file's content; UsageError where there is no such file."""
     try:
-      return Path(path).read_bytes()
-    except OSError as error:
+      return read_bytes(path)
+    except MissingFileError as error:
       raise UsageError(
-        f'no SentencePiece model at {path} ({error.strerror}): '
-        '`clip-jax data tokenizer --train` makes one.'
+        f'no SentencePiece model at {path}: `clip-jax data tokenizer --train` '
+        'makes one.'
       ) from error
 
   @property
@@ -121,7 +122,7 @@ class SentencePieceTokenizer(Tokenizer):
     """The model file in a description; FailureError where it is damaged."""
     try:
       return base64.b64decode(description['model'], validate=True)
-    except (KeyError, TypeError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError) as error:  # also of base64
       raise FailureError(
         "a SentencePiece tokenizer's description is damaged: 'model' is not "
         'base64.'

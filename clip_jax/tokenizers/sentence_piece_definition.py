@@ -6,7 +6,6 @@ are collapsed and written as '▁', one stands before the first word, and an eos
 after the last.
 """
 
-import importlib
 from typing import Any
 
 from tokenizers import (
@@ -20,6 +19,7 @@ from tokenizers import (
 )
 
 from clip_jax.errors import FailureError
+from clip_jax.tokenizers.definition_check import sentence_piece_proto
 
 _BLANK = '▁'
 
@@ -37,7 +37,7 @@ def sentence_piece_definition(model: bytes) -> str:
   Raises:
     FailureError: a model of words or characters, which have no counterpart.
   """
-  proto = _proto(model)
+  proto = sentence_piece_proto(model)
   tokenizer = Tokenizer(_model(proto))
   tokenizer.normalizer = _normalizer(proto.normalizer_spec)
   tokenizer.decoder = decoders.Sequence(
@@ -67,12 +67,6 @@ def sentence_piece_definition(model: bytes) -> str:
     single=template, special_tokens=ids
   )
   return tokenizer.to_str()
-
-
-def _proto(model: bytes) -> Any:
-  # Its classes are made while it is imported, unseen by type checkers.
-  module: Any = importlib.import_module('sentencepiece.sentencepiece_model_pb2')
-  return module.ModelProto.FromString(model)
 
 
 def _model(proto: Any) -> models.Model:
