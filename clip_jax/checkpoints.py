@@ -27,9 +27,11 @@ from etils import epath
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.host_copy import HostCopy
+from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
 from clip_jax.parallel import distributed
 from clip_jax.restoring import restore_numpy
+from clip_jax.trees import flat
 
 _TREES = ('params', 'opt_state', 'batch_stats')
 _ITEMS = (*_TREES, 'description', 'position')
@@ -319,8 +321,10 @@ def _read(directory: Path) -> tuple[dict[str, Any], Description]:
     if name == 'params' or (path / name).exists()
   }
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-    description = reader.restore(path / 'description')
-  return variables, Description.from_dict(description)
+    fields = reader.restore(path / 'description')
+  description = Description.from_dict(fields)
+  check_variables(description.model, flat(variables), str(directory))
+  return variables, description
 
 
 def _arrays(state: Any) -> dict[str, Any]:

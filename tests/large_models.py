@@ -86,7 +86,11 @@ def _openai(folder: Path) -> Path:
   """A state dict in float16, half as large as what is made of it."""
   table = openai.table(CLIP, openai.Variant())
   arrays = layouts.write(_variables(CLIP, np.float16), table, CLIP)
-  scalars = {row.theirs: np.asarray(row.value) for row in table.constants}
+  scalars = {
+    'input_resolution': np.asarray(CLIP.image.image_size),
+    'context_length': np.asarray(CLIP.text.context_length),
+    'vocab_size': np.asarray(CLIP.text.vocab_size),
+  }
   return write_state_dict(folder / 'clip.pt', arrays | scalars)
 
 

@@ -8,7 +8,8 @@ the resizing. Models differ in when the image is converted to RGB: see
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,18 @@ INTERPOLATIONS = {
   'bicubic': Image.Resampling.BICUBIC,
   'bilinear': Image.Resampling.BILINEAR,
   'nearest': Image.Resampling.NEAREST,
+  'lanczos': Image.Resampling.LANCZOS,
+  'box': Image.Resampling.BOX,
+  'hamming': Image.Resampling.HAMMING,
 }
-RESIZE_MODES = ('shortest', 'squash', 'longest')
+RESIZE_MODES = ('shortest', 'squash', 'longest', 'none')
+_MAX_SIDE = 16_384  # pixels; descriptions come from strangers' files
 CONVENTIONS = ('open_clip', 'transformers')
+_CHOICES = {
+  'resize_mode': RESIZE_MODES,
+  'interpolation': INTERPOLATIONS,
+  'convention': CONVENTIONS,
+}
 _SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 # What a viewer does for each EXIF orientation; others leave an image alone.
 _TURNS = {
@@ -70,9 +80,10 @@ class Preprocessing:
       width, with open_clip's convention; models read squares.
     resize_mode: 'shortest' scales the picture until it covers the result, and
       crops the centre (OpenAI), 'squash' ignores the aspect, 'longest' scales
-      it until it fits in, and pads with zeros.
-    interpolation: 'bicubic', 'bilinear' or 'nearest'. A 'shortest' that is
-      not square is always bicubic, as open_clip's.
+      it until it fits in, and pads with zeros; 'none' only crops the centre,
+      with black around what is smaller.
+    interpolation: a key of `INTERPOLATIONS`. A 'shortest' that is not square
+      is always bicubic, as open_clip's.
     mean, std: per channel, of values in [0, 1]; applied on the device.
     background: a colour, such as 'white', that transparent pictures are laid
       upon before anything else; grey of 16 bits is scaled to 8, too. So a
@@ -86,6 +97,9 @@ class Preprocessing:
       transparency; an odd pixel of the crop goes where Python's `round` has
       it. 'transformers' (its Pillow image processors): laid upon white and
       converted to RGB first, and the odd pixel goes right or bottom.
+    resize_to: pixels before the centre is cropped, where a file of
+      transformers has another number of them than the result: of the short
+      side, or with 'squash' the height and the width. None: as the result.
   """
 
   image_size: int | tuple[int, int]
@@ -96,22 +110,19 @@ class Preprocessing:
   background: str | None = None
   exif: bool = False
   convention: str = 'open_clip'
+  resize_to: int | tuple[int, int] | None = None
 
   def __post_init__(self):
-    if len(self.shape) != 2 or min(self.shape) < 1:
-      raise UsageError(
-        f'image_size={self.image_size}: use 1 or more, or a height and a width'
-      )
-    for field, known in (
-      ('resize_mode', RESIZE_MODES),
-      ('interpolation', INTERPOLATIONS),
-      ('convention', CONVENTIONS),
+    _check_values(vars(self))
+    if self.resize_to is not None and self.resize_mode not in (
+      ('squash',)
+      if isinstance(self.resize_to, tuple)
+      else ('shortest', 'squash')
     ):
-      value = getattr(self, field)
-      if value not in known:
-        raise UsageError(f'{field}={value!r}: use one of {", ".join(known)}')
-    if self.background is not None:
-      check_colour('background', self.background)
+      raise UsageError(
+        f'resize_to={self.resize_to} with resize_mode={self.resize_mode!r}: '
+        'shortest takes one number, squash one or two'
+      )
     if len(set(self.shape)) > 1 and self.convention != 'open_clip':
       raise UsageError(
         f"image_size={self.image_size}: only open_clip's convention makes "
@@ -121,8 +132,7 @@ class Preprocessing:
   @property
   def shape(self) -> tuple[int, int]:
     """Height and width of the result."""
-    size = self.image_size
-    return (size, size) if isinstance(size, int) else size
+    return _pair(self.image_size)
 
   @property
   def side(self) -> int:
@@ -139,13 +149,32 @@ class Preprocessing:
       )
     return height
 
+  def of_size(self, image_size: int) -> 'Preprocessing':
+    """The same for a square result of another size, with as much cropped."""
+    resize_to, old = self.resize_to, self.shape
+    if resize_to is not None and old != (image_size, image_size):
+      sides = [
+        max(1, round(side * image_size / before))
+        for side, before in zip(_pair(resize_to), old, strict=True)
+      ]
+      resize_to = (sides[0], sides[1])
+      if isinstance(self.resize_to, int):
+        resize_to = sides[0]
+    return dataclasses.replace(self, image_size=image_size, resize_to=resize_to)
+
   def to_dict(self) -> dict[str, Any]:
     """As JSON holds it."""
     return dataclasses.asdict(self)
 
   @classmethod
-  def from_dict(cls, data: dict[str, Any]) -> 'Preprocessing':
-    """The inverse of `to_dict`; unknown keys are a UsageError."""
+  def from_dict(cls, data: Any) -> 'Preprocessing':
+    """The inverse of `to_dict`.
+
+    Raises:
+      UsageError: a key is unknown or missing, or a value is impossible.
+    """
+    if not isinstance(data, dict) or 'image_size' not in data:
+      raise UsageError('preprocessing: give an object with its image_size')
     known = [field.name for field in dataclasses.fields(cls)]
     for key in data:
       if key not in known:
@@ -156,7 +185,52 @@ class Preprocessing:
       key: tuple(value) if isinstance(value, list) else value
       for key, value in data.items()
     }
+    _check_values(values)
     return cls(**values)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+  return (size, size) if isinstance(size, int) else size
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+  """A UsageError for a field that is of another type or out of its range."""
+  for field, value in values.items():
+    if field == 'image_size' or (field == 'resize_to' and value is not None):
+      _check_sides(field, value)
+    elif field in ('mean', 'std'):
+      _check_channels(field, value)
+    elif field in _CHOICES:
+      known = _CHOICES[field]
+      if not isinstance(value, str) or value not in known:
+        raise UsageError(f'{field}={value!r}: use one of {", ".join(known)}')
+    elif field == 'exif' and not isinstance(value, bool):
+      raise UsageError(f'exif={value!r}: use true or false')
+    elif field == 'background' and value is not None:
+      check_colour(field, value)
+
+
+def _check_sides(field: str, size: Any) -> None:
+  """A UsageError unless it is a side, or a height and a width, in pixels."""
+  sides = size if isinstance(size, tuple) and len(size) == 2 else (size,)
+  if not all(type(x) is int and x >= 1 for x in sides):
+    raise UsageError(f'{field}={size}: use 1 or more, or a height and a width')
+  if max(sides) > _MAX_SIDE:
+    raise UsageError(f'{field}={size}: {_MAX_SIDE:,} pixels are the most')
+
+
+def _check_channels(field: str, values: Any) -> None:
+  """A UsageError unless it is a number for each of red, green and blue."""
+  numbers = isinstance(values, tuple) and all(
+    isinstance(x, int | float)
+    and not isinstance(x, bool)
+    and abs(x) < 1e6  # nor NaN
+    for x in values
+  )
+  if not numbers or len(values) != 3:
+    raise UsageError(f'{field}={values!r} is not three numbers')
+  if field == 'std' and min(values) <= 0:
+    raise UsageError(f'std={values}: each has to be above 0')
 
 
 @pillow_errors()
@@ -178,21 +252,23 @@ def preprocess(
     picture = _on_white(picture)
   height, width = preprocessing.shape
   resample = INTERPOLATIONS[preprocessing.interpolation]
-  if preprocessing.resize_mode == 'squash':
-    picture = _resize(picture, (width, height), resample)
-  elif preprocessing.resize_mode == 'shortest':
-    if height != width:  # which open_clip does in a way of its own
-      resample = Image.Resampling.BICUBIC
-    size = _covering(picture.size, (width, height))
-    # Python's round, halves to even, is torchvision's.
-    whole = int if rgb_first else round
-    picture = _resize(picture, size, resample)
-    picture = _centre_crop(picture, (width, height), whole)
-  else:
+  if preprocessing.resize_mode == 'longest':
     ratio = max(picture.width / width, picture.height / height)
     new = [max(1, round(side / ratio)) for side in picture.size]
     picture = _resize(picture, (new[0], new[1]), resample)
     picture = _centre_pad(picture, (width, height))
+  else:
+    rows, columns = _pair(preprocessing.resize_to or preprocessing.shape)
+    if preprocessing.resize_mode == 'squash':
+      picture = _resize(picture, (columns, rows), resample)
+    elif preprocessing.resize_mode == 'shortest':
+      if height != width:  # which open_clip does in a way of its own
+        resample = Image.Resampling.BICUBIC
+      new = _covering(picture.size, (columns, rows))
+      picture = _resize(picture, new, resample)
+    # Python's round, halves to even, is torchvision's.
+    whole = math.floor if rgb_first else round
+    picture = _centre_crop(picture, (width, height), whole)
   return np.asarray(picture.convert('RGB'))
 
 
@@ -285,11 +361,11 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
   return Image.fromarray(grey.astype(np.uint8))
 
 
-def check_colour(field: str, colour: str) -> None:
+def check_colour(field: str, colour: Any) -> None:
   """A UsageError unless Pillow knows the colour ('white', '#ffffff')."""
   try:
     ImageColor.getrgb(colour)
-  except ValueError:
+  except (ValueError, AttributeError, TypeError):  # no text has other faults
     raise UsageError(
       f'{field}={colour!r}: not a colour; use a name such as white, or #rrggbb'
     ) from None

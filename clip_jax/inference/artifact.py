@@ -15,11 +15,13 @@ No model code is imported here: this is the side that only runs programs.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.files import check_fields, open_regular, read_json
 
 FORMAT = 'clip_jax.export'
 FORMAT_VERSION = 1
@@ -28,7 +30,6 @@ DESCRIPTION = 'description.json'
 WEIGHTS = 'weights.safetensors'
 README = 'README.md'
 PROGRAMS = ('encode_image', 'encode_text')
-_MAX_JSON = 1 << 28  # bytes; a description holds its tokenizer
 
 
 def program_file(name: str) -> str:
@@ -85,7 +86,7 @@ def is_artifact(path: Path) -> bool:
   """Whether a directory was written by `clip-jax export`."""
   try:
     return _read_object(path / MANIFEST).get('format') == FORMAT
-  except (OSError, FailureError):
+  except FailureError:
     return False
 
 
@@ -110,10 +111,7 @@ def read_manifest(path: Path) -> Manifest:
       f'{path} has format version {version!r}, and this clip_jax reads '
       f'{FORMAT_VERSION}: install the one that wrote it.'
     )
-  try:
-    return _parse(fields)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise damaged(path / MANIFEST, f'it lacks or garbles {error}') from error
+  return _parse(path / MANIFEST, fields)
 
 
 def verify(path: Path, manifest: Manifest) -> None:
@@ -150,7 +148,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def file_sha256(path: Path) -> str:
   """The SHA-256 of a file, in hexadecimal."""
-  with open(path, 'rb') as file:
+  with open_regular(path) as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
@@ -159,39 +157,74 @@ def damaged(file: Path, what: str) -> FailureError:
   return FailureError(f'{file} is damaged: {what}. Export the model again.')
 
 
-def _parse(fields: dict[str, Any]) -> Manifest:
+def _parse(path: Path, fields: dict[str, Any]) -> Manifest:
+  """A manifest from the object in its file.
+
+  Raises:
+    FailureError: a field is missing or of another type.
+  """
+  _check(path, fields, _FIELDS)
+  unknown = fields.keys() - _FIELDS.keys()
+  if unknown:
+    raise damaged(path, f'it has the unknown field {min(unknown)!r}')
+  for name in ('logit_scale', 'logit_bias'):
+    if fields[name] is not None and not math.isfinite(fields[name]):
+      raise damaged(path, f'its {name} is {fields[name]}')
   files = {}
-  for name, entry in fields.pop('files').items():
+  for name, entry in fields['files'].items():
     # A name leads nowhere but to a file beside the manifest.
     if name != Path(name).name or name in ('', '.', '..', MANIFEST):
-      raise ValueError(f'the file name {name!r}')
-    files[name] = FileEntry(int(entry['bytes']), str(entry['sha256']))
+      raise damaged(path, f'it lacks or garbles the file name {name!r}')
+    _check(path, entry, {'bytes': int, 'sha256': str})
+    files[name] = FileEntry(entry['bytes'], entry['sha256'])
   for name in (DESCRIPTION, WEIGHTS, *map(program_file, PROGRAMS)):
     if name not in files:
-      raise KeyError(name)
-  bias = fields.pop('logit_bias')
+      raise damaged(path, f'it lacks or garbles {name!r}')
+  bias = fields['logit_bias']
   return Manifest(
-    files=files,
-    platforms=tuple(map(str, fields.pop('platforms'))),
-    logit_scale=float(fields.pop('logit_scale')),
-    logit_bias=None if bias is None else float(bias),
-    calling_convention_version=int(fields.pop('calling_convention_version')),
-    **fields,
+    **{
+      **fields,
+      'files': files,
+      'platforms': tuple(map(str, fields['platforms'])),
+      'logit_scale': float(fields['logit_scale']),
+      'logit_bias': None if bias is None else float(bias),
+    }
   )
+
+
+_FIELDS: dict[str, Any] = {
+  'clip_jax': str,
+  'jax': str,
+  'calling_convention_version': int,
+  'platforms': list,
+  'dtype': str,
+  'logit_scale': (int, float),
+  'logit_bias': (int, float, type(None)),
+  'programs': dict,
+  'files': dict,
+}
+
+
+def _check(path: Path, content: Any, fields: Mapping[str, Any]) -> None:
+  try:
+    check_fields(path.name, content, fields)
+  except FailureError as error:
+    raise damaged(path, f'it lacks or garbles something ({error})') from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:
   """A JSON object from a file.
 
   Raises:
-    FailureError: the file holds something else.
+    MissingFileError: there is no such file.
+    FailureError: it holds something else.
   """
-  if path.is_file() and path.stat().st_size > _MAX_JSON:
-    raise damaged(path, f'it is larger than {_MAX_JSON:,} bytes')
   try:
-    content = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise damaged(path, 'it is not JSON') from error
+    content = read_json(path)
+  except MissingFileError:
+    raise
+  except FailureError as error:
+    raise damaged(path, f'it is not JSON ({error})') from error
   if not isinstance(content, dict):
     raise damaged(path, 'it is not a JSON object')
   return content

@@ -36,6 +36,7 @@ from clip_jax.interop.safetensors_file import (
   open_safetensors,
   write_safetensors,
 )
+from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
 from clip_jax.trees import nested
 
@@ -103,8 +104,13 @@ def load_exported(
   """
   path = typed_path(path)
   artifact.verify(path, artifact.read_manifest(path))
-  description = Description.from_dict(artifact.read_description(path))
+  file = path / artifact.DESCRIPTION
+  try:
+    description = Description.from_dict(artifact.read_description(path))
+  except UsageError as error:
+    raise artifact.damaged(file, str(error)) from error
   with open_safetensors(path / artifact.WEIGHTS) as tensors:
+    check_variables(description.model, tensors.infos, str(file))
     weights = {
       name: read_aligned(
         tensors,

@@ -119,6 +119,10 @@ def _positions(config: CLIPConfig) -> list[Constant]:
     'text_model': config.text.context_length,
   }
   return [
-    Constant(f'{tower}.embeddings.position_ids', np.arange(length)[None])
+    Constant(f'{tower}.embeddings.position_ids', (1, length), _counts_up)
     for tower, length in lengths.items()
   ]
+
+
+def _counts_up(ids: np.ndarray) -> bool:
+  return np.array_equal(ids.reshape(-1), np.arange(ids.size))

@@ -7,6 +7,7 @@ said by the files that build such tables: `openai`, `hugging_face`,
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def _matrix(inputs: int) -> Form:
   return Form(to_theirs, lambda x, shape: x.T.reshape(shape))
 
 
-SAME = Form(lambda x: x, lambda x, shape: x)
+SAME = Form(lambda x: x, lambda x, shape: x.reshape(shape))
 HEADS = Form(lambda x: x.reshape(-1), lambda x, shape: x.reshape(shape))
 MATRIX = _matrix(1)
 HEADS_MATRIX = _matrix(2)  # from heads and their width, as after attention
@@ -52,7 +53,8 @@ CONV = Form(  # ours HWIO, theirs OIHW
   lambda x: x.transpose(3, 2, 0, 1), lambda x, shape: x.transpose(2, 3, 1, 0)
 )
 COUNTER = Form(  # a torch counter has 64 bits
-  lambda x: x.astype(np.int64), lambda x, shape: x.astype(np.int32)
+  lambda x: x.astype(np.int64),
+  lambda x, shape: x.astype(np.int32).reshape(shape),
 )
 
 
@@ -83,10 +85,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-  """A key that follows from the config, and may be left out."""
+  """A key that follows from the config, and may be left out.
+
+  Attributes:
+    theirs: their key.
+    shape: of the array; axes of length 1 may be more or fewer.
+    matches: whether an array of that shape holds what follows.
+  """
 
   theirs: str
-  value: np.ndarray
+  shape: tuple[int, ...]
+  matches: Callable[[np.ndarray], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,22 +115,49 @@ class _Entry(NamedTuple):
   index: tuple[Any, ...]
 
 
+def absent_towers(table: Table, infos: Mapping[str, Any]) -> tuple[str, ...]:
+  """The towers, 'image' or 'text', of which a file has not one key."""
+  return tuple(
+    tower
+    for tower in ('image', 'text')
+    if not any(
+      _key_of_first_layer(row) in infos
+      for row in table.rows
+      if _tower_of(row.ours) == tower
+    )
+  )
+
+
+def _tower_of(path: str) -> str | None:
+  """'image' or 'text', of a path in our variables; None: the temperature."""
+  name = path.split('/')[1]
+  return next((x for x in ('image', 'text') if name.startswith(x)), None)
+
+
+def _key_of_first_layer(row: Row) -> str:
+  return row.theirs.format(i=0) if '{i}' in row.theirs else row.theirs
+
+
 def read(
   tensors: Tensors,
   table: Table,
   config: CLIPConfig,
   dtype: np.dtype | None = None,
+  absent: Sequence[str] = (),
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """A foreign file as our variables, key by key.
 
   At any time, a piece of one foreign tensor is in memory besides what is
-  returned (all of one that does not lie in the file as it is needed).
+  returned (all of one that does not lie in the file as it is needed). Nothing
+  is read before all shapes are known to fit.
 
   Args:
     tensors: an open weight file.
     table: the layout of its keys.
     config: says our shapes.
     dtype: of floating-point arrays; None is that of the file.
+    absent: towers that the file does not have; they are left out, and where
+      the temperature is not there either, it is that of the config.
   Returns:
     Collections by name of numpy arrays, which are aligned so that a CPU device
     takes them without a copy; and what the file has of `table.constants`,
@@ -133,22 +169,33 @@ def read(
   shapes = flat(abstract_variables(config))
   entries = _entries(table, shapes)
   infos = tensors.infos
-  constants = {
-    constant.theirs: np.array(tensors.read(constant.theirs))
-    for constant in table.constants
-    if constant.theirs in infos
-  }
-  known = {entry.key for entry in entries}
+  if absent:
+    entries = [
+      entry
+      for entry in entries
+      if _tower_of(entry.row.ours) not in absent
+      and (_tower_of(entry.row.ours) or entry.key in infos)
+    ]
+  constants = [c for c in table.constants if c.theirs in infos]
+  known = {entry.key for entry in entries} | {c.theirs for c in constants}
+  what = f'{tensors.path} does not have the weights of its config'
   _refuse(
-    f'{tensors.path} does not have the weights of its config ({table.name})',
-    missing=[key for key in known if key not in infos],
-    unexpected=[
-      key for key in infos if key not in known and key not in constants
-    ],
+    f'{what} ({table.name})',
+    missing=[entry.key for entry in entries if entry.key not in infos],
+    unexpected=[key for key in infos if key not in known],
     wrong=[
       *_wrong_shapes(entries, shapes, infos),
       *_wrong_kinds(entries, shapes, infos),
-      *_wrong_values(table, constants),
+      *_wrong_constants(constants, infos),
+    ],
+  )
+  buffers = {c.theirs: np.array(tensors.read(c.theirs)) for c in constants}
+  _refuse(
+    f'{what} ({table.name})',
+    wrong=[
+      f'{c.theirs} (it follows from the config)'
+      for c in constants
+      if not c.matches(buffers[c.theirs].reshape(c.shape))
     ],
   )
   found: dict[str, np.ndarray] = {}
@@ -161,7 +208,19 @@ def read(
     place = found[path][(*entry.index, ...)]  # a view, of a scalar too
     ours = entry.row.form.to_ours(tensors.read(entry.key), place.shape)
     fill(place, ours, tensors.release)
-  return nested(found), constants
+  if absent:
+    found = {**_temperature(config), **found}
+  return nested(found), buffers
+
+
+def _temperature(config: CLIPConfig) -> dict[str, np.ndarray]:
+  """That of the start of training, for a tower that came alone."""
+  scale = np.float32(math.log(config.initial_logit_scale))
+  found = {'params/logit_scale': np.asarray(scale)}
+  if config.initial_logit_bias is not None:
+    bias = np.float32(config.initial_logit_bias)
+    found['params/logit_bias'] = np.asarray(bias)
+  return found
 
 
 def write(
@@ -230,9 +289,24 @@ def _wrong_shapes(entries, shapes, infos) -> list[str]:
       ours = _blank(shapes[entry.row.ours])[entry.index]
       expected = entry.row.form.to_theirs(ours).shape
       found = infos[entry.key].shape
-      if found != expected:
+      # A number alone may come with axes of length 1, as open_clip's
+      # `nonscalar_logit_scale` has it.
+      if found != expected and not (ours.ndim == 0 and _same_size(found, ())):
         wrong.append(f'{entry.key} {list(found)}, not {list(expected)}')
   return wrong
+
+
+def _wrong_constants(constants, infos) -> list[str]:
+  return [
+    f'{c.theirs} {list(infos[c.theirs].shape)}, not {list(c.shape)}'
+    for c in constants
+    if not _same_size(infos[c.theirs].shape, c.shape)
+  ]
+
+
+def _same_size(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+  """Whether two shapes are the same but for axes of length 1."""
+  return [n for n in found if n != 1] == [n for n in wanted if n != 1]
 
 
 def _wrong_kinds(entries, shapes, infos) -> list[str]:
@@ -243,15 +317,6 @@ def _wrong_kinds(entries, shapes, infos) -> list[str]:
     if e.key in infos
     and shapes[e.row.ours].dtype.kind == 'f'
     and infos[e.key].dtype not in _FLOATS
-  ]
-
-
-def _wrong_values(table: Table, found: Mapping[str, np.ndarray]) -> list[str]:
-  return [
-    f'{constant.theirs} (it follows from the config)'
-    for constant in table.constants
-    if constant.theirs in found
-    and not np.array_equal(found[constant.theirs], constant.value)
   ]
 
 
@@ -271,7 +336,11 @@ def _dtype(path: str, entries, infos, wanted: np.dtype | None) -> np.dtype:
 
 
 def _refuse(
-  what: str, missing: list[str], unexpected: list[str], wrong: list[str]
+  what: str,
+  *,
+  missing: Sequence[str] = (),
+  unexpected: Sequence[str] = (),
+  wrong: Sequence[str] = (),
 ) -> None:
   """Raises where a list is not empty; names all of them."""
   said = [

@@ -6,6 +6,7 @@ tower of timm's behind 'visual.trunk.'; all else is as OpenAI named it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -202,7 +203,7 @@ def _timm(image: VisionTransformerConfig) -> list[Row]:
 def _scalars(config: CLIPConfig) -> list[Constant]:
   """What OpenAI's state dicts say besides; open_clip's do not have them."""
   return [
-    Constant(name, np.asarray(value, np.int64))
+    Constant(name, (), functools.partial(np.array_equal, value))
     for name, value in (
       ('input_resolution', config.image.image_size),
       ('context_length', config.text.context_length),
@@ -216,7 +217,18 @@ def _masks(config: CLIPConfig, text: str) -> list[Constant]:
   if not config.text.causal:
     return []
   size = config.text.context_length
-  mask = np.triu(np.full((size, size), -np.inf, np.float32), 1)
   blocks = range(config.text.depth)
   keys = [f'{text}transformer.resblocks.{i}.attn_mask' for i in blocks]
-  return [Constant(key, mask) for key in (f'{text}attn_mask', *keys)]
+  return [
+    Constant(key, (size, size), _is_causal)
+    for key in (f'{text}attn_mask', *keys)
+  ]
+
+
+def _is_causal(mask: np.ndarray) -> bool:
+  """Whether a mask hides what is later, by True or a number such as -inf."""
+  shape = mask.shape
+  hidden = mask if mask.dtype == bool else mask.astype(np.float32) <= -1e4
+  later = np.arange(shape[1])[None] > np.arange(shape[0])[:, None]
+  others = np.zeros((), mask.dtype)
+  return np.array_equal(hidden, later) and bool(np.all(mask[~later] == others))

@@ -14,8 +14,20 @@ ACTIVATIONS = ('quick_gelu', 'gelu', 'gelu_tanh')
 IMAGE_POOLING = ('class_token', 'average', 'attention')
 TEXT_POOLING = ('end', 'highest', 'last')
 PROJECTIONS = ('linear', 'affine', 'none')
-_MOST = 10_000_000  # of anything that is counted, far above what there is
-_MOST_BLOCKS = 1_000
+# Far above what there is, and low enough that shapes alone, which come from
+# strangers' files, can be worked out at no cost.
+_MOST = 10_000_000
+_MOST_OF = {
+  'depth': 1_000,  # blocks
+  'width': 65_536,
+  'embed_dim': 65_536,
+  'image_size': 16_384,  # pixels a side
+  'patch_size': 16_384,
+  'context_length': 16_384,  # tokens; attention grows with their square
+}
+_MOST_PATCHES = 65_536
+_MOST_HIDDEN = 1_048_576  # the MLP's width
+_MOST_CONVOLUTIONS = 256  # bottleneck blocks, which are compiled one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +71,7 @@ class VisionTransformerConfig:
         f'model.image.image_size={self.image_size} is smaller than '
         f'model.image.patch_size={self.patch_size}.'
       )
+    _check_patches(self)
 
   @property
   def grid(self) -> int:
@@ -98,10 +111,15 @@ class ResNetConfig:
 
   def __post_init__(self):
     whole = all(type(blocks) is int and blocks > 0 for blocks in self.layers)
-    if len(self.layers) != 4 or not whole or sum(self.layers) > _MOST_BLOCKS:
+    if len(self.layers) != 4 or not whole:
       raise UsageError(
         f'model.image.layers={self.layers}: give the blocks of four stages, as '
         'in (3, 4, 6, 3).'
+      )
+    if sum(self.layers) > _MOST_CONVOLUTIONS:
+      raise UsageError(
+        f'model.image.layers={self.layers}: {_MOST_CONVOLUTIONS} blocks are '
+        'the most.'
       )
     _check_numbers('model.image', self)
     if self.width % 2:
@@ -119,6 +137,7 @@ class ResNetConfig:
         f'model.image.width={self.width} x 32 does not split over '
         f'model.image.heads={self.heads}.'
       )
+    _check_patches(self)
 
   projection = 'affine'  # the last product of the attention pooling
 
@@ -188,6 +207,11 @@ class CLIPConfig:
 
   def __post_init__(self):
     _check_numbers('model', self)
+    bias = self.initial_logit_bias
+    if bias is not None and not (
+      isinstance(bias, int | float) and abs(bias) <= _MOST
+    ):
+      raise UsageError(f'model.initial_logit_bias={bias!r} must be a number.')
     for name, tower, width in (
       ('image', self.image, self.image.pooled_width),
       ('text', self.text, self.text.width),
@@ -203,7 +227,7 @@ class CLIPConfig:
     return dataclasses.asdict(self)
 
   @classmethod
-  def from_dict(cls, fields: Mapping[str, Any]) -> 'CLIPConfig':
+  def from_dict(cls, fields: Any) -> 'CLIPConfig':
     """The inverse of `to_dict`; an image tower with `layers` is a ResNet.
 
     Where nothing is said of a class token, a ViT that pools by the average
@@ -212,8 +236,8 @@ class CLIPConfig:
     Raises:
       UsageError: a field is unknown, missing, or impossible.
     """
-    fields = dict(fields)
     try:
+      fields = dict(fields)
       image, text = dict(fields.get('image', {})), dict(fields.get('text', {}))
       if image.get('pooling') == 'average':
         image.setdefault('class_token', False)
@@ -277,9 +301,12 @@ def _check_numbers(name: str, config: Any) -> None:
         raise UsageError(
           f'{where}={value!r} must be a number above 0 and at most {_MOST}.'
         )
+    elif field.type is bool:
+      if not isinstance(value, bool):
+        raise UsageError(f'{where}={value!r} must be true or false.')
     elif field.type is int:
       least = 0 if field.name == 'end_token' else 1
-      most = _MOST_BLOCKS if field.name == 'depth' else _MOST
+      most = _MOST_OF.get(field.name, _MOST)
       if not isinstance(value, int) or isinstance(value, bool):
         raise UsageError(f'{where}={value!r} must be a whole number.')
       if value < least:
@@ -288,14 +315,28 @@ def _check_numbers(name: str, config: Any) -> None:
         raise UsageError(f'{where}={value} must be at most {most}.')
 
 
+def _check_patches(tower: VisionTransformerConfig | ResNetConfig) -> None:
+  if tower.patches > _MOST_PATCHES:
+    raise UsageError(
+      f'model.image.image_size={tower.image_size} makes {tower.patches:,} '
+      f'patches: {_MOST_PATCHES:,} are the most.'
+    )
+
+
 def _check_tower(
   name: str, tower: VisionTransformerConfig | TextTransformerConfig
 ) -> None:
   check_choice(f'{name}.activation', tower.activation, ACTIVATIONS)
   check_choice(f'{name}.projection', tower.projection, PROJECTIONS)
   _check_numbers(name, tower)
-  if int(tower.width * tower.mlp_ratio) < 1:
+  hidden = int(tower.width * tower.mlp_ratio)
+  if hidden < 1:
     raise UsageError(f'{name}.mlp_ratio={tower.mlp_ratio} leaves no MLP.')
+  if hidden > _MOST_HIDDEN:
+    raise UsageError(
+      f'{name}.mlp_ratio={tower.mlp_ratio} makes an MLP of {hidden:,}: '
+      f'{_MOST_HIDDEN:,} are the most.'
+    )
   if tower.width % tower.heads:
     raise UsageError(
       f'{name}.width={tower.width} does not split over '

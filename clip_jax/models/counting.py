@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from clip_jax.errors import FailureError
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.trees import flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +24,7 @@ class ParameterCount:
   text: int  # the text tower and its projection
 
 
+@functools.cache
 def abstract_variables(config: CLIPConfig) -> dict[str, Any]:
   """Shapes and dtypes of what `DualEncoder(config).init` makes: 'params', and
   'batch_stats' where the image tower is a ResNet."""
@@ -29,6 +33,31 @@ def abstract_variables(config: CLIPConfig) -> dict[str, Any]:
   tokens = jax.ShapeDtypeStruct((1, config.text.context_length), jnp.int32)
   init = DualEncoder(config).init
   return jax.eval_shape(init, jax.random.key(0), images, tokens)
+
+
+def check_variables(
+  config: CLIPConfig, found: Mapping[str, Any], where: str
+) -> None:
+  """Compares the arrays of a file with what its description says of them.
+
+  Args:
+    config: the description.
+    found: what has a shape, by path ('params/image/…').
+    where: the file, for the error.
+  Raises:
+    FailureError: a name or a shape is another one; the first is named.
+  """
+  wanted = flat(abstract_variables(config))
+  for path in sorted(found.keys() | wanted.keys()):
+    old, new = (
+      list(leaves[path].shape) if path in leaves else 'not there'
+      for leaves in (found, wanted)
+    )
+    if old != new:
+      raise FailureError(
+        f'{where}: its arrays are not those of its description: {path} is '
+        f'{old}, and should be {new}.'
+      )
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.data.images import Preprocessing
+from clip_jax.errors import UsageError
 from clip_jax.models.config import CLIPConfig
 
 
@@ -38,10 +39,21 @@ class Description:
     }
 
   @classmethod
-  def from_dict(cls, fields: Mapping[str, Any]) -> 'Description':
-    """The inverse of `to_dict`."""
+  def from_dict(cls, fields: Any) -> 'Description':
+    """The inverse of `to_dict`.
+
+    Raises:
+      UsageError: a part is missing or is no description of it.
+    """
+    for part in ('model', 'tokenizer', 'preprocessing'):
+      found = fields.get(part) if isinstance(fields, Mapping) else None
+      if not isinstance(found, Mapping) and (part, found) != (
+        'tokenizer',
+        None,
+      ):
+        raise UsageError(f'the description of a model has no {part!r}.')
     return cls(
       model=CLIPConfig.from_dict(fields['model']),
       tokenizer=fields['tokenizer'],
-      preprocessing=Preprocessing.from_dict(fields['preprocessing']),
+      preprocessing=Preprocessing.from_dict(dict(fields['preprocessing'])),
     )

@@ -360,8 +360,62 @@ def test_descriptions_from_before_the_convention_mean_open_clips():
     ({'image_size': 8, 'convention': 'timm'}, 'open_clip, transformers'),
     ({'image_size': 8, 'background': 'whitish'}, 'not a colour'),
     ({'image_size': 8, 'size': 8}, "no field 'size'.*image_size"),
+    ({'image_size': 10**9}, '16,384 pixels are the most'),
+    ({'image_size': True}, 'use 1 or more'),
+    ({'image_size': '8'}, 'use 1 or more'),
+    ({'image_size': 8, 'mean': [0.5]}, r'mean=\(0.5,\) is not three numbers'),
+    ({'image_size': 8, 'mean': 'red'}, "mean='red' is not three numbers"),
+    ({'image_size': 8, 'mean': [0.5, float('nan'), 0.5]}, 'three numbers'),
+    ({'image_size': 8, 'std': [0.5, 0, 0.5]}, 'each has to be above 0'),
+    ({'image_size': 8, 'std': [[1], [1], [1]]}, 'three numbers'),
+    ({'image_size': 8, 'interpolation': ['bicubic']}, 'use one of'),
+    ({'image_size': 8, 'exif': 'no'}, 'use true or false'),
+    ({'image_size': 8, 'background': 7}, 'not a colour'),
+    ({'image_size': 8, 'resize_to': 0}, 'resize_to=0'),
+    ({'image_size': 8, 'resize_to': [9, 8]}, 'squash one or two'),
+    ({'image_size': 8, 'resize_mode': 'none', 'resize_to': 9}, 'shortest'),
+    ({'resize_mode': 'squash'}, 'an object with its image_size'),
+    ([], 'an object with its image_size'),
   ],
 )
 def test_impossible_preprocessing(fields, message):
   with pytest.raises(UsageError, match=message):
     Preprocessing.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+  ('options', 'box'),
+  [
+    # Of a picture that is 60 wide and 40 high: what is resized and seen.
+    (dict(resize_to=20), (30, 20)),
+    (dict(resize_mode='squash', resize_to=20), (20, 20)),
+    (dict(resize_mode='squash', resize_to=(20, 18)), (18, 20)),
+    (dict(resize_mode='none'), (60, 40)),
+  ],
+)
+def test_a_crop_from_a_resized_picture_is_its_centre(options, box):
+  image = picture(3, 60, 40)
+  preprocessing = Preprocessing(16, convention='transformers', **options)
+  resized = image.resize(box, Image.Resampling.BICUBIC)
+  left, top = (box[0] - 16) // 2, (box[1] - 16) // 2
+  np.testing.assert_array_equal(
+    preprocess(image, preprocessing),
+    np.asarray(resized.crop((left, top, left + 16, top + 16))),
+  )
+
+
+def test_a_crop_beyond_the_picture_is_black_and_places_it_as_transformers():
+  image = Image.new('RGB', (5, 7), (9, 9, 9))
+  pixels = preprocess(
+    image, Preprocessing(8, 'none', convention='transformers')
+  )
+  expected = np.zeros((8, 8, 3), np.uint8)
+  expected[1:8, 2:7] = 9  # its top and left pad have the odd pixel
+  np.testing.assert_array_equal(pixels, expected)
+
+
+def test_another_size_crops_the_same_share():
+  preprocessing = Preprocessing(32, resize_to=40, convention='transformers')
+  assert preprocessing.of_size(64).resize_to == 80
+  assert preprocessing.of_size(32) == preprocessing
+  assert Preprocessing(32).of_size(64) == Preprocessing(64)

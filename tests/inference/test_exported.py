@@ -17,7 +17,7 @@ import pytest
 import clip_jax
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import artifact
-from clip_jax.inference.export import export
+from clip_jax.inference.export import export, load_exported
 from clip_jax.inference.exported import Exported
 from tests.tiny_run import tiny_model
 
@@ -163,6 +163,9 @@ def test_every_file_is_compared_with_the_manifest(directory, tmp_path):
     ({'platforms': None}, 'lacks or garbles'),
     ({'logit_scale': 'large'}, 'lacks or garbles'),
     ({'surprise': 1}, 'surprise'),
+    ({'logit_scale': float('nan')}, 'its logit_scale is nan'),
+    ({'files': {'x': 7}}, 'lacks or garbles'),
+    ({'dtype': [1]}, "'dtype' is [1], and should be of type str"),
     ({'platforms': ['tpu']}, 'exported for tpu, and jax runs on cpu'),
     ({'calling_convention_version': 99}, 'with calling convention 99'),
   ],
@@ -244,3 +247,37 @@ def mend_manifest(directory):
       'sha256': artifact.file_sha256(directory / name),
     }
   file.write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda d: d['model']['text'].update(context_length=9), 'not those of its'),
+    (lambda d: d['model']['image'].update(depth=9), 'not those of its'),
+    (lambda d: d['model']['text'].update(context_length=10**9), 'at most'),
+    (lambda d: d['preprocessing'].update(mean=[0.5]), 'three numbers'),
+    (lambda d: d.update(model=3), "has no 'model'"),
+    (lambda d: d.update(tokenizer=[1]), "has no 'tokenizer'"),
+  ],
+)
+def test_a_description_of_other_arrays_is_damage(copy, change, message):
+  """The manifest is made to agree, so that only the description is wrong."""
+  file = copy / artifact.DESCRIPTION
+  fields = json.loads(file.read_text())
+  change(fields)
+  file.write_text(json.dumps(fields))
+  manifest = copy / artifact.MANIFEST
+  listed = json.loads(manifest.read_text())
+  listed['files'][file.name] = {
+    'bytes': file.stat().st_size,
+    'sha256': artifact.file_sha256(file),
+  }
+  manifest.write_text(json.dumps(listed))
+  with pytest.raises(FailureError, match=message) as error:
+    load_exported(copy)
+  assert str(file) in str(error.value)
+
+
+def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / artifact.MANIFEST)
+  assert not artifact.is_artifact(tmp_path)

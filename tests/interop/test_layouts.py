@@ -164,10 +164,60 @@ def test_a_buffer_that_contradicts_the_config_is_refused(copy):
     read_foreign(folder)
 
 
-def test_a_causal_mask_in_an_archive_is_taken(copy):
-  mask = np.triu(np.full((32, 32), -np.inf, np.float32), 1)
+INF = np.triu(np.full((32, 32), -np.inf, np.float32), 1)
+
+
+@pytest.mark.parametrize(
+  'mask',
+  [
+    INF,
+    INF[None, None],
+    INF.astype(np.float16),
+    np.triu(np.full((32, 32), np.finfo(np.float32).min), 1),
+    np.triu(np.ones((1, 32, 32), bool), 1),
+  ],
+  ids=['float', 'four axes', 'half', 'least number', 'bool'],
+)
+def test_a_causal_mask_in_an_archive_is_taken(copy, mask):
   folder = copy('open_clip_vit', lambda w: w.update({'attn_mask': mask}))
   assert 'attn_mask' in read_foreign(folder).constants
+
+
+@pytest.mark.parametrize(
+  ('mask', 'message'),
+  [
+    (INF.T, r'attn_mask \(it follows from the config'),
+    (np.zeros_like(INF), r'attn_mask \(it follows from the config'),
+    (INF[:8, :8], r'attn_mask \[8, 8\], not \[32, 32\]'),
+  ],
+)
+def test_another_mask_is_refused(copy, mask, message):
+  mask = np.ascontiguousarray(mask)
+  folder = copy('open_clip_vit', lambda w: w.update({'attn_mask': mask}))
+  with pytest.raises(FailureError, match=message):
+    read_foreign(folder)
+
+
+@pytest.mark.parametrize('shape', [(20,), (1, 20), (1, 1, 20)])
+@pytest.mark.parametrize('dtype', [np.int64, np.float32])
+def test_position_ids_of_any_rank_are_taken(copy, shape, dtype):
+  ids = np.arange(20, dtype=dtype).reshape(shape)
+  key = 'text_model.embeddings.position_ids'
+  folder = copy('hf_clip', lambda weights: weights.update({key: ids}))
+  assert read_foreign(folder).constants[key].shape == shape
+
+
+@pytest.mark.parametrize('shape', [(), (1,), (1, 1)])
+@pytest.mark.parametrize('name', ['open_clip_vit', 'hf_clip', 'hf_siglip'])
+def test_a_temperature_of_any_rank_is_one_number(copy, name, shape):
+  def reshaped(weights):
+    for key in weights.keys() & {'logit_scale', 'logit_bias'}:
+      weights[key] = weights[key].reshape(shape)
+
+  params = read_foreign(copy(name, reshaped)).variables['params']
+  golden = load_golden(name).variables['params']
+  for key in params.keys() & {'logit_scale', 'logit_bias'}:
+    np.testing.assert_array_equal(params[key], golden[key], strict=True)
 
 
 def test_variables_of_another_model_are_not_written():

@@ -135,7 +135,10 @@ def test_a_resnet_that_cannot_be_is_refused(changes, message):
   [
     ({'heads': True}, 'must be a whole number'),
     ({'depth': 10**9}, 'must be at most 1000'),
-    ({'width': 10**30}, 'must be at most 10000000'),
+    ({'width': 10**30}, 'must be at most 65536'),
+    ({'image_size': 10**9}, 'must be at most 16384'),
+    ({'image_size': 16_000, 'patch_size': 16}, 'makes 1,000,000 patches'),
+    ({'mlp_ratio': 1e5}, 'makes an MLP of'),
     ({'norm_eps': float('nan')}, 'must be a number above 0'),
     ({'mlp_ratio': 1e-6}, 'leaves no MLP'),
   ],
@@ -176,3 +179,29 @@ def test_patch_dropout_keeps_what_open_clip_keeps(dropout, kept):
   image = presets.resolve('ViT-B/32').image
   assert isinstance(image, VisionTransformerConfig)
   assert image.kept_patches(dropout) == kept
+
+
+@pytest.mark.parametrize('length', [10**5, 10**7, 10**9])
+def test_a_context_whose_mask_would_fill_the_memory_is_refused(length):
+  fields = TINY.to_dict()
+  fields['text']['context_length'] = length
+  with pytest.raises(UsageError, match=r'context_length=.* at most 16384'):
+    CLIPConfig.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    5,
+    [],
+    {'image': 3, 'text': None},
+    {'image': [['width', 'x']]},
+    {**TINY.to_dict(), 'initial_logit_bias': 'none'},
+    {**TINY.to_dict(), 'initial_logit_bias': float('nan')},
+    {**TINY.to_dict(), 'text': [1]},
+    {**TINY.to_dict(), 'text': {**TINY.to_dict()['text'], 'causal': 'no'}},
+  ],
+)
+def test_what_is_no_description_is_refused(fields):
+  with pytest.raises(UsageError):
+    CLIPConfig.from_dict(fields)
