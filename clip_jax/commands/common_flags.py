@@ -6,6 +6,7 @@ from absl import flags
 
 from clip_jax import files
 from clip_jax.commands import printing
+from clip_jax.errors import UsageError
 
 if TYPE_CHECKING:
   from clip_jax.inference.loading import Loaded
@@ -61,6 +62,18 @@ def define_model(values: flags.FlagValues) -> None:
     'of a bare weight file: gelu or quick_gelu',
     flag_values=values,
   )
+  flags.DEFINE_list(
+    'heads',
+    None,
+    'of a bare weight file: those of the image tower, or IMAGE,TEXT',
+    flag_values=values,
+  )
+  text(
+    'weights',
+    None,
+    'of a file with several models: the name of one, such as ema_state_dict',
+    flag_values=values,
+  )
   text(
     'tokenizer',
     None,
@@ -105,6 +118,8 @@ def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
     reference_of(values),
     preset=values.preset,
     activation=values.activation,
+    heads=_heads(values),
+    weights=values.weights,
     **_reading(values),
     **options,
   )
@@ -130,9 +145,22 @@ def read_model(values: flags.FlagValues) -> 'Loaded':
 
   return loading.read_model(
     reference_of(values),
-    hints=loading.Hints(values.preset, values.activation),
+    hints=loading.Hints(
+      values.preset, values.activation, _heads(values), values.weights
+    ),
     **_reading(values),
   )
+
+
+def _heads(values: flags.FlagValues) -> tuple[int, ...] | None:
+  if not values.heads:
+    return None
+  if not all(count.isascii() and count.isdigit() for count in values.heads):
+    raise UsageError(
+      f'--heads={",".join(values.heads)}: give a number of heads of the image '
+      'tower, or two, as in --heads=12,8.'
+    )
+  return tuple(map(int, values.heads))
 
 
 def _reading(values: flags.FlagValues) -> dict[str, Any]:

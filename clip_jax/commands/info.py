@@ -13,12 +13,15 @@ GFLOPs are those of the matrix products and convolutions of one image or text,
 forward, with a multiply-add as 2, as in open_clip's tables.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
+
+if TYPE_CHECKING:
+  from clip_jax.inference.model import Model
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -74,15 +77,41 @@ def _of_preset(name: str, image_size: int | None) -> dict[str, Any]:
 def _of_model(values: flags.FlagValues) -> dict[str, Any]:
   model = common_flags.load_model(values)
   tokenizer = model.description.tokenizer
+  facts = _of_config(model.config)
+  if model.description.absent:
+    facts |= _of_one_tower(model)
   return {
     'name': values.model,
-    **_of_config(model.config),
+    **facts,
     'step': model.step,
     'logit_scale': round(model.logit_scale, 4),
     'logit_bias': model.logit_bias,
     'tokenizer': None if tokenizer is None else tokenizer.get('kind'),
     'preprocessing': model.preprocessing.to_dict(),
   }
+
+
+def _of_one_tower(model: 'Model') -> dict[str, Any]:
+  """What is not as for a whole model."""
+  import jax
+
+  [absent] = model.description.absent
+  leaves = jax.tree.leaves(
+    {k: v for k, v in model.params.items() if not k.startswith('logit')}
+  )
+  facts: dict[str, Any] = {
+    'absent': absent,
+    'parameters': sum(leaf.size for leaf in leaves),
+    f'{absent}_parameters': None,
+    f'gflops_per_{absent}': None,
+  }
+  names = {
+    'image': ('image_size', 'patches'),
+    'text': ('context_length', 'vocab_size'),
+  }
+  facts |= dict.fromkeys(names[absent])
+  config = model.config.to_dict() | {absent: None}
+  return {**facts, 'config': config}
 
 
 def _of_config(config: Any) -> dict[str, Any]:
@@ -109,7 +138,9 @@ def _print_one(facts: dict[str, Any]) -> None:
   print(f'joint space: {facts["embed_dim"]} dimensions')
   if facts.get('step') is not None:
     print(f'trained to step {facts["step"]:,}')
-  if 'logit_scale' in facts:
+  if facts.get('absent'):
+    print(f'without its {facts["absent"]} tower')
+  elif 'logit_scale' in facts:
     known = facts['logit_bias'] is not None
     bias = f', bias {facts["logit_bias"]:.2f}' if known else ''
     print(f'logit scale {facts["logit_scale"]:.2f}{bias}')
@@ -117,12 +148,22 @@ def _print_one(facts: dict[str, Any]) -> None:
   if 'origin' in facts:
     print(f'shapes: {facts["origin"]}')
   print()
-  print(aligned(_towers(facts)))
+  columns: list[tuple[str, ...]] = [_NAMES]
+  if facts['config']['image']:
+    columns.append(_image_column(facts))
+  if facts['config']['text']:
+    columns.append(_text_column(facts))
+  print(aligned(list(zip(*columns, strict=True))))
 
 
-def _towers(facts: dict[str, Any]) -> list[tuple[str, ...]]:
-  """Both towers side by side."""
-  image, text = facts['config']['image'], facts['config']['text']
+_NAMES = (
+  *('', 'parameters', 'share', 'GFLOPs each', 'input', 'read as', 'blocks'),
+  *('width', 'heads', 'activation', 'pooling'),
+)
+
+
+def _image_column(facts: dict[str, Any]) -> tuple[str, ...]:
+  image = facts['config']['image']
   if 'layers' in image:
     read_as = f'{facts["patches"]:,} positions of 32 px'
     blocks = ', '.join(map(str, image['layers']))
@@ -130,31 +171,36 @@ def _towers(facts: dict[str, Any]) -> list[tuple[str, ...]]:
   else:
     read_as = f'{facts["patches"]:,} patches of {image["patch_size"]} px'
     blocks, width = str(image['depth']), f'{image["width"]:,}'
-  return [
-    ('', 'image', 'text'),
-    (
-      'parameters',
-      f'{facts["image_parameters"]:,}',
-      f'{facts["text_parameters"]:,}',
-    ),
-    ('share', *(_share(facts, tower) for tower in ('image', 'text'))),
-    (
-      'GFLOPs each',
-      _round(facts['gflops_per_image']),
-      _round(facts['gflops_per_text']),
-    ),
-    (
-      'input',
-      f'{image["image_size"]} x {image["image_size"]} px',
-      f'{text["context_length"]} tokens',
-    ),
-    ('read as', read_as, f'{text["vocab_size"]:,} ids'),
-    ('blocks', blocks, str(text['depth'])),
-    ('width', width, f'{text["width"]:,}'),
-    ('heads', str(image['heads']), str(text['heads'])),
-    ('activation', image.get('activation', 'relu'), text['activation']),
-    ('pooling', image.get('pooling', 'attention'), text['pooling']),
-  ]
+  return (
+    'image',
+    f'{facts["image_parameters"]:,}',
+    _share(facts, 'image'),
+    _round(facts['gflops_per_image']),
+    f'{image["image_size"]} x {image["image_size"]} px',
+    read_as,
+    blocks,
+    width,
+    str(image['heads']),
+    image.get('activation', 'relu'),
+    image.get('pooling', 'attention'),
+  )
+
+
+def _text_column(facts: dict[str, Any]) -> tuple[str, ...]:
+  text = facts['config']['text']
+  return (
+    'text',
+    f'{facts["text_parameters"]:,}',
+    _share(facts, 'text'),
+    _round(facts['gflops_per_text']),
+    f'{text["context_length"]} tokens',
+    f'{text["vocab_size"]:,} ids',
+    str(text['depth']),
+    f'{text["width"]:,}',
+    str(text['heads']),
+    text['activation'],
+    text['pooling'],
+  )
 
 
 def _print_table(models: list[dict[str, Any]]) -> None:

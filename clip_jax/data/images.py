@@ -212,7 +212,8 @@ def _check_values(values: Mapping[str, Any]) -> None:
 
 def _check_sides(field: str, size: Any) -> None:
   """A UsageError unless it is a side, or a height and a width, in pixels."""
-  sides = size if isinstance(size, tuple) and len(size) == 2 else (size,)
+  pair = isinstance(size, tuple) and len(size) == 2
+  sides: tuple[Any, ...] = size if pair else (size,)
   if not all(type(x) is int and x >= 1 for x in sides):
     raise UsageError(f'{field}={size}: use 1 or more, or a height and a width')
   if max(sides) > _MAX_SIDE:

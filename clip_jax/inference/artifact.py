@@ -148,6 +148,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def file_sha256(path: Path) -> str:
   """The SHA-256 of a file, in hexadecimal."""
+  file: Any  # what `file_digest` takes has no name in typing
   with open_regular(path) as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 

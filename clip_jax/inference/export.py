@@ -72,6 +72,11 @@ def export(
   out = typed_path(out)
   dtype = jnp.dtype(model.module.dtype).name
   check_call(out, dtype, platforms, overwrite, onnx)
+  if model.description.absent:
+    raise UsageError(
+      f'{model.origin or "this model"} has no {model.description.absent[0]} '
+      'tower, and an export holds both: name a whole model.'
+    )
   differences: dict[str, float] = {}
   with replacing_folder(out) as part:
     weights = flat_weights(model)

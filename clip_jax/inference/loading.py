@@ -3,16 +3,19 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax import checkpoints, tokenizers
+from clip_jax.errors import UsageError, one_line
 from clip_jax.inference.export import load_exported
 from clip_jax.inference.model import BATCH_SIZE, Model
 from clip_jax.inference.references import recognise
-from clip_jax.interop.foreign import NO_HINTS, Hints, read_foreign
+from clip_jax.interop.foreign import read_foreign
+from clip_jax.interop.foreign_config import NO_HINTS, Hints
 from clip_jax.models.description import Description
 from clip_jax.models.positions import resize_model
 
@@ -36,6 +39,8 @@ def load(
   tokenizer: str | None = None,
   preset: str | None = None,
   activation: str | None = None,
+  heads: int | Sequence[int] | None = None,
+  weights: str | None = None,
   mesh: Mesh | None = None,
   batch_size: int = BATCH_SIZE,
 ) -> Model:
@@ -55,21 +60,32 @@ def load(
       scaled. Most published models were trained without that, and by default
       they get what they were trained with.
     tokenizer: another one than the model's, as in `tokenizers.load`.
-    preset, activation: what is known of a bare weight file, which does not say
-      its activation: a name of the preset table; 'gelu' or 'quick_gelu'.
+    preset, activation, heads: what is known of a bare weight file, which does
+      not say how it computes: a published name, OpenAI's, open_clip's or the
+      hub's; 'gelu' or 'quick_gelu'; the heads of the image tower, or of the
+      image and the text tower.
+    weights: which of several models in a file, such as 'ema_state_dict'.
     mesh, batch_size: see `Model`.
+  Returns:
+    The model. One tower alone, such as transformers' CLIPVisionModel, encodes
+    what that tower reads, and refuses the rest.
   Raises:
     UsageError: there is no model there, or an option is impossible.
     FailureError: there is one, and it cannot be read.
   """
+  if isinstance(heads, int):
+    heads = (heads,)
   loaded = read_model(
     reference,
     image_size=image_size,
     context_length=context_length,
     as_displayed=as_displayed,
     tokenizer=tokenizer,
-    hints=Hints(preset=preset, activation=activation),
+    hints=Hints(
+      preset, activation, None if heads is None else tuple(heads), weights
+    ),
     dtype=np.dtype(np.float32),
+    whole=False,
   )
   return Model(
     loaded.description,
@@ -91,6 +107,7 @@ def read_model(
   tokenizer: str | None = None,
   hints: Hints = NO_HINTS,
   dtype: np.dtype | None = None,
+  whole: bool = True,
 ) -> Loaded:
   """What `load` makes a model of: the description and the arrays.
 
@@ -100,11 +117,17 @@ def read_model(
     reference, image_size, context_length, as_displayed, tokenizer: see `load`.
     hints: for a bare weight file.
     dtype: of floating-point arrays; None is the file's own.
+    whole: whether a model with one tower alone is refused.
   Raises:
     UsageError, FailureError: see `load`.
   """
   loaded, positions = _read(reference, hints, dtype)
   description = loaded.description
+  if whole and description.absent:
+    raise UsageError(
+      f'{loaded.origin} has no {description.absent[0]} tower, and both are '
+      'needed here: name a whole model.'
+    )
   variables, config = resize_model(
     loaded.variables,
     description.model,
@@ -112,14 +135,17 @@ def read_model(
     context_length=context_length,
     method=positions,
   )
-  options: dict[str, Any] = {'image_size': config.image.image_size}
+  preprocessing = description.preprocessing.of_size(config.image.image_size)
   if as_displayed:
-    options.update(background='white', exif=True)
+    preprocessing = dataclasses.replace(
+      preprocessing, background='white', exif=True
+    )
   return loaded._replace(
     description=Description(
       model=config,
       tokenizer=_tokenizer(description, tokenizer, context_length),
-      preprocessing=dataclasses.replace(description.preprocessing, **options),
+      preprocessing=preprocessing,
+      absent=description.absent,
     ),
     variables=variables,
   )
@@ -141,7 +167,9 @@ def _read(
     return Loaded(description, variables, None, origin), 'open_clip'
   foreign = read_foreign(path, hints=hints, dtype=dtype)
   for guess in foreign.guesses:
-    print(f'warning: {guess}', file=sys.stderr)
+    print(f'warning: {one_line(guess)}', file=sys.stderr)
+  for note in foreign.notes:
+    print(f'note: {one_line(note)}', file=sys.stderr)
   loaded = Loaded(foreign.description, foreign.variables, None, origin)
   return loaded, foreign.positions
 

@@ -135,6 +135,7 @@ class Model(ZeroShotModel):
         it has fewer ids, or another one ends a text.
     """
     where = self.origin or 'this model'
+    self._check_has('text')
     if self.description.tokenizer is None:
       raise UsageError(
         f'{where} came without a tokenizer, so it reads token ids only: put '
@@ -168,6 +169,7 @@ class Model(ZeroShotModel):
     return None if bias is None else float(jax.device_get(bias))
 
   def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
+    self._check_has('image')
     return self._run_images(self._encoders.encode_image, images)
 
   def pooled_and_encoded(
@@ -187,6 +189,7 @@ class Model(ZeroShotModel):
     Raises:
       CorruptImageError, UsageError: as `encode_image`.
     """
+    self._check_has('image')
     image, width = self.config.image, self.config.embed_dim
     if not isinstance(image, ResNetConfig):
       width = image.pooled_width
@@ -198,6 +201,7 @@ class Model(ZeroShotModel):
     return rows[:, :width], rows[:, width:]
 
   def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
+    self._check_has('text')
     many = [texts] if isinstance(texts, str) else texts
     return self._run_texts(many, self._tokenize)
 
@@ -212,6 +216,7 @@ class Model(ZeroShotModel):
       UsageError: rows are of another length, or an id is not in the
         vocabulary.
     """
+    self._check_has('text')
     text = self.config.text
     if tokens.shape[1] != text.context_length:
       raise UsageError(
@@ -240,6 +245,7 @@ class Model(ZeroShotModel):
     Raises:
       UsageError: there is no such block.
     """
+    self._check_has('image')
     depth, index = self.config.image.depth, layer
     if index < 0:
       index += depth
@@ -250,6 +256,20 @@ class Model(ZeroShotModel):
       )
     function = functools.partial(self._encoders.image_tokens, layer=index)
     return self._run_images(function, images, _token_shape(self.config, index))
+
+  def _check_has(self, tower: str) -> None:
+    """Refuses what a tower that did not come along would be needed for.
+
+    Raises:
+      UsageError: the model has the other tower alone.
+    """
+    if tower in self.description.absent:
+      other = {'image': 'text', 'text': 'image'}[tower]
+      raise UsageError(
+        f'{self.origin or "this model"} holds {_AN[other]} tower alone: '
+        f'{tower}s cannot be encoded with it; load the whole model that it is '
+        'from.'
+      )
 
   def _run_texts(
     self, texts: Iterable[Any], prepare: Callable[[list[Any]], np.ndarray]
@@ -293,6 +313,9 @@ class Model(ZeroShotModel):
       if not isinstance(text, str):
         raise UsageError(f'a text of type {type(text).__name__}: give strings.')
     return self.tokenizer(texts)
+
+
+_AN = {'image': 'an image', 'text': 'a text'}
 
 
 @functools.lru_cache(maxsize=4)

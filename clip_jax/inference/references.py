@@ -11,7 +11,13 @@ from pathlib import Path
 from clip_jax.errors import UsageError
 from clip_jax.files import typed_path
 from clip_jax.inference.artifact import is_artifact
-from clip_jax.interop.foreign import is_hugging_face, is_open_clip
+from clip_jax.interop import open_clip_run
+from clip_jax.interop.foreign_config import (
+  ADAPTER,
+  is_hugging_face,
+  is_open_clip,
+  refuse_adapter,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +41,18 @@ def _is_run(path: Path) -> bool:
 
 
 def _is_step(path: Path) -> bool:
-  return path.name.isdigit() and (path / 'params').is_dir()
+  # `²` is a digit to Python, and no number.
+  number = path.name.isascii() and path.name.isdigit()
+  return number and (path / 'params').is_dir()
 
 
 def _is_published(path: Path) -> bool:
   return path.is_dir() and (is_hugging_face(path) or is_open_clip(path))
+
+
+def _is_open_clip_run(path: Path) -> bool:
+  run = path.parent if path.name == 'checkpoints' else path
+  return path.is_dir() and open_clip_run.is_run(run)
 
 
 KINDS = (
@@ -51,6 +64,12 @@ KINDS = (
     'a directory with config.json (transformers) or open_clip_config.json, '
     'and weights',
     _is_published,
+  ),
+  Kind(
+    'open_clip_run',
+    "an open_clip run's directory, which holds params.txt and "
+    'checkpoints/epoch_N.pt',
+    _is_open_clip_run,
   ),
   Kind(
     'weights',
@@ -70,6 +89,8 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
   for kind in KINDS:
     if path.exists() and kind.matches(path):
       return kind.name, path
+  if (path / ADAPTER).is_file():
+    refuse_adapter(path)
   known = '; or '.join(kind.meaning for kind in KINDS)
   raise UsageError(f'no model in {path}: {_finding(path)}. Expected {known}.')
 

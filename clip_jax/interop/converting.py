@@ -17,7 +17,7 @@ from clip_jax.interop import (
   openai,
   preprocessors,
 )
-from clip_jax.interop.foreign import OPEN_CLIP_CONFIG
+from clip_jax.interop.foreign_config import OPEN_CLIP_CONFIG
 from clip_jax.interop.replacing import replacing_folder
 from clip_jax.interop.safetensors_file import write_safetensors
 from clip_jax.models.description import Description

@@ -5,7 +5,7 @@ alone (initializers, dropout of a model in use) are not read.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
@@ -73,60 +73,103 @@ _LEGACY_EOS = 2  # stands for "the highest id" in configs of before 2023
 _SIGLIP_EOS = 1
 
 
-def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
+def read_config(
+  config: Mapping[str, Any],
+  where: str,
+  keys: Collection[str] = ('vision_model', 'text_model'),
+) -> CLIPConfig:
   """A model of transformers' as ours.
 
   Args:
     config: the content of its config.json.
     where: the file, for the errors.
+    keys: of the weights. Where they are one tower's, what the result says of
+      the other means nothing.
   Raises:
     UsageError: another kind of model, or an option that is not supported.
     FailureError: a field has a value that cannot be.
   """
-  kind = config.get('model_type')
-  read = {'clip': _read_clip, 'siglip': _read_siglip}.get(str(kind))
-  if read is None:
+  kind = str(config.get('model_type'))
+  family, _, tower = kind.partition('_')
+  read = {'clip': _read_clip, 'siglip': _read_siglip}.get(family)
+  if read is None or tower not in ('', 'vision_model', 'text_model'):
     raise UsageError(
-      f'{where} is of model_type {kind!r}: clip and siglip are read '
-      '(SigLIP 2 of a fixed resolution is siglip).'
+      f'{where} is of model_type {config.get("model_type")!r}: clip and siglip '
+      'are read, and the towers of them alone (SigLIP 2 of a fixed resolution '
+      'is siglip).'
     )
+  if tower:
+    config = {
+      **config,
+      f'{tower.removesuffix("_model")}_config': dict(config),
+    }
   try:
-    return read(config)
+    return read(config, keys)
   except UsageError as error:
     raise UsageError(f'{where}: {error}') from error
-  except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+  except (LookupError, TypeError, ValueError, ArithmeticError) as error:
     raise FailureError(
       f'{where} is no config of a {kind} model: {error!r}.'
     ) from error
 
 
-def _read_clip(config: Mapping[str, Any]) -> CLIPConfig:
+def _read_clip(config: Mapping[str, Any], keys: Collection[str]) -> CLIPConfig:
   vision = _fields(config, 'vision_config', _CLIP_VISION)
   text = _fields(config, 'text_config', _CLIP_TEXT)
   eos = text['eos_token_id']
   highest = eos == _LEGACY_EOS
+  image_tower = VisionTransformerConfig(
+    **_tower(vision),
+    **_pixels(vision),
+    projection=_projection('visual_projection', 'vision_model', keys),
+  )
+  text_tower = TextTransformerConfig(
+    **_tower(text),
+    **_words(text),
+    end_token=text['vocab_size'] - 1 if highest else eos,
+    pooling='highest' if highest else 'end',
+    projection=_projection('text_projection', 'text_model', keys),
+  )
+  embed_dim = config.get('projection_dim') or 512
+  # CLIPVisionModel and CLIPTextModel: the pooled vector is the feature. Of the
+  # tower that is not there, no number has to fit.
+  if image_tower.projection == 'none':
+    embed_dim = image_tower.width
+  elif text_tower.projection == 'none':
+    embed_dim = text_tower.width
   return CLIPConfig(
-    embed_dim=config.get('projection_dim') or 512,
-    image=VisionTransformerConfig(**_tower(vision), **_pixels(vision)),
-    text=TextTransformerConfig(
-      **_tower(text),
-      **_words(text),
-      end_token=text['vocab_size'] - 1 if highest else eos,
-      pooling='highest' if highest else 'end',
-    ),
+    embed_dim=embed_dim,
+    image=image_tower,
+    text=text_tower,
     initial_logit_scale=math.exp(config.get('logit_scale_init_value', 2.6592)),
   )
 
 
-def _read_siglip(config: Mapping[str, Any]) -> CLIPConfig:
+def _projection(name: str, tower: str, keys: Collection[str]) -> str:
+  """'none' where the tower is there alone, without what projects it."""
+  towers = {key.split('.')[0] for key in keys} & {'vision_model', 'text_model'}
+  alone = towers == {tower}
+  return 'none' if alone and f'{name}.weight' not in keys else 'linear'
+
+
+def _read_siglip(
+  config: Mapping[str, Any], keys: Collection[str]
+) -> CLIPConfig:
   vision = _fields(config, 'vision_config', _SIGLIP_VISION)
   text = _fields(config, 'text_config', _SIGLIP_TEXT)
   if not vision['vision_use_head']:
     raise UsageError('vision_use_head=false leaves no pooled feature.')
+  towers = {key.split('.')[0] for key in keys}
   width = vision['hidden_size']
   # transformers takes the text tower's own width here, which its published
   # configs mean only where both are the same.
   projected = text['projection_size'] or text['hidden_size']
+  if 'vision_model' not in towers:  # what is said of it means nothing
+    vision = {**_SIGLIP_VISION, 'hidden_size': projected}
+    vision['num_attention_heads'] = 1
+    width = projected
+  elif 'text_model' not in towers:
+    projected = width
   if projected != width:
     raise UsageError(
       f'text_config.projection_size={projected} is not '

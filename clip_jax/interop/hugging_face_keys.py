@@ -37,10 +37,14 @@ def clip_table(config: CLIPConfig) -> Table:
     *norm('params/image/ln_pre', f'{vision}pre_layrnorm'),
     *_layers('image', f'{vision}encoder.layers.{{i}}.'),
     *norm('params/image/ln_post', f'{vision}post_layernorm'),
-    Row('params/image_projection/kernel', 'visual_projection.weight', MATRIX),
     *_text(),
-    Row('params/text_projection/kernel', 'text_projection.weight', MATRIX),
   ]
+  for ours, theirs, kind in (
+    ('image_projection', 'visual_projection', config.image.projection),
+    ('text_projection', 'text_projection', config.text.projection),
+  ):
+    if kind == 'linear':  # a tower that came alone may have none
+      rows.append(Row(f'params/{ours}/kernel', f'{theirs}.weight', MATRIX))
   return Table("transformers' CLIPModel", rows, _positions(config))
 
 

@@ -1,9 +1,12 @@
 """A file as memory, of which no more stays resident than is being read."""
 
 import mmap
+import os
 from pathlib import Path
 
 import numpy as np
+
+from clip_jax.files import open_regular
 
 
 class MappedFile:
@@ -19,10 +22,10 @@ class MappedFile:
   def __init__(self, path: Path):
     self._map: mmap.mmap | None = None
     self.bytes = np.zeros(0, np.uint8)
-    if path.stat().st_size:  # an empty file cannot be mapped
-      with open(path, 'rb') as file:
+    with open_regular(path) as file:
+      if os.fstat(file.fileno()).st_size:  # an empty file cannot be mapped
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-      self.bytes = np.frombuffer(self._map, np.uint8)
+        self.bytes = np.frombuffer(self._map, np.uint8)
 
   def release(self) -> None:
     """Takes the pages read so far out of the process's memory.

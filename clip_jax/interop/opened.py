@@ -52,6 +52,7 @@ class Tensors:
       dict (epoch, name, …); of a TorchScript, its root's scalar attributes.
     release: takes what was read of the mapped files out of memory again;
       arrays stay valid.
+    notes: sentences on which tensors of the file these are.
   """
 
   path: Path
@@ -60,6 +61,7 @@ class Tensors:
   metadata: dict[str, Any]
   load: dataclasses.InitVar[Callable[[str], np.ndarray]]
   release: Callable[[], None]
+  notes: tuple[str, ...] = ()
 
   def __post_init__(self, load: Callable[[str], np.ndarray]) -> None:
     self._load: Callable[[str], np.ndarray] | None = load

@@ -63,7 +63,7 @@ def of_openai(infos: Infos, where: str) -> CLIPConfig:
         pooling='highest',
       ),
     )
-  except (KeyError, ValueError) as error:
+  except (LookupError, ValueError, ArithmeticError) as error:
     raise FailureError(
       f'{where} has not the keys of a CLIP model that its shapes could tell: '
       f'{error}.'
@@ -104,7 +104,7 @@ def of_big_vision(infos: Infos, where: str) -> CLIPConfig:
       ),
       **SIGLIP_TEMPERATURE,
     )
-  except (KeyError, ValueError) as error:
+  except (LookupError, ValueError, ArithmeticError) as error:
     raise FailureError(
       f"{where} has not the keys of big_vision's SigLIP: {error}."
     ) from error
@@ -183,8 +183,7 @@ def _as_published(config: CLIPConfig) -> CLIPConfig:
   patches of 14). Of OpenAI's and open_clip's rows, OpenAI's come first. One
   for pictures of another size will do: heads do not depend on it.
   """
-  rows = [preset.config for preset in PRESETS.values()]
-  fitting = [row for row in rows if _arrays(row) == _arrays(config)]
+  fitting = _published(config)
   grid = config.image.grid
   same_size = [row for row in fitting if row.image.grid == grid]
   if not fitting:
@@ -199,6 +198,20 @@ def _as_published(config: CLIPConfig) -> CLIPConfig:
       config.text, heads=text.heads, activation=text.activation
     ),
   )
+
+
+def is_published(config: CLIPConfig) -> bool:
+  """Whether there is a published model of these shapes, whose heads are known;
+  its loss does not matter."""
+  return bool(
+    _published(dataclasses.replace(config, initial_logit_bias=None))
+    or _published(config)
+  )
+
+
+def _published(config: CLIPConfig) -> list[CLIPConfig]:
+  rows = [preset.config for preset in PRESETS.values()]
+  return [row for row in rows if _arrays(row) == _arrays(config)]
 
 
 def _arrays(config: CLIPConfig) -> tuple[Any, ...]:

@@ -13,8 +13,14 @@ import os
 from pathlib import Path
 
 from clip_jax.errors import UsageError
-from clip_jax.files import typed_path
-from clip_jax.interop import npz_file, safetensors_file, shards, torch_file
+from clip_jax.files import open_regular, typed_path
+from clip_jax.interop import (
+  npz_file,
+  safetensors_file,
+  shards,
+  state_dicts,
+  torch_file,
+)
 from clip_jax.interop.opened import TensorInfo, Tensors
 from clip_jax.interop.zip_archive import ZipArchive
 
@@ -29,18 +35,29 @@ _FORMATS = (
 )
 
 
-def open_tensors(path: str | os.PathLike) -> Tensors:
+def open_tensors(
+  path: str | os.PathLike, weights: str | None = None
+) -> Tensors:
   """Opens a weight file, or a directory with a safetensors model.
+
+  Of what a training run saved, these are the model's tensors under their own
+  names (`state_dicts`).
 
   Args:
     path: a safetensors file, what `torch.save` or `torch.jit.save` wrote, an
       .npz; the `*.index.json` of several of them; or a directory with one
       index of safetensors, or else with one *.safetensors file.
+    weights: which of several models in the file, such as 'ema_state_dict'.
   Raises:
-    UsageError: there is no such file, or it is not a weight file.
+    UsageError: there is no such file, it is not a weight file, or it holds
+      several models and none was named.
     FailureError: the file is damaged or unsafe.
   """
-  path = typed_path(path)
+  return state_dicts.selected(_open(typed_path(path)), weights)
+
+
+def _open(path: Path) -> Tensors:
+  """All tensors of a file."""
   try:
     if path.is_dir():
       path = _in_directory(path)
@@ -75,7 +92,7 @@ def _in_directory(directory: Path) -> Path:
 
 
 def _head(path: Path) -> bytes:
-  with open(path, 'rb') as file:
+  with open_regular(path) as file:
     return file.read(_HEAD)
 
 

@@ -5,10 +5,9 @@
     NAME/byteorder       'little' or 'big'; absent: little
     NAME/code/…, NAME/constants.pkl   only in a TorchScript
 
-Of a saved dict, the tensors are those of its 'state_dict', else of its
-'model', else its own; a prefix `module.` that all of them share is taken off.
-Of a TorchScript, they are the parameters and buffers in the tree of modules,
-by their dotted names.
+Of a saved dict, the tensors are its own and those of the dicts in it, of a
+TorchScript the parameters and buffers in the tree of modules, all by their
+dotted names. What an optimizer keeps is left out.
 """
 
 from collections.abc import Iterator
@@ -25,13 +24,12 @@ from clip_jax.interop.opened import (
   damaged,
   settled,
 )
+from clip_jax.interop.state_dicts import OF_TRAINING, PLACES
 from clip_jax.interop.torch_objects import Module, PickleError, TensorView
 from clip_jax.interop.torch_pickle import MAX_BYTES, parse
 from clip_jax.interop.zip_archive import ZipArchive
 
-PREFIX = 'module.'  # what DistributedDataParallel puts before every name
-_STATE_DICTS = ('state_dict', 'model')
-_MAX_DEPTH = 100  # of modules in modules
+_MAX_DEPTH = 100  # of modules in modules, dicts in dicts
 _MAX_ATTRIBUTES = 100_000
 _MAX_NAME = 1_000  # characters; long ones would be repeated for each tensor
 # A view may show an element many times (`expand`); beyond this it must not
@@ -98,28 +96,25 @@ def _is_big_endian(archive: ZipArchive, root: str) -> bool:
 def _state_dict_tensors(
   path: Path, saved: Any, metadata: dict[str, Any]
 ) -> dict[str, TensorView]:
-  """A state dict's tensors, by name; fills in the metadata beside them."""
-  state = saved
-  for key in _STATE_DICTS:
-    if isinstance(saved, dict) and isinstance(saved.get(key), dict):
-      state = saved[key]
-      break
-  views = {}
+  """The tensors in a dict, by name; fills in the metadata beside them."""
+  views: dict[str, TensorView] = {}
   if isinstance(saved, dict):
     metadata |= _scalars(saved)
-    views = {
+    kept = {
       name: value
-      for name, value in state.items()
-      if isinstance(name, str) and isinstance(value, TensorView)
+      for name, value in saved.items()
+      if isinstance(name, str)
+      and not (isinstance(value, dict) and OF_TRAINING.match(name))
     }
+    views = _tensors_in(path, kept)
+    places = [place for place in PLACES if isinstance(saved.get(place), dict)]
+    if places and not any(name.startswith(f'{places[0]}.') for name in views):
+      views = {}
   if not views:
     raise UsageError(
       f'{path} holds no state dict: neither it nor its '
-      f'{" or ".join(_STATE_DICTS)} is a dict of tensors.'
+      f'{" or ".join(PLACES)} is a dict of tensors.'
     )
-  if all(name.startswith(PREFIX) for name in views):
-    metadata['prefix'] = PREFIX
-    views = {name.removeprefix(PREFIX): view for name, view in views.items()}
   return views
 
 
@@ -133,29 +128,38 @@ def _scalars(fields: dict[Any, Any]) -> dict[str, Any]:
 
 def _script_tensors(path: Path, root: Module) -> dict[str, TensorView]:
   """The tensors in a tree of modules, by dotted name."""
-  views = {}
-  for count, (name, value) in enumerate(_walk(path, root, '', 0)):
-    if count > _MAX_ATTRIBUTES:
-      raise damaged(path, f'it has over {_MAX_ATTRIBUTES:,} attributes')
-    if isinstance(value, TensorView):
-      views[name] = value
+  views = _tensors_in(path, root.attributes)
   if not views:
     raise UsageError(f'{path} is a TorchScript without parameters.')
   return views
 
 
+def _tensors_in(path: Path, tree: dict[Any, Any]) -> dict[str, TensorView]:
+  """The tensors in a tree of modules or dicts, by dotted name."""
+  views = {}
+  for count, (name, value) in enumerate(_walk(path, tree, '', 0)):
+    if count > _MAX_ATTRIBUTES:
+      raise damaged(path, f'it has over {_MAX_ATTRIBUTES:,} attributes')
+    if isinstance(value, TensorView):
+      views[name] = value
+  return views
+
+
 def _walk(
-  path: Path, module: Module, prefix: str, depth: int
+  path: Path, tree: dict[Any, Any], prefix: str, depth: int
 ) -> Iterator[tuple[str, Any]]:
   """Every attribute below a module; a module may hang in two places."""
   if depth > _MAX_DEPTH:
     raise damaged(path, f'its modules are nested over {_MAX_DEPTH} deep')
   if len(prefix) > _MAX_NAME:
     raise damaged(path, f'it has a module of over {_MAX_NAME:,} letters')
-  for name, value in module.attributes.items():
+  for name, value in tree.items():
+    if not isinstance(name, str):
+      continue
     yield f'{prefix}{name}', value
-    if isinstance(value, Module):
-      yield from _walk(path, value, f'{prefix}{name}.', depth + 1)
+    inner = value.attributes if isinstance(value, Module) else value
+    if isinstance(inner, dict):
+      yield from _walk(path, inner, f'{prefix}{name}.', depth + 1)
 
 
 def _info(

@@ -18,6 +18,8 @@ class Description:
     tokenizer: what `Tokenizer.describe()` gives; None where the files of a
       published model came without one.
     preprocessing: how pictures become pixels.
+    absent: towers, 'image' or 'text', that the arrays do not have; what
+      `model` and the others say of these has no meaning.
 
   Raises:
     UsageError: the pixels would not be square.
@@ -26,6 +28,7 @@ class Description:
   model: CLIPConfig
   tokenizer: Mapping[str, Any] | None
   preprocessing: Preprocessing
+  absent: tuple[str, ...] = ()
 
   def __post_init__(self):
     _ = self.preprocessing.side

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop import layouts, openai
-from clip_jax.interop.foreign import Hints, read_foreign
+from clip_jax.interop.foreign import read_foreign
+from clip_jax.interop.foreign_config import Hints
 from clip_jax.models import presets
 from tests.golden_models import GOLDENS, load_golden
 from tests.interop.torch_archives import write_state_dict

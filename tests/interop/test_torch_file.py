@@ -118,7 +118,7 @@ def test_a_checkpoint_gives_its_state_dict_and_the_scalars(written):
     )
   )
   assert set(tensors.infos) == {'a', 'b'}
-  assert tensors.metadata == {'epoch': 3, 'name': 'run', 'prefix': 'module.'}
+  assert tensors.metadata == {'epoch': 3, 'name': 'run'}
   assert tensors.format == 'torch'
 
 

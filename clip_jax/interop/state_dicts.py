@@ -1,0 +1,231 @@
+"""Which tensors of a file are the model's, and their names without wrappers.
+
+People save a model inside of others: in a dict of a training run, behind the
+names that data parallelism, compilation or a trainer put before every key, and
+beside an average of itself. The model is told by the keys that only a CLIP has;
+whatever stands before them is a wrapper.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from clip_jax.errors import UsageError
+from clip_jax.interop.opened import Tensors
+
+# Keys that say of a layout that it is one; those of a text tower count where
+# there is no image tower, and the last are of a tower that is a whole model of
+# transformers', whose keys have no name of a tower before them.
+_IMAGE_KEYS = (
+  'vision_model.embeddings.position_embedding.weight',
+  'visual.positional_embedding',
+  'visual.attnpool.positional_embedding',
+  'visual.trunk.pos_embed',
+  'params/img/pos_embedding',
+)
+_TEXT_KEYS = (
+  'text_model.embeddings.position_embedding.weight',
+  'params/txt/pos_embedding',
+)
+_BARE_KEYS = {
+  'embeddings.patch_embedding.weight': 'vision_model.',
+  'embeddings.token_embedding.weight': 'text_model.',
+}
+_PROJECTIONS = ('visual_projection.', 'text_projection.')
+# Modules around a module, anywhere in a name: of DistributedDataParallel,
+# torch.compile, FSDP, activation checkpoints, DeepSpeed.
+_WRAPPERS = frozenset(
+  {
+    *('module', '_orig_mod', '_fsdp_wrapped_module'),
+    *('_checkpoint_wrapped_module', '_forward_module'),
+  }
+)
+# The usual places of a state dict, where no key says that it is a CLIP's.
+PLACES = ('state_dict', 'model_state_dict', 'model')
+_AVERAGE = re.compile(
+  r'(?:^|[._])(?:ema|swa|averaged?|avg|shadow)(?:[._]|$)', re.IGNORECASE
+)
+_COUNTER = 'n_averaged'  # of torch's AveragedModel
+# What a training run saves besides, at the top.
+OF_TRAINING = re.compile(
+  r'opt/|optim|lr_|sched|scaler|grad_scaler|loops|callbacks|rng|amp',
+  re.IGNORECASE,
+)
+_TOP = 'raw'  # the label of a model without anything before its keys
+
+
+class Selection(NamedTuple):
+  """The model's tensors.
+
+  Attributes:
+    names: what each is called in the model -> in the file.
+    notes: sentences on what was chosen.
+  """
+
+  names: dict[str, str]
+  notes: tuple[str, ...]
+
+
+def selected(tensors: Tensors, wanted: str | None = None) -> Tensors:
+  """A file with the model's tensors alone, under their own names.
+
+  Args:
+    tensors: all of a file; those in dicts have names joined by dots.
+    wanted: which of several models, by the name of its place.
+  Raises:
+    UsageError: see `select`.
+  """
+  names, notes = select(tensors.infos, str(tensors.path), wanted)
+  return Tensors(
+    tensors.path,
+    tensors.format,
+    {ours: tensors.infos[theirs] for ours, theirs in names.items()},
+    tensors.metadata,
+    lambda name: tensors.read(names[name]),
+    tensors.release,
+    notes,
+  )
+
+
+def select(
+  names: Collection[str], where: str, wanted: str | None = None
+) -> Selection:
+  """Chooses among all tensors of a file.
+
+  Args:
+    names: in the file.
+    where: the file, for notes and errors.
+    wanted: which of several models, by the name of its place.
+  Raises:
+    UsageError: there is none of that name, or several and none was named.
+  """
+  clean = _unwrapped(names)
+  labels = {prefix.rstrip('./') or _TOP: prefix for prefix in _prefixes(clean)}
+  if not labels:
+    return Selection(_without_place(names), ())
+  averages = [x for x in labels if _is_average(x, labels[x], clean)]
+  label, said = _choose(list(labels), averages, where, wanted)
+  found = {
+    name.removeprefix(labels[label]): original
+    for name, original in clean.items()
+    if _owner(name, labels.values()) == labels[label]
+  }
+  left = [
+    name
+    for name in clean
+    if _owner(name, labels.values()) is None and not OF_TRAINING.match(name)
+  ]
+  left = [name for name in left if name != _COUNTER]
+  if left:
+    more = ', …' if len(left) > 2 else ''
+    said = (
+      *said,
+      f'{where}: {len(left):,} tensors that are not of the CLIP model under '
+      f'{label!r} are left out ({", ".join(left[:2])}{more}).',
+    )
+  found.pop(_COUNTER, None)
+  return Selection(_with_tower(found), said)
+
+
+def _unwrapped(names: Collection[str]) -> dict[str, str]:
+  """Names without the modules around modules -> names in the file.
+
+  Where two would become one, all stay as they are.
+  """
+  clean = {
+    '.'.join(part for part in name.split('.') if part not in _WRAPPERS): name
+    for name in names
+  }
+  return clean if len(clean) == len(names) else {name: name for name in names}
+
+
+def _prefixes(names: Collection[str]) -> list[str]:
+  """What stands before the keys of each model."""
+  for keys in (_IMAGE_KEYS, _TEXT_KEYS, _BARE_KEYS):
+    found = {
+      name.removesuffix(key)
+      for name in names
+      for key in keys
+      if name.endswith(key)
+    }
+    prefixes = [
+      x
+      for x in sorted(found)
+      if (not x or x[-1] in './') and not OF_TRAINING.match(x)
+    ]
+    if prefixes:
+      return prefixes
+  return []
+
+
+def _owner(name: str, prefixes: Iterable[str]) -> str | None:
+  """The model that a tensor is of: that of the longest prefix."""
+  return max(filter(name.startswith, prefixes), key=len, default=None)
+
+
+def _is_average(label: str, prefix: str, names: Collection[str]) -> bool:
+  return bool(_AVERAGE.search(label)) or f'{prefix}{_COUNTER}' in names
+
+
+def _choose(
+  labels: list[str], averages: list[str], where: str, wanted: str | None
+) -> tuple[str, tuple[str, ...]]:
+  """The label of the model that is taken, and what is to be said of it."""
+  others = [label for label in labels if label not in averages]
+  if wanted is not None:
+    fitting = [x for x in labels if x == wanted] or [
+      x for x in labels if wanted in x.split('.')
+    ]
+    if len(fitting) != 1:
+      raise UsageError(
+        f'{where} has no weights called {wanted!r}: it has '
+        f'{", ".join(map(repr, labels))}.'
+      )
+    return fitting[0], ()
+  if len(labels) == 1:
+    if not averages:
+      return labels[0], ()
+    return labels[0], (
+      f'{where} holds averaged weights (EMA) and no others: these are taken.',
+    )
+  if len(averages) == 1 and len(others) == 1:
+    return averages[0], (
+      f'{where} holds weights, {others[0]!r}, and their average (EMA), '
+      f'{averages[0]!r}: the average is taken; weights={others[0]} takes the '
+      'others.',
+    )
+  raise UsageError(
+    f'{where} holds several models: {", ".join(map(repr, labels))}; say which, '
+    f'as in weights={labels[0]}.'
+  )
+
+
+def _with_tower(names: dict[str, str]) -> dict[str, str]:
+  """Names with that of their tower, where a tower alone goes without it."""
+  for key, tower in _BARE_KEYS.items():
+    if key in names:
+      return {
+        name if name.startswith(_PROJECTIONS) else f'{tower}{name}': original
+        for name, original in names.items()
+      }
+  return names
+
+
+def _without_place(names: Collection[str]) -> dict[str, str]:
+  """Of a file without a CLIP the state dict, to name its keys to a person."""
+  found = {name: name for name in names}
+  for place in PLACES:
+    if any(name.startswith(f'{place}.') for name in found):
+      found = _inside(place, found)
+      break
+  while all(name.startswith('module.') for name in found):
+    found = _inside('module', found)
+  return found
+
+
+def _inside(place: str, names: dict[str, str]) -> dict[str, str]:
+  return {
+    name.removeprefix(f'{place}.'): original
+    for name, original in names.items()
+    if name.startswith(f'{place}.')
+  }
