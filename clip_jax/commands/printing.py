@@ -199,6 +199,22 @@ def folder_of(name: str | None, flag: str) -> Path | None:
   return folder
 
 
+def file_of(name: str | None, flag: str) -> Path | None:
+  """The file that a flag names, to be written.
+
+  Raises:
+    UsageError: it is a folder, or in none.
+  """
+  if not name:
+    return None
+  path = typed_path(name)
+  if path.is_dir():
+    raise UsageError(f'--{flag}: {path} is a folder: name a file.')
+  if not path.parent.is_dir():
+    raise UsageError(f'--{flag}: {path}: there is no folder {path.parent}.')
+  return path
+
+
 def no_words(verb: str, words: list[str]) -> None:
   """Refuses arguments that are not flags.
 

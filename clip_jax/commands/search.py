@@ -16,6 +16,9 @@ where there is a file of this name, a picture, whatever its suffix. --text and
 for -, is a text. Pictures are searched where the file has some, unless --kind
 says otherwise.
 
+Of rows that are nearly the same (a cosine of --fold_above, and one caption) the
+first is shown, with the ids of the others; --nofold shows them all.
+
 The search is exact. For millions of rows, --approximate builds an index once,
 in FILE.usearch, and uses it from then on: much faster, and a few of the nearest
 may be missed. --html writes a page of pictures; they come from the data set
@@ -23,6 +26,7 @@ that was embedded, or from --images.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +35,12 @@ from absl import flags
 from clip_jax.commands import common_flags, printing, queries
 from clip_jax.commands.queries import Query
 from clip_jax.errors import UsageError
-from clip_jax.files import typed_path
 
 if TYPE_CHECKING:
   import numpy as np
 
   from clip_jax.data.sources import Source
-  from clip_jax.inference.embeddings_reader import EmbeddingsTable
+  from clip_jax.inference.embeddings_reader import EmbeddingsTable, Entry
   from clip_jax.inference.model import Model
   from clip_jax.inference.search import Nearest
   from clip_jax.inference.search_page import Answer
@@ -57,6 +60,15 @@ def define_flags(values: flags.FlagValues) -> None:
     ['image', 'text', 'all'],
     'which rows: image, text or all',
     flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'fold',
+    True,
+    'show one of several that are alike',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'fold_above', 0.999, 'cosine of such rows', flag_values=values
   )
   flags.DEFINE_bool(
     'approximate', False, 'search through an index', flag_values=values
@@ -80,8 +92,10 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   )
   if values.top < 1:
     raise UsageError(f'--top={values.top} must be at least 1.')
+  if not 0 < values.fold_above <= 1:
+    raise UsageError(f'--fold_above={values.fold_above}: use a cosine, 0 to 1.')
   asked = queries.queries_of(values, words)
-  page = _page_of(values.html) if values.html else None
+  page = printing.file_of(values.html, 'html')
 
   from clip_jax.inference.embeddings_reader import open_embeddings
 
@@ -92,24 +106,23 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     model = common_flags.load_model(values)
     _check_model(model, table)
     vectors = queries.encode(model, asked)
-    nearest = _search(values, table, vectors, kind, rows)
-    answers = _answers(table, asked, nearest)
+    find = _searcher(values, table, vectors, kind, rows)
+    answers = _answers(values, table, asked, find, rows)
   if page is not None:
-    facts = {'index': index, 'model': reference, 'rows': rows}
+    queries_ = 'query' if len(asked) == 1 else 'queries'
+    facts = {
+      'title': f'{asked[0].value} · clip-jax search',
+      'heading': f'{len(asked):,} {queries_} among {rows:,} embeddings',
+      'names': [index, reference],
+      'note': 'The most similar first, with the cosine similarity; the bars of '
+      'a query are relative to its best.',
+      'quoted': True,
+    }
     _write(page, answers, source, facts)
   if values.json:
     printing.print_json([_as_json(answer) for answer in answers])
   else:
     _print(answers)
-
-
-def _page_of(html: str) -> Path:
-  path = typed_path(html)
-  if path.is_dir():
-    raise UsageError(f'--html: {path} is a folder: name a file.')
-  if not path.parent.is_dir():
-    raise UsageError(f'--html: {path}: there is no folder {path.parent}.')
-  return path
 
 
 def _kind_of(
@@ -168,13 +181,14 @@ def _origin(table: 'EmbeddingsTable') -> str:
   return f', {origin}' if origin else ''
 
 
-def _search(
+def _searcher(
   values: flags.FlagValues,
   table: 'EmbeddingsTable',
   vectors: 'np.ndarray',
   kind: str | None,
   rows: int,
-) -> 'Nearest':
+) -> 'Callable[[int], Nearest]':
+  """What finds so many rows for each query."""
   if values.approximate:
     from clip_jax.inference.approximate import ApproximateIndex
 
@@ -186,7 +200,7 @@ def _search(
       ),
       say=lambda line: print(line, file=sys.stderr),
     )
-    return index.search(vectors, top=values.top)
+    return lambda top: index.search(vectors, top=top)
   if rows > _MANY_ROWS:
     print(
       f'{rows:,} rows: --approximate would search an index of them, which is '
@@ -196,27 +210,68 @@ def _search(
 
   from clip_jax.inference.search import search
 
-  return search(table, vectors, kind=kind, top=values.top)
+  return lambda top: search(table, vectors, kind=kind, top=top)
 
 
 def _answers(
-  table: 'EmbeddingsTable', queries: list[Query], nearest: 'Nearest'
+  values: flags.FlagValues,
+  table: 'EmbeddingsTable',
+  queries: list[Query],
+  find: 'Callable[[int], Nearest]',
+  rows: int,
 ) -> 'list[Answer]':
-  from clip_jax.inference.search_page import Answer, Found
-
-  entries = table.entries(set(nearest.rows.ravel().tolist()))
-  answers = []
-  for query, rows, similarities in zip(
-    queries, nearest.rows.tolist(), nearest.similarities.tolist(), strict=True
-  ):
-    found = [
-      Found(rank, row, *entries[row], similarity)
-      for rank, (row, similarity) in enumerate(
-        zip(rows, similarities, strict=True), 1
+  """What to show; where copies take places of it, more is looked for."""
+  wanted = values.top
+  while True:
+    nearest = find(wanted)
+    every = sorted(set(nearest.rows.ravel().tolist()))
+    entries = table.entries(every)
+    vectors = dict(zip(every, table.vectors(every), strict=True))
+    answers = [
+      _answer(values, entries, vectors, *x)
+      for x in zip(
+        queries,
+        nearest.rows.tolist(),
+        nearest.similarities.tolist(),
+        strict=True,
       )
     ]
-    answers.append(Answer(query.value, query.is_picture, found))
-  return answers
+    least = min(len(answer.found) for answer in answers)
+    if wanted >= rows or least >= values.top:
+      return answers
+    wanted *= 4
+
+
+def _answer(
+  values: flags.FlagValues,
+  entries: 'dict[int, Entry]',
+  vectors: 'dict[int, np.ndarray]',
+  query: Query,
+  rows: list[int],
+  similarities: list[float],
+) -> 'Answer':
+  import numpy as np
+
+  from clip_jax.inference.dedup import fold
+  from clip_jax.inference.search_page import Answer, Found
+
+  groups = [[place] for place in range(len(rows))]
+  if values.fold:
+    # Rows of different captions are of different things, however alike.
+    words = [entries[row].caption.casefold() for row in rows]
+    among = np.stack([vectors[row] for row in rows])
+    groups = fold(among, words, values.fold_above)
+  found = [
+    Found(
+      rank,
+      rows[first],
+      *entries[rows[first]],
+      similarities[first],
+      tuple(entries[rows[copy]].id for copy in copies),
+    )
+    for rank, (first, *copies) in enumerate(groups[: values.top], 1)
+  ]
+  return Answer(query.value, query.is_picture, found)
 
 
 def _write(
@@ -246,6 +301,7 @@ def _as_json(answer: 'Answer') -> dict[str, Any]:
         'caption': found.caption,
         'kind': found.kind,
         'similarity': found.similarity,
+        'copies': list(found.copies),
       }
       for found in answer.found
     ],
@@ -264,3 +320,7 @@ def _print(answers: 'list[Answer]') -> None:
         f'  {found.similarity:6.3f}  {found.id:<{min(width, 60)}}  '
         f'{caption}'.rstrip()
       )
+      if found.copies:
+        some = ', '.join(found.copies[:3])
+        more = ', …' if len(found.copies) > 3 else ''
+        print(f'          +{len(found.copies)} nearly the same: {some}{more}')

@@ -24,6 +24,7 @@ class Found:
     row: its place in the table.
     id, kind, caption: see `embeddings`.
     similarity: cosine, with the query.
+    copies: ids of rows that are nearly the same, and not shown.
   """
 
   rank: int
@@ -32,6 +33,7 @@ class Found:
   kind: str
   caption: str
   similarity: float
+  copies: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,8 @@ def write_page(
     path: of the page.
     answers: with what was found.
     source: has the pictures; None, the page has ids and captions only.
-    facts: `index` and `model`, paths; `rows`, how many were searched.
+    facts: `title`, `heading`, `names` (of files and the like) and `note`, a
+      sentence, of the page; `quoted`, whether queries are in quotes.
   Returns:
     How many rows of pictures have none on the page, since the source does not
     have them or they cannot be read.

@@ -1,0 +1,145 @@
+"""Which rows are copies of others: of the same content, or of nearly the same.
+
+Rows are taken in their order, and a row is kept unless it is a copy of one that
+is kept already. So each copy is like the very row that stands for it: copies of
+copies, which may be less and less like the first, form no chains.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from clip_jax.inference.embeddings_reader import EmbeddingsTable
+
+_TILE = 2048  # rows compared with as many at once: 16 MB of similarities
+# What rounding may take from the cosine of two equal pictures, which went
+# through the encoder in different batches.
+_ROUNDING = 1e-5
+
+Watch = Callable[[Iterable[range]], Iterator[range]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+  """What N items are copies of.
+
+  Attributes:
+    of: the item that each is a copy of; its own place, of those that are kept.
+    similarity: cosine with that item; 1 of exact copies.
+    exact: whether it is of the very same content.
+  """
+
+  of: Int64[np.ndarray, ' N']
+  similarity: Float[np.ndarray, ' N']
+  exact: np.ndarray
+
+  @property
+  def kept(self) -> Int64[np.ndarray, ' K']:
+    """The items that are copies of none, in order."""
+    return np.flatnonzero(self.of == np.arange(len(self.of)))
+
+  def groups(self) -> dict[int, list[int]]:
+    """Kept items that have copies, in order, with these."""
+    found: dict[int, list[int]] = {}
+    copies = np.flatnonzero(self.of != np.arange(len(self.of)))
+    for copy in copies[np.argsort(self.of[copies], kind='stable')].tolist():
+      found.setdefault(int(self.of[copy]), []).append(copy)
+    return found
+
+
+def exact_copies(digests: Iterable[bytes]) -> Copies:
+  """Finds the items whose content is that of an earlier one.
+
+  Args:
+    digests: of each; see `digest_of`.
+  """
+  first: dict[bytes, int] = {}
+  of = np.array([first.setdefault(x, i) for i, x in enumerate(digests)], int)
+  exact = of != np.arange(len(of))
+  return Copies(of, np.ones(len(of)), exact)
+
+
+def near_copies(
+  table: EmbeddingsTable,
+  rows: Sequence[int],
+  exact: Copies,
+  threshold: float,
+  *,
+  watch: Watch = iter,
+) -> Copies:
+  """Finds, beside the exact copies, those of a cosine of at least `threshold`.
+
+  Every row is compared with all that are kept, a tile at a time: memory grows
+  with the number of rows, never with that of pairs.
+
+  Args:
+    table: has the vectors.
+    rows: of the table, of one kind: the N items.
+    exact: copies among these items.
+    threshold: a cosine.
+    watch: passes on tiles of items and shows how far they are.
+  """
+  of, similarity = exact.of.copy(), exact.similarity.copy()
+  items, least = exact.kept, threshold - _ROUNDING
+  kept: list[int] = []
+  tiles = [
+    range(i, min(i + _TILE, len(items))) for i in range(0, len(items), _TILE)
+  ]
+  for tile in watch(tiles):
+    places = items[tile.start : tile.stop]
+    vectors = _unit_rows(table, rows, places)
+    best = np.full(len(places), -1.0)
+    nearest = places.copy()
+    for start in range(0, len(kept), _TILE):
+      others = np.array(kept[start : start + _TILE])
+      scores = vectors @ _unit_rows(table, rows, others).T
+      place = scores.argmax(axis=1)
+      score = scores[np.arange(len(places)), place]
+      nearest = np.where(score > best, others[place], nearest)
+      best = np.maximum(score, best)
+    within = vectors @ vectors.T
+    fresh: list[int] = []  # kept ones of this tile
+    for i, item in enumerate(places.tolist()):
+      if fresh:
+        j = fresh[int(within[i, fresh].argmax())]
+        if within[i, j] > best[i]:
+          best[i], nearest[i] = within[i, j], places[j]
+      if best[i] >= least:
+        of[item], similarity[item] = nearest[i], min(best[i], 1.0)
+      else:
+        fresh.append(i)
+    kept += places[fresh].tolist()
+  # Exact copies go with what they are copies of.
+  same = exact.exact & (of[exact.of] == exact.of)
+  return Copies(of[of], np.minimum(similarity, similarity[exact.of]), same)
+
+
+def fold(
+  vectors: Float[np.ndarray, 'N E'], words: Sequence[str], threshold: float
+) -> list[list[int]]:
+  """Puts rows that are nearly the same together, the first of them first.
+
+  Args:
+    vectors: unit length, the most important first: some hundreds.
+    words: of each; rows whose words differ stay apart.
+    threshold: a cosine.
+  Returns:
+    Lists of rows, in the order of their first.
+  """
+  alike = vectors @ vectors.T >= threshold - _ROUNDING
+  groups: dict[int, list[int]] = {}
+  for row, word in enumerate(words):
+    near = (x for x in np.flatnonzero(alike[row, :row]).tolist() if x in groups)
+    first = next((x for x in near if words[x] == word), row)
+    groups.setdefault(first, []).append(row)
+  return list(groups.values())
+
+
+def _unit_rows(
+  table: EmbeddingsTable, rows: Sequence[int], places: np.ndarray
+) -> Float[np.ndarray, 'n E']:
+  vectors = table.vectors([rows[i] for i in places.tolist()])
+  lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+  return vectors / np.maximum(lengths, 1e-12)
