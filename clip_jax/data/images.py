@@ -186,6 +186,9 @@ class Preprocessing:
       for key, value in data.items()
     }
     _check_values(values)
+    for key in ('mean', 'std'):
+      if key in values:
+        values[key] = tuple(map(float, values[key]))
     return cls(**values)
 
 

@@ -14,8 +14,16 @@ from clip_jax.errors import UsageError
 from clip_jax.files import read_object
 
 _HALF = (0.5, 0.5, 0.5)
+_MAX_SIDE = 16_384  # pixels
 # Pillow's codes of the interpolations.
-_RESAMPLE = {0: 'nearest', 2: 'bilinear', 3: 'bicubic'}
+_RESAMPLE = {
+  0: 'nearest',
+  1: 'lanczos',
+  2: 'bilinear',
+  3: 'bicubic',
+  4: 'box',
+  5: 'hamming',
+}
 # What the image processors of transformers do where a file says nothing.
 _DEFAULTS: dict[str, dict[str, Any]] = {
   'CLIP': {
@@ -74,8 +82,8 @@ def read_hugging_face(
   """From the content of a preprocessor_config.json, old or new.
 
   Raises:
-    UsageError: another processor than CLIP's and SigLIP's, a step that is
-      turned off, or a picture that does not come out square.
+    UsageError: another processor than CLIP's and SigLIP's, a value that is
+      not supported, or a picture that does not come out square.
   """
   kind = str(
     config.get('image_processor_type')
@@ -92,13 +100,6 @@ def read_hugging_face(
   values = _DEFAULTS[family] | {
     key: value for key, value in config.items() if value is not None
   }
-  for step in ('resize', 'rescale', 'normalize', 'convert_rgb'):
-    if not values.get(f'do_{step}', True):
-      raise UsageError(f'{origin}: do_{step} is off, which is not supported.')
-  factor = values.get('rescale_factor', 1 / 255)
-  if not isinstance(factor, float) or abs(factor * 255 - 1) > 1e-6:
-    raise UsageError(f'{origin}: rescale_factor={factor!r} is not 1/255.')
-  size, resize_mode = _size(values, origin)
   resample = values.get('resample', 3)
   if resample not in list(_RESAMPLE):  # a list takes what has no hash
     raise UsageError(
@@ -106,12 +107,12 @@ def read_hugging_face(
       + ', '.join(f'{code} ({name})' for code, name in _RESAMPLE.items())
       + ' are.'
     )
+  mean, std = _normalisation(values, origin)
   return Preprocessing(
-    image_size=size,
-    resize_mode=resize_mode,
+    **_geometry(values, family, origin),
     interpolation=_RESAMPLE[resample],
-    mean=_channels(values['image_mean'], 'image_mean', origin),
-    std=_channels(values['image_std'], 'image_std', origin),
+    mean=mean,
+    std=std,
     convention='transformers',
   )
 
@@ -136,13 +137,20 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
     ],
     'rescale_factor': 1 / 255,
   }
+  to = p.resize_to or p.side
+  rows, columns = (to, to) if isinstance(to, int) else to
+  cropped = {
+    'image_processor_type': 'CLIPImageProcessor',
+    'crop_size': square,
+    'do_center_crop': True,
+  }
+  resized = {'height': rows, 'width': columns}
   if p.resize_mode == 'shortest':
-    config |= {
-      'image_processor_type': 'CLIPImageProcessor',
-      'size': {'shortest_edge': p.side},
-      'crop_size': square,
-      'do_center_crop': True,
-    }
+    config |= cropped | {'size': {'shortest_edge': rows}}
+  elif p.resize_mode == 'none':
+    config |= cropped | {'do_resize': False}
+  elif p.resize_mode == 'squash' and p.resize_to is not None:
+    config |= cropped | {'size': resized}
   elif p.resize_mode == 'squash':
     config |= {'image_processor_type': 'SiglipImageProcessor', 'size': square}
   else:
@@ -162,9 +170,7 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
   return Written(config, differences + _options(p, 'transformers'))
 
 
-def read_open_clip(
-  config: Mapping[str, Any], image_size: int | None = None
-) -> Preprocessing:
+def read_open_clip(config: Any, image_size: int | None = None) -> Preprocessing:
   """From open_clip's `preprocess_cfg`.
 
   Args:
@@ -173,6 +179,8 @@ def read_open_clip(
   Raises:
     UsageError: a key or a value that is not known.
   """
+  if not isinstance(config, Mapping):
+    raise UsageError(f'preprocess_cfg={config!r} is no object.')
   for key in config:
     if key not in _OPEN_CLIP_DEFAULTS:
       raise UsageError(
@@ -187,17 +195,29 @@ def read_open_clip(
       f'preprocess_cfg.fill_color={values["fill_color"]!r} is not supported: '
       '0 is.'
     )
-  size = values['size']
-  sides = set(size) if isinstance(size, list | tuple) else {size}
-  if image_size is None and len(sides) > 1:
-    raise UsageError(f'preprocess_cfg.size={size} is not square.')
+  if image_size is None:
+    sides = _pair(values['size'], 'size', 'preprocess_cfg')
+    if sides[0] != sides[1]:
+      raise UsageError(f'preprocess_cfg.size={values["size"]} is not square.')
+    image_size = sides[0]
+  mean = _channels(values['mean'], 'mean', 'preprocess_cfg')
+  std = _channels(values['std'], 'std', 'preprocess_cfg')
+  for name, known in (
+    ('resize_mode', ('shortest', 'longest', 'squash')),
+    ('interpolation', ('bicubic', 'bilinear', 'random')),
+  ):
+    if values[name] not in known:
+      raise UsageError(
+        f'preprocess_cfg: {name}={values[name]!r}: use one of '
+        f'{", ".join(known)}.'
+      )
   return Preprocessing(
-    image_size=image_size or sides.pop(),
+    image_size=image_size,
     resize_mode=values['resize_mode'],
     # open_clip's 'random' is for training: it is bicubic in evaluation.
-    interpolation=str(values['interpolation']).replace('random', 'bicubic'),
-    mean=_channels(values['mean'], 'mean', 'preprocess_cfg'),
-    std=_channels(values['std'], 'std', 'preprocess_cfg'),
+    interpolation=values['interpolation'].replace('random', 'bicubic'),
+    mean=mean,
+    std=std,
   )
 
 
@@ -231,38 +251,125 @@ def write_open_clip(preprocessing: Preprocessing) -> Written:
   return Written(config, differences)
 
 
-def _size(values: Mapping[str, Any], origin: str) -> tuple[int, str]:
-  """The side, and the resize mode."""
-  crops = values['do_center_crop']
-  size = _sides(values['size'], 'shortest_edge')
-  crop = _sides(values.get('crop_size'), 'height', 'width') if crops else None
-  side = next(iter(size.values()), None)
-  square = {'height': side, 'width': side}
-  if isinstance(side, int):
-    if size == {'shortest_edge': side} and crop == square:
-      return side, 'shortest'
-    if size == square and crop in (None, square):
-      return side, 'squash'
-  raise UsageError(
-    f'{origin}: size={values["size"]} with crop_size='
-    f'{crop} is not supported: both have to be one square.'
+def _geometry(
+  values: Mapping[str, Any], family: str, origin: str
+) -> dict[str, Any]:
+  """The fields of `Preprocessing` that say what is resized and cropped."""
+  crop = None
+  if values['do_center_crop']:
+    crop = _pair(values.get('crop_size', 224), 'crop_size', origin)
+  if not values.get('do_resize', True):
+    if crop is None:
+      raise UsageError(
+        f'{origin}: do_resize and do_center_crop are off, so that pictures '
+        'keep their sizes: a model reads squares of one.'
+      )
+    return {
+      'image_size': _square(crop, 'crop_size', origin),
+      'resize_mode': 'none',
+    }
+  size = values['size']
+  if family == 'CLIP' and isinstance(size, int):  # as its older files say it
+    size = {'shortest_edge': size}
+  if isinstance(size, Mapping) and set(size) == {'shortest_edge'}:
+    [short] = _pair(size['shortest_edge'], 'size.shortest_edge', origin)[:1]
+    if crop is None:
+      raise UsageError(
+        f'{origin}: do_center_crop is off and size={dict(size)} keeps the '
+        'aspect: a model reads squares.'
+      )
+    side = _square(crop, 'crop_size', origin)
+    return {
+      'image_size': side,
+      'resize_mode': 'shortest',
+      'resize_to': None if short == side else short,
+    }
+  sides = _pair(size, 'size', origin)
+  result = _square(crop or sides, 'crop_size' if crop else 'size', origin)
+  rows, columns = sides
+  resize_to = rows if rows == columns else sides
+  return {
+    'image_size': result,
+    'resize_mode': 'squash',
+    'resize_to': None if resize_to == result else resize_to,
+  }
+
+
+def _pair(size: Any, name: str, origin: str) -> tuple[int, int]:
+  """A height and a width, of all the forms that files have."""
+  pair: Any = size
+  if isinstance(size, Mapping) and set(size) == {'height', 'width'}:
+    pair = (size['height'], size['width'])
+  elif isinstance(size, list | tuple) and len(size) == 2:
+    pair = tuple(size)
+  elif type(size) is int:
+    pair = (size, size)
+  if not isinstance(pair, tuple) or not all(
+    type(side) is int and 1 <= side <= _MAX_SIDE for side in pair
+  ):
+    raise UsageError(
+      f'{origin}: {name}={size} is not supported: a number of pixels up to '
+      f'{_MAX_SIDE:,}, or a height and a width, is.'
+    )
+  return pair[0], pair[1]
+
+
+def _square(sides: tuple[int, int], name: str, origin: str) -> int:
+  if sides[0] != sides[1]:
+    raise UsageError(
+      f'{origin}: {name}={sides[0]} x {sides[1]}: pictures have to come out as '
+      'one square.'
+    )
+  return sides[0]
+
+
+def _normalisation(
+  values: Mapping[str, Any], origin: str
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+  """The mean and deviation of values in [0, 1] that come to the same.
+
+  (x * factor - mean) / std, with x the pixel and any of the three left out.
+  """
+  mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+  if values.get('do_normalize', True):
+    mean = _channels(values['image_mean'], 'image_mean', origin)
+    std = _channels(values['image_std'], 'image_std', origin)
+    if min(std) <= 0:
+      raise UsageError(f'{origin}: image_std={std}: each has to be above 0.')
+  factor = 1.0
+  if values.get('do_rescale', True):
+    factor = values.get('rescale_factor', 1 / 255)
+  if not _is_number(factor) or not 1e-6 <= factor <= 1e3:
+    raise UsageError(f'{origin}: rescale_factor={factor!r} is not supported.')
+  if abs(factor * 255 - 1) < 1e-6:
+    return mean, std
+  scale = 255 * factor
+  return (
+    (mean[0] / scale, mean[1] / scale, mean[2] / scale),
+    (std[0] / scale, std[1] / scale, std[2] / scale),
   )
-
-
-def _sides(size: Any, *names: str) -> dict[str, Any]:
-  """Sides by name; older files have a number for those of `names`."""
-  if isinstance(size, Mapping):
-    return dict(size)
-  return dict.fromkeys(names, size)
 
 
 def _channels(
   values: Any, name: str, origin: str
 ) -> tuple[float, float, float]:
-  if not isinstance(values, list | tuple) or len(values) != 3:
-    raise UsageError(f'{origin}: {name}={values!r} is not three numbers.')
+  """Three numbers, or one for all three."""
+  if _is_number(values):
+    values = [values] * 3
+  if (
+    not isinstance(values, list | tuple)
+    or len(values) != 3
+    or not all(map(_is_number, values))
+  ):
+    raise UsageError(f'{origin}: {name}={values!r} is not three numbers')
   red, green, blue = map(float, values)
   return red, green, blue
+
+
+def _is_number(value: Any) -> bool:
+  """Whether it is a number that a pixel may be compared with, nor NaN."""
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  return number and abs(value) < 1e6
 
 
 def _options(preprocessing: Preprocessing, library: str) -> list[str]:

@@ -9,6 +9,7 @@ to the byte, to our pixels on all fifteen pictures of goldens/preprocess.
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD, Preprocessing
@@ -88,6 +89,67 @@ def test_published_files_of_hugging_face(config, wanted):
   assert len(differences) == 1 and 'torchvision' in differences[0]
 
 
+@pytest.mark.parametrize(
+  ('change', 'wanted'),
+  [
+    # The crop is another one than what is resized: 40 and 32.
+    ({'size': 256}, {'resize_to': 256}),
+    ({'size': {'shortest_edge': 40}, 'crop_size': 32}, {'resize_to': 40}),
+    (
+      {'size': {'height': 40, 'width': 40}, 'crop_size': [32, 32]},
+      {'resize_mode': 'squash', 'resize_to': 40},
+    ),
+    (
+      {'size': [40, 50], 'crop_size': 32},
+      {'resize_mode': 'squash', 'resize_to': (40, 50)},
+    ),
+    ({'size': {'height': 224, 'width': 224}}, {'resize_mode': 'squash'}),
+    (
+      {'size': {'height': 40, 'width': 40}, 'do_center_crop': False},
+      {'resize_mode': 'squash', 'image_size': 40},
+    ),
+    ({'do_resize': False}, {'resize_mode': 'none'}),
+    ({'do_convert_rgb': False}, {}),
+    ({'resample': 1}, {'interpolation': 'lanczos'}),
+    ({'image_mean': None, 'image_std': None}, {}),
+    (
+      {'image_mean': 0.5, 'image_std': 1},
+      {'mean': (0.5,) * 3, 'std': (1.0,) * 3},
+    ),
+    ({'do_normalize': False}, {'mean': (0.0,) * 3, 'std': (1.0,) * 3}),
+    ({'crop_size': None}, {}),
+    ({'rescale_factor': None}, {}),
+  ],
+)
+def test_older_and_rarer_forms_are_read_as_transformers_does(change, wanted):
+  size = change.get('crop_size') or 224
+  size = size[0] if isinstance(size, list) else size
+  expected = dataclasses.replace(CLIP_FORM, **{'image_size': size, **wanted})
+  assert read_hugging_face(OPENAI | change) == expected
+  written = json.loads(json.dumps(write_hugging_face(expected).config))
+  assert read_hugging_face(written) == expected
+
+
+def test_a_missing_mean_is_the_processors_own():
+  fields = {k: v for k, v in SIGLIP.items() if not k.startswith('image_m')}
+  assert read_hugging_face(fields) == SIGLIP_FORM
+
+
+@pytest.mark.parametrize(
+  'change', [{'do_rescale': False}, {'rescale_factor': 1 / 127.5}]
+)
+def test_another_scale_is_in_the_mean_and_deviation(change):
+  pixel = np.arange(256)
+  factor = change.get('rescale_factor', 1)
+  found = read_hugging_face(OPENAI | change)
+  for mean, std, theirs, deviation in zip(
+    found.mean, found.std, CLIP_MEAN, CLIP_STD, strict=True
+  ):
+    np.testing.assert_allclose(
+      (pixel / 255 - mean) / std, (pixel * factor - theirs) / deviation
+    )
+
+
 def test_where_the_file_is_in_a_directory(tmp_path):
   assert read_hugging_face_directory(tmp_path) is None
   nested = {'image_processor': SAVED, 'processor_class': 'CLIPProcessor'}
@@ -114,20 +176,32 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, content):
   ('change', 'message'),
   [
     ({'feature_extractor_type': 'ViTFeatureExtractor'}, 'ViT.* is not known'),
-    ({'do_resize': False}, 'do_resize is off'),
-    ({'do_rescale': False}, 'do_rescale is off'),
-    ({'do_normalize': False}, 'do_normalize is off'),
-    ({'do_convert_rgb': False}, 'do_convert_rgb is off'),
-    ({'do_center_crop': False}, 'size=224 with crop_size=None'),
-    ({'rescale_factor': 1.0}, r'rescale_factor=1\.0 is not 1/255'),
-    ({'rescale_factor': 'x'}, 'is not 1/255'),
-    ({'resample': 1}, r'resample=1 .* 3 \(bicubic\) are'),
+    ({'do_center_crop': False}, 'do_center_crop is off .* keeps the aspect'),
+    ({'do_resize': False, 'do_center_crop': False}, 'keep their sizes'),
+    ({'rescale_factor': 'x'}, "rescale_factor='x' is not supported"),
+    ({'rescale_factor': 0}, 'rescale_factor=0 is not'),
+    ({'rescale_factor': float('nan')}, 'rescale_factor=nan is not'),
+    ({'resample': 9}, r'resample=9 .* 3 \(bicubic\), .* are'),
     ({'resample': [3]}, 'resample='),
-    ({'size': 256}, r'size=256 with crop_size=.*224'),
-    ({'size': {'height': 8, 'width': 9}}, 'one square'),
-    ({'size': 'big'}, 'size=big with'),
+    ({'size': 'big'}, 'size=big is not supported'),
     ({'size': {'longest_edge': 9}}, 'longest_edge'),
+    ({'size': {'shortest_edge': [9]}}, r'size.shortest_edge=\[9\]'),
+    ({'size': {'height': 10**9, 'width': 8}}, 'up to 16,384'),
+    ({'size': 0}, 'size.shortest_edge=0 is not supported'),
+    ({'size': {'height': True, 'width': 8}}, 'is not supported'),
+    ({'crop_size': {'height': 8, 'width': 9}}, 'crop_size=8 x 9'),
+    ({'crop_size': [[1]]}, 'crop_size='),
+    (
+      {'size': {'height': 8, 'width': 9}, 'do_center_crop': False},
+      'size=8 x 9: .* one square',
+    ),
     ({'image_mean': [0.5]}, r'image_mean=\[0\.5\] is not three numbers'),
+    ({'image_mean': ['a', 'b', 'c']}, 'image_mean=.* not three numbers'),
+    ({'image_mean': {'r': 1}}, 'image_mean=.* not three numbers'),
+    ({'image_mean': [0, 0, [1]]}, 'image_mean=.* not three numbers'),
+    ({'image_std': [1, 1, float('inf')]}, 'image_std=.* not three numbers'),
+    ({'image_std': [1, 1, 0]}, 'each has to be above 0'),
+    ({'image_std': 10**400}, 'image_std='),
   ],
 )
 def test_what_is_not_supported_is_said_in_one_line(change, message):
@@ -178,7 +252,13 @@ def test_open_clips_defaults_and_the_models_size():
     ({'resize_mode': 'longest', 'fill_color': 9}, 'fill_color=9'),
     ({'resize_mode': 'crop'}, "resize_mode='crop'"),
     ({'interpolation': 'cubic'}, "interpolation='cubic'"),
-    ({'std': 1}, 'std=1 is not three numbers'),
+    ({'std': 'x'}, "std='x' is not three numbers"),
+    ({'std': [[1], 1, 1]}, 'is not three numbers'),
+    ({'interpolation': ['bicubic']}, 'interpolation='),
+    ({'resize_mode': {}}, 'resize_mode='),
+    ({'size': [[1]]}, 'size='),
+    (['size'], 'is no object'),
+    (3, 'is no object'),
   ],
 )
 def test_what_open_clip_may_not_ask_for(config, message):
