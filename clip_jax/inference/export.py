@@ -4,10 +4,8 @@ See `artifact` for the directory, `programs` for what is in it, and `exported`
 for what runs it.
 """
 
-import importlib.resources
 import json
 import os
-import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from clip_jax.errors import UsageError
 from clip_jax.files import typed_path
 from clip_jax.inference import artifact
 from clip_jax.inference.artifact import FileEntry, Manifest
+from clip_jax.inference.export_readme import readme
 from clip_jax.inference.exported import check_custom_calls
 from clip_jax.inference.model import Model
 from clip_jax.inference.programs import (
@@ -88,7 +87,7 @@ def export(
       from clip_jax.inference.onnx_export import write_onnx
 
       differences = write_onnx(part, model, weights)
-    manifest = _write_manifest(part, model, programs, platforms)
+    manifest = _write_manifest(part, model, programs, platforms, differences)
   return manifest, differences
 
 
@@ -186,6 +185,7 @@ def _write_manifest(
   model: Model,
   programs: Mapping[str, jax.export.Exported],
   platforms: Sequence[str],
+  differences: Mapping[str, float],
 ) -> Manifest:
   """manifest.json and, since it tells the same to people, README.md."""
   shapes = {
@@ -197,17 +197,9 @@ def _write_manifest(
   }
   dtype = jnp.dtype(model.module.dtype).name
   facts = {'clip_jax': clip_jax.__version__, 'jax': jax.__version__}
-  source = importlib.resources.files('clip_jax.inference')
-  template = (source / 'exported_readme.md').read_text('utf-8')
-  readme = string.Template(template).substitute(
-    facts,
-    size=model.preprocessing.side,
-    length=model.config.text.context_length,
-    embed=model.config.embed_dim,
-    platforms=', '.join(platforms),
-    dtype=dtype,
-  )
-  (part / artifact.README).write_text(readme, 'utf-8')
+  files = sorted(file.name for file in part.iterdir())
+  text = readme(model, platforms, facts | {'dtype': dtype}, files, differences)
+  (part / artifact.README).write_text(text, 'utf-8')
   manifest = Manifest(
     **facts,
     calling_convention_version=max(
