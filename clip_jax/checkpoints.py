@@ -145,6 +145,11 @@ class Checkpoints:
     except Exception as error:
       raise self._failure(error) from error
 
+  def latest(self) -> int | None:
+    """The step of the newest checkpoint that is whole, or None."""
+    self.wait()
+    return self._manager.latest_step()
+
   def restore(
     self,
     abstract: Any,
@@ -275,6 +280,18 @@ def steps_of(workdir: str | Path) -> list[int]:
   return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
+def read_description(workdir: str | Path) -> Description | None:
+  """The description of a run's newest checkpoint that has a readable one."""
+  _quiet()
+  root = epath.Path(workdir) / 'checkpoints'
+  for step in steps_of(workdir):
+    try:
+      return _description(root / str(step))
+    except Exception:  # `restore` says which are damaged
+      continue
+  return None
+
+
 def load_variables(
   reference: str | Path,
 ) -> tuple[dict[str, Any], Description, int]:
@@ -320,11 +337,14 @@ def _read(directory: Path) -> tuple[dict[str, Any], Description]:
     for name in ('params', 'batch_stats')
     if name == 'params' or (path / name).exists()
   }
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-    fields = reader.restore(path / 'description')
-  description = Description.from_dict(fields)
+  description = _description(path)
   check_variables(description.model, flat(variables), str(directory))
   return variables, description
+
+
+def _description(path: epath.Path) -> Description:
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    return Description.from_dict(reader.restore(path / 'description'))
 
 
 def _arrays(state: Any) -> dict[str, Any]:

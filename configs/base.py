@@ -3,6 +3,12 @@
 A recipe starts from this and states only what differs. Fields of
 `model.image` and `model.text` that are None come from the preset, or, for the
 vocabulary, from the tokenizer.
+
+With `initialize_from`, what is left open here (None or '') comes from that
+model: its shapes, its tokenizer, and how it treats images. So, for any recipe,
+`--config.initialize_from=REF` is all that fine-tuning needs. A recipe for a
+model of other shapes gives way to the weights; what the command line says and
+the weights contradict is refused.
 """
 
 from ml_collections import ConfigDict
@@ -19,9 +25,15 @@ def get_config() -> ConfigDict:
   # applied, before the run stops; 0: it never does.
   c.max_skipped_steps = 10
   c.stall_seconds = 300.0  # without a step, before it is said why; 0: never
-  # A REF whose weights come first, instead of random ones; for a ViT of
-  # another image size, its positions are interpolated.
+  # A REF whose weights come first, instead of random ones. For another image
+  # size, a ViT's positions are interpolated.
   c.initialize_from = ''
+  # For another context length: 'append' keeps the positions of its texts and
+  # adds copies of the last; 'interpolate' moves all, as open_clip does.
+  c.initialize_text_positions = 'append'
+  # Under its weights, train the config's tokenizer, another than its own: the
+  # token embedding begins anew.
+  c.initialize_new_vocabulary = False
 
   c.model = ConfigDict()
   c.model.preset = (
@@ -64,7 +76,10 @@ def get_config() -> ConfigDict:
   c.model.text.norm_eps = placeholder(float)
   c.model.text.projection = placeholder(str)  # linear, affine, none
 
-  c.tokenizer = 'clip'  # or sentencepiece:PATH, hf:PATH
+  # clip, sentencepiece:PATH, siglip:PATH, hf:PATH, or initialize_from: that
+  # model's own. '': the last one where there is such a model, otherwise clip.
+  # A relative PATH is looked up where the command is run.
+  c.tokenizer = ''
   # With a vocab_size above 0, a sentencepiece:PATH that does not exist is
   # trained on the captions of data.train (clip_jax/tokenizers).
   c.tokenizer_training = ConfigDict()
@@ -78,9 +93,17 @@ def get_config() -> ConfigDict:
   c.data.captions = ('caption',)  # columns; one is drawn for each example
   c.data.batch_size = 1024  # pairs, all devices together
   c.data.image_size = placeholder(int)  # pixels a side; None: the model's
-  c.data.resize_mode = 'shortest'  # evaluation: shortest, squash, longest
-  c.data.background = 'white'  # under transparent pictures; '': drop the alpha
-  c.data.exif = True  # turn photographs as their EXIF orientation says
+  # How images become pixels (clip_jax/data/images.py says each in full). None:
+  # as initialize_from's model has it, or else what stands behind the field.
+  c.data.resize_mode = placeholder(str)  # shortest; or squash, longest
+  c.data.interpolation = placeholder(str)  # bicubic; or bilinear, nearest
+  c.data.mean = placeholder(tuple)  # CLIP's, of each channel in [0, 1]
+  c.data.std = placeholder(tuple)  # likewise
+  c.data.background = placeholder(str)  # white, under transparent images
+  c.data.exif = placeholder(bool)  # True: turn photographs as EXIF says
+  c.data.convention = placeholder(str)  # open_clip; or transformers
+  # (): the image size; or pixels before the centre is cropped, as in (256,).
+  c.data.resize_to = placeholder(tuple)
   c.data.workers = 0  # reading processes; 0: threads of this one
   c.data.cache = False  # keep decoded pictures in memory
   c.data.max_corrupt_records = 100  # distinct ones, then the run stops

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     heads=4,
   )
   c.model.text.update(context_length=14, width=128, depth=2, heads=4)
+  # Trained where the command is run, unless it is there already.
   c.tokenizer = 'sentencepiece:runs/emoji_tokenizer.model'
   # The names are made of few words: with these, a row is at most 13 tokens.
   c.tokenizer_training.update(

@@ -79,6 +79,14 @@ def _load(argv: list[str]) -> ConfigDict | None:
     raise UsageError(f'config file {path} cannot be run: {cause}') from error
 
 
+def stated_fields(values: flags.FlagValues) -> frozenset[str]:
+  """Returns the dotted names of the fields that the command line gives."""
+  prefix = 'config.'
+  return frozenset(
+    name.removeprefix(prefix) for name in values if name.startswith(prefix)
+  )
+
+
 def config_path(values: flags.FlagValues) -> Path:
   """The file of --config, which was given, without its argument."""
   flag: Any = values['config']

@@ -34,6 +34,8 @@ others (photographs with a published model: 0.95 to 0.99).
 A trained tokenizer is sentencepiece:FILE in a config.
 """
 
+import sys
+
 from absl import flags
 
 from clip_jax.commands import common_flags, data_dedup, printing
@@ -121,11 +123,17 @@ def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.tokenizers import sentence_piece
 
   source = open_source(spec, captions=tuple(values.captions))
-  sentence_piece.train(
+  pieces = sentence_piece.train(
     source.texts(), values.vocab_size, out, model_type=values.model_type
   )
-  result = {'path': out, 'vocab_size': values.vocab_size, 'data': spec}
+  if pieces < values.vocab_size and values['vocab_size'].present:
+    print(
+      f'note: {spec} gives no more than {pieces:,} pieces, fewer than '
+      f'--vocab_size={values.vocab_size}.',
+      file=sys.stderr,
+    )
+  result = {'path': out, 'vocab_size': pieces, 'data': spec}
   if values.json:
     printing.print_json(result)
   else:
-    print(f'{values.vocab_size:,} pieces in {out}: sentencepiece:{out}')
+    print(f'{pieces:,} pieces in {out}: sentencepiece:{out}')

@@ -16,7 +16,8 @@ The train step of the config is compiled ahead of time, on this machine's CPU,
 for every chip of the topology: v4 and v5p have three sides (v5p:4x4x4), v5e
 and v6e two (v5e:16x16), and mesh.slices says how many of these there are. No
 data and no tokenizer file are needed. Memory, FLOPs and collectives are those
-of the compiled program; times are estimates. What compiles for minutes fits;
+of the compiled program; times are estimates. With initialize_from, shapes that
+the config leaves open are those of that model. What compiles for minutes fits;
 what does not fit is told in seconds.
 
 Without --topology, a recipe's own is taken. --fit searches for the fastest
@@ -32,7 +33,12 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
-from clip_jax.commands.config_file import config_path, define_config, parse
+from clip_jax.commands.config_file import (
+  config_path,
+  define_config,
+  parse,
+  stated_fields,
+)
 from clip_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,16 +80,27 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     return
   path = config_path(values)
   topology = _topology(values.topology, path, values.config)
-  name = str(path)
+  name, config = str(path), _with_shapes(values)
   if values.fit:
-    _fit(name, values.config, topology, values.json)
+    _fit(name, config, topology, values.json)
     return
-  plan = _plan(values.config, topology)
+  plan = _plan(config, topology)
   if not plan['fits']:
     from clip_jax.planning.fit import suggestions
 
-    plan['suggestions'] = suggestions(plan, values.config, topology)
+    plan['suggestions'] = suggestions(plan, config, topology)
   _print(name, plan, values.json)
+
+
+def _with_shapes(values: flags.FlagValues) -> Any:
+  """The config, with the shapes of the model that it starts from."""
+  if not values.config.initialize_from:
+    return values.config
+  from clip_jax.training.initialization import find_start
+
+  start = find_start(values.config, stated=stated_fields(values))
+  print('\n'.join(start.notes), file=sys.stderr)
+  return start.config
 
 
 def _topology(name: str | None, path: Path, config: Any) -> 'Topology':

@@ -10,6 +10,12 @@ examples:
       --config.total_steps=200 --config.optimizer.learning_rate=1e-3
   clip-jax train --config=configs/emoji.py --workdir=runs/folder \\
       --config.data.train=folder:pictures --config.tokenizer=clip
+  clip-jax train --config=configs/base.py --workdir=runs/tuned \\
+      --config.initialize_from=ViT-B-32.pt --config.data.train=folder:pictures
+
+With initialize_from, what the config leaves open (shapes, tokenizer, how images
+become pixels) is that model's. A relative path, a tokenizer's too, is looked up
+where the command is run. total_steps can be raised on a finished run.
 
 configs/base.py says every field with its unit and default. The workdir gets
 config.json, metrics.jsonl, tensorboard/, checkpoints/ and report.html. SIGTERM
@@ -33,7 +39,11 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from clip_jax.commands.common_flags import define_path
-from clip_jax.commands.config_file import define_config, parse
+from clip_jax.commands.config_file import (
+  define_config,
+  parse,
+  stated_fields,
+)
 from clip_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,7 +106,8 @@ def _train(values: flags.FlagValues, profile: 'Profile') -> bool:
   from clip_jax.training.loop import train
 
   command = shlex.join(['clip-jax', *sys.argv[1:]])
-  outcome = train(values.config, values.workdir, command, profile)
+  stated = stated_fields(values)
+  outcome = train(values.config, values.workdir, command, profile, stated)
   if not is_first():
     return outcome.finished
   if not outcome.finished:

@@ -27,6 +27,7 @@ class Loaded(NamedTuple):
   variables: dict[str, Any]  # numpy arrays
   step: int | None  # updates done, where that is known
   origin: str
+  positions: str  # how its image positions are interpolated: see resize_model
 
 
 def load(
@@ -35,6 +36,7 @@ def load(
   dtype: str = 'float32',
   image_size: int | None = None,
   context_length: int | None = None,
+  text_positions: str = 'append',
   as_displayed: bool = False,
   tokenizer: str | None = None,
   preset: str | None = None,
@@ -52,9 +54,12 @@ def load(
       weight file of OpenAI's, open_clip's or big_vision's; what
       `clip-jax export` wrote. The kind is told from the content.
     dtype: of the towers' arithmetic, 'float32' or 'bfloat16'.
-    image_size, context_length: other ones than the model was trained with;
-      its positions are interpolated, as the library that the model comes from
-      does it.
+    image_size, context_length: other ones than the model was trained with.
+      Image positions are interpolated, as the library that the model comes
+      from does it.
+    text_positions: 'append' keeps them for another context length: texts that
+      fit either way have the features that they had. 'interpolate' is what
+      open_clip does.
     as_displayed: treat pictures as a viewer would show them: photographs
       turned by their EXIF orientation, transparency laid on white, 16-bit grey
       scaled. Most published models were trained without that, and by default
@@ -79,6 +84,7 @@ def load(
     reference,
     image_size=image_size,
     context_length=context_length,
+    text_positions=text_positions,
     as_displayed=as_displayed,
     tokenizer=tokenizer,
     hints=Hints(
@@ -103,6 +109,7 @@ def read_model(
   *,
   image_size: int | None = None,
   context_length: int | None = None,
+  text_positions: str = 'append',
   as_displayed: bool = False,
   tokenizer: str | None = None,
   hints: Hints = NO_HINTS,
@@ -114,14 +121,15 @@ def read_model(
   What the files leave open is said on stderr.
 
   Args:
-    reference, image_size, context_length, as_displayed, tokenizer: see `load`.
+    reference, image_size, context_length, text_positions, as_displayed,
+      tokenizer: see `load`.
     hints: for a bare weight file.
     dtype: of floating-point arrays; None is the file's own.
     whole: whether a model with one tower alone is refused.
   Raises:
     UsageError, FailureError: see `load`.
   """
-  loaded, positions = _read(reference, hints, dtype)
+  loaded = _read(reference, hints, dtype)
   description = loaded.description
   if whole and description.absent:
     raise UsageError(
@@ -133,7 +141,8 @@ def read_model(
     description.model,
     image_size=image_size,
     context_length=context_length,
-    method=positions,
+    method=loaded.positions,
+    text_method=text_positions,
   )
   preprocessing = description.preprocessing.of_size(config.image.image_size)
   if as_displayed:
@@ -153,25 +162,26 @@ def read_model(
 
 def _read(
   reference: str | os.PathLike, hints: Hints, dtype: np.dtype | None
-) -> tuple[Loaded, str]:
-  """What is there as it is, and how its positions are interpolated."""
+) -> Loaded:
+  """What is there as it is."""
   kind, path = recognise(reference)
   origin = os.fspath(path)
   if kind in ('run', 'step', 'exported'):
     hints.refuse(f"{origin} is clip_jax's own, and")
   if kind in ('run', 'step'):
     variables, description, step = checkpoints.load_variables(path)
-    return Loaded(description, variables, step, origin), 'open_clip'
+    return Loaded(description, variables, step, origin, 'open_clip')
   if kind == 'exported':
     variables, description = load_exported(path, dtype)
-    return Loaded(description, variables, None, origin), 'open_clip'
+    return Loaded(description, variables, None, origin, 'open_clip')
   foreign = read_foreign(path, hints=hints, dtype=dtype)
   for guess in foreign.guesses:
     print(f'warning: {one_line(guess)}', file=sys.stderr)
   for note in foreign.notes:
     print(f'note: {one_line(note)}', file=sys.stderr)
-  loaded = Loaded(foreign.description, foreign.variables, None, origin)
-  return loaded, foreign.positions
+  return Loaded(
+    foreign.description, foreign.variables, None, origin, foreign.positions
+  )
 
 
 def _tokenizer(

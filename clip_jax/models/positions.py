@@ -1,10 +1,14 @@
 """Learned positions for another image size or context length.
 
-A table of positions is resized as a picture is. The libraries of the field do
-this in two ways, which differ even where the table grows: open_clip when it
+A grid of image positions is resized as an image is. The libraries of the field
+do this in two ways, which differ even where the grid grows: open_clip when it
 loads weights (cubic, a = -0.5, antialiased, as Pillow does), transformers when
 it runs (cubic, a = -0.75, never antialiased, the border repeated: what torch's
-`interpolate` does by default). Texts' positions are interpolated linearly.
+`interpolate` does by default).
+
+A text's third token is its third token however long others are, so that text
+positions stay where they are, and new ones are appended. Interpolating them,
+linearly as open_clip does, moves every token of every text.
 """
 
 import dataclasses
@@ -19,6 +23,7 @@ from clip_jax.errors import check_choice
 from clip_jax.models.config import CLIPConfig
 
 METHODS = ('open_clip', 'transformers')
+TEXT_METHODS = ('append', 'interpolate')
 _A = -0.75  # of torch's cubic kernel
 
 
@@ -29,8 +34,9 @@ def resize_model(
   image_size: int | None = None,
   context_length: int | None = None,
   method: str = 'open_clip',
+  text_method: str = 'append',
 ) -> tuple[dict[str, Any], CLIPConfig]:
-  """A model for pictures or texts of another size; None leaves a size as is.
+  """A model for images or texts of another size; None leaves a size as is.
 
   Args:
     variables: collections of numpy arrays; not changed.
@@ -38,9 +44,11 @@ def resize_model(
     image_size: pixels a side.
     context_length: tokens.
     method: one of METHODS, for the image's positions.
+    text_method: one of TEXT_METHODS, for the text's.
   Raises:
-    UsageError: a size is impossible, or the method unknown.
+    UsageError: a size is impossible, or a method unknown.
   """
+  check_choice('text positions', text_method, TEXT_METHODS)
   params = dict(variables['params'])
   image, text = config.image, config.text
   if image_size not in (None, image.image_size):
@@ -57,8 +65,12 @@ def resize_model(
     params['image'] = {**params['image'], 'position_embedding': resized}
   if context_length not in (None, text.context_length):
     text = dataclasses.replace(text, context_length=context_length)
-    table = np.asarray(params['text']['position_embedding'], np.float32)
-    resized = resize_line(table, context_length)
+    table = params['text']['position_embedding']
+    if text_method == 'append':
+      pooled_last = text.pooling == 'last'
+      resized = append_or_cut(np.asarray(table), context_length, pooled_last)
+    else:
+      resized = resize_line(np.asarray(table, np.float32), context_length)
     params['text'] = {**params['text'], 'position_embedding': resized}
   config = dataclasses.replace(config, image=image, text=text)
   return {**variables, 'params': params}, config
@@ -92,10 +104,27 @@ def resize_grid(
   return np.concatenate([table[:first], resized])
 
 
+def append_or_cut(
+  table: Float[np.ndarray, 'T D'], length: int, keep_last: bool = False
+) -> Float[np.ndarray, 'U D']:
+  """Positions of a text for another length, of which the first stay the same.
+
+  New ones are copies of the last, which training tells apart.
+
+  Args:
+    table: of any dtype, which stays.
+    keep_last: where some have to go, the last one stays the last: a tower that
+      pools there (SigLIP's) has learned to.
+  """
+  new = np.repeat(table[-1:], max(length - len(table), 0), axis=0)
+  longer = np.concatenate([table, new])[:length]
+  return np.concatenate([longer[:-1], table[-1:]]) if keep_last else longer
+
+
 def resize_line(
   table: Float[np.ndarray, 'T D'], length: int
 ) -> Float[np.ndarray, 'U D']:
-  """Positions of a text for another length, as open_clip does it."""
+  """Interpolates positions of a text for another length, as open_clip does."""
   shape = (length, table.shape[1])
   return np.asarray(jax.image.resize(table, shape, 'linear', antialias=False))
 

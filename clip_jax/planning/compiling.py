@@ -21,9 +21,8 @@ from clip_jax.planning.costs import operations
 from clip_jax.planning.estimate import estimate, exchange_seconds
 from clip_jax.planning.shapes import planned_model
 from clip_jax.planning.topology import Topology, devices_of
-from clip_jax.training.config import Config
+from clip_jax.training.config import Config, preprocessing_of, with_defaults
 from clip_jax.training.program import Program, make_program
-from clip_jax.training.run import preprocessing_of
 
 
 def measure(
@@ -42,6 +41,7 @@ def measure(
   Raises:
     UsageError: the config cannot work on this topology.
   """
+  config = with_defaults(config)
   model = planned_model(config)
   devices = devices_of(topology)
   program = make_program(

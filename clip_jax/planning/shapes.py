@@ -6,20 +6,22 @@ from clip_jax.errors import UsageError
 from clip_jax.files import typed_path
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
-from clip_jax.training.config import Config
+from clip_jax.training.config import Config, with_defaults
 from clip_jax.training.run import make_tokenizer, shape_model
 
 
 def planned_model(config: Config) -> CLIPConfig:
   """What `train` would make of `config.model`, without data.
 
-  A tokenizer whose file is not there yet is taken to have the vocabulary that
-  the config or its preset says: only the number of tokens matters here.
+  A tokenizer whose file is not there yet, or which is that of the model to
+  start from, is taken to have the vocabulary that the config or its preset
+  says: only the number of tokens matters here.
 
   Raises:
     UsageError: a field is impossible, or nothing says how many tokens there
       are.
   """
+  config = with_defaults(config)
   scheme, _, location = config.tokenizer.partition(':')
   if scheme == 'clip' or typed_path(location).exists():
     tokenizer = make_tokenizer(config, ())
@@ -39,4 +41,5 @@ def planned_model(config: Config) -> CLIPConfig:
       'model.text.vocab_size, the number of its tokens, to plan without it.'
     )
   length = text.context_length or known.get('context_length')
-  return shape_model(config, vocab_size, length, known.get('end_token', 1))
+  end = vocab_size - 1 if text.pooling == 'highest' else 1
+  return shape_model(config, vocab_size, length, known.get('end_token', end))

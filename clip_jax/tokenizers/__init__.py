@@ -10,11 +10,19 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import typed_path, typed_place
 from clip_jax.tokenizers.base import Tokenizer
 
-__all__ = ['Tokenizer', 'from_description', 'from_directory', 'load']
+__all__ = [
+  'Tokenizer',
+  'from_description',
+  'from_directory',
+  'load',
+  'same_ids',
+]
 
 _SPECS = "'clip', 'sentencepiece:PATH', 'siglip:PATH' or 'hf:PATH'"
 
@@ -95,3 +103,20 @@ def from_description(description: Mapping[str, Any]) -> Tokenizer:
       f'no kind of tokenizer {kind!r}: clip, sentencepiece, siglip or hf.'
     )
   return Kind.from_description(description)
+
+
+def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
+  """Whether two tokenizers give texts the same ids, as their content says.
+
+  Two files may hold one vocabulary, as when a model was converted: then both
+  tokenise the text of every token, and captions. Rows have to have one length.
+  """
+  if one.describe() == other.describe():
+    return True
+  if one.vocab_size != other.vocab_size:
+    return False
+  from clip_jax.tokenizers.sample_captions import sample_captions
+
+  texts = [one.decode([i]) for i in range(one.vocab_size)]
+  texts += sample_captions(1_000)
+  return np.array_equal(one(texts), other(texts))

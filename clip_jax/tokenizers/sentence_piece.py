@@ -146,23 +146,26 @@ def train(
   model_type: str = 'unigram',
   lower_case: bool = True,
   split_by_script: bool = True,
-) -> None:
+) -> int:
   """Learns a vocabulary and writes its model file, whole or not.
 
   The same captions in the same order give the same bytes.
 
   Args:
     captions: texts; blank ones are left out.
-    vocab_size: pieces, with the three specials (pad 0, eos 1, unknown 2).
+    vocab_size: pieces, with the three specials (pad 0, eos 1, unknown 2);
+      fewer where the captions do not give as many.
     path: where the model goes; its directories are made.
     model_type: 'unigram', or 'bpe', whose rows are shorter where captions
       share few words and which makes more pieces of them.
     lower_case: fold case besides the NFKC normalisation.
     split_by_script: no piece mixes letters of two scripts, or letters and
       punctuation. Without, 'medium-light' may be one piece, and 'cat.' too.
+  Returns:
+    The number of pieces.
   Raises:
-    UsageError: another model type, no captions, or a vocabulary too small or
-      large for them; the message gives the bound.
+    UsageError: another model type, no captions, or a vocabulary too small for
+      them; the message gives the bound.
     FailureError: the file cannot be written.
   """
   if model_type not in MODEL_TYPES:
@@ -178,6 +181,7 @@ def train(
       model_writer=model,
       model_type=model_type,
       vocab_size=vocab_size,
+      hard_vocab_limit=False,
       character_coverage=1.0,
       normalization_rule_name='nmt_nfkc_cf' if lower_case else 'nmt_nfkc',
       split_by_unicode_script=split_by_script,
@@ -193,7 +197,9 @@ def train(
     if failures:
       raise failures[0] from None
     raise UsageError(_explain(str(error), vocab_size)) from error
-  _write(typed_path(path), model.getvalue())
+  content = model.getvalue()
+  _write(typed_path(path), content)
+  return SentencePieceTokenizer(content, origin=str(path)).vocab_size
 
 
 def _sentences(
@@ -211,11 +217,6 @@ def _sentences(
 
 
 def _explain(message: str, vocab_size: int) -> str:
-  if largest := re.search(r'value <= (\d+)', message):
-    return (
-      f'a vocabulary of {vocab_size} is too large for these captions: the '
-      f'largest possible is {largest[1]}.'
-    )
   if smallest := re.search(r'required_chars\. -?\d+ vs (\d+)', message):
     return (
       f'a vocabulary of {vocab_size} is too small for these captions: their '

@@ -1,10 +1,15 @@
 """A run's config: its type, and the checks that no other part makes."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
+from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError, check_choice
+from clip_jax.files import typed_path
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.layers import REMAT_POLICIES
+from clip_jax.models.positions import TEXT_METHODS
 from clip_jax.objectives.forms import FORMS, NAMES
 
 # An ml_collections ConfigDict with the fields of configs/base.py; they are
@@ -12,6 +17,75 @@ from clip_jax.objectives.forms import FORMS, NAMES
 Config = Any
 
 DTYPES = ('float32', 'bfloat16')
+
+
+INHERITED = 'initialize_from'  # as a tokenizer: that of the model
+
+# Fields of `data` that are fields of `Preprocessing`.
+PREPROCESSING = (
+  'resize_mode',
+  'interpolation',
+  'mean',
+  'std',
+  'background',
+  'exif',
+  'convention',
+  'resize_to',
+)
+
+
+def tokenizer_path(spec: str) -> Path | None:
+  """Returns the file or folder that a tokenizer's spec names, if it names any.
+
+  A relative one is looked up in the working directory.
+  """
+  _, _, path = spec.partition(':')
+  return typed_path(path) if path else None
+
+
+def with_defaults(config: Config) -> Config:
+  """Returns a copy that says its tokenizer and how images become pixels.
+
+  What it leaves open is CLIP's own, images laid on white and turned by EXIF.
+  """
+  config = copy.deepcopy(config)
+  config.tokenizer = config.tokenizer or 'clip'
+  take_preprocessing(
+    config, Preprocessing(image_size=1, background='white', exif=True)
+  )
+  return config
+
+
+def preprocessing_fields(preprocessing: Preprocessing) -> dict[str, Any]:
+  """Returns the fields of `config.data` that stand for this, by their names.
+
+  There, None is what is left open: no background is '', no `resize_to` is ().
+  """
+  fields = {name: getattr(preprocessing, name) for name in PREPROCESSING}
+  fields['background'] = preprocessing.background or ''
+  size = preprocessing.resize_to
+  fields['resize_to'] = (size,) if isinstance(size, int) else tuple(size or ())
+  return fields
+
+
+def take_preprocessing(config: Config, preprocessing: Preprocessing) -> None:
+  """Fills what `config.data` leaves open of `PREPROCESSING`."""
+  fields = preprocessing_fields(preprocessing)
+  if config.data.resize_mode not in (None, preprocessing.resize_mode):
+    fields['resize_to'] = ()  # it was for the other mode
+  for name, value in fields.items():
+    if config.data[name] is None:
+      config.data[name] = value
+
+
+def preprocessing_of(config: Config, model: CLIPConfig) -> Preprocessing:
+  """Returns how `config.data`, which leaves nothing open, treats images."""
+  fields = {name: config.data[name] for name in PREPROCESSING}
+  fields['background'] = config.data.background or None
+  size = tuple(config.data.resize_to)
+  fields['resize_to'] = (size[0] if len(size) == 1 else size) if size else None
+  fields['image_size'] = model.image.image_size
+  return Preprocessing.from_dict(fields)
 
 
 def check_config(config: Config) -> None:
@@ -44,6 +118,10 @@ def check_config(config: Config) -> None:
       f'checkpoint.keep={config.checkpoint.keep} must be at least 1.'
     )
   choices = {
+    'initialize_text_positions': (
+      config.initialize_text_positions,
+      TEXT_METHODS,
+    ),
     'model.dtype': (config.model.dtype, DTYPES),
     'model.remat': (config.model.remat, tuple(REMAT_POLICIES)),
     'optimizer.mu_dtype': (config.optimizer.mu_dtype, DTYPES),

@@ -1,7 +1,7 @@
 """What a run tells of its steps: numbers on the disk, and words on stderr."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -32,12 +32,14 @@ class Journal:
     workdir: Path,
     first_step: int,
     batches: Batches,
+    latest_checkpoint: Callable[[], int | None] = lambda: None,
   ):
     """
     Args:
       workdir: where the files are; what they tell of later steps goes.
       first_step: updates done before.
       batches: of which it is told what was skipped and what is repeated.
+      latest_checkpoint: the step of the newest; None where there is none.
     """
     self._run = run
     self._batches = batches
@@ -47,7 +49,10 @@ class Journal:
     self._progress: Progress | None = None
     path = workdir / FILE if distributed.is_first() else None
     self._skipped = SkippedSteps(
-      path, run.records_of, run.config.max_skipped_steps
+      path,
+      run.records_of,
+      run.config.max_skipped_steps,
+      latest_checkpoint,
     )
     if distributed.is_first():
       self._writer = self._open.enter_context(MetricsWriter(workdir))

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -19,12 +19,18 @@ from clip_jax.parallel import distributed
 from clip_jax.training import run_directory
 from clip_jax.training.config import Config
 from clip_jax.training.feed import Feed
-from clip_jax.training.initialization import first_state
+from clip_jax.training.initialization import Start, find_start, first_state
 from clip_jax.training.journal import Journal
+from clip_jax.training.opening import (
+  describe_run,
+  sample_captions,
+  warn_of_cut_captions,
+)
+from clip_jax.training.optimizer import describe_raised
 from clip_jax.training.profile import Profile
 from clip_jax.training.report import FILE as REPORT
 from clip_jax.training.report import write_report
-from clip_jax.training.run import Run, make_run, warn_of_cut_captions
+from clip_jax.training.run import Run, make_run
 from clip_jax.training.state import TrainState
 from clip_jax.training.stop_signal import StopSignal
 from clip_jax.training.watchdog import Watchdog
@@ -48,6 +54,7 @@ def train(
   workdir: str | Path,
   command: str | None = None,
   profile: Profile | None = None,
+  stated: Collection[str] = (),
 ) -> Outcome:
   """Trains, or goes on where the workdir's newest checkpoint is.
 
@@ -61,6 +68,8 @@ def train(
     workdir: the run directory (DESIGN, section 3.4), also in an object store.
     command: how the run was started, for its report.
     profile: the steps to trace.
+    stated: dotted names of the fields that the command line gives: a recipe
+      gives way to the weights of `initialize_from`, these do not.
   Raises:
     UsageError: the config is impossible, or the workdir is another run's.
     FailureError: too many corrupt records or steps that are not finite, a full
@@ -69,15 +78,18 @@ def train(
   profile = profile or Profile(0, 0)
   profile.check(config.total_steps)
   with opened(workdir) as place:
-    run_directory.check(place, config)
-    run = make_run(config)
-    with run_directory.claimed(place, config), StopSignal() as stop:
-      return _train(run, place, stop, command, profile)
+    start = find_start(config, place, stated)
+    before = run_directory.check(place, start.config)
+    run = make_run(start.config, start.kept)
+    with run_directory.claimed(place, run.config), StopSignal() as stop:
+      return _train(run, start, place, before, stop, command, profile)
 
 
 def _train(
   run: Run,
+  start: Start,
   workdir: Workdir,
+  steps_before: int | None,
   stop: StopSignal,
   command: str | None,
   profile: Profile,
@@ -88,8 +100,18 @@ def _train(
     keep=config.checkpoint.keep,
     best_metric=config.checkpoint.best_metric,
   )
-  state = _start(run, checkpoints)
+  for note in start.notes:
+    _say(note)
+  state = _start(run, start, checkpoints)
   first = int(state.step)
+  if steps_before is not None:
+    total = run.config.total_steps
+    rates = run.config.optimizer.to_dict()
+    _say(describe_raised(rates, steps_before, total, first))
+  if first < run.config.total_steps and distributed.is_first():
+    captions, are_all = sample_captions(run.sources)
+    _say(describe_run(run, workdir, first, captions, are_all))
+    warn_of_cut_captions(run, captions)
   try:
     state, evaluations = _steps(run, state, workdir, checkpoints, stop, profile)
   except FailureError:
@@ -117,12 +139,12 @@ def _train(
   return Outcome(step, True, named(evaluations), workdir.path(REPORT))
 
 
-def _start(run: Run, checkpoints: Checkpoints) -> TrainState:
+def _start(run: Run, start: Start, checkpoints: Checkpoints) -> TrainState:
   """The newest checkpoint's state, or the first one."""
   seed = run.config.seed
   restored = checkpoints.restore(run.program.state, run.description, seed=seed)
   if restored is None:
-    return first_state(run.program, seed, run.config.initialize_from)
+    return first_state(run.program, seed, start)
   step = jax.make_array_from_callback(
     (),
     run.program.state.step.sharding,
@@ -145,11 +167,9 @@ def _steps(
   config = run.config
   first, total = int(state.step), config.total_steps
   evaluations: Evaluations = {}
-  if distributed.is_first():
-    warn_of_cut_captions(run)
   with (
     contextlib.closing(run.batches(first)) as batches,
-    Journal(run, workdir.folder, first, batches) as journal,
+    Journal(run, workdir.folder, first, batches, checkpoints.latest) as journal,
     Watchdog(config.stall_seconds) as watchdog,
     profile,
   ):

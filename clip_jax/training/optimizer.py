@@ -1,10 +1,12 @@
 """Adam with decoupled weight decay, warmed up and annealed (paper, 2.5)."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from clip_jax.errors import UsageError, check_choice
@@ -53,6 +55,36 @@ def make_schedule(
     peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1)
   )
   return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def describe_raised(
+  optimizer: Mapping[str, Any], before: int, total_steps: int, step: int
+) -> str:
+  """Says what more steps do to the learning rate of a run.
+
+  Args:
+    optimizer: the fields of `optimizer` in configs/base.py.
+    before: `total_steps` until now.
+    total_steps: from now on.
+    step: updates done.
+  """
+  name, peak = optimizer['schedule'], optimizer['learning_rate']
+  old, new = (
+    float(
+      np.asarray(
+        make_schedule(name, peak, optimizer['warmup_steps'], total)(step)
+      )
+    )
+    for total in (before, total_steps)
+  )
+  change = f'total_steps raised from {before:,} to {total_steps:,}: '
+  if name == 'constant' or step >= total_steps:
+    return f'{change}the learning rate stays {new:.3g}.'
+  return (
+    f'{change}the {name} schedule now ends at step {total_steps:,}, so that '
+    f'the learning rate at step {step:,} goes from {old:.3g} to {new:.3g} '
+    f'(peak {peak:.3g}); there is no second warm-up.'
+  )
 
 
 def make_optimizer(

@@ -1,7 +1,6 @@
 """From a config to the objects of a run: nothing is computed yet."""
 
 import dataclasses
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -10,12 +9,11 @@ from typing import Any
 
 from clip_jax import tokenizers
 from clip_jax.data.augment import Augmentation
-from clip_jax.data.images import Preprocessing, limit_megapixels
+from clip_jax.data.images import limit_megapixels
 from clip_jax.data.pipeline import Batches, step_records, training_batches
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import find_evaluator
-from clip_jax.files import typed_path
 from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
@@ -23,10 +21,14 @@ from clip_jax.models.description import Description
 from clip_jax.parallel import distributed
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.tokenizers import sentence_piece
-from clip_jax.training.config import Config
+from clip_jax.training.config import (
+  INHERITED,
+  Config,
+  preprocessing_of,
+  tokenizer_path,
+  with_defaults,
+)
 from clip_jax.training.program import Program, check_devices, make_program
-
-_SAMPLE = 10_000  # captions looked at for their length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +76,22 @@ class Run:
     )
 
 
-def make_run(config: Config) -> Run:
+def make_run(config: Config, kept: Description | None = None) -> Run:
   """Opens the data, shapes the model, and prepares the jitted step.
 
+  Args:
+    kept: of a model whose tokenizer and vocabulary the run goes on with (see
+      `initialization.Start`).
   Raises:
     UsageError: a field is impossible, or the data is not there.
   """
+  config = with_defaults(config)
   check_devices(config)
   if config.data.max_megapixels:
     limit_megapixels(config.data.max_megapixels)
   sources = open_sources(config)
-  tokenizer = make_tokenizer(config, sources)
-  model = make_model_config(config, tokenizer)
+  tokenizer = make_tokenizer(config, sources, kept)
+  model = make_model_config(config, tokenizer, kept)
   description = Description(
     model=model,
     tokenizer=tokenizer.describe(),
@@ -98,16 +104,6 @@ def make_run(config: Config) -> Run:
     tokenizer=tokenizer,
     description=description,
     program=make_program(config, model, description.preprocessing),
-  )
-
-
-def preprocessing_of(config: Config, model: CLIPConfig) -> Preprocessing:
-  """How `config.data` treats pictures."""
-  return Preprocessing(
-    image_size=model.image.image_size,
-    resize_mode=config.data.resize_mode,
-    background=config.data.background or None,
-    exif=config.data.exif,
   )
 
 
@@ -160,22 +156,31 @@ def open_evaluation(config: Config) -> Source | None:
 
 
 def make_tokenizer(
-  config: Config, sources: Sequence[Source]
+  config: Config, sources: Sequence[Source], kept: Description | None = None
 ) -> tokenizers.Tokenizer:
   """The config's tokenizer, trained first where that is asked for.
 
   Of several processes one trains, into a file that all of them can read.
+
+  Args:
+    kept: the description of a model that the run goes on with: its tokenizer
+      needs no file, and none is trained.
   """
-  scheme, _, location = config.tokenizer.partition(':')
-  training = config.tokenizer_training
-  if scheme == 'sentencepiece' and training.vocab_size > 0:
-    if distributed.is_first():
-      _train_vocabulary(config, sources, typed_path(location))
-    distributed.meet('vocabulary')
+  spec, path = config.tokenizer, tokenizer_path(config.tokenizer)
   length = config.model.text.context_length
   if length is None and config.model.preset:
     length = presets.find(config.model.preset).config.text.context_length
-  return tokenizers.load(config.tokenizer, context_length=length)
+  needs_no_file = spec == INHERITED or (path and not path.exists())
+  if kept is not None and kept.tokenizer is not None and needs_no_file:
+    described = dict(kept.tokenizer)
+    described['context_length'] = length or described['context_length']
+    return tokenizers.from_description(described)
+  trains = kept is None and config.tokenizer_training.vocab_size > 0
+  if path and trains and spec.startswith('sentencepiece:'):
+    if distributed.is_first():
+      _train_vocabulary(config, sources, path)
+    distributed.meet('vocabulary')
+  return tokenizers.load(spec, context_length=length)
 
 
 def _train_vocabulary(
@@ -201,7 +206,7 @@ def _train_vocabulary(
     return
   print(
     f'training a vocabulary of {config.tokenizer_training.vocab_size:,} pieces '
-    f'on {config.data.train} -> {path}',
+    f'on {config.data.train} -> {path.absolute()}',
     file=sys.stderr,
   )
   note.parent.mkdir(parents=True, exist_ok=True)
@@ -209,32 +214,35 @@ def _train_vocabulary(
   temporary.write_text(json.dumps(origin, indent=2), encoding='utf-8')
   temporary.replace(note)  # before the vocabulary: a note alone is harmless
   captions = (text for source in sources for text in source.texts())
-  sentence_piece.train(captions, path=path, **config.tokenizer_training)
-
-
-def warn_of_cut_captions(run: Run) -> None:
-  """Says on stderr how many captions the context is too short for."""
-  texts = (text for source in run.sources for text in source.texts())
-  sample = list(itertools.islice(texts, _SAMPLE))
-  lengths = run.tokenizer.text_lengths(sample)
-  cut = int((lengths > run.tokenizer.context_length).sum())
-  if cut:
+  pieces = sentence_piece.train(
+    captions, path=path, **config.tokenizer_training
+  )
+  if pieces < config.tokenizer_training.vocab_size:
     print(
-      f'warning: {cut:,} of the first {len(sample):,} captions are longer than '
-      f'model.text.context_length={run.tokenizer.context_length} tokens and '
-      'will be cut.',
+      f'note: the captions give no more than {pieces:,} pieces, fewer than '
+      'tokenizer_training.vocab_size.',
       file=sys.stderr,
     )
 
 
 def make_model_config(
-  config: Config, tokenizer: tokenizers.Tokenizer
+  config: Config,
+  tokenizer: tokenizers.Tokenizer,
+  kept: Description | None = None,
 ) -> CLIPConfig:
   """The model of `config.model`, with the tokenizer's vocabulary and length.
 
+  Args:
+    kept: of a model whose vocabulary the run goes on with: it may have more
+      tokens than its tokenizer gives.
   Raises:
     UsageError: see `shape_model`.
   """
+  if kept is not None:
+    text = kept.model.text
+    return shape_model(
+      config, text.vocab_size, tokenizer.context_length, text.end_token
+    )
   return shape_model(
     config, tokenizer.vocab_size, tokenizer.context_length, tokenizer.eos_id
   )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clip_jax.data.images import CLIP_MEAN, CLIP_STD
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.parallel import distributed
 from clip_jax.training.config import Config
@@ -32,39 +33,79 @@ _FREE = (
   'evaluation.',
 )
 
-# What runs did that were started before there was such a field.
+# What runs did that were started before there was such a field. Of the ways to
+# start from a model, those that were new then: what has begun does not care.
 _BEFORE = {
   'data.background': '',
+  'data.convention': 'open_clip',
   'data.exif': False,
+  'data.interpolation': 'bicubic',
+  'data.mean': list(CLIP_MEAN),
+  'data.resize_to': [],
+  'data.std': list(CLIP_STD),
   'initialize_from': '',
+  'initialize_new_vocabulary': False,
+  'initialize_text_positions': 'append',
   'model.patch_dropout': 0.0,
   'objective.max_logit_scale': 100.0,
   'optimizer.nu_dtype': 'float32',
 }
 
 
-def check(workdir: Workdir, config: Config) -> None:
+def check(workdir: Workdir, config: Config) -> int | None:
   """Refuses a directory that holds another config's run.
 
+  `total_steps` may be raised, also on a run that has finished.
+
+  Args:
+    config: with nothing left open (see `initialization.find_start`).
+  Returns:
+    The `total_steps` that the run had, where the config has more.
   Raises:
     UsageError: it does; the message names the fields that differ.
     FailureError: its config.json cannot be read.
   """
-  path = workdir.folder / 'config.json'
-  if not path.exists():
-    return
-  new, old = _named(as_json(config)), _named(_read(path))
-  old = _BEFORE | old
+  found = recorded(workdir)
+  if found is None:
+    return None
+  new, old = _named(as_json(config)), _BEFORE | _named(found)
+  before = old.get('total_steps', config.total_steps)
+  raised = before < config.total_steps
   changed = [
     f'{key}={new.get(key)!r} (the run has {old.get(key)!r})'
     for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key) and not key.startswith(_FREE)
+    if old.get(key) != new.get(key)
+    and not key.startswith(_FREE)
+    and not (key == 'total_steps' and raised)
+    and not _is_inherited(key, old)
   ]
   if changed:
+    lowered = before > config.total_steps
     raise UsageError(
       f'{workdir.name} holds a run with another config: {"; ".join(changed)}. '
+      f'{"total_steps can be raised, not lowered. " if lowered else ""}'
       'Use another --workdir, or the config that it has.'
     )
+  return before if raised else None
+
+
+def recorded(workdir: Workdir) -> dict[str, Any] | None:
+  """Returns the config of the run in a directory, or None where none is.
+
+  Raises:
+    FailureError: its config.json cannot be read.
+  """
+  path = workdir.folder / 'config.json'
+  return _read(path) if path.exists() else None
+
+
+def _is_inherited(key: str, old: dict[str, Any]) -> bool:
+  """Whether a run that started from a model left this field to it.
+
+  Its shapes were not always written out; checkpoints describe the model.
+  """
+  left_open = old.get(key) is None or key == 'model.preset'
+  return bool(old['initialize_from'] and key.startswith('model.') and left_open)
 
 
 @contextlib.contextmanager

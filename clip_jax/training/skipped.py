@@ -24,16 +24,19 @@ class SkippedSteps:
     path: Path | None,
     records: Callable[[int], Sequence[str]],
     most_in_a_row: int,
+    latest_checkpoint: Callable[[], int | None] = lambda: None,
   ):
     """
     Args:
       path: a file that gets a line {"step", "ids"} for each; None: no file.
       records: a step to the ids of its records.
       most_in_a_row: one after another, before the run is given up; 0: never.
+      latest_checkpoint: the step of the newest; None where there is none.
     """
     self._path = path
     self._records = records
     self._most = most_in_a_row
+    self._latest_checkpoint = latest_checkpoint
     self._in_a_row = 0
     self.count = 0
 
@@ -56,7 +59,17 @@ class SkippedSteps:
       raise FailureError(
         f'the loss or the gradient was not finite in {self._most} steps in a '
         f'row, {done.step - self._most + 1:,} to {done.step:,} '
-        '(max_skipped_steps): none of them changed the parameters, and the '
-        f'last checkpoint is good. {FILE} in the run directory names their '
-        'records; look at these, or lower optimizer.learning_rate.'
+        '(max_skipped_steps): none of them changed the parameters, '
+        f'{self._what_is_left()}. {FILE} in the run directory names their '
+        'records; look at these, or start with a lower '
+        'optimizer.learning_rate in another --workdir.'
       )
+
+  def _what_is_left(self) -> str:
+    step = self._latest_checkpoint()
+    if step is None:
+      return 'and there is no checkpoint yet'
+    return (
+      f'and the checkpoint of step {step:,} is good (initialize_from can start '
+      'from it)'
+    )

@@ -232,6 +232,17 @@ def test_another_context_length_reaches_the_tokenizer():
   assert model.encode_text(['a cat', 'a dog']).shape == (2, 24)
 
 
+def test_texts_that_fit_have_the_features_that_they_had():
+  name, texts = GOLDENS / 'open_clip_vit_gelu', ['a cat', 'two dogs']
+  expected = clip_jax.load(name).encode_text(texts)
+  longer = clip_jax.load(name, context_length=100)
+  np.testing.assert_allclose(longer.encode_text(texts), expected, atol=2e-6)
+  moved = clip_jax.load(
+    name, context_length=100, text_positions='interpolate'
+  ).encode_text(texts)
+  assert np.abs(moved - expected).max() > 1e-3
+
+
 def test_the_tokenizer_of_a_published_vocabulary_comes_by_itself():
   model = clip_jax.load(GOLDENS / 'open_clip_vit_gelu')
   fixture = load_file(GOLDENS / 'zero_shot' / 'zero_shot.safetensors')

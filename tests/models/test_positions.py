@@ -7,7 +7,12 @@ from safetensors.numpy import load_file
 
 from clip_jax.errors import UsageError
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.models.positions import resize_grid, resize_line, resize_model
+from clip_jax.models.positions import (
+  append_or_cut,
+  resize_grid,
+  resize_line,
+  resize_model,
+)
 from tests.golden_models import GOLDENS, load_golden
 
 TABLES = load_file(
@@ -64,6 +69,68 @@ def test_the_two_ways_differ():
     for method in ('open_clip', 'transformers')
   ]
   assert np.abs(ways[0] - ways[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize('length', [1, 5, 8, 13])
+@pytest.mark.parametrize('dtype', [np.float32, np.float16])
+def test_text_positions_of_another_length_are_the_same_bits(length, dtype):
+  table = np.random.default_rng(0).normal(size=(8, 3)).astype(dtype)
+  for keep_last in (False, True):
+    found = append_or_cut(table, length, keep_last)
+    assert found.shape == (length, 3) and found.dtype == dtype
+    kept = min(length, 8) - keep_last
+    np.testing.assert_array_equal(found[:kept], table[:kept])
+    if length > 8 or keep_last:
+      np.testing.assert_array_equal(
+        found[kept:], np.repeat(table[-1:], length - kept, axis=0)
+      )
+
+
+@pytest.mark.parametrize('length', [6, 24])
+def test_texts_that_fit_keep_their_features(length):
+  """Of another context length; interpolating moves them."""
+  golden = load_golden('open_clip_vit')
+  tokens = np.zeros((2, golden.config.text.context_length), np.int32)
+  tokens[:, :4] = [[1, 5, 7, 63], [2, 9, 4, 63]]
+  tokens = np.where(tokens == 63, golden.config.text.end_token, tokens)
+
+  def features(**options):
+    variables, config = resize_model(
+      golden.variables, golden.config, context_length=length, **options
+    )
+    rows = np.zeros((2, length), np.int32)
+    rows[:, :4] = tokens[:, :4]
+    return DualEncoder(config).apply(
+      variables, jnp.asarray(rows), method='encode_text'
+    )
+
+  expected = DualEncoder(golden.config).apply(
+    golden.variables, jnp.asarray(tokens), method='encode_text'
+  )
+  np.testing.assert_allclose(features(), expected, atol=2e-6)
+  moved = np.abs(features(text_method='interpolate') - expected).max()
+  assert moved > 1e-3
+
+
+def test_interpolation_is_on_request():
+  golden = load_golden('open_clip_vit')
+  table = golden.variables['params']['text']['position_embedding']
+  variables, _ = resize_model(
+    golden.variables,
+    golden.config,
+    context_length=24,
+    text_method='interpolate',
+  )
+  np.testing.assert_array_equal(
+    variables['params']['text']['position_embedding'],
+    resize_line(np.asarray(table, np.float32), 24),
+  )
+
+
+def test_another_way_for_texts_is_refused():
+  golden = load_golden('open_clip_vit')
+  with pytest.raises(UsageError, match="text positions='repeat': choose one"):
+    resize_model(golden.variables, golden.config, text_method='repeat')
 
 
 def test_another_way_is_refused():

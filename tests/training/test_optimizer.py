@@ -10,6 +10,7 @@ from clip_jax.errors import UsageError
 from clip_jax.models.counting import abstract_variables
 from clip_jax.training.optimizer import (
   decay_mask,
+  describe_raised,
   make_optimizer,
   make_schedule,
   round_by_chance,
@@ -180,3 +181,24 @@ def test_both_moments_in_bfloat16_take_half_the_memory():
     state = jax.eval_shape(optimizer.init, {'kernel': jnp.ones(1_000)})
     sizes.append(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)))
   assert sizes[1] < 0.51 * sizes[0]
+
+
+@pytest.mark.parametrize(
+  ('schedule', 'before', 'total', 'step', 'rates'),
+  [
+    ('cosine', 10, 20, 10, (0.0, 0.5)),
+    ('linear', 10, 20, 5, (0.5, 0.75)),
+  ],
+)
+def test_more_steps_are_said_with_what_they_do_to_the_rate(
+  schedule, before, total, step, rates
+):
+  fields = {'schedule': schedule, 'learning_rate': 1.0, 'warmup_steps': 0}
+  said = describe_raised(fields, before, total, step)
+  assert f'total_steps raised from {before} to {total}' in said
+  assert f'at step {step} goes from {rates[0]:.3g} to {rates[1]:.3g}' in said
+
+
+def test_a_constant_rate_stays():
+  fields = {'schedule': 'constant', 'learning_rate': 0.1, 'warmup_steps': 2}
+  assert describe_raised(fields, 10, 20, 10).endswith('rate stays 0.1.')

@@ -9,7 +9,7 @@ from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
 from clip_jax.models.config import ResNetConfig
 from clip_jax.tokenizers import sentence_piece
-from clip_jax.training.run import make_run, warn_of_cut_captions
+from clip_jax.training.run import make_run
 from tests.tiny import tiny_config, write_pairs
 
 
@@ -109,6 +109,11 @@ def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
     ('evaluation.batch_size', 0, 'evaluation.batch_size=0 must be at least 1'),
     ('checkpoint.best_metric', 'eval/zero_shot/top1', 'is not measured'),
     ('tokenizer', 'words', 'words'),
+    ('data.mean', (0.5,), 'mean=(0.5,)'),
+    ('data.std', (0.5, 0.5, 0.0), 'std=(0.5, 0.5, 0.0)'),
+    ('data.resize_to', (10, 10), 'resize_to=(10, 10) with resize_mode'),
+    ('data.interpolation', 'cubic', "interpolation='cubic': use one of"),
+    ('initialize_text_positions', 'x', 'choose one of append, interpolate'),
     ('mesh.fsdp', 3, 'does not fit 8 devices'),
   ],
 )
@@ -135,6 +140,23 @@ def test_evaluations_are_checked_before_training(config, changes, message):
     make_run(config)
 
 
+def test_a_vocabulary_larger_than_the_captions_give_is_said(
+  config, tmp_path, capsys
+):
+  config.tokenizer = f'sentencepiece:{tmp_path / "pieces.model"}'
+  config.tokenizer_training.vocab_size = 9_000
+  size = make_run(config).description.model.text.vocab_size
+  assert size < 100
+  assert f'give no more than {size} pieces' in capsys.readouterr().err
+
+
+def test_pixels_are_as_the_config_says(config):
+  config.data.update(mean=(0.5, 0.4, 0.3), interpolation='bilinear')
+  preprocessing = make_run(config).description.preprocessing
+  assert preprocessing.mean == (0.5, 0.4, 0.3)
+  assert preprocessing.interpolation == 'bilinear'
+
+
 def test_a_vocabulary_of_other_captions_is_refused(config, tmp_path):
   config.tokenizer = f'sentencepiece:{tmp_path / "pieces.model"}'
   config.tokenizer_training.vocab_size = 24
@@ -152,17 +174,6 @@ def test_somebodys_own_vocabulary_is_taken_as_it_is(config, tmp_path):
   config.tokenizer_training.vocab_size = 25
   make_run(config)
   assert path.read_bytes() == before
-
-
-def test_cut_captions_are_said(config, capsys):
-  config.model.text.context_length = 4
-  warn_of_cut_captions(make_run(config))
-  assert (
-    '24 of the first 24 captions are longer than' in capsys.readouterr().err
-  )
-  config.model.text.context_length = 16
-  warn_of_cut_captions(make_run(config))
-  assert not capsys.readouterr().err
 
 
 def test_a_missing_field_is_named(config):

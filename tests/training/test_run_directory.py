@@ -5,14 +5,20 @@ import re
 
 import pytest
 
+import tests.tiny
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.training import run_directory
+from clip_jax.training.config import with_defaults
 from clip_jax.training.workdir import Workdir
-from tests.tiny import tiny_config
 
 
 def at(folder):
   return Workdir(folder, folder)
+
+
+def tiny_config():
+  """With nothing left open, as a run has it."""
+  return with_defaults(tests.tiny.tiny_config())
 
 
 def test_the_config_is_written_in_full(tmp_path):
@@ -61,7 +67,9 @@ def test_a_call_that_was_wrong_leaves_the_directory_to_the_next(tmp_path):
     ('seed', 3, 'seed=3 (the run has 0)'),
     ('optimizer.b2', 0.9, 'optimizer.b2=0.9 (the run has 0.98)'),
     ('model.image.width', 64, 'model.image.width=64 (the run has 32)'),
-    ('total_steps', 99, 'total_steps=99 (the run has 12)'),
+    ('total_steps', 9, 'total_steps=9 (the run has 12). total_steps can be'),
+    ('data.mean', (0.5, 0.5, 0.5), 'data.mean=[0.5, 0.5, 0.5] (the run has [0'),
+    ('initialize_text_positions', 'interpolate', "(the run has 'append')"),
   ],
 )
 def test_a_field_that_changes_the_numbers_is_refused(
@@ -91,6 +99,33 @@ def test_a_field_that_does_not_may_change(tmp_path, field, value):
   config = tiny_config()
   config.update_from_flattened_dict({field: value})
   run_directory.check(at(tmp_path), config)
+
+
+def test_more_steps_are_welcome(tmp_path):
+  with run_directory.claimed(at(tmp_path), tiny_config()):
+    pass
+  config = tiny_config()
+  assert run_directory.check(at(tmp_path), config) is None
+  config.total_steps = 99
+  assert run_directory.check(at(tmp_path), config) == 12
+  config.seed = 1
+  with pytest.raises(UsageError, match=r'config: seed=1 \(the run has 0\)\. U'):
+    run_directory.check(at(tmp_path), config)
+
+
+def test_a_run_that_left_its_shapes_to_a_model_goes_on(tmp_path):
+  """As config.json was before these were written out."""
+  old = tiny_config()
+  old.initialize_from = 'elsewhere'
+  with run_directory.claimed(at(tmp_path), old):
+    pass
+  config = tiny_config()
+  config.initialize_from = 'elsewhere'
+  config.model.image.update(activation='quick_gelu', norm_eps=1e-5)
+  run_directory.check(at(tmp_path), config)
+  config.model.image.width = 64
+  with pytest.raises(UsageError, match=r'width=64 \(the run has 32\)'):
+    run_directory.check(at(tmp_path), config)
 
 
 def older_run(workdir, changes, removed):

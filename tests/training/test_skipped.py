@@ -34,6 +34,20 @@ def test_too_many_in_a_row_end_the_run(tmp_path):
     take(skipped, range(1, 9), bad=(1, 2, 4, 5, 6))
 
 
+@pytest.mark.parametrize(
+  ('latest', 'message'),
+  [
+    (None, 'the parameters, and there is no checkpoint yet. bad_steps'),
+    (7, 'the parameters, and the checkpoint of step 7 is good'),
+  ],
+)
+def test_what_is_left_is_said(latest, message):
+  skipped = SkippedSteps(None, ids, 2, lambda: latest)
+  with pytest.raises(FailureError, match=message) as caught:
+    take(skipped, range(1, 9), bad=(8, 7))
+  assert ('is good' in str(caught.value)) == (latest is not None)
+
+
 def test_no_limit_and_no_file():
   skipped = SkippedSteps(None, ids, 0)
   take(skipped, range(1, 50), bad=range(1, 50))

@@ -1,0 +1,167 @@
+"""What a run is about to do, in a few lines for the person who started it."""
+
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+
+from clip_jax.data.sources import Source
+from clip_jax.models.config import ResNetConfig
+from clip_jax.models.counting import count_parameters
+from clip_jax.parallel.mesh import batch_ways
+from clip_jax.training.run import Run
+from clip_jax.training.workdir import Workdir
+
+_SAMPLE = 10_000  # records whose captions are read, at most
+_SECONDS = 3.0  # for reading them, at most
+
+
+def sample_captions(sources: Sequence[Source]) -> tuple[list[str], bool]:
+  """Returns captions of records drawn at random, and whether they are all.
+
+  A data set may have 10^9 records: no more than a few seconds are spent.
+  """
+  records = sum(map(len, sources))
+  count = min(records, _SAMPLE)
+  until = time.monotonic() + _SECONDS
+  captions, seen = [], 0
+  for index in random.Random(0).sample(range(records), count):
+    for source in sources:
+      if index < len(source):
+        captions += source.captions(index)
+        break
+      index -= len(source)
+    seen += 1
+    if time.monotonic() > until:
+      break
+  return captions, seen == records
+
+
+def warn_of_cut_captions(run: Run, captions: Sequence[str]) -> None:
+  """Says on stderr how many captions the context is too short for."""
+  lengths = run.tokenizer.text_lengths(captions)
+  cut = int((lengths > run.tokenizer.context_length).sum())
+  if cut:
+    print(
+      f'warning: {cut:,} of {len(captions):,} captions looked at are longer '
+      f'than model.text.context_length={run.tokenizer.context_length} tokens '
+      'and will be cut.',
+      file=sys.stderr,
+    )
+
+
+def describe_run(
+  run: Run,
+  workdir: Workdir,
+  first_step: int,
+  captions: Sequence[str],
+  captions_are_all: bool,
+) -> str:
+  """Returns lines of text: the data, the steps, the model, the devices, and
+  where results go.
+
+  Args:
+    first_step: updates done before.
+    captions, captions_are_all: from `sample_captions`.
+  """
+  pairs = sum(map(len, run.sources))
+  said = _captions(captions, captions_are_all)
+  count = count_parameters(run.description.model)
+  rows = [
+    ('data', f'{pairs:,} pairs in {run.config.data.train}; {said}'),
+    ('steps', _steps(run, first_step)),
+    ('model', _model(run, count.total)),
+    ('  image', _image(run, count.image)),
+    ('  text', _text(run, count.text)),
+    ('devices', _devices(run)),
+    ('evaluation', _evaluation(run)),
+    ('output', _output(run, workdir)),
+  ]
+  return '\n'.join(f'{name:12}{row}' for name, row in rows)
+
+
+def _captions(captions: Sequence[str], are_all: bool) -> str:
+  """How many captions differ, of all or of those looked at."""
+  distinct = len(set(captions))
+  differ = (
+    'all different' if distinct == len(captions) else f'{distinct:,} different'
+  )
+  return (
+    f'{len(captions):,} captions{"" if are_all else " looked at"}, {differ}'
+  )
+
+
+def _steps(run: Run, first_step: int) -> str:
+  config, batch = run.config, run.config.data.batch_size
+  total, pairs = config.total_steps, sum(map(len, run.sources))
+  if len(run.sources) > 1 and config.data.weights:
+    share = total * batch / sum(config.data.weights)
+    epochs = ', '.join(
+      f'{share * weight / len(source):,.1f} epochs of {source.spec}'
+      for source, weight in zip(run.sources, config.data.weights, strict=True)
+    )
+  else:
+    epochs = (
+      f'an epoch is {pairs / batch:,.1f} steps, the run '
+      f'{total * batch / pairs:,.1f} epochs'
+    )
+  done = f'; {first_step:,} are done' if first_step else ''
+  return f'{total:,}, each of {batch:,} pairs{done}; {epochs}'
+
+
+def _model(run: Run, parameters: int) -> str:
+  config = run.config
+  preset = f'{config.model.preset}, ' if config.model.preset else ''
+  return (
+    f'{preset}{parameters:,} parameters, {config.model.dtype}, '
+    f'{config.objective.name} loss'
+  )
+
+
+def _image(run: Run, parameters: int) -> str:
+  tower = run.description.model.image
+  kind = 'ResNet' if isinstance(tower, ResNetConfig) else 'ViT'
+  size = tower.image_size
+  return f'{kind}, {parameters:,} parameters, {size} x {size} pixels'
+
+
+def _text(run: Run, parameters: int) -> str:
+  tower = run.description.model.text
+  return (
+    f'{parameters:,} parameters, {tower.context_length} tokens, vocabulary of '
+    f'{tower.vocab_size:,}'
+  )
+
+
+def _devices(run: Run) -> str:
+  mesh, processes = run.program.mesh, jax.process_count()
+  kind = mesh.devices.flat[0].device_kind
+  some = 'process' if processes == 1 else 'processes'
+  sides = ' x '.join(f'{k} {n}' for k, n in mesh.shape.items() if n > 1)
+  shape = f'; mesh {sides}' if sides else ''
+  each = run.config.data.batch_size // batch_ways(mesh)
+  return (
+    f'{mesh.size:,} x {kind}, {processes:,} {some}{shape}; {each:,} pairs of '
+    'a batch on each'
+  )
+
+
+def _evaluation(run: Run) -> str:
+  evaluation = run.config.evaluation
+  if not evaluation.tasks:
+    return 'none (evaluation.tasks is empty)'
+  every = evaluation.every_steps
+  when = f'every {every:,} steps and ' if every else ''
+  return f'{", ".join(evaluation.tasks)} on {evaluation.data}, {when}at the end'
+
+
+def _output(run: Run, workdir: Workdir) -> str:
+  name = workdir.name if workdir.is_remote else os.path.abspath(workdir.name)
+  checkpoint = run.config.checkpoint
+  return (
+    f'{name}: metrics.jsonl, report.html, and checkpoints every '
+    f'{checkpoint.every_steps:,} steps, of which {checkpoint.keep} stay'
+  )

@@ -1,0 +1,101 @@
+"""What a run says before its first step."""
+
+from pathlib import Path
+
+import pytest
+
+from clip_jax.data.sources import Source
+from clip_jax.training.opening import (
+  describe_run,
+  sample_captions,
+  warn_of_cut_captions,
+)
+from clip_jax.training.run import make_run
+from clip_jax.training.workdir import Workdir
+from tests.tiny import tiny_config, write_pairs
+
+
+@pytest.fixture
+def config(tmp_path):
+  config = tiny_config()
+  config.data.train = write_pairs(tmp_path / 'images')
+  return config
+
+
+def described(config, first_step=0):
+  run = make_run(config)
+  captions, are_all = sample_captions(run.sources)
+  workdir = Workdir('some/run', Path('some/run'))
+  return describe_run(run, workdir, first_step, captions, are_all)
+
+
+def test_a_run_is_told_in_a_few_lines(config, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  lines = dict(line.split(None, 1) for line in described(config).splitlines())
+  assert lines['data'].startswith('24 pairs in folder:')
+  assert lines['data'].endswith('24 captions, all different')
+  assert lines['steps'] == (
+    '12, each of 16 pairs; an epoch is 1.5 steps, the run 8.0 epochs'
+  )
+  run = make_run(config)
+  assert '16 x 16 pixels' in lines['image']
+  assert lines['text'].endswith('16 tokens, vocabulary of 49,408')
+  assert lines['model'].endswith('parameters, float32, softmax loss')
+  assert lines['devices'].startswith(f'{run.program.mesh.size} x cpu, 1 proc')
+  assert lines['evaluation'].startswith('none')
+  assert lines['output'].startswith(f'{tmp_path}/some/run: metrics.jsonl')
+  assert 'every 4 steps' in lines['output']
+  assert '; 5 are done' in described(config, 5)
+
+
+def test_captions_that_are_the_same_are_counted(config, tmp_path):
+  for path in (tmp_path / 'images').glob('*.txt'):
+    path.write_text('a picture')
+  assert '24 captions, 1 different' in described(config)
+
+
+def test_passes_over_each_data_set_of_a_mixture(config, tmp_path):
+  more = write_pairs(tmp_path / 'more', 8)
+  config.data.update(train=f'{config.data.train}::{more}', weights=(3.0, 1.0))
+  said = described(config)
+  assert f'6.0 epochs of {more}' in said
+  assert '32 captions, 24 different' in said
+
+
+class Endless(Source):
+  """10^9 records, which nobody reads one after another."""
+
+  spec = 'endless'
+
+  def __init__(self):
+    self.read = 0
+
+  def __len__(self):
+    return 10**9
+
+  def __getitem__(self, index):
+    raise AssertionError('no image is needed')
+
+  def id(self, index):
+    return str(index)
+
+  def captions(self, index):
+    self.read += 1
+    return [f'number {index}']
+
+
+def test_of_many_records_some_are_looked_at():
+  source = Endless()
+  captions, are_all = sample_captions([source])
+  assert not are_all
+  assert source.read == len(captions) <= 10_000
+  assert len({len(caption) for caption in captions}) > 1
+
+
+def test_cut_captions_are_said(config, capsys):
+  for length, said in ((4, True), (16, False)):
+    config.model.text.context_length = length
+    run = make_run(config)
+    warn_of_cut_captions(run, sample_captions(run.sources)[0])
+    message = '24 of 24 captions looked at are longer than'
+    assert (message in capsys.readouterr().err) == said
