@@ -126,7 +126,7 @@ def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:
   pieces = sentence_piece.train(
     source.texts(), values.vocab_size, out, model_type=values.model_type
   )
-  if pieces < values.vocab_size and values['vocab_size'].present:
+  if pieces < values.vocab_size:
     print(
       f'note: {spec} gives no more than {pieces:,} pieces, fewer than '
       f'--vocab_size={values.vocab_size}.',

@@ -3,10 +3,9 @@
 import dataclasses
 
 from clip_jax.errors import UsageError
-from clip_jax.files import typed_path
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
-from clip_jax.training.config import Config, with_defaults
+from clip_jax.training.config import Config, tokenizer_path, with_defaults
 from clip_jax.training.run import make_tokenizer, shape_model
 
 
@@ -22,8 +21,8 @@ def planned_model(config: Config) -> CLIPConfig:
       are.
   """
   config = with_defaults(config)
-  scheme, _, location = config.tokenizer.partition(':')
-  if scheme == 'clip' or typed_path(location).exists():
+  path = tokenizer_path(config.tokenizer)
+  if config.tokenizer == 'clip' or (path and path.exists()):
     tokenizer = make_tokenizer(config, ())
     return shape_model(
       config, tokenizer.vocab_size, tokenizer.context_length, tokenizer.eos_id

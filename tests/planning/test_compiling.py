@@ -20,7 +20,10 @@ from clip_jax.planning.compiling import (
 from clip_jax.planning.plan import make_plan
 from clip_jax.planning.shapes import planned_model
 from clip_jax.planning.topology import parse_topology
+from clip_jax.training.initialization import find_start
 from clip_jax.training.program import make_program
+from configs import base
+from tests.golden_models import GOLDENS
 from tests.tiny import TINY, tiny_config
 
 needs_libtpu = pytest.mark.skipif(
@@ -52,6 +55,14 @@ def test_a_missing_tokenizer_counts_as_many_tokens_as_the_config_says():
   config.tokenizer = 'sentencepiece:nowhere.model'
   with pytest.raises(UsageError, match=r'say model.text.vocab_size'):
     planned_model(config)
+
+
+def test_a_plan_starts_from_a_model_as_a_run_does():
+  """Its tokenizer need not be known: only how many tokens it has."""
+  config = base.get_config()
+  config.initialize_from = str(GOLDENS / 'open_clip_vit_gelu')
+  found = find_start(config)
+  assert planned_model(found.config) == found.kept.model
 
 
 def test_the_program_says_what_a_chip_holds():
