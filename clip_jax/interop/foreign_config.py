@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import read_object
+from clip_jax.files import check_fields, read_object
 from clip_jax.interop import (
   big_vision,
   hugging_face,
@@ -151,6 +151,11 @@ def _of_transformers(tensors: Tensors, hints: Hints) -> CLIPConfig:
       f"{where} is transformers', whose config.json"
     )
     fields = read_object(file)
+    if 'model_type' not in fields and 'vision_cfg' in fields:
+      raise FailureError(
+        f"{where} has the keys of transformers, and {file} is open_clip's: "
+        'they are of two models.'
+      )
     return hugging_face.read_config(fields, str(file), tensors.infos)
   if hints.preset:
     return _hinted(presets.find(hints.preset).config, hints)
@@ -274,25 +279,34 @@ def table_of(layout: str, config: CLIPConfig, tensors: Tensors) -> Table:
     FailureError: the config is of another family than the weights.
   """
   if layout == 'hugging_face':
+    siglip = 'vision_model.head.probe' in tensors.infos
+    if 'vision_model.embeddings.position_embedding.weight' in tensors.infos:
+      _check_family(tensors, siglip, config.initial_logit_bias is not None)
     return hugging_face.table(config)
   variant = openai.variant_of(tensors.infos)
   pooling = getattr(config.image, 'pooling', None)
-  if (layout == 'big_vision' or variant.trunk) != (pooling == 'attention'):
-    theirs = 'SigLIP' if pooling != 'attention' else 'CLIP'
-    ours = 'CLIP' if pooling != 'attention' else 'SigLIP'
-    raise FailureError(
-      f'{tensors.path} has the keys of a {theirs}, and its config or preset '
-      f'is of a {ours}: they are of two models.'
-    )
+  _check_family(
+    tensors, layout == 'big_vision' or variant.trunk, pooling == 'attention'
+  )
   if layout == 'big_vision':
     return big_vision.table(config, big_vision.stacked_towers(tensors.infos))
   return openai.table(config, variant)
 
 
+def _check_family(tensors: Tensors, theirs: bool, ours: bool) -> None:
+  """Refuses weights of a SigLIP with a config of a CLIP, and the reverse."""
+  if theirs != ours:
+    names = {True: 'SigLIP', False: 'CLIP'}
+    raise FailureError(
+      f'{tensors.path} has the keys of a {names[theirs]}, and its config or '
+      f'preset is of a {names[ours]}: they are of two models.'
+    )
+
+
 def _open_clip_config(directory: Path) -> tuple[Path, dict[str, Any]]:
   file = directory / OPEN_CLIP_CONFIG
   if file.exists():
-    fields = read_object(file)
+    fields = check_fields(file, read_object(file), {}, {'model_cfg': dict})
     return file, fields.get('model_cfg', fields)
   file = directory / 'config.json'
   return file, read_object(file)

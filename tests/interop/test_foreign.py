@@ -292,3 +292,76 @@ def test_quantised_weights_are_refused(tmp_path):
   save_file(weights, folder / 'model.safetensors')
   with pytest.raises(FailureError, match=r'ln_final.bias \(it holds int8\)'):
     read_foreign(folder)
+
+
+@pytest.mark.parametrize(
+  ('config', 'weights', 'message'),
+  [
+    ('hf_siglip', 'hf_clip', 'has the keys of a CLIP, and its config .* SigL'),
+    ('hf_clip', 'hf_siglip', 'has the keys of a SigLIP, and its config .* CL'),
+    ('open_clip_vit', 'hf_clip', "is open_clip's: they are of two models"),
+    ('open_clip_vit', 'open_clip_resnet', 'does not have the weights of its'),
+    ('open_clip_resnet', 'open_clip_vit', 'does not have the weights of its'),
+  ],
+)
+def test_a_config_and_weights_of_two_models(tmp_path, config, weights, message):
+  shutil.copy(GOLDENS / config / 'config.json', tmp_path)
+  shutil.copy(GOLDENS / weights / 'model.safetensors', tmp_path)
+  with pytest.raises(FailureError, match=message):
+    read_foreign(tmp_path)
+
+
+def test_a_preset_of_another_family_is_refused(tmp_path):
+  path = GOLDENS / 'archives' / 'open_clip_checkpoint.pt'
+  with pytest.raises(FailureError, match=r'keys of a CLIP, .* of a SigLIP'):
+    read_foreign(path, hints=Hints(preset='ViT-B-16-SigLIP'))
+
+
+def test_openais_weights_are_not_read_with_another_activation():
+  path = ARCHIVES / 'openai_state_dict.pt'
+  with pytest.raises(UsageError, match=r"is OpenAI's, .* is one with gelu"):
+    read_foreign(path, hints=Hints(preset='ViT-B-32'))
+
+
+@pytest.mark.parametrize(
+  'config', [7, ['a'], None, {'model_cfg': 7}, {'model_cfg': ['a']}]
+)
+def test_what_is_no_config_of_open_clip_is_refused(tmp_path, config):
+  folder = with_config(tmp_path / 'm', config)
+  with pytest.raises(
+    (UsageError, FailureError), match=r'open_clip_config\.json'
+  ):
+    read_foreign(folder)
+
+
+@pytest.mark.parametrize('length', [10**5, 10**7, 10**9])
+def test_a_context_that_the_weights_do_not_have_is_refused_at_no_cost(
+  tmp_path, length
+):
+  config = golden_config()
+  config['text_cfg']['context_length'] = length
+  mask = np.zeros((2, 2), np.float32)
+  folder = with_config(tmp_path / 'm', {'model_cfg': config})
+  weights = load_file(GOLDENS / 'open_clip_vit' / 'model.safetensors')
+  save_file({**weights, 'attn_mask': mask}, folder / 'model.safetensors')
+  with pytest.raises((UsageError, FailureError), match='context_length='):
+    read_foreign(folder)
+
+
+@pytest.mark.parametrize('heads', [(2,), (2, 3)])
+def test_heads_of_a_bare_file_are_those_that_are_said(tmp_path, heads):
+  path = tmp_path / 'w.safetensors'
+  shutil.copy(GOLDENS / 'open_clip_vit_gelu' / 'model.safetensors', path)
+  found = read_foreign(path, hints=Hints(activation='gelu', heads=heads))
+  model = found.description.model
+  assert model.image.heads == 2
+  assert model.text.heads == (heads[1] if len(heads) > 1 else 1)
+  with pytest.raises(UsageError, match='of the image tower, or of the image a'):
+    read_foreign(path, hints=Hints(heads=(1, 2, 3)))
+
+
+def test_a_published_name_stands_for_a_missing_config_of_transformers(tmp_path):
+  shutil.copy(GOLDENS / 'hf_clip' / 'model.safetensors', tmp_path)
+  hints = Hints(preset='openai/clip-vit-base-patch32')
+  with pytest.raises(FailureError, match='does not have the weights of its'):
+    read_foreign(tmp_path / 'model.safetensors', hints=hints)
