@@ -188,7 +188,7 @@ def define_captions(values: flags.FlagValues) -> None:
   flags.DEFINE_list(
     'captions',
     ['caption'],
-    'columns or features that hold captions',
+    'columns or features that hold captions; of a folder also filename, path',
     flag_values=values,
   )
 

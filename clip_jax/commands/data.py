@@ -104,6 +104,7 @@ def _inspect(values: flags.FlagValues, words: list[str]) -> None:
     sheet_path=values.out,
     tokenizer=tokenizer,
   )
+  printing.report_notices(summary['notices'])
   if values.json:
     printing.print_json(summary)
     return
@@ -123,6 +124,7 @@ def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.tokenizers import sentence_piece
 
   source = open_source(spec, captions=tuple(values.captions))
+  printing.report_notices(source.notices)
   pieces = sentence_piece.train(
     source.texts(), values.vocab_size, out, model_type=values.model_type
   )

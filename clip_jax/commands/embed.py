@@ -92,6 +92,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   source = None
   if values.images:
     source = open_source(values.images, captions=tuple(values.captions))
+    printing.report_notices(source.notices)
   if share is None:
     share = (0, 1)
     if jax.distributed.is_initialized():

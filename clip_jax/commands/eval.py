@@ -139,12 +139,16 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     class_names=lines,
     captions=tuple(values.captions),
   )
+  notices = dataset.notices
+  if is_first():
+    printing.report_notices(notices)
   model = common_flags.load_over_devices(values)
   if cache:
     options = _with_cache(options, cache, model, values.dtype)
   result = evaluate(model, dataset, options)
   if not is_first():
     return
+  printing.report_notices(x for x in dataset.notices if x not in notices)
   printing.report_corrupt(result.corrupt)
   warnings = result.tables.get('warnings', [])
   printing.report_warnings(row['warning'] for row in warnings)

@@ -25,6 +25,7 @@ from clip_jax.commands import common_flags, printing
 from clip_jax.errors import FailureError, UsageError, check_choice
 
 if TYPE_CHECKING:
+  from clip_jax.evaluation.dataset import Dataset
   from clip_jax.evaluation.suite import Pair, Result
 
 SUITES = ('paper',)
@@ -110,12 +111,21 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     overlap_with=training,
     cache=FeatureCache(out / 'features', model, identity),
   )
+  told: set[str] = set()
+
+  def opened(name: str) -> 'Dataset':
+    dataset = open_dataset(name, root=root)
+    if is_first():
+      printing.report_notices(x for x in dataset.notices if x not in told)
+      told.update(dataset.notices)
+    return dataset
+
   suite = Suite(
     encoder=model,
     folder=out,
     table=DATASETS,
     find=find_evaluator,
-    open=lambda name: open_dataset(name, root=root),
+    open=opened,
     options=options,
     depends={
       # Wherever the model lies.

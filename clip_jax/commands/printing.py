@@ -151,6 +151,11 @@ def report_warnings(lines: Iterable[str]) -> None:
     print(one_line(line), file=sys.stderr)
 
 
+def report_notices(lines: Iterable[str]) -> None:
+  """Prints on stderr what a source left out or understood, each line once."""
+  report_warnings(f'note: {line}' for line in lines)
+
+
 def words_of(flag: str, value: str) -> list[str]:
   """The items of a flag: 'a,b,c', or '@FILE' with one a line.
 

@@ -52,7 +52,6 @@ PLAIN_SUFFIXES = (
   '.tiff', *UNMARKED_SUFFIXES,
 )  # fmt: skip
 
-HEIF_HINT = 'pip install ".[heif]" reads HEIC'
 # What a Pillow that was built without a library lacks: format -> feature.
 _PARTS = {'WEBP': 'webp', 'AVIF': 'avif', 'JPEG2000': 'jpg_2000'}
 
@@ -85,7 +84,7 @@ def why_unreadable(image_format: str) -> str:
   """Returns why a format cannot be read here and what to install, or ''."""
   if image_format == 'HEIF':
     found = importlib.util.find_spec('pillow_heif')
-    return '' if found else f'HEIC is not read without pillow-heif: {HEIF_HINT}'
+    return '' if found else 'HEIC needs an extra: pip install ".[heif]"'
   part = _PARTS.get(image_format)
   if part and not features.check(part):
     return f'this Pillow was built without {image_format}'

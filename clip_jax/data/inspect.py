@@ -53,7 +53,8 @@ def inspect(
     tokenizer: also measure captions in its tokens, specials included, and
       count those that it cuts.
   Returns:
-    A JSON-able summary: 'records', 'corrupt', 'captions', 'labels',
+    A JSON-able summary: 'records', 'notices' (the source's), 'corrupt',
+    'captions', 'labels',
     'image_sizes', ... Lengths are {'min', 'median', 'mean', 'p95', 'max'}.
   Raises:
     UsageError: see `open_source`; or the sheet's folder does not exist.
@@ -74,7 +75,12 @@ def inspect(
     picture, caption = count.add(source, index)
     if sheet_path is not None and index in chosen:
       cells.append((_thumbnail(picture), caption))
-  summary = {'data': spec, 'records': len(source), **count.summary(source)}
+  summary = {
+    'data': spec,
+    'records': len(source),
+    'notices': list(source.notices),
+    **count.summary(source),
+  }
   if sheet_path is not None:
     _save(contact_sheet(cells), sheet_path)
     summary['sheet'] = os.fspath(sheet_path)
@@ -85,6 +91,8 @@ def describe(summary: dict[str, Any]) -> str:
   """A summary as lines for people: a name and what was found."""
   lines = []
   for key, value in summary.items():
+    if key == 'notices':  # which are no counts, and printed before
+      continue
     if isinstance(value, dict):
       value = ', '.join(f'{k} {_number(v)}' for k, v in value.items())
     elif isinstance(value, list):
@@ -272,8 +280,10 @@ def _wrap(
   caption: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
 ) -> list[str]:
   """At most CAPTION_LINES lines that fit under a cell."""
-  caption = ' '.join(caption.split())
-  for width in range(len(caption), 0, -1):
+  # No letter is under a pixel wide, and one more says that there are more.
+  longest = CELL * CAPTION_LINES + 1
+  caption = ' '.join(caption[: 10 * longest].split())[:longest]
+  for width in range(min(len(caption), CELL), 0, -1):
     lines = textwrap.wrap(
       caption, width, max_lines=CAPTION_LINES, placeholder='…'
     )

@@ -30,7 +30,7 @@ from clip_jax.data.images import (
   upright,
 )
 from clip_jax.data.repeats import Repeats, count_repeats
-from clip_jax.data.sources import Source
+from clip_jax.data.sources import Record, Source
 from clip_jax.errors import FailureError, UsageError
 
 # Decoded pictures kept in memory stay below this; the others are read again.
@@ -103,7 +103,8 @@ def training_batches(
 
   Every record comes once an epoch, in an order of the epoch's own. A record
   with several captions has one drawn each time. A corrupt record is replaced
-  by the next good one of its source.
+  by the next good one of its source; one that is known to have no caption is
+  none of them.
 
   Args:
     sources: one source, or a mixture of several.
@@ -130,7 +131,10 @@ def training_batches(
     )
   for source in sources:
     if next(source.texts(), None) is None:
-      raise UsageError(f'data {source.spec!r}: no captions to train on')
+      raise UsageError(
+        f'data {source.spec!r}: no captions to train on{source.hint}'
+      )
+  sources = [_with_captions(source) for source in sources]
   stream = _in_order(
     [
       _Reader(source, preprocessing, max_corrupt_records, cache)
@@ -182,7 +186,8 @@ def step_records(
     sources, weights, batch_size, seed: as in `training_batches`.
     step: counted from 1; `training_batches` from start_step=0 gives it first.
   """
-  stream = _in_order([_Ids(source) for source in sources], weights, seed)
+  readers = [_Ids(_with_captions(source)) for source in sources]
+  stream = _in_order(readers, weights, seed)
   first = (step - 1) * batch_size
   return [str(stream[i]) for i in range(first, first + batch_size)]
 
@@ -208,6 +213,34 @@ def _in_order(
   if len(streams) == 1:
     return streams[0]
   return grain.MapDataset.mix(streams, weights)
+
+
+def _with_captions(source: Source) -> Source:
+  """The source without the records that are known to have no caption."""
+  indices = source.captioned()
+  return source if indices is None else _Captioned(source, indices)
+
+
+class _Captioned(Source):
+  """Some records of a source."""
+
+  def __init__(self, source: Source, indices: Sequence[int]):
+    self.spec = source.spec
+    self.label_names = source.label_names
+    self._source = source
+    self._indices = indices
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def id(self, index: int) -> str:
+    return self._source.id(self._indices[index])
+
+  def captions(self, index: int) -> list[str]:
+    return self._source.captions(self._indices[index])
+
+  def __getitem__(self, index: int) -> Record:
+    return self._source[self._indices[index]]
 
 
 @dataclasses.dataclass(frozen=True)

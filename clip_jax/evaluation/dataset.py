@@ -64,6 +64,12 @@ class Split:
       return self._class_of_label(self.source)
     return self._class_of_label
 
+  @property
+  def notices(self) -> tuple[str, ...]:
+    """Those of the source, where it is open already."""
+    opened = isinstance(self._source, Source) or 'source' in self.__dict__
+    return self.source.notices if opened else ()
+
   def classes(self, labels: Int[np.ndarray, ' N']) -> Int[np.ndarray, ' N']:
     """The class of each record from its label, `OUTSIDE` where it has none.
 
@@ -118,6 +124,14 @@ class Dataset:
     """The name of each class that is shown."""
     return tuple(names[0] for names in self.class_names)
 
+  @property
+  def notices(self) -> tuple[str, ...]:
+    """What there is to say of the splits that are open, each line once."""
+    splits = (self.test, self.train, self.validation)
+    lines = [line for split in splits if split for line in split.notices]
+    lines += self.reference.notices if self.reference else ()
+    return tuple(dict.fromkeys(lines))
+
   def require_classes(self, task: str) -> None:
     """Refuses data without names for a task that needs them.
 
@@ -128,7 +142,8 @@ class Dataset:
       raise UsageError(
         f'data {self.name!r} has no label names, which {task} needs: use '
         'a folder of classes, a csv with a column label of names, or a '
-        'labelled tfds data set, or name them with --class_names=FILE.'
+        'labelled tfds data set, or name them with --class_names=FILE'
+        f'{self.test.source.hint}.'
       )
 
   def require_train(self, task: str) -> Split:

@@ -56,7 +56,8 @@ def evaluate(
   texts = [text for own in captions for text in own]
   if not texts:
     raise UsageError(
-      f'data {dataset.name!r} has no captions, which retrieval needs.'
+      f'data {dataset.name!r} has no captions, which retrieval needs'
+      f'{dataset.test.source.hint}.'
     )
   owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
   # Each text is encoded once, so that copies of one have equal features.

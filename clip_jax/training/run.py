@@ -12,7 +12,7 @@ from clip_jax.data.augment import Augmentation
 from clip_jax.data.images import limit_megapixels
 from clip_jax.data.pipeline import Batches, step_records, training_batches
 from clip_jax.data.sources import Source, open_source
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, one_line
 from clip_jax.evaluation import find_evaluator
 from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
@@ -90,6 +90,8 @@ def make_run(config: Config, kept: Description | None = None) -> Run:
   if config.data.max_megapixels:
     limit_megapixels(config.data.max_megapixels)
   sources = open_sources(config)
+  evaluation_source = open_evaluation(config)
+  _tell_notices([*sources, *filter(None, [evaluation_source])])
   tokenizer = make_tokenizer(config, sources, kept)
   model = make_model_config(config, tokenizer, kept)
   description = Description(
@@ -100,7 +102,7 @@ def make_run(config: Config, kept: Description | None = None) -> Run:
   return Run(
     config=config,
     sources=sources,
-    evaluation_source=open_evaluation(config),
+    evaluation_source=evaluation_source,
     tokenizer=tokenizer,
     description=description,
     program=make_program(config, model, description.preprocessing),
@@ -127,6 +129,14 @@ def open_sources(config: Config) -> list[Source]:
   return [open_source(spec, captions=config.data.captions) for spec in specs]
 
 
+def _tell_notices(sources: Sequence[Source]) -> None:
+  """Prints once on stderr what the sources left out or understood."""
+  if distributed.is_first():
+    lines = (line for source in sources for line in source.notices)
+    for line in dict.fromkeys(lines):
+      print(f'note: {one_line(line)}', file=sys.stderr)
+
+
 def open_evaluation(config: Config) -> Source | None:
   """The source of `evaluation.data`, or None where nothing is evaluated.
 
@@ -145,12 +155,12 @@ def open_evaluation(config: Config) -> Source | None:
   if 'zero_shot' in tasks and not source.label_names:
     raise UsageError(
       f'evaluation.data={spec!r} has no labels, which zero_shot needs: take '
-      'it out of evaluation.tasks, or name labelled data.'
+      f'it out of evaluation.tasks, or name labelled data{source.hint}.'
     )
   if 'retrieval' in tasks and next(source.texts(), None) is None:
     raise UsageError(
       f'evaluation.data={spec!r} has no captions, which retrieval needs: take '
-      'it out of evaluation.tasks, or name captioned data.'
+      f'it out of evaluation.tasks, or name captioned data{source.hint}.'
     )
   return source
 

@@ -30,6 +30,7 @@ _NO_PATHS = {
   'preset', 'activation', 'dtype', 'platforms', 'to', 'topology', 'profile',
   'shard', 'task', 'suite', 'tasks', 'published', 'detector', 'shots', 'kind',
   'model_type', 'captions', 'objective', 'remat', 'against', 'text', 'only',
+  'weights',
 }  # fmt: skip
 _HELD = {
   'images', 'data', 'train', 'validation', 'overlap_with', 'datasets',

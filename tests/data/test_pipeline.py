@@ -255,10 +255,12 @@ def test_corrupt_files_are_named(tmp_path):
   source = open_source(f'folder:{tmp_path}')
   assert len(source) == 7
   _, stream = batches(source, 1)
-  assert set(stream.corrupt) == {'002.png', '005.png', '006.png'}
+  assert set(stream.corrupt) == {'002.png', '005.png'}
+  assert stream.records == 6  # 006.png has no caption, which is no damage
+  (notice, orphan) = source.notices
+  assert "'007.txt'" in notice and "'006.png'" in orphan
   assert 'damaged' in stream.corrupt['002.png']
   assert 'not an image' in stream.corrupt['005.png']
-  assert stream.corrupt['006.png'] == 'no caption'
 
 
 @pytest.mark.parametrize('threads', [0, 2])

@@ -9,6 +9,7 @@ A record is a dict with
   'difficult': a list of such, where such a picture is asked about some only.
 """
 
+import os
 from collections.abc import Sequence
 
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS, Record, Source
@@ -17,7 +18,7 @@ from clip_jax.data.sources.folder import FolderSource
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
 
-__all__ = ['Record', 'Source', 'open_source']
+__all__ = ['Record', 'Source', 'open_source', 'spec_of']
 
 SCHEMES = {'tfds': TfdsSource, 'folder': FolderSource, 'csv': CsvSource}
 
@@ -28,14 +29,18 @@ def open_source(
   """Opens 'scheme:location[#split]'.
 
   Args:
-    spec: `tfds:NAME[/CONFIG][#SPLIT]`, `folder:PATH` or `csv:PATH`.
+    spec: `tfds:NAME[/CONFIG][#SPLIT]`, `folder:PATH[#SPLIT]` or `csv:PATH`; the
+      path of a folder or of a table is taken for such a spec.
     captions: the features (tfds) or columns (csv) that hold captions; a record
       has the texts of all of them. Where only the default is asked for and the
-      data have labels instead, the label's name is the caption.
+      data have labels instead, the label's name is the caption. Of a folder
+      see `FolderSource`.
   Raises:
     UsageError: the spec is wrong, or what it names is missing or unreadable.
+    FailureError: a folder or a file may not be read.
   """
-  scheme, colon, location = spec.partition(':')
+  understood = spec_of(spec)
+  scheme, colon, location = understood.partition(':')
   if not colon or scheme not in SCHEMES:
     raise UsageError(
       f'data {spec!r}: a spec is SCHEME:LOCATION[#SPLIT] with SCHEME one of '
@@ -43,4 +48,33 @@ def open_source(
     )
   if not location:
     raise UsageError(f'data {spec!r}: nothing after {scheme}:')
-  return SCHEMES[scheme](spec, location, tuple(captions))
+  source = SCHEMES[scheme](understood, location, tuple(captions))
+  if understood != spec:
+    source.notices = (f'data {spec!r}: taken for {understood}', *source.notices)
+  return source
+
+
+def spec_of(spec: str) -> str:
+  """Returns a spec, where that may also be the path of a folder or a table.
+
+  What is neither is returned as it is.
+
+  Raises:
+    UsageError: the path is that of another file.
+  """
+  scheme, colon, _ = spec.partition(':')
+  if (colon and scheme in SCHEMES) or not spec or '\0' in spec:
+    return spec
+  path = os.path.expanduser(spec)
+  if not os.path.exists(path):
+    path = os.path.expanduser(spec.rpartition('#')[0])
+  if os.path.isdir(path):
+    return f'folder:{spec}'
+  if not os.path.exists(path):
+    return spec
+  if path.lower().endswith(('.csv', '.tsv')):
+    return f'csv:{spec}'
+  raise UsageError(
+    f'data {spec!r}: a file, where a folder of images (folder:PATH) or a table '
+    'of them (csv:PATH) is read'
+  )

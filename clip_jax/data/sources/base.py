@@ -1,12 +1,14 @@
 """What every source is, and the parts that several of them use."""
 
 import abc
+import codecs
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NotRequired, TypedDict
 
-from clip_jax.errors import UsageError
-from clip_jax.files import typed_place
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import read_bytes, typed_place
 
 DEFAULT_CAPTIONS = ('caption',)
 
@@ -23,10 +25,21 @@ class Record(TypedDict):
 
 
 class Source(abc.ABC):
-  """Records by index. Pickles, so that worker processes can have it."""
+  """Records by index. Pickles, so that worker processes can have it.
+
+  Attributes:
+    spec: what was opened.
+    label_names: the name of each label, where the data have such.
+    notices: lines about what was left out or understood; whoever opens a
+      source for a person prints them, once.
+    remedy: what would give records a caption or a label, for the error of who
+      needs one; '' where nothing is known.
+  """
 
   spec: str
   label_names: tuple[str, ...] | None = None
+  notices: tuple[str, ...] = ()
+  remedy: str = ''
 
   @abc.abstractmethod
   def __len__(self) -> int: ...
@@ -52,6 +65,18 @@ class Source(abc.ABC):
     for index in range(len(self)):
       yield from self.captions(index)
 
+  @property
+  def hint(self) -> str:
+    """The remedy, in brackets behind a message, or ''."""
+    return f' ({self.remedy})' if self.remedy else ''
+
+  def captioned(self) -> Sequence[int] | None:
+    """Indices of the records with a caption, known without their images.
+
+    None: it is not known, or all of them have one.
+    """
+    return None
+
   def outline(self) -> Iterator[str]:
     """A line a record that changes with it, where no picture has to be read.
 
@@ -65,8 +90,8 @@ def outline_of(path: str, *known: object) -> str:
   try:
     status = os.stat(path)
     file = (status.st_size, status.st_mtime_ns)
-  except OSError as error:  # reading it will say so, too
-    file = (error.errno,)
+  except (OSError, ValueError) as error:  # reading it will say so, too
+    file = (getattr(error, 'errno', None),)
   return repr((*known, *file))
 
 
@@ -87,19 +112,38 @@ def local_path(spec: str, location: str) -> str:
   return typed_place(location)
 
 
+def some(names: Iterable[str], count: int) -> str:
+  """Names up to three of `count` things, for a message."""
+  shown = [repr(name) for name in itertools.islice(names, 3)]
+  return ', '.join(shown) + (', …' if count > len(shown) else '')
+
+
+def plural(count: int, word: str) -> str:
+  """Returns '1 image' or '1,200 images'."""
+  return f'{count:,} {word}{"" if count == 1 else "s"}'
+
+
 def read_text(spec: str, path: str) -> str:
-  """A UTF-8 file; a UsageError that names the line where it is not."""
+  """Reads UTF-8, or the UTF-16 that spreadsheets write, by its mark.
+
+  Raises:
+    UsageError: it cannot be read, or is in another encoding; the message names
+      the line.
+  """
   try:
-    with open(path, 'rb') as file:
-      data = file.read()
-  except OSError as error:
-    raise UsageError(f'data {spec!r}: {path}: {error.strerror}') from error
+    data = read_bytes(path, max_bytes=None)
+  except FailureError as error:
+    raise UsageError(f'data {spec!r}: {error}') from error
+  encoding = 'utf-8-sig'
+  if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    encoding = 'utf-16'
   try:
-    return data.decode('utf-8-sig')
+    return data.decode(encoding)
   except UnicodeDecodeError as error:
     line = data.count(b'\n', 0, error.start) + 1
+    name = 'UTF-16' if encoding == 'utf-16' else 'UTF-8'
     raise UsageError(
-      f'{path}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); '
+      f'{path}, line {line}: not {name} (byte 0x{data[error.start]:02x}); '
       'save the file as UTF-8'
     ) from error
 
@@ -107,8 +151,7 @@ def read_text(spec: str, path: str) -> str:
 def require_columns(
   spec: str, wanted: Sequence[str], there: Sequence[str]
 ) -> None:
+  known = ', '.join(sorted(there)) or 'none'
   for name in wanted:
     if name not in there:
-      raise UsageError(
-        f'data {spec!r}: no column {name!r}; it has {", ".join(sorted(there))}'
-      )
+      raise UsageError(f'data {spec!r}: no column {name!r}; it has {known}')

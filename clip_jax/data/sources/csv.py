@@ -1,27 +1,29 @@
-"""`csv:PATH`: a table of pictures with captions and/or labels."""
+"""`csv:PATH`: a table of images with captions and/or labels."""
 
-import csv
-import io
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from clip_jax.data.images import read_bytes
+from clip_jax.data.images import CorruptImageError, read_bytes
 from clip_jax.data.sources.base import (
   DEFAULT_CAPTIONS,
   Record,
   Source,
   local_path,
   outline_of,
+  plural,
   read_text,
   require_columns,
+  some,
   words,
 )
+from clip_jax.data.sources.table import Table
 from clip_jax.errors import UsageError
 
 
 class Columns(NamedTuple):
-  """What a table calls its pictures and labels.
+  """What a table calls its images and labels.
 
   Attributes:
     image: the paths.
@@ -33,11 +35,12 @@ class Columns(NamedTuple):
 
 
 class CsvSource(Source):
-  """A table of pictures: columns `image`, and captions and/or `label`.
+  """A table of images: columns `image`, and captions and/or `label`.
 
   `image` is a path relative to the table. Rows of one image are one record
   with several captions. `label` is an int, or else a name; then `label_names`
-  are the sorted names. A `.tsv` is separated by tabs. The id is the path.
+  are the sorted names. The columns are separated by commas, tabs, semicolons
+  or bars, as the header says. The id is the path.
   """
 
   def __init__(
@@ -47,75 +50,100 @@ class CsvSource(Source):
     captions: tuple[str, ...],
     columns: Columns | None = None,
   ):
-    """Reads the table, and no picture.
+    """Reads the table, and no image.
 
     Args:
       captions: see `open_source`.
       columns: instead of `image` and `label`, and then all are needed.
     Raises:
-      UsageError: it is missing, is no table, or lacks a column or rows.
+      UsageError: it is missing, is no table, or lacks a column or rows; the
+        message names the line.
     """
     self.spec = spec
     path = local_path(spec, location)
     if not os.path.isfile(path):
-      raise UsageError(f'data {spec!r}: no file {path}')
+      what = 'no regular file' if os.path.exists(path) else 'no file'
+      raise UsageError(f'data {spec!r}: {what} {path}')
     self._folder = os.path.dirname(path)
-    rows = csv.DictReader(
-      io.StringIO(read_text(spec, path), newline=''),
-      delimiter='\t' if path.lower().endswith('.tsv') else ',',
-    )
-    try:
-      there = list(rows.fieldnames or ())
-      image, label = columns or Columns()
-      require_columns(spec, (image,), there)
-      if columns is None and label[0] not in there:
-        label = ()
-      require_columns(spec, label, there)
-      if captions != DEFAULT_CAPTIONS or not label:
-        require_columns(spec, captions, there)
-      texts = [name for name in captions if name in there]
-      self._read(rows, texts, Columns(image, label))
-    except csv.Error as error:
-      raise UsageError(
-        f'{path}, line {rows.line_num}: not a table: {error}'
-      ) from error
+    image, label = columns or Columns()
+    table = Table(path, read_text(spec, path), image)
+    there = table.columns
+    require_columns(spec, (image,), there)
+    if columns is None and label[0] not in there:
+      label = ()
+    require_columns(spec, label, there)
+    if captions != DEFAULT_CAPTIONS or not label:
+      require_columns(spec, captions, there)
+    texts = [name for name in captions if name in there]
+    table.require_single((image, *label, *texts))
+    self._read(table, texts, Columns(image, label))
     if not self._paths:
       raise UsageError(f'data {spec!r}: no rows in {path}')
+    self._describe()
 
-  def _read(
-    self, rows: csv.DictReader, captions: list[str], columns: Columns
-  ) -> None:
+  def _read(self, table: Table, captions: list[str], columns: Columns) -> None:
     texts: dict[str, list[str]] = {}  # By image, in the table's order.
     labels: dict[str, str] = {}
-    for row in rows:
-      image = (row[columns.image] or '').strip()
+    self._damaged: dict[str, str] = {}
+    used = (columns.image, *columns.label, *captions)
+    for line, row in table:
+      image = row[columns.image]
+      where = f'data {self.spec!r}, line {line}'
       if not image:
+        raise UsageError(f'{where}: the image is empty')
+      if any('\0' in row[name] for name in used):
+        # Not the table's fault, but the row's: a record that cannot be read.
+        name = f'line {line}' if '\0' in image else image
+        texts.setdefault(name, [])
+        self._damaged[name] = f'line {line} holds a NUL character'
+        continue
+      own = texts.setdefault(image, [])
+      own += filter(None, (row[name] for name in captions))
+      parts = [row[name] for name in columns.label]
+      label = ' '.join(parts) if all(parts) else ''
+      if parts and (labels.setdefault(image, label) != label or not label):
         raise UsageError(
-          f'data {self.spec!r}, line {rows.line_num}: the image is empty'
+          f'{where}: {image} has the label {label!r}, and {labels[image]!r} '
+          'before; use one for an image'
         )
-      values = [(row[name] or '').strip() for name in captions]
-      texts.setdefault(image, []).extend(x for x in values if x)
-      if columns.label:
-        parts = [(row[name] or '').strip() for name in columns.label]
-        label = ' '.join(parts) if all(parts) else ''
-        if labels.setdefault(image, label) != label or not label:
-          raise UsageError(
-            f'data {self.spec!r}, line {rows.line_num}: {image} has the label '
-            f'{label!r}, and {labels[image]!r} before; use one for an image'
-          )
     self._paths = list(texts)
     self._texts = list(texts.values())
     self._labels: list[int] | None = None
     if columns.label:
-      names = [labels[image] for image in self._paths]
-      try:
-        self._labels = [int(name) for name in names]
-      except ValueError:
-        self.label_names = tuple(sorted(set(names)))
-        index = {name: i for i, name in enumerate(self.label_names)}
-        self._labels = [index[name] for name in names]
-        if not captions:
-          self._texts = [[words(name)] for name in names]
+      self._number(labels, captions)
+
+  def _number(self, labels: dict[str, str], captions: list[str]) -> None:
+    """Labels as they are where all are numbers; else places of their names."""
+    if all(re.fullmatch(r'[+-]?[0-9]{1,9}', x) for x in labels.values()):
+      self._labels = [int(labels.get(image, -1)) for image in self._paths]
+      return
+    self.label_names = tuple(sorted(set(labels.values())))
+    index = {name: i for i, name in enumerate(self.label_names)}
+    names = [labels.get(image, '') for image in self._paths]
+    self._labels = [index.get(name, -1) for name in names]
+    if not captions:
+      self._texts = [[words(name)] if name else [] for name in names]
+
+  def _describe(self) -> None:
+    without = [
+      path
+      for path, texts in zip(self._paths, self._texts, strict=True)
+      if not texts and path not in self._damaged
+    ]
+    if self._labels is None:
+      self.remedy = 'add a column label of names'
+    if not without:
+      return
+    if len(without) == len(self._paths):
+      self.remedy = 'no row has a caption'
+      if self._labels is not None:
+        self.remedy += ', and labels are numbers: add a column caption'
+      return
+    self.notices = (
+      f'data {self.spec!r}: {len(without):,} of '
+      f'{plural(len(self._paths), "image")} have no caption '
+      f'({some(without, len(without))})',
+    )
 
   def __len__(self) -> int:
     return len(self._paths)
@@ -126,9 +154,18 @@ class CsvSource(Source):
   def captions(self, index: int) -> list[str]:
     return self._texts[index]
 
+  def captioned(self) -> Sequence[int] | None:
+    with_texts = [i for i, texts in enumerate(self._texts) if texts]
+    return with_texts if len(with_texts) < len(self) else None
+
   def __getitem__(self, index: int) -> Record:
+    path = self._paths[index]
+    if path in self._damaged:
+      raise CorruptImageError(self._damaged[path])
+    if re.match(r'[a-z0-9+.-]{2,}://', path, re.IGNORECASE):
+      raise CorruptImageError(f'{path} is a URL: save the image to a file')
     record: Record = {
-      'id': self._paths[index],
+      'id': path,
       'image': read_bytes(self._file(index)),
       'caption': self.captions(index),
     }

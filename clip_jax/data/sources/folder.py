@@ -1,7 +1,9 @@
-"""`folder:PATH`: classes, captions beside the pictures, or neither."""
+"""`folder:PATH`: classes, captions beside the images, or neither."""
 
+import collections
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from clip_jax.data.images import read_bytes
 from clip_jax.data.sources.base import (
@@ -10,74 +12,203 @@ from clip_jax.data.sources.base import (
   Source,
   local_path,
   outline_of,
+  plural,
   read_text,
+  some,
   words,
 )
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.data.sources.listing import Listing, list_images
+from clip_jax.errors import UsageError
 
-IMAGE_SUFFIXES = (
-  '.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif',
-)  # fmt: skip
+# What `captions` may ask of a folder: `caption` is .txt files or classes.
+CAPTIONS = (*DEFAULT_CAPTIONS, 'filename', 'path')
+# What people call the parts of a data set, and no class.
+_SPLIT = re.compile(
+  r'(train(ing|val)?|val(id|idation)?|test(ing)?|dev|eval)'
+  r'([-_ ]?(set|data|images|split|\d{4}))?',
+  re.IGNORECASE,
+)
 
 
 class FolderSource(Source):
-  """Pictures in a folder: classes, captions beside them, or neither.
+  """Images in a folder: classes, captions beside them, or neither.
 
-  With a `.txt` of the same stem beside any picture, each line of such a file
-  is a caption. Otherwise, where all pictures are in sub-folders, the first
+  With a `.txt` of the same stem beside any image, each line of such a file is
+  a caption. Otherwise, where all images are in sub-folders, the first
   sub-folder is the class: a label, and its name (with spaces for underscores)
-  the caption. Otherwise they are pictures without texts. Hidden files and
-  folders are skipped; the order is that of the paths. `#split` is a sub-folder.
+  the caption. Otherwise they are images without texts. What is an image is
+  told by content; hidden files and folders are skipped; the order is that of
+  the paths. `#split` is a sub-folder, `#one+two` are several.
   """
 
   def __init__(self, spec: str, location: str, captions: tuple[str, ...]):
+    """Looks through the folder; reads captions, and no image.
+
+    Args:
+      captions: of `CAPTIONS`: 'caption' is what the class says of it,
+        'filename' the words of the image's name, 'path' those of its
+        sub-folders.
+    Raises:
+      UsageError: there is no such folder, or no image in it; it holds splits
+        of which none was named; `captions` are not of a folder; or a caption
+        is not UTF-8.
+    """
     self.spec = spec
-    self._root = local_path(spec, location)
-    if not os.path.isdir(self._root):
-      raise UsageError(f'data {spec!r}: no folder {self._root}')
-    if captions != DEFAULT_CAPTIONS:
-      raise UsageError(
-        f'data {spec!r}: a folder has no caption columns '
-        f'({", ".join(captions)}); leave captions at its default'
-      )
-    files = _files(self._root)
-    self._paths = [x for x in files if x.lower().endswith(IMAGE_SUFFIXES)]
+    for name in captions:
+      if name not in CAPTIONS:
+        raise UsageError(
+          f'data {spec!r}: a folder has no caption columns ({name}); leave '
+          'captions at its default, or take filename or path'
+        )
+    self._root, splits = _root_and_splits(spec, location)
+    found = list_images(self._root, splits)
+    self._paths = found.images
     if not self._paths:
-      raise UsageError(
-        f'data {spec!r}: no images in {self._root} '
-        f'(looked for {" ".join(IMAGE_SUFFIXES)})'
-      )
+      left_out = ''.join(f' ({x})' for x in found.notices())
+      raise UsageError(f'data {spec!r}: no images in {self._root}{left_out}')
+    if not splits:
+      _refuse_splits(spec, self._root, self._paths)
+    self._class_depth = 1 if splits else 0
+    self._columns = captions
     self._texts: list[list[str]] | None = None
     self._labels: list[int] | None = None
-    beside = set(files)
-    if any(_text_file(path) in beside for path in self._paths):
-      self._texts = [self._beside(path, beside) for path in self._paths]
-    elif all(os.sep in path for path in self._paths):
-      classes = [path.split(os.sep)[0] for path in self._paths]
-      folders = sorted(set(classes))
-      index = {name: i for i, name in enumerate(folders)}
-      self._labels = [index[name] for name in classes]
-      self.label_names = tuple(words(name) for name in folders)
+    notices = found.notices()
+    if 'caption' in captions and any(found.captions):
+      self._texts = [self._beside(path) for path in found.captions]
+      notices += self._describe_captions(found)
+    else:
+      notices += self._label(found)
+    self.notices = tuple(f'data {spec!r}: {notice}' for notice in notices)
 
-  def _beside(self, path: str, beside: set[str]) -> list[str]:
-    text_file = _text_file(path)
-    if text_file not in beside:
+  def _beside(self, text_file: str | None) -> list[str]:
+    if text_file is None:
       return []
     text = read_text(self.spec, os.path.join(self._root, text_file))
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    # A disk that lost data leaves NULs, which no text has.
+    lines = (line.replace('\0', ' ').strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+  def _describe_captions(self, found: Listing) -> list[str]:
+    """Says which images have no captions, and which files took the classes."""
+    count = len(self._paths)
+    without = [i for i, path in enumerate(found.captions) if path is None]
+    captioned = count - len(without)
+    if without and captioned < len(without):
+      names = (path for path in found.captions if path is not None)
+      self.remedy = (
+        f'captions (.txt files) are beside {captioned:,} of '
+        f'{plural(count, "image")} only ({some(names, captioned)}): remove '
+        "them to have sub-folders' names instead, or take captions=path"
+      )
+      return [self.remedy]
+    if without:
+      names = (self._paths[i] for i in without)
+      self.remedy = (
+        f'{len(without):,} of {plural(count, "image")} have no .txt file of '
+        f'captions ({some(names, len(without))})'
+      )
+      return [self.remedy]
+    self.remedy = (
+      'with .txt files of captions beside images, sub-folders are no labels'
+    )
+    empty = [i for i, texts in enumerate(self._texts or ()) if not texts]
+    if not empty:
+      return []
+    names = (path for i in empty if (path := found.captions[i]))
+    return [
+      f'{plural(len(empty), ".txt file")} of captions have no text '
+      f'({some(names, len(empty))})'
+    ]
+
+  def _label(self, found: Listing) -> list[str]:
+    """Takes sub-folders for classes, where all images are in some."""
+    depth = self._class_depth
+    parts = [path.split(os.sep) for path in self._paths]
+    stray = [
+      path
+      for path, names in zip(self._paths, parts, strict=True)
+      if len(names) <= depth + 1
+    ]
+    if len(stray) == len(parts):
+      self.remedy = (
+        'put the images of each class into a folder of its own, or captions '
+        'beside them (a.txt beside a.png), or take captions=filename'
+      )
+      return []
+    if stray:
+      self.remedy = (
+        f'the sub-folders are no classes, as {plural(len(stray), "image")} '
+        f'beside them {"is" if len(stray) == 1 else "are"} in none '
+        f'({some(stray, len(stray))}): move or remove what is stray, or take '
+        'captions=path'
+      )
+      return [self.remedy]
+    classes = [names[depth] for names in parts]
+    folders = sorted(set(classes))
+    index = {name: i for i, name in enumerate(folders)}
+    self._labels = [index[name] for name in classes]
+    self.label_names = tuple(_readable(words(name)) for name in folders)
+    return self._doubts(found, parts, folders)
+
+  def _doubts(
+    self, found: Listing, parts: list[list[str]], folders: list[str]
+  ) -> list[str]:
+    """Says where the sub-folders may not be the classes that they seem."""
+    depth = self._class_depth
+    notices = []
+    deep = [names for names in parts if len(names) > depth + 2]
+    if len(folders) == 1:
+      below = f'{os.path.join(self._root, *parts[0][: depth + 1])}'
+      within = f'; its own sub-folders are those of folder:{below}'
+      notices.append(
+        f'all images are in the sub-folder {folders[0]!r}, the only class'
+        + (within if deep else '')
+      )
+    elif deep and 'path' not in self._columns:
+      notices.append(
+        f'{plural(len(deep), "image")} in deeper folders, such as '
+        f'{os.sep.join(deep[0])!r}: the first sub-folder is the class '
+        f'({deep[0][depth]!r}); captions=path has the words of all'
+      )
+    empty = sorted(found.folders - set(folders) - set(found.repeated))
+    if empty and depth == 0:
+      notices.append(
+        f'{plural(len(empty), "sub-folder")} without images '
+        f'{"is no class" if len(empty) == 1 else "are no classes"} '
+        f'({some(empty, len(empty))})'
+      )
+    return notices
 
   def __len__(self) -> int:
     return len(self._paths)
 
   def id(self, index: int) -> str:
-    return self._paths[index].replace(os.sep, '/')
+    return _readable(self._paths[index].replace(os.sep, '/'))
 
   def captions(self, index: int) -> list[str]:
+    texts: list[str] = []
+    for column in self._columns:
+      if column == 'caption':
+        texts += self._own_captions(index)
+      else:
+        folder, name = os.path.split(self._paths[index])
+        if column == 'filename':
+          text = os.path.splitext(name)[0]
+        else:
+          text = os.sep.join(folder.split(os.sep)[self._class_depth :])
+        texts += filter(None, [_spoken(text)])
+    return texts
+
+  def _own_captions(self, index: int) -> list[str]:
     if self._texts is not None:
       return self._texts[index]
     if self._labels is not None and self.label_names is not None:
       return [self.label_names[self._labels[index]]]
     return []
+
+  def captioned(self) -> Sequence[int] | None:
+    with_texts = [i for i in range(len(self)) if self.captions(i)]
+    return with_texts if len(with_texts) < len(self) else None
 
   def __getitem__(self, index: int) -> Record:
     record: Record = {
@@ -96,29 +227,67 @@ class FolderSource(Source):
       yield outline_of(os.path.join(self._root, path), *known)
 
 
-def _text_file(path: str) -> str:
-  return os.path.splitext(path)[0] + '.txt'
+def _root_and_splits(spec: str, location: str) -> tuple[str, tuple[str, ...]]:
+  """The folder, and the sub-folders of it that were named as '#one+two'."""
+  root = local_path(spec, location)
+  if os.path.isdir(root):
+    return root, ()
+  folder, hash_sign, split = location.rpartition('#')
+  whole = local_path(spec, folder) if folder and hash_sign else ''
+  if not os.path.isdir(whole):
+    if os.path.isfile(root):
+      raise UsageError(
+        f'data {spec!r}: {root} is a file; csv:PATH reads a table of images'
+      )
+    raise UsageError(f'data {spec!r}: no folder {root}')
+  splits = tuple(split.split('+'))
+  there = sorted(
+    entry.name
+    for entry in os.scandir(whole)
+    if entry.is_dir() and not entry.name.startswith('.')
+  )
+  for name in splits:
+    if name not in there:
+      known = ', '.join(there) or 'no sub-folders'
+      raise UsageError(
+        f'data {spec!r}: no folder {os.path.join(whole, name)}; {whole} has '
+        f'{known}'
+      )
+  return whole, splits
 
 
-def _files(root: str) -> list[str]:
-  """All files below root that are not hidden, sorted, relative to it."""
-  found: list[str] = []
-  seen: set[str] = set()
+def _refuse_splits(spec: str, root: str, paths: list[str]) -> None:
+  """Refuses a folder of train/ and test/, which would become classes.
 
-  def refuse(error: OSError):
-    raise FailureError(f'{error.filename}: {error.strerror}') from error
+  A model would be trained on its test images, to tell "train" from "test".
+  """
+  images = collections.defaultdict[str, list[str]](list)
+  for path in paths:
+    top, slash, below = path.partition(os.sep)
+    if slash:
+      images[top].append(below)
+  splits = [name for name in images if _SPLIT.fullmatch(name)]
+  alone = (
+    len(splits) == 1
+    and len(images) == 1
+    and len(paths) == len(images[splits[0]])
+  )
+  nested = alone and all(os.sep in path for path in images[splits[0]])
+  if len(splits) > 1 or nested:
+    whole = spec.partition('#')[0]
+    first = next((x for x in splits if x.lower().startswith('tr')), splits[0])
+    several = f', or all: {whole}#{"+".join(splits)}' if len(splits) > 1 else ''
+    raise UsageError(
+      f'data {spec!r}: {root} has the splits {", ".join(splits)}, which are '
+      f'no classes: name one, as in {whole}#{first}{several}'
+    )
 
-  for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-    # Links may form a circle.
-    real = os.path.realpath(folder)
-    if real in seen:
-      folders.clear()
-      continue
-    seen.add(real)
-    folders[:] = [x for x in folders if not x.startswith('.')]
-    found += [
-      os.path.relpath(os.path.join(folder, x), root)
-      for x in files
-      if not x.startswith('.')
-    ]
-  return sorted(found)
+
+def _readable(name: str) -> str:
+  """A name whose bytes may be no UTF-8, as text that can be written."""
+  return os.fsencode(name).decode('utf-8', 'backslashreplace')
+
+
+def _spoken(name: str) -> str:
+  """The words of a name of a file or a folder."""
+  return ' '.join(re.split(r'[\s_./-]+', _readable(name))).strip()

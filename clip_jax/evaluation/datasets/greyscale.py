@@ -12,6 +12,7 @@ class Greyscale(Source):
   def __init__(self, source: Source):
     self.spec = f'{source.spec}, greyscale'  # not the same pictures
     self.label_names = source.label_names
+    self.notices = source.notices
     self._source = source
 
   def __len__(self) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_jax.data.building import prepared_folder
-from clip_jax.data.sources import Source, open_source
+from clip_jax.data.sources import Source, open_source, spec_of
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
 from clip_jax.data.sources.csv import CsvSource
 from clip_jax.data.sources.tfds import TfdsSource
@@ -73,6 +73,7 @@ def open_dataset(
     specs = (train or facts.train, validation)
     place = root or data_root()
     return _open_row(facts, place, specs, lines, tuple(captions))
+  name = spec_of(name)
   if ':' not in name:
     near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0)
     raise UsageError(

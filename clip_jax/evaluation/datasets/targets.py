@@ -152,6 +152,7 @@ class CaptionLabels(Source):
     # Not the source's own: there are fewer records, and other labels.
     self.spec = f'{source.spec}, {name}'
     self.label_names = target.label_names
+    self.notices = source.notices
     self._source = source
     self._kept: list[tuple[int, int]] = []  # index, label
     for index, texts in enumerate(captions):

@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import pytest
@@ -120,3 +121,109 @@ def test_a_file_has_no_splits_and_must_exist(table):
     open_source(f'{spec}#train')
   with pytest.raises(UsageError, match=r'no file /nowhere\.csv'):
     open_source('csv:/nowhere.csv')
+
+
+@pytest.mark.parametrize(
+  ('rows', 'line'),
+  [
+    ('a.png,x\nb.png,"a dog\na.png,z\n', 3),  # to the end of the file
+    ('a.png,x\nb.png,"a dog\na.png,"a cat, big"\n', 3),  # to another quote
+    ('a.png,x\nb.png,"a dog\na.png,a nail of 6"\nb.png,y\n', 3),  # inches
+    ('a.png,x\r\nb.png,"a dog\r\na.png,z\r\n', 3),
+    ('a.png,"one\ntwo"\nb.png,"open\na.png,z\n', 4),
+    ('a.png,"one\ntwo\nb.png,three"" four\n', 2),
+    ('a.png,"last', 2),
+  ],
+)
+def test_a_quote_that_does_not_close_names_its_line(table, rows, line):
+  for delimiter in ',;\t':
+    text = f'image,caption\n{rows}'.replace(',', delimiter)
+    with pytest.raises(UsageError, match=rf'line {line}: a double quote'):
+      open_source(table(text))
+
+
+def test_a_quote_names_its_line_where_cells_before_it_have_line_breaks(table):
+  text = 'image,en,de\na.png,"one\ntwo","offen\nb.png,x,y\n'
+  with pytest.raises(UsageError, match='line 3: a double quote'):
+    open_source(table(text), captions=('en', 'de'))
+
+
+def test_quotes_that_close_are_texts(table):
+  text = (
+    'image, caption\na.png, "one\ntwo, three"\n\n'
+    'b.png,"5"" nail"\na.png,5" nail\nb.png,"Hello" she said\n'
+  )
+  source = open_source(table(text))
+  assert source.captions(0) == ['one\ntwo, three', '5" nail']
+  assert source.captions(1) == ['5" nail', 'Hello she said']
+  with pytest.raises(UsageError, match='line 8: the image is empty'):
+    open_source(table(f'{text},x\n'))
+
+
+def test_long_texts_are_texts(table):
+  long = 'a word ' * 30_000
+  source = open_source(table(f'image,caption\na.png,"{long}"\nb.png,y\n'))
+  assert source.captions(0) == [long.strip()]
+  with pytest.raises(UsageError, match='line 3: a double quote'):
+    open_source(table(f'image,caption\na.png,x\nb.png,"{long}\n'))
+
+
+def test_a_nul_is_the_fault_of_its_row(table):
+  text = 'image,caption\na.png,x\nb\0.png,y\n\0\0\0\nb.png,z\0z\n'
+  source = open_source(table(text))
+  assert [source.id(i) for i in range(4)] == [
+    'a.png', 'line 3', 'line 4', 'b.png',
+  ]  # fmt: skip
+  assert source[0]['caption'] == ['x']
+  for index, line in ((1, 3), (2, 4), (3, 5)):
+    with pytest.raises(CorruptImageError, match=f'line {line} holds a NUL'):
+      source[index]
+  assert len(list(source.outline())) == 4
+  labels = open_source(table('image,label\na.png,cat\nb\0.png,dog\n'))
+  assert labels.label_names == ('cat',)
+
+
+@pytest.mark.parametrize('delimiter', [',', ';', '\t', '|'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_what_spreadsheets_save(table, delimiter, encoding, end):
+  rows = ['image;caption;n', 'a.png;größe;1', '', 'b.png;"p;q";2', ';;']
+  text = end.join(rows).replace(';', delimiter)
+  for start in ('', f'sep={delimiter}{end}'):  # a line of Excel's own
+    source = open_source(table(f'{start}{text}'.encode(encoding)))
+    assert source.captions(0) == ['größe']
+    assert source.captions(1) == [f'p{delimiter}q']
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('image,caption,caption\na.png,x,y\n', "line 1: 2 columns are called 'cap"),
+    ('image,caption\n\na.png,a cat, brown\n', 'line 3: 3 cells, where the he'),
+    ('image;caption\na.png;a;b\n', 'with a semicolon in it'),
+    ('image,caption\na.png,x\n'.encode('utf-16-le'), 'not UTF-8'),
+  ],
+)
+def test_damaged_tables_are_one_clear_line(table, text, message):
+  with pytest.raises(UsageError, match=message):
+    open_source(table(text))
+
+
+def test_images_without_captions_are_counted_and_named(table):
+  source = open_source(table('image,caption\na.png\nb.png,y,,\n'))
+  assert [source.captions(i) for i in range(2)] == [[], ['y']]
+  (notice,) = source.notices
+  assert "1 of 2 images have no caption ('a.png')" in notice
+  assert source.captioned() == [1]
+
+
+def test_rows_of_what_is_no_file_are_corrupt_records(table, tmp_path):
+  os.mkfifo(tmp_path / 'pipe.png')
+  names = ('pipe.png', '/dev/zero', '.', 'https://example.org/a.png')
+  rows = ''.join(f'{name},x\n' for name in names)
+  source = open_source(table(f'image,caption\n{rows}'))
+  for index, reason in enumerate(('a pipe', 'a pipe', 'a folder', 'a URL')):
+    with pytest.raises(CorruptImageError, match=reason):
+      source[index]
+  with pytest.raises(UsageError, match='no regular file'):
+    open_source(f'csv:{tmp_path}/pipe.png')

@@ -1,0 +1,192 @@
+"""A table as spreadsheets and programs save it, read row by row.
+
+A quote that never closes makes the rest of the file one cell. Python's own
+reader says nothing of that; here the line where it opened is named.
+"""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from clip_jax.errors import UsageError
+
+_DELIMITERS = {',': 'comma', '\t': 'tab', ';': 'semicolon', '|': 'bar'}
+_MAX_CELL = 2**31 - 1  # characters; Python's own limit is 131,072
+_QUOTED = re.compile(r'"(?:[^"]|"")*+" *')
+_SPACE = re.compile(' *')
+_LINE_BREAK = re.compile(r'\r\n|\r|\n')
+
+
+class Table:
+  """The rows of a table with a header.
+
+  Attributes:
+    columns: the header's names, in order.
+  """
+
+  def __init__(self, path: str, text: str, image: str):
+    """Reads the header.
+
+    Args:
+      path: of the table; paths of images are relative to its folder.
+      text: the whole file.
+      image: the name of the column of images, which tells what separates
+        the columns: commas, tabs, semicolons or bars.
+    Raises:
+      UsageError: the header is damaged.
+    """
+    csv.field_size_limit(_MAX_CELL)
+    self._path = path
+    self._image = image
+    self._lines = _Lines(text)
+    self._delimiter = self._find_delimiter(text)
+    self._rows = self._read(self._lines)
+    self.columns: Sequence[str] = ()
+    self._header_line, header = next(self._cells(), (1, []))
+    self.columns = [cell.strip() for cell in header]
+    if any('\0' in name for name in self.columns):
+      raise UsageError(
+        f'{path}: NUL characters in the header, so this is not UTF-8: save '
+        'the file as UTF-8'
+      )
+
+  def require_single(self, names: Iterable[str]) -> None:
+    """Refuses columns of one name, of which all but one would be ignored.
+
+    Raises:
+      UsageError: there are such; the message names the header's line.
+    """
+    for name in names:
+      if (times := self.columns.count(name)) > 1:
+        raise UsageError(
+          f'{self._path}, line {self._header_line}: {times} columns are '
+          f'called {name!r}: rename all but one'
+        )
+
+  def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
+    """The line where each row begins, and its cells by column.
+
+    There is no space around cells. Missing ones are ''; empty rows are
+    skipped.
+
+    Raises:
+      UsageError: a row has more cells than the header, or a quote that does
+        not close; the message names the line.
+    """
+    width = len(self.columns)
+    for line, cells in self._cells():
+      if any(cell.strip() for cell in cells[width:]):
+        raise UsageError(
+          f'{self._path}, line {line}: {len(cells)} cells, where the header '
+          f'has {width}: put a text with a {_DELIMITERS[self._delimiter]} in '
+          'it into double quotes'
+        )
+      row = dict.fromkeys(self.columns, '')
+      row.update(zip(self.columns, map(str.strip, cells), strict=False))
+      yield line, row
+
+  def _cells(self) -> Iterator[tuple[int, list[str]]]:
+    while True:
+      self._lines.of_row.clear()
+      line = self._lines.count + 1
+      try:
+        cells = next(self._rows, None)
+      except csv.Error as error:
+        raise UsageError(
+          f'{self._path}, line {line}: not a table: {error}'
+        ) from error
+      lines = self._lines.of_row
+      if not lines:
+        return
+      if len(lines) > 1 or self._lines.ended:
+        self._check_quotes(line, ''.join(lines))
+      if cells and any(cell.strip() for cell in cells):
+        yield line, cells
+
+  def _check_quotes(self, first: int, text: str) -> None:
+    """Refuses a row of several lines of which a cell is not closed.
+
+    Args:
+      first: the line where the row begins.
+    """
+    for start in self._cell_starts(text):
+      if text[start : start + 1] != '"':
+        continue
+      quoted = _QUOTED.match(text, start)
+      end = quoted.end() if quoted else start
+      closed = text[end : end + 1] in ('', '\r', '\n', self._delimiter)
+      within = _LINE_BREAK.split(text[start:end])[1:]
+      if not closed or any(map(self._is_row, within)):
+        line = first + len(_LINE_BREAK.findall(text, 0, start))
+        raise UsageError(
+          f'{self._path}, line {line}: a double quote opens a cell that is '
+          'not closed in its row: close it, or write quotes within a text '
+          'twice ("")'
+        )
+
+  def _cell_starts(self, text: str) -> Iterator[int]:
+    """Where the cells of a row begin, behind space."""
+    start = 0
+    while 0 <= start < len(text):
+      space = _SPACE.match(text, start)
+      start = space.end() if space else start
+      yield start
+      quoted = _QUOTED.match(text, start)
+      end = text.find(self._delimiter, quoted.end() if quoted else start)
+      start = end + 1 if end >= 0 else -1
+
+  def _is_row(self, line: str) -> bool:
+    """Whether a line within a cell is a row: it names a file that is there."""
+    cells = next(self._read([line]), [])
+    if len(cells) != len(self.columns) or self._image not in self.columns:
+      return False
+    name = cells[self.columns.index(self._image)].strip()
+    folder = os.path.dirname(self._path)
+    path = os.path.join(folder, os.path.expanduser(name))
+    return bool(name) and os.path.isfile(path)
+
+  def _read(self, lines: Iterable[str]) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True)
+
+  def _find_delimiter(self, text: str) -> str:
+    """The delimiter with which the header has the column of images."""
+    first = re.finditer(r'[^\r\n]+', text)
+    header = next(first, [''])[0]
+    if said := re.fullmatch(r'sep=(.)', header):  # a line of Excel's own
+      next(self._lines)
+      header = next(first, [''])[0]
+      if said[1] in _DELIMITERS:
+        return said[1]
+
+    def fitness(delimiter: str) -> tuple[bool, int]:
+      cells = next(csv.reader([header], delimiter=delimiter), [])
+      return self._image in [cell.strip() for cell in cells], len(cells)
+
+    return max(_DELIMITERS, key=fitness)
+
+
+class _Lines(Iterator[str]):
+  """The lines of a text, for a reader that joins some of them to a row.
+
+  Attributes:
+    count: how many were taken.
+    of_row: those that were taken since it was cleared.
+    ended: whether more were asked for than there are.
+  """
+
+  def __init__(self, text: str):
+    self._text = io.StringIO(text, newline='')
+    self.count = 0
+    self.of_row: list[str] = []
+    self.ended = False
+
+  def __next__(self) -> str:
+    line = self._text.readline()
+    if not line:
+      self.ended = True
+      raise StopIteration
+    self.count += 1
+    self.of_row.append(line)
+    return line
