@@ -38,6 +38,7 @@ class SkippedSteps:
     self._most = most_in_a_row
     self._latest_checkpoint = latest_checkpoint
     self._in_a_row = 0
+    self._last_finite = 0
     self.count = 0
 
   def take(self, done: Finished) -> None:
@@ -48,6 +49,7 @@ class SkippedSteps:
     """
     if not done.metrics['skipped']:
       self._in_a_row = 0
+      self._last_finite = done.step
       return
     self.count += 1
     self._in_a_row += 1
@@ -66,10 +68,19 @@ class SkippedSteps:
       )
 
   def _what_is_left(self) -> str:
+    """Whether there is a checkpoint to go on from.
+
+    One is known to be good where a later step was finite.
+    """
     step = self._latest_checkpoint()
     if step is None:
       return 'and there is no checkpoint yet'
+    if step < self._last_finite:
+      return (
+        f'and the checkpoint of step {step:,} is good (initialize_from can '
+        'start from it)'
+      )
     return (
-      f'and the checkpoint of step {step:,} is good (initialize_from can start '
-      'from it)'
+      f'and the checkpoint of step {step:,} has the very parameters with which '
+      'they failed'
     )

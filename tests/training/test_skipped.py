@@ -38,14 +38,16 @@ def test_too_many_in_a_row_end_the_run(tmp_path):
   ('latest', 'message'),
   [
     (None, 'the parameters, and there is no checkpoint yet. bad_steps'),
-    (7, 'the parameters, and the checkpoint of step 7 is good'),
+    (5, 'the parameters, and the checkpoint of step 5 is good'),
+    (6, 'step 6 has the very parameters with which they failed'),
+    (8, 'step 8 has the very parameters with which they failed'),
   ],
 )
 def test_what_is_left_is_said(latest, message):
   skipped = SkippedSteps(None, ids, 2, lambda: latest)
   with pytest.raises(FailureError, match=message) as caught:
     take(skipped, range(1, 9), bad=(8, 7))
-  assert ('is good' in str(caught.value)) == (latest is not None)
+  assert ('is good' in str(caught.value)) == (latest == 5)
 
 
 def test_no_limit_and_no_file():
