@@ -56,7 +56,7 @@ class Checkpoints:
     workdir: the run directory; `checkpoints/` is made in it.
     keep: how many of the newest stay.
     best_metric: a name such as 'eval/zero_shot/top1'; the checkpoint with its
-      highest value stays too. Empty: none.
+      highest value (of a loss, its lowest) stays too. Empty: none.
   """
 
   def __init__(self, workdir: str | Path, *, keep: int, best_metric: str = ''):
@@ -65,11 +65,16 @@ class Checkpoints:
     self._best_metric = best_metric
     self._copy = HostCopy()
     policies = ocp.checkpoint_managers.preservation_policy
+    sign = -1 if best_metric.endswith('/loss') else 1
+
+    def goodness(metrics: Mapping[str, float]) -> float:
+      return sign * metrics[best_metric]
+
     kept: list[Any] = [policies.LatestN(keep)]
     if best_metric:
       kept.append(
         policies.BestN(
-          get_metric_fn=lambda metrics: metrics[best_metric],
+          get_metric_fn=goodness,
           n=1,
           keep_checkpoints_without_metrics=False,
         )
@@ -80,7 +85,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
         # Orbax writes metrics to the disk only where it is told of a best.
-        best_fn=(lambda m: m[best_metric]) if best_metric else None,
+        best_fn=goodness if best_metric else None,
         cleanup_tmp_directories=True,
       ),
     )

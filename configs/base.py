@@ -176,12 +176,15 @@ def get_config() -> ConfigDict:
   c.checkpoint = ConfigDict()
   c.checkpoint.every_steps = 1_000
   c.checkpoint.keep = 3  # newest ones kept
-  c.checkpoint.best_metric = ''  # keep the best by it too: eval/…
+  # Keep the best by it too: eval/zero_shot/top1, or (lowest) eval/loss/loss.
+  c.checkpoint.best_metric = ''
 
   c.evaluation = ConfigDict()
   c.evaluation.every_steps = 1_000  # and after the last; 0: only after it
   c.evaluation.tasks = ()  # zero_shot, retrieval
-  c.evaluation.data = ''  # a SPEC
+  c.evaluation.data = ''  # a SPEC; of its captions there is also the loss
+  # As many pairs of data.train are evaluated alike, to show overfitting.
+  c.evaluation.train_sample = True
   c.evaluation.captions = ('caption',)  # its columns that hold captions
   c.evaluation.templates = ('{}',)
   c.evaluation.batch_size = 256

@@ -94,6 +94,17 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert steps_of(tmp_path) == [6, 5, 2]
 
 
+def test_the_best_loss_is_the_lowest(tmp_path):
+  save_all(
+    tmp_path,
+    [1, 2, 3, 4],
+    metric='eval/loss/loss',
+    values=[3.0, 1.5, 2.0, 4.0],
+    keep=1,
+  )
+  assert steps_of(tmp_path) == [4, 2]
+
+
 def test_the_best_is_kept_over_a_restart(tmp_path):
   metric = 'eval/zero_shot/top1'
   save_all(tmp_path, [1, 2, 3], metric, [0.1, 0.9, 0.3], keep=1)

@@ -107,10 +107,14 @@ def check_config(config: Config) -> None:
     )
   metric = config.checkpoint.best_metric
   tasks = config.evaluation.tasks
-  if metric and metric.split('/')[:2] not in [['eval', task] for task in tasks]:
+  measured = [['eval', task] for task in tasks]
+  if config.evaluation.data:
+    measured.append(['eval', 'loss'])
+  if metric and metric.split('/')[:2] not in measured:
     raise UsageError(
       f'checkpoint.best_metric={metric!r} is not measured: use '
-      f'eval/TASK/METRIC with a TASK of evaluation.tasks={tuple(tasks)}.'
+      f'eval/TASK/METRIC with a TASK of evaluation.tasks={tuple(tasks)}, or '
+      'eval/loss/loss of an evaluation.data with captions.'
     )
   if config.checkpoint.every_steps < 1 or config.checkpoint.keep < 1:
     raise UsageError(

@@ -11,6 +11,7 @@ from clip_jax.data.pipeline import Batches
 from clip_jax.data.repeats import Repeats
 from clip_jax.parallel import distributed
 from clip_jax.training.config import Config
+from clip_jax.training.evaluations import TRAIN
 from clip_jax.training.feed import Finished
 from clip_jax.training.metrics import MetricsWriter
 from clip_jax.training.progress import Progress
@@ -21,6 +22,9 @@ from clip_jax.training.utilization import model_flops_utilization
 # Pairs that repeat another: so many of them, and this share of all, are told.
 _MANY_REPEATS = 8
 _REPEATED_SHARE = 0.02
+_BESIDE = ('_low', '_high', '_chance')  # of a metric
+# The others of a task are in metrics.jsonl.
+_TOLD = ('loss', 'top1', 'image_to_text_r1', 'text_to_image_r1')
 
 
 class Journal:
@@ -119,7 +123,7 @@ class Journal:
     if not measured or self._writer is None or self._progress is None:
       return
     self._writer.write(step, measured)
-    self._progress.log(f'step {step:,}: {_in_words(measured)}')
+    self._progress.log(f'step {step:,}: {in_words(measured)}')
 
 
 def repeats_told(repeats: Repeats, records: int, config: Config) -> str:
@@ -172,8 +176,25 @@ def repeats_told(repeats: Repeats, records: int, config: Config) -> str:
   return f'{". ".join(said)}. What helps: {"; ".join(helps)}.'
 
 
-def _in_words(metrics: Mapping[str, float]) -> str:
-  return ', '.join(
-    f'{name.removeprefix("eval/")} {value:.4g}'
-    for name, value in metrics.items()
-  )
+def in_words(metrics: Mapping[str, float]) -> str:
+  """Of held-out data; beside it what training pairs have, and guessing."""
+  words = []
+  for name, value in metrics.items():
+    _, task, metric = name.split('/', 2)
+    known = task in ('zero_shot', 'retrieval', 'loss')
+    if task.startswith(TRAIN) or metric.endswith(_BESIDE):
+      continue
+    if known and metric not in _TOLD:
+      continue
+    beside = {
+      'training pairs': metrics.get(f'eval/{TRAIN}{task}/{metric}'),
+      'chance': metrics.get(f'{name}_chance'),
+    }
+    shown = ', '.join(
+      f'{what} {number:.4g}'
+      for what, number in beside.items()
+      if number is not None
+    )
+    label = 'held-out loss' if task == metric else f'{task}/{metric}'
+    words.append(f'{label} {value:.4g}' + (f' ({shown})' if shown else ''))
+  return ', '.join(words)

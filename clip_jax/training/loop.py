@@ -12,12 +12,11 @@ import numpy as np
 
 from clip_jax.checkpoints import Checkpoints
 from clip_jax.errors import FailureError
-from clip_jax.evaluation import Evaluation, Options, find_evaluator
-from clip_jax.evaluation.dataset import of_source
 from clip_jax.inference.model import Model
 from clip_jax.parallel import distributed
 from clip_jax.training import run_directory
 from clip_jax.training.config import Config
+from clip_jax.training.evaluations import Evaluations, evaluate, named
 from clip_jax.training.feed import Feed
 from clip_jax.training.initialization import Start, find_start, first_state
 from clip_jax.training.journal import Journal
@@ -35,8 +34,6 @@ from clip_jax.training.state import TrainState
 from clip_jax.training.stop_signal import StopSignal
 from clip_jax.training.watchdog import Watchdog
 from clip_jax.training.workdir import Workdir, opened
-
-Evaluations = Mapping[str, Evaluation]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +188,7 @@ def _steps(
       measured = {}
       if _due(step, config.evaluation.every_steps, total):
         with feed.paused(), watchdog.doing('evaluating'):
-          evaluations = evaluate(run, state)
+          evaluations = evaluate(run, model_of(run, state))
         measured = named(evaluations)
         journal.evaluated(step, measured)
       stopping = stop.at(step)
@@ -221,35 +218,6 @@ def model_of(run: Run, state: TrainState) -> Model:
     batch_size=run.config.evaluation.batch_size,
     step=int(state.step),
   )
-
-
-def evaluate(run: Run, state: TrainState) -> dict[str, Evaluation]:
-  """The config's evaluations of a state, by the name of their task."""
-  source = run.evaluation_source
-  if source is None:
-    return {}
-  model = model_of(run, state)
-  dataset = of_source(source)
-  options = Options(max_corrupt_records=run.config.data.max_corrupt_records)
-  # They are for names; what a caption is retrieved by is the caption.
-  prompted = dataclasses.replace(
-    options, templates=tuple(run.config.evaluation.templates)
-  )
-  return {
-    task: find_evaluator(task)(
-      model, dataset, options if task == 'retrieval' else prompted
-    )
-    for task in run.config.evaluation.tasks
-  }
-
-
-def named(evaluations: Evaluations) -> dict[str, float]:
-  """Metrics under their names in metrics.jsonl: eval/EVALUATOR/METRIC."""
-  return {
-    f'eval/{task}/{name}': value
-    for task, evaluation in evaluations.items()
-    for name, value in evaluation.metrics.items()
-  }
 
 
 def _due(step: int, every: int, total: int) -> bool:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from clip_jax.data.repeats import Repeats
-from clip_jax.training.journal import Journal, repeats_told
+from clip_jax.training.journal import Journal, in_words, repeats_told
 from clip_jax.training.run import make_run
 from tests.tiny import tiny_config, write_pairs
 
@@ -81,3 +81,25 @@ def test_it_is_told_once_before_the_first_step(tmp_path, capsys):
 
 def test_of_batches_without_repeats_nothing_is_told(tmp_path, capsys):
   assert lines_of(tmp_path, capsys, count=64) == []
+
+
+def test_an_evaluation_is_told_beside_training_pairs_and_chance():
+  assert in_words(
+    {
+      'eval/loss/loss': 3.2104,
+      'eval/loss/examples': 80,
+      'eval/train_loss/loss': 1.2,
+      'eval/retrieval/image_to_text_r1': 0.25,
+      'eval/retrieval/image_to_text_r1_chance': 0.0125,
+      'eval/retrieval/image_to_text_r5': 0.5,
+      'eval/train_retrieval/image_to_text_r1': 0.9,
+      'eval/zero_shot/top1': 0.5,
+      'eval/zero_shot/top1_low': 0.4,
+      'eval/zero_shot/top1_chance': 0.1,
+      'eval/bias/own/accuracy': 0.3,
+    }
+  ) == (
+    'held-out loss 3.21 (training pairs 1.2), retrieval/image_to_text_r1 0.25 '
+    '(training pairs 0.9, chance 0.0125), zero_shot/top1 0.5 (chance 0.1), '
+    'bias/own/accuracy 0.3'
+  )

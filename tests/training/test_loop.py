@@ -254,6 +254,12 @@ def test_tasks_are_evaluated_in_the_loop(tmp_path):
   assert [row['step'] for row in rows] == [5, 10, 12]
   name = 'eval/retrieval/text_to_image_r10'
   assert outcome.metrics[name] == rows[-1][name]
+  # The data are the same: so are the numbers of training pairs, all of them.
+  for name in ('loss/loss', 'retrieval/image_to_text_r1'):
+    assert rows[-1][f'eval/{name}'] == rows[-1][f'eval/train_{name}']
+  assert rows[-1]['eval/retrieval/image_to_text_r1_chance'] == (
+    pytest.approx(1 / 24)
+  )
 
 
 def test_another_tokenizer_is_refused(tmp_path):

@@ -15,7 +15,8 @@ from clip_jax.checkpoints import load_variables
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD, preprocess
 from clip_jax.models.dual_encoder import normalize, unit_length
 from clip_jax.parallel.mesh import batch_sharding
-from clip_jax.training.loop import evaluate, model_of, train
+from clip_jax.training.evaluations import evaluate
+from clip_jax.training.loop import model_of, train
 from clip_jax.training.run import make_run
 from tests.tiny import (
   TINY_RESNET,
@@ -231,7 +232,7 @@ def test_evaluation_in_training_is_that_of_the_loaded_model(kind, request):
   np.testing.assert_allclose(
     inside.encode_text(texts), loaded.encode_text(texts), atol=1e-5
   )
-  metrics = evaluate(run, state)['retrieval'].metrics
+  metrics = evaluate(run, model_of(run, state))['retrieval'].metrics
   for name, value in metrics.items():
     assert outcome.metrics[f'eval/retrieval/{name}'] == value
 

@@ -24,13 +24,13 @@ from clip_jax.training.report.charts import plain
 from clip_jax.training.report.examples import (
   Prediction,
   confusions,
+  read_examples,
   some_right_some_wrong,
 )
 from clip_jax.training.report.figures import Line, Reference, curves
 from clip_jax.training.report.similarity import (
   changed_words,
   nearest,
-  phrases,
   spread,
 )
 
@@ -269,13 +269,94 @@ def test_a_large_source_is_drawn_from(workdir):
   assert '35 examples, of which this page uses 10.' in page.text()
 
 
-def test_without_labels_their_parts_are_left_out_with_a_sentence(workdir):
-  page = _read(write_report(workdir, _Model(), _Source(labelled=False)))
-  assert page.tags('article') == []
-  assert 'no labels, so there are no right names' in page.text()
-  assert 'Without labels no name is right or wrong' in page.text()
-  assert '--task=retrieval' in page.text()
+def test_without_labels_captions_are_ranked_for_each_picture(workdir):
+  source = _Source(labelled=False)
+  page = _read(write_report(workdir, _Model(), source))
+  assert len(page.tags('article')) == 12
+  text = page.text()
+  assert 'Held-out pictures and the captions they are given' in text
+  assert 'of 35 held-out pictures their right caption, chosen among 35' in text
+  assert 'guessing would get 2.9 % right.' in text
+  assert 'Captions that are taken for one another' in text
+  assert 'Caption given' in text and 'no right names' not in text
+  assert '--task=retrieval' in text
   assert any(a.get('class') == 'matrix' for a in page.tags('table'))
+
+
+class _Captioned(_Source):
+  """Two captions a picture; one picture has none."""
+
+  def captions(self, index):
+    if index == 4:
+      return []
+    return [f'first of {index}', f'{self.texts[index]} 25 cents']
+
+
+def test_any_caption_of_a_picture_is_right(workdir):
+  examples = read_examples(
+    _Model(), _Captioned(labelled=False), evaluation=None, templates=(),
+    most=100, seed=0,
+  )  # fmt: skip
+  assert len(examples) == 34 and examples.choices == 68
+  assert examples.captioned and examples.predictions is not None
+  for i, prediction in enumerate(examples.predictions):
+    assert prediction.right == examples.texts[i]
+    assert len(prediction.answers) == 2 and len(prediction.top) == 5
+  second = Prediction('a', [('x', 0.5), ('b', 0.4), ('a', 0.1)], ('b',))
+  assert second.rank == 1
+  assert confusions([Prediction('a', [('b', 1.0)], ('b',))], 5) == []
+
+
+def test_queries_are_whole_captions(workdir):
+  source = _Captioned(labelled=False)
+  page = (write_report(workdir, _Model(), source)).read_text()
+  asked = re.findall(r'class="asked">“(.*?)”', page)
+  assert len(asked) == 4 == len(set(asked))
+  assert set(asked) <= {f'first of {i}' for i in range(35)}
+
+
+def test_of_ten_names_or_fewer_the_first_five_are_not_told(workdir):
+  text = _read(write_report(workdir, _Model(), _Source(NAMES[:10]))).text()
+  assert 'first five' not in text and 'top-5' not in text
+  assert 'guessing would get 10.0 % right.' in text
+  text = _read(write_report(workdir, _Model(), _Source(NAMES[:11]))).text()
+  assert 'one of its first five' in text and 'zero-shot top-5' in text
+
+
+def test_training_pairs_and_chance_stand_beside_what_is_held_out(workdir):
+  with MetricsWriter(workdir) as writer:
+    for step, held_out, trained in ((100, 2.5, 2.4), (200, 3.25, 0.5)):
+      writer.write(
+        step,
+        {
+          'eval/loss/loss': held_out,
+          'eval/train_loss/loss': trained,
+          'eval/retrieval/image_to_text_r1': 0.25,
+          'eval/retrieval/image_to_text_r1_chance': 0.0125,
+          'eval/train_retrieval/image_to_text_r1': 0.875,
+        },
+      )
+  path = write_report(workdir, _Model(), _Source())
+  text = _read(path).text()
+  assert 'retrieval; training pairs 87.5 %; chance 1.2 %' in text
+  assert 'held-out loss 3.25training pairs 0.50' in text
+  assert 'steps 2.2 held out 3.25 training pairs 0.5' in text
+  assert 'held out 25.0 % training pairs 87.5 %' in text
+  assert (
+    'The held-out loss was lowest at step 100, with 2.50, and is 3.25 at the '
+    'end: since then the model has learned its training pairs by heart, whose '
+    'loss is 0.50.'
+  ) in text
+  page = path.read_text()
+  assert page.count('chance 1.2 %') == 2  # in words, and a line of the figure
+
+
+def test_a_held_out_loss_that_does_not_rise_is_not_blamed():
+  rows = [
+    {'step': i, 'eval/loss/loss': x} for i, x in enumerate((3.0, 2.0, 2.05))
+  ]
+  assert facts.overfitting(rows) == ''
+  assert facts.overfitting([]) == ''
 
 
 def test_without_texts_or_numbers_there_is_a_page_all_the_same(tmp_path):
@@ -380,14 +461,6 @@ def test_nearest_is_sorted_and_leaves_out():
   found = nearest(features, features[0], 2, without=[0])
   assert [i for i, _ in found] == [1, 2]
   assert found[0][1] == pytest.approx(math.sqrt(0.5))
-
-
-def test_phrases_are_what_several_texts_share():
-  texts = [f'{who} holding hands' for who in ('man', 'girl', 'boy', 'cow')]
-  texts += [f'the {x}' for x in 'abcdefgh']
-  assert phrases(texts, 1, seed=0) == ['holding hands']
-  assert len(phrases(['one', 'two', 'two'], 4, seed=0)) == 2
-  assert phrases(['', ''], 3, seed=0) == []
 
 
 def test_changed_words():

@@ -13,6 +13,7 @@ import jinja2
 from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
+from clip_jax.evaluation.chance import FEW_CLASSES
 from clip_jax.pages import environment
 from clip_jax.pages.machine import machine
 from clip_jax.pages.words import percent, small_units
@@ -29,7 +30,6 @@ from clip_jax.training.report.examples import (
 from clip_jax.training.report.similarity import (
   changed_words,
   nearest,
-  phrases,
   says,
   spread,
 )
@@ -63,12 +63,12 @@ def write_report(
 
   Args:
     model: `clip_jax.Model`, or what has its encode functions.
-    source: held-out examples. Without labels, what needs the right names is
-      left out, and the page says so; None leaves out all that needs examples.
+    source: held-out examples. Without labels, captions take the place of
+      names; None leaves out all that needs examples.
     evaluation: the model's zero-shot evaluation on this source, if at hand.
     templates: prompts with a slot '{}' for a label's name.
-    queries: texts to look for among the pictures; words that several
-      captions share, unless given.
+    queries: texts to look for among the pictures; captions of pictures that
+      are unlike each other, unless given.
     command: how the run was started, to be shown.
     examples: drawn from the source where it has more.
     seed: draws which examples are shown.
@@ -89,6 +89,9 @@ def write_report(
       most=examples,
       seed=seed,
     )
+  # Runs of before wrote it of any number of classes.
+  few = not found.captioned and found.choices <= FEW_CLASSES
+  hidden = ('eval/zero_shot/top5',) if found.choices and few else ()
   spec = '' if source is None else source.spec
   step = rows[-1]['step'] if rows else 0
   page = _template().render(
@@ -99,8 +102,10 @@ def write_report(
     total=0 if source is None else len(source),
     examples=found,
     summary=facts.summary(found, step),
-    headline=facts.headline(rows, config, _parameters(model)),
-    charts=draw_charts(rows, config),
+    headline=facts.headline(rows, config, _parameters(model), hidden),
+    compared=any('eval/train_loss/loss' in row for row in rows),
+    overfitting=facts.overfitting(rows),
+    charts=draw_charts(rows, config, hidden),
     cards=_cards(found, seed),
     matrix=_matrix(model, found, seed),
     text_queries=_text_queries(model, found, queries, seed),
@@ -113,7 +118,7 @@ def write_report(
       shown_as or os.fspath(workdir),
       spec,
       command,
-      found.predictions is not None,
+      found.predictions is not None and not found.captioned,
     ),
   )
   path = workdir / FILE
@@ -159,6 +164,7 @@ def _cards(examples: Examples, seed: int) -> list[dict[str, Any]]:
     {
       'picture': data_uri(examples.images[i]),
       'name': predictions[i].right,
+      'right': predictions[i].answers,
       'rank': predictions[i].rank,
       'answers': predictions[i].top,
     }
@@ -166,16 +172,23 @@ def _cards(examples: Examples, seed: int) -> list[dict[str, Any]]:
   ]
 
 
+def _unlike(examples: Examples, count: int, seed: int) -> list[int]:
+  """Examples unlike each other, no two with the same text."""
+  chosen: dict[str, int] = {}
+  for i in spread(examples.features, 4 * count, seed):
+    if examples.texts[i]:
+      chosen.setdefault(examples.texts[i], i)
+  return list(chosen.values())[:count]
+
+
 def _matrix(
   model: Encoder, examples: Examples, seed: int
 ) -> dict[str, Any] | None:
   """Texts as rows, pictures as columns, cosine similarities."""
   chosen, texts = [], []
-  for i in spread(examples.features, 4 * MATRIX, seed):
-    if examples.texts[i] and examples.texts[i] not in texts:
-      chosen.append(i)
-      texts.append(examples.texts[i])
-  chosen, texts = chosen[:MATRIX], texts[:MATRIX]
+  for i in _unlike(examples, MATRIX, seed):
+    chosen.append(i)
+    texts.append(examples.texts[i])
   if len(chosen) < 2:
     return None
   cosine = model.encode_text(texts) @ examples.features[chosen].T
@@ -199,7 +212,9 @@ def _matrix(
 def _text_queries(
   model: Encoder, examples: Examples, queries: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
-  queries = list(queries) or phrases(examples.texts, TEXT_QUERIES, seed)
+  queries = list(queries) or [
+    examples.texts[i] for i in _unlike(examples, TEXT_QUERIES, seed + 2)
+  ]
   if not queries or not len(examples):
     return []
   return [
@@ -238,14 +253,17 @@ def _picture_queries(examples: Examples, seed: int) -> list[dict[str, Any]]:
 
 def _confusions(examples: Examples) -> list[dict[str, Any]]:
   predictions = examples.predictions or []
-  names = [prediction.right for prediction in predictions]
+  pictured: dict[str, int] = {}
+  for i, prediction in enumerate(predictions):
+    for answer in prediction.answers:
+      pictured.setdefault(answer, i)
   return [
     {
       'picture': data_uri(examples.images[c.example]),
       'right': changed_words(c.right, c.given),
       'given': changed_words(c.given, c.right),
-      'other': data_uri(examples.images[names.index(c.given)])
-      if c.given in names
+      'other': data_uri(examples.images[pictured[c.given]])
+      if c.given in pictured
       else None,
       'times': c.times,
       'probability': c.probability,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -41,7 +41,16 @@ def whole_percent(value: float) -> str:
 
 
 CHARTS = (
-  Chart('Loss', 'nats a pair', {'train/loss': ''}, plain),
+  Chart(
+    'Loss',
+    'nats a pair',
+    {
+      'train/loss': 'steps',
+      'eval/loss/loss': 'held out',
+      'eval/train_loss/loss': 'training pairs',
+    },
+    plain,
+  ),
   Chart(
     'Zero-shot accuracy',
     'held out',
@@ -51,11 +60,22 @@ CHARTS = (
     at_least=1.0,
   ),
   Chart(
-    'Retrieval R@1',
-    'held out',
+    'Retrieval R@1, image to text',
+    '',
     {
-      'eval/retrieval/image_to_text_r1': 'to text',
-      'eval/retrieval/text_to_image_r1': 'to image',
+      'eval/retrieval/image_to_text_r1': 'held out',
+      'eval/train_retrieval/image_to_text_r1': 'training pairs',
+    },
+    percent,
+    from_zero=True,
+    at_least=1.0,
+  ),
+  Chart(
+    'Retrieval R@1, text to image',
+    '',
+    {
+      'eval/retrieval/text_to_image_r1': 'held out',
+      'eval/train_retrieval/text_to_image_r1': 'training pairs',
     },
     percent,
     from_zero=True,
@@ -99,48 +119,53 @@ CHARTS = (
 
 
 def draw_charts(
-  rows: Sequence[Row], config: Mapping[str, Any]
+  rows: Sequence[Row], config: Mapping[str, Any], hidden: Collection[str] = ()
 ) -> list[dict[str, Any]]:
   """Those of `CHARTS` that the run has numbers for.
 
+  Args:
+    hidden: numbers that are not drawn.
   Returns:
     Dicts: title, unit, svg, and last: (word, value) for each line.
   """
   last_step = max((row['step'] for row in rows), default=0)
   drawn = []
   for chart in CHARTS:
-    lines = [
-      Line(word or chart.title, *series(rows, name))
+    found = [
+      (word, Line(word or chart.title, *series(rows, name)))
       for name, word in chart.names.items()
+      if name not in hidden
     ]
-    lines = [x for x in lines if any(map(math.isfinite, x.values))]
-    if not lines:
+    found = [x for x in found if any(map(math.isfinite, x[1].values))]
+    if not found:
       continue
+    lines = [line for _, line in found]
     svg: Markup = curves(
       lines,
       last_step=last_step,
       write=chart.write,
       write_tick=whole_percent if chart.write is percent else None,
-      reference=_reference(chart, config),
+      reference=_reference(chart, rows, config),
       from_zero=chart.from_zero,
       at_least=chart.at_least,
     )
-    words = list(chart.names.values())
     drawn.append(
       {
         'title': chart.title,
         'unit': chart.unit,
         'svg': svg,
         'last': [
-          (word if any(words) else '', chart.write(line.values[-1]))
-          for word, line in zip(words, lines, strict=False)
+          (word if len(found) > 1 else '', chart.write(line.values[-1]))
+          for word, line in found
         ],
       }
     )
   return drawn
 
 
-def _reference(chart: Chart, config: Mapping[str, Any]) -> Reference | None:
+def _reference(
+  chart: Chart, rows: Sequence[Row], config: Mapping[str, Any]
+) -> Reference | None:
   if 'train/loss' in chart.names:
     batch_size = setting(config, 'data.batch_size')
     if not batch_size or setting(config, 'objective.name') != 'softmax':
@@ -150,4 +175,7 @@ def _reference(chart: Chart, config: Mapping[str, Any]) -> Reference | None:
     )
   if 'train/logit_scale' in chart.names:
     return Reference(100.0, 'at most 100')
+  _, levels = series(rows, f'{next(iter(chart.names))}_chance')
+  if levels:
+    return Reference(levels[-1], f'chance {percent(levels[-1])}')
   return None

@@ -19,16 +19,28 @@ GIVEN_NAMES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """The names that the model gives to a picture, and the right one."""
+  """What the model calls a picture, and the right answer.
+
+  Attributes:
+    right: the name, or the picture's first caption.
+    top: names (or captions) and probabilities, best first.
+    also: the picture's other captions, which are right as well.
+  """
 
   right: str
-  top: list[tuple[str, float]]  # names and probabilities, best first
+  top: list[tuple[str, float]]
+  also: tuple[str, ...] = ()
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """All that are right."""
+    return (self.right, *self.also)
 
   @property
   def rank(self) -> int | None:
-    """Of the right name among `top`, from 0."""
-    names = [name for name, _ in self.top]
-    return names.index(self.right) if self.right in names else None
+    """Of the first right answer among `top`, from 0."""
+    ranks = (i for i, (name, _) in enumerate(self.top) if name in self.answers)
+    return next(ranks, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +50,9 @@ class Examples:
   images: list[Any]  # encoded bytes
   texts: list[str]  # one caption, or the label's name; '' without either
   features: Float[np.ndarray, 'N E']  # unit length
-  predictions: list[Prediction] | None  # None where there are no labels
-  labels: int  # names to choose from
+  predictions: list[Prediction] | None  # None without labels and captions
+  choices: int  # names, or captions, to choose from
+  captioned: bool = False  # the answers are captions and not names
 
   def __len__(self) -> int:
     return len(self.images)
@@ -61,7 +74,8 @@ def read_examples(
 ) -> Examples:
   """Reads and encodes each example once.
 
-  Examples whose picture cannot be read are left out.
+  Examples whose picture cannot be read are left out, and so are those without
+  a caption where the captions are what a picture is called.
 
   Args:
     evaluation: the model's zero-shot evaluation on this source; computed here
@@ -75,12 +89,19 @@ def read_examples(
     drawn = np.random.default_rng(seed).permutation(indices)[:most]
     indices = np.sort(drawn)
   records = list(_readable(source, indices))
+  names = source.label_names or ()
+  labelled = bool(names) and all('label' in record for record in records)
+  captioned = not labelled and any(record['caption'] for record in records)
+  if captioned:  # a picture without one is asked nothing
+    records = [record for record in records if record['caption']]
   if not records:
     return no_examples()
-  names = source.label_names or ()
   features = model.encode_image(decode(record['image']) for record in records)
-  predictions = None
-  if names and all('label' in record for record in records):
+  predictions, choices = None, len(names)
+  if captioned:
+    captions = [record['caption'] for record in records]
+    predictions, choices = _rank_captions(model, features, captions)
+  elif labelled:
     predictions = _evaluated(records, evaluation) or _predict(
       model,
       features,
@@ -93,7 +114,8 @@ def read_examples(
     texts=[_text(record, names) for record in records],
     features=features,
     predictions=predictions,
-    labels=len(names),
+    choices=choices,
+    captioned=captioned,
   )
 
 
@@ -131,7 +153,7 @@ def confusions(
   found = collections.defaultdict(list)
   for i, prediction in enumerate(predictions):
     given, probability = prediction.top[0]
-    if given != prediction.right:
+    if given not in prediction.answers:
       found[prediction.right, given].append((probability, i))
   pairs = [
     Confusion(
@@ -179,6 +201,32 @@ def _evaluated(
     )
     for record in records
   ]
+
+
+def _rank_captions(
+  model: Encoder,
+  features: Float[np.ndarray, 'N E'],
+  captions: Sequence[Sequence[str]],
+) -> tuple[list[Prediction], int]:
+  """The best captions of each picture among those of all, and their number."""
+  different = list(dict.fromkeys(text for own in captions for text in own))
+  best, probabilities = top_classes(
+    features,
+    model.encode_text(different).T,
+    k=GIVEN_NAMES,
+    logit_scale=model.logit_scale,
+  )
+  predictions = [
+    Prediction(
+      own[0],
+      [(different[int(c)], float(p)) for c, p in zip(*top, strict=True)],
+      tuple(own[1:]),
+    )
+    for own, top in zip(
+      captions, zip(best, probabilities, strict=True), strict=True
+    )
+  ]
+  return predictions, len(different)
 
 
 def _predict(

@@ -3,10 +3,12 @@ settings, and the commands that make the run again.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from clip_jax.evaluation.chance import FEW_CLASSES
 from clip_jax.pages.words import percent, short_count
+from clip_jax.training.evaluations import TRAIN
 from clip_jax.training.metrics import Row, series
 from clip_jax.training.progress import duration, speed
 from clip_jax.training.report.examples import Examples
@@ -38,13 +40,18 @@ SETTINGS = (
   'seed',
 )
 
+_HIGHER = 1.05  # than the lowest held-out loss, which is more than its noise
+
 
 def headline(
-  rows: Sequence[Row], config: Mapping[str, Any], parameters: int | None
+  rows: Sequence[Row],
+  config: Mapping[str, Any],
+  parameters: int | None,
+  hidden: Collection[str] = (),
 ) -> list[dict[str, str]]:
   """The numbers at the top: a value, what it is, and a note.
 
-  Those that the run has not measured are left out.
+  Those that the run has not measured are left out, and those of `hidden`.
   """
   found = []
 
@@ -57,9 +64,22 @@ def headline(
     ('retrieval/image_to_text_r1', 'image to text R@1', 'retrieval'),
     ('retrieval/text_to_image_r1', 'text to image R@1', 'retrieval'),
   ):
-    _, values = series(rows, f'eval/{name}')
-    if values:
-      add(percent(values[-1]), words, note)
+    value = _last(rows, f'eval/{name}')
+    if value is None or f'eval/{name}' in hidden:
+      continue
+    notes = [note]
+    for what, beside in (
+      ('training pairs', f'eval/{TRAIN}{name}'),
+      ('chance', f'eval/{name}_chance'),
+    ):
+      level = _last(rows, beside)
+      if level is not None:
+        notes.append(f'{what} {percent(level)}')
+    add(percent(value), words, '; '.join(notes))
+  loss, trained = (_last(rows, f'eval/{x}loss/loss') for x in ('', TRAIN))
+  if loss is not None:
+    note = '' if trained is None else f'training pairs {trained:.2f}'
+    add(f'{loss:.2f}', 'held-out loss', note)
   batch_size = setting(config, 'data.batch_size')
   if rows:
     note = f'of {batch_size:,} pairs each' if batch_size else ''
@@ -73,6 +93,28 @@ def headline(
     if seconds:
       add(duration(seconds), 'training time', 'without evaluation')
   return found
+
+
+def _last(rows: Sequence[Row], name: str) -> float | None:
+  _, values = series(rows, name)
+  return values[-1] if values else None
+
+
+def overfitting(rows: Sequence[Row]) -> str:
+  """Says that the held-out loss was lower once; '' where it was not."""
+  steps, losses = series(rows, 'eval/loss/loss')
+  if not losses or not losses[-1] > _HIGHER * min(losses):
+    return ''
+  best = losses.index(min(losses))
+  line = (
+    f'The held-out loss was lowest at step {steps[best]:,}, with '
+    f'{losses[best]:.2f}, and is {losses[-1]:.2f} at the end: since then the '
+    'model has learned its training pairs by heart'
+  )
+  trained = _last(rows, f'eval/{TRAIN}loss/loss')
+  if trained is not None:
+    line += f', whose loss is {trained:.2f}'
+  return f'{line}. More data, augmentation or fewer steps would help.'
 
 
 def training_seconds(rows: Sequence[Row], batch_size: int) -> float:
@@ -97,15 +139,22 @@ def summary(examples: Examples, step: int) -> str:
   if examples.predictions is None:
     return (
       f'{after}, seen through {len(examples):,} held-out examples without '
-      'labels.'
+      'labels or captions.'
     )
   ranks = [prediction.rank for prediction in examples.predictions]
   near = sum(rank is not None for rank in ranks)
-  return (
+  what = 'caption' if examples.captioned else 'name'
+  shares = [
+    len(set(x.answers)) / examples.choices for x in examples.predictions
+  ]
+  line = (
     f'{after}, the model gives {ranks.count(0):,} of {len(examples):,} '
-    f'held-out pictures their right name, chosen among {examples.labels:,}. '
-    f'For {near:,} of them, the right name is one of its first five.'
+    f'held-out pictures their right {what}, chosen among {examples.choices:,}; '
+    f'guessing would get {percent(sum(shares) / len(shares))} right.'
   )
+  if examples.choices > FEW_CLASSES:
+    line += f' For {near:,} of them, the right {what} is one of its first five.'
+  return line
 
 
 def setting(config: Mapping[str, Any], name: str) -> Any:

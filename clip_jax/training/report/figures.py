@@ -104,11 +104,12 @@ def _axes(ticks, last_step, x, y, write) -> Markup:
 
 def _reference(reference, left, right, y) -> Markup:
   at = y(reference.value)
+  below = at + 11 < HEIGHT - BOTTOM  # else it would be in the steps' way
   return Markup(
     f'<line class="reference" x1="{left:.1f}" x2="{right:.1f}" '
     f'y1="{at:.1f}" y2="{at:.1f}"/>'
     f'<text class="tick" text-anchor="end" x="{right:.1f}" '
-    f'y="{at + 11:.1f}">{escape(reference.name)}</text>'
+    f'y="{at + (11 if below else -4):.1f}">{escape(reference.name)}</text>'
   )
 
 
