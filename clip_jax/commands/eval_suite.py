@@ -6,6 +6,8 @@ examples:
       --published=ViT-B/32 --root=/data
   clip-jax eval --model=REF --suite=paper --out=DIR --datasets=digits \\
       --tasks=zero_shot,few_shot
+  clip-jax eval --model=REF --suite=paper --out=DIR \\
+      --datasets=cifar10,mine=folder:pets#test,captions=csv:pairs.csv
 
 Run again with the same --out, it goes on: results that depend on nothing that
 has changed are kept. The page and the tables have what was asked for last.
@@ -52,7 +54,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'of --suite: the folder of results, features and the page; of a task: a '
     '.json file',
   )
-  several('datasets', 'of --suite: only these')
+  several('datasets', 'of --suite: only these; your own as NAME=SPEC')
   several('tasks', 'of --suite: only these')
   text('published', "of --suite: which of the paper's models this is")
 
@@ -75,11 +77,13 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   reference = common_flags.reference_of(values)
   _check_published(values.published)
 
+  from clip_jax.data.sources.base import DEFAULT_CAPTIONS
   from clip_jax.evaluation import EVALUATORS, find_evaluator
   from clip_jax.evaluation.baselines import read_baselines
   from clip_jax.evaluation.datasets import DATASETS
   from clip_jax.evaluation.datasets.names import contents_hash
   from clip_jax.evaluation.datasets.opening import open_dataset
+  from clip_jax.evaluation.datasets.own import open_own, own_row, split_names
   from clip_jax.evaluation.datasets.presence import data_root, present
   from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
   from clip_jax.evaluation.suite import (
@@ -95,15 +99,26 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   recognise(reference)  # before anything is made
   root = root or data_root()
   training = options.overlap_with or training_data(Path(reference)) or ''
+  captions = tuple(values.captions)
+  wanted = split_names(values.datasets)
+  own = {
+    name: own_row(name, spec, captions) for name, spec in wanted.own.items()
+  }
+  table = {**DATASETS, **own}
   plan = make_plan(
-    DATASETS,
+    table,
     EVALUATORS,
-    present,
+    lambda facts, root: None if facts.name in own else present(facts, root),
     root=root,
     training_is_known=bool(training),
-    datasets=values.datasets,
+    datasets=wanted.names,
     tasks=values.tasks,
   )
+  if wanted.names and is_first():  # each was asked for
+    printing.report_warnings(
+      f'left out {name}: {reason}' for name, reason in plan.absent.items()
+    )
+
   model = common_flags.load_over_devices(values)
   identity = identity_of(model, values.dtype)
   options = dataclasses.replace(
@@ -114,7 +129,11 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   told: set[str] = set()
 
   def opened(name: str) -> 'Dataset':
-    dataset = open_dataset(name, root=root)
+    if name in own:
+      dataset = open_own(own[name], captions)
+    else:  # beside own data, the columns are those of the own
+      theirs = DEFAULT_CAPTIONS if own else captions
+      dataset = open_dataset(name, root=root, captions=theirs)
     if is_first():
       printing.report_notices(x for x in dataset.notices if x not in told)
       told.update(dataset.notices)
@@ -123,7 +142,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   suite = Suite(
     encoder=model,
     folder=out,
-    table=DATASETS,
+    table=table,
     find=find_evaluator,
     open=opened,
     options=options,

@@ -126,3 +126,96 @@ def test_wrong_calls_are_one_line(refused, workdir, tmp_path, root):
   (tmp_path / 'file').touch()
   refused('file is a file', *suite[:-1], f'--out={tmp_path}/file')
   assert not (tmp_path / 'out').exists()
+
+
+@pytest.fixture
+def mixed(clip_jax, workdir, root, tmp_path):
+  """A suite of a known data set, labelled own data, and captioned own data."""
+  table = tmp_path / 'pairs.csv'
+  rows = [
+    f'{path},shape number {i} at {path.parent.name}'
+    for i, path in enumerate(sorted((root / 'rendered_sst2').rglob('*.png')))
+  ]
+  table.write_text('\n'.join(['image,title', *rows]))
+
+  def suite(*words, datasets):
+    return clip_jax(
+      'eval', f'--model={workdir}', '--suite=paper', f'--out={tmp_path}/out',
+      f'--root={root}', f'--datasets={datasets}', '--shots=1', '--seeds=1',
+      '--C=1', *words,
+    )  # fmt: skip
+
+  suite.labelled = f'folder:{root}/rendered_sst2#test'
+  suite.captioned = f'csv:{table}'
+  return suite
+
+
+def test_own_data_stand_beside_known_ones(mixed, tmp_path):
+  named = f'mine={mixed.labelled},pairs-1={mixed.captioned}'
+  result = mixed(
+    '--captions=title',
+    '--json',
+    datasets=f'rendered_sst2,birdsnap,{named}',
+  )
+  assert result.code == 0, result.err
+  assert 'left out birdsnap: no such folder' in result.err
+  found = {
+    (x['dataset'], x['task']): x['metrics'] for x in result.json['results']
+  }
+  probed = ('zero_shot', 'prompt_gain', 'linear_probe', 'few_shot')
+  assert list(found) == [
+    *(('rendered_sst2', task) for task in probed),
+    *(('mine', task) for task in probed),
+    ('pairs-1', 'retrieval'),
+  ]
+  for task in ('zero_shot', 'prompt_gain'):
+    assert found['mine', task]['examples'] == 12
+  assert found['mine', 'linear_probe']['train_examples'] == 12
+  assert found['pairs-1', 'retrieval']['texts'] == 36
+  page = (tmp_path / 'out' / 'report.html').read_text()
+  assert '<td>mine<small>' in page and '<td>pairs-1</td>' in page
+  again = mixed('--captions=title', datasets=named)
+  assert again.err.count('(kept)') == 5
+
+
+def test_overlap_is_asked_of_own_labelled_data(mixed):
+  result = mixed(
+    '--tasks=overlap', f'--overlap_with={mixed.labelled}', '--json',
+    datasets=f'mine={mixed.labelled}',
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  (found,) = result.json['results']
+  assert found['task'] == 'overlap'
+
+
+@pytest.mark.parametrize(
+  ('datasets', 'message'),
+  [
+    ('folder:pets', 'give your own data a name, as mine=folder:pets'),
+    ('a/b=folder:pets', 'use NAME=SPEC with a NAME of letters'),
+    ('=folder:pets', 'use NAME=SPEC'),
+    ('mine=', 'use NAME=SPEC'),
+    ('digits=folder:pets', 'digits is the name of another data set'),
+    ('a=folder:x,a=folder:y', 'a is the name of another data set'),
+    ('mine=folder:/nowhere', 'no folder'),
+    ('mine=nosuch:x', "data 'nosuch:x'"),
+    ('cifr10', "no data set 'cifr10' in the suite"),
+  ],
+)
+def test_wrong_own_data_are_one_line(
+  refused, workdir, tmp_path, datasets, message
+):
+  refused(
+    message, 'eval', f'--model={workdir}', '--suite=paper',
+    f'--out={tmp_path}', f'--datasets={datasets}',
+  )  # fmt: skip
+
+
+def test_own_data_without_labels_and_captions_are_refused(
+  refused, workdir, root, tmp_path
+):
+  plain = root / 'rendered_sst2' / 'test' / 'negative'
+  refused(
+    'no label names and no captions', 'eval', f'--model={workdir}',
+    '--suite=paper', f'--out={tmp_path}', f'--datasets=mine=folder:{plain}',
+  )  # fmt: skip

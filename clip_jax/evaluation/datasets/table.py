@@ -15,7 +15,7 @@ from typing import Literal, TypedDict
 Metric = Literal[
   'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5'
 ]
-Group = Literal['paper', 'shift', 'retrieval', 'bias', 'local']
+Group = Literal['paper', 'shift', 'retrieval', 'bias', 'local', 'own']
 # What the right answer of a picture is: the record's label; each of the
 # labels of an object in it (VOC); something computed from the objects of a
 # TFDS record; columns of a table (FairFace); or what its caption says (`note`
@@ -44,6 +44,7 @@ class DatasetFacts:
   classes: int | None = None  # how many, where their names are the source's
   shift_of: str | None = None  # the data set that its distribution is shifted
   greyscale: bool = False  # the pictures are read without their colours
+  tasks: tuple[str, ...] = ()  # of a user's own data; else the suite knows
 
 
 class _Specs(TypedDict):

@@ -62,6 +62,8 @@ class Plan:
 
 def tasks_of(facts: DatasetFacts) -> tuple[str, ...]:
   """The evaluators that a data set is for."""
+  if facts.tasks:
+    return facts.tasks
   if facts.name in TASKS_OF_LOCAL:
     return TASKS_OF_LOCAL[facts.name]
   tasks = TASKS_OF_GROUP.get(facts.group, ())
