@@ -8,22 +8,20 @@ damaged is made again.
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, UInt64
-from PIL import Image
 
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.reading import none_readable
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.data_identity import data_identity
-from clip_jax.evaluation.perceptual_hash import hash_pictures
+from clip_jax.evaluation.perceptual_hash import Hashes, hash_spectra, spectrum
 from clip_jax.inference.bulk.records import picture_items, refuse_corrupt
 from clip_jax.interop.replacing import replacing
 from clip_jax.parallel.distributed import is_first
@@ -72,34 +70,44 @@ def read_hashes(source: Source, options: 'Options') -> HashedPictures:
   return found
 
 
+def places_of(source: Source, hashes: HashedPictures) -> list[int]:
+  """Where a source has the pictures that were hashed."""
+  everything = range(len(source))
+  return [i for i in everything if source.id(i) not in hashes.corrupt]
+
+
 def _hash_all(source: Source, options: 'Options') -> HashedPictures:
   ids: list[str] = []
   corrupt: dict[str, str] = {}
+  found: list[Hashes] = []
   items = picture_items(
     source, range(len(source)), {}, options.max_corrupt_records
   )
 
-  def readable() -> Iterator[Image.Image]:
-    for item in options.watch(items, len(source), 'hashes'):
-      if item.reason:
-        corrupt[item.id] = item.reason
-      else:
-        ids.append(item.id)
-        yield item.content
-
-  pictures = readable()
-  bits, flat = [np.empty(0, np.uint64)], [np.empty(0, bool)]
+  spectra: list[np.ndarray] = []
   with contextlib.closing(items):
-    while True:
-      hashes = hash_pictures(itertools.islice(pictures, _BLOCK))
-      if not len(hashes.bits):
-        break
-      bits.append(hashes.bits)
-      flat.append(hashes.flat)
+    for item in options.watch(items, len(source), 'hashes'):
+      reason = item.reason
+      if not reason:
+        try:
+          spectra.append(spectrum(item.content))
+          ids.append(item.id)
+        except CorruptImageError as error:  # which decoding did not notice
+          reason = str(error)
+      if reason:
+        corrupt[item.id] = reason
+        refuse_corrupt(source, corrupt, options.max_corrupt_records)
+      if len(spectra) == _BLOCK:
+        found.append(hash_spectra(spectra))
+        spectra = []
   if not ids:
     raise FailureError(none_readable(source.spec, corrupt))
+  found.append(hash_spectra(spectra))
   return HashedPictures(
-    ids, np.concatenate(bits), np.concatenate(flat), corrupt
+    ids,
+    np.concatenate([x.bits for x in found]),
+    np.concatenate([x.flat for x in found]),
+    corrupt,
   )
 
 

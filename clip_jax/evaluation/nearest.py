@@ -38,6 +38,34 @@ def nearest_hashes(
   return Nearest(found.rows, 0.0 - found.values)  # 0, and not -0
 
 
+def near_hashes(
+  test: UInt64[np.ndarray, ' N'],
+  train: UInt64[np.ndarray, ' M'],
+  reach: int,
+  most: int,
+) -> list[list[int]]:
+  """Of each test picture the training pictures within `reach` bits.
+
+  Returns:
+    Rows of the training pictures, the nearest first, `most` at most.
+  """
+  found: list[list[int]] = []
+  side = int(_BLOCK_PAIRS**0.5)
+  for top in range(0, len(test), side):
+    block = test[top : top + side]
+    pairs = [
+      (i, int(bits[i, j]), left + j)
+      for left in range(0, len(train), side)
+      for bits in [np.bitwise_count(block[:, None] ^ train[left : left + side])]
+      for i, j in np.argwhere(bits <= reach).tolist()
+    ]
+    rows: list[list[tuple[int, int]]] = [[] for _ in block]
+    for i, distance, row in pairs:
+      rows[i].append((distance, row))
+    found += [[row for _, row in sorted(x)[:most]] for x in rows]
+  return found
+
+
 def nearest_features(
   test: Float[np.ndarray, 'N E'], train: Float[np.ndarray, 'M E']
 ) -> Nearest:

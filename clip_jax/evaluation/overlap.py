@@ -9,18 +9,20 @@ been seen: in the paper some of it was black frames of films. The paper chose
 the threshold of each data set by looking at pairs: see the tables.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from clip_jax.data.sources import open_source
+from clip_jax.data.decoding import CorruptImageError, decode
+from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import FailureError, UsageError, check_choice
 from clip_jax.evaluation.chance import chance_levels
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import Features, labelled, read_features
-from clip_jax.evaluation.hash_cache import read_hashes
+from clip_jax.evaluation.hash_cache import places_of, read_hashes
 from clip_jax.evaluation.intervals import (
   OVERLAP_CONFIDENCE,
   clopper_pearson,
@@ -28,6 +30,7 @@ from clip_jax.evaluation.intervals import (
 )
 from clip_jax.evaluation.nearest import (
   Nearest,
+  near_hashes,
   nearest_features,
   nearest_hashes,
 )
@@ -35,12 +38,19 @@ from clip_jax.evaluation.perceptual_hash import BITS
 from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.prompts import classifier_for
 from clip_jax.evaluation.ranking import top_classes
+from clip_jax.evaluation.same_image import is_same, thumbnail
 
 DETECTORS = ('perceptual', 'learned')
 # Of the sweeps: bits, beyond which pictures are rarely copies, and cosines.
 _DISTANCES = [float(n) for n in range(17)]
 _SIMILARITIES = [n / 100 for n in range(80, 100)]
 _PAIRS_A_STEP = 8  # shown of each step of the sweep
+# Of each test picture: training pictures with a near hash that are looked at,
+# and of these the ones that look most like it, which are laid upon it.
+_CANDIDATES, _COMPARED = 64, 4
+_KEPT = 20_000  # pictures to compare in memory, 28 kB each
+# Hits of one training picture that are said: so many, and such a part of all.
+_MANY_HITS, _MANY = 10, 0.1
 
 
 class _Found(NamedTuple):
@@ -50,12 +60,14 @@ class _Found(NamedTuple):
     nearest: of each.
     train_ids: of the training pictures.
     corrupt: id to reason, of training pictures that could not be compared.
+    refuted: test pictures whose hash is near, and which are not the same.
     uncompared: test pictures without texture, which count as clean.
   """
 
   nearest: Nearest
   train_ids: list[str]
   corrupt: dict[str, str]
+  refuted: Bool[np.ndarray, ' N']
   uncompared: int
 
 
@@ -65,9 +77,10 @@ def evaluate(
   """Zero-shot accuracy on All, Overlap and Clean test pictures (figure 17).
 
   The 'perceptual' detector takes pictures for near-duplicates whose hashes
-  differ in at most `max_distance` bits. It is blind to colour, so that emoji
-  which differ in their skin tone are copies to it, and never compares pictures
-  without texture, which are alike whatever they are of. The 'learned' one takes
+  differ in at most `max_distance` bits, and which are the same in every place
+  and colour (`same_image`): flat pictures of one pattern share their hash. It
+  never compares pictures without texture, which are alike whatever they are of.
+  The 'learned' one takes
   those whose features, by this very model, have a cosine of at least
   `min_similarity`: it finds more, and also what is merely of the same thing.
   Accuracy is top-1 over pictures, whatever the data set's own metric is.
@@ -77,7 +90,8 @@ def evaluate(
       `templates`, `cache`, `max_corrupt_records`, `watch`.
   Returns:
     metrics: 'examples', 'overlap_examples', 'clean_examples', and
-      'uncompared_examples' of the perceptual detector (counts);
+      'refuted_examples' and 'uncompared_examples' of the perceptual detector
+      (counts);
       'overlap_share'; 'accuracy_all', 'accuracy_overlap', 'accuracy_clean';
       'all_minus_clean'; 'overlap_minus_clean' and its 'overlap_minus_clean_low'
       and '_high', the ends of the 99.5 % Clopper-Pearson interval of Overlap's
@@ -85,12 +99,13 @@ def evaluate(
       Clean. What is undefined, Overlap or Clean being empty, is left out.
     records: for each test picture 'id', 'label', 'predicted', 'correct',
       'nearest' (the training picture, or None), 'distance' or 'similarity'
-      (or None), 'overlapping'.
+      (or None), 'overlapping', 'refuted': near by its hash, and not the same.
     tables: 'thresholds': 'threshold', 'overlapping' (a count),
-      'overlap_accuracy', 'clean_accuracy' (None where undefined). 'pairs', to
+      'overlap_accuracy', 'clean_accuracy' (None where undefined); beyond
+      `max_distance`, hits are by the hash alone. 'pairs', to
       look at: 'test', 'train' (ids), 'distance' or 'similarity',
       'overlapping'; nearest first, the first few of each step of the sweep.
-      'warnings': see `Evaluation`.
+      'warnings': see `Evaluation`; also that many hits share one picture.
   Raises:
     UsageError: an option makes no sense, or there is no training data, no
       class name or no label.
@@ -111,9 +126,10 @@ def evaluate(
     found = _perceptual(test, dataset.test, train, options)
   else:
     found = _learned(encoder, test, train, options)
-  overlapping = _within(found.nearest.values, _threshold(options), options)
+  overlapping = _hits(found, _threshold(options), options)
   metrics = compare(correct, overlapping)
   if options.detector == 'perceptual':
+    metrics['refuted_examples'] = float(found.refuted.sum())
     metrics['uncompared_examples'] = float(found.uncompared)
   accuracies = [name for name in metrics if name.startswith('accuracy_')]
   return Evaluation(
@@ -124,9 +140,12 @@ def evaluate(
       **test.corrupt,
     },
     {
-      'thresholds': _sweep(correct, found.nearest.values, options),
+      'thresholds': _sweep(correct, found, options),
       'pairs': _pairs(test, found, overlapping, options),
-      'warnings': prompt_warnings(encoder, dataset, options),
+      'warnings': [
+        *prompt_warnings(encoder, dataset, options),
+        *_shared(found, overlapping),
+      ],
     },
     chance_levels(accuracies, len(dataset.class_names), 'accuracy'),
   )
@@ -214,7 +233,56 @@ def _perceptual(
   nearest = Nearest(np.full(len(test), -1), np.full(len(test), np.nan))
   nearest.rows[~flat] = kept[found.rows] if len(kept) else -1
   nearest.values[~flat] = found.values
-  return _Found(nearest, theirs.ids, theirs.corrupt, int(flat.sum()))
+  refuted = np.zeros(len(test), bool)
+  candidates = near_hashes(
+    bits[~flat], theirs.bits[kept], options.max_distance, _CANDIDATES
+  )
+  textured = np.flatnonzero(~flat).tolist()
+  close = [(i, kept[x]) for i, x in zip(textured, candidates, strict=True) if x]
+  pictures = _Thumbnails(split.source, places_of(split.source, ours))
+  trained = _Thumbnails(train.source, places_of(train.source, theirs))
+  for i, others in options.watch(close, len(close), 'comparisons'):
+    same = _first_same(pictures[int(rows[i])], others, trained)
+    if same is None:
+      refuted[i] = True
+    else:
+      nearest.rows[i] = same
+      nearest.values[i] = int(np.bitwise_count(bits[i] ^ theirs.bits[same]))
+  uncompared = int(flat.sum())
+  return _Found(nearest, theirs.ids, theirs.corrupt, refuted, uncompared)
+
+
+def _first_same(
+  picture: np.ndarray | None, others: np.ndarray, trained: '_Thumbnails'
+) -> int | None:
+  """The training picture that is the same; those that look like it first."""
+  if picture is None:
+    return None
+  looks = [(row, trained[row]) for row in others.tolist()]
+  there = [(row, x) for row, x in looks if x is not None]
+  there.sort(key=lambda pair: float(np.square(pair[1] - picture).mean()))
+  for row, other in there[:_COMPARED]:
+    if is_same(picture, other):
+      return row
+  return None
+
+
+class _Thumbnails:
+  """What is compared of a source's pictures; those used last are in memory."""
+
+  def __init__(self, source: Source, places: list[int]):
+    self._source, self._places = source, places
+    self._read = functools.lru_cache(maxsize=_KEPT)(self._find)
+
+  def __getitem__(self, row: int) -> np.ndarray | None:
+    """Of the picture that was hashed in this row; None if it is gone."""
+    return self._read(row)
+
+  def _find(self, row: int) -> np.ndarray | None:
+    try:
+      return thumbnail(decode(self._source[self._places[row]]['image']))
+    except CorruptImageError:
+      return None
 
 
 def _learned(
@@ -222,7 +290,8 @@ def _learned(
 ) -> _Found:
   theirs = read_features(encoder, train, options)
   nearest = nearest_features(test.vectors, theirs.vectors)
-  return _Found(nearest, theirs.ids, theirs.corrupt, 0)
+  none = np.zeros(len(test), bool)
+  return _Found(nearest, theirs.ids, theirs.corrupt, none, 0)
 
 
 def _threshold(options: Options) -> float:
@@ -239,6 +308,32 @@ def _within(
   return values >= threshold
 
 
+def _hits(
+  found: _Found, threshold: float, options: Options
+) -> Bool[np.ndarray, ' N']:
+  return _within(found.nearest.values, threshold, options) & ~found.refuted
+
+
+def _shared(found: _Found, overlapping: np.ndarray) -> list[dict[str, Any]]:
+  """A warning where many hits are of one training picture.
+
+  That is a pattern, such as a star or a sign, rather than copies; and such hits
+  are no independent draws, as the p-value takes them to be.
+  """
+  rows, counts = np.unique(found.nearest.rows[overlapping], return_counts=True)
+  if not len(rows) or counts.max() < max(_MANY_HITS, _MANY * counts.sum()):
+    return []
+  most = int(counts.argmax())
+  return [
+    {
+      'warning': f'{counts[most]:,} of {counts.sum():,} overlapping pictures '
+      f'are near one training picture, {found.train_ids[rows[most]]}: look at '
+      'it; hits of one pattern are no copies, and the p-value takes them for '
+      'independent.'
+    }
+  ]
+
+
 def _thresholds(options: Options) -> list[float]:
   """Of the sweep, strictest first, with the one that is used."""
   if options.detector == 'perceptual':
@@ -247,11 +342,11 @@ def _thresholds(options: Options) -> list[float]:
 
 
 def _sweep(
-  correct: np.ndarray, values: np.ndarray, options: Options
+  correct: np.ndarray, found: _Found, options: Options
 ) -> list[dict[str, Any]]:
   rows = []
   for threshold in _thresholds(options):
-    metrics = compare(correct, _within(values, threshold, options))
+    metrics = compare(correct, _hits(found, threshold, options))
     rows.append(
       {
         'threshold': _plain(threshold, options),
@@ -320,6 +415,7 @@ def _records(
         'nearest': found.train_ids[row] if compared else None,
         _measure(options): _plain(value, options) if compared else None,
         'overlapping': bool(overlapping[i]),
+        'refuted': bool(found.refuted[i]),
       }
     )
   return records

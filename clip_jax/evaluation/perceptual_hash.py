@@ -5,10 +5,10 @@ the signs of its lowest frequencies, which outlive another size, another
 encoding and a little cropping; a copy differs in few of the 64 bits, another
 picture in about half. Within 8 bits are re-encoded and resized copies, and most
 that lost 2 % of each side; pictures of one pattern, as flags or clock faces,
-are near each other, too: look at what is found.
+are near each other, too: `same_image` tells these apart.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, UInt64
 from PIL import Image
 from scipy.fft import dctn
 
+from clip_jax.data.decoding import pillow_errors
 from clip_jax.data.images import Preprocessing, upright
 
 BITS = 64
@@ -48,8 +49,14 @@ def hash_pictures(pictures: Iterable[Image.Image]) -> Hashes:
 
   Args:
     pictures: of any mode and size.
+  Raises:
+    CorruptImageError: one cannot be made grey, though it was decoded.
   """
-  found = [_spectrum(picture) for picture in pictures]
+  return hash_spectra([spectrum(picture) for picture in pictures])
+
+
+def hash_spectra(found: Sequence[Float[np.ndarray, '64']]) -> Hashes:
+  """The hashes of pictures of which these are the `spectrum`."""
   spectra = np.array(found).reshape(len(found), BITS)
   far = spectra - np.median(spectra, axis=1, keepdims=True)
   weights = np.left_shift(np.uint64(1), np.arange(BITS, dtype=np.uint64))
@@ -67,8 +74,13 @@ def perceptual_hash(picture: Image.Image) -> np.uint64:
   return hash_pictures([picture]).bits[0]
 
 
-def _spectrum(picture: Image.Image) -> Float[np.ndarray, '64']:
-  """Its lowest frequencies; the first is its brightness."""
+@pillow_errors()
+def spectrum(picture: Image.Image) -> Float[np.ndarray, '64']:
+  """A picture's lowest frequencies; the first is its brightness.
+
+  Raises:
+    CorruptImageError: it cannot be made grey, though it was decoded.
+  """
   grey = upright(picture, _SEEN).convert('L')
   # A large picture is first halved a few times, which is much faster.
   small = grey.resize(

@@ -43,7 +43,7 @@ def test_a_second_run_hashes_nothing(tmp_path, monkeypatch):
   fresh = read_hashes(source, Options())
   first = read_hashes(source, cached(tmp_path))
   with monkeypatch.context() as patch:
-    patch.setattr(module, 'hash_pictures', None)  # fails if it is called
+    patch.setattr(module, 'spectrum', None)  # fails if it is called
     second = read_hashes(source, cached(tmp_path))
   assert_equal(fresh, first)
   assert_equal(fresh, second)

@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binom
 
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation import (
   EVALUATORS,
   Options,
   data_identity,
   find_evaluator,
+  hash_cache,
 )
 from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split
 from clip_jax.evaluation.feature_cache import FeatureCache
 from clip_jax.evaluation.features import read_features
 from clip_jax.evaluation.overlap import compare, evaluate
+from tests.evaluation.drawings import drawings
 from tests.evaluation.fakes import ListSource, TableEncoder
 from tests.evaluation.textures import (
   TextureSource,
@@ -80,6 +83,7 @@ def test_hand_worked_case():
       'examples': 7,
       'overlap_examples': 3,
       'clean_examples': 4,
+      'refuted_examples': 0,
       'uncompared_examples': 1,
       'overlap_share': 3 / 7,
       'accuracy_all': 4 / 7,
@@ -143,7 +147,9 @@ def test_the_sweep_grows_and_holds_the_threshold_in_use():
   counts = [row['overlapping'] for row in rows]
   assert counts == sorted(counts)
   assert rows[-1]['overlapping'] == result.metrics['overlap_examples']
-  distances = [row['distance'] for row in result.records]
+  distances = [
+    None if row['refuted'] else row['distance'] for row in result.records
+  ]
   assert counts == [
     sum(x is not None and x <= row['threshold'] for x in distances)
     for row in rows
@@ -167,6 +173,7 @@ def test_without_overlap_what_is_undefined_is_left_out():
     'examples': 7,
     'overlap_examples': 0,
     'clean_examples': 7,
+    'refuted_examples': 0,
     'uncompared_examples': 1,
     'overlap_share': 0,
     'accuracy_all': 4 / 7,
@@ -332,3 +339,54 @@ def test_it_is_the_same_each_time_and_by_its_name():
   first = evaluate(ENCODER, dataset(seen()), Options())
   assert find_evaluator('overlap')(ENCODER, dataset(seen()), Options()) == first
   assert 'overlap' in EVALUATORS
+
+
+def of_drawings(test, train):
+  count = len(test)
+  source = TextureSource(
+    [marked(x.convert('L'), 1) for x in test], labels=[0] * count, names=NAMES,
+    spec='test:',
+  )  # fmt: skip
+  trained = TextureSource([x.convert('L') for x in train], spec='train:')
+  return Dataset('x', Split(source), Split(trained), class_names=(('up',),))
+
+
+def test_images_of_one_pattern_do_not_overlap_and_copies_among_them_do():
+  images = drawings(20)
+  test, train = images[::2], [*images[1::2], *map(copy_of, images[:8:2])]
+  result = evaluate(ENCODER, of_drawings(test, train), Options())
+  near = [x for x in result.records if (x['distance'] or 0) <= 8]
+  assert len(near) > 15  # by the hash alone
+  assert [x['id'] for x in result.records if x['overlapping']][:4] == [
+    f'test:{i}' for i in range(4)
+  ]
+  assert result.metrics['overlap_examples'] <= 9
+  assert [x['nearest'] for x in result.records[:4]] == [
+    f'train:{60 + i}' for i in range(4)
+  ]
+  assert result.metrics['refuted_examples'] >= 10
+
+
+def test_many_hits_of_one_picture_are_said():
+  copies = [PICTURES[0]] * 12 + [PICTURES[1]]
+  train = [PICTURES[1], copy_of(PICTURES[0])]
+  result = evaluate(ENCODER, of_drawings(copies, train), Options())
+  (row,) = result.tables['warnings']
+  assert row['warning'].startswith(
+    '12 of 13 overlapping pictures are near one training picture, train:1: '
+  )
+  few = evaluate(ENCODER, of_drawings(copies[8:], train), Options())
+  assert few.tables['warnings'] == []
+
+
+def test_pictures_whose_hash_fails_are_counted_as_corrupt(monkeypatch):
+  def spectrum(picture):
+    if picture.getpixel((0, 0)) == 7:
+      raise CorruptImageError('damaged image: late')
+    return real(picture)
+
+  real = hash_cache.spectrum
+  monkeypatch.setattr(hash_cache, 'spectrum', spectrum)
+  train = TextureSource([marked(texture(3), 7), texture(4)], spec='train:')
+  found = evaluate(ENCODER, dataset(train), Options())
+  assert found.corrupt == {'train: train:0': 'damaged image: late'}
