@@ -66,7 +66,7 @@ def readme(
   }
   section = ''
   if differences:
-    worst = f'{max(differences.values()):.0e} in any feature'
+    worst = f'{max(differences.values()):.1e} in any feature'
     section = string.Template(_ONNX).substitute(sizes, difference=worst)
   background = model.preprocessing.background
   return string.Template(template).substitute(
@@ -77,7 +77,9 @@ def readme(
     onnx_too=' The encoders are here as ONNX, too.' if differences else '',
     onnx_rows=_onnx_rows(files, sizes),
     onnx_section=section,
-    grey=', but for grey of 16 bits, which is scaled' if background else '',
+    grey=' (grey of 16 bits apart, which clip_jax scales)'
+    if background
+    else '',
     pixels_of=pixels_of(model.preprocessing),
   )
 

@@ -51,6 +51,13 @@ _OPEN_CLIP_DEFAULTS: dict[str, Any] = {
 }
 
 
+# Measured as `_options` says.
+_TRANSPARENT = (
+  'it sees another picture than {}, and features move by 0.9 of their length, '
+  "by up to 0.4 in a single number (measured with the emoji demo's model)"
+)
+
+
 class Written(NamedTuple):
   """What to write, and what it leaves out."""
 
@@ -166,7 +173,7 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
   if p.convention != 'transformers':
     ground = 'as this model does'
     if p.background != 'white':
-      ground = _TRANSPARENT.format('this model')
+      ground = f'so that {_TRANSPARENT.format("this model")}'
     differences.append(
       'transformers lays transparency over white before it resizes, '
       f'{ground}; where an odd number of pixels is cropped, it may keep one '
@@ -416,10 +423,3 @@ def _options(preprocessing: Preprocessing, library: str) -> list[str]:
       'all is white: convert such pictures to 8 bits first.'
     )
   return found
-
-
-# Of `_options`, too.
-_TRANSPARENT = (
-  'another picture than {} sees, whose features are 0.9 of their length away, '
-  'and up to 0.4 in one of their numbers'
-)

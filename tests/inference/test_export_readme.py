@@ -24,7 +24,7 @@ def test_onnx_is_told_of_where_it_was_written():
   assert '| `encode_image.onnx` | ONNX: `pixels`, uint8 [b, 16, 16, 3]' in text
   assert '| `encode_image.onnx.data` | the weights of' in text
   assert 'encode_text.onnx.data' not in text
-  assert 'to 2e-06 in any feature' in ' '.join(text.split())
+  assert 'to 2.0e-06 in any feature' in ' '.join(text.split())
   code = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
   assert 'onnxruntime.InferenceSession' in code[1]
 
