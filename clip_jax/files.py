@@ -5,14 +5,20 @@ regular file, within a size and, where it is JSON, within a depth; every error
 names the file.
 """
 
+import dataclasses
+import io
 import json
 import os
 import stat
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeVar
 
 from clip_jax.errors import FailureError, MissingFileError, UsageError
+
+Kind = TypeVar('Kind')  # a dataclass
 
 # Files of settings, vocabularies and lists; the largest published
 # tokenizer.json has 34 MB.
@@ -56,7 +62,7 @@ def typed_place(place: str | os.PathLike) -> str:
 
 def open_regular(
   path: str | os.PathLike, max_bytes: int | None = None
-) -> BinaryIO:
+) -> io.BufferedReader:
   """Opens a regular file for reading; a pipe or a device is never waited for.
 
   Args:
@@ -212,6 +218,61 @@ def check_fields(
         f'{wanted}.'
       )
   return content
+
+
+def read_fields(
+  where: str | os.PathLike, content: Any, kind: type[Kind]
+) -> Kind:
+  """Makes a dataclass of a JSON object that has its fields, and no others.
+
+  Args:
+    where: names it in the error.
+    content: of JSON.
+    kind: its fields are annotated with plain types: numbers, str, list[...],
+      dict[str, ...], Any, or one of several.
+  Raises:
+    FailureError: it is no object, a field is missing or not known, or one or
+      something in it is of another type.
+  """
+  fields = dataclasses.fields(typing.cast(Any, kind))
+  required = {
+    field.name: object
+    for field in fields
+    if field.default is field.default_factory is dataclasses.MISSING
+  }
+  found = check_fields(where, content, required)
+  hints = typing.get_type_hints(kind)
+  for name, value in found.items():
+    if name not in hints:
+      raise FailureError(f'{where}: the field {name!r} is not known.')
+    if not _fits(value, hints[name]):
+      raise FailureError(
+        f'{where}: the field {name!r} holds something else than '
+        f'{getattr(hints[name], "__name__", hints[name])}.'
+      )
+  return kind(**found)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  """Whether a value of JSON is of an annotated type."""
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+  if hint is Any:
+    return True
+  if origin in (typing.Union, types.UnionType):
+    return any(_fits(value, argument) for argument in arguments)
+  if origin is list:
+    return isinstance(value, list) and all(
+      _fits(item, arguments[0]) for item in value
+    )
+  if origin is dict:
+    return isinstance(value, dict) and all(
+      _fits(item, arguments[1]) for item in value.values()
+    )
+  if hint is float:  # JSON writes 1.0 as 1, too
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  return isinstance(value, hint) and (
+    hint is bool or not isinstance(value, bool)
+  )
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:

@@ -1,8 +1,9 @@
 """The nearest rows through an index: a graph (HNSW) built once, in a file.
 
 The index of TABLE is TABLE.usearch, or TABLE.KIND.usearch where it holds one
-kind of several; a JSON file beside it says of which table it is. usearch reads
-it from disk as it searches.
+kind of several; a JSON file beside it says of which table it is, and what its
+SHA-256 is. usearch reads it from disk as it searches, and follows what stands
+there wherever that leads: what is damaged must not come to it.
 """
 
 import json
@@ -16,8 +17,10 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import read_json
+from clip_jax.inference.artifact import file_sha256
 from clip_jax.inference.embeddings_reader import Chunk, EmbeddingsTable
-from clip_jax.inference.search import Nearest
+from clip_jax.inference.search import Nearest, check_finite
 
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 128
@@ -88,14 +91,22 @@ class ApproximateIndex:
     if not self.path.exists() or not self._about.exists():
       return 'there is none yet'
     try:
-      about = json.loads(self._about.read_text(encoding='utf-8'))
-    except ValueError:
+      about = read_json(self._about)
+    except FailureError:
+      about = None
+    if not isinstance(about, dict):
       return 'the description of the old one is damaged'
     if about.get('table') != identity:
       return 'the table has changed since the old one'
+    if 'sha256' not in about:
+      return 'the old one has no checksum'
     if about.get('bytes') != self.path.stat().st_size:
       return 'the old one is damaged'
-    return ''
+    try:
+      whole = about['sha256'] == file_sha256(self.path)
+    except FailureError:  # no file
+      whole = False
+    return '' if whole else 'the old one is damaged'
 
   def _build(
     self,
@@ -112,6 +123,7 @@ class ApproximateIndex:
       expansion_add=_EXPANSION_ADD,
     )
     for chunk in watch(table.chunks(kind)):
+      check_finite(table, chunk)
       index.add(chunk.rows.astype(np.uint64), chunk.vectors)
     temporary = self.path.with_name(f'.{self.path.name}.{uuid.uuid4().hex}')
     try:
@@ -119,7 +131,11 @@ class ApproximateIndex:
       # A kill between these leaves an index without a description, which is
       # built again; never a description of another index.
       self._about.unlink(missing_ok=True)
-      about = {'table': identity, 'bytes': temporary.stat().st_size}
+      about = {
+        'table': identity,
+        'bytes': temporary.stat().st_size,
+        'sha256': file_sha256(temporary),
+      }
       os.replace(temporary, self.path)
       temporary.write_text(json.dumps(about, indent=2), encoding='utf-8')
       os.replace(temporary, self._about)

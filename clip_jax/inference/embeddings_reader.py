@@ -8,10 +8,7 @@ import abc
 import bisect
 import collections
 import contextlib
-import json
 import os
-import tokenize
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from clip_jax.errors import UsageError
-from clip_jax.files import open_regular, typed_path
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import check_fields, open_regular, parse_json, typed_path
 from clip_jax.inference.embeddings import DIGEST_BYTES, pyarrow_parquet
+from clip_jax.interop.npz_file import read_array
+from clip_jax.interop.zip_archive import ZipArchive
 
 _CHUNK_BYTES = 32 * 2**20  # of vectors in memory at once
 _CHUNK_ROWS = 65_536  # of kinds, and of ids
@@ -109,13 +108,57 @@ def open_embeddings(path: str | os.PathLike) -> EmbeddingsTable:
     if head == b'PAR1':
       return _ParquetTable(path)
     raise ValueError('it is neither an .npz nor a .parquet file')
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    if isinstance(error, UsageError):
-      raise
+  except UsageError:
+    raise
+  except (FailureError, *_UNREADABLE) as error:
+    reason = str(error).rstrip('.') or type(error).__name__
+    if isinstance(error, FailureError):  # which names the file as well
+      reason = reason.partition(': ')[2] or reason
     raise UsageError(
-      f'{path} is not a table of embeddings, or is damaged: '
-      f'{" ".join(str(error).split()).rstrip(".")}.'
+      f'{path} is not a table of embeddings, or is damaged: {reason}.'
     ) from error
+
+
+# What numpy and pyarrow raise where bytes are not what they should be; pyarrow
+# also fails to allocate what a false length asks for.
+_UNREADABLE = (
+  OSError, ValueError, LookupError, TypeError, NotImplementedError,
+  OverflowError, MemoryError,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+  """Says of what a library raises which file it is about."""
+  try:
+    yield
+  except (UsageError, FailureError):
+    raise
+  except _UNREADABLE as error:
+    raise FailureError(
+      f'{path} is damaged: {str(error) or type(error).__name__}. Embed again.'
+    ) from error
+
+
+def _about(path: Path, text: str | bytes | None) -> dict[str, Any]:
+  """What made a table, its fields of the types that its readers need."""
+  where = f'{path}, about'
+  found = check_fields(
+    where,
+    parse_json(text, where) if text else {},
+    {},
+    {
+      'images': str,
+      'captions': list,
+      'corrupt': dict,
+      'truncated': int,
+      'model': (str, type(None)),
+      'origin': (str, type(None)),
+    },
+  )
+  if not all(isinstance(name, str) for name in found.get('captions', [])):
+    raise FailureError(f"{where}: the field 'captions' holds no names.")
+  return found
 
 
 class _NpzTable(EmbeddingsTable):
@@ -152,7 +195,8 @@ class _NpzTable(EmbeddingsTable):
     shape = (self.rows, DIGEST_BYTES)
     self.has_digests = digests.shape == shape and digests.dtype == np.uint8
     self._digests = digests
-    self.about = json.loads(str(arrays['about'])) if 'about' in arrays else {}
+    about = arrays.get('about', np.array(''))
+    self.about = _about(path, str(about) if about.ndim == 0 else 'null')
 
   def __exit__(self, *_: object) -> None:
     del self._ids, self._kinds, self._captions, self._vectors, self._digests
@@ -170,29 +214,29 @@ class _NpzTable(EmbeddingsTable):
         yield Chunk(rows, np.array(vectors, np.float32))
 
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
-    return {
-      row: Entry(
-        str(self._ids[row]), str(self._kinds[row]), str(self._captions[row])
-      )
-      for row in rows
-    }
+    with _reading(self.path):  # numpy's strings may hold no characters
+      return {
+        row: Entry(
+          str(self._ids[row]), str(self._kinds[row]), str(self._captions[row])
+        )
+        for row in rows
+      }
 
   def contents(self) -> Iterator[Contents]:
     for start in range(0, self.rows, _CHUNK_ROWS):
       part = slice(start, start + _CHUNK_ROWS)
-      yield Contents(
-        self._ids[part].tolist(),
-        self._kinds[part].tolist(),
-        np.array(self._digests[part]),
-      )
+      with _reading(self.path):
+        ids, kinds = self._ids[part].tolist(), self._kinds[part].tolist()
+      yield Contents(ids, kinds, np.array(self._digests[part]))
 
   def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
     return np.array(self._vectors[list(rows)], np.float32)
 
   def count_kinds(self) -> dict[str, int]:
     counts: collections.Counter[str] = collections.Counter()
-    for start in range(0, self.rows, _CHUNK_ROWS):
-      counts.update(self._kinds[start : start + _CHUNK_ROWS].tolist())
+    with _reading(self.path):
+      for start in range(0, self.rows, _CHUNK_ROWS):
+        counts.update(self._kinds[start : start + _CHUNK_ROWS].tolist())
     return dict(counts)
 
 
@@ -219,7 +263,7 @@ class _Utf8:
         raise ValueError('a string lies outside of the file')
       return self._data[start:stop].tobytes().decode('utf-8', 'surrogatepass')
     except ValueError as error:
-      raise UsageError(f'{self._path} is damaged: {error}.') from error
+      raise FailureError(f'{self._path} is damaged: {error}.') from error
 
 
 class _ParquetTable(EmbeddingsTable):
@@ -228,7 +272,7 @@ class _ParquetTable(EmbeddingsTable):
   def __init__(self, path: Path):
     arrow, parquet = pyarrow_parquet()
     self.path = path
-    self._file = parquet.ParquetFile(path)
+    self._file = parquet.ParquetFile(path, page_checksum_verification=True)
     schema = self._file.schema_arrow
     for name in ('id', 'kind', 'caption', 'embedding'):
       if name not in schema.names:
@@ -237,16 +281,21 @@ class _ParquetTable(EmbeddingsTable):
           'wrote.'
         )
     vector = schema.field('embedding').type
-    if not arrow.types.is_fixed_size_list(vector):
+    if not arrow.types.is_fixed_size_list(vector) or not (
+      arrow.types.is_floating(vector.value_type)
+    ):
       raise UsageError(
-        f'{path}: embeddings are {vector}, not lists of one size.'
+        f'{path}: embeddings are {vector}, not lists of one size of floats.'
       )
+    for name in ('id', 'kind', 'caption'):
+      kind = schema.field(name).type
+      if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
+        raise UsageError(f'{path}: the column {name!r} is {kind}, no text.')
     self.rows, self.dims = self._file.metadata.num_rows, vector.list_size
     self.has_digests = 'digest' in schema.names and (
       schema.field('digest').type == arrow.binary(DIGEST_BYTES)
     )
-    about = (schema.metadata or {}).get(b'about')
-    self.about = json.loads(about) if about else {}
+    self.about = _about(path, (schema.metadata or {}).get(b'about'))
 
   def __exit__(self, *_: object) -> None:
     self._file.close()
@@ -254,11 +303,12 @@ class _ParquetTable(EmbeddingsTable):
   def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
     size = max(1, _CHUNK_BYTES // (4 * max(1, self.dims)))
     start = 0
-    for batch in self._file.iter_batches(size, columns=['kind', 'embedding']):
+    for batch in self._batches(size, ['kind', 'embedding']):
       rows = np.arange(start, start + len(batch))
       start += len(batch)
       values = batch.column('embedding').flatten().to_numpy()
-      vectors = values.reshape(len(batch), self.dims)
+      with _reading(self.path):  # a list that is null has no values
+        vectors = values.reshape(len(batch), self.dims)
       if kind is not None:
         kinds = batch.column('kind').to_pylist()
         wanted = np.array([name == kind for name in kinds], bool)
@@ -275,8 +325,7 @@ class _ParquetTable(EmbeddingsTable):
     return found
 
   def contents(self) -> Iterator[Contents]:
-    columns = ['id', 'kind', 'digest']
-    for batch in self._file.iter_batches(_CHUNK_ROWS, columns=columns):
+    for batch in self._batches(_CHUNK_ROWS, ['id', 'kind', 'digest']):
       digests = b''.join(batch.column('digest').to_pylist())
       yield Contents(
         batch.column('id').to_pylist(),
@@ -291,7 +340,8 @@ class _ParquetTable(EmbeddingsTable):
       places[row].append(place)
     for table, start, members in self._groups(places, ['embedding']):
       values = table.column('embedding').combine_chunks().flatten().to_numpy()
-      values = values.reshape(-1, self.dims)
+      with _reading(self.path):
+        values = values.reshape(table.num_rows, self.dims)
       for row in members:
         found[places[row]] = values[row - start]
     return found
@@ -307,54 +357,53 @@ class _ParquetTable(EmbeddingsTable):
     for row in rows:
       wanted[bisect.bisect_right(starts, row) - 1].append(row)
     for group, members in wanted.items():
-      yield self._file.read_row_group(group, columns), starts[group], members
+      with _reading(self.path):
+        table = self._file.read_row_group(group, columns)
+        self._check(table)
+      yield table, starts[group], members
+
+  def _batches(self, size: int, columns: list[str]) -> Iterator[Any]:
+    with _reading(self.path):
+      batches = self._file.iter_batches(size, columns=columns)
+    while True:
+      with _reading(self.path):
+        batch = next(batches, None)
+        if batch is not None:
+          self._check(batch)
+      if batch is None:
+        return
+      yield batch
+
+  def _check(self, table: Any) -> None:
+    """Refuses a table or batch with nulls, or with text that is none."""
+    table.validate(full=True)
+    for name in table.schema.names:
+      column = table.column(name)
+      for part in getattr(column, 'chunks', [column]):
+        inner = part.flatten() if name == 'embedding' else part
+        if part.null_count or inner.null_count:
+          raise ValueError(f'the column {name!r} has a row without a value')
 
   def count_kinds(self) -> dict[str, int]:
     counts: collections.Counter[str] = collections.Counter()
-    for batch in self._file.iter_batches(_CHUNK_ROWS, columns=['kind']):
+    for batch in self._batches(_CHUNK_ROWS, ['kind']):
       counts.update(batch.column('kind').to_pylist())
     return dict(counts)
 
 
 def _map_arrays(path: Path) -> dict[str, Any]:
   """The arrays of an .npz by name, mapped from the file."""
+  archive = ZipArchive(path)
   arrays: dict[str, Any] = {}
-  with zipfile.ZipFile(path) as archive, open(path, 'rb') as file:
-    for member in archive.infolist():
-      name = member.filename.removesuffix('.npy')
-      if member.compress_type != zipfile.ZIP_STORED:
-        if f'{name}_utf8.npy' in archive.namelist():
-          continue  # which holds the same, and can be mapped
-        raise UsageError(
-          f'{path} is compressed: write it with clip-jax embed, or with '
-          'numpy.savez.'
-        )
-      with archive.open(member):  # checks the member's header
-        pass
-      file.seek(member.header_offset)
-      header = file.read(30)  # ends with the lengths of two fields
-      lengths = np.frombuffer(header, '<u2', 2, 26).tolist()
-      file.seek(sum(lengths), os.SEEK_CUR)
-      arrays[name] = _map_array(path, file)
+  for member, found in archive.members.items():
+    name = member.removesuffix('.npy')
+    if found.compressed:
+      if f'{name}_utf8.npy' in archive.members:
+        continue  # which holds the same, and can be mapped
+      raise UsageError(
+        f'{path} is compressed: write it with clip-jax embed, or with '
+        'numpy.savez.'
+      )
+    # The checksum of a table of gigabytes would be read before any row.
+    arrays[name] = read_array(archive, member, check=False)
   return arrays
-
-
-def _map_array(path: Path, file: Any) -> np.ndarray:
-  version = np.lib.format.read_magic(file)
-  read = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-  }.get(version)
-  if read is None:
-    raise ValueError(f'an array of format {version}')
-  try:
-    shape, fortran, dtype = read(file)
-  except (SyntaxError, tokenize.TokenError) as error:  # numpy lets them pass
-    raise ValueError('an array whose header is damaged') from error
-  if dtype.hasobject:
-    raise ValueError('an array of Python objects')
-  if not all(shape):  # an empty file cannot be mapped
-    return np.empty(shape, dtype)
-  return np.memmap(
-    path, dtype, 'r', file.tell(), shape, order='F' if fortran else 'C'
-  )

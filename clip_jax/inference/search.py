@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64
 
-from clip_jax.inference.embeddings_reader import EmbeddingsTable
+from clip_jax.errors import FailureError
+from clip_jax.inference.embeddings_reader import Chunk, EmbeddingsTable
 
 _QUERIES = 256  # that one pass over the table answers
 
@@ -60,6 +61,9 @@ def _search_block(
   )
   for chunk in table.chunks(kind):
     similarities = queries @ chunk.vectors.T  # Q n
+    if not np.isfinite(similarities).all():
+      check_finite(table, chunk)
+      raise FailureError('a query has a feature that is not a finite number.')
     rows = np.broadcast_to(chunk.rows, similarities.shape)
     best = _best(
       np.concatenate([best.rows, rows], axis=1),
@@ -67,6 +71,23 @@ def _search_block(
       top,
     )
   return best
+
+
+def check_finite(table: EmbeddingsTable, chunk: Chunk) -> None:
+  """Refuses rows that no similarity can be computed of.
+
+  Raises:
+    FailureError: one has a feature that is no number, or vastly large.
+  """
+  # What is finite may be squared, and summed, in unit vectors.
+  wrong = ~(np.abs(chunk.vectors) < 1e18).all(axis=1)
+  if wrong.any():
+    row = int(chunk.rows[wrong.argmax()])
+    name = table.entries([row])[row].id
+    raise FailureError(
+      f'{table.path}, row {row:,} ({name}): a feature is not a finite number; '
+      'embed again.'
+    )
 
 
 def _best(

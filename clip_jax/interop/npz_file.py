@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from clip_jax.errors import UsageError
+from clip_jax.files import open_regular
 from clip_jax.interop.opened import (
   DTYPES,
   TensorInfo,
@@ -59,6 +60,52 @@ def open_npz(path: Path, archive: ZipArchive) -> Tensors:
     return settled(array.astype(infos[name].dtype, copy=False))
 
   return Tensors(path, 'npz', infos, {}, load, archive.release)
+
+
+def read_array(
+  archive: ZipArchive, member: str, *, check: bool = True
+) -> np.ndarray:
+  """Reads one array of numbers or strings: a view of the file where it lies
+  there uncompressed, which may not be aligned.
+
+  Args:
+    member: a name in `archive.members`.
+    check: whether to compare the checksum, which reads all of it.
+  Raises:
+    FailureError: it is damaged, holds objects, or is not as large as it says.
+  """
+  shape, fortran, dtype, begin = _header(archive, member)
+  if dtype.kind not in 'biufUS' or not dtype.itemsize or dtype.subdtype:
+    raise damaged(archive.path, f'{member!r} is an array of {dtype}')
+  info = checked_info(archive.path, member, shape, dtype)
+  raw = archive.read(member, check=check)[begin:]
+  if info.nbytes != raw.size:
+    raise damaged(archive.path, f'{member!r} is not as large as its shape')
+  return raw.view(dtype).reshape(shape, order='F' if fortran else 'C')
+
+
+def read_npz(
+  path: Path, wanted: Mapping[str, tuple[type, int]]
+) -> dict[str, np.ndarray]:
+  """Reads some arrays of a file of our own.
+
+  Args:
+    wanted: their names, with the dtype and the number of axes of each.
+  Raises:
+    FailureError: the file is damaged, or an array is missing or of another
+      kind.
+  """
+  open_regular(path).close()
+  archive, found = ZipArchive(path), {}
+  for name, (dtype, rank) in wanted.items():
+    if f'{name}.npy' not in archive.members:
+      raise damaged(path, f'it has no array {name!r}')
+    array = read_array(archive, f'{name}.npy')
+    if array.dtype != dtype or array.ndim != rank:
+      kind = f'{array.dtype} {list(array.shape)}'
+      raise damaged(path, f'{name!r} is an array of {kind}')
+    found[name] = settled(array)
+  return found
 
 
 def _header(

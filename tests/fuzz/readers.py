@@ -547,7 +547,13 @@ def _job() -> Any:
   plan = Plan(5, 3, 2)
   identity = {'version': 1, 'model': 'x', 'records': 5}
   notes = [
-    Notes([f'{p.kind}{i}' for i in range(len(p))], ['c'] * len(p), {}, 0)
+    Notes(
+      ids=[f'{p.kind}{i}' for i in range(len(p))],
+      captions=['c'] * len(p),
+      digests='00' * 16 * len(p),
+      corrupt={},
+      truncated=0,
+    )
     for p in plan
   ]
   return plan, identity, notes

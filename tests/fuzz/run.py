@@ -61,6 +61,10 @@ class Worker:
     line = self._line(SECONDS if self._made(reader) else 10 * SECONDS)
     if line:
       return Answer(**json.loads(line))
+    if not self._made(reader):
+      self.close()
+      spoken = (self._folder / 'spoken.txt').read_text(errors='replace')
+      raise RuntimeError(f'no good files of {reader}: {spoken[-2000:]}')
     hangs = process.poll() is None
     self.close()
     how = f'hangs over {SECONDS} s' if hangs else f'ended: {process.returncode}'

@@ -97,13 +97,18 @@ def test_a_damaged_one_is_built_again(tmp_path, opened, said):
   index.write_bytes(index.read_bytes()[:1000])
   opened(path)
   assert 'the old one is damaged' in said[-1]
+  damaged = bytearray(index.read_bytes())
+  damaged[200:1200] = b'\xff' * 1000  # of the right size
+  index.write_bytes(damaged)
+  opened(path)
+  assert 'the old one is damaged' in said[-1]
   about.write_text('{')
   opened(path)
   assert 'description of the old one is damaged' in said[-1]
   about.unlink()  # as a kill leaves it
   opened(path)
   assert 'there is none yet' in said[-1]
-  assert len(said) == 4
+  assert len(said) == 5
 
 
 def test_without_usearch_the_extra_is_named(tmp_path, opened, monkeypatch):

@@ -1,5 +1,6 @@
 """Tables of embeddings read back, and files that are something else."""
 
+import os
 import zipfile
 
 import numpy as np
@@ -7,10 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import embeddings, embeddings_reader
 from clip_jax.inference.embeddings import SUFFIXES
 from clip_jax.inference.embeddings_reader import Entry, open_embeddings
+from clip_jax.inference.search import search
 from tests.inference.tables import unit_rows, write_table
 
 KINDS = ['image', 'image', 'text'] * 20
@@ -125,10 +127,10 @@ def _other_parquet(path):
     ('e.npz', lambda path: None, 'does not exist'),
     ('e.npz', lambda path: path.mkdir(), 'is a folder'),
     ('e.npz', lambda path: path.write_text('junk'), 'neither an .npz nor'),
-    ('e.npz', _truncated, 'not a zip file'),
+    ('e.npz', _truncated, 'no whole zip archive'),
     ('e.npz', _compressed, 'is compressed'),
     ('e.npz', _without_ids, "has no array 'ids'"),
-    ('e.npz', _pickled, 'array of Python objects'),
+    ('e.npz', _pickled, 'is an array of object'),
     ('e.npz', _lying, 'damaged'),
     ('e.npz', _garbled, 'damaged'),
     ('e.npz', _of_integers, 'not float32'),
@@ -145,3 +147,60 @@ def test_other_files_are_one_line(tmp_path, name, make, message):
     open_embeddings(path)
   assert str(path) in str(error.value)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'about',
+  [
+    {'images': 3},
+    {'captions': 'caption'},
+    {'captions': [3]},
+    {'corrupt': []},
+    {'truncated': 'many'},
+  ],
+)
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_what_made_it_is_checked(tmp_path, suffix, about):
+  path = write_table(tmp_path / f'e{suffix}', unit_rows(0, 3), about=about)
+  with pytest.raises(UsageError, match='the field'):
+    open_embeddings(path)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_a_feature_that_is_no_number_is_named(tmp_path, suffix, value):
+  rows = unit_rows(0, 5)
+  rows[3, 2] = value
+  path = write_table(tmp_path / f'e{suffix}', rows)
+  with (
+    open_embeddings(path) as table,
+    pytest.raises(FailureError, match=r'row 3 \(3\.png\): a feature'),
+  ):
+    search(table, unit_rows(1, 2))
+
+
+@pytest.mark.parametrize('column', ['id', 'kind', 'caption', 'embedding'])
+def test_a_row_of_parquet_without_a_value_is_damage(tmp_path, column):
+  rows = {
+    'id': ['a', 'b'], 'kind': ['image'] * 2, 'caption': ['', ''],
+    'embedding': [[1.0, 0.0]] * 2,
+  }  # fmt: skip
+  rows[column][1] = None
+  vector = pyarrow.list_(pyarrow.float32(), 2)
+  arrays = {
+    name: pyarrow.array(x, vector if name == 'embedding' else pyarrow.string())
+    for name, x in rows.items()
+  }
+  pyarrow.parquet.write_table(pyarrow.table(arrays), tmp_path / 'e.parquet')
+  with (
+    open_embeddings(tmp_path / 'e.parquet') as table,
+    pytest.raises(FailureError, match=f'{column}.* without a value'),
+  ):
+    list(table.chunks())
+    table.entries([0, 1])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'e.npz')
+  with pytest.raises(UsageError, match='is a pipe or a device'):
+    open_embeddings(tmp_path / 'e.npz')

@@ -14,6 +14,7 @@ system's and end with their process.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -22,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import check_fields, read_fields, read_json
 from clip_jax.inference.bulk.identity import differences
 from clip_jax.inference.bulk.parts import Part, Plan, sync
 
@@ -121,14 +123,26 @@ class PartsFolder:
   def _claim(self, identity: dict[str, Any], plan: Plan) -> None:
     path = self.path / _JOB
     if path.exists():
-      job = json.loads(path.read_text(encoding='utf-8'))
+      job = check_fields(
+        path, read_json(path), {'identity': dict, 'plan': dict}
+      )
       different = differences(identity, job['identity'])
       if different:
         raise UsageError(
           f'{self.path} holds the parts of another job: '
           f'{"; ".join(different)}. Remove that folder, or name another --out.'
         )
-      self.plan, self.identity = Plan(**job['plan']), job['identity']
+      found = read_fields(path, job['plan'], Plan)
+      # Only how many records a part has is the old job's to say.
+      if (
+        found.part_rows < 1
+        or dataclasses.replace(found, part_rows=plan.part_rows) != plan
+      ):
+        raise FailureError(
+          f'{path} is damaged: its plan is not of these records. Remove '
+          f'{self.path}, and the same command begins again.'
+        )
+      self.plan, self.identity = found, job['identity']
       return
     strangers = [
       name for name in os.listdir(self.path)

@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
 
 def _model(identity: dict[str, Any]) -> str:
   step = identity.get('step')
-  after = '' if step is None else f' at step {step:,}'
+  after = f' at step {step:,}' if isinstance(step, int) else ''
   return (
     f'{identity.get("origin") or "of unknown origin"}{after} '
     f'({str(identity.get("model"))[:8]})'

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import uuid
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from clip_jax.errors import FailureError
+from clip_jax.errors import FailureError, MissingFileError
+from clip_jax.files import check_fields, parse_json, read_fields
 from clip_jax.inference.embeddings import DIGEST_BYTES, Rows
+from clip_jax.interop.npz_file import read_npz
 
 Kind = TypeVar('Kind')  # a dataclass of notes
 
@@ -128,7 +129,14 @@ def read_notes(folder: Path, part: Part) -> Notes:
   Raises:
     FailureError: see `read_rows`.
   """
-  return read_notes_as(Notes, folder, part)
+  notes = read_notes_as(Notes, folder, part)
+  try:
+    digests = len(digests_of(notes))
+  except ValueError as error:
+    raise _damaged(folder, part, 'its digests are none') from error
+  if not len(notes.ids) == len(notes.captions) == digests:
+    raise _damaged(folder, part, 'its columns are not of one length')
+  return notes
 
 
 def read_notes_as(kind: type[Kind], folder: Path, part: Part) -> Kind:
@@ -137,11 +145,16 @@ def read_notes_as(kind: type[Kind], folder: Path, part: Part) -> Kind:
   Raises:
     FailureError: see `read_rows`.
   """
-  values = json.loads(_member(folder, part, 'notes').tobytes())
-  for name, value in dataclasses.asdict(part).items():
-    if values.pop(name) != value:
-      raise _damaged(folder, part, 'it has other records')
-  return kind(**values)
+  path = folder / part.file_name
+  text = _member(folder, part, 'notes', np.uint8, 1).tobytes()
+  try:
+    values = check_fields(path, parse_json(text, f'{path}, notes'), {})
+    for name, value in dataclasses.asdict(part).items():
+      if values.pop(name, None) != value:
+        raise FailureError('it has other records')
+    return read_fields(path, values, kind)
+  except FailureError as error:
+    raise _damaged(folder, part, str(error)) from error
 
 
 def read_rows(folder: Path, part: Part, *, vectors: bool = True) -> Rows:
@@ -154,6 +167,8 @@ def read_rows(folder: Path, part: Part, *, vectors: bool = True) -> Rows:
   values = np.empty((len(notes.ids), 0), np.float32)
   if vectors:
     values = read_vectors(folder, part)
+  if len(values) != len(notes.ids):
+    raise _damaged(folder, part, 'it has not a vector for each id')
   return Rows(
     ids=notes.ids,
     kinds=[part.kind] * len(notes.ids),
@@ -175,7 +190,7 @@ def read_vectors(folder: Path, part: Part) -> np.ndarray:
   Raises:
     FailureError: see `read_rows`.
   """
-  return _member(folder, part, 'vectors')
+  return _member(folder, part, 'vectors', np.float32, 2)
 
 
 def read_dims(folder: Path, part: Part) -> int:
@@ -189,12 +204,16 @@ def sync(file: Any) -> None:
   os.fsync(file.fileno())
 
 
-def _member(folder: Path, part: Part, name: str) -> np.ndarray:
+def _member(
+  folder: Path, part: Part, name: str, dtype: type, rank: int
+) -> np.ndarray:
   try:
-    with np.load(folder / part.file_name) as file:  # without pickles
-      return file[name]
-  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    raise _damaged(folder, part, ' '.join(str(error).split())) from error
+    array = read_npz(folder / part.file_name, {name: (dtype, rank)})[name]
+  except MissingFileError:
+    raise
+  except FailureError as error:
+    raise _damaged(folder, part, str(error)) from error
+  return array
 
 
 def _damaged(folder: Path, part: Part, reason: str) -> FailureError:
