@@ -67,8 +67,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   actions = {
     'build': _build,
     'inspect': _inspect,
-    'dedup': data_dedup.run,
     'tokenizer': _tokenizer,
+    'dedup': data_dedup.run,
   }
   if not words or words[0] not in actions:
     raise UsageError(f'data what? One of {", ".join(actions)}.')
