@@ -23,8 +23,8 @@ def test_an_unknown_user_is_no_folder_called_tilde(tmp_path, monkeypatch):
   with pytest.raises(UsageError, match=r"no user 'nobody-here'.*\./~nobody"):
     files.typed_path('~nobody-here/x')
   assert files.typed_path('./~nobody-here/x') == Path('~nobody-here/x')
-  (tmp_path / '~backup').mkdir()
-  assert files.typed_path('~backup') == Path('~backup')
+  (tmp_path / '~our-backup').mkdir()
+  assert files.typed_path('~our-backup') == Path('~our-backup')
 
 
 @pytest.mark.parametrize('path', ['', 'a\0b'])
