@@ -88,9 +88,13 @@ def get_config() -> ConfigDict:
   c.tokenizer_training.split_by_script = True
 
   c.data = ConfigDict()
-  c.data.train = ''  # a SPEC, or several joined by '::' (a mixture)
+  # A SPEC (tfds:NAME#SPLIT, folder:PATH#SPLIT, csv:PATH), or several joined by
+  # '::' (a mixture).
+  c.data.train = ''
   c.data.weights = ()  # of the mixture; (): each by its number of records
-  c.data.captions = ('caption',)  # columns; one is drawn for each example
+  # Columns, of which one is drawn for each example; of a folder 'caption' (.txt
+  # files or classes), 'filename', 'path' (the words of names).
+  c.data.captions = ('caption',)
   c.data.batch_size = 1024  # pairs, all devices together
   c.data.image_size = placeholder(int)  # pixels a side; None: the model's
   # How images become pixels (clip_jax/data/images.py says each in full). None:
@@ -185,7 +189,7 @@ def get_config() -> ConfigDict:
   c.evaluation.data = ''  # a SPEC; of its captions there is also the loss
   # As many pairs of data.train are evaluated alike, to show overfitting.
   c.evaluation.train_sample = True
-  c.evaluation.captions = ('caption',)  # its columns that hold captions
+  c.evaluation.captions = ('caption',)  # its columns, as above
   c.evaluation.templates = ('{}',)
   c.evaluation.batch_size = 256
   return c

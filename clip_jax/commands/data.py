@@ -13,14 +13,18 @@ examples:
   clip-jax data inspect tfds:emoji#test --out=sheet.png --tokenizer=clip
   clip-jax data inspect folder:pictures --json
   clip-jax data inspect csv:pairs.csv --captions=title,description
+  clip-jax data inspect folder:pets#train --captions=path
   clip-jax data dedup folder:pictures --out=keep.txt
   clip-jax data dedup folder:pictures --model=runs/emoji --html=copies.html
   clip-jax data dedup photos.npz --threshold=0.97 --json
   clip-jax data tokenizer --train --data=tfds:emoji#train --vocab_size=1500 \\
       --out=emoji.model
 
-A SPEC is tfds:NAME[#SPLIT], folder:PATH or csv:PATH. `build` writes to TFDS's
-own folder (TFDS_DATA_DIR, or ~/tensorflow_datasets), which tfds:NAME reads.
+A SPEC is tfds:NAME[#SPLIT], folder:PATH[#SPLIT] or csv:PATH. `build` writes to
+TFDS's own folder (TFDS_DATA_DIR, or ~/tensorflow_datasets), which tfds:NAME
+reads. A folder has a sub-folder a class, or .txt captions beside its images;
+--captions=filename or path takes the words of their names instead. A split is
+a sub-folder, as in folder:pets#train. What is left out is counted on stderr.
 `inspect` counts records, captions, image sizes and corrupt records, and draws
 a contact sheet.
 

@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -108,3 +109,22 @@ def test_the_sheet_has_pictures_captions_and_crosses():
 def test_long_captions_are_cut_and_other_alphabets_drawn():
   sheet = contact_sheet([(picture(0), 'слово ' * 99), (picture(1), 'ü' * 400)])
   assert sheet.width == 2 * (CELL + 8) + 8
+
+
+@pytest.mark.parametrize('text', ['word ', 'x', '\u0301', '鯨', '"', '\0'])
+def test_a_caption_of_a_megabyte_is_cut_at_once(tmp_path, text):
+  captioned_folder(tmp_path, 1)
+  (tmp_path / '000.txt').write_text(text * (2**20 // len(text)))
+  started = time.monotonic()
+  inspect(f'folder:{tmp_path}', sheet_path=tmp_path / 'sheet.png')
+  assert time.monotonic() - started < 20
+
+
+def test_notices_are_part_of_the_summary(tmp_path):
+  captioned_folder(tmp_path, 1)
+  (tmp_path / 'a.svg').write_text('<svg/>')
+  summary = inspect(f'folder:{tmp_path}')
+  assert summary['notices'] == [
+    f"data 'folder:{tmp_path}': left out 1 file: .svg 1"
+  ]
+  assert 'svg' not in describe(summary)

@@ -142,7 +142,7 @@ class FolderSource(Source):
         f'({some(stray, len(stray))}): move or remove what is stray, or take '
         'captions=path'
       )
-      return [self.remedy]
+      return [] if 'path' in self._columns else [self.remedy]
     classes = [names[depth] for names in parts]
     folders = sorted(set(classes))
     index = {name: i for i, name in enumerate(folders)}

@@ -73,8 +73,7 @@ def open_dataset(
     specs = (train or facts.train, validation)
     place = root or data_root()
     return _open_row(facts, place, specs, lines, tuple(captions))
-  name = spec_of(name)
-  if ':' not in name:
+  if ':' not in spec_of(name):
     near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0)
     raise UsageError(
       f'no data set {name!r}: the nearest is {near[0]!r} (clip-jax eval --list '
