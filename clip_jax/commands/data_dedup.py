@@ -89,6 +89,7 @@ def _of_source(values: flags.FlagValues, spec: str) -> _Items:
   from clip_jax.data.sources import open_source
 
   source = open_source(spec, captions=tuple(values.captions))
+  printing.report_notices(source.notices)
   if not values.model:
     return _exact_of_source(values, source)
   with _embedded(values, source) as (path, corrupt):

@@ -27,6 +27,7 @@ def test_inspect_embed_and_eval_say_it_once(
   for words in (
     ('data', 'inspect', folder),
     ('data', 'inspect', folder, '--json'),
+    ('data', 'dedup', folder),
     ('embed', f'--model={workdir}', f'--images={folder}',
      f'--out={tmp_path}/out.npz'),
     ('eval', f'--model={workdir}', '--task=retrieval', f'--data={folder}'),
