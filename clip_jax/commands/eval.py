@@ -2,7 +2,8 @@
 
 usage:
   clip-jax eval --model=REF --task=TASK --data=NAME|SPEC [--out=FILE.json]
-  clip-jax eval --model=REF --suite=paper --out=DIR
+  clip-jax eval --model=REF --suite=paper --out=DIR \\
+      [--datasets=NAME,MINE=SPEC] [--tasks=TASK,TASK]
   clip-jax eval --list
 
 tasks:
@@ -25,12 +26,16 @@ examples:
   clip-jax eval --model=REF --task=few_shot --data=folder:pets/test \\
       --train=folder:pets/train --shots=1,4,16 --cache=features
   clip-jax eval --model=REF --task=retrieval --data=csv:pairs.csv
+  clip-jax eval --model=REF --suite=paper --out=DIR \\
+      --datasets=cifar10,pets=folder:pets#test,mine=csv:pairs.csv
 
 A data set is a NAME of --list, or a SPEC. One of the list brings its own class
 names and templates; --templates and --class_names go before them. In brackets
-are intervals of 95 % (overlap: 99.5 %). --out keeps also what each picture was
-taken for, and the tables behind figures. With --cache the features of a model
-and a data set are made once for all tasks, and a killed evaluation goes on.
+are intervals of 95 % (overlap: 99.5 %); chance is what guessing gives, and
+top-5 is told of more than ten classes. --out keeps also the tables behind
+figures and, of all tasks but prompt_gain, how each picture was answered. With
+--cache the features of a model and a data set are made once for all tasks, and
+a killed evaluation goes on.
 Several processes share the work as those of train do; the first one prints.
 Pictures that cannot be read are left out and counted, up to --max_corrupt.
 """
@@ -48,7 +53,7 @@ from clip_jax.commands import (
   eval_suite,
   printing,
 )
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, one_line
 from clip_jax.interop.replacing import replacing
 
 if TYPE_CHECKING:
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
 
 _OF_TASK = ('task', 'data', 'train', 'validation', 'class_names', 'cache')
 _BOUNDS = ('_low', '_high')
+_DETAILS = 5  # confusions that are printed
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -171,7 +177,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     return
   step = '' if model.step is None else f' at step {model.step:,}'
   print(f'{task} on {dataset.title or name}, {reference}{step}')
-  print('\n'.join(lines_of(result)))
+  print('\n'.join([*lines_of(result), *details_of(result)]))
 
 
 def lines_of(result: 'Evaluation') -> list[str]:
@@ -189,6 +195,32 @@ def lines_of(result: 'Evaluation') -> list[str]:
     if name in result.chance:
       line += f' {printing.chance(result.chance[name])}'
     lines.append(line)
+  return lines
+
+
+def details_of(result: 'Evaluation') -> list[str]:
+  """What an evaluation tells beside its metrics: confusions, and groups."""
+  lines: list[str] = []
+  confusions = result.tables.get('confusions', [])[:_DETAILS]
+  if confusions:
+    lines.append('taken for one another most often:')
+  for row in confusions:
+    times = f'{row["times"]} time{"s" if row["times"] > 1 else ""}'
+    lines.append(
+      f'  {one_line(row["right"])} taken for {one_line(row["given"])}: {times}'
+    )
+  rates: dict[tuple[str, str], list[str]] = {}
+  for row in result.tables.get('rates', []):
+    share = f'{row["kind"]} {100 * row["rate"]:.1f} %'
+    rates.setdefault((row['design'], row['group']), []).append(share)
+  design = None
+  for (name, group), shares in rates.items():
+    if len(shares) == 1:
+      continue  # all are of it
+    if name != design:
+      lines.append(f'{name}, of the pictures of each group:')
+      design = name
+    lines.append(f'  {one_line(group)}: {", ".join(shares)}')
   return lines
 
 

@@ -120,7 +120,7 @@ def test_prints_percentages_and_counts(clip_jax, workdir, pictures):
     'eval', f'--model={workdir}', '--task=zero_shot',
     f'--data=folder:{pictures}', '--templates=a {}', '--batch_size=2',
   )  # fmt: skip
-  title, *rows = result.out.splitlines()
+  title, *rows = result.out.partition('taken for')[0].splitlines()
   assert title == f'zero_shot on folder:{pictures}, {workdir} at step 7'
   shown = dict(row.split(maxsplit=1) for row in rows)
   assert 'top5' not in shown  # there are two classes
@@ -129,6 +129,26 @@ def test_prints_percentages_and_counts(clip_jax, workdir, pictures):
   )
   assert 'top1_low' not in shown
   assert shown['examples'] == '5'
+
+
+def test_confusions_and_rates_of_groups_are_printed_as_help_says(
+  clip_jax, workdir, pictures, tmp_path
+):
+  call = ['eval', f'--model={workdir}', f'--data=folder:{pictures}']
+  shown = clip_jax(*call, '--task=zero_shot').out
+  wrong = re.findall(r'^  (.+) taken for (.+): (\d+) times?$', shown, re.M)
+  assert wrong
+  names = {'cat face', 'red square'}
+  assert all({right, given} == names for right, given, _ in wrong)
+  designs = tmp_path / 'designs.json'
+  kinds = {'group': ['{groups}'], 'other': ['green circle']}
+  designs.write_text(json.dumps({'own': {'group': ['{groups}']}, 'two': kinds}))
+  shown = clip_jax(*call, '--task=bias', f'--designs={designs}').out
+  assert 'own, of the pictures' not in shown  # all are of one kind
+  assert 'two, of the pictures of each group:' in shown
+  assert re.search(
+    r'^  cat face: group \d+\.\d %, other \d+\.\d %$', shown, re.M
+  )
 
 
 def test_prompts_that_are_cut_are_told_in_a_line(clip_jax, workdir, pictures):
