@@ -22,6 +22,10 @@ class FailureError(RuntimeError):
     return one_line(super().__str__())
 
 
+class MissingModelError(UsageError, FileNotFoundError):
+  """A reference to a model that is not there (exit code 2)."""
+
+
 class MissingFileError(FailureError, FileNotFoundError):
   """A file that was named and is not there (exit code 1)."""
 

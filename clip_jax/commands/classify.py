@@ -1,29 +1,63 @@
-"""Labels pictures with names of your choice, without training for them.
+"""Labels images with names of your choice, without training for them.
 
 usage:
   clip-jax classify --model=REF --labels="NAME,NAME,…" [--templates=…] IMAGE…
 
 examples:
   clip-jax classify --model=runs/emoji --labels="red apple,green apple" a.png
-  clip-jax classify --model=runs/emoji --labels=@names.txt --top=3 *.png
+  clip-jax classify --model=runs/emoji --labels=@names.txt --top=1 photos
+  clip-jax classify --model=REF --labels="cat,dog" --csv photos > labels.csv
+  find photos -name '*.jpg' | clip-jax classify --model=REF --labels="a,b" -
   clip-jax classify --model=REF --labels="cat,dog" \\
       --templates="a photo of a {}." --templates="a drawing of a {}." pet.jpg
   clip-jax classify --model=REF --labels="cat,dog" --json pet.jpg
 
-The probabilities of a picture sum to 1 over the labels, unless --independent.
-Templates are averaged; published models are best with "a photo of a {}.", and
-one that was trained on plain names with the default.
+An IMAGE is a file, a folder of them, a data set (SCHEME:LOCATION[#SPLIT]), or -
+for a list of these on stdin, one a line. What cannot be read is named on
+stderr, and the exit code is 1. With --top=1 an image has one line; with --csv,
+too: its name, then --top labels with their probabilities.
+
+The probabilities of an image sum to 1 over the labels, unless --independent. A
+label that is given twice counts once. Templates are averaged; published models
+are best with "a photo of a {}.", and one that was trained on plain names with
+the default.
 """
 
+import csv
+import itertools
 import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, one_line
 from clip_jax.files import typed_place
 
+if TYPE_CHECKING:
+  from clip_jax.data.images import CorruptImageError
+  from clip_jax.data.sources import Source
+  from clip_jax.inference.model import Model
+
 _BAR = 24  # characters
+_AT_ONCE = 512  # images, then their results are printed
+
+
+class _Image(NamedTuple):
+  """One of what is asked about: its path, or encoded bytes, or why neither."""
+
+  name: str
+  content: 'str | bytes | CorruptImageError | UsageError'
+
+
+class _Result(NamedTuple):
+  """An image's name, and each label's probability."""
+
+  name: str
+  labels: dict[str, float]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -37,7 +71,7 @@ def define_flags(values: flags.FlagValues) -> None:
   )
   common_flags.define_templates(values)
   flags.DEFINE_integer(
-    'top', 5, 'show so many labels of each picture', flag_values=values
+    'top', 5, 'show so many labels of each image', flag_values=values
   )
   flags.DEFINE_bool(
     'independent',
@@ -45,61 +79,229 @@ def define_flags(values: flags.FlagValues) -> None:
     'each label by itself (SigLIP): a sigmoid, not a softmax over the labels',
     flag_values=values,
   )
+  common_flags.define_images(values)
+  flags.DEFINE_bool('csv', False, 'print a line an image', flag_values=values)
   flags.DEFINE_bool(
     'json', False, 'print one JSON document, all labels', flag_values=values
   )
 
 
-def run(values: flags.FlagValues, words: list[str]) -> None:
-  """Prints each picture's labels, the most probable first."""
+def run(values: flags.FlagValues, words: list[str]) -> int:
+  """Prints each image's labels, the most probable first.
+
+  Returns:
+    The exit code: 1 where an image could not be read.
+  """
   common_flags.reference_of(values)
-  if values.labels is None:
-    raise UsageError('no --labels: give names, as in --labels="cat,dog".')
-  labels = printing.words_of('labels', values.labels)
+  labels = _labels_of(values)
   templates = templates_of(values)
   if values.top < 1:
     raise UsageError(f'--top={values.top} must be at least 1.')
-  if not words:
-    raise UsageError('no images: name at least one file after the flags.')
-  words = [typed_place(word) for word in words]
-  for path in words:
-    if os.path.isdir(path):
-      raise UsageError(f'{path} is a folder: name files, as in {path}/*.png.')
-    if not os.path.exists(path):
-      raise UsageError(f'no file {path}.')
+  if values.csv and values.json:
+    raise UsageError('--csv and --json: choose one.')
+  asked = _asked(words)
+
+  model = common_flags.load_model(values)
+  failed: list[str] = []
+  results = _results(values, model, labels, templates, asked, failed)
+  if values.json:
+    printing.print_json(
+      [{'image': name, 'labels': found} for name, found in results]
+    )
+  elif values.csv:
+    _print_csv(results, min(values.top, len(labels)))
+  else:
+    _print(results, values.top)
+  return 1 if failed else 0
+
+
+def _results(
+  values: flags.FlagValues,
+  model: 'Model',
+  labels: list[str],
+  templates: list[str],
+  asked: 'list[str | _Set]',
+  failed: list[str],
+) -> Iterator[_Result]:
+  """What can be read, as it is classified; the rest is named on stderr.
+
+  Args:
+    failed: gets the names of the images that cannot be read.
+  """
+  total = sum(1 if isinstance(x, str) else len(x.source) for x in asked)
+  images = printing.watch(_images(asked), total, 'images')
+  while some := list(itertools.islice(images, _AT_ONCE)):
+    errors: dict[int, Exception] = {
+      i: image.content
+      for i, image in enumerate(some)
+      if isinstance(image.content, Exception)
+    }
+    left = [i for i in range(len(some)) if i not in errors]
+    unread: dict[int, Exception] = {}
+    rows = model.classify(
+      [some[i].content for i in left],
+      labels,
+      templates,
+      independent=values.independent,
+      on_error=unread.__setitem__,
+    )
+    errors.update({left[i]: error for i, error in unread.items()})
+    found = iter(rows.tolist())
+    for i, image in enumerate(some):
+      if i not in errors:
+        yield _Result(image.name, dict(zip(labels, next(found), strict=True)))
+        continue
+      failed.append(image.name)
+      name = one_line(image.name)
+      # Of bytes, the model knows the place in the list only.
+      reason = re.sub(r'^image \d+: ', '', str(errors[i]))
+      where = '' if reason.startswith(name) else f'{name}: '
+      print(f'error: {where}{reason}', file=sys.stderr)
+
+
+def _labels_of(values: flags.FlagValues) -> list[str]:
+  """The labels, each once.
+
+  Raises:
+    UsageError: there are none, or one is empty.
+  """
+  if values.labels is None:
+    raise UsageError('no --labels: give names, as in --labels="cat,dog".')
 
   from clip_jax.inference.classifier import check_labels
 
+  labels = printing.words_of('labels', values.labels)
   check_labels(labels)
-  model = common_flags.load_model(values)
-  probabilities = model.classify(
-    printing.watch(words, len(words), 'images'),
-    labels,
-    templates,
-    independent=values.independent,
-  )
-  if values.json:
-    printing.print_json(
-      [
-        {'image': path, 'labels': dict(zip(labels, row, strict=True))}
-        for path, row in zip(words, probabilities.tolist(), strict=True)
-      ]
+  once = list(dict.fromkeys(labels))
+  if len(once) < len(labels):
+    twice = [x for x in once if labels.count(x) > 1]
+    more = f' and {len(twice) - 3:,} more' if len(twice) > 3 else ''
+    print(
+      'warning: given more than once, and counted once: '
+      f'{", ".join(map(repr, twice[:3]))}{more}.',
+      file=sys.stderr,
     )
-    return
-  width = max(map(len, labels))
-  for path, row in zip(words, probabilities.tolist(), strict=True):
-    print(path)
-    ranked = sorted(zip(labels, row, strict=True), key=lambda x: -x[1])
-    for label, probability in ranked[: values.top]:
+  return once
+
+
+class _Set(NamedTuple):
+  """A folder or a data set."""
+
+  source: 'Source'
+  folder: str  # its images' names are paths in it; '': they are the ids
+
+
+def _asked(words: list[str]) -> list[str | _Set]:
+  """What was asked about: files by their paths, folders and data sets.
+
+  Raises:
+    UsageError: there is nothing, a word is a URL, the only word names nothing,
+      or a data set cannot be opened.
+  """
+  if not words:
+    raise UsageError(
+      'no images: name files, folders or data sets after the flags.'
+    )
+
+  from clip_jax.inference.inputs import refuse_url
+
+  asked: list[str | _Set] = []
+  for word in words:
+    if word == '-':
+      asked += [_one(line) for line in _lines_of_stdin()]
+      continue
+    one = _one(word)
+    if isinstance(one, str) and not os.path.lexists(one):
+      refuse_url(one)
+      if len(words) == 1:
+        raise UsageError(f'no file {one}.')
+    asked.append(one)
+  printing.report_notices(
+    line for x in asked if isinstance(x, _Set) for line in x.source.notices
+  )
+  return asked
+
+
+def _one(word: str) -> str | _Set:
+  from clip_jax.data.sources import SCHEMES, open_source
+
+  path = typed_place(word)
+  if os.path.isdir(path):
+    return _Set(open_source(f'folder:{path}'), path)
+  if word.partition(':')[0] in SCHEMES and not os.path.lexists(path):
+    return _Set(open_source(word), '')
+  return path
+
+
+def _lines_of_stdin() -> list[str]:
+  """The lines of stdin, or what a NUL separates; names of files in any bytes.
+
+  Raises:
+    UsageError: there are none.
+  """
+  data = sys.stdin.buffer.read()
+  lines = data.split(b'\0') if b'\0' in data else data.splitlines()
+  found = [os.fsdecode(line) for line in lines if line.strip()]
+  if not found:
+    raise UsageError('-: stdin is empty; give it an image a line.')
+  return found
+
+
+def _images(asked: list[str | _Set]) -> Iterator[_Image]:
+  """All images, one at a time; those of data sets are read."""
+  from clip_jax.data.images import CorruptImageError
+  from clip_jax.inference.inputs import refuse_url
+
+  for one in asked:
+    if isinstance(one, str):
+      try:
+        refuse_url(one)
+        yield _Image(one, one)
+      except UsageError as error:
+        yield _Image(one, error)
+      continue
+    for index in range(len(one.source)):
+      name = os.path.join(one.folder, one.source.id(index))
+      try:
+        yield _Image(name, one.source[index]['image'])
+      except CorruptImageError as error:
+        yield _Image(name, error)
+
+
+def _ranked(labels: dict[str, float], top: int) -> list[tuple[str, float]]:
+  return sorted(labels.items(), key=lambda x: -x[1])[:top]
+
+
+def _print(results: Iterable[_Result], top: int) -> None:
+  for name, labels in results:
+    width = max(map(len, labels))
+    ranked = _ranked(labels, top)
+    if top == 1:
+      label, probability = ranked[0]
+      print(f'{100 * probability:5.1f} %  {label:<{width}}  {name}')
+      continue
+    print(name)
+    for label, probability in ranked:
       bar = '█' * round(_BAR * probability)
       print(f'  {100 * probability:5.1f} %  {label:<{width}}  {bar}'.rstrip())
+
+
+def _print_csv(results: Iterable[_Result], top: int) -> None:
+  rows = csv.writer(sys.stdout, lineterminator='\n')
+  more = [
+    f'{x}_{i}' for i in range(2, top + 1) for x in ('label', 'probability')
+  ]
+  rows.writerow(['image', 'label', 'probability', *more])
+  for name, labels in results:
+    cells = [(x, f'{p:.6g}') for x, p in _ranked(labels, top)]
+    rows.writerow([name, *itertools.chain(*cells)])
 
 
 def templates_of(values: flags.FlagValues) -> list[str]:
   """The prompts of --templates, those of its files included.
 
   Raises:
-    UsageError: one has no slot for the name.
+    UsageError: one has no slot for the name, or was meant to be several.
   """
   from clip_jax.inference.classifier import check_templates
 
@@ -107,6 +309,12 @@ def templates_of(values: flags.FlagValues) -> list[str]:
   for value in values.templates:
     if value.startswith('@'):
       templates += printing.lines_of('templates', value[1:])
+    elif (slots := value.count('{}')) > 1:
+      raise UsageError(
+        f'--templates={value!r} is one prompt with {slots} slots. Give several '
+        "by several flags, --templates='{}' --templates='a drawing of {}.', or "
+        'by --templates=@FILE, one a line, where one may have more slots.'
+      )
     else:
       templates.append(value)
   check_templates(templates)

@@ -13,9 +13,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from clip_jax.errors import UsageError
 from clip_jax.parallel.mesh import batch_sharding, batch_ways
 
 Item = TypeVar('Item')
+
+
+def check_batch_size(batch_size: int) -> None:
+  """Refuses batches of no rows.
+
+  Raises:
+    UsageError: it is below 1.
+  """
+  if batch_size < 1:
+    raise UsageError(f'batch_size={batch_size} must be at least 1.')
 
 
 def padded_size(count: int, batch_size: int, ways: int = 1) -> int:
@@ -50,7 +61,8 @@ def run_in_batches(
   Args:
     function: rows to rows; each row of the result depends on its own row.
     items: read as they are needed, up to three batches ahead.
-    prepare: a few items to an array with a row for each; called by threads.
+    prepare: a few items to an array with a row for each, or for some of them;
+      called by threads.
     batch_size: rows a batch at most.
     mesh: its batch axes share the rows; None, the default device.
   Yields:
@@ -69,6 +81,8 @@ def run_in_batches(
 
   def start(shares):
     rows = np.concatenate([part.result() for part in shares])
+    if not len(rows):
+      return
     size = padded_size(len(rows), batch_size, ways)
     padding = ((0, size - len(rows)),) + ((0, 0),) * (rows.ndim - 1)
     running.append(

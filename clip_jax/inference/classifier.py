@@ -2,6 +2,8 @@
 weights of a linear classifier.
 """
 
+import functools
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -11,13 +13,17 @@ from clip_jax.errors import FailureError, UsageError
 
 PLAIN = ('{}',)  # the name itself, for models that were trained on names
 
+# A prompt with a slot, or a function of the name, as open_clip has them.
+Template = str | Callable[[str], str]
+Templates = Sequence[Template] | Template
+
 TextEncoder = Callable[[Iterable[str]], Float[np.ndarray, 'N E']]
 
 
 def zero_shot_weights(
   encode_text: TextEncoder,
   labels: Sequence[str],
-  templates: Sequence[str] = PLAIN,
+  templates: Sequence[Template] = PLAIN,
 ) -> Float[np.ndarray, 'E C']:
   """One unit-length column a label: the mean direction of its prompts.
 
@@ -27,7 +33,7 @@ def zero_shot_weights(
   Args:
     encode_text: texts to unit-length float32 rows.
     labels: C names, not empty.
-    templates: prompts with a slot '{}' for the name.
+    templates: prompts with a slot '{}' for the name, or functions of it.
   Returns:
     float32. Cosine similarities are `image_features @ weights`; logits are
     these times the logit scale.
@@ -38,13 +44,27 @@ def zero_shot_weights(
   check_labels(labels)
   check_templates(templates)
   prompts = (
-    template.replace('{}', label) for label in labels for template in templates
+    prompt(template, label) for label in labels for template in templates
   )
   rows = encode_text(prompts)
   check_finite(rows, 'text')
   rows = rows.reshape(len(labels), len(templates), -1).mean(1)  # C E
   norms = np.linalg.norm(rows, axis=1, keepdims=True)
   return (rows / np.maximum(norms, 1e-12)).T.astype(np.float32)
+
+
+def prompt(template: Template, label: str) -> str:
+  """Returns what a template says of a name.
+
+  Raises:
+    UsageError: it is a function, and gives no text.
+  """
+  if isinstance(template, str):
+    return template.replace('{}', label)
+  said = template(label)
+  if not isinstance(said, str) or not said.strip():
+    raise UsageError(f'a template gave {said!r} for {label!r}, and not a text.')
+  return said
 
 
 def softmax(logits: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
@@ -71,8 +91,30 @@ def check_labels(labels: Sequence[str]) -> None:
       raise UsageError(f'label {i + 1} of {len(labels)} is empty.')
 
 
-def check_templates(templates: Sequence[str]) -> None:
+def same_names(labels: Sequence[str]) -> list[str]:
+  """Returns a line for the labels that are one name, such as ImageNet's cranes.
+
+  Case, underscores and spaces make no other name: tokenizers see none, or next
+  to none.
+  """
+  places: dict[str, list[int]] = {}
+  for i, label in enumerate(labels):
+    name = ' '.join(label.casefold().replace('_', ' ').split())
+    places.setdefault(name, []).append(i)
+  twice = [x for x in places.values() if len(x) > 1]
+  if not twice:
+    return []
+  some = '; '.join(
+    ' and '.join(f'{labels[i]!r} ({i + 1})' for i in x) for x in twice[:3]
+  )
+  more = f' and {len(twice) - 3:,} more' if len(twice) > 3 else ''
+  return [f'labels that are one name share what it gets: {some}{more}.']
+
+
+def check_templates(templates: Sequence[Template]) -> None:
   """Refuses templates that do not say where the name goes.
+
+  One with several slots is questioned, once, on stderr.
 
   Raises:
     UsageError: there are none, or one lacks its slot.
@@ -80,11 +122,29 @@ def check_templates(templates: Sequence[str]) -> None:
   if isinstance(templates, str) or not templates:
     raise UsageError(f'templates={templates!r}: give a list of at least one.')
   for template in templates:
+    if callable(template):
+      continue
+    if not isinstance(template, str):
+      raise UsageError(
+        f'template {template!r}: give a text with a slot {{}}, or a function '
+        'of the name.'
+      )
+    if template.count('{}') > 1:
+      _question(template)
     if '{}' not in template:
       raise UsageError(
         f'template {template!r} has no slot: write {{}} where the name goes, '
         "as in 'a photo of a {}.'"
       )
+
+
+@functools.cache
+def _question(template: str) -> None:
+  print(
+    f'warning: template {template!r} is one prompt with '
+    f'{template.count("{}")} slots; several templates are given one by one.',
+    file=sys.stderr,
+  )
 
 
 def check_finite(features: np.ndarray, what: str) -> None:

@@ -27,9 +27,9 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import typed_path
 from clip_jax.inference import artifact
-from clip_jax.inference.batching import run_in_batches
-from clip_jax.inference.inputs import ImageInputs, many, prepared
-from clip_jax.inference.zero_shot import ZeroShotModel
+from clip_jax.inference.batching import check_batch_size, run_in_batches
+from clip_jax.inference.inputs import ImageInputs, OnError, encode_images
+from clip_jax.inference.zero_shot import ZeroShotModel, describe_model
 from clip_jax.interop.filling import read_aligned
 from clip_jax.interop.safetensors_file import open_safetensors
 
@@ -68,8 +68,7 @@ class Exported(ZeroShotModel):
     """
     super().__init__()
     self._path = typed_path(path)
-    if batch_size < 1:
-      raise UsageError(f'batch_size={batch_size} must be at least 1.')
+    check_batch_size(batch_size)
     self._batch_size = batch_size
     self.manifest = artifact.read_manifest(self._path)
     _check_runs_here(self._path, self.manifest)
@@ -77,6 +76,15 @@ class Exported(ZeroShotModel):
     description = artifact.read_description(self._path)
     self._tokenizer_description = description['tokenizer']
     self.preprocessing = Preprocessing.from_dict(description['preprocessing'])
+
+  def __repr__(self) -> str:
+    return describe_model(
+      'Exported',
+      f'{self.preprocessing.side} pixels',
+      self._tokenizer_description,
+      f'{self.manifest.dtype} for {", ".join(self.manifest.platforms)}',
+      origin=os.fspath(self._path),
+    )
 
   @property
   def logit_scale(self) -> float:
@@ -100,9 +108,19 @@ class Exported(ZeroShotModel):
       )
     return tokenizers.from_description(self._tokenizer_description)
 
-  def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
-    return self._run(
-      self._image_program, enumerate(many(images)), self._prepare
+  def encode_image(
+    self,
+    images: ImageInputs,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    on_error: OnError = 'raise',
+  ) -> Float[np.ndarray, 'B E']:
+    run = functools.partial(
+      self._run, self._image_program, batch_size=batch_size
+    )
+    return encode_images(
+      run, images, self.preprocessing, progress=progress, on_error=on_error
     )
 
   def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
@@ -152,7 +170,12 @@ class Exported(ZeroShotModel):
     program: '_Program',
     items: Iterable[Any],
     prepare: Callable[[Any], np.ndarray],
+    batch_size: int | None = None,
   ) -> np.ndarray:
+    if batch_size is None:
+      batch_size = self._batch_size
+    check_batch_size(batch_size)
+
     def call(rows: jax.Array) -> jax.Array:
       expected = program.input
       if rows.dtype != expected.dtype or rows.shape[1:] != expected.shape[1:]:
@@ -162,13 +185,10 @@ class Exported(ZeroShotModel):
         )
       return program.call(program.weights, rows)
 
-    batches = run_in_batches(call, items, prepare, batch_size=self._batch_size)
+    batches = run_in_batches(call, items, prepare, batch_size=batch_size)
     return np.concatenate(
       [np.empty((0, program.features), np.float32), *batches]
     )
-
-  def _prepare(self, images: list[tuple[int, Any]]) -> np.ndarray:
-    return np.stack([prepared(x, i, self.preprocessing) for i, x in images])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,40 +1,134 @@
-"""What the encoders take: one picture or many, of whatever kind."""
+"""What the encoders take: one image or many, of whatever kind."""
 
 import os
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clip_jax.data.images import CorruptImageError, Preprocessing, preprocess
-from clip_jax.errors import UsageError
+from clip_jax.data.images import (
+  CorruptImageError,
+  ImageLike,
+  Preprocessing,
+  preprocess,
+)
+from clip_jax.errors import UsageError, one_line
+from clip_jax.files import typed_path
 
-ImageInput = (
-  str | os.PathLike | bytes | Image.Image | UInt8[np.ndarray, '_H _W 3']
+# One of: a path, encoded bytes, an open file, a Pillow image, or an array,
+# which may be of any library whose arrays numpy takes; see `as_pixels`.
+ImageInput = Any
+# One, many, or an array [B, H, W, C] or [B, C, H, W] of many.
+ImageInputs = ImageInput | Iterable[ImageInput]
+
+# What becomes of an image that cannot be read: 'raise', 'skip' (it has no row,
+# and a line on stderr names it), or a function of its index and the error (it
+# has no row either).
+OnError = str | Callable[[int, CorruptImageError], object]
+
+# Items and what prepares some of them, to rows of results.
+Run = Callable[
+  [Iterable[Any], Callable[[list[Any]], np.ndarray]], np.ndarray
+]  # fmt: skip
+
+_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+_KINDS = (
+  'a path, bytes, an open file, a PIL image, or an array [H, W, 3] or [3, H, W]'
 )
-ImageInputs = (
-  ImageInput | UInt8[np.ndarray, '_B _H _W 3'] | Iterable[ImageInput]
-)
+
+
+def encode_images(
+  run: Run,
+  images: ImageInputs,
+  preprocessing: Preprocessing,
+  *,
+  progress: bool,
+  on_error: OnError,
+) -> np.ndarray:
+  """The rows that an encoder makes of images.
+
+  Args:
+    run: items, and what makes an array [n, S, S, 3] of some, to rows.
+    images, progress, on_error: see `ZeroShotModel.encode_image`.
+  Raises:
+    CorruptImageError: one cannot be read, and none is left out.
+    UsageError: one is something else than an image.
+  """
+  if not callable(on_error) and on_error not in ('raise', 'skip'):
+    raise UsageError(
+      f"on_error={on_error!r}: use 'raise', 'skip', or a function of an "
+      "image's index and its error."
+    )
+  failed: dict[int, CorruptImageError] = {}
+
+  def prepare(items: list[tuple[int, Any]]) -> np.ndarray:
+    rows = []
+    for index, image in items:
+      try:
+        rows.append(prepared(image, index, preprocessing))
+      except CorruptImageError as error:
+        if on_error == 'raise':
+          raise
+        failed[index] = error
+    return (
+      np.stack(rows)
+      if rows
+      else np.empty((0, *preprocessing.shape, 3), np.uint8)
+    )
+
+  items = many(images)
+  found = run(enumerate(_watched(items) if progress else items), prepare)
+  for index, error in sorted(failed.items()):
+    if callable(on_error):
+      on_error(index, error)
+    else:
+      print(f'left out {error}', file=sys.stderr)
+  return found
 
 
 def many(images: ImageInputs) -> Iterable[Any]:
-  """One image or many, as many.
+  """One image or many, as many; open files are read as they come.
 
   Raises:
-    UsageError: an array that is neither an image nor a batch of them.
+    UsageError: it is no image, and nothing that holds some.
   """
-  if isinstance(images, np.ndarray):
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+  one = str | bytes | bytearray | memoryview | os.PathLike | Image.Image
+  if isinstance(images, one) or hasattr(images, 'read'):
+    return [_read(images)]
+  if hasattr(images, '__array__'):
+    array = _as_array(images, 'the images')
+    if array.dtype.kind in 'OUST' and array.ndim == 1:  # paths, or images
+      return map(_read, array.tolist())
+    if array.ndim not in (2, 3, 4):
       raise UsageError(
-        f'an array of {images.dtype} {list(images.shape)}: give images as '
-        'uint8 [H, W, 3] or [B, H, W, 3].'
+        f'an array of {array.dtype} {list(array.shape)}: give images as uint8 '
+        '[H, W, 3] or [B, H, W, 3].'
       )
-    return [images] if images.ndim == 3 else images
-  if isinstance(images, str | bytes | os.PathLike | Image.Image):
-    return [images]
-  return images
+    return array if array.ndim == 4 else [array]
+  if not isinstance(images, Iterable):
+    raise UsageError(
+      f'images of type {type(images).__name__}: give {_KINDS}, or many of them.'
+    )
+  # A list has a length, which a bar can show.
+  return _Read(images) if hasattr(images, '__len__') else map(_read, images)
+
+
+class _Read:
+  """Images as `_read` gives them, and how many."""
+
+  def __init__(self, images: Any):
+    self._images = images
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def __iter__(self) -> Iterator[Any]:
+    return map(_read, self._images)
 
 
 def prepared(
@@ -46,24 +140,108 @@ def prepared(
     CorruptImageError: it cannot be read; the message names it.
     UsageError: it is something else; likewise.
   """
+  name = f'image {index}'
+  known: ImageLike
   if isinstance(image, str | os.PathLike):
-    name = os.fspath(image)
+    refuse_url(os.fspath(image))
+    known = typed_path(image)
+    name = one_line(os.fspath(known))
+  elif isinstance(image, bytes | bytearray | memoryview):
+    known = bytes(image)
+  elif isinstance(image, Image.Image):
+    known = image
+  elif hasattr(image, '__array__'):
+    known = as_pixels(image, name)
   else:
-    name = f'image {index}'
-  if isinstance(image, np.ndarray):
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-      raise UsageError(
-        f'{name} is an array of {image.dtype} {list(image.shape)}: give '
-        'uint8 [H, W, 3].'
-      )
-  elif not isinstance(image, str | bytes | os.PathLike | Image.Image):
     raise UsageError(
-      f'{name} is of type {type(image).__name__}: give a path, bytes, a PIL '
-      'image or uint8 [H, W, 3].'
+      f'{name} is of type {type(image).__name__}: give {_KINDS}.'
     )
   try:
-    return preprocess(image, preprocessing)
+    return preprocess(known, preprocessing)
   except CorruptImageError as error:
-    if str(error).startswith(str(name)):
+    if str(error).startswith(name):
       raise
     raise CorruptImageError(f'{name}: {error}') from error
+
+
+def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, '...']:
+  """An array of one image, as uint8 [H, W, 3], [H, W, 4] or [H, W].
+
+  Channels may come last or first: [3, H, W] is such an image unless its last
+  axis could be the channels, too. Floats are in [0, 1], integers in 0 to 255.
+
+  Args:
+    image: of numpy, jax, torch, or whatever has `__array__`.
+    name: for the error.
+  Raises:
+    UsageError: it is of another shape, or has other values.
+  """
+  array = _as_array(image, name)
+  said = f'{name} is an array of {array.dtype} {list(array.shape)}'
+  if array.ndim == 3:
+    if array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
+      array = array.transpose(1, 2, 0)
+    if array.shape[2] == 1:
+      array = array[:, :, 0]
+  colours = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _CHANNELS)
+  if not colours or not array.size:
+    raise UsageError(f'{said}: give uint8 [H, W, 3], or [3, H, W].')
+  if array.dtype == np.uint8:
+    return array
+  floats = jnp.issubdtype(array.dtype, jnp.floating)  # bfloat16, too
+  if not floats and array.dtype.kind not in 'iu':
+    raise UsageError(f'{said}: give uint8, or floats in [0, 1].')
+  low, high = array.min(), array.max()
+  most = 1 if floats else 255
+  if not (low >= 0 and high <= most):  # nor where one is NaN
+    raise UsageError(
+      f'{said} with values from {low:.4g} to {high:.4g}: give uint8, or floats '
+      'in [0, 1] (what is normalised already goes to module.apply).'
+    )
+  if floats:
+    array = np.rint(array.astype(np.float32) * 255)
+  return array.astype(np.uint8)
+
+
+def refuse_url(name: str) -> None:
+  """Refuses what is no path, but a URL.
+
+  Raises:
+    UsageError: it says what to do.
+  """
+  if re.match(r'[A-Za-z][A-Za-z0-9+.-]+://|data:[a-z]+/', name):
+    raise UsageError(
+      f'{name[:200]} is a URL, and images are read from files: download it '
+      'first, and give its path.'
+    )
+
+
+def _read(image: Any) -> Any:
+  """An open file's bytes, as a whole; other images as they are."""
+  if isinstance(image, Image.Image) or not hasattr(image, 'read'):
+    return image
+  try:
+    if getattr(image, 'seekable', bool)():  # a buffer that was just written
+      image.seek(0)
+    data = image.read()
+  except ValueError as error:  # it has been closed
+    raise UsageError(f'an open file: {error}') from error
+  if not isinstance(data, bytes):
+    raise UsageError(
+      f'an open file gave {type(data).__name__}: open it with mode "rb".'
+    )
+  return data
+
+
+def _as_array(images: Any, name: str) -> np.ndarray:
+  try:
+    return np.asarray(images)
+  except (TypeError, ValueError, RuntimeError) as error:
+    # A tensor on a device, or one with a gradient: the library says what to do.
+    raise UsageError(f'{name}: {error}') from error
+
+
+def _watched(items: Iterable[Any]) -> Iterable[Any]:
+  from tqdm import tqdm
+
+  return tqdm(items, unit=' images')

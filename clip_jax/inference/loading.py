@@ -75,7 +75,8 @@ def load(
     The model. One tower alone, such as transformers' CLIPVisionModel, encodes
     what that tower reads, and refuses the rest.
   Raises:
-    UsageError: there is no model there, or an option is impossible.
+    UsageError: there is no model there (where there is nothing at all, it is a
+      FileNotFoundError, too), or an option is impossible.
     FailureError: there is one, and it cannot be read.
   """
   if isinstance(heads, int):

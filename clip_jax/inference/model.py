@@ -7,7 +7,7 @@ labels, L patches, D width of the image tower.
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,10 +20,11 @@ from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference import cpu_layout
-from clip_jax.inference.batching import run_in_batches
+from clip_jax.inference.batching import check_batch_size, run_in_batches
 from clip_jax.inference.encoders import make_encoders
-from clip_jax.inference.inputs import ImageInputs, many, prepared
-from clip_jax.inference.zero_shot import ZeroShotModel
+from clip_jax.inference.inputs import ImageInputs, OnError, encode_images
+from clip_jax.inference.zero_shot import ZeroShotModel, describe_model
+from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
@@ -76,14 +77,14 @@ class Model(ZeroShotModel):
     super().__init__()
     if dtype not in ('float32', 'bfloat16'):
       raise UsageError(f'dtype={dtype!r}: use float32 or bfloat16.')
-    if batch_size < 1:
-      raise UsageError(f'batch_size={batch_size} must be at least 1.')
+    check_batch_size(batch_size)
     self.config: CLIPConfig = description.model
     self.preprocessing: Preprocessing = description.preprocessing
     self.description = description
     self.step = step
     self.origin = origin
     self._variables = _placed(variables, mesh)
+    self._dtype = dtype
     self._ready = False  # for the encoders, where they want another form
     self._lock = threading.Lock()
     self._mesh = mesh
@@ -97,6 +98,21 @@ class Model(ZeroShotModel):
       cpu_layout.pays(self._variables),
     )
     self.module: DualEncoder = self._encoders.module
+
+  def __repr__(self) -> str:
+    with self._lock:
+      devices = jax.tree.leaves(self._variables)[0].devices()
+    step = '' if self.step is None else f'step {self.step:,}'
+    return describe_model(
+      'Model',
+      presets.name_of(self.config) or _shape_of(self.config),
+      f'{self.config.image.image_size} pixels',
+      f'{self.config.embed_dim} dimensions',
+      self.description.tokenizer,
+      f'{self._dtype} on {_devices(devices)}',
+      step,
+      origin=self.origin,
+    )
 
   @property
   def params(self) -> Any:
@@ -168,9 +184,22 @@ class Model(ZeroShotModel):
       bias = self._variables['params'].get('logit_bias')
     return None if bias is None else float(jax.device_get(bias))
 
-  def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
+  def encode_image(
+    self,
+    images: ImageInputs,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    on_error: OnError = 'raise',
+  ) -> Float[np.ndarray, 'B E']:
     self._check_has('image')
-    return self._run_images(self._encoders.encode_image, images)
+    return self._run_images(
+      self._encoders.encode_image,
+      images,
+      batch_size=batch_size,
+      progress=progress,
+      on_error=on_error,
+    )
 
   def pooled_and_encoded(
     self, images: ImageInputs
@@ -288,25 +317,33 @@ class Model(ZeroShotModel):
     function: Callable[..., jax.Array],
     images: ImageInputs,
     shape: tuple[int, ...] | None = None,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    on_error: OnError = 'raise',
   ) -> np.ndarray:
-    batches = run_in_batches(
-      functools.partial(function, self._operands),
-      enumerate(many(images)),
-      self._prepare,
-      batch_size=self._batch_size,
-      mesh=self._mesh,
+    if batch_size is None:
+      batch_size = self._batch_size
+    check_batch_size(batch_size)
+
+    def run(items, prepare) -> np.ndarray:
+      batches = run_in_batches(
+        functools.partial(function, self._operands),
+        items,
+        prepare,
+        batch_size=batch_size,
+        mesh=self._mesh,
+      )
+      return self._rows(batches, shape or (self.config.embed_dim,))
+
+    return encode_images(
+      run, images, self.preprocessing, progress=progress, on_error=on_error
     )
-    return self._rows(batches, shape or (self.config.embed_dim,))
 
   def _rows(
     self, batches: Iterable[np.ndarray], shape: tuple[int, ...]
   ) -> np.ndarray:
     return np.concatenate([np.empty((0, *shape), np.float32), *batches])
-
-  def _prepare(self, images: list[tuple[int, Any]]) -> np.ndarray:
-    return np.stack(
-      [prepared(image, i, self.preprocessing) for i, image in images]
-    )
 
   def _tokenize(self, texts: list[Any]) -> np.ndarray:
     for text in texts:
@@ -335,6 +372,21 @@ def _placed(variables: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
     return jax.device_put(leaf, sharding, may_alias=True)
 
   return jax.tree.map(place, dict(variables))
+
+
+def _shape_of(config: CLIPConfig) -> str:
+  """A model that is no preset: its image tower, and its text tower."""
+  image, text = config.image, config.text
+  kind = 'ResNet'
+  if not isinstance(image, ResNetConfig):
+    kind = f'ViT/{image.patch_size} {image.depth} x {image.width}'
+  return f'{kind}, text {text.depth} x {text.width}'
+
+
+def _devices(devices: Collection[jax.Device]) -> str:
+  """'cpu', or '8 x tpu'."""
+  platform = next(iter(devices)).platform
+  return platform if len(devices) == 1 else f'{len(devices)} x {platform}'
 
 
 def _parts(config: CLIPConfig) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import MissingModelError, UsageError
 from clip_jax.files import typed_path
 from clip_jax.inference.artifact import is_artifact
 from clip_jax.interop import open_clip_run
@@ -83,7 +83,8 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
   """The kind of a reference (a name in `KINDS`) and its path.
 
   Raises:
-    UsageError: nothing is there, or nothing that is known.
+    MissingModelError: nothing is there.
+    UsageError: nothing that is known is there.
   """
   path = typed_path(reference)
   for kind in KINDS:
@@ -92,7 +93,8 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
   if (path / ADAPTER).is_file():
     refuse_adapter(path)
   known = '; or '.join(kind.meaning for kind in KINDS)
-  raise UsageError(f'no model in {path}: {_finding(path)}. Expected {known}.')
+  wrong = UsageError if path.exists() else MissingModelError
+  raise wrong(f'no model in {path}: {_finding(path)}. Expected {known}.')
 
 
 def _finding(path: Path) -> str:

@@ -2,14 +2,17 @@
 
 import abc
 import collections
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from clip_jax.errors import UsageError
 from clip_jax.inference import classifier as classifiers
-from clip_jax.inference.inputs import ImageInputs
+from clip_jax.inference.classifier import Templates
+from clip_jax.inference.inputs import ImageInputs, OnError
 
 _KEPT_CLASSIFIERS = 8
 
@@ -24,7 +27,8 @@ class ZeroShotModel(abc.ABC):
 
   def __init__(self):
     self._classifiers: collections.OrderedDict[
-      tuple[tuple[str, ...], tuple[str, ...]], tuple[np.ndarray, np.ndarray]
+      tuple[tuple[str, ...], tuple[str | tuple[str, ...], ...]],
+      tuple[np.ndarray, np.ndarray],
     ] = collections.OrderedDict()
 
   @property
@@ -36,14 +40,31 @@ class ZeroShotModel(abc.ABC):
   def logit_bias(self) -> float | None: ...
 
   @abc.abstractmethod
-  def encode_image(self, images: ImageInputs) -> Float[np.ndarray, 'B E']:
+  def encode_image(
+    self,
+    images: ImageInputs,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    on_error: OnError = 'raise',
+  ) -> Float[np.ndarray, 'B E']:
     """Image features of unit length.
 
     Args:
-      images: one or many of: a path, encoded bytes, a PIL image, uint8
-        [H, W, 3]; or uint8 [B, H, W, 3]. An iterable is read as it is needed.
+      images: one or many of: a path, encoded bytes, an open file, a PIL image,
+        an array [H, W, 3] or [3, H, W] (of numpy, jax or torch: uint8, or
+        floats in [0, 1]); or an array of many. An iterable is read as it is
+        needed.
+      batch_size: rows on the device at once; None: the model's.
+      progress: show a bar on stderr.
+      on_error: of an image that cannot be read: 'raise'; 'skip', which leaves
+        out its row and names it on stderr; or a function of its index and the
+        error, which is called in the end. B is the number of images that were
+        read, in their order: with `bad = {}` and `on_error=bad.__setitem__`,
+        the rows are of the indices that are not in `bad`.
     Raises:
-      CorruptImageError: one cannot be read; the message names it.
+      CorruptImageError: one cannot be read; the message names it. Where there
+        is no such file, it is a FileNotFoundError, too.
       UsageError: one is something else.
     """
 
@@ -61,7 +82,7 @@ class ZeroShotModel(abc.ABC):
   def classifier(
     self,
     labels: Sequence[str],
-    templates: Sequence[str] = classifiers.PLAIN,
+    templates: Templates = classifiers.PLAIN,
     *,
     unit_length: bool = False,
   ) -> Float[np.ndarray, 'E C']:
@@ -71,23 +92,37 @@ class ZeroShotModel(abc.ABC):
     text tower one run.
 
     Args:
-      labels: different names.
-      templates: prompts with a slot '{}' for the name, averaged.
+      labels: names. One that is there twice has two equal columns, which a
+        line on stderr says.
+      templates: prompts with a slot '{}' for the name, or functions of the
+        name, averaged; or one function.
       unit_length: columns without the temperature, which are directions.
     Returns:
       float32, read-only. `image_features @ weights` are logits: their softmax
       is what `classify` returns. With `unit_length`, cosine similarities.
     Raises:
-      UsageError: labels are missing, empty, or repeated; or a template has no
-        slot.
+      UsageError: labels are missing or empty, or a template has no slot.
     """
     if isinstance(labels, str):
       raise UsageError(f'labels={labels!r}: give a list of names.')
+    if callable(templates):
+      templates = [templates]
+    classifiers.check_labels(labels)
     classifiers.check_templates(templates)
-    key = tuple(labels), tuple(templates)
-    _check_different(key[0])
+    # Of a function, what it says of the names.
+    said = (
+      tuple(classifiers.prompt(x, label) for label in labels)
+      if callable(x)
+      else x
+      for x in templates
+    )
+    key = tuple(labels), tuple(said)
     if key not in self._classifiers:
-      directions = classifiers.zero_shot_weights(self.encode_text, *key)
+      for line in classifiers.same_names(labels):
+        print(f'warning: {line}', file=sys.stderr)
+      directions = classifiers.zero_shot_weights(
+        self.encode_text, labels, templates
+      )
       weights = directions * np.float32(self.logit_scale)
       for array in (directions, weights):
         array.setflags(write=False)
@@ -101,18 +136,22 @@ class ZeroShotModel(abc.ABC):
     self,
     images: ImageInputs,
     labels: Sequence[str],
-    templates: Sequence[str] = classifiers.PLAIN,
+    templates: Templates = classifiers.PLAIN,
     *,
     independent: bool = False,
+    batch_size: int | None = None,
+    progress: bool = False,
+    on_error: OnError = 'raise',
   ) -> Float[np.ndarray, 'B C']:
     """The probability of each label, for each image.
 
     Args:
-      images: as in `encode_image`.
+      images, batch_size, progress, on_error: as in `encode_image`.
       labels, templates: as in `classifier`.
       independent: each label by itself, by a sigmoid, as a model that was
         trained with a sigmoid (SigLIP) means it. By default the labels share
-        one softmax, for these models too.
+        one softmax, for these models too; of one that is there twice, each
+        column has its share.
     Returns:
       float32; rows sum to 1, unless labels are independent.
     Raises:
@@ -125,14 +164,30 @@ class ZeroShotModel(abc.ABC):
         'one was trained with a softmax.'
       )
     weights = self.classifier(labels, templates)
-    logits = self.encode_image(images) @ weights
+    features = self.encode_image(
+      images, batch_size=batch_size, progress=progress, on_error=on_error
+    )
+    logits = features @ weights
     if independent:
       return classifiers.sigmoid(logits + np.float32(bias))
     return classifiers.softmax(logits)
 
 
-def _check_different(labels: Sequence[str]) -> None:
-  counts = collections.Counter(labels)
-  twice = [label for label, count in counts.items() if count > 1]
-  if twice:
-    raise UsageError(f'label {twice[0]!r} is there {counts[twice[0]]} times.')
+def describe_model(
+  kind: str, *facts: str | Mapping[str, Any] | None, origin: str | None
+) -> str:
+  """What `repr` says of a model.
+
+  Args:
+    facts: in their order, '' is left out; the one that is no string describes
+      the tokenizer.
+    origin: where it was loaded from, where that is known.
+  """
+  words = []
+  for fact in facts:
+    if isinstance(fact, Mapping):
+      length = fact.get('context_length')
+      fact = f'tokenizer {fact.get("kind")} of {length} tokens'
+    words.append('no tokenizer' if fact is None else fact)
+  where = f' from {origin!r}' if origin else ''
+  return f'<{kind}{where}: {", ".join(x for x in words if x)}>'

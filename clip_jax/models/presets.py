@@ -211,6 +211,19 @@ def find(name: str) -> Preset:
   return dataclasses.replace(preset, fields=fields, preprocessing=prepared)
 
 
+def name_of(config: CLIPConfig) -> str:
+  """The first row that has these shapes, whatever its temperature; or ''."""
+  for name, preset in PRESETS.items():
+    row = preset.config
+    if (row.image, row.text, row.embed_dim) == (
+      config.image,
+      config.text,
+      config.embed_dim,
+    ):
+      return name
+  return ''
+
+
 def _in_short(row: str) -> str:
   """What a name may leave open: the Transformers' activation, the pixels."""
   fields = PRESETS[row].fields

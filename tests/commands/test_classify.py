@@ -1,5 +1,13 @@
 """`clip-jax classify` as it is typed."""
 
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -37,7 +45,13 @@ def test_top_limits_what_is_shown(clip_jax, workdir, picture):
   result = clip_jax(
     'classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1', picture
   )
-  assert len(result.out.splitlines()) == 2
+  (line,) = result.out.splitlines()  # an image a line
+  assert line.endswith(f'  {picture}')
+  assert '%' in line
+  result = clip_jax(
+    'classify', f'--model={workdir}', f'--labels={LABELS}', '--top=2', picture
+  )
+  assert len(result.out.splitlines()) == 3
 
 
 def test_json_has_each_label_of_each_image(clip_jax, workdir, pictures):
@@ -77,14 +91,172 @@ def test_wrong_calls_are_one_line(refused, workdir, picture, tmp_path):
   refused('no --labels', 'classify', model, picture)
   refused('no labels', 'classify', model, '--labels=', picture)
   refused('label 2 of 3 is empty', 'classify', model, '--labels=a,,b', picture)
-  refused("label 'a' is there 2", 'classify', model, '--labels=a,a', picture)
   refused('no images', 'classify', model, labels)
   refused('no file', 'classify', model, labels, tmp_path / 'none.png')
-  refused('is a folder', 'classify', model, labels, tmp_path)
+  refused('no images in', 'classify', model, labels, tmp_path)
+  refused(
+    '--csv and --json', 'classify', model, labels, '--csv', '--json', picture
+  )
+  refused('is a URL', 'classify', model, labels, 'https://a.org/b.png')
+  refused('is a URL', 'classify', model, labels, picture, 'gs://a/b.png')
+  refused(
+    '--max_megapixels', 'classify', model, labels, '--max_megapixels=x', picture
+  )
+  refused("'folder:/nowhere'", 'classify', model, labels, 'folder:/nowhere')
+  refused(
+    'is one prompt with 2 slots. Give several by several flags',
+    'classify',
+    model,
+    labels,
+    '--templates={},a drawing of {}.',
+    picture,
+  )
   refused('no slot', 'classify', model, labels, '--templates=a photo', picture)
   refused('no model in', 'classify', f'--model={tmp_path}', labels, picture)
   refused('--top=0', 'classify', model, labels, '--top=0', picture)
   refused('none.txt: no such', 'classify', model, '--labels=@none.txt', picture)
+
+
+@pytest.fixture
+def mixed(tmp_path, picture):
+  """A good image, a damaged one, and another good one."""
+  folder = tmp_path / 'mixed'
+  folder.mkdir()
+  for name in ('a.png', 'c.png'):
+    shutil.copy(picture, folder / name)
+  (folder / 'b.png').write_bytes(picture.read_bytes()[:90])
+  return folder
+
+
+@pytest.mark.parametrize('form', ['--json', '--csv', '--top=1'])
+def test_one_bad_image_costs_its_own_result_only(
+  clip_jax, workdir, mixed, form
+):
+  paths = [mixed / f'{x}.png' for x in 'abc']
+  result = clip_jax(
+    'classify', f'--model={workdir}', f'--labels={LABELS}', form, *paths
+  )
+  assert result.code == 1
+  (line,) = result.err.splitlines()
+  assert line.startswith(f'error: {paths[1]}: damaged image')
+  for path in paths:
+    assert (str(path) in result.out) == (path != paths[1])
+  if form == '--json':
+    assert [x['image'] for x in result.json] == [str(paths[0]), str(paths[2])]
+    assert result.json[0]['labels'] == result.json[1]['labels']
+
+
+def test_missing_and_odd_files_among_others(
+  clip_jax, workdir, picture, tmp_path
+):
+  os.mkfifo(tmp_path / 'fifo.png')
+  bad = [tmp_path / 'none.png', tmp_path / 'fifo.png', '/dev/zero']
+  result = clip_jax(
+    'classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1',
+    *bad, picture,
+  )  # fmt: skip
+  assert result.code == 1
+  assert len(result.out.splitlines()) == 1
+  lines = result.err.splitlines()
+  assert [line.split(': ')[1] for line in lines] == [str(x) for x in bad]
+
+
+def test_a_folder_a_data_set_and_a_list(
+  clip_jax, workdir, pictures, monkeypatch
+):
+  paths = sorted(str(x) for x in pictures.rglob('*.png'))
+
+  def names(*words, stdin=b''):
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(stdin)))
+    result = clip_jax(
+      'classify', f'--model={workdir}', f'--labels={LABELS}', '--csv', *words
+    )
+    assert (result.code, result.err) == (0, '')
+    return [row['image'] for row in csv.DictReader(io.StringIO(result.out))]
+
+  assert sorted(names(pictures)) == paths
+  ids = [os.path.relpath(path, pictures) for path in paths]
+  assert sorted(names(f'folder:{pictures}')) == ids
+  assert names('-', stdin='\n'.join(paths).encode() + b'\n\n') == paths
+  assert names('-', stdin='\0'.join(paths).encode()) == paths
+  assert names(paths[0], '-', stdin=os.fsencode(paths[1])) == paths[:2]
+
+
+def test_a_list_may_name_what_is_not_there(
+  clip_jax, refused, workdir, picture, monkeypatch
+):
+  call = ('classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1')
+  stdin = f'/nowhere/a.png\nhttps://a.org/b.png\n{picture}\n'.encode()
+  monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(stdin)))
+  result = clip_jax(*call, '-')
+  assert result.code == 1
+  assert len(result.out.splitlines()) == 1
+  missing, url = result.err.splitlines()
+  assert missing == 'error: /nowhere/a.png: no such file.'
+  assert url.startswith('error: https://a.org/b.png is a URL')
+  monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO()))
+  refused('stdin is empty', *call, '-')
+
+
+def test_csv_has_a_line_an_image(clip_jax, workdir, picture):
+  call = ('classify', f'--model={workdir}', f'--labels={LABELS}', picture)
+  result = clip_jax(*call, '--csv', '--top=2')
+  head, row = csv.reader(io.StringIO(result.out))
+  assert head == ['image', 'label', 'probability', 'label_2', 'probability_2']
+  labels = clip_jax(*call, '--json').json[0]['labels']
+  best = sorted(labels, key=lambda x: -labels[x])
+  assert row[:2] == [str(picture), best[0]]
+  assert row[3] == best[1]
+  assert float(row[2]) == pytest.approx(labels[best[0]], rel=1e-4)
+
+
+def test_a_label_that_is_given_twice_counts_once(clip_jax, workdir, picture):
+  call = ('classify', f'--model={workdir}', '--json', picture)
+  once = clip_jax(*call, '--labels=crane,red').json
+  twice = clip_jax(*call, '--labels=crane,red,crane')
+  assert twice.code == 0
+  assert twice.err == (
+    "warning: given more than once, and counted once: 'crane'.\n"
+  )
+  assert twice.json == once
+  near = clip_jax(*call, '--labels=red_square,red square')
+  assert set(near.json[0]['labels']) == {'red_square', 'red square'}
+  assert 'labels that are one name' in near.err
+
+
+def test_names_in_any_bytes_and_terminals_in_ascii(workdir, picture, tmp_path):
+  path = os.path.join(os.fsencode(tmp_path), b'caf\xe9 \xff.png')
+  shutil.copy(picture, path)
+  command = [
+    sys.executable, '-m', 'clip_jax', 'classify', f'--model={workdir}',
+    '--labels=caf\xe9,\U0001f600', '--json',
+  ]  # fmt: skip
+  environment = os.environ | {'PYTHONIOENCODING': 'ascii'}
+  for form in ('--json', '--nojson'):
+    done = subprocess.run(
+      [*command, form, path], env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b'')
+    text = done.stdout.decode('ascii')
+    if form == '--json':
+      (found,) = json.loads(text)
+      assert os.fsencode(found['image']) == path
+      assert list(found['labels']) == ['caf\xe9', '\U0001f600']
+    else:
+      assert '#' in text and 'caf\\xe9' in text
+
+
+def test_an_image_that_is_too_large_names_the_flag(
+  clip_jax, workdir, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('CLIP_JAX_MAX_MEGAPIXELS', '100')  # put back afterwards
+  Image.new('L', (2000, 1000)).save(tmp_path / 'a.png')
+  call = ('classify', f'--model={workdir}', '--labels=a,b', tmp_path / 'a.png')
+  result = clip_jax(*call, '--max_megapixels=1')
+  assert (result.code, result.out) == (1, '')
+  assert 'too large: 2,000 x 1,000' in result.err
+  assert '--max_megapixels=2 lifts' in result.err
+  assert clip_jax(*call, '--max_megapixels=2').code == 0
 
 
 def test_a_names_file_that_is_not_utf8_names_the_line(

@@ -269,11 +269,11 @@ def test_classify_is_the_softmax_of_scaled_similarities(model):
   [
     ([], ['{}'], 'no labels'),
     (['cat', ' '], ['{}'], 'label 2 of 2 is empty'),
-    (['cat', 'dog', 'cat'], ['{}'], "label 'cat' is there 2 times"),
     (['cat'], ['a photo'], "template 'a photo' has no slot"),
     (['cat'], [], 'templates='),
     ('cat,dog', ['{}'], 'give a list of names'),
     (['cat'], '{}', 'give a list of at least one'),
+    (['cat'], [str, len], "a template gave 3 for 'cat', and not a text"),
   ],
 )
 def test_wrong_labels_and_templates_are_refused(
@@ -281,6 +281,64 @@ def test_wrong_labels_and_templates_are_refused(
 ):
   with pytest.raises(UsageError, match=message):
     model.classifier(labels, templates)
+
+
+def test_labels_that_are_one_name_have_equal_columns_and_a_word(capsys):
+  model = tiny_model()
+  labels = ['crane', 'red', 'crane', 'red_square', 'Red  square']
+  weights = model.classifier(labels)
+  assert weights.shape == (16, 5)
+  np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+  lines = capsys.readouterr().err.splitlines()
+  assert lines == [
+    "warning: labels that are one name share what it gets: 'crane' (1) and "
+    "'crane' (3); 'red_square' (4) and 'Red  square' (5)."
+  ]
+  probabilities = model.classify(PIXELS, labels)
+  np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+  np.testing.assert_array_equal(probabilities[:, 0], probabilities[:, 2])
+  assert capsys.readouterr().err == ''  # said once
+
+
+def test_templates_may_be_functions(model):
+  functions = [lambda x: f'big {x}', '{} face', lambda x: x.upper()]
+  weights = model.classifier(['red', 'cat'], functions)
+  texts = ['big {}', '{} face']
+  again = [lambda x: f'big {x}', '{} face', lambda x: x.upper()]
+  same = model.classifier(['red', 'cat'], again)
+  assert same is weights  # another function that says the same
+  np.testing.assert_allclose(
+    model.classifier(['red', 'cat'], functions[:2]),
+    model.classifier(['red', 'cat'], texts),
+    atol=1e-5,
+  )
+  np.testing.assert_array_equal(
+    model.classifier(['red'], functions[0]),
+    model.classifier(['red'], ['big {}']),
+  )
+  other = model.classifier(['red', 'cat'], [*texts, lambda x: f'green {x}'])
+  assert np.abs(other - weights).max() > 1e-3
+
+
+def test_a_template_with_two_slots_is_questioned_once(model, capsys):
+  template = '{},a drawing of {}.'
+  for _ in range(2):
+    model.classifier(['red'], [template])
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and 'is one prompt with 2 slots' in lines[0]
+
+
+def test_repr_says_what_it_is(workdir):
+  assert repr(tiny_model()) == (
+    '<Model: ViT/8 2 x 32, text 2 x 32, 16 pixels, 16 dimensions, tokenizer '
+    'sentencepiece of 16 tokens, float32 on cpu>'
+  )
+  assert f"<Model from '{workdir}': " in repr(clip_jax.load(workdir))
+  assert repr(clip_jax.load(workdir)).endswith('on cpu, step 7>')
+  loaded = clip_jax.load(GOLDENS / 'hf_siglip', dtype='bfloat16')
+  assert 'no tokenizer, bfloat16 on cpu>' in repr(loaded)
+  loaded.encode_image(PIXELS)
+  assert 'bfloat16 on cpu>' in repr(loaded)
 
 
 def test_an_image_that_cannot_be_read_is_named(model, paths):
@@ -379,6 +437,7 @@ def test_no_model_is_one_clear_line(tmp_path):
       clip_jax.load(path)
     assert str(path) in str(caught.value)
     assert "Expected a run's workdir" in str(caught.value)
+    assert isinstance(caught.value, FileNotFoundError) != path.exists()
 
 
 def test_a_file_that_holds_no_weights_is_one_clear_line(tmp_path):
