@@ -16,10 +16,10 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
 from clip_jax.training.state import TrainState
-from tests.tiny import TINY
+from tests.tiny_run import tiny_description, tiny_params
 
 DESCRIPTION = Description(
-  model=TINY,
+  model=tiny_description().model,
   tokenizer={'kind': 'clip', 'context_length': 8},
   preprocessing=Preprocessing(image_size=16, resize_mode='squash'),
 )
@@ -33,16 +33,24 @@ def state_at(step, size=1000):
   )
 
 
-def save_all(workdir, steps, metric='', values=(), keep=3):
+def model_at(step, size=1000):
+  """A state with the arrays of the model that DESCRIPTION is of."""
+  params = jax.tree.map(lambda x: jnp.asarray(x + step), tiny_params())
+  return dataclasses.replace(state_at(step, size), params=params)
+
+
+def save_all(workdir, steps, metric='', values=(), keep=3, make_state=state_at):
   checkpoints = Checkpoints(workdir, keep=keep, best_metric=metric)
   for i, step in enumerate(steps):
     metrics = {metric: values[i]} if metric else {}
-    checkpoints.save(state_at(step), DESCRIPTION, seed=7, metrics=metrics)
+    checkpoints.save(make_state(step), DESCRIPTION, seed=7, metrics=metrics)
   checkpoints.close()
 
 
-def restore(workdir, description=DESCRIPTION, seed=7, size=1000):
-  state = state_at(0, size)
+def restore(
+  workdir, description=DESCRIPTION, seed=7, size=1000, make_state=state_at
+):
+  state = make_state(0, size)
   checkpoints = Checkpoints(workdir, keep=3)
   restored = checkpoints.restore(state, description, seed=seed)
   checkpoints.close()
@@ -71,11 +79,11 @@ def test_what_is_saved_is_restored_to_the_bit(tmp_path):
 
 
 def test_the_parameters_are_read_alone(tmp_path):
-  save_all(tmp_path, [5, 9])
+  save_all(tmp_path, [5, 9], make_state=model_at)
   shutil.rmtree(tmp_path / 'checkpoints' / '9' / 'opt_state')
   variables, description, step = load_variables(tmp_path)
-  np.testing.assert_array_equal(
-    variables['params']['w'], state_at(9).params['w']
+  jax.tree.map(
+    np.testing.assert_array_equal, variables['params'], model_at(9).params
   )
   assert description == DESCRIPTION
   assert step == 9
@@ -128,28 +136,28 @@ def test_no_checkpoint_is_no_error_for_a_new_run(tmp_path):
 
 
 def test_a_damaged_newest_gives_way_to_the_one_before(tmp_path, capsys):
-  save_all(tmp_path, [5, 9])
+  save_all(tmp_path, [5, 9], make_state=model_at)
   damage(tmp_path / 'checkpoints' / '9')
   _, _, step = load_variables(tmp_path)
   assert step == 5
-  restored = restore(tmp_path)
+  restored = restore(tmp_path, make_state=model_at)
   assert restored.step == 5
   assert 'checkpoints/9 cannot be read' in capsys.readouterr().err
   # The damaged one is set aside, so that step 9 can be written again.
   assert steps_of(tmp_path) == [5]
   assert (tmp_path / 'checkpoints' / '9.damaged').is_dir()
-  save_all(tmp_path, [9])
-  assert restore(tmp_path).step == 9
+  save_all(tmp_path, [9], make_state=model_at)
+  assert restore(tmp_path, make_state=model_at).step == 9
 
 
 def test_a_half_written_one_is_not_seen(tmp_path):
-  save_all(tmp_path, [5])
+  save_all(tmp_path, [5], make_state=model_at)
   root = tmp_path / 'checkpoints'
   half = root / '9.orbax-checkpoint-tmp-123'
   shutil.copytree(root / '5', half)
   (half / '_CHECKPOINT_METADATA').unlink()
   assert load_variables(tmp_path)[2] == 5
-  assert restore(tmp_path).step == 5
+  assert restore(tmp_path, make_state=model_at).step == 5
   for _ in range(300):  # Orbax removes it in a thread of its own
     if not half.exists():
       break
