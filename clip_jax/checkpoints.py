@@ -282,7 +282,7 @@ def steps_of(workdir: str | Path) -> list[int]:
   if not root.is_dir():
     return []
   names = (path.name for path in root.iterdir() if path.is_dir())
-  return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+  return sorted((int(name) for name in names if is_step(name)), reverse=True)
 
 
 def read_description(workdir: str | Path) -> Description | None:
@@ -295,6 +295,11 @@ def read_description(workdir: str | Path) -> Description | None:
     except Exception:  # `restore` says which are damaged
       continue
   return None
+
+
+def is_step(name: str) -> bool:
+  """Whether a folder is named as a checkpoint is; '²' is a digit, too."""
+  return name.isascii() and name.isdigit()
 
 
 def load_variables(
@@ -328,7 +333,7 @@ def load_variables(
 
 
 def _candidates(reference: Path) -> Iterator[Path]:
-  if reference.name.isdigit() and (reference / 'params').is_dir():
+  if is_step(reference.name) and (reference / 'params').is_dir():
     yield reference
   for step in steps_of(reference):
     yield reference / 'checkpoints' / str(step)

@@ -93,6 +93,22 @@ def open_regular(
   return os.fdopen(number, 'rb')
 
 
+def open_lock(path: str | os.PathLike) -> io.TextIOWrapper:
+  """Opens a file to hold a lock on, which is made where there is none.
+
+  Raises:
+    FailureError: it is a folder, or may not be written.
+  """
+  flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+  try:
+    return os.fdopen(os.open(path, flags, 0o666), 'r+')
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    reason = (error.strerror or str(error)).lower()
+    raise FailureError(f'{os.fspath(path)}: {reason}.') from error
+
+
 def read_bytes(
   path: str | os.PathLike, max_bytes: int | None = MAX_TEXT_BYTES
 ) -> bytes:

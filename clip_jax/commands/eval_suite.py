@@ -15,7 +15,6 @@ has changed are kept. The page and the tables have what was asked for last.
 
 import dataclasses
 import importlib.metadata
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import FailureError, UsageError, check_choice
+from clip_jax.files import read_json
 
 if TYPE_CHECKING:
   from clip_jax.evaluation.dataset import Dataset
@@ -187,8 +187,8 @@ def training_data(reference: Path) -> str | None:
   inside = reference.parent.name == 'checkpoints'
   workdir = reference.parent.parent if inside else reference
   try:
-    config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
-  except (OSError, ValueError):
+    config = read_json(workdir / 'config.json')
+  except FailureError:
     return None
   data = config.get('data') if isinstance(config, dict) else None
   spec = data.get('train') if isinstance(data, dict) else None

@@ -3,10 +3,10 @@
 import csv
 import io
 import math
-from pathlib import Path
 from typing import NamedTuple
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import read_text
 
 COLUMNS = ('model', 'reference_accuracy', 'shift_accuracy')
 
@@ -34,11 +34,16 @@ def read_baselines(path: str) -> list[Baseline]:
       fraction, or there are fewer models than the three of a line.
   """
   try:
-    text = Path(path).read_text('utf-8-sig')
-  except OSError as error:
-    raise UsageError(f'baselines {path!r}: {error.strerror}.') from error
-  except UnicodeDecodeError as error:
-    raise UsageError(f'baselines {path!r} is no text in UTF-8.') from error
+    text = read_text(path)
+  except FailureError as error:
+    raise UsageError(f'baselines: {error}') from error
+  try:
+    return _parsed(text, path)
+  except csv.Error as error:
+    raise UsageError(f'baselines {path!r} is no CSV file: {error}.') from error
+
+
+def _parsed(text: str, path: str) -> list[Baseline]:
   rows = csv.DictReader(io.StringIO(text))
   missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
   if missing:

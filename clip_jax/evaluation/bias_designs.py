@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import read_json
 
 GROUPS = '{groups}'
 _SOURCE = 'source'  # of the names, in a sentence: the key that is no design
@@ -60,11 +61,10 @@ def read_designs(path: Path) -> Designs:
     UsageError: it is missing, or no JSON, or no designs; see `checked`.
   """
   try:
-    content = json.loads(path.read_text('utf-8'))
-  except (OSError, ValueError, RecursionError) as error:
-    reason = error.strerror if isinstance(error, OSError) else error
+    content = read_json(path)
+  except FailureError as error:
     raise UsageError(
-      f'designs {path}: {reason}; use a JSON file of '
+      f'designs: {str(error).rstrip(".")}; use a JSON file of '
       '{"design": {"kind": ["name"]}}.'
     ) from error
   return checked(content, str(path))

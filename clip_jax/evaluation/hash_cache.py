@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import zipfile
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,9 @@ from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.data_identity import data_identity
 from clip_jax.evaluation.perceptual_hash import Hashes, hash_spectra, spectrum
+from clip_jax.files import parse_json, read_fields
 from clip_jax.inference.bulk.records import picture_items, refuse_corrupt
+from clip_jax.interop.npz_file import read_npz
 from clip_jax.interop.replacing import replacing
 from clip_jax.parallel.distributed import is_first
 
@@ -47,6 +49,14 @@ class HashedPictures:
   ids: list[str]
   bits: UInt64[np.ndarray, ' N']
   flat: Bool[np.ndarray, ' N']
+  corrupt: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Notes:
+  """What a file says beside its arrays."""
+
+  ids: list[str]
   corrupt: dict[str, str]
 
 
@@ -119,14 +129,16 @@ def _key_of(source: Source) -> str:
 
 def _read(path: Path) -> HashedPictures | None:
   """None where there is no such file, or a damaged one."""
+  kinds = {'notes': (np.uint8, 1), 'bits': (np.uint64, 1), 'flat': (bool, 1)}
   try:
-    with np.load(path) as file:  # without pickles
-      notes = json.loads(file['notes'].tobytes())
-      found = HashedPictures(
-        notes['ids'], file['bits'], file['flat'], notes['corrupt']
-      )
-  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    arrays = read_npz(path, kinds)
+    text = arrays['notes'].tobytes()
+    notes = read_fields(path, parse_json(text, os.fspath(path)), _Notes)
+  except FailureError:
     return None
+  found = HashedPictures(
+    notes.ids, arrays['bits'], arrays['flat'], notes.corrupt
+  )
   whole = len(found.ids) == len(found.bits) == len(found.flat)
   return found if whole else None
 

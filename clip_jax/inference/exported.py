@@ -25,7 +25,7 @@ from jaxtyping import Float, Int32, UInt8
 from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import typed_path
+from clip_jax.files import check_fields, read_bytes, typed_path
 from clip_jax.inference import artifact
 from clip_jax.inference.batching import check_batch_size, run_in_batches
 from clip_jax.inference.inputs import ImageInputs, OnError, encode_images
@@ -36,8 +36,10 @@ from clip_jax.interop.safetensors_file import open_safetensors
 # What `jax.export` itself puts into a program with a symbolic size. Any other
 # custom call could reach code outside of the program.
 CUSTOM_CALLS = frozenset({'shape_assertion'})
+_QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _CUSTOM_CALL = re.compile(
-  r'custom_call @"?([^"\s(]+)|call_target_name = "([^"]*)"'
+  rf'custom_call"?(?:\s*@(?:{_QUOTED}|([\w.$-]+))'
+  rf'|\([^)]*\)\s*<?\{{[^}}]*call_target_name\s*=\s*{_QUOTED})'
 )
 
 
@@ -74,6 +76,10 @@ class Exported(ZeroShotModel):
     _check_runs_here(self._path, self.manifest)
     artifact.verify(self._path, self.manifest)
     description = artifact.read_description(self._path)
+    file = self._path / artifact.DESCRIPTION
+    check_fields(file, description, {'model': dict, 'preprocessing': dict})
+    check_fields(file, description['model'], {'embed_dim': int})
+    self._embed_dim: int = description['model']['embed_dim']
     self._tokenizer_description = description['tokenizer']
     self.preprocessing = Preprocessing.from_dict(description['preprocessing'])
 
@@ -161,6 +167,12 @@ class Exported(ZeroShotModel):
         f'it takes {program.input.dtype} {list(program.input.shape)}, and '
         f'{artifact.DESCRIPTION} says otherwise',
       )
+    if program.features != self._embed_dim:
+      raise artifact.damaged(
+        self._path / artifact.program_file(name),
+        f'it gives {program.features} features, and {artifact.DESCRIPTION} '
+        f'says {self._embed_dim}',
+      )
     weights = _read_weights(self._path / artifact.WEIGHTS, program.weights)
     placed = jax.device_put(weights, may_alias=True)
     return dataclasses.replace(program, weights=placed)
@@ -183,12 +195,24 @@ class Exported(ZeroShotModel):
           f'rows of {rows.dtype} {list(rows.shape[1:])}: the model reads '
           f'{expected.dtype} {list(expected.shape[1:])}.'
         )
-      return program.call(program.weights, rows)
+      try:
+        return program.call(program.weights, rows)
+      except (jax.errors.JaxRuntimeError, ValueError, TypeError) as error:
+        raise FailureError(
+          f'a program of {self._path} cannot be run: {error}. Export the model '
+          'again.'
+        ) from error
 
     batches = run_in_batches(call, items, prepare, batch_size=batch_size)
-    return np.concatenate(
+    found = np.concatenate(
       [np.empty((0, program.features), np.float32), *batches]
     )
+    if not np.isfinite(found).all():
+      raise FailureError(
+        f'{self._path} gives features that are not finite numbers: its weights '
+        'are damaged, or were before it was exported.'
+      )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,11 +238,20 @@ def check_custom_calls(file: Path, program: jax.export.Exported) -> None:
   Raises:
     FailureError: it has a custom call outside of `CUSTOM_CALLS`.
   """
-  text = program.mlir_module()
-  found = {a or b for a, b in _CUSTOM_CALL.findall(text)}
-  if 'custom_call' in text and not found <= CUSTOM_CALLS:
-    others = ', '.join(sorted(found - CUSTOM_CALLS))
-    raise FailureError(f'{file} makes custom calls: {others}; not running it.')
+  others = foreign_calls(program.mlir_module())
+  if others:
+    names = ', '.join(others)
+    raise FailureError(f'{file} makes custom calls: {names}; not running it.')
+
+
+def foreign_calls(text: str) -> list[str]:
+  """Returns the custom calls in StableHLO that jax itself does not make."""
+  calls = [a or b or c for a, b, c in _CUSTOM_CALL.findall(text)]
+  found = [repr(name) for name in sorted({*calls} - CUSTOM_CALLS)]
+  # One that is written in a way that is not known is one too many.
+  if len(calls) != text.count('custom_call'):
+    found.append('one of an unknown form')
+  return found
 
 
 def _check_runs_here(path: Path, manifest: artifact.Manifest) -> None:
@@ -247,12 +280,20 @@ def _open_program(file: Path) -> _Program:
     FailureError: it is not a program of two arguments, weights and rows.
   """
   try:
-    program = jax.export.deserialize(bytearray(file.read_bytes()))
+    data = read_bytes(file, max_bytes=None)
+    program = jax.export.deserialize(bytearray(data))
     (weights, rows), options = jax.tree.unflatten(
       program.in_tree, program.in_avals
     )
     (features,) = program.out_avals
-    fits = isinstance(weights, dict) and not options and features.ndim == 2
+    fits = (
+      isinstance(weights, dict)
+      and not options
+      and features.ndim == 2
+      and features.shape[0] == rows.shape[0]
+      and isinstance(features.shape[1], int)
+      and features.dtype == np.float32
+    )
   except Exception as error:  # flatbuffers, MLIR and jax raise all kinds
     raise artifact.damaged(file, 'it is not a program of jax') from error
   if not fits:

@@ -20,8 +20,12 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
+from clip_jax.errors import MissingFileError
+from clip_jax.files import read_bytes
+
 FILE = 'metrics.jsonl'
 EVENTS = 'tensorboard'
+_MAX_BYTES = 2**30  # of metrics.jsonl: millions of steps
 _NOT_FINITE = ('NaN', 'Infinity', '-Infinity')
 
 # Their names come to be when the module runs, so a type checker sees none.
@@ -144,25 +148,47 @@ def series(rows: Sequence[Row], name: str) -> tuple[list[int], list[float]]:
 
 def _read_lines(path: Path) -> list[tuple[str, Row]]:
   try:
-    text = path.read_text(encoding='utf-8', errors='replace')
-  except FileNotFoundError:
+    text = read_bytes(path, _MAX_BYTES).decode('utf-8', 'replace')
+  except MissingFileError:
     return []
   rows = []
   for line in text.split('\n'):
     try:
       row = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
       continue
-    if isinstance(row, dict) and isinstance(row.get('step'), int):
+    if _is_row(row):
       rows.append((line, row))
   return rows
+
+
+def _is_row(row: Any) -> bool:
+  """Whether it is what `write` writes: a step, a time, and numbers."""
+  if not isinstance(row, dict) or not {'step', 'time'} <= row.keys():
+    return False
+  step = row['step']
+  return (
+    isinstance(step, int) and 0 <= step < 2**53
+    and isinstance(row['time'], int | float)
+    and all(_is_number(value) for value in row.values())
+  )  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+  if isinstance(value, str):
+    return value in _NOT_FINITE
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and abs(value) < 1e300
+  )
 
 
 def _drop_half_line(path: Path) -> None:
   """Ends the file where its last whole line does."""
   if not path.exists():
     return
-  data = path.read_bytes()
+  data = read_bytes(path, _MAX_BYTES)
   if data and not data.endswith(b'\n'):
     os.truncate(path, data.rfind(b'\n') + 1)
 
@@ -187,4 +213,4 @@ def _to_json(value: float) -> float | str:
 def _from_json(name: str, value: Any) -> Any:
   if name == 'step':
     return value
-  return float(value) if value in _NOT_FINITE else value
+  return float(value) if isinstance(value, str) else value

@@ -14,6 +14,7 @@ from clip_jax.data.pipeline import Batches, step_records, training_batches
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError, one_line
 from clip_jax.evaluation import find_evaluator
+from clip_jax.files import read_json
 from clip_jax.inference.classifier import check_templates
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
@@ -208,7 +209,7 @@ def _train_vocabulary(
   }
   note = path.with_name(f'{path.name}.json')
   if path.exists():
-    if note.exists() and json.loads(note.read_text('utf-8')) != origin:
+    if note.exists() and read_json(note) != origin:
       raise UsageError(
         f'{path} was trained on other captions or with other settings ('
         f'see {note}): name another file in tokenizer, or remove both.'

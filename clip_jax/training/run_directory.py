@@ -10,6 +10,7 @@ from typing import Any
 
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import check_fields, open_lock, read_bytes, read_json
 from clip_jax.parallel import distributed
 from clip_jax.training.config import Config
 from clip_jax.training.workdir import Workdir
@@ -124,7 +125,7 @@ def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
     yield
     return
   workdir.folder.mkdir(parents=True, exist_ok=True)
-  with (workdir.folder / '.lock').open('w') as lock:
+  with open_lock(workdir.folder / '.lock') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -133,7 +134,7 @@ def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
         'another --workdir.'
       ) from error
     path = workdir.folder / 'config.json'
-    before = path.read_bytes() if path.exists() else None
+    before = read_bytes(path) if path.exists() else None
     _write(path, f'{json.dumps(as_json(config), indent=2)}\n'.encode())
     try:
       yield
@@ -177,8 +178,8 @@ def _flat(fields: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
+    return check_fields(path, read_json(path), {})
+  except FailureError as error:
     raise FailureError(
-      f'{path} is not JSON ({error}); restore it or use another --workdir.'
+      f'{str(error).rstrip(".")}; restore it or use another --workdir.'
     ) from error

@@ -59,7 +59,7 @@ def test_groups_may_share_a_name_among_themselves():
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
-    ('{', 'designs .*designs.json: .*; use a JSON file of'),
+    ('{', 'designs: .*designs.json is not JSON.*; use a JSON file of'),
     ('[]', r'use an object, {"design": {…}}'),
     ('{}', 'there is no design in it'),
     ('{"source": "me"}', 'there is no design in it'),
@@ -78,7 +78,7 @@ def test_a_wrong_file_is_one_line(tmp_path, text, message):
 
 
 def test_a_missing_file_is_one_line(tmp_path):
-  with pytest.raises(UsageError, match='No such file or directory; use a JSON'):
+  with pytest.raises(UsageError, match='no such file; use a JSON'):
     read_designs(tmp_path / 'nosuch.json')
 
 

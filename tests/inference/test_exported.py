@@ -18,7 +18,11 @@ import clip_jax
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import artifact
 from clip_jax.inference.export import export, load_exported
-from clip_jax.inference.exported import Exported
+from clip_jax.inference.exported import Exported, foreign_calls
+from clip_jax.interop.safetensors_file import (
+  open_safetensors,
+  write_safetensors,
+)
 from tests.tiny_run import tiny_model
 
 TEXTS = ['red square', 'cat face', 'big blue circle']
@@ -218,7 +222,7 @@ def test_programs_of_another_kind_are_refused(copy, pixels):
     (program(lambda w, x: x[0], rows), 'a program of another kind'),
     (program(features, jax.ShapeDtypeStruct((b, 8, 8, 3), jnp.uint8)),
      'description.json says otherwise'),
-    (program(lapack, rows), 'makes custom calls: lapack'),
+    (program(lapack, rows), "makes custom calls: 'lapack"),
     (program(features, rows, {'params/nowhere': jnp.zeros(3)}),
      "'params/nowhere' is not float32"),
     (program(features, rows, {'params/image/class_embedding': jnp.zeros(3)}),
@@ -281,3 +285,51 @@ def test_a_description_of_other_arrays_is_damage(copy, change, message):
 def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / artifact.MANIFEST)
   assert not artifact.is_artifact(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    'stablehlo.custom_call @shape_assertion_2(%0)',
+    'stablehlo.custom_call @"shape_assertion x"(%0)',
+    'stablehlo.custom_call @" shape_assertion"(%0)',
+    'stablehlo.custom_call @"shape_assertion\\"(%0)" (%0)',
+    '"stablehlo.custom_call"(%0) <{call_target_name = "shape assertion"}>',
+    '"stablehlo.custom_call"(%0) {a = 1 : i32, call_target_name = "x"}',
+    'stablehlo.custom_call @shape_assertion(%0)\nstablehlo.custom_call %1',
+    'mhlo.custom_call @evil(%0)',
+  ],
+)
+def test_the_whole_name_of_a_call_is_compared(line):
+  assert foreign_calls(f'module {{ {line} }}')
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    'stablehlo.custom_call @shape_assertion(%0) {api_version = 2 : i32}',
+    'stablehlo.custom_call @"shape_assertion"(%0)',
+    '"stablehlo.custom_call"(%0) <{call_target_name = "shape_assertion"}>',
+    'stablehlo.add %0, %1',
+  ],
+)
+def test_what_jax_itself_calls_is_allowed(line):
+  assert not foreign_calls(line)
+
+
+def test_features_that_are_no_numbers_are_said(directory, copy, pixels):
+  with open_safetensors(copy / artifact.WEIGHTS) as tensors:
+    arrays = {name: np.array(tensors.read(name)) for name in tensors.infos}
+  for array in arrays.values():
+    if array.dtype == np.float32:
+      array.fill(np.nan)
+  write_safetensors(copy / artifact.WEIGHTS, arrays, {'format': 'flax'})
+  path = copy / artifact.MANIFEST
+  manifest = json.loads(path.read_text())
+  manifest['files'][artifact.WEIGHTS] = {
+    'bytes': (copy / artifact.WEIGHTS).stat().st_size,
+    'sha256': artifact.file_sha256(copy / artifact.WEIGHTS),
+  }
+  path.write_text(json.dumps(manifest))
+  with pytest.raises(FailureError, match='not finite numbers'):
+    Exported(copy).encode_pixels(pixels[:1])

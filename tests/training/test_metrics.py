@@ -13,6 +13,7 @@ import sys
 import pytest
 from tensorboardX.proto import event_pb2
 
+from clip_jax.errors import FailureError
 from clip_jax.training.metrics import MetricsWriter, read_metrics, series
 from clip_jax.training.progress import Progress, duration, speed
 
@@ -243,3 +244,33 @@ def test_speed():
     '82.4',
     '12,346',
   ]
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    '[' * 100_000,
+    '{"step": 3}',
+    '{"step": true, "time": 1}',
+    '{"step": -1, "time": 1}',
+    '{"step": 3, "time": "now"}',
+    '{"step": 3, "time": 1, "train/loss": "much"}',
+    '{"step": 3, "time": 1, "train/loss": [1]}',
+    '{"step": 3, "time": 1, "train/loss": null}',
+    '{"step": 1' + '0' * 5000 + ', "time": 1}',
+    '{"step": 3, "time": 1, "x": 1' + '0' * 400 + '}',
+  ],
+)
+def test_lines_of_another_form_are_left_out(tmp_path, line):
+  good = '{"step": 1, "time": 1.5, "train/loss": "NaN"}'
+  (tmp_path / 'metrics.jsonl').write_text(f'{good}\n{line}\n')
+  assert [row['step'] for row in read_metrics(tmp_path)] == [1]
+  with MetricsWriter(tmp_path) as writer:
+    writer.truncate_after(9)
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'metrics.jsonl')
+  for read in (read_metrics, MetricsWriter):
+    with pytest.raises(FailureError, match='a pipe or a device'):
+      read(tmp_path)

@@ -1,14 +1,14 @@
 """Where data sets are on this machine, and why one is not; opens none."""
 
-import json
 import os
 from pathlib import Path
 
 from clip_jax.data.building import prepared_folder
 from clip_jax.data.built_in import BUILT_IN
 from clip_jax.data.sources.base import local_path
+from clip_jax.errors import FailureError
 from clip_jax.evaluation.datasets.table import DatasetFacts
-from clip_jax.files import typed_path
+from clip_jax.files import read_json, typed_path
 
 ROOT_VARIABLE = 'CLIP_JAX_DATA'
 
@@ -68,9 +68,9 @@ def _not_prepared(name: str, split: str) -> str | None:
 def _unreadable(path: Path, split: str) -> str | None:
   """Why one version of a data set is of no use, or None."""
   try:
-    info = json.loads(path.read_text(encoding='utf-8'))
+    info = read_json(path)
     splits = [row['name'] for row in info['splits']]
-  except (OSError, ValueError, KeyError, TypeError):
+  except (FailureError, KeyError, TypeError):
     return f'{path.name} is damaged'
   if info.get('fileFormat') != 'array_record':
     return f'prepared as {info.get("fileFormat")}, not as array_record'

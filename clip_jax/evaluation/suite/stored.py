@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from clip_jax.errors import FailureError
 from clip_jax.evaluation.suite.plan import Pair
+from clip_jax.files import check_fields, read_fields, read_json
 from clip_jax.interop.replacing import replacing
 
 _FOLDER = 'results'
@@ -56,9 +58,11 @@ def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
   A failure is not one: what failed is tried again.
   """
   try:
-    value = json.loads(path_of(folder, pair).read_text(encoding='utf-8'))
-    result = Result(**{**value, 'pair': Pair(**value['pair'])})
-  except (FileNotFoundError, ValueError, TypeError, KeyError):
+    path = path_of(folder, pair)
+    value = check_fields(path, read_json(path), {'pair': dict})
+    value['pair'] = read_fields(path, value['pair'], Pair)
+    result = read_fields(path, value, Result)
+  except FailureError:
     return None  # none, or by another version of this program
   if result.error is not None or result.depends != normal(depends):
     return None

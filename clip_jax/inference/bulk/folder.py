@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import check_fields, read_fields, read_json
+from clip_jax.files import check_fields, open_lock, read_fields, read_json
 from clip_jax.inference.bulk.identity import differences
 from clip_jax.inference.bulk.parts import Part, Plan, sync
 
@@ -81,7 +81,7 @@ class PartsFolder:
     Raises:
       UsageError: one does.
     """
-    with open(self.path / f'{index}-of-{count}.lock', 'w') as lock:
+    with open_lock(self.path / f'{index}-of-{count}.lock') as lock:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError as error:
@@ -163,7 +163,7 @@ class PartsFolder:
 
   @contextlib.contextmanager
   def _locked(self) -> Iterator[None]:
-    with open(self.path / 'lock', 'w') as lock:
+    with open_lock(self.path / 'lock') as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)
       yield
 
@@ -178,7 +178,7 @@ class PartsFolder:
 
 
 def _is_held(lock: Path) -> bool:
-  with open(lock) as file:
+  with open_lock(lock) as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,6 +14,7 @@ from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.evaluation.chance import FEW_CLASSES
+from clip_jax.files import read_object
 from clip_jax.pages import environment
 from clip_jax.pages.machine import machine
 from clip_jax.pages.words import percent, small_units
@@ -144,10 +145,7 @@ def _cosine(value: float) -> str:
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:
-  try:
-    return json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    return {}
+  return read_object(workdir / 'config.json')
 
 
 def _parameters(model: Encoder) -> int | None:
