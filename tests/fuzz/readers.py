@@ -119,7 +119,7 @@ def _legacy_pickle(folder: Path) -> None:
 def _big_vision(folder: Path) -> None:
   from tests.interop.test_layouts import big_vision_weights
 
-  _, arrays = big_vision_weights(frozenset())
+  arrays = big_vision_weights(frozenset())
   np.savez(folder / 'model.npz', **arrays)
 
 

@@ -48,6 +48,8 @@ def main(folder: Path) -> None:
     name, seed = line.split()
     home = folder / name
     good = home / 'good'
+    if name not in READERS:
+      raise SystemExit(f'no reader {name}: {", ".join(READERS)}')
     if not good.exists():
       making = home / 'making'
       shutil.rmtree(home, ignore_errors=True)
@@ -148,7 +150,8 @@ def _limit() -> None:
   for line in Path('/proc/self/status').read_text().splitlines():
     if line.startswith('VmData:'):
       most = 1024 * int(line.split()[1]) + 3 * MOST_BYTES
-      resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+      _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+      resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 if __name__ == '__main__':
