@@ -29,7 +29,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.host_copy import HostCopy
 from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
-from clip_jax.parallel import distributed
+from clip_jax.parallel import distributed, failures
 from clip_jax.restoring import restore_numpy
 from clip_jax.trees import flat
 
@@ -87,6 +87,7 @@ class Checkpoints:
         # Orbax writes metrics to the disk only where it is told of a best.
         best_fn=goodness if best_metric else None,
         cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(barrier_sync_fn=_meet),
       ),
     )
 
@@ -127,10 +128,9 @@ class Checkpoints:
         ),
         metrics=metrics or None,
       )
-    except jax.errors.JaxRuntimeError:
-      raise  # the devices' or another process's fault, not the disk's
     except Exception as error:
-      raise self._failure(error) from error
+      self._blame(error)
+      raise
 
   @property
   def is_saving(self) -> bool:
@@ -145,10 +145,9 @@ class Checkpoints:
     """
     try:
       self._manager.wait_until_finished()
-    except jax.errors.JaxRuntimeError:
-      raise
     except Exception as error:
-      raise self._failure(error) from error
+      self._blame(error)
+      raise
 
   def latest(self) -> int | None:
     """The step of the newest checkpoint that is whole, or None."""
@@ -232,6 +231,7 @@ class Checkpoints:
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # not the checkpoint's fault
     except Exception as error:  # whatever a damaged file makes a reader do
+      failures.wait_if_lost(error)
       _report_damage(self._root / str(step), error)
       return None
 
@@ -262,6 +262,16 @@ class Checkpoints:
       (self._root / str(step)).rename(damaged)
     distributed.meet(f'checkpoint {step} set aside')
     self._manager.reload()
+
+  def _blame(self, error: Exception) -> None:
+    """Blames the disk for an error, unless others or the devices are at fault.
+
+    Raises:
+      FailureError: it was the disk.
+    """
+    failures.wait_if_lost(error)
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+      raise self._failure(error) from error
 
   def _failure(self, error: Exception) -> FailureError:
     text = ' '.join(str(error).split())
@@ -367,6 +377,16 @@ def _in_chunks(tree: Any) -> ocp.args.StandardSave:
   """Large arrays in pieces: reading one decodes few of them at a time."""
   pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), tree)
   return ocp.args.StandardSave(tree, save_args=pieces)
+
+
+def _meet(*, key: str, timeout_ms: int) -> None:
+  """Waits for all processes as Orbax does; one that has failed does not.
+
+  Orbax's thread would wait with its error, for minutes, for others that wait
+  for what failed.
+  """
+  if sys.exc_info()[1] is None:
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def _quiet() -> None:

@@ -4,10 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
 
 def start_together(
-  count: int, devices: int, *words: str, stderr: int = subprocess.PIPE
+  count: int,
+  devices: int,
+  *words: str,
+  stderr: int = subprocess.PIPE,
+  first: Mapping[int, Sequence[str]] | None = None,
 ) -> list[subprocess.Popen[str]]:
   """Starts `python WORDS` `count` times, as one program of JAX.
 
@@ -15,6 +20,7 @@ def start_together(
     count: of processes.
     devices: of all processes together.
     stderr: of each, as `subprocess` has it.
+    first: words before the others, by the processes that have some.
   """
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -24,14 +30,14 @@ def start_together(
   for index in range(count):
     environment = os.environ | {
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {share}',
+      'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {share}',
       'JAX_COORDINATOR_ADDRESS': address,
       'JAX_NUM_PROCESSES': str(count),
       'JAX_PROCESS_ID': str(index),
     }
     processes.append(
       subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, *(first or {}).get(index, ()), *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=stderr,

@@ -84,16 +84,12 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.commands import cpu_memory
   from clip_jax.parallel.devices import use_cpu_devices
   from clip_jax.parallel.distributed import GO_ON, find_place, joined
-  from clip_jax.parallel.guarded import guarded
   from clip_jax.training.profile import Profile
 
   profile = Profile.parse(values.profile)
   cpu_memory.keep()
   use_cpu_devices(values.config.mesh.cpu_devices)
-  place = find_place()
-  if place is not None:
-    guarded(f'process {place.index} of {place.count}', GO_ON)
-  with joined(place):
+  with joined(find_place(), GO_ON):
     finished = _train(values, profile)
   # Not in there, where it would be a failure.
   if not finished and values.stopped_exit_code:

@@ -6,19 +6,21 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID, or what JAX's own detection knows of Cloud
 TPU, GKE, Slurm, Kubernetes and Open MPI. What is set wins over what is found.
 """
 
-import atexit
 import contextlib
 import dataclasses
+import functools
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from jax._src import distributed as jax_distributed
 from jax._src.clusters import ClusterEnv  # its answers have no public name
 from jax.experimental import multihost_utils
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.parallel import failures
+from clip_jax.parallel.guarded import guarded
 
 ADDRESS, COUNT, INDEX = (
   'JAX_COORDINATOR_ADDRESS',
@@ -26,9 +28,6 @@ ADDRESS, COUNT, INDEX = (
   'JAX_PROCESS_ID',
 )
 
-# A process that was not heard of for so long is taken for dead, and all others
-# end: within a minute, and yet later than a busy host may be silent.
-HEARTBEAT_SECONDS = 30
 _START_SECONDS = 300  # machines of one job do not all start at once
 _MEETING_SECONDS = 3600  # while the first one prepares something
 
@@ -101,60 +100,98 @@ def _check(address: str, count: int, index: int) -> None:
     )
 
 
+AGAIN = 'Run the same command again in all of them.'
+GO_ON = f'{AGAIN[:-1]}: it goes on from the newest checkpoint.'
+
+
 @contextlib.contextmanager
-def joined(place: Place | None) -> Iterator[None]:
+def joined(place: Place | None, advice: str = AGAIN) -> Iterator[None]:
   """The processes as one JAX program, for as long as all of them work.
 
-  Call it before a device is touched. A process that fails leaves at once,
-  instead of waiting for the others to end as JAX does: they notice, and end.
+  Call it before a device is touched, and while there is one thread only: the
+  work goes on in a child process (see guarded.py). All end together. A process
+  that fails tells the others (see failures.py) and leaves at once, instead of
+  waiting for them to end as JAX does.
 
   Args:
     place: from `find_place`; None does nothing.
+    advice: what to do after another process was lost.
   Raises:
     FailureError: the others cannot be reached, or one of them was lost.
+    SystemExit: (in the process that only waits) how the work ended.
   """
   if place is None:
     yield
     return
+  guarded(place.index, place.count, advice)
+  _connect(place)
+  client = jax_distributed.global_state.client
+  with failures.Failures(client, place.index, place.count) as others:
+    try:
+      yield
+      _end()
+    except SystemExit:  # all of them end
+      raise
+    except BaseException as error:
+      failures.wait_if_lost(error)
+      failure, code = _explain(error, place, advice)
+      others.tell(failure, code)
+      if failure is error:
+        raise
+      raise failure from error
+
+
+def _explain(
+  error: BaseException, place: Place, advice: str
+) -> tuple[BaseException, int]:
+  """What is said of an error, and the exit code."""
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    reason = str(error).splitlines()[0][:200]
+    message = (
+      f'process {place.index} of {place.count} cannot go on, though no other '
+      f'was lost: {reason} {advice}'
+    )
+    return FailureError(message), 1
+  if isinstance(error, KeyboardInterrupt):
+    return error, 130
+  return error, 2 if isinstance(error, UsageError) else 1
+
+
+def _connect(place: Place) -> None:
+  """Waits until all processes are there.
+
+  JAX has no parameter for how long process 0 waits before it names those that
+  did not come; the others have to wait longer, to be told.
+  """
+  make_service = jax_distributed._jax.get_distributed_runtime_service
+  jax_distributed._jax.get_distributed_runtime_service = functools.partial(
+    make_service, cluster_register_timeout=_START_SECONDS
+  )
   try:
     jax.distributed.initialize(
       place.address,
       place.count,
       place.index,
       place.local_devices,
-      initialization_timeout=_START_SECONDS,
-      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      initialization_timeout=2 * _START_SECONDS,
+      heartbeat_timeout_seconds=failures.HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=_MEETING_SECONDS,
     )
   except RuntimeError as error:
     raise FailureError(
       f'process {place.index} of {place.count} cannot join the run at '
       f'{place.address}: {str(error).splitlines()[0]}'
     ) from error
-  try:
-    yield
-  except SystemExit:  # all of them end
-    raise
-  except BaseException as error:
-    # Handlers run in the reverse order: this one comes before JAX's.
-    atexit.register(_leave, 2 if isinstance(error, UsageError) else 1)
-    if isinstance(error, jax.errors.JaxRuntimeError):
-      raise FailureError(
-        f'process {place.index} of {place.count} cannot go on, as when another '
-        f'one was lost: {str(error).splitlines()[0][:200]} {GO_ON}'
-      ) from error
-    raise
+  finally:
+    jax_distributed._jax.get_distributed_runtime_service = make_service
 
 
-GO_ON = (
-  'Run the same command again in all of them: it goes on from the newest '
-  'checkpoint.'
-)
+def _end() -> None:
+  """Waits until all processes have come here.
 
-
-def _leave(code: int) -> None:
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+  Left to JAX, this would be after the last moment to say who was lost.
+  """
+  jax.distributed.shutdown()
 
 
 def is_first() -> bool:

@@ -79,33 +79,12 @@ def assert_same_losses(workdir, alone):
   np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
 
 
-def test_when_one_is_killed_the_other_ends_and_two_go_on(
-  tmp_path, start, alone
-):
-  processes = start(tmp_path, 2)
-  moment = random.randrange(1, STEPS - 2)
-  victim, other = random.sample(processes, 2)
-  wait_for(tmp_path, moment, processes)
-  time.sleep(random.random())
-  victim.kill()
-  output, _ = other.communicate(timeout=60)
-  assert other.returncode == 1, (moment, output)
-  last = output.splitlines()[-1]
-  assert last.startswith('error: process '), output
-  assert 'another' in last
-  assert 'it goes on from the newest checkpoint' in last
-  lost_after = max((step for step, _ in losses(tmp_path)), default=0)
-  saved = steps_of(tmp_path)[0] if steps_of(tmp_path) else 0
-  # Checkpoints are 4 steps apart. The last one may not have been whole yet.
-  assert saved >= lost_after // 4 * 4 - 4
-  end(*start(tmp_path, 2))
-  assert_same_losses(tmp_path, alone)
-
-
 def test_sigterm_to_one_stops_two_and_one_goes_on(tmp_path, start, alone):
   processes = start(tmp_path, 2)
   wait_for(tmp_path, 2, processes)
-  random.choice(processes).send_signal(signal.SIGTERM)
+  seed = random.randrange(10**6)
+  print(f'seed {seed}')
+  random.Random(seed).choice(processes).send_signal(signal.SIGTERM)
   first, second = end(*processes)
   stopped = steps_of(tmp_path)[0]
   assert f'stopped and saved at step {stopped}; the same' in first

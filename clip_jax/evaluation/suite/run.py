@@ -15,6 +15,7 @@ from clip_jax.evaluation.encoder import Encoder, Evaluator, Options
 from clip_jax.evaluation.suite import stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.stored import Result
+from clip_jax.parallel import failures
 from clip_jax.parallel.distributed import all_agree, is_first
 
 # None of these changes a number.
@@ -149,6 +150,7 @@ def _evaluate(
   try:
     found = suite.find(pair.task)(suite.encoder, opened.dataset, suite.options)
   except Exception as error:
+    failures.wait_if_lost(error)
     seconds = time.monotonic() - started
     return Result(pair, depends, error=_one_line(error), seconds=seconds)
   return Result(
