@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax._src import distributed as jax_distributed
 from jax._src.clusters import ClusterEnv  # its answers have no public name
+from jax._src.lib import _jax
 from jax.experimental import multihost_utils
 
 from clip_jax.errors import FailureError, UsageError
@@ -163,8 +164,8 @@ def _connect(place: Place) -> None:
   JAX has no parameter for how long process 0 waits before it names those that
   did not come; the others have to wait longer, to be told.
   """
-  make_service = jax_distributed._jax.get_distributed_runtime_service
-  jax_distributed._jax.get_distributed_runtime_service = functools.partial(
+  make_service = _jax.get_distributed_runtime_service
+  _jax.get_distributed_runtime_service = functools.partial(
     make_service, cluster_register_timeout=_START_SECONDS
   )
   try:
@@ -183,7 +184,7 @@ def _connect(place: Place) -> None:
       f'{place.address}: {str(error).splitlines()[0]}'
     ) from error
   finally:
-    jax_distributed._jax.get_distributed_runtime_service = make_service
+    _jax.get_distributed_runtime_service = make_service
 
 
 def _end() -> None:
