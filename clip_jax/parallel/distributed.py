@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax._src import distributed as jax_distributed
 from jax._src.clusters import ClusterEnv  # its answers have no public name
-from jax._src.lib import _jax
+from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 from jax.experimental import multihost_utils
 
 from clip_jax.errors import FailureError, UsageError
