@@ -84,7 +84,23 @@ FLOATS = PIXELS.astype(np.float32) / 255
     np.array([png(x) for x in PIXELS], object),
     tuple(PIXELS),
   ],
-  ids=str,
+  ids=[
+    'floats',
+    'doubles',
+    'integers',
+    'channels_first',
+    'floats_channels_first',
+    'jax',
+    'jax_channels_first',
+    'list_of_jax',
+    'tensor',
+    'list_of_tensors',
+    'files',
+    'streams',
+    'buffers',
+    'array_of_bytes',
+    'tuple',
+  ],  # fmt: skip
 )
 def test_every_kind_of_images(model, expected, images):
   if isinstance(images, list) and hasattr(images[0], 'seek'):
