@@ -100,7 +100,7 @@ FLOATS = PIXELS.astype(np.float32) / 255
     'buffers',
     'array_of_bytes',
     'tuple',
-  ],  # fmt: skip
+  ],
 )
 def test_every_kind_of_images(model, expected, images):
   if isinstance(images, list) and hasattr(images[0], 'seek'):
