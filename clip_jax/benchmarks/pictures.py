@@ -26,7 +26,9 @@ def pictures(model: Model, data: str, calls: int) -> Figures:
   source = dataset.test.source
 
   def encode() -> int:
-    reads = read_ahead(source, range(len(source)))
+    reads = read_ahead(
+      source, range(len(source)), preprocessing=model.preprocessing
+    )
     decoded = (x.picture for x in reads if x.picture is not None)
     return len(model.encode_image(decoded))
 

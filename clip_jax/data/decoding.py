@@ -33,6 +33,9 @@ MAX_FILE_BYTES = 2**29
 # Lifts the limit; in the environment, so that worker processes have it, too.
 LIMIT_VARIABLE = 'CLIP_JAX_MAX_MEGAPIXELS'
 
+# Modes of 16 bits and more: grey that `convert` cuts off at 255.
+SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
+
 _OPENING = threading.Lock()
 
 # What an image may come as: encoded bytes, a path, uint8 pixels (`decode`
@@ -97,7 +100,10 @@ def decode(image: ImageLike) -> Image.Image:
     if isinstance(image, bytes):
       _fit(opened)
     opened.load()
-    return _lab_to_rgb(opened) if opened.mode == 'LAB' else opened
+    if opened.mode == 'LAB':
+      return _lab_to_rgb(opened)
+    _check_converts(opened)
+    return opened
 
 
 @pillow_errors()
@@ -228,6 +234,16 @@ def _fit(image: Image.Image) -> None:
     factor *= 2
   if factor > 1:
     image.draft(None, (width // factor, height // factor))
+
+
+def _check_converts(image: Image.Image) -> None:
+  """Finds a damaged palette or transparency, which later steps would meet."""
+  clear = image.has_transparency_data
+  if clear or image.mode not in ('RGB', 'L'):
+    corner = image.crop((0, 0, 1, 1))
+    corner.convert('RGB')
+    if clear and image.mode not in SIXTEEN_BITS:  # see `images.on_white`
+      corner.convert('RGBA')
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

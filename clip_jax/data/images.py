@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageColor, ImageOps
 
 from clip_jax.data.decoding import (
   MAX_PIXELS,
+  SIXTEEN_BITS,
   CorruptImageError,
   ImageLike,
   MissingImageError,
@@ -33,7 +34,8 @@ __all__ = [
   'CLIP_MEAN', 'CLIP_STD', 'CONVENTIONS', 'INTERPOLATIONS', 'MAX_PIXELS',
   'RESIZE_MODES', 'CorruptImageError', 'ImageLike', 'MissingImageError',
   'Preprocessing', 'check_colour', 'convert', 'decode', 'laid_upon',
-  'limit_megapixels', 'pillow_errors', 'preprocess', 'read_bytes', 'upright',
+  'limit_megapixels', 'on_white', 'pillow_errors', 'preprocess', 'read_bytes',
+  'upright',
 ]  # fmt: skip
 
 # Channel means and deviations of [0, 1] values, as in OpenAI's weights.
@@ -56,7 +58,6 @@ _CHOICES = {
   'interpolation': INTERPOLATIONS,
   'convention': CONVENTIONS,
 }
-_SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 # What a viewer does for each EXIF orientation; others leave an image alone.
 _TURNS = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -253,7 +254,7 @@ def preprocess(
   picture = upright(decode(image), preprocessing)
   rgb_first = preprocessing.convention == 'transformers'
   if rgb_first:
-    picture = _on_white(picture)
+    picture = on_white(picture)
   height, width = preprocessing.shape
   resample = INTERPOLATIONS[preprocessing.interpolation]
   if preprocessing.resize_mode == 'longest':
@@ -316,7 +317,7 @@ def upright(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
   if turn is not None:
     picture = picture.transpose(turn)
   if preprocessing.background:
-    if picture.mode in _SIXTEEN_BITS:
+    if picture.mode in SIXTEEN_BITS:
       picture = _eight_bits(picture)
     if picture.has_transparency_data:
       picture = laid_upon(picture, preprocessing.background)
@@ -350,9 +351,15 @@ def laid_upon(picture: Image.Image, colour: str) -> Image.Image:
   return whole
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
+@pillow_errors()
+def on_white(picture: Image.Image) -> Image.Image:
+  """Returns an image as RGB, and on white where it is transparent.
+
+  Raises:
+    CorruptImageError: its palette or its transparency is damaged.
+  """
   # Pillow cannot convert 16 bits with a transparent grey.
-  if picture.has_transparency_data and picture.mode not in _SIXTEEN_BITS:
+  if picture.has_transparency_data and picture.mode not in SIXTEEN_BITS:
     return laid_upon(picture, 'white')
   return picture.convert('RGB')
 

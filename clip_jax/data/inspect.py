@@ -12,7 +12,7 @@ import tqdm
 from jaxtyping import Int32
 from PIL import Image, ImageDraw, ImageFont
 
-from clip_jax.data.images import CorruptImageError, decode
+from clip_jax.data.images import CorruptImageError, decode, on_white
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import typed_path
@@ -251,12 +251,7 @@ def _thumbnail(picture: Image.Image | None) -> Image.Image | None:
   """In RGB and on white, as large as a cell allows."""
   if picture is None:
     return None
-  if picture.has_transparency_data:
-    picture = picture.convert('RGBA')
-    canvas = Image.new('RGBA', picture.size, 'white')
-    canvas.alpha_composite(picture)
-    picture = canvas
-  picture = picture.convert('RGB')
+  picture = on_white(picture)
   ratio = CELL / max(picture.size)
   size = (
     max(1, round(picture.width * ratio)),

@@ -12,7 +12,12 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from clip_jax.data.images import CorruptImageError, decode
+from clip_jax.data.images import (
+  CorruptImageError,
+  Preprocessing,
+  decode,
+  preprocess,
+)
 from clip_jax.data.sources import Record, Source
 
 _AHEAD = 64  # pictures
@@ -23,8 +28,8 @@ class Read(NamedTuple):
 
   Attributes:
     record: without its bytes; of an unreadable one, the id only.
-    picture: decoded, in its own mode; None where it cannot be read, or is
-      known.
+    picture: decoded, in its own mode, or prepared; None where it cannot be
+      read, or is known.
     reason: why it cannot be read, or ''.
     digest: of its bytes; see `digest_of`.
   """
@@ -44,6 +49,7 @@ def read_ahead(
   source: Source,
   indices: Iterable[int],
   is_known: Callable[[bytes], bool] = lambda digest: False,
+  preprocessing: Preprocessing | None = None,
 ) -> Iterator[Read]:
   """Reads and decodes records, in the order of the indices.
 
@@ -51,6 +57,9 @@ def read_ahead(
 
   Args:
     is_known: asked by threads; a picture of such a digest is not decoded.
+    preprocessing: also prepares each image, as large as the model reads it (a
+      second time changes nothing): what waits then takes little memory,
+      however large photographs are, and what cannot be prepared is unreadable.
   """
   pool = ThreadPoolExecutor(
     min(os.cpu_count() or 1, 16), thread_name_prefix='read'
@@ -58,7 +67,7 @@ def read_ahead(
   waiting: collections.deque[Future[Read]] = collections.deque()
   try:
     for index in indices:
-      waiting.append(pool.submit(_read, source, index, is_known))
+      waiting.append(pool.submit(_read, source, index, is_known, preprocessing))
       if len(waiting) > _AHEAD:
         yield waiting.popleft().result()
     while waiting:
@@ -68,12 +77,19 @@ def read_ahead(
 
 
 def _read(
-  source: Source, index: int, is_known: Callable[[bytes], bool]
+  source: Source,
+  index: int,
+  is_known: Callable[[bytes], bool],
+  preprocessing: Preprocessing | None,
 ) -> Read:
   try:
     record = source[index]
     digest = digest_of(record['image'])
-    picture = None if is_known(digest) else decode(record['image'])
+    picture = None
+    if not is_known(digest):
+      picture = decode(record['image'])
+      if preprocessing is not None:
+        picture = Image.fromarray(preprocess(picture, preprocessing))
   except CorruptImageError as error:
     unread: Record = {'id': source.id(index), 'image': b'', 'caption': []}
     return Read(unread, None, str(error))

@@ -5,13 +5,7 @@ import io
 
 from PIL import Image
 
-from clip_jax.data.images import (
-  ImageLike,
-  convert,
-  decode,
-  laid_upon,
-  pillow_errors,
-)
+from clip_jax.data.images import ImageLike, decode, on_white, pillow_errors
 
 SIDE = 144  # pixels: 72 on the page, on a screen of double density
 SMALL_FILE = 16_384  # bytes
@@ -48,10 +42,8 @@ def thumbnail(picture: Image.Image, side: int) -> Image.Image:
   Raises:
     CorruptImageError: its palette or its transparency is damaged.
   """
-  clear = picture.has_transparency_data
   # Before it is scaled, so that no colour of clear pixels bleeds into others.
-  picture = laid_upon(picture, 'white') if clear else convert(picture, 'RGB')
-  small = picture.copy()
+  small = on_white(picture).copy()
   small.thumbnail((side, side))
   return small
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from clip_jax.data.images import Preprocessing
 from clip_jax.data.sources import Source
 from clip_jax.evaluation.at_once import may_overlap
 from clip_jax.evaluation.encoder import Encoder, Options, PoolingEncoder
@@ -74,7 +75,15 @@ def encode_pictures(
   """
   total, limit = len(source), options.max_corrupt_records
   indices = (i for part in parts for i in range(part.start, part.stop))
-  items = picture_items(source, indices, corrupt, limit)
+  # Of an encoder that somebody else brings nothing is known.
+  own = getattr(encoder, 'preprocessing', None)
+  items = picture_items(
+    source,
+    indices,
+    corrupt,
+    limit,
+    preprocessing=own if isinstance(own, Preprocessing) else None,
+  )
   done = total - sum(map(len, parts))
   watched = iter(options.watch(items, total, 'images', done=done))
   encode = _SideBySide(encoder)

@@ -333,6 +333,30 @@ def test_odd_modes_and_transparency_end_in_one_error_or_none(image):
     assert '\n' not in str(error)
 
 
+@pytest.mark.parametrize(
+  'image',
+  [
+    with_transparency(picture(0).convert('P'), 'none'),
+    with_transparency(picture(0), (1, 2)),
+    Image.new('La', (5, 5)),
+  ],
+)
+def test_what_no_later_step_could_convert_is_refused_at_the_door(image):
+  with pytest.raises(CorruptImageError, match='damaged image'):
+    decode(image)
+
+
+def test_a_prepared_image_is_prepared_already():
+  for resize_mode in ('shortest', 'squash', 'longest'):
+    for convention in ('open_clip', 'transformers'):
+      preprocessing = Preprocessing(
+        16, resize_mode, background='white', exif=True, convention=convention
+      )
+      once = preprocess(picture(3, 50, 30), preprocessing)
+      again = preprocess(Image.fromarray(once), preprocessing)
+      np.testing.assert_array_equal(again, once)
+
+
 def test_a_lazily_opened_image_that_is_cut_off_is_corrupt():
   data = encoded(picture(3, 200, 200), 'JPEG')[:900]
   for use in (decode, lambda x: preprocess(x, SHOWN), data_uri):

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
+from clip_jax.data.images import Preprocessing
 from clip_jax.data.reading import digest_of, read_ahead, too_many_corrupt
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
@@ -30,7 +31,9 @@ def items_of(
   indices = (i for part in parts for i in range(part.start, part.stop))
   if kind == 'image' and job.source is not None:
     limit = job.max_corrupt
-    yield from picture_items(job.source, indices, corrupt, limit, rows)
+    yield from picture_items(
+      job.source, indices, corrupt, limit, rows, job.model.preprocessing
+    )
   if kind == 'text' and job.texts is not None:
     for i in indices:
       text = job.texts[i]
@@ -45,6 +48,7 @@ def picture_items(
   corrupt: Mapping[str, str],
   max_corrupt: int,
   known: Rows | None = None,
+  preprocessing: Preprocessing | None = None,
 ) -> Generator[Item, None, None]:
   """Pictures of a source in the order of the indices, decoded ahead.
 
@@ -52,12 +56,15 @@ def picture_items(
     corrupt: id to reason, of those that were left out before.
     max_corrupt: how many may be.
     known: rows of an earlier table, whose pictures are not decoded.
+    preprocessing: of the model that they are for; None leaves them as they are.
   Raises:
     FailureError: with those that come, they are too many.
   """
   counted = dict(corrupt)
   rows = known or Rows()
-  for read in read_ahead(source, indices, lambda x: rows.find(x) >= 0):
+  for read in read_ahead(
+    source, indices, lambda x: rows.find(x) >= 0, preprocessing
+  ):
     key = read.record['id']
     if read.reason:
       counted[key] = read.reason
