@@ -56,7 +56,10 @@ def changed(data: bytes, random: Random) -> bytes:
   """Other bytes: in the data's own structure where one is known."""
   if random.random() < 0.65:
     for structured in _STRUCTURES:
-      found = structured(data, random)
+      try:
+        found = structured(data, random)
+      except (ValueError, TypeError, RecursionError):  # damaged before
+        continue
       if found is not None:
         return found
   return random.choice(_BYTES)(data, random)

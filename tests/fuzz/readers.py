@@ -149,13 +149,15 @@ def _read_export(folder: Path, random: Random) -> None:
 
 def _reseal(folder: Path, random: Random) -> None:
   """The manifest of an export agrees with what its files have become."""
+  from clip_jax.files import read_bytes
+
   path = folder / 'export' / 'manifest.json'
   if random.random() < 0.3:
     return
   try:
-    manifest = json.loads(path.read_bytes())
+    manifest = json.loads(read_bytes(path))
     for name, entry in manifest['files'].items():
-      data = (path.parent / name).read_bytes()
+      data = read_bytes(path.parent / name)
       entry |= {
         'bytes': len(data), 'sha256': hashlib.sha256(data).hexdigest()
       }  # fmt: skip

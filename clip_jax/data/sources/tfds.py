@@ -15,6 +15,7 @@ from clip_jax.data.sources.base import (
   words,
 )
 from clip_jax.errors import UsageError
+from clip_jax.files import MAX_TEXT_BYTES, open_regular
 
 
 class Answer(TypedDict, total=False):
@@ -124,6 +125,12 @@ class TfdsSource(Source):
     except Exception as error:  # ArrayRecord and protobuf have no common base.
       reason = (str(error) or repr(error)).splitlines()[0]
       raise CorruptImageError(f'damaged record: {reason}') from error
+    try:
+      return self._record(index, data)
+    except (ValueError, IndexError) as error:  # no UTF-8, a label past all
+      raise CorruptImageError(f'damaged record: {error}') from error
+
+  def _record(self, index: int, data: Mapping[str, Any]) -> Record:
     texts = []
     for name in self._texts:
       value = data[name]
@@ -140,6 +147,8 @@ class TfdsSource(Source):
       record['label'] = int(data['label'])
     if not self._texts and self.label_names:
       labels = record.get('labels', [record.get('label', -1)])
+      if any(label >= len(self.label_names) for label in labels):
+        raise ValueError('its label has no name')
       record['caption'] = [
         words(self.label_names[label]) for label in labels if label >= 0
       ]
@@ -152,12 +161,26 @@ class TfdsSource(Source):
     )  # fmt: skip
 
 
+def _check_files(folder: str) -> None:
+  """Refuses pipes, devices and vast descriptions, which TFDS would read.
+
+  Raises:
+    FailureError: the folder has one; the message names it.
+  """
+  for parent, _, names in os.walk(folder):
+    for name in names:
+      described = name.endswith(('.json', '.txt'))
+      size = MAX_TEXT_BYTES if described else None
+      open_regular(os.path.join(parent, name), size).close()
+
+
 def _builder(spec: str, name: str):
   """A prepared data set, read by its own files; some build themselves."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 
   data_dir = prepared_folder()
+  _check_files(os.path.join(data_dir, name.partition('/')[0]))
   if name in BUILT_IN:
     return tfds.builder_from_directory(BUILT_IN[name](data_dir))
   try:

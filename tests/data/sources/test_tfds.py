@@ -9,7 +9,7 @@ import pytest
 
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import open_source
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
 
 CODE = """
 import sys
@@ -78,3 +78,15 @@ def test_a_damaged_file_is_corrupt_records(emoji_folder, tmp_path, monkeypatch):
       assert 'damaged record' in str(error)
   assert 0 < len(corrupt) < len(source)
   assert len(set(corrupt)) == len(corrupt)
+
+
+def test_a_pipe_among_its_files_is_not_waited_for(
+  emoji_folder, tmp_path, monkeypatch
+):
+  shutil.copytree(pathlib.Path(emoji_folder).parent, tmp_path / 'emoji')
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  (info,) = tmp_path.glob('emoji/*/dataset_info.json')
+  info.unlink()
+  os.mkfifo(info)
+  with pytest.raises(FailureError, match=r'dataset_info\.json: a pipe'):
+    open_source('tfds:emoji#test')
