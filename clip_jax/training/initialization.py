@@ -10,20 +10,15 @@ asked for: under old weights, its ids would mean other words.
 import copy
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 from clip_jax import checkpoints, tokenizers
 from clip_jax.errors import UsageError
 from clip_jax.inference.loading import Loaded, read_model
-from clip_jax.models import presets
-from clip_jax.models.config import CLIPConfig
 from clip_jax.models.description import Description
-from clip_jax.models.positions import resize_model
 from clip_jax.training import run_directory
 from clip_jax.training.config import (
   INHERITED,
@@ -33,24 +28,11 @@ from clip_jax.training.config import (
   tokenizer_path,
   with_defaults,
 )
-from clip_jax.training.program import Program
-from clip_jax.training.state import TrainState, sharded_init
+from clip_jax.training.initial_shapes import take_shapes
 from clip_jax.training.workdir import Workdir
-from clip_jax.trees import flat, path_name
 
 _INITIAL_BIAS = -10.0  # SigLIP's (arXiv 2303.15343, section 3.2)
 _EMBEDDING = 'text/token_embedding/embedding'
-
-# Fields of a model that may differ from those of its first weights: sizes for
-# which positions are made, the vocabulary, and where the temperature starts.
-_OPEN = (
-  'image.image_size',
-  'text.context_length',
-  'text.vocab_size',
-  'text.end_token',
-  'initial_logit_scale',
-  'initial_logit_bias',
-)
 
 
 @dataclasses.dataclass
@@ -63,7 +45,7 @@ class Start:
       the config's tokenizer decides.
     notes: lines for people: what was taken from where.
     weights: of `initialize_from`; None where there is none, or where the run
-      has checkpoints of its own. `first_state` takes them away.
+      has checkpoints of its own. `initial_state.first_state` takes them away.
     anew: paths of parameters that begin anew all the same.
   """
 
@@ -244,112 +226,16 @@ class _Model:
 
   def take_shapes(self) -> None:
     """Makes `config.model` the model's, but for sizes that are free."""
-    config, text = self._config, self._found.model.text
-    found, said = _fields(self._found.model), _said(config)
-    other = self._contradictions(found, said)
-    sizes = self._sizes(found, said, fits=not other)
-    pooling = text.pooling
-    if self._new_vocabulary:
-      pooling = said.get('text.pooling') or pooling
-      # A new vocabulary's end need not be its highest id.
-      pooling = 'end' if pooling == 'highest' else pooling
-    self._taken.append('model')
-    if other:
-      few = ', '.join(f'{name}={said[name]}' for name in other[:3])
-      more = f' and {len(other) - 3} more' if len(other) > 3 else ''
-      self._note(
-        f'the recipe is for a model of other shapes ({few}{more}), which give '
-        "way to the weights'."
-      )
-    vocab_size = None
-    if self._start.kept is not None:
-      vocab_size = text.vocab_size
-    elif 'model.text.vocab_size' in self._stated:
-      vocab_size = config.model.text.vocab_size
-    found.update(sizes)
-    found.update({'text.pooling': pooling, 'text.vocab_size': vocab_size})
-    _set_model(config, found)
-    self._note_sizes(sizes)
-
-  def _contradictions(
-    self, found: Mapping[str, Any], said: Mapping[str, Any]
-  ) -> list[str]:
-    """Names of fields that a recipe says otherwise.
-
-    Raises:
-      UsageError: the command line does.
-    """
-    other = []
-    for name in sorted(said):
-      free = name in _OPEN or (self._new_vocabulary and name == 'text.pooling')
-      if name == 'text.vocab_size' and self._start.kept is not None:
-        free = f'model.{name}' not in self._stated
-      if free or found.get(name) == said[name]:
-        continue
-      key = f'model.{name}'
-      by_preset = _field(self._config.model, name) is None
-      source = 'model.preset' if by_preset else key
-      if source in self._stated:
-        preset = f' (model.preset={self._config.model.preset})'
-        raise UsageError(
-          f'{self._name} is another model: its {name} is '
-          f'{found.get(name, "not there")}, and the command line says '
-          f'{key}={said[name]}{preset if by_preset else ""}: leave that out.'
-        )
-      other.append(name)
-    return other
-
-  def _sizes(
-    self, found: Mapping[str, Any], said: Mapping[str, Any], fits: bool
-  ) -> dict[str, int]:
-    """The image size and the context length of the run.
-
-    The command line's, or those of a recipe for such a model, or its own.
-    """
-    sizes = {}
-    for name, keys in (
-      ('image.image_size', ('data.image_size', 'model.image.image_size')),
-      ('text.context_length', ('model.text.context_length',)),
-    ):
-      values = {key: _field(self._config, key) for key in keys}
-      values = {key: v for key, v in values.items() if v is not None}
-      given = {k: v for k, v in values.items() if k in self._stated}
-      if not given and fits:
-        given = values
-      if len(set(given.values())) > 1:
-        (one, size), (other, another) = given.items()
-        raise UsageError(
-          f'{one}={size} and {other}={another} contradict each other: leave '
-          'one of them out.'
-        )
-      default = said.get(name, found[name]) if fits else found[name]
-      sizes[name] = next(iter(given.values()), default)
-    return sizes
-
-  def _note_sizes(self, sizes: Mapping[str, int]) -> None:
-    image, text = self._found.model.image, self._found.model.text
-    size, length = sizes['image.image_size'], sizes['text.context_length']
-    if size != image.image_size:
-      self._note(
-        f'images of {size} pixels, where the model had {image.image_size}: '
-        'its image positions are interpolated.'
-      )
-    if length == text.context_length:
-      return
-    if self._config.initialize_text_positions == 'interpolate':
-      how = 'its text positions are interpolated, so that all of them move'
-    elif length > text.context_length:
-      how = (
-        f'its {text.context_length} text positions are kept, and '
-        f'{length - text.context_length} new ones, copies of the last, '
-        'appended'
-      )
-    else:
-      how = f'{length} of its text positions are kept'
-    self._note(
-      f'texts of {length} tokens, where the model had {text.context_length}: '
-      f'{how}.'
+    lines = take_shapes(
+      self._config,
+      self._found.model,
+      self._name,
+      stated=self._stated,
+      keeps_vocabulary=self._start.kept is not None,
     )
+    for line in lines:
+      self._note(line)
+    self._taken.append('model')
 
   def take_temperature(self) -> None:
     """Settles where the logit scale and bias begin."""
@@ -407,127 +293,3 @@ class _Model:
       self._note(f"the config's {', '.join(other)}.")
     take_preprocessing(self._config, own)
     self._taken.append('preprocessing')
-
-
-def _fields(model: CLIPConfig) -> dict[str, Any]:
-  """A model's fields by dotted names."""
-  return _flat(model.to_dict())
-
-
-def _said(config: Config) -> dict[str, Any]:
-  """The fields of a model that a config says, by itself or by its preset."""
-  fields = config.model.to_dict()
-  for name in ('preset', 'dtype', 'remat', 'patch_dropout'):
-    del fields[name]
-  said = {k: v for k, v in _flat(fields).items() if v is not None}
-  if not config.model.preset:
-    return said
-  return {**_fields(presets.find(config.model.preset).config), **said}
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  found: dict[str, Any] = {}
-  for key, value in fields.items():
-    if isinstance(value, Mapping):
-      found |= _flat(value, f'{prefix}{key}.')
-    else:
-      found[f'{prefix}{key}'] = value
-  return found
-
-
-def _field(config: Config, name: str) -> Any:
-  for key in name.split('.'):
-    config = config.get(key, None)
-  return config
-
-
-def _set_model(config: Config, fields: Mapping[str, Any]) -> None:
-  """Writes a model's fields into a config; those of another tower go."""
-  model = config.model
-  model.preset = ''
-  model.embed_dim = fields['embed_dim']
-  for tower in ('image', 'text'):
-    for name in model[tower]:
-      model[tower][name] = fields.get(f'{tower}.{name}')
-  config.data.image_size = fields['image.image_size']
-
-
-def first_state(
-  program: Program, seed: int, start: Start | None = None
-) -> TrainState:
-  """The state before the first update.
-
-  The optimizer starts anew in any case, and so does the schedule.
-
-  Args:
-    program: the run's.
-    seed: of the initial weights.
-    start: whose weights are taken instead, the temperature's too, at the sizes
-      of the program's model; they are gone from it then.
-  Raises:
-    UsageError: the weights are not those of the program's model.
-  """
-  state = sharded_init(program.module, program.optimizer, program.mesh, seed)
-  if start is None or start.weights is None:
-    return state
-  loaded, start.weights = start.weights, None
-  model = program.module.config
-  variables, _ = resize_model(
-    loaded.variables,
-    loaded.description.model,
-    image_size=model.image.image_size,
-    context_length=model.text.context_length,
-    method=loaded.positions,
-    text_method=start.config.initialize_text_positions,
-  )
-  params = flat(variables['params'])
-  if model.initial_logit_bias is None:
-    params.pop('logit_bias', None)
-  arrays = {
-    'params': {k: v for k, v in params.items() if k not in start.anew},
-    'batch_stats': flat(variables.get('batch_stats', {})),
-  }
-  _check_shapes(loaded.origin, arrays['params'], state.params, start.anew)
-  _check_shapes(loaded.origin, arrays['batch_stats'], state.batch_stats)
-  return dataclasses.replace(
-    state,
-    params=_placed(arrays['params'], state.params),
-    batch_stats=_placed(arrays['batch_stats'], state.batch_stats),
-  )
-
-
-def _check_shapes(
-  origin: str,
-  found: Mapping[str, Any],
-  state: Any,
-  anew: Collection[str] = (),
-) -> None:
-  """Refuses arrays of other names or shapes than a state has."""
-  wanted = {k: v for k, v in flat(state).items() if k not in anew}
-  for path in sorted(found.keys() | wanted.keys()):
-    old, new = (
-      list(tree[path].shape) if path in tree else 'not there'
-      for tree in (found, wanted)
-    )
-    if old != new:
-      raise UsageError(
-        f'initialize_from={origin} is another model: its {path} is {old}, and '
-        f'{new} in the config.'
-      )
-
-
-def _placed(found: Mapping[str, Any], state: Any) -> Any:
-  """Arrays in the dtypes of a state's, and where those are.
-
-  A leaf of the state that none is found for stays.
-  """
-
-  def place(path, leaf):
-    array = found.get(path_name(path))
-    if array is None:
-      return leaf
-    return jax.make_array_from_callback(
-      leaf.shape, leaf.sharding, lambda part: array[part].astype(leaf.dtype)
-    )
-
-  return jax.tree_util.tree_map_with_path(place, state)

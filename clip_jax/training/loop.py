@@ -18,7 +18,8 @@ from clip_jax.training import run_directory
 from clip_jax.training.config import Config
 from clip_jax.training.evaluations import Evaluations, evaluate, named
 from clip_jax.training.feed import Feed
-from clip_jax.training.initialization import Start, find_start, first_state
+from clip_jax.training.initial_state import first_state
+from clip_jax.training.initialization import Start, find_start
 from clip_jax.training.journal import Journal
 from clip_jax.training.opening import (
   describe_run,

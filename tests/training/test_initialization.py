@@ -17,7 +17,8 @@ from clip_jax.errors import UsageError
 from clip_jax.inference.loading import read_model
 from clip_jax.models.positions import resize_model
 from clip_jax.tokenizers import sentence_piece
-from clip_jax.training.initialization import find_start, first_state, inherit
+from clip_jax.training.initial_state import first_state
+from clip_jax.training.initialization import find_start, inherit
 from clip_jax.training.loop import train
 from clip_jax.training.program import make_program
 from clip_jax.training.run import make_run
