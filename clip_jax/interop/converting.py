@@ -15,7 +15,7 @@ from clip_jax.interop import (
   layouts,
   open_clip,
   openai,
-  preprocessors,
+  preprocessor_writers,
 )
 from clip_jax.interop.foreign_config import OPEN_CLIP_CONFIG
 from clip_jax.interop.replacing import replacing_folder
@@ -109,7 +109,9 @@ def _hugging_face(
   description: Description, tokenizer: tokenizers.Tokenizer | None
 ) -> _Layout:
   config = hugging_face.write_config(description.model)
-  preprocessing = preprocessors.write_hugging_face(description.preprocessing)
+  preprocessing = preprocessor_writers.write_hugging_face(
+    description.preprocessing
+  )
   files, differences = {}, [_NO_TOKENIZER]
   if tokenizer is not None:
     config['text_config'] |= {
@@ -133,7 +135,9 @@ def _open_clip(
   description: Description, tokenizer: tokenizers.Tokenizer | None
 ) -> _Layout:
   config = open_clip.write_config(description.model)
-  preprocessing = preprocessors.write_open_clip(description.preprocessing)
+  preprocessing = preprocessor_writers.write_open_clip(
+    description.preprocessing
+  )
   files, differences = {}, [_NO_TOKENIZER]
   if tokenizer is not None:
     config['text_cfg'] |= exporting.open_clip_text_cfg(tokenizer)

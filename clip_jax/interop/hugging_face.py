@@ -253,7 +253,7 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
     raise UsageError(
       'transformers has no ResNet in its CLIP: convert with --to=open_clip.'
     )
-  _check(kind, config, image, text)
+  _check(kind, image, text)
   vision_config = {
     'model_type': f'{kind}_vision_model',
     'image_size': image.image_size,
@@ -288,7 +288,6 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
 
 def _check(
   kind: str,
-  config: CLIPConfig,
   image: VisionTransformerConfig,
   text: TextTransformerConfig,
 ) -> None:

@@ -14,12 +14,14 @@ import pytest
 
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD, Preprocessing
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.interop.preprocessor_writers import (
+  write_hugging_face,
+  write_open_clip,
+)
 from clip_jax.interop.preprocessors import (
   read_hugging_face,
   read_hugging_face_directory,
   read_open_clip,
-  write_hugging_face,
-  write_open_clip,
 )
 
 HALF = [0.5, 0.5, 0.5]
