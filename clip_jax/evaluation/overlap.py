@@ -9,66 +9,39 @@ been seen: in the paper some of it was black frames of films. The paper chose
 the threshold of each data set by looking at pairs: see the tables.
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from clip_jax.data.decoding import CorruptImageError, decode
-from clip_jax.data.sources import Source, open_source
-from clip_jax.errors import FailureError, UsageError, check_choice
+from clip_jax.data.sources import open_source
+from clip_jax.errors import UsageError, check_choice
 from clip_jax.evaluation.chance import chance_levels
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.encoder import Encoder, Evaluation, Options
 from clip_jax.evaluation.features import Features, labelled, read_features
-from clip_jax.evaluation.hash_cache import places_of, read_hashes
 from clip_jax.evaluation.intervals import (
   OVERLAP_CONFIDENCE,
   clopper_pearson,
   overlap_p_value,
 )
-from clip_jax.evaluation.nearest import (
-  Nearest,
-  near_hashes,
-  nearest_features,
-  nearest_hashes,
+from clip_jax.evaluation.near_duplicates import (
+  Found,
+  find_learned,
+  find_perceptual,
 )
 from clip_jax.evaluation.perceptual_hash import BITS
 from clip_jax.evaluation.prompt_warnings import prompt_warnings
 from clip_jax.evaluation.prompts import classifier_for
 from clip_jax.evaluation.ranking import top_classes
-from clip_jax.evaluation.same_image import is_same, thumbnail
 
 DETECTORS = ('perceptual', 'learned')
 # Of the sweeps: bits, beyond which pictures are rarely copies, and cosines.
 _DISTANCES = [float(n) for n in range(17)]
 _SIMILARITIES = [n / 100 for n in range(80, 100)]
 _PAIRS_A_STEP = 8  # shown of each step of the sweep
-# Of each test picture: training pictures with a near hash that are looked at,
-# and of these the ones that look most like it, which are laid upon it.
-_CANDIDATES, _COMPARED = 64, 4
-_KEPT = 20_000  # pictures to compare in memory, 28 kB each
 # Hits of one training picture that are said: so many, and such a part of all.
 _MANY_HITS, _MANY = 10, 0.1
-
-
-class _Found(NamedTuple):
-  """What a detector says of the test pictures.
-
-  Attributes:
-    nearest: of each.
-    train_ids: of the training pictures.
-    corrupt: id to reason, of training pictures that could not be compared.
-    refuted: test pictures whose hash is near, and which are not the same.
-    uncompared: test pictures without texture, which count as clean.
-  """
-
-  nearest: Nearest
-  train_ids: list[str]
-  corrupt: dict[str, str]
-  refuted: Bool[np.ndarray, ' N']
-  uncompared: int
 
 
 def evaluate(
@@ -80,10 +53,10 @@ def evaluate(
   differ in at most `max_distance` bits, and which are the same in every place
   and colour (`same_image`): flat pictures of one pattern share their hash. It
   never compares pictures without texture, which are alike whatever they are of.
-  The 'learned' one takes
-  those whose features, by this very model, have a cosine of at least
-  `min_similarity`: it finds more, and also what is merely of the same thing.
-  Accuracy is top-1 over pictures, whatever the data set's own metric is.
+  The 'learned' one takes those whose features, by this very model, have a
+  cosine of at least `min_similarity`: it finds more, and also what is merely of
+  the same thing. Accuracy is top-1 over pictures, whatever the data set's own
+  metric is.
 
   Args:
     options: `overlap_with`, `detector`, `max_distance`, `min_similarity`;
@@ -91,21 +64,21 @@ def evaluate(
   Returns:
     metrics: 'examples', 'overlap_examples', 'clean_examples', and
       'refuted_examples' and 'uncompared_examples' of the perceptual detector
-      (counts);
-      'overlap_share'; 'accuracy_all', 'accuracy_overlap', 'accuracy_clean';
-      'all_minus_clean'; 'overlap_minus_clean' and its 'overlap_minus_clean_low'
-      and '_high', the ends of the 99.5 % Clopper-Pearson interval of Overlap's
-      accuracy less Clean's; 'p_value', one-tailed, that Overlap is as easy as
-      Clean. What is undefined, Overlap or Clean being empty, is left out.
+      (counts); 'overlap_share'; 'accuracy_all', 'accuracy_overlap',
+      'accuracy_clean'; 'all_minus_clean'; 'overlap_minus_clean' and its
+      'overlap_minus_clean_low' and '_high', the ends of the 99.5 %
+      Clopper-Pearson interval of Overlap's accuracy less Clean's; 'p_value',
+      one-tailed, that Overlap is as easy as Clean. What is undefined, Overlap
+      or Clean being empty, is left out.
     records: for each test picture 'id', 'label', 'predicted', 'correct',
       'nearest' (the training picture, or None), 'distance' or 'similarity'
       (or None), 'overlapping', 'refuted': near by its hash, and not the same.
     tables: 'thresholds': 'threshold', 'overlapping' (a count),
       'overlap_accuracy', 'clean_accuracy' (None where undefined); beyond
-      `max_distance`, hits are by the hash alone. 'pairs', to
-      look at: 'test', 'train' (ids), 'distance' or 'similarity',
-      'overlapping'; nearest first, the first few of each step of the sweep.
-      'warnings': see `Evaluation`; also that many hits share one picture.
+      `max_distance`, hits are by the hash alone. 'pairs', to look at: 'test',
+      'train' (ids), 'distance' or 'similarity', 'overlapping'; nearest first,
+      the first few of each step of the sweep. 'warnings': see `Evaluation`;
+      also that many hits share one picture.
   Raises:
     UsageError: an option makes no sense, or there is no training data, no
       class name or no label.
@@ -123,9 +96,9 @@ def evaluate(
   predicted = _predict(encoder, dataset, test, options)
   correct = predicted == test.labels
   if options.detector == 'perceptual':
-    found = _perceptual(test, dataset.test, train, options)
+    found = find_perceptual(test, dataset.test, train, options)
   else:
-    found = _learned(encoder, test, train, options)
+    found = find_learned(encoder, test, train, options)
   overlapping = _hits(found, _threshold(options), options)
   metrics = compare(correct, overlapping)
   if options.detector == 'perceptual':
@@ -214,86 +187,6 @@ def _predict(
   return best[:, 0]
 
 
-def _perceptual(
-  test: Features, split: Split, train: Split, options: Options
-) -> _Found:
-  """Flat pictures are compared with none, and none with them."""
-  ours = read_hashes(split.source, options)
-  theirs = read_hashes(train.source, options)
-  places = {key: row for row, key in enumerate(ours.ids)}
-  if not places.keys() >= set(test.ids):
-    raise FailureError(
-      f'data {split.source.spec!r} has changed since its pictures were hashed: '
-      'remove the folder hashes from the cache.'
-    )
-  rows = np.array([places[key] for key in test.ids], np.int64)
-  bits, flat = ours.bits[rows], ours.flat[rows]
-  kept = np.flatnonzero(~theirs.flat)
-  found = nearest_hashes(bits[~flat], theirs.bits[kept])
-  nearest = Nearest(np.full(len(test), -1), np.full(len(test), np.nan))
-  nearest.rows[~flat] = kept[found.rows] if len(kept) else -1
-  nearest.values[~flat] = found.values
-  refuted = np.zeros(len(test), bool)
-  candidates = near_hashes(
-    bits[~flat], theirs.bits[kept], options.max_distance, _CANDIDATES
-  )
-  textured = np.flatnonzero(~flat).tolist()
-  close = [(i, kept[x]) for i, x in zip(textured, candidates, strict=True) if x]
-  pictures = _Thumbnails(split.source, places_of(split.source, ours))
-  trained = _Thumbnails(train.source, places_of(train.source, theirs))
-  for i, others in options.watch(close, len(close), 'comparisons'):
-    same = _first_same(pictures[int(rows[i])], others, trained)
-    if same is None:
-      refuted[i] = True
-    else:
-      nearest.rows[i] = same
-      nearest.values[i] = int(np.bitwise_count(bits[i] ^ theirs.bits[same]))
-  uncompared = int(flat.sum())
-  return _Found(nearest, theirs.ids, theirs.corrupt, refuted, uncompared)
-
-
-def _first_same(
-  picture: np.ndarray | None, others: np.ndarray, trained: '_Thumbnails'
-) -> int | None:
-  """The training picture that is the same; those that look like it first."""
-  if picture is None:
-    return None
-  looks = [(row, trained[row]) for row in others.tolist()]
-  there = [(row, x) for row, x in looks if x is not None]
-  there.sort(key=lambda pair: float(np.square(pair[1] - picture).mean()))
-  for row, other in there[:_COMPARED]:
-    if is_same(picture, other):
-      return row
-  return None
-
-
-class _Thumbnails:
-  """What is compared of a source's pictures; those used last are in memory."""
-
-  def __init__(self, source: Source, places: list[int]):
-    self._source, self._places = source, places
-    self._read = functools.lru_cache(maxsize=_KEPT)(self._find)
-
-  def __getitem__(self, row: int) -> np.ndarray | None:
-    """Of the picture that was hashed in this row; None if it is gone."""
-    return self._read(row)
-
-  def _find(self, row: int) -> np.ndarray | None:
-    try:
-      return thumbnail(decode(self._source[self._places[row]]['image']))
-    except CorruptImageError:
-      return None
-
-
-def _learned(
-  encoder: Encoder, test: Features, train: Split, options: Options
-) -> _Found:
-  theirs = read_features(encoder, train, options)
-  nearest = nearest_features(test.vectors, theirs.vectors)
-  none = np.zeros(len(test), bool)
-  return _Found(nearest, theirs.ids, theirs.corrupt, none, 0)
-
-
 def _threshold(options: Options) -> float:
   perceptual = options.detector == 'perceptual'
   return float(options.max_distance if perceptual else options.min_similarity)
@@ -309,12 +202,12 @@ def _within(
 
 
 def _hits(
-  found: _Found, threshold: float, options: Options
+  found: Found, threshold: float, options: Options
 ) -> Bool[np.ndarray, ' N']:
   return _within(found.nearest.values, threshold, options) & ~found.refuted
 
 
-def _shared(found: _Found, overlapping: np.ndarray) -> list[dict[str, Any]]:
+def _shared(found: Found, overlapping: np.ndarray) -> list[dict[str, Any]]:
   """A warning where many hits are of one training picture.
 
   That is a pattern, such as a star or a sign, rather than copies; and such hits
@@ -342,7 +235,7 @@ def _thresholds(options: Options) -> list[float]:
 
 
 def _sweep(
-  correct: np.ndarray, found: _Found, options: Options
+  correct: np.ndarray, found: Found, options: Options
 ) -> list[dict[str, Any]]:
   rows = []
   for threshold in _thresholds(options):
@@ -368,7 +261,7 @@ def _measure(options: Options) -> str:
 
 
 def _pairs(
-  test: Features, found: _Found, overlapping: np.ndarray, options: Options
+  test: Features, found: Found, overlapping: np.ndarray, options: Options
 ) -> list[dict[str, Any]]:
   values = found.nearest.values
   order = np.argsort(
@@ -396,7 +289,7 @@ def _records(
   dataset: Dataset,
   test: Features,
   predicted: np.ndarray,
-  found: _Found,
+  found: Found,
   overlapping: np.ndarray,
   options: Options,
 ) -> list[dict[str, Any]]:
