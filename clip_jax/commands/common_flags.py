@@ -221,7 +221,7 @@ def define_images(values: flags.FlagValues) -> None:
 
 
 def limit_images(values: flags.FlagValues) -> None:
-  """Does what --max_megapixels says, of verbs that have it.
+  """Sets the limit of --max_megapixels, for the verbs that have this flag.
 
   Raises:
     UsageError: it is not above 0.

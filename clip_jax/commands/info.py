@@ -92,7 +92,7 @@ def _of_model(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def _of_one_tower(model: 'Model') -> dict[str, Any]:
-  """What is not as for a whole model."""
+  """Returns the facts that differ where a model has one tower only."""
   import jax
 
   [absent] = model.description.absent

@@ -188,7 +188,7 @@ def _searcher(
   kind: str | None,
   rows: int,
 ) -> 'Callable[[int], Nearest]':
-  """What finds so many rows for each query."""
+  """Returns the function that finds, for each query, so many nearest rows."""
   if values.approximate:
     from clip_jax.inference.approximate import ApproximateIndex
 

@@ -66,7 +66,7 @@ class Split:
 
   @property
   def notices(self) -> tuple[str, ...]:
-    """Those of the source, where it is open already."""
+    """The notices of the source; none where it is not open yet."""
     opened = isinstance(self._source, Source) or 'source' in self.__dict__
     return self.source.notices if opened else ()
 

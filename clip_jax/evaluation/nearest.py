@@ -1,4 +1,4 @@
-"""Of each test picture the training picture that is most like it.
+"""Finds, for each test image, the training image that is most like it.
 
 Every pair is compared, a block at a time: what is kept grows as the number of
 test pictures, never as that of pairs.
@@ -28,7 +28,7 @@ class Nearest(NamedTuple):
 def nearest_hashes(
   test: UInt64[np.ndarray, ' N'], train: UInt64[np.ndarray, ' M']
 ) -> Nearest:
-  """By the bits in which two hashes differ, 0 to 64: the fewest."""
+  """Finds the nearest hash by the number of bits that differ, 0 to 64."""
 
   def compare(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     differing = np.bitwise_count(first[:, None] ^ second[None])
@@ -44,7 +44,7 @@ def near_hashes(
   reach: int,
   most: int,
 ) -> list[list[int]]:
-  """Of each test picture the training pictures within `reach` bits.
+  """Finds, for each test hash, the training hashes within `reach` bits.
 
   Returns:
     Rows of the training pictures, the nearest first, `most` at most.
@@ -69,13 +69,13 @@ def near_hashes(
 def nearest_features(
   test: Float[np.ndarray, 'N E'], train: Float[np.ndarray, 'M E']
 ) -> Nearest:
-  """By the cosine of two unit-length rows, at most 1: the greatest."""
+  """Finds the nearest row by the cosine of unit-length rows, at most 1."""
   found = _greatest(test, train, lambda first, second: first @ second.T)
   return Nearest(found.rows, np.minimum(found.values, 1.0))
 
 
 def _greatest(test: np.ndarray, train: np.ndarray, compare) -> Nearest:
-  """`compare` gives the scores [n, m] of two blocks."""
+  """Finds the best score; `compare` gives those of two blocks, [n, m]."""
   rows = np.full(len(test), -1, np.int64)
   values = np.full(len(test), np.nan)
   side = int(_BLOCK_PAIRS**0.5)

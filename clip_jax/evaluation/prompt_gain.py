@@ -104,7 +104,7 @@ def _warnings(
   options: Options,
   templates: tuple[str, ...],
 ) -> list[dict[str, str]]:
-  """Of all three kinds of prompt, each once."""
+  """The warnings of all three kinds of prompt, each once."""
   lines = dict.fromkeys(
     row['warning']
     for chosen in dict.fromkeys((templates, (PHOTO,), PLAIN))

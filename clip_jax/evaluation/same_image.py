@@ -78,7 +78,7 @@ def is_same(
 def _aligned(
   first: Float[np.ndarray, '48 48'], second: Float[np.ndarray, '48 48']
 ) -> Float[np.ndarray, '4'] | None:
-  """Where the second has to be read to lie upon the first.
+  """Finds the crop that lays the second image upon the first.
 
   By least squares, linearised at each step: scale and shift down and across,
   with gain and offset of the brightness.
@@ -118,7 +118,7 @@ def _moved(
 
 
 def _worst(values: np.ndarray) -> float:
-  """The largest mean of a square, whatever its sign."""
+  """The largest absolute mean among squares of _BLOCK pixels a side."""
   count = values.shape[0] // _BLOCK
   squares = values.reshape(count, _BLOCK, count, _BLOCK)
   return float(np.abs(squares.mean(axis=(1, 3))).max())

@@ -41,7 +41,7 @@ class Copies:
     return np.flatnonzero(self.of == np.arange(len(self.of)))
 
   def groups(self) -> dict[int, list[int]]:
-    """Kept items that have copies, in order, with these."""
+    """Returns, for each kept item that has copies, these copies, in order."""
     found: dict[int, list[int]] = {}
     copies = np.flatnonzero(self.of != np.arange(len(self.of)))
     for copy in copies[np.argsort(self.of[copies], kind='stable')].tolist():

@@ -65,7 +65,7 @@ class Lengths(NamedTuple):
   size: int = 0
 
   def and_of(self, texts: Iterable[str]) -> 'Lengths':
-    """The lengths of these texts, too."""
+    """Returns the lengths of the texts so far and of these together."""
     longest, size = self
     for text in texts:
       longest = max(longest, len(text))

@@ -85,7 +85,7 @@ def readme(
 
 
 def _lowered(platforms: Sequence[str]) -> str:
-  """Two sentences on the platforms."""
+  """Says which platforms the programs run on, and which were tested."""
   tested = "clip_jax's tests run them on CPUs."
   if len(platforms) > 1:
     return (

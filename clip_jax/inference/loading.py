@@ -164,7 +164,7 @@ def read_model(
 def _read(
   reference: str | os.PathLike, hints: Hints, dtype: np.dtype | None
 ) -> Loaded:
-  """What is there as it is."""
+  """Reads a model as it was saved: no size or tokenizer is changed."""
   kind, path = recognise(reference)
   origin = os.fspath(path)
   if kind in ('run', 'step', 'exported'):

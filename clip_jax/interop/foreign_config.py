@@ -46,7 +46,7 @@ class Hints:
   weights: str | None = None
 
   def refuse(self, teller: str) -> None:
-    """For what says all of itself: a hint would be ignored.
+    """Refuses hints for files that say everything: they would be ignored.
 
     Raises:
       UsageError: there is one.
@@ -76,7 +76,7 @@ def is_hugging_face(path: Path) -> bool:
 
 
 def refuse_adapter(path: Path) -> None:
-  """For what holds the changes of a model and not the model.
+  """Refuses an adapter, which holds changes of a model and no model.
 
   Args:
     path: of a directory with an `adapter_config.json`, or of a file in it.

@@ -212,7 +212,7 @@ def _with_tower(names: dict[str, str]) -> dict[str, str]:
 
 
 def _without_place(names: Collection[str]) -> dict[str, str]:
-  """Of a file without a CLIP the state dict, to name its keys to a person."""
+  """The names of the state dict in a file without a CLIP, for the error."""
   found = {name: name for name in names}
   for place in PLACES:
     if any(name.startswith(f'{place}.') for name in found):

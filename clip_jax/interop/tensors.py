@@ -57,7 +57,7 @@ def open_tensors(
 
 
 def _open(path: Path) -> Tensors:
-  """All tensors of a file."""
+  """Opens a weight file, of whatever format, with all its tensors."""
   try:
     if path.is_dir():
       path = _in_directory(path)

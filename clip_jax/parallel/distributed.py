@@ -145,7 +145,7 @@ def joined(place: Place | None, advice: str = AGAIN) -> Iterator[None]:
 def _explain(
   error: BaseException, place: Place, advice: str
 ) -> tuple[BaseException, int]:
-  """What is said of an error, and the exit code."""
+  """Returns the error that names the reason, and the exit code."""
   if isinstance(error, jax.errors.JaxRuntimeError):
     reason = str(error).splitlines()[0][:200]
     message = (

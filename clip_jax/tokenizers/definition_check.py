@@ -152,7 +152,7 @@ def _check_id(value: Any, where: str) -> None:
 
 
 def _values(content: Any, name: Any = None) -> Iterator[tuple[Any, Any]]:
-  """All values of JSON that are no lists or objects, with their keys."""
+  """Yields the numbers, texts and the like of a JSON value, by their keys."""
   if isinstance(content, dict):
     for key, value in content.items():
       yield from _values(value, key)

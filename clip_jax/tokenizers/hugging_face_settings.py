@@ -111,7 +111,7 @@ def read_settings(directory: Path) -> Settings:
 
 
 def _length(longest: Any) -> int | None:
-  """Files that have no limit give 10**30 or so."""
+  """The context length, or None: files without a limit say 10**30 or so."""
   if isinstance(longest, int | float) and 1 <= longest <= MAX_CONTEXT_LENGTH:
     return int(longest)
   return None

@@ -87,7 +87,7 @@ class Sample(Source):
   """Records drawn evenly from some sources; the same at every call."""
 
   def __init__(self, sources: Sequence[Source], most: int, seed: int):
-    """Draws without replacement.
+    """Draws records without replacement.
 
     Args:
       most: records; all of them, where there are fewer.
@@ -122,13 +122,13 @@ class Sample(Source):
 
 
 def _has_pairs(source: Source) -> bool:
-  """Whether two pictures have captions, which a loss needs."""
+  """Whether two images or more have captions, which a loss needs."""
   with_captions = (i for i in range(len(source)) if source.captions(i))
   return len(list(itertools.islice(with_captions, 2))) == 2
 
 
 class _Remembered:
-  """Features of one state, so that each picture is encoded once for all."""
+  """Features of one state, so that each image is encoded once for all."""
 
   def __init__(self, model: Model):
     self._model = model

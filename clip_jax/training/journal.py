@@ -177,7 +177,7 @@ def repeats_told(repeats: Repeats, records: int, config: Config) -> str:
 
 
 def in_words(metrics: Mapping[str, float]) -> str:
-  """Of held-out data; beside it what training pairs have, and guessing."""
+  """Returns the metrics of held-out data, beside training pairs and chance."""
   words = []
   for name, value in metrics.items():
     _, task, metric = name.split('/', 2)

@@ -163,7 +163,7 @@ def _is_of(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def _summary_of(out: Path) -> Summary:
-  """Of an output that another process has joined."""
+  """The summary of an output that another process has joined."""
   with open_embeddings(out) as table:
     counts = table.count_kinds()
     return Summary(

@@ -70,7 +70,7 @@ def differences(
   old: dict[str, Any],
   fields: Iterable[str] = tuple(_MEANINGS),
 ) -> list[str]:
-  """What tells two jobs apart, in a few words each.
+  """Describes in a few words each field in which two jobs differ.
 
   Args:
     fields: that are compared.

@@ -96,6 +96,6 @@ class Summary:
     self.captions = self.captions.and_of(notes.captions)
 
   def extent(self) -> Extent:
-    """Of a table of these rows."""
+    """Returns the extent of the table that all these rows make."""
     rows = self.images + self.texts
     return Extent(rows, self.dims, self.ids, self.captions)

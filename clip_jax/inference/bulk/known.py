@@ -49,7 +49,7 @@ class Rows:
     digests: UInt8[np.ndarray, 'N 16'] | None = None,
     ids: UInt64[np.ndarray, ' N'] | None = None,
   ):
-    """Sorts them by digest.
+    """Sorts the rows by digest.
 
     Args:
       rows: their places in the table.
@@ -95,7 +95,7 @@ class Known:
     self._of: dict[str, Rows] = {} if table is None else _read(table)
 
   def of(self, kind: str) -> Rows:
-    """The rows of a kind that serve."""
+    """Returns the rows of a kind whose vectors may be taken."""
     return self._of.get(kind, Rows()) if kind in self._kinds else Rows()
 
   def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
@@ -108,7 +108,7 @@ class Known:
     kind: str,
     now: Iterable[tuple[list[str], UInt8[np.ndarray, 'n 16']]],
   ) -> Update:
-    """What became of the rows of a kind.
+    """Counts the rows of a kind that are kept, new, changed or gone.
 
     Args:
       now: ids and digests of all that are there now, some at a time.

@@ -33,12 +33,12 @@ class Prediction:
 
   @property
   def answers(self) -> tuple[str, ...]:
-    """All that are right."""
+    """All right answers."""
     return (self.right, *self.also)
 
   @property
   def rank(self) -> int | None:
-    """Of the first right answer among `top`, from 0."""
+    """The place of the first right answer among `top`, from 0, or None."""
     ranks = (i for i, (name, _) in enumerate(self.top) if name in self.answers)
     return next(ranks, None)
 
