@@ -13,6 +13,9 @@ from clip_jax.files import open_regular, typed_path
 _OPEN = ('/dev/stdin', '/dev/fd/', '/proc/self/fd/')
 
 
+_MAX_LINE = 16 * 2**20  # bytes
+
+
 class TextLines(Sequence[str]):
   """The lines of a UTF-8 file that are not blank, without space around them.
 
@@ -35,7 +38,13 @@ class TextLines(Sequence[str]):
     try:
       self._file = _opened(path)
       start = 0
-      for number, line in enumerate(self._file, 1):
+      lines = iter(lambda: self._file.readline(_MAX_LINE + 1), b'')
+      for number, line in enumerate(lines, 1):
+        if len(line) > _MAX_LINE:
+          raise UsageError(
+            f'{path}, line {number}: over {_MAX_LINE:,} bytes, which is no '
+            'text for a model.'
+          )
         if _decoded(line, number, path):
           self.numbers.append(number)
           self._starts.append(start)

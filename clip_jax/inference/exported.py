@@ -236,9 +236,14 @@ def check_custom_calls(file: Path, program: jax.export.Exported) -> None:
   """Refuses a program that calls what is not part of it.
 
   Raises:
-    FailureError: it has a custom call outside of `CUSTOM_CALLS`.
+    FailureError: it has a custom call outside of `CUSTOM_CALLS`, or cannot be
+      read.
   """
-  others = foreign_calls(program.mlir_module())
+  try:
+    text = program.mlir_module()
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
+    raise artifact.damaged(file, 'its StableHLO cannot be read') from error
+  others = foreign_calls(text)
   if others:
     names = ', '.join(others)
     raise FailureError(f'{file} makes custom calls: {names}; not running it.')

@@ -42,3 +42,12 @@ def test_other_files_are_one_line(tmp_path):
   path.write_bytes(b'one\n\xff\n')
   with pytest.raises(UsageError, match=r'line 2: not UTF-8 \(byte 0xff\)'):
     TextLines(path)
+
+
+def test_a_line_without_an_end_is_not_read_into_memory(tmp_path):
+  path = tmp_path / 'zeros.txt'
+  path.write_text('a\n')
+  with path.open('r+b') as file:
+    file.truncate(2**33)  # a hole, which takes no space
+  with pytest.raises(UsageError, match=r'zeros\.txt, line 2: over'):
+    TextLines(path)

@@ -10,6 +10,8 @@ from typing import NotRequired, TypedDict
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import read_bytes, typed_place
 
+# Of a table or a caption's file, which is read as a whole.
+_MAX_BYTES = 2 * 2**30
 DEFAULT_CAPTIONS = ('caption',)
 
 
@@ -131,7 +133,7 @@ def read_text(spec: str, path: str) -> str:
       the line.
   """
   try:
-    data = read_bytes(path, max_bytes=None)
+    data = read_bytes(path, _MAX_BYTES)
   except FailureError as error:
     raise UsageError(f'data {spec!r}: {error}') from error
   encoding = 'utf-8-sig'
