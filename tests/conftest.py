@@ -21,11 +21,16 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
 import jax
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # A busy machine is no failure of what is tested.
-settings.register_profile('tests', deadline=None)
+settings.register_profile(
+  'tests',
+  deadline=None,
+  suppress_health_check=[HealthCheck.too_slow],
+  print_blob=True,
+)
 settings.load_profile('tests')
 jax.config.update('jax_num_cpu_devices', 8)
 # A shell's background job ignores it, and so would all that tests start.

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import time
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,10 @@ from clip_jax.checkpoints import Checkpoints, load_variables, steps_of
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
+from clip_jax.parallel import failures
 from clip_jax.training.state import TrainState
 from tests.tiny_run import tiny_description, tiny_params
+from tests.waiting import until
 
 DESCRIPTION = Description(
   model=tiny_description().model,
@@ -158,11 +159,7 @@ def test_a_half_written_one_is_not_seen(tmp_path):
   (half / '_CHECKPOINT_METADATA').unlink()
   assert load_variables(tmp_path)[2] == 5
   assert restore(tmp_path, make_state=model_at).step == 5
-  for _ in range(300):  # Orbax removes it in a thread of its own
-    if not half.exists():
-      break
-    time.sleep(0.1)
-  assert not half.exists()
+  until(lambda: not half.exists())  # Orbax removes it in a thread of its own
 
 
 def test_a_missing_description_is_damage(tmp_path, capsys):
@@ -215,6 +212,34 @@ def test_no_model_is_one_clear_line(tmp_path, kind):
 def test_the_description_is_plain_json(tmp_path):
   again = json.loads(json.dumps(DESCRIPTION.to_dict()))
   assert Description.from_dict(again) == DESCRIPTION
+
+
+def test_the_disk_is_not_blamed_before_others_are_asked_for(
+  tmp_path, monkeypatch
+):
+  # What a checkpoint met that two wrote together, when one was killed.
+  lost = ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer')
+  save_all(tmp_path, [1])
+  asked = []
+  checkpoints = Checkpoints(tmp_path, keep=3)
+  monkeypatch.setattr(failures, 'wait_if_lost', asked.append)
+
+  def fail(*_, **__):
+    raise lost
+
+  for name, call in (
+    ('save', lambda: checkpoints.save(state_at(2), DESCRIPTION, seed=7)),
+    ('wait_until_finished', checkpoints.wait),
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoints._manager, name, fail)
+      with pytest.raises(FailureError, match='could not be written'):
+        call()
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints._manager, 'restore', fail)
+    with pytest.raises(FailureError, match='none of the 1'):
+      checkpoints.restore(state_at(0), DESCRIPTION, seed=7)
+  assert asked == [lost] * 3
 
 
 @pytest.mark.parametrize('when', ['before the write', 'during the write'])

@@ -115,9 +115,9 @@ def test_long_captions_are_cut_and_other_alphabets_drawn():
 def test_a_caption_of_a_megabyte_is_cut_at_once(tmp_path, text):
   captioned_folder(tmp_path, 1)
   (tmp_path / '000.txt').write_text(text * (2**20 // len(text)))
-  started = time.monotonic()
+  started = time.process_time()  # others may keep the machine busy
   inspect(f'folder:{tmp_path}', sheet_path=tmp_path / 'sheet.png')
-  assert time.monotonic() - started < 20
+  assert time.process_time() - started < 20
 
 
 def test_notices_are_part_of_the_summary(tmp_path):

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 ROOT = pathlib.Path(__file__).parents[2]
 COMMANDS = (
   *('bash', 'cat', 'chmod', 'cksum', 'date', 'dirname', 'env', 'flock', 'gzip'),
@@ -65,7 +67,7 @@ class Project:
       env=self.environment | environment,
       capture_output=True,
       text=True,
-      timeout=60,
+      timeout=PATIENCE,
       check=False,
     )
 

@@ -6,11 +6,11 @@ import pathlib
 import shlex
 import signal
 import subprocess
-import time
 
 import pytest
 
 from tests.launch.conftest import one_error_line
+from tests.waiting import PATIENCE, until
 
 WHERE = ('--name=pod', '--zone=us-west4-a')
 RUN = (
@@ -300,12 +300,9 @@ def test_ctrl_c_leaves_training_alone_and_says_so(pod):
     start_new_session=True,
     text=True,
   )
-  deadline = time.monotonic() + 20
-  while pod.steps != ['running', 'wait']:
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
+  until(lambda: pod.steps == ['running', 'wait'])
   os.killpg(script.pid, signal.SIGINT)  # as a terminal does
-  _, said = script.communicate(timeout=20)
+  _, said = script.communicate(timeout=PATIENCE)
   assert script.returncode == 130
   assert 'training goes on' in said
   assert pod.steps == ['running', 'wait']

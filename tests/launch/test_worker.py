@@ -1,11 +1,11 @@
 """launch/worker.sh with real processes: a stand-in trains, and is ended."""
 
 import signal
-import time
 
 import pytest
 
 from tests.launch.conftest import one_error_line
+from tests.waiting import until
 
 # Trains until it is told to stop, and says with what it was called.
 TRAINS = """#!/usr/bin/env bash
@@ -45,13 +45,6 @@ def worker(project):
   worker = Worker(project)
   yield worker
   worker('stop')
-
-
-def until(reached):
-  deadline = time.monotonic() + 20
-  while not reached():
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
 
 
 @pytest.mark.parametrize('code', [0, 1, 2])

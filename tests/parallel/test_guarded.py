@@ -3,11 +3,11 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from clip_jax.parallel.guarded import describe_lost
+from tests.waiting import PATIENCE, until
 
 PROGRAM = """
 import os, signal, sys, time
@@ -153,7 +153,7 @@ def test_a_signal_to_end_is_passed_on(number):
   assert process.stdout is not None
   assert process.stdout.readline() == 'ready\n'
   process.send_signal(number)
-  assert process.wait(30) == 7
+  assert process.wait(PATIENCE) == 7
   process.stdout.close()
 
 
@@ -162,10 +162,7 @@ def test_the_child_dies_with_its_parent():
   process, child = start('time.sleep(60)')
   process.kill()
   process.wait()
-  end = time.monotonic() + 10
-  while _runs(child) and time.monotonic() < end:
-    time.sleep(0.05)
-  assert not _runs(child)
+  until(lambda: not _runs(child))
 
 
 def _runs(pid):

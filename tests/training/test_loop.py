@@ -104,7 +104,9 @@ def assert_same_end(workdir, whole):
 def test_a_run_killed_three_times_ends_with_the_same_bits(
   tmp_path, data, whole
 ):
-  rng = random.Random()
+  seed = random.randrange(10**6)
+  print(f'seed {seed}')
+  rng = random.Random(seed)
   moments = sorted(rng.randrange(1, STEPS - 5) for _ in range(3))
   for moment in moments:
     latest = max(steps_of(tmp_path), default=0)

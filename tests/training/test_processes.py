@@ -80,7 +80,8 @@ def assert_same_losses(workdir, alone):
 
 
 def test_sigterm_to_one_stops_two_and_one_goes_on(tmp_path, start, alone):
-  processes = start(tmp_path, 2)
+  # So that there are steps left, however fast they are.
+  processes = start(tmp_path, 2, '--config.checkpoint.every_steps=1')
   wait_for(tmp_path, 2, processes)
   seed = random.randrange(10**6)
   print(f'seed {seed}')

@@ -409,9 +409,9 @@ def test_a_page_that_is_there_is_replaced(workdir):
 def test_thousands_of_names_take_seconds(workdir):
   texts = [f'{i} {name}' for i in range(115) for name in NAMES]
   source = _Source(texts)
-  start = time.monotonic()
+  start = time.process_time()  # others may keep the machine busy
   write_report(workdir, _Model(), source, examples=450)
-  assert time.monotonic() - start < 15
+  assert time.process_time() - start < 15
 
 
 def _predictions(ranks):

@@ -4,13 +4,16 @@ import io
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 
 from clip_jax.parallel.mesh import make_mesh
+from clip_jax.training import watchdog as watchdog_module
 from clip_jax.training.feed import Feed
 from clip_jax.training.watchdog import Watchdog
+from tests.waiting import PATIENCE, Clock, until
 
 
 def reports(stream):
@@ -18,9 +21,7 @@ def reports(stream):
 
 
 def wait_for(stream, count):
-  end = time.monotonic() + 30
-  while len(reports(stream)) < count and time.monotonic() < end:
-    time.sleep(0.01)
+  until(lambda: len(reports(stream)) >= count)
 
 
 def test_a_source_that_blocks_is_named_with_the_stack():
@@ -28,7 +29,7 @@ def test_a_source_that_blocks_is_named_with_the_stack():
 
   def blocking_source():
     yield {'tokens': np.zeros((8, 4), np.int32)}
-    go_on.wait(30)
+    go_on.wait(PATIENCE)
     yield {'tokens': np.zeros((8, 4), np.int32)}
 
   def release():
@@ -52,14 +53,24 @@ def test_a_source_that_blocks_is_named_with_the_stack():
   assert 'blocking_source (test_watchdog.py:' in first
 
 
-def test_reports_come_at_twice_the_time_and_stop_with_a_step():
-  stream = io.StringIO()
+def test_reports_come_at_twice_the_time_and_stop_with_a_step(monkeypatch):
+  stream, clock = io.StringIO(), Clock()
   with Watchdog(0.1, stream) as watchdog, watchdog.doing('evaluating'):
-    began = time.monotonic()
-    wait_for(stream, 3)
-    assert time.monotonic() - began >= 0.4  # after 0.1, 0.2 and 0.4 s
+    monkeypatch.setattr(
+      watchdog_module, 'time', SimpleNamespace(monotonic=clock)
+    )
     watchdog.beat()
-    time.sleep(0.05)
+    for said, passed in (
+      (0, 0.09), (1, 0.02), (1, 0.08), (2, 0.02), (2, 0.18), (3, 0.02),
+    ):  # fmt: skip
+      clock.pass_by(passed)
+      looks = clock.asked
+      until(lambda looks=looks: clock.asked > looks + 2)
+      assert len(reports(stream)) == said
+    watchdog.beat()
+    clock.pass_by(0.09)
+    looks = clock.asked
+    until(lambda: clock.asked > looks + 2)
     assert len(reports(stream)) == 3
   assert all('evaluating' in line for line in reports(stream))
 

@@ -14,6 +14,7 @@ from clip_jax.evaluation.dataset import Split
 from clip_jax.evaluation.suite import evaluate_suite, make_plan, stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.run import run
+from clip_jax.parallel import failures
 from tests.evaluation.suite.fakes import (
   SETTING,
   TABLE,
@@ -173,6 +174,23 @@ def test_failures_are_recorded_in_a_line_and_the_others_finish(tmp_path):
     'fairface bias': 'no labels.',
   }
   assert fake.opened['oxford_pets'] == 1
+
+
+def test_no_result_says_of_a_lost_process_that_its_pair_failed(
+  tmp_path, monkeypatch
+):
+  lost = ValueError('UNKNOWN: Gloo AllGather failed')
+  fake = FakeSuite(tmp_path, {'food101 few_shot': lost})
+
+  def end(error):
+    assert error is lost
+    raise SystemExit
+
+  monkeypatch.setattr(failures, 'wait_if_lost', end)
+  with pytest.raises(SystemExit):
+    _run(fake)
+  kept = {path.stem for path in (tmp_path / 'results').iterdir()}
+  assert 'food101.few_shot' not in kept
 
 
 def test_what_failed_is_tried_again_and_nothing_else(tmp_path):

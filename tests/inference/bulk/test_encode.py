@@ -8,6 +8,7 @@ import pytest
 from clip_jax.errors import FailureError
 from clip_jax.inference.bulk.encode import Item, encode_parts
 from clip_jax.inference.bulk.parts import Plan
+from tests.waiting import PATIENCE
 
 PLAN = Plan(images=10, texts=0, part_rows=4)
 
@@ -39,7 +40,7 @@ def test_the_next_part_is_read_while_the_last_is_encoded():
     if 4 in numbers:
       next_is_read.set()
     if 0 in numbers:  # the device is still at it
-      assert next_is_read.wait(10)
+      assert next_is_read.wait(PATIENCE)
     return encode(numbers)
 
   assert len(list(encode_parts(encode_slowly, PLAN, items()))) == 3
@@ -56,7 +57,7 @@ def test_the_next_part_is_read_while_the_last_is_stored():
 
   for encoded in encode_parts(noting, PLAN, items()):
     if encoded.part.number == 1:
-      assert third_is_read.wait(10)
+      assert third_is_read.wait(PATIENCE)
 
 
 def test_what_the_items_raise_comes_through():
