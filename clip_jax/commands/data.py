@@ -113,8 +113,6 @@ def _inspect(values: flags.FlagValues, words: list[str]) -> None:
     printing.print_json(summary)
     return
   print(describe(summary))
-  if values.out:
-    print(f'contact sheet: {values.out}')
 
 
 def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:

@@ -238,6 +238,7 @@ def _write_kept(out: Path, found: _Items) -> None:
 def _write_page(
   page: Path, name: str, values: flags.FlagValues, found: _Items
 ) -> None:
+  from clip_jax.data.sources.base import plural
   from clip_jax.inference.search_page import Answer, Found, write_page
 
   def shown(rank: int, item: int) -> Found:
@@ -262,7 +263,10 @@ def _write_page(
         [shown(rank, item) for rank, item in enumerate(members, 1)],
       )
     )
-  total = f'{len(groups):,} groups of copies among {len(found.ids):,} rows'
+  total = (
+    f'{plural(len(groups), "group")} of copies among '
+    f'{plural(len(found.ids), found.kind)}'
+  )
   left_out = ''
   if len(groups) > _GROUPS_ON_PAGE:
     left_out = f' The page has the first {_GROUPS_ON_PAGE} groups; --json all.'
@@ -313,13 +317,17 @@ def _counts(copies: 'Copies') -> dict[str, int]:
 
 
 def _print(found: _Items, values: flags.FlagValues) -> None:
+  from clip_jax.data.sources.base import plural
+
   groups, counts = found.copies.groups(), _counts(found.copies)
+  copies = 'copy' if counts['exact_copies'] == 1 else 'copies'
   near = ' (with --model=REF, near ones too)'
   if found.threshold is not None:
     near = f' and {counts["near_copies"]:,} of a cosine from {found.threshold}'
   print(
-    f'{len(found.ids):,} {found.kind}s: {counts["exact_copies"]:,} exact copies'
-    f'{near}, in {len(groups):,} groups; {len(found.copies.kept):,} to keep'
+    f'{plural(len(found.ids), found.kind)}: '
+    f'{counts["exact_copies"]:,} exact {copies}{near}, in '
+    f'{plural(len(groups), "group")}; {len(found.copies.kept):,} to keep'
   )
   for kept, members in list(groups.items())[:_GROUPS_PRINTED]:
     print(f'  {one_line(found.ids[kept])}')
@@ -330,7 +338,7 @@ def _print(found: _Items, values: flags.FlagValues) -> None:
     if len(members) > _OF_A_GROUP:
       print(f'    … and {len(members) - _OF_A_GROUP:,} more')
   if len(groups) > _GROUPS_PRINTED:
-    more = len(groups) - _GROUPS_PRINTED
-    print(f'  … and {more:,} more groups: --html=FILE shows them, --json all')
+    more = plural(len(groups) - _GROUPS_PRINTED, 'more group')
+    print(f'  … and {more}: see --html=FILE, or --json for all')
   if values.out:
     print(f'ids to keep: {values.out}')

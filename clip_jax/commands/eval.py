@@ -206,8 +206,10 @@ def details_of(result: 'Evaluation') -> list[str]:
     lines.append('taken for one another most often:')
   for row in confusions:
     times = f'{row["times"]} time{"s" if row["times"] > 1 else ""}'
+    other = 'another ' if row['right'] == row['given'] else ''
     lines.append(
-      f'  {one_line(row["right"])} taken for {one_line(row["given"])}: {times}'
+      f'  {one_line(row["right"])} taken for {other}{one_line(row["given"])}: '
+      f'{times}'
     )
   rates: dict[tuple[str, str], list[str]] = {}
   for row in result.tables.get('rates', []):

@@ -33,9 +33,9 @@ from clip_jax.errors import UsageError
 __all__ = [
   'CLIP_MEAN', 'CLIP_STD', 'CONVENTIONS', 'INTERPOLATIONS', 'MAX_PIXELS',
   'RESIZE_MODES', 'CorruptImageError', 'ImageLike', 'MissingImageError',
-  'Preprocessing', 'check_colour', 'convert', 'decode', 'laid_upon',
-  'limit_megapixels', 'on_white', 'pillow_errors', 'preprocess', 'read_bytes',
-  'upright',
+  'Preprocessing', 'as_displayed', 'check_colour', 'convert', 'decode',
+  'laid_upon', 'limit_megapixels', 'on_white', 'pillow_errors', 'preprocess',
+  'read_bytes', 'upright',
 ]  # fmt: skip
 
 # Channel means and deviations of [0, 1] values, as in OpenAI's weights.
@@ -322,6 +322,18 @@ def upright(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     if picture.has_transparency_data:
       picture = laid_upon(picture, preprocessing.background)
   return picture
+
+
+def as_displayed(picture: Image.Image) -> Image.Image:
+  """Returns a decoded image in RGB, as a viewer shows it on a white page.
+
+  It is turned by its EXIF orientation, and grey of 16 bits is scaled to 8.
+
+  Raises:
+    CorruptImageError: its palette or its transparency is damaged.
+  """
+  displayed = Preprocessing(image_size=1, background='white', exif=True)
+  return convert(upright(picture, displayed), 'RGB')
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -12,7 +12,7 @@ import tqdm
 from jaxtyping import Int32
 from PIL import Image, ImageDraw, ImageFont
 
-from clip_jax.data.images import CorruptImageError, decode, on_white
+from clip_jax.data.images import CorruptImageError, as_displayed, decode
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import typed_path
@@ -232,12 +232,11 @@ def contact_sheet(
     row, column = divmod(position, columns)
     left, top = margin + column * across, margin + row * down
     box = (left, top, left + CELL - 1, top + CELL - 1)
+    picture = _thumbnail(picture)
     if picture is None:
       draw.rectangle(box, outline='#c00000')
       draw.line(box, fill='#c00000')
     else:
-      picture = _thumbnail(picture)
-      assert picture is not None
       offset = (CELL - picture.width) // 2, (CELL - picture.height) // 2
       sheet.paste(picture, (left + offset[0], top + offset[1]))
     for number, words in enumerate(_wrap(caption, font)):
@@ -248,10 +247,13 @@ def contact_sheet(
 
 
 def _thumbnail(picture: Image.Image | None) -> Image.Image | None:
-  """In RGB and on white, as large as a cell allows."""
+  """As it is displayed, as large as a cell allows; None where it cannot be."""
+  try:
+    picture = as_displayed(picture) if picture is not None else None
+  except CorruptImageError:
+    picture = None
   if picture is None:
     return None
-  picture = on_white(picture)
   ratio = CELL / max(picture.size)
   size = (
     max(1, round(picture.width * ratio)),

@@ -5,7 +5,12 @@ import io
 
 from PIL import Image
 
-from clip_jax.data.images import ImageLike, decode, on_white, pillow_errors
+from clip_jax.data.images import (
+  ImageLike,
+  as_displayed,
+  decode,
+  pillow_errors,
+)
 
 SIDE = 144  # pixels: 72 on the page, on a screen of double density
 SMALL_FILE = 16_384  # bytes
@@ -37,13 +42,13 @@ def data_uri(image: ImageLike, side: int = SIDE) -> str:
 
 @pillow_errors()
 def thumbnail(picture: Image.Image, side: int) -> Image.Image:
-  """Returns a decoded image in RGB, on white, with no side longer than `side`.
+  """Returns an image as it is displayed, with no side longer than `side`.
 
   Raises:
     CorruptImageError: its palette or its transparency is damaged.
   """
   # Before it is scaled, so that no colour of clear pixels bleeds into others.
-  small = on_white(picture).copy()
+  small = as_displayed(picture).copy()
   small.thumbnail((side, side))
   return small
 

@@ -25,6 +25,7 @@ from clip_jax.training.opening import (
   describe_run,
   sample_captions,
   warn_of_cut_captions,
+  warn_of_training_data,
 )
 from clip_jax.training.optimizer import describe_raised
 from clip_jax.training.profile import Profile
@@ -110,6 +111,8 @@ def _train(
     captions, are_all = sample_captions(run.sources)
     _say(describe_run(run, workdir, first, captions, are_all))
     warn_of_cut_captions(run, captions)
+    if run.evaluation_source is not None:
+      warn_of_training_data(run)
   try:
     state, evaluations = _steps(run, state, workdir, checkpoints, stop, profile)
   except FailureError:

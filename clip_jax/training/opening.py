@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 
-from clip_jax.data.sources import Source
+from clip_jax.data.sources import Source, same_data
 from clip_jax.models.config import ResNetConfig
 from clip_jax.models.counting import count_parameters
 from clip_jax.parallel.mesh import batch_ways
@@ -49,6 +49,20 @@ def warn_of_cut_captions(run: Run, captions: Sequence[str]) -> None:
       f'warning: {cut:,} of {len(captions):,} captions looked at are longer '
       f'than model.text.context_length={run.tokenizer.context_length} tokens '
       'and will be cut.',
+      file=sys.stderr,
+    )
+
+
+def warn_of_training_data(run: Run) -> None:
+  """Says on stderr that evaluation.data is data that the run trains on."""
+  evaluated = run.config.evaluation.data
+  if any(
+    same_data(evaluated, spec) for spec in run.config.data.train.split('::')
+  ):
+    print(
+      f'warning: evaluation.data={evaluated} is trained on, so that nothing is '
+      'held out: its numbers do not tell what the model makes of new images. '
+      'Name others.',
       file=sys.stderr,
     )
 
@@ -100,16 +114,21 @@ def _steps(run: Run, first_step: int) -> str:
   if len(run.sources) > 1 and config.data.weights:
     share = total * batch / sum(config.data.weights)
     epochs = ', '.join(
-      f'{share * weight / len(source):,.1f} epochs of {source.spec}'
+      f'{_number(share * weight / len(source))} epochs of {source.spec}'
       for source, weight in zip(run.sources, config.data.weights, strict=True)
     )
   else:
     epochs = (
-      f'an epoch is {pairs / batch:,.1f} steps, the run '
-      f'{total * batch / pairs:,.1f} epochs'
+      f'an epoch is {_number(pairs / batch)} steps, the run '
+      f'{_number(total * batch / pairs)} epochs'
     )
   done = f'; {first_step:,} are done' if first_step else ''
   return f'{total:,}, each of {batch:,} pairs{done}; {epochs}'
+
+
+def _number(value: float) -> str:
+  """With one place, or two figures where that would say 0.0."""
+  return f'{value:,.1f}' if value >= 1 else f'{value:.2g}'
 
 
 def _model(run: Run, parameters: int) -> str:
@@ -151,11 +170,13 @@ def _devices(run: Run) -> str:
 
 def _evaluation(run: Run) -> str:
   evaluation = run.config.evaluation
-  if not evaluation.tasks:
-    return 'none (evaluation.tasks is empty)'
+  if run.evaluation_source is None:
+    return 'none (evaluation.data is empty)'
   every = evaluation.every_steps
   when = f'every {every:,} steps and ' if every else ''
-  return f'{", ".join(evaluation.tasks)} on {evaluation.data}, {when}at the end'
+  pairs = next(run.evaluation_source.texts(), None) is not None
+  what = ', '.join((*(['loss'] if pairs else []), *evaluation.tasks))
+  return f'{what} on {evaluation.data}, {when}at the end'
 
 
 def _output(run: Run, workdir: Workdir) -> str:

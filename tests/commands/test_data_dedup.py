@@ -27,7 +27,7 @@ def test_exact_copies_of_a_folder(clip_jax, folder, tmp_path):
   assert result.code == 0, result
   lines = result.out.splitlines()
   assert lines[0] == (
-    '7 images: 1 exact copies (with --model=REF, near ones too), in 1 groups; '
+    '7 images: 1 exact copy (with --model=REF, near ones too), in 1 group; '
     '6 to keep'
   )
   assert lines[1:3] == ['  1.png', '    exact   copy.png']
@@ -68,7 +68,7 @@ def test_near_copies_by_a_model_or_of_what_it_wrote(
     assert written.json['groups'] == groups
   text = page.read_text()
   assert len(re.findall(r'src="data:image', text)) == 4
-  assert '2 groups of copies among 7 rows' in text
+  assert '2 groups of copies among 7 images' in text
   assert sorted(os.listdir(tmp_path)) == [
     'e.npz', 'e.parquet', 'mine', 'page.html'
   ]  # fmt: skip

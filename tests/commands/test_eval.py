@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from clip_jax.commands.eval import details_of
 from clip_jax.data.sources import open_source
-from clip_jax.evaluation import EVALUATORS, Options, find_evaluator
+from clip_jax.evaluation import EVALUATORS, Evaluation, Options, find_evaluator
 from clip_jax.evaluation.dataset import of_source
 from clip_jax.inference.loading import load
 
@@ -257,3 +258,13 @@ def test_labels_out_of_range_are_one_line(refused, workdir, pictures, tmp_path):
     *call, f'--class_names={tmp_path / "names.txt"}',
   )  # fmt: skip
   refused('name them with --class_names', *call)
+
+
+def test_a_class_taken_for_another_of_its_name_is_told_so():
+  rows = [
+    {'right': 'red beans', 'given': 'red beans', 'times': 9},
+    {'right': 'red beans', 'given': 'corn', 'times': 1},
+  ]
+  lines = details_of(Evaluation({}, [], tables={'confusions': rows}))
+  assert lines[1] == '  red beans taken for another red beans: 9 times'
+  assert lines[2] == '  red beans taken for corn: 1 time'

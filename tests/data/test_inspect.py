@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from clip_jax.data.inspect import CELL, contact_sheet, describe, inspect
 from clip_jax.errors import UsageError
@@ -128,3 +128,17 @@ def test_notices_are_part_of_the_summary(tmp_path):
     f"data 'folder:{tmp_path}': left out 1 file: .svg 1"
   ]
   assert 'svg' not in describe(summary)
+
+
+def test_the_sheet_shows_what_a_viewer_shows(tmp_path):
+  grey = np.tile(np.arange(32, dtype=np.uint16) * 2048, (32, 1))
+  deep = Image.fromarray(grey)
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  deep.save(tmp_path / 'a.png')
+  deep.save(tmp_path / 'b.png', exif=exif)
+  inspect(f'folder:{tmp_path}', sheet_path=tmp_path / 'sheet.png')
+  sheet = np.asarray(Image.open(tmp_path / 'sheet.png').convert('L'))
+  cells = [sheet[8 : 8 + CELL, x : x + CELL] for x in (8, 16 + CELL)]
+  assert 115 < cells[0][:, CELL // 2].mean() < 141  # a ramp, not white
+  np.testing.assert_allclose(np.rot90(cells[0], -1), cells[1], atol=2)

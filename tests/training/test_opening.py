@@ -9,6 +9,7 @@ from clip_jax.training.opening import (
   describe_run,
   sample_captions,
   warn_of_cut_captions,
+  warn_of_training_data,
 )
 from clip_jax.training.run import make_run
 from clip_jax.training.workdir import Workdir
@@ -46,6 +47,8 @@ def test_a_run_is_told_in_a_few_lines(config, tmp_path, monkeypatch):
   assert lines['output'].startswith(f'{tmp_path}/some/run: metrics.jsonl')
   assert 'every 4 steps' in lines['output']
   assert '; 5 are done' in described(config, 5)
+  config.data.batch_size = 2400
+  assert 'an epoch is 0.01 steps' in described(config)
 
 
 def test_captions_that_are_the_same_are_counted(config, tmp_path):
@@ -99,3 +102,35 @@ def test_cut_captions_are_said(config, capsys):
     warn_of_cut_captions(run, sample_captions(run.sources)[0])
     message = '24 of 24 captions looked at are longer than'
     assert (message in capsys.readouterr().err) == said
+
+
+def test_the_loss_of_held_out_pairs_needs_no_task(config, tmp_path):
+  config.evaluation.data = write_pairs(tmp_path / 'held_out', 8)
+  [line] = [x for x in described(config).splitlines() if x[:4] == 'eval']
+  when = 'every 1,000 steps and at the end'
+  assert line.split(None, 1)[1] == f'loss on {config.evaluation.data}, {when}'
+
+
+def test_data_that_are_trained_on_are_not_held_out(
+  config, tmp_path, monkeypatch, capfd
+):
+  held_out = write_pairs(tmp_path / 'held_out', 8)
+  first = config.data.train
+  config.data.train = f'{held_out}::{first}'
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'link').symlink_to(tmp_path / 'images')
+  for spec in (
+    first,
+    f'{first}/',
+    str(tmp_path / 'images'),
+    'folder:~/images',
+    f'folder:{tmp_path}#images',
+    f'folder:{tmp_path}/link',
+  ):
+    config.evaluation.data = spec
+    warn_of_training_data(make_run(config))
+    assert f'evaluation.data={spec} is trained on' in capfd.readouterr().err
+  config.data.train = first
+  config.evaluation.data = held_out
+  warn_of_training_data(make_run(config))
+  assert 'trained on' not in capfd.readouterr().err

@@ -524,3 +524,13 @@ def test_a_resumed_run_does_not_count_its_pause():
     {'step': 20, 'time': 9e9, 'train/examples_per_second': 20.0},
   ]
   assert facts.training_seconds(rows, 100) == 150
+
+
+def test_examples_that_were_trained_on_are_said_to_be(workdir):
+  source = _Source()
+  said = 'among those that were trained on'
+  assert said not in write_report(workdir, _Model(), source).read_text()
+  source.spec = json.loads((workdir / 'config.json').read_text())['data'][
+    'train'
+  ]
+  assert said in write_report(workdir, _Model(), source).read_text()

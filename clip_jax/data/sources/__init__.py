@@ -18,7 +18,7 @@ from clip_jax.data.sources.folder import FolderSource
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
 
-__all__ = ['Record', 'Source', 'open_source', 'spec_of']
+__all__ = ['Record', 'Source', 'open_source', 'same_data', 'spec_of']
 
 SCHEMES = {'tfds': TfdsSource, 'folder': FolderSource, 'csv': CsvSource}
 
@@ -52,6 +52,24 @@ def open_source(
   if understood != spec:
     source.notices = (f'data {spec!r}: taken for {understood}', *source.notices)
   return source
+
+
+def same_data(spec: str, other: str) -> bool:
+  """Tells whether two specs name one data set, however they are written."""
+  return _place(spec) == _place(other)
+
+
+def _place(spec: str) -> str:
+  """The real path of a folder or a table; other specs stay as they are."""
+  scheme, colon, location = spec.strip().partition(':')
+  if not colon or scheme not in SCHEMES:
+    location = spec.strip()
+  elif scheme not in ('folder', 'csv'):
+    return spec.strip()
+  path = os.path.expanduser(location)
+  if not os.path.exists(path):
+    path = path.replace('#', '/')  # a split
+  return os.path.realpath(path)
 
 
 def spec_of(spec: str) -> str:

@@ -70,10 +70,10 @@ class Listing:
       lines.append(f'left out {total}: {counts}{more}{why}')
     if count := len(self.unused_texts):
       names = some(self.unused_texts, count)
-      verb = 'has' if count == 1 else 'have'
-      lines.append(
-        f'{plural(count, ".txt file")} {verb} no image beside them ({names})'
-      )
+      verb = 'has no image beside it'
+      if count > 1:
+        verb = 'have no image beside them'
+      lines.append(f'{plural(count, ".txt file")} {verb} ({names})')
     if count := len(self.repeated):
       lines.append(
         f'left out {plural(count, "link")} to folders that are here already '

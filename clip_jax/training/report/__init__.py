@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jinja2
 
-from clip_jax.data.sources import Source
+from clip_jax.data.sources import Source, same_data
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.evaluation.chance import FEW_CLASSES
@@ -94,12 +94,14 @@ def write_report(
   few = not found.captioned and found.choices <= FEW_CLASSES
   hidden = ('eval/zero_shot/top5',) if found.choices and few else ()
   spec = '' if source is None else source.spec
+  trained_on = facts.setting(config, 'data.train') or ''
   step = rows[-1]['step'] if rows else 0
   page = _template().render(
     title=workdir.resolve().name,
     date=datetime.date.today().strftime('%-d %B %Y'),
     spec=spec,
-    trained_on=facts.setting(config, 'data.train'),
+    trained_on=trained_on,
+    held_in=any(same_data(spec, one) for one in trained_on.split('::')),
     total=0 if source is None else len(source),
     examples=found,
     summary=facts.summary(found, step),
