@@ -25,7 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, UsageError, one_line
 from clip_jax.host_copy import HostCopy
 from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
@@ -397,7 +397,9 @@ def _quiet() -> None:
 def _report_damage(directory: Any, error: Exception) -> None:
   reason = ' '.join(str(error).split())[:200]
   print(
-    f'warning: checkpoint {directory} cannot be read '
-    f'({type(error).__name__}: {reason}); trying the one before.',
+    one_line(
+      f'warning: checkpoint {directory} cannot be read '
+      f'({type(error).__name__}: {reason}); trying the one before.'
+    ),
     file=sys.stderr,
   )

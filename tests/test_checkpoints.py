@@ -258,3 +258,10 @@ def test_a_full_disk_is_said_and_the_one_before_stays(
     checkpoints.wait()
   assert steps_of(workdir) == [1]
   assert restore(workdir).step == 1
+
+
+@pytest.mark.parametrize('name', ['²', '٣', '-1', '7x', ' '])
+def test_a_folder_that_is_no_number_is_no_step(tmp_path, name):
+  (tmp_path / 'checkpoints' / name / 'params').mkdir(parents=True)
+  (tmp_path / 'checkpoints' / '7').mkdir()
+  assert steps_of(tmp_path) == [7]

@@ -273,8 +273,8 @@ def _ranked(labels: dict[str, float], top: int) -> list[tuple[str, float]]:
 
 
 def _print(results: Iterable[_Result], top: int) -> None:
-  for name, labels in results:
-    width = max(map(len, labels))
+  for image, labels in results:
+    name, width = one_line(image), max(map(len, labels))
     ranked = _ranked(labels, top)
     if top == 1:
       label, probability = ranked[0]

@@ -141,7 +141,7 @@ def report_corrupt(corrupt: dict[str, str]) -> None:
   if not corrupt:
     return
   for key, reason in list(corrupt.items())[:5]:
-    print(f'left out {key}: {reason}', file=sys.stderr)
+    print(one_line(f'left out {key}: {reason}'), file=sys.stderr)
   print(f'{len(corrupt):,} corrupt in all.', file=sys.stderr)
 
 

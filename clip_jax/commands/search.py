@@ -34,7 +34,7 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing, queries
 from clip_jax.commands.queries import Query
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, one_line
 
 if TYPE_CHECKING:
   import numpy as np
@@ -310,17 +310,17 @@ def _as_json(answer: 'Answer') -> dict[str, Any]:
 
 def _print(answers: 'list[Answer]') -> None:
   for answer in answers:
-    print(answer.query)
-    width = max(len(found.id) for found in answer.found)
+    print(one_line(answer.query))
+    width = max(len(one_line(found.id)) for found in answer.found)
     for found in answer.found:
-      caption = ' '.join(found.caption.split())
+      caption = one_line(found.caption)
       if len(caption) > 80:
         caption = f'{caption[:79]}…'
       print(
-        f'  {found.similarity:6.3f}  {found.id:<{min(width, 60)}}  '
+        f'  {found.similarity:6.3f}  {one_line(found.id):<{min(width, 60)}}  '
         f'{caption}'.rstrip()
       )
       if found.copies:
-        some = ', '.join(found.copies[:3])
+        some = one_line(', '.join(found.copies[:3]))
         more = ', …' if len(found.copies) > 3 else ''
         print(f'          +{len(found.copies)} nearly the same: {some}{more}')

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_jax.commands import search
 from clip_jax.inference.loading import load
+from clip_jax.inference.search_page import Answer, Found
 from tests.inference.tables import unit_rows, write_table
 
 
@@ -320,3 +322,11 @@ def test_an_index_is_told_by_its_content(found, index, tmp_path, name):
   moved = tmp_path / (name if name != 'wrong' else f'w{other}')
   index.rename(moved)
   assert found(f'--index={moved}', 'red') == expected
+
+
+def test_what_a_table_holds_cannot_move_a_terminals_cursor(capsys):
+  found = Found(1, 0, 'a\x1b[2J.png', 'image', 'a\x07 \x9b red', 0.5)
+  search._print([Answer('a cat\r', False, [found])])
+  out = capsys.readouterr().out
+  assert out.replace('\n', '').isprintable()
+  assert '\\x1b[2J.png' in out
