@@ -27,3 +27,22 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
       node = node.setdefault(parent, {})
     node[last] = leaf
   return tree
+
+
+def first_difference(
+  found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> tuple[str, list[int] | str, list[int] | str] | None:
+  """Compares the names and shapes of two flat trees.
+
+  Returns:
+    Where they differ first, by name: the name, and in each of them the shape,
+    or 'not there'. None where they agree.
+  """
+  for name in sorted(found.keys() | wanted.keys()):
+    old, new = (
+      list(leaves[name].shape) if name in leaves else 'not there'
+      for leaves in (found, wanted)
+    )
+    if old != new:
+      return name, old, new
+  return None

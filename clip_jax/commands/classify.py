@@ -94,7 +94,7 @@ def run(values: flags.FlagValues, words: list[str]) -> int:
   """
   common_flags.reference_of(values)
   labels = _labels_of(values)
-  templates = templates_of(values)
+  templates = common_flags.templates_of(values)
   if values.top < 1:
     raise UsageError(f'--top={values.top} must be at least 1.')
   if values.csv and values.json:
@@ -295,27 +295,3 @@ def _print_csv(results: Iterable[_Result], top: int) -> None:
   for name, labels in results:
     cells = [(x, f'{p:.6g}') for x, p in _ranked(labels, top)]
     rows.writerow([name, *itertools.chain(*cells)])
-
-
-def templates_of(values: flags.FlagValues) -> list[str]:
-  """The prompts of --templates, those of its files included.
-
-  Raises:
-    UsageError: one has no slot for the name, or was meant to be several.
-  """
-  from clip_jax.inference.classifier import check_templates
-
-  templates = []
-  for value in values.templates:
-    if value.startswith('@'):
-      templates += printing.lines_of('templates', value[1:])
-    elif (slots := value.count('{}')) > 1:
-      raise UsageError(
-        f'--templates={value!r} is one prompt with {slots} slots. Give several '
-        "by several flags, --templates='{}' --templates='a drawing of {}.', or "
-        'by --templates=@FILE, one a line, where one may have more slots.'
-      )
-    else:
-      templates.append(value)
-  check_templates(templates)
-  return templates

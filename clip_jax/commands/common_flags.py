@@ -173,7 +173,7 @@ def _reading(values: flags.FlagValues) -> dict[str, Any]:
 def define_templates(
   values: flags.FlagValues, default: tuple[str, ...] | None = ('{}',)
 ) -> None:
-  """--templates: prompts around names; see `classify.templates_of`."""
+  """--templates: prompts around names; see `templates_of`."""
   flags.DEFINE_multi_string(
     'templates',
     default,
@@ -181,6 +181,30 @@ def define_templates(
     'these flags are averaged',
     flag_values=values,
   )
+
+
+def templates_of(values: flags.FlagValues) -> list[str]:
+  """The prompts of --templates, those of its files included.
+
+  Raises:
+    UsageError: one has no slot for the name, or was meant to be several.
+  """
+  from clip_jax.inference.classifier import check_templates
+
+  templates = []
+  for value in values.templates:
+    if value.startswith('@'):
+      templates += printing.lines_of('templates', value[1:])
+    elif (slots := value.count('{}')) > 1:
+      raise UsageError(
+        f'--templates={value!r} is one prompt with {slots} slots. Give several '
+        "by several flags, --templates='{}' --templates='a drawing of {}.', or "
+        'by --templates=@FILE, one a line, where one may have more slots.'
+      )
+    else:
+      templates.append(value)
+  check_templates(templates)
+  return templates
 
 
 def define_captions(values: flags.FlagValues) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
-from clip_jax.commands.classify import templates_of
 from clip_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +74,9 @@ def options_of(values: flags.FlagValues) -> 'Options':
 
     designs = read_designs(Path(values.designs))
   return Options(
-    templates=tuple(templates_of(values)) if values.templates else None,
+    templates=tuple(common_flags.templates_of(values))
+    if values.templates
+    else None,
     max_corrupt_records=values.max_corrupt,
     watch=printing.watch,
     seed=values.seed,

@@ -26,7 +26,11 @@ from clip_jax.inference.inputs import ImageInputs, OnError, encode_images
 from clip_jax.inference.zero_shot import ZeroShotModel, describe_model
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig, ResNetConfig
-from clip_jax.models.description import Description
+from clip_jax.models.description import (
+  OTHER_TOWER,
+  WITH_ARTICLE,
+  Description,
+)
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import replicated
 
@@ -293,9 +297,9 @@ class Model(ZeroShotModel):
       UsageError: the model has the other tower alone.
     """
     if tower in self.description.absent:
-      other = {'image': 'text', 'text': 'image'}[tower]
       raise UsageError(
-        f'{self.origin or "this model"} holds {_AN[other]} tower alone: '
+        f'{self.origin or "this model"} holds '
+        f'{WITH_ARTICLE[OTHER_TOWER[tower]]} tower alone: '
         f'{tower}s cannot be encoded with it; load the whole model that it is '
         'from.'
       )
@@ -350,9 +354,6 @@ class Model(ZeroShotModel):
       if not isinstance(text, str):
         raise UsageError(f'a text of type {type(text).__name__}: give strings.')
     return self.tokenizer(texts)
-
-
-_AN = {'image': 'an image', 'text': 'a text'}
 
 
 @functools.lru_cache(maxsize=4)

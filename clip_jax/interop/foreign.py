@@ -31,7 +31,11 @@ from clip_jax.interop.layouts import Table
 from clip_jax.interop.tensors import open_tensors
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
-from clip_jax.models.description import Description
+from clip_jax.models.description import (
+  OTHER_TOWER,
+  WITH_ARTICLE,
+  Description,
+)
 
 _OPEN_CLIP_WEIGHTS = (
   'open_clip_model.safetensors',
@@ -123,11 +127,10 @@ def read_foreign(
 
 def _without(weights: Path, tower: str) -> str:
   """What is said of a model that has one tower."""
-  other = {'image': 'text', 'text': 'image'}[tower]
-  return f'{weights} holds {_AN[other]} tower alone, without {_AN[tower]} one.'
-
-
-_AN = {'image': 'an image', 'text': 'a text'}
+  return (
+    f'{weights} holds {WITH_ARTICLE[OTHER_TOWER[tower]]} tower alone, without '
+    f'{WITH_ARTICLE[tower]} one.'
+  )
 
 
 def _weights_of(path: Path) -> tuple[Path, tuple[str, ...]]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from clip_jax.errors import FailureError
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.trees import flat
+from clip_jax.trees import first_difference, flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +47,13 @@ def check_variables(
   Raises:
     FailureError: a name or a shape is another one; the first is named.
   """
-  wanted = flat(abstract_variables(config))
-  for path in sorted(found.keys() | wanted.keys()):
-    old, new = (
-      list(leaves[path].shape) if path in leaves else 'not there'
-      for leaves in (found, wanted)
+  differing = first_difference(found, flat(abstract_variables(config)))
+  if differing is not None:
+    path, old, new = differing
+    raise FailureError(
+      f'{where}: its arrays are not those of its description: {path} is {old}, '
+      f'and should be {new}.'
     )
-    if old != new:
-      raise FailureError(
-        f'{where}: its arrays are not those of its description: {path} is '
-        f'{old}, and should be {new}.'
-      )
 
 
 @functools.cache

@@ -8,6 +8,10 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.models.config import CLIPConfig
 
+# The towers in messages, of a model that has one of them.
+OTHER_TOWER = {'image': 'text', 'text': 'image'}
+WITH_ARTICLE = {'image': 'an image', 'text': 'a text'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Description:

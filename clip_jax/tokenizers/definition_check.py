@@ -141,10 +141,9 @@ def _offsets(units: np.ndarray) -> np.ndarray:
 
 
 def _check_id(value: Any, where: str) -> None:
-  whole = isinstance(value, int) and not isinstance(value, bool)
-  if not isinstance(value, bool) and not (
-    whole and 0 <= value < MAX_VOCABULARY
-  ):
+  if isinstance(value, bool):  # a setting beside the ids
+    return
+  if not isinstance(value, int) or not 0 <= value < MAX_VOCABULARY:
     raise FailureError(
       f'{where}: {value!r} is not the id of a token: ids are whole numbers '
       f'from 0 to {MAX_VOCABULARY - 1:,}.'

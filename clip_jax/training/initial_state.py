@@ -11,7 +11,7 @@ from clip_jax.models.positions import resize_model
 from clip_jax.training.initialization import Start
 from clip_jax.training.program import Program
 from clip_jax.training.state import TrainState, sharded_init
-from clip_jax.trees import flat, path_name
+from clip_jax.trees import first_difference, flat, path_name
 
 
 def first_state(
@@ -66,16 +66,13 @@ def _check_shapes(
 ) -> None:
   """Refuses arrays of other names or shapes than a state has."""
   wanted = {k: v for k, v in flat(state).items() if k not in anew}
-  for path in sorted(found.keys() | wanted.keys()):
-    old, new = (
-      list(tree[path].shape) if path in tree else 'not there'
-      for tree in (found, wanted)
+  differing = first_difference(found, wanted)
+  if differing is not None:
+    path, old, new = differing
+    raise UsageError(
+      f'initialize_from={origin} is another model: its {path} is {old}, and '
+      f'{new} in the config.'
     )
-    if old != new:
-      raise UsageError(
-        f'initialize_from={origin} is another model: its {path} is {old}, and '
-        f'{new} in the config.'
-      )
 
 
 def _placed(found: Mapping[str, Any], state: Any) -> Any:
