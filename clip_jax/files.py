@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import stat
 import types
 import typing
@@ -58,6 +59,11 @@ def typed_place(place: str | os.PathLike) -> str:
       f'file or folder of that name, write ./{text}.'
     )
   return expanded
+
+
+def is_url(text: str) -> bool:
+  """Whether a text is a URL, such as https://… or data:…, and no path."""
+  return bool(re.match(r'[A-Za-z][A-Za-z0-9+.-]+://|data:[a-z]+/', text))
 
 
 def open_regular(

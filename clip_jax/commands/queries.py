@@ -1,7 +1,6 @@
 """What is searched for, as it is typed: texts and pictures."""
 
 import os
-import re
 import sys
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -10,7 +9,7 @@ from absl import flags
 from clip_jax.commands import common_flags, printing
 from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import open_regular, typed_path
+from clip_jax.files import is_url, open_regular, typed_path
 
 if TYPE_CHECKING:
   import numpy as np
@@ -85,7 +84,7 @@ def _query_of(word: str) -> Query:
   words = f'to search for the words, use --text={word!r}.'
   if not word.strip():
     return Query(word, False)  # which is refused with the others
-  if re.match(r'(https?|ftp|file|gs|s3)://', word, re.IGNORECASE):
+  if is_url(word):
     raise UsageError(f'{word} is a URL: save the picture and name its file.')
   path = os.path.expanduser(word)  # a text may well begin with a tilde
   if os.path.lexists(path) and not os.path.isdir(path):

@@ -75,11 +75,6 @@ def format_of(head: bytes) -> str:
   return ''
 
 
-def is_image_head(head: bytes) -> bool:
-  """Whether a file that starts so is an image, readable here or not."""
-  return bool(format_of(head))
-
-
 def why_unreadable(image_format: str) -> str:
   """Returns why a format cannot be read here and what to install, or ''."""
   if image_format == 'HEIF':

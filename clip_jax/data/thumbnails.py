@@ -5,6 +5,7 @@ import io
 
 from PIL import Image
 
+from clip_jax.data.image_formats import format_of
 from clip_jax.data.images import (
   ImageLike,
   as_displayed,
@@ -14,7 +15,7 @@ from clip_jax.data.images import (
 
 SIDE = 144  # pixels: 72 on the page, on a screen of double density
 SMALL_FILE = 16_384  # bytes
-_WEB_FORMATS = {b'\x89PNG\r\n\x1a\n': 'png', b'\xff\xd8\xff': 'jpeg'}
+_WEB_FORMATS = {'PNG': 'png', 'JPEG': 'jpeg'}
 
 
 @pillow_errors()
@@ -32,9 +33,9 @@ def data_uri(image: ImageLike, side: int = SIDE) -> str:
   """
   picture = decode(image)
   if isinstance(image, bytes) and len(image) <= SMALL_FILE:
-    for start, name in _WEB_FORMATS.items():
-      if image.startswith(start) and max(picture.size) <= side:
-        return _uri(name, image)
+    name = _WEB_FORMATS.get(format_of(image))
+    if name and max(picture.size) <= side:
+      return _uri(name, image)
   encoded = io.BytesIO()
   thumbnail(picture, side).save(encoded, 'JPEG', quality=85)
   return _uri('jpeg', encoded.getvalue())

@@ -16,10 +16,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from clip_jax.data.decoding import pillow_errors
-from clip_jax.data.images import Preprocessing, upright
+from clip_jax.data.images import as_displayed
 
 SIDE = 48  # pixels that are compared
-_SEEN = Preprocessing(image_size=SIDE, background='white', exif=True)
 # Blur in pixels and steps of the alignment, coarse first.
 _STEPS = ((2.0, 4), (1.0, 4))
 _EDGE = 3  # pixels at each border that are not compared
@@ -41,7 +40,7 @@ def thumbnail(image: Image.Image) -> Float[np.ndarray, '48 48 3']:
   Raises:
     CorruptImageError: its pixels cannot be read.
   """
-  seen = upright(image, _SEEN).convert('RGB')
+  seen = as_displayed(image)
   small = seen.resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
   values = np.asarray(small.convert('YCbCr'), np.float32)
   return values - np.array([0, 128, 128], np.float32)

@@ -1,7 +1,6 @@
 """What the encoders take: one image or many, of whatever kind."""
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from clip_jax.data.images import (
   preprocess,
 )
 from clip_jax.errors import UsageError, one_line
-from clip_jax.files import typed_path
+from clip_jax.files import is_url, typed_path
 
 # One of: a path, encoded bytes, an open file, a Pillow image, or an array,
 # which may be of any library whose arrays numpy takes; see `as_pixels`.
@@ -209,7 +208,7 @@ def refuse_url(name: str) -> None:
   Raises:
     UsageError: it says what to do.
   """
-  if re.match(r'[A-Za-z][A-Za-z0-9+.-]+://|data:[a-z]+/', name):
+  if is_url(name):
     raise UsageError(
       f'{name[:200]} is a URL, and images are read from files: download it '
       'first, and give its path.'

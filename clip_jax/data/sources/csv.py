@@ -20,6 +20,7 @@ from clip_jax.data.sources.base import (
 )
 from clip_jax.data.sources.table import Table
 from clip_jax.errors import UsageError
+from clip_jax.files import is_url
 
 
 class Columns(NamedTuple):
@@ -162,7 +163,7 @@ class CsvSource(Source):
     path = self._paths[index]
     if path in self._damaged:
       raise CorruptImageError(self._damaged[path])
-    if re.match(r'[a-z0-9+.-]{2,}://', path, re.IGNORECASE):
+    if is_url(path):
       raise CorruptImageError(f'{path} is a URL: save the image to a file')
     record: Record = {
       'id': path,
