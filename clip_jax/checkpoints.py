@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from clip_jax.errors import FailureError, UsageError, one_line
+from clip_jax.files import check_folder
 from clip_jax.host_copy import HostCopy
 from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
@@ -35,6 +36,9 @@ from clip_jax.trees import flat
 
 _TREES = ('params', 'opt_state', 'batch_stats')
 _ITEMS = (*_TREES, 'description', 'position')
+
+# Files of a checkpoint that are read as a whole.
+_DESCRIBED_IN = ('metadata', '_METADATA', '_sharding', '.zarray', '.json')
 
 _CHUNK = 4 * 2**20  # bytes
 
@@ -207,6 +211,7 @@ class Checkpoints:
   ) -> dict[str, Any] | None:
     """The arrays of a step by item; None: damaged; {}: another run's."""
     try:
+      check_folder(self._root / str(step), _DESCRIBED_IN)
       found = self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -351,6 +356,7 @@ def _candidates(reference: Path) -> Iterator[Path]:
 
 def _read(directory: Path) -> tuple[dict[str, Any], Description]:
   """Variables as numpy, wherever the run's devices were."""
+  check_folder(directory, _DESCRIBED_IN)
   path = epath.Path(directory).absolute()
   variables = {
     name: restore_numpy(path / name)

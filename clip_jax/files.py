@@ -115,6 +115,24 @@ def open_lock(path: str | os.PathLike) -> io.TextIOWrapper:
     raise FailureError(f'{os.fspath(path)}: {reason}.') from error
 
 
+def check_folder(
+  folder: str | os.PathLike, described_in: tuple[str, ...]
+) -> None:
+  """Refuses pipes, devices and vast descriptions in a folder whose files a
+  library opens by itself.
+
+  Args:
+    folder: of this machine; where there is none, nothing is refused.
+    described_in: ends of names of files that are read as a whole.
+  Raises:
+    FailureError: it has one; the message names it.
+  """
+  for parent, _, names in os.walk(folder):
+    for name in names:
+      size = MAX_TEXT_BYTES if name.endswith(described_in) else None
+      open_regular(os.path.join(parent, name), size).close()
+
+
 def read_bytes(
   path: str | os.PathLike, max_bytes: int | None = MAX_TEXT_BYTES
 ) -> bytes:

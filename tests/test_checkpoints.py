@@ -16,7 +16,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
 from clip_jax.parallel import failures
 from clip_jax.training.state import TrainState
-from tests.tiny_run import tiny_description, tiny_params
+from tests.tiny_run import tiny_description, tiny_params, write_run
 from tests.waiting import until
 
 DESCRIPTION = Description(
@@ -265,3 +265,14 @@ def test_a_folder_that_is_no_number_is_no_step(tmp_path, name):
   (tmp_path / 'checkpoints' / name / 'params').mkdir(parents=True)
   (tmp_path / 'checkpoints' / '7').mkdir()
   assert steps_of(tmp_path) == [7]
+
+
+@pytest.mark.parametrize('name', ['description', 'params'])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path, capsys, name):
+  run = write_run(tmp_path / 'run', (3, 7))
+  files = (run / 'checkpoints' / '7' / name).rglob('*')
+  file = next(path for path in sorted(files) if path.is_file())
+  file.unlink()
+  os.mkfifo(file)
+  assert load_variables(run)[2] == 3
+  assert 'a pipe or a device' in capsys.readouterr().err

@@ -27,27 +27,22 @@ def damage(folder: Path, random: Random) -> str:
   """Damages one to three times what lies in a folder; says what was done."""
   done = []
   for _ in range(random.choice((1, 1, 1, 2, 3))):
-    files = sorted(
-      path for path in folder.rglob('*') if path.is_file() or path.is_fifo()
-    )
     files = [
       path
-      for path in files
-      if not path.is_symlink() and path.stat().st_size < _LARGE
+      for path in sorted(folder.rglob('*'))
+      if path.is_file() and not path.is_symlink()
+      if path.stat().st_size < _LARGE
     ]
     if not files:
       break
-    # Small files first: those say what the large ones mean.
     path = random.choice(files)
     if random.random() < 0.15:
       how = random.choice(_PATHS)
       how(path, random)
-    elif path.is_file():
+    else:
       data = path.read_bytes()
       how = _content
       path.write_bytes(changed(data, random))
-    else:
-      continue
     done.append(f'{how.__name__.strip("_")} {path.relative_to(folder)}')
   return ', '.join(done)
 

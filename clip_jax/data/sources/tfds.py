@@ -15,7 +15,7 @@ from clip_jax.data.sources.base import (
   words,
 )
 from clip_jax.errors import UsageError
-from clip_jax.files import MAX_TEXT_BYTES, open_regular
+from clip_jax.files import check_folder
 
 
 class Answer(TypedDict, total=False):
@@ -161,26 +161,16 @@ class TfdsSource(Source):
     )  # fmt: skip
 
 
-def _check_files(folder: str) -> None:
-  """Refuses pipes, devices and vast descriptions, which TFDS would read.
-
-  Raises:
-    FailureError: the folder has one; the message names it.
-  """
-  for parent, _, names in os.walk(folder):
-    for name in names:
-      described = name.endswith(('.json', '.txt'))
-      size = MAX_TEXT_BYTES if described else None
-      open_regular(os.path.join(parent, name), size).close()
-
-
 def _builder(spec: str, name: str):
   """A prepared data set, read by its own files; some build themselves."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 
   data_dir = prepared_folder()
-  _check_files(os.path.join(data_dir, name.partition('/')[0]))
+  # TFDS would wait for a pipe.
+  check_folder(
+    os.path.join(data_dir, name.partition('/')[0]), ('.json', '.txt')
+  )
   if name in BUILT_IN:
     return tfds.builder_from_directory(BUILT_IN[name](data_dir))
   try:
