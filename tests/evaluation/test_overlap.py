@@ -266,7 +266,7 @@ def test_what_was_trained_on_may_be_named(tmp_path):
     (Options(detector='best'), "detector='best': choose one of perceptual, le"),
     (Options(max_distance=65), 'max_distance=65 bits: use 0 to 64'),
     (Options(min_similarity=1.5), 'min_similarity=1.5: use a cosine'),
-    (Options(overlap_with='nosuch'), "data 'nosuch': a spec is SCHEME"),
+    (Options(overlap_with='nosuch'), "data 'nosuch': no such folder or table"),
   ],
 )
 def test_a_wrong_call_is_one_line(options, message):

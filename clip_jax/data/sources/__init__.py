@@ -43,8 +43,8 @@ def open_source(
   scheme, colon, location = understood.partition(':')
   if not colon or scheme not in SCHEMES:
     raise UsageError(
-      f'data {spec!r}: a spec is SCHEME:LOCATION[#SPLIT] with SCHEME one of '
-      + ', '.join(SCHEMES)
+      f'data {spec!r}: no such folder or table, and no spec, which is '
+      f'SCHEME:LOCATION[#SPLIT] with SCHEME one of {", ".join(SCHEMES)}'
     )
   if not location:
     raise UsageError(f'data {spec!r}: nothing after {scheme}:')
