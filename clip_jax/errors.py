@@ -3,7 +3,7 @@
 A message is one line: what was wrong, where, and what would be right.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 _MAX_MESSAGE = 600  # characters; names and values in it may come from a file
 
@@ -47,6 +47,17 @@ def one_line(text: str) -> str:
 def escaped(character: str) -> str:
   """Returns a character's escape in ASCII: \\xe9, \\u2026."""
   return character.encode('unicode_escape', 'backslashreplace').decode('ascii')
+
+
+def reason_of(error: OSError) -> str:
+  """Returns why the system refused: 'no space left on device'."""
+  return (error.strerror or str(error)).lower()
+
+
+def first_few(texts: Sequence[str], separator: str = ', ') -> str:
+  """Returns the first three of some texts, and how many more there are."""
+  more = f' and {len(texts) - 3:,} more' if len(texts) > 3 else ''
+  return f'{separator.join(texts[:3])}{more}'
 
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:

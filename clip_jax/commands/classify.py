@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
-from clip_jax.errors import UsageError, one_line
+from clip_jax.errors import UsageError, first_few, one_line
 from clip_jax.files import typed_place
 
 if TYPE_CHECKING:
@@ -175,10 +175,9 @@ def _labels_of(values: flags.FlagValues) -> list[str]:
   once = list(dict.fromkeys(labels))
   if len(once) < len(labels):
     twice = [x for x in once if labels.count(x) > 1]
-    more = f' and {len(twice) - 3:,} more' if len(twice) > 3 else ''
     print(
       'warning: given more than once, and counted once: '
-      f'{", ".join(map(repr, twice[:3]))}{more}.',
+      f'{first_few([*map(repr, twice)])}.',
       file=sys.stderr,
     )
   return once

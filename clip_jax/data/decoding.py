@@ -19,7 +19,12 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from clip_jax import files
 from clip_jax.data import image_formats
-from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.errors import (
+  FailureError,
+  MissingFileError,
+  UsageError,
+  reason_of,
+)
 
 # An image that would fill the memory is refused before it is decoded. Pillow
 # only warns from here on, and refuses from twice as many.
@@ -139,7 +144,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
   except FailureError as error:
     raise CorruptImageError(str(error)) from error
   except OSError as error:
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     raise CorruptImageError(f'{os.fspath(path)}: {reason}') from error
 
 

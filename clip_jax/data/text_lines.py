@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, overload
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, UsageError, reason_of
 from clip_jax.files import open_regular, typed_path
 
 # What is open already, as a shell's `<(command)` is: somebody writes to it.
@@ -50,9 +50,7 @@ class TextLines(Sequence[str]):
           self._starts.append(start)
         start += len(line)
     except OSError as error:
-      raise UsageError(
-        f'{os.fspath(path)}: {(error.strerror or str(error)).lower()}.'
-      ) from error
+      raise UsageError(f'{os.fspath(path)}: {reason_of(error)}.') from error
     self._path = path
 
   def __len__(self) -> int:

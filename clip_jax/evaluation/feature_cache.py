@@ -31,7 +31,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from clip_jax.data.sources import Source
-from clip_jax.errors import FailureError
+from clip_jax.errors import FailureError, reason_of
 from clip_jax.evaluation.data_identity import data_identity
 from clip_jax.evaluation.encoder import Encoder, Options
 from clip_jax.evaluation.encoding import (
@@ -202,7 +202,7 @@ class _Entry(Generic[Notes]):
       self._describe()
       write_part(self.path, part, notes, vectors)
     except OSError as error:
-      reason = (error.strerror or str(error)).lower()
+      reason = reason_of(error)
       raise FailureError(
         f'{self.path} could not be written: {reason}.'
       ) from error

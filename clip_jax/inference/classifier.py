@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, UsageError, first_few
 
 PLAIN = ('{}',)  # the name itself, for models that were trained on names
 
@@ -104,11 +104,9 @@ def same_names(labels: Sequence[str]) -> list[str]:
   twice = [x for x in places.values() if len(x) > 1]
   if not twice:
     return []
-  some = '; '.join(
-    ' and '.join(f'{labels[i]!r} ({i + 1})' for i in x) for x in twice[:3]
-  )
-  more = f' and {len(twice) - 3:,} more' if len(twice) > 3 else ''
-  return [f'labels that are one name share what it gets: {some}{more}.']
+  named = [' and '.join(f'{labels[i]!r} ({i + 1})' for i in x) for x in twice]
+  some = first_few(named, '; ')
+  return [f'labels that are one name share what it gets: {some}.']
 
 
 def check_templates(templates: Sequence[Template]) -> None:

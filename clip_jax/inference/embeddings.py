@@ -29,7 +29,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, reason_of
 
 SUFFIXES = ('.npz', '.parquet')
 
@@ -109,7 +109,7 @@ def check_path(path: Path) -> None:
   try:
     tempfile.TemporaryFile(dir=path.parent).close()
   except OSError as error:
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     raise UsageError(
       f'{path}: the folder {path.parent} cannot be written ({reason}).'
     ) from error

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from clip_jax.errors import MissingModelError, UsageError
+from clip_jax.errors import MissingModelError, UsageError, first_few
 from clip_jax.files import typed_path
 from clip_jax.inference.artifact import is_artifact
 from clip_jax.interop import open_clip_run
@@ -108,5 +108,4 @@ def _finding(path: Path) -> str:
     return 'the folder is empty'
   if 'checkpoints' in names:
     return 'its folder checkpoints/ has no complete checkpoint yet'
-  more = f' and {len(names) - 3:,} more' if len(names) > 3 else ''
-  return f'the folder holds {", ".join(names[:3])}{more}'
+  return f'the folder holds {first_few(names)}'

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, UsageError, reason_of
 from clip_jax.files import typed_path
 
 
@@ -44,7 +44,7 @@ def replacing(
       os.fsync(file.fileno())
     os.replace(temporary, path)
   except OSError as error:
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     raise FailureError(f'{path} could not be written: {reason}.') from error
   finally:
     with contextlib.suppress(OSError):
@@ -79,7 +79,7 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
   except OSError as error:
     if old.exists() and not path.exists():
       old.rename(path)
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     raise FailureError(f'{path} could not be written: {reason}.') from error
   finally:
     shutil.rmtree(part, ignore_errors=True)

@@ -12,7 +12,7 @@ than the tensors that they are long enough to hold.
 import os
 from pathlib import Path
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, reason_of
 from clip_jax.files import open_regular, typed_path
 from clip_jax.interop import (
   npz_file,
@@ -70,7 +70,7 @@ def _open(path: Path) -> Tensors:
   except FileNotFoundError as error:
     raise UsageError(f'{path}: there is no such file or directory.') from error
   except OSError as error:
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     raise UsageError(f'{path} cannot be read: {reason}.') from error
 
 

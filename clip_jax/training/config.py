@@ -1,6 +1,7 @@
 """A run's config: its type, and the checks that no other part makes."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ PREPROCESSING = (
   'convention',
   'resize_to',
 )
+
+
+def dotted(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns the values of nested fields by their dotted names."""
+  found: dict[str, Any] = {}
+  for key, value in fields.items():
+    if isinstance(value, Mapping):
+      found |= dotted(value, f'{prefix}{key}.')
+    else:
+      found[f'{prefix}{key}'] = value
+  return found
 
 
 def tokenizer_path(spec: str) -> Path | None:

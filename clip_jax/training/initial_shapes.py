@@ -7,10 +7,10 @@ new vocabulary what depends on that.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, first_few
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
-from clip_jax.training.config import Config
+from clip_jax.training.config import Config, dotted
 
 # Fields of a model that may differ from those of its first weights: sizes for
 # which positions are made, the vocabulary, and where the temperature starts.
@@ -45,7 +45,7 @@ def take_shapes(
   Raises:
     UsageError: the command line says other shapes.
   """
-  found, said = _flat(model.to_dict()), _said(config)
+  found, said = dotted(model.to_dict()), _said(config)
   other = _contradictions(config, found, said, name, stated, keeps_vocabulary)
   sizes = _sizes(config, found, said, stated, fits=not other)
   pooling = model.text.pooling
@@ -60,11 +60,10 @@ def take_shapes(
     vocab_size = config.model.text.vocab_size
   notes = []
   if other:
-    few = ', '.join(f'{name}={said[name]}' for name in other[:3])
-    more = f' and {len(other) - 3} more' if len(other) > 3 else ''
+    few = first_few([f'{name}={said[name]}' for name in other])
     notes.append(
-      f'the recipe is for a model of other shapes ({few}{more}), which give '
-      "way to the weights'."
+      f'the recipe is for a model of other shapes ({few}), which give way to '
+      "the weights'."
     )
   found.update(sizes)
   found.update({'text.pooling': pooling, 'text.vocab_size': vocab_size})
@@ -174,20 +173,10 @@ def _said(config: Config) -> dict[str, Any]:
   fields = config.model.to_dict()
   for name in ('preset', 'dtype', 'remat', 'patch_dropout'):
     del fields[name]
-  said = {k: v for k, v in _flat(fields).items() if v is not None}
+  said = {k: v for k, v in dotted(fields).items() if v is not None}
   if not config.model.preset:
     return said
-  return {**_flat(presets.find(config.model.preset).config.to_dict()), **said}
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  found: dict[str, Any] = {}
-  for key, value in fields.items():
-    if isinstance(value, Mapping):
-      found |= _flat(value, f'{prefix}{key}.')
-    else:
-      found[f'{prefix}{key}'] = value
-  return found
+  return {**dotted(presets.find(config.model.preset).config.to_dict()), **said}
 
 
 def _field(config: Config, name: str) -> Any:

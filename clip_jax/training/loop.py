@@ -23,7 +23,7 @@ from clip_jax.training.initialization import Start, find_start
 from clip_jax.training.journal import Journal
 from clip_jax.training.opening import (
   describe_run,
-  sample_captions,
+  draw_captions,
   warn_of_cut_captions,
   warn_of_training_data,
 )
@@ -108,7 +108,7 @@ def _train(
     rates = run.config.optimizer.to_dict()
     _say(describe_raised(rates, steps_before, total, first))
   if first < run.config.total_steps and distributed.is_first():
-    captions, are_all = sample_captions(run.sources)
+    captions, are_all = draw_captions(run.sources)
     _say(describe_run(run, workdir, first, captions, are_all))
     warn_of_cut_captions(run, captions)
     if run.evaluation_source is not None:

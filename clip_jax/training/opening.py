@@ -19,7 +19,7 @@ _SAMPLE = 10_000  # records whose captions are read, at most
 _SECONDS = 3.0  # for reading them, at most
 
 
-def sample_captions(sources: Sequence[Source]) -> tuple[list[str], bool]:
+def draw_captions(sources: Sequence[Source]) -> tuple[list[str], bool]:
   """Returns captions of records drawn at random, and whether they are all.
 
   A data set may have 10^9 records: no more than a few seconds are spent.
@@ -79,7 +79,7 @@ def describe_run(
 
   Args:
     first_step: updates done before.
-    captions, captions_are_all: from `sample_captions`.
+    captions, captions_are_all: from `draw_captions`.
   """
   pairs = sum(map(len, run.sources))
   said = _captions(captions, captions_are_all)

@@ -12,7 +12,7 @@ from clip_jax.data.images import CLIP_MEAN, CLIP_STD
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import check_fields, open_lock, read_bytes, read_json
 from clip_jax.parallel import distributed
-from clip_jax.training.config import Config
+from clip_jax.training.config import Config, dotted
 from clip_jax.training.workdir import Workdir
 
 # Fields that may differ when a run goes on: they change neither the numbers
@@ -159,20 +159,10 @@ def as_json(config: Config) -> dict[str, Any]:
 
 def _named(fields: dict[str, Any]) -> dict[str, Any]:
   """Values by their dotted names, with what an unset one stands for."""
-  found = _flat(fields)
+  found = dotted(fields)
   if found.get('model.image.pooling') == 'average':  # as in CLIPConfig
     token = found.get('model.image.class_token')
     found['model.image.class_token'] = bool(token)
-  return found
-
-
-def _flat(fields: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  found: dict[str, Any] = {}
-  for key, value in fields.items():
-    if isinstance(value, dict):
-      found |= _flat(value, f'{prefix}{key}.')
-    else:
-      found[f'{prefix}{key}'] = value
   return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from clip_jax.data.sources import Source
 from clip_jax.training.opening import (
   describe_run,
-  sample_captions,
+  draw_captions,
   warn_of_cut_captions,
   warn_of_training_data,
 )
@@ -25,7 +25,7 @@ def config(tmp_path):
 
 def described(config, first_step=0):
   run = make_run(config)
-  captions, are_all = sample_captions(run.sources)
+  captions, are_all = draw_captions(run.sources)
   workdir = Workdir('some/run', Path('some/run'))
   return describe_run(run, workdir, first_step, captions, are_all)
 
@@ -89,7 +89,7 @@ class Endless(Source):
 
 def test_of_many_records_some_are_looked_at():
   source = Endless()
-  captions, are_all = sample_captions([source])
+  captions, are_all = draw_captions([source])
   assert not are_all
   assert source.read == len(captions) <= 10_000
   assert len({len(caption) for caption in captions}) > 1
@@ -99,7 +99,7 @@ def test_cut_captions_are_said(config, capsys):
   for length, said in ((4, True), (16, False)):
     config.model.text.context_length = length
     run = make_run(config)
-    warn_of_cut_captions(run, sample_captions(run.sources)[0])
+    warn_of_cut_captions(run, draw_captions(run.sources)[0])
     message = '24 of 24 captions looked at are longer than'
     assert (message in capsys.readouterr().err) == said
 

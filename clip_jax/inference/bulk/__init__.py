@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.data.reading import none_readable
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, UsageError, reason_of
 from clip_jax.inference.bulk.encode import Encoded, Item, encode_parts
 from clip_jax.inference.bulk.folder import PartsFolder
 from clip_jax.inference.bulk.identity import differences
@@ -236,5 +236,5 @@ def _written(out: Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise FailureError(
-      f'{out} could not be written: {(error.strerror or str(error)).lower()}.'
+      f'{out} could not be written: {reason_of(error)}.'
     ) from error
