@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -81,6 +81,15 @@ class Batches(Iterator[dict[str, np.ndarray]]):
       close()
 
 
+def check_captions(sources: Iterable[Source]) -> None:
+  """A UsageError where a source has no captions to train on."""
+  for source in sources:
+    if next(source.texts(), None) is None:
+      raise UsageError(
+        f'data {source.spec!r}: no captions to train on{source.hint}'
+      )
+
+
 def training_batches(
   sources: Source | Sequence[Source],
   *,
@@ -129,11 +138,7 @@ def training_batches(
       f'data.batch_size={batch_size} does not split over {process_count} '
       f'processes: use a multiple of {process_count}'
     )
-  for source in sources:
-    if next(source.texts(), None) is None:
-      raise UsageError(
-        f'data {source.spec!r}: no captions to train on{source.hint}'
-      )
+  check_captions(sources)
   sources = [_with_captions(source) for source in sources]
   stream = _in_order(
     [

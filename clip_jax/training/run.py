@@ -10,7 +10,12 @@ from typing import Any
 from clip_jax import tokenizers
 from clip_jax.data.augment import Augmentation
 from clip_jax.data.images import limit_megapixels
-from clip_jax.data.pipeline import Batches, step_records, training_batches
+from clip_jax.data.pipeline import (
+  Batches,
+  check_captions,
+  step_records,
+  training_batches,
+)
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError, one_line
 from clip_jax.evaluation import find_evaluator
@@ -93,6 +98,7 @@ def make_run(config: Config, kept: Description | None = None) -> Run:
   sources = open_sources(config)
   evaluation_source = open_evaluation(config)
   _tell_notices([*sources, *filter(None, [evaluation_source])])
+  check_captions(sources)
   tokenizer = make_tokenizer(config, sources, kept)
   model = make_model_config(config, tokenizer, kept)
   description = Description(

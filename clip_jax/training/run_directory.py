@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD
+from clip_jax.data.sources import same_data
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import check_fields, open_lock, read_bytes, read_json
 from clip_jax.parallel import distributed
@@ -63,11 +64,13 @@ def check(workdir: Workdir, config: Config) -> int | None:
   Returns:
     The `total_steps` that the run had, where the config has more.
   Raises:
-    UsageError: it does; the message names the fields that differ.
+    UsageError: it does; the message names the fields that differ. Or it is
+      the folder of the data.
     FailureError: its config.json cannot be read.
   """
   found = recorded(workdir)
   if found is None:
+    _refuse_data(workdir, config)
     return None
   new, old = _named(as_json(config)), _BEFORE | _named(found)
   before = old.get('total_steps', config.total_steps)
@@ -88,6 +91,16 @@ def check(workdir: Workdir, config: Config) -> int | None:
       'Use another --workdir, or the config that it has.'
     )
   return before if raised else None
+
+
+def _refuse_data(workdir: Workdir, config: Config) -> None:
+  """Keeps a run's files out of a folder of images."""
+  for spec in (*config.data.train.split('::'), config.evaluation.data):
+    if spec and not workdir.is_remote and same_data(str(workdir.name), spec):
+      raise UsageError(
+        f'--workdir={workdir.name} is the folder of the data {spec.strip()!r}: '
+        "name another for the run's files."
+      )
 
 
 def recorded(workdir: Workdir) -> dict[str, Any] | None:

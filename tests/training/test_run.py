@@ -241,3 +241,12 @@ def test_a_text_pooled_at_its_highest_id_needs_the_end_there(config, tmp_path):
   config.tokenizer_training.vocab_size = 24
   with pytest.raises(UsageError, match="of 24: take 'end'"):
     make_run(config)
+
+
+def test_images_without_captions_are_refused_before_anything_is_made(
+  config, tmp_path
+):
+  for text in (tmp_path / 'pictures').glob('*.txt'):
+    text.unlink()
+  with pytest.raises(UsageError, match=r'no captions to train on.*filename'):
+    make_run(config)

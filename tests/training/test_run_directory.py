@@ -186,3 +186,17 @@ def test_two_runs_in_one_workdir_are_refused(tmp_path):
     pass
   with run_directory.claimed(at(tmp_path), tiny_config()):
     pass
+
+
+@pytest.mark.parametrize('field', ['data.train', 'evaluation.data'])
+@pytest.mark.parametrize('spec', ['folder:{}', '{}/', 'csv:x::{}'])
+def test_the_folder_of_the_data_is_no_workdir(tmp_path, field, spec):
+  config = tiny_config()
+  section, name = field.split('.')
+  if section == 'evaluation':
+    spec = spec.rpartition('::')[2]
+  config[section][name] = spec.format(tmp_path)
+  with pytest.raises(UsageError, match='is the folder of the data'):
+    run_directory.check(Workdir(str(tmp_path), tmp_path), config)
+  inside = tmp_path / 'runs' / 'mine'
+  assert run_directory.check(Workdir(str(inside), inside), config) is None
