@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
   c.data.captions = ('caption',)
   c.data.batch_size = 1024  # pairs, all devices together
   c.data.image_size = placeholder(int)  # pixels a side; None: the model's
-  # How images become pixels (clip_jax/data/images.py says each in full). None:
+  # How images become pixels (clip_jax/data/preprocessing.py). None:
   # as initialize_from's model has it, or else what stands behind the field.
   c.data.resize_mode = placeholder(str)  # shortest; or squash, longest
   c.data.interpolation = placeholder(str)  # bicubic; or bilinear, nearest

@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_jax.data.images import CLIP_MEAN, CLIP_STD, Preprocessing
+from clip_jax.data.preprocessing import (
+  CLIP_MEAN,
+  CLIP_STD,
+  MAX_SIDE,
+  Preprocessing,
+)
 from clip_jax.errors import UsageError
 from clip_jax.files import read_object
 
 _HALF = (0.5, 0.5, 0.5)
-_MAX_SIDE = 16_384  # pixels
 # Pillow's codes of the interpolations.
 RESAMPLE = {
   0: 'nearest',
@@ -214,11 +218,11 @@ def _pair(size: Any, name: str, origin: str) -> tuple[int, int]:
   elif type(size) is int:
     pair = (size, size)
   if not isinstance(pair, tuple) or not all(
-    type(side) is int and 1 <= side <= _MAX_SIDE for side in pair
+    type(side) is int and 1 <= side <= MAX_SIDE for side in pair
   ):
     raise UsageError(
       f'{origin}: {name}={size} is not supported: a number of pixels up to '
-      f'{_MAX_SIDE:,}, or a height and a width, is.'
+      f'{MAX_SIDE:,}, or a height and a width, is.'
     )
   return pair[0], pair[1]
 

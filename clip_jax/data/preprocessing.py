@@ -1,0 +1,207 @@
+"""How an image becomes what a model reads, as plain data (see `images`)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image, ImageColor
+
+from clip_jax.errors import UsageError
+
+# Channel means and deviations of [0, 1] values, as in OpenAI's weights.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+INTERPOLATIONS = {
+  'bicubic': Image.Resampling.BICUBIC,
+  'bilinear': Image.Resampling.BILINEAR,
+  'nearest': Image.Resampling.NEAREST,
+  'lanczos': Image.Resampling.LANCZOS,
+  'box': Image.Resampling.BOX,
+  'hamming': Image.Resampling.HAMMING,
+}
+RESIZE_MODES = ('shortest', 'squash', 'longest', 'none')
+MAX_SIDE = 16_384  # pixels; descriptions come from strangers' files
+CONVENTIONS = ('open_clip', 'transformers')
+_CHOICES = {
+  'resize_mode': RESIZE_MODES,
+  'interpolation': INTERPOLATIONS,
+  'convention': CONVENTIONS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """How a picture becomes what a model reads; part of its description.
+
+  Attributes:
+    image_size: S, pixels; the result is S x S. A pair is its height and
+      width, with open_clip's convention; models read squares.
+    resize_mode: 'shortest' scales the picture until it covers the result, and
+      crops the centre (OpenAI), 'squash' ignores the aspect, 'longest' scales
+      it until it fits in, and pads with zeros; 'none' only crops the centre,
+      with black around what is smaller.
+    interpolation: a key of `INTERPOLATIONS`. A 'shortest' that is not square
+      is always bicubic, as open_clip's.
+    mean, std: per channel, of values in [0, 1]; applied on the device.
+    background: a colour, such as 'white', that transparent pictures are laid
+      upon before anything else; grey of 16 bits is scaled to 8, too. So a
+      person sees them. None is what the published models saw: transparency as
+      the convention has it, and such grey cut off at 255, which is nearly all
+      white.
+    exif: turn photographs as their EXIF orientation says. False takes the
+      pixels as stored, which is what the published models saw.
+    convention: whose transform it is. 'open_clip', and OpenAI's: resized and
+      cropped in the file's own mode, then converted to RGB, which drops the
+      transparency; an odd pixel of the crop goes where Python's `round` has
+      it. 'transformers' (its Pillow image processors): laid upon white and
+      converted to RGB first, and the odd pixel goes right or bottom.
+    resize_to: pixels before the centre is cropped, where a file of
+      transformers has another number of them than the result: of the short
+      side, or with 'squash' the height and the width. None: as the result.
+  """
+
+  image_size: int | tuple[int, int]
+  resize_mode: str = 'shortest'
+  interpolation: str = 'bicubic'
+  mean: tuple[float, float, float] = CLIP_MEAN
+  std: tuple[float, float, float] = CLIP_STD
+  background: str | None = None
+  exif: bool = False
+  convention: str = 'open_clip'
+  resize_to: int | tuple[int, int] | None = None
+
+  def __post_init__(self):
+    _check_values(vars(self))
+    if self.resize_to is not None and self.resize_mode not in (
+      ('squash',)
+      if isinstance(self.resize_to, tuple)
+      else ('shortest', 'squash')
+    ):
+      raise UsageError(
+        f'resize_to={self.resize_to} with resize_mode={self.resize_mode!r}: '
+        'shortest takes one number, squash one or two'
+      )
+    if len(set(self.shape)) > 1 and self.convention != 'open_clip':
+      raise UsageError(
+        f"image_size={self.image_size}: only open_clip's convention makes "
+        'pictures that are not square'
+      )
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """Height and width of the result."""
+    return pair_of(self.image_size)
+
+  @property
+  def side(self) -> int:
+    """S, for a model.
+
+    Raises:
+      UsageError: the result is not square.
+    """
+    height, width = self.shape
+    if height != width:
+      raise UsageError(
+        f'image_size={self.image_size}: a model reads square pictures, so '
+        'give it one number'
+      )
+    return height
+
+  def of_size(self, image_size: int) -> 'Preprocessing':
+    """The same for a square result of another size, with as much cropped."""
+    resize_to, old = self.resize_to, self.shape
+    if resize_to is not None and old != (image_size, image_size):
+      sides = [
+        max(1, round(side * image_size / before))
+        for side, before in zip(pair_of(resize_to), old, strict=True)
+      ]
+      resize_to = (sides[0], sides[1])
+      if isinstance(self.resize_to, int):
+        resize_to = sides[0]
+    return dataclasses.replace(self, image_size=image_size, resize_to=resize_to)
+
+  def to_dict(self) -> dict[str, Any]:
+    """As JSON holds it."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, data: Any) -> 'Preprocessing':
+    """The inverse of `to_dict`.
+
+    Raises:
+      UsageError: a key is unknown or missing, or a value is impossible.
+    """
+    if not isinstance(data, dict) or 'image_size' not in data:
+      raise UsageError('preprocessing: give an object with its image_size')
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in data:
+      if key not in known:
+        raise UsageError(
+          f'preprocessing has no field {key!r}: known are {", ".join(known)}'
+        )
+    values: dict[str, Any] = {  # JSON has lists where these have tuples.
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in data.items()
+    }
+    _check_values(values)
+    for key in ('mean', 'std'):
+      if key in values:
+        values[key] = tuple(map(float, values[key]))
+    return cls(**values)
+
+
+def pair_of(size: int | tuple[int, int]) -> tuple[int, int]:
+  """Returns a height and a width, of a side or of both."""
+  return (size, size) if isinstance(size, int) else size
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+  """A UsageError for a field that is of another type or out of its range."""
+  for field, value in values.items():
+    if field == 'image_size' or (field == 'resize_to' and value is not None):
+      _check_sides(field, value)
+    elif field in ('mean', 'std'):
+      _check_channels(field, value)
+    elif field in _CHOICES:
+      known = _CHOICES[field]
+      if not isinstance(value, str) or value not in known:
+        raise UsageError(f'{field}={value!r}: use one of {", ".join(known)}')
+    elif field == 'exif' and not isinstance(value, bool):
+      raise UsageError(f'exif={value!r}: use true or false')
+    elif field == 'background' and value is not None:
+      check_colour(field, value)
+
+
+def _check_sides(field: str, size: Any) -> None:
+  """A UsageError unless it is a side, or a height and a width, in pixels."""
+  pair = isinstance(size, tuple) and len(size) == 2
+  sides: tuple[Any, ...] = size if pair else (size,)
+  if not all(type(x) is int and x >= 1 for x in sides):
+    raise UsageError(f'{field}={size}: use 1 or more, or a height and a width')
+  if max(sides) > MAX_SIDE:
+    raise UsageError(f'{field}={size}: {MAX_SIDE:,} pixels are the most')
+
+
+def _check_channels(field: str, values: Any) -> None:
+  """A UsageError unless it is a number for each of red, green and blue."""
+  numbers = isinstance(values, tuple) and all(
+    isinstance(x, int | float)
+    and not isinstance(x, bool)
+    and abs(x) < 1e6  # nor NaN
+    for x in values
+  )
+  if not numbers or len(values) != 3:
+    raise UsageError(f'{field}={values!r} is not three numbers')
+  if field == 'std' and min(values) <= 0:
+    raise UsageError(f'std={values}: each has to be above 0')
+
+
+def check_colour(field: str, colour: Any) -> None:
+  """A UsageError unless Pillow knows the colour ('white', '#ffffff')."""
+  try:
+    ImageColor.getrgb(colour)
+  except (ValueError, AttributeError, TypeError):  # no text has other faults
+    raise UsageError(
+      f'{field}={colour!r}: not a colour; use a name such as white, or #rrggbb'
+    ) from None
