@@ -99,7 +99,7 @@ def open_regular(
   return os.fdopen(number, 'rb')
 
 
-def open_lock(path: str | os.PathLike) -> io.TextIOWrapper:
+def open_lock(path: str | os.PathLike) -> io.FileIO:
   """Opens a file to hold a lock on, which is made where there is none.
 
   Raises:
@@ -107,7 +107,7 @@ def open_lock(path: str | os.PathLike) -> io.TextIOWrapper:
   """
   flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
   try:
-    return os.fdopen(os.open(path, flags, 0o666), 'r+')
+    return io.FileIO(os.open(path, flags, 0o666), 'wb')
   except FileNotFoundError:
     raise
   except OSError as error:
@@ -276,7 +276,7 @@ def read_fields(
   """
   fields = dataclasses.fields(typing.cast(Any, kind))
   required = {
-    field.name: object
+    field.name: (object, bool)
     for field in fields
     if field.default is field.default_factory is dataclasses.MISSING
   }

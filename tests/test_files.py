@@ -1,5 +1,6 @@
 """The door through which files from outside are opened."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -125,3 +126,61 @@ def test_fields_are_checked_against_a_schema(content, message):
 def test_other_fields_are_left_alone():
   content = {'size': 3, 'more': None}
   assert files.check_fields('a.json', content, {'size': int}) == content
+
+
+@dataclasses.dataclass
+class _Note:
+  ids: list[str]
+  share: float
+  place: tuple | None = None
+  of: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def test_a_dataclass_is_made_of_fields_of_its_types():
+  note = files.read_fields('f', {'ids': ['a'], 'share': 1}, _Note)
+  assert note == _Note(['a'], 1)
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    ([], 'holds no JSON object'),
+    ({'ids': []}, "the field 'share' is missing"),
+    ({'ids': [1], 'share': 1}, "the field 'ids' holds something else"),
+    ({'ids': 'ab', 'share': 1}, "the field 'ids' holds something else"),
+    ({'ids': [], 'share': True}, "the field 'share' holds something else"),
+    ({'ids': [], 'share': '1'}, "the field 'share' holds something else"),
+    ({'ids': [], 'share': 1, 'of': {'a': 'b'}}, "the field 'of' holds"),
+    ({'ids': [], 'share': 1, 'place': 3}, "the field 'place' holds"),
+    ({'ids': [], 'share': 1, 'more': 3}, "the field 'more' is not known"),
+  ],
+)
+def test_of_other_fields_none_is_made(content, message):
+  with pytest.raises(FailureError, match=f'f: .*{message}|f: {message}'):
+    files.read_fields('f', content, _Note)
+
+
+def test_a_folder_with_a_pipe_or_a_vast_description_is_refused(tmp_path):
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'a' / 'info.json').touch()
+  (tmp_path / 'a' / 'data').touch()
+  files.check_folder(tmp_path, ('.json',))
+  files.check_folder(tmp_path / 'none', ('.json',))
+  os.truncate(tmp_path / 'a' / 'data', 2**33)
+  files.check_folder(tmp_path, ('.json',))
+  os.truncate(tmp_path / 'a' / 'info.json', 2**33)
+  with pytest.raises(FailureError, match=r'info\.json: .* over the limit'):
+    files.check_folder(tmp_path, ('.json',))
+  (tmp_path / 'a' / 'info.json').unlink()
+  os.mkfifo(tmp_path / 'a' / 'pipe')
+  with pytest.raises(FailureError, match='pipe: a pipe or a device'):
+    files.check_folder(tmp_path, ('.json',))
+
+
+def test_a_lock_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  files.open_lock(tmp_path / 'pipe').close()
+  files.open_lock(tmp_path / 'new').close()
+  assert (tmp_path / 'new').exists()
+  with pytest.raises(FailureError, match='is a directory'):
+    files.open_lock(tmp_path)
