@@ -143,15 +143,12 @@ def _kind_of(
 
 def _source_of(table: 'EmbeddingsTable', images: str | None) -> 'Source | None':
   """Where the page's pictures are: --images, or what was embedded."""
-  from clip_jax.data.sources import open_source
-
   if images:
+    from clip_jax.data.sources import open_source
+
     return open_source(images)
-  spec = table.about.get('images')
-  if not spec:
-    return None
   try:
-    return open_source(spec, captions=tuple(table.about['captions']))
+    return table.open_images()
   except UsageError as error:
     raise UsageError(
       f"--html: the index's pictures are not there any more ({error}): say "

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
+from clip_jax.data.sources import Source, open_source
+from clip_jax.data.sources.base import DEFAULT_CAPTIONS
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import check_fields, open_regular, parse_json, typed_path
 from clip_jax.inference.embeddings import DIGEST_BYTES, pyarrow_parquet
@@ -85,6 +87,16 @@ class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
   @abc.abstractmethod
   def count_kinds(self) -> dict[str, int]:
     """How many rows there are of each kind."""
+
+  def open_images(self) -> Source | None:
+    """Opens the images that were embedded; None where it names none.
+
+    Raises:
+      UsageError: they are not there any more.
+    """
+    spec = self.about.get('images')
+    captions = self.about.get('captions', DEFAULT_CAPTIONS)
+    return open_source(spec, captions=tuple(captions)) if spec else None
 
 
 def open_embeddings(path: str | os.PathLike) -> EmbeddingsTable:
