@@ -2,6 +2,7 @@
 its flags and runs. Only that file is imported, so that help answers at once.
 """
 
+import difflib
 import errno
 import importlib
 import importlib.util
@@ -26,7 +27,7 @@ VERBS = {
   'export': 'write programs and weights that run with JAX alone, or as ONNX',
   'plan': 'compile for a TPU that is not there: does it fit, how fast',
   'info': "a model's or preset's parameters, FLOPs and shapes",
-  'data': 'build data sets, look into them, train tokenizers',
+  'data': 'build data sets, look into them, find copies, train tokenizers',
   'bench': 'measure this machine',
 }
 
@@ -63,7 +64,11 @@ def _run(verb: str, argv: list[str]) -> int:
     print(_overview())
     return 0
   if verb not in VERBS:
-    raise UsageError(f'no verb {verb!r}: one of {", ".join(VERBS)}.')
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    raise UsageError(
+      f'no verb {verb!r}: one of {", ".join(VERBS)}'
+      + (f'; the nearest is {near[0]}.' if near else '.')
+    )
   command = importlib.import_module(f'clip_jax.commands.{verb}')
   values = flags.FlagValues()
   flags.DEFINE_bool('help', False, 'show this help', flag_values=values)

@@ -1,4 +1,4 @@
-"""Builds data sets, looks into them, trains tokenizers on their captions.
+"""Builds data sets, looks into them, finds copies, trains tokenizers.
 
 usage:
   clip-jax data build NAME

@@ -11,8 +11,10 @@ examples:
 A texts FILE is UTF-8 with one text a line. The output, .npz or .parquet, has a
 row for each picture and text: its id (a line's is FILE:NUMBER), its kind
 (image or text), its caption, and its embedding, float32 of unit length; in an
-.npz the arrays ids, kinds, captions and embeddings. Pictures that cannot be
-read are left out and named, up to --max_corrupt.
+.npz the arrays ids, kinds, captions and embeddings (for captions, where numpy
+would need over 1 GB, as one text is very long, captions_utf8: those between
+captions_offsets). Pictures that cannot be read are left out and named, up to
+--max_corrupt.
 
 The same command again, after pictures or texts were added, changed or removed,
 encodes what is new only, and replaces the file: contents are compared, and not

@@ -42,6 +42,7 @@ def test_every_verb_has_help_with_examples(capsys, verb):
   'argv, message',
   [
     (['nosuch'], "no verb 'nosuch': one of train"),
+    (['searc'], 'plan, info, data, bench; the nearest is search.'),
     (['info', '--nosuch=1'], "Unknown command line flag 'nosuch'"),
     (['train'], 'no --config'),
     (['train', '--config=nosuch.py', '--workdir=x'], 'no config file nosuch'),
