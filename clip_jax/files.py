@@ -17,7 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.errors import (
+  FailureError,
+  MissingFileError,
+  UsageError,
+  reason_of,
+)
 
 Kind = TypeVar('Kind')  # a dataclass
 
@@ -111,7 +116,7 @@ def open_lock(path: str | os.PathLike) -> io.FileIO:
   except FileNotFoundError:
     raise
   except OSError as error:
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     raise FailureError(f'{os.fspath(path)}: {reason}.') from error
 
 
@@ -145,7 +150,7 @@ def read_bytes(
     try:
       return file.read()
     except OSError as error:
-      reason = (error.strerror or str(error)).lower()
+      reason = reason_of(error)
       raise FailureError(f'{os.fspath(path)}: {reason}.') from error
 
 
