@@ -8,7 +8,7 @@ exception says so. Everything that they take on trust is checked here.
 
 import base64
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from clip_jax.errors import FailureError
 from clip_jax.files import check_fields, parse_json
 from clip_jax.tokenizers.base import MAX_VOCABULARY
 
+# Characters. A trie of longer ones is so deep that freeing it overflows the
+# stack; published vocabularies have up to some hundreds.
+_LONGEST_TOKEN = 2048
 _CHARSMAP = 'precompiled_charsmap'
 # Bits of a unit of a double-array trie, as in Darts-clone.
 _LEAF, _IS_VALUE = 1 << 8, 1 << 31
@@ -38,6 +41,8 @@ def check_definition(text: str, origin: str) -> None:
   vocabulary = content['model'].get('vocab')
   if isinstance(vocabulary, dict):
     check_vocabulary(vocabulary, where)
+  elif isinstance(vocabulary, list):  # pairs of a unigram model
+    _check_tokens((x for _, x in _values(vocabulary)), where)
   for name in ('added_tokens', 'post_processor', 'padding'):
     for _, value in _values(content.get(name)):
       if isinstance(value, int):
@@ -62,6 +67,7 @@ def check_vocabulary(vocabulary: Any, where: str) -> dict[str, int]:
     raise FailureError(f'{where}: the vocabulary is no object of ids by token.')
   for i in vocabulary.values():
     _check_id(i, where)
+  _check_tokens(vocabulary, where)
   return vocabulary
 
 
@@ -79,9 +85,11 @@ def check_sentence_piece(model: bytes, origin: str) -> None:
       f'the tokenizer of {origin} is not a SentencePiece model, or damaged: '
       'give a file that `clip-jax data tokenizer --train` wrote.'
     ) from error
+  where = f'the tokenizer of {origin}'
+  _check_tokens((piece.piece for piece in proto.pieces), where)
   for spec in (proto.normalizer_spec, proto.denormalizer_spec):
     if spec.precompiled_charsmap:
-      check_charsmap(spec.precompiled_charsmap, f'the tokenizer of {origin}')
+      check_charsmap(spec.precompiled_charsmap, where)
 
 
 def sentence_piece_proto(model: bytes) -> Any:
@@ -138,6 +146,15 @@ def _check_values(values: np.ndarray, texts: bytes, where: str) -> None:
 def _offsets(units: np.ndarray) -> np.ndarray:
   """How far, by exclusive or, a unit's children lie from it."""
   return (units >> 10 << ((units & (1 << 9)) >> 6)).astype(np.int64)
+
+
+def _check_tokens(tokens: Iterable[Any], where: str) -> None:
+  for token in tokens:
+    if isinstance(token, str) and len(token) > _LONGEST_TOKEN:
+      raise FailureError(
+        f'{where}: a token of {len(token):,} characters, over the limit of '
+        f'{_LONGEST_TOKEN:,}.'
+      )
 
 
 def _check_id(value: Any, where: str) -> None:

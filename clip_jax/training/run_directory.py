@@ -181,7 +181,7 @@ def _named(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
   try:
-    return check_fields(path, read_json(path), {})
+    return check_fields(path, read_json(path), {}, {'total_steps': int})
   except FailureError as error:
     raise FailureError(
       f'{str(error).rstrip(".")}; restore it or use another --workdir.'

@@ -232,3 +232,21 @@ def test_deep_nesting_is_refused(tmp_path):
   (tmp_path / 'tokenizer.json').write_text('{"model": ' + '[' * 100_000)
   with pytest.raises(FailureError, match=r'too deeply nested|nested'):
     tokenizers.load(f'hf:{tmp_path}')
+
+
+def test_a_token_of_endless_length_is_refused(model, tmp_path):
+  """The trie that a unigram model makes of it would overflow the stack."""
+  definition = json.loads(sentence_piece_definition(model))
+  definition['model']['vocab'][7][0] = 'x' * 500_000
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(definition))
+  with pytest.raises(FailureError, match='a token of 500,000 characters'):
+    tokenizers.load(f'hf:{tmp_path}')
+  proto = sentence_piece_proto(model)
+  proto.pieces[7].piece = 'x' * 500_000
+  (tmp_path / 'a.model').write_bytes(proto.SerializeToString())
+  with pytest.raises(FailureError, match='a token of 500,000 characters'):
+    tokenizers.load(f'sentencepiece:{tmp_path / "a.model"}')
+  definition = json.loads(word_tokenizer('[CLS] $A [SEP]', 'x' * 9999).to_str())
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(definition))
+  with pytest.raises(FailureError, match='a token of 9,999 characters'):
+    tokenizers.load(f'hf:{tmp_path}')

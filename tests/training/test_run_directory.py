@@ -1,6 +1,7 @@
 """A workdir belongs to one config."""
 
 import json
+import os
 import re
 
 import pytest
@@ -200,3 +201,16 @@ def test_the_folder_of_the_data_is_no_workdir(tmp_path, field, spec):
     run_directory.check(Workdir(str(tmp_path), tmp_path), config)
   inside = tmp_path / 'runs' / 'mine'
   assert run_directory.check(Workdir(str(inside), inside), config) is None
+
+
+@pytest.mark.parametrize('text', ['[]', '{"total_steps": "12"}', '[' * 10**5])
+def test_a_config_of_another_form_is_refused(tmp_path, text):
+  (tmp_path / 'config.json').write_text(text)
+  with pytest.raises(FailureError, match=r'config\.json.*restore it or use'):
+    run_directory.recorded(Workdir(tmp_path, tmp_path))
+
+
+def test_pipes_in_a_run_are_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'config.json')
+  with pytest.raises(FailureError, match='a pipe or a device'):
+    run_directory.recorded(Workdir(tmp_path, tmp_path))
