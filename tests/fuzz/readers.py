@@ -104,6 +104,25 @@ def _open_clip_model(folder: Path) -> None:
   (folder / 'open_clip_config.json').write_text(json.dumps(content))
 
 
+def _open_clip_run(folder: Path) -> None:
+  from safetensors.numpy import load_file
+
+  from tests.interop.test_open_clip_run import PARAMS, checkpoint
+
+  weights = load_file(GOLDENS / 'open_clip_vit' / 'model.safetensors')
+  text = ''.join(f'{name}: {value}\n' for name, value in PARAMS.items())
+  (folder / 'params.txt').write_text(text)
+  (folder / 'checkpoints').mkdir()
+  checkpoint(folder / 'checkpoints' / 'epoch_2.pt', 2, weights)
+
+
+def _adapter(folder: Path) -> None:
+  """A folder of PEFT, which is refused with what to do."""
+  config = {'base_model_name_or_path': 'x/y', 'peft_type': 'LORA', 'r': 8}
+  (folder / 'adapter_config.json').write_text(json.dumps(config))
+  _copy('hf_clip', 'model.safetensors')(folder)
+
+
 def _legacy_pickle(folder: Path) -> None:
   from tests.interop import torch_archives as archives
 
@@ -732,6 +751,8 @@ READERS: dict[str, Reader] = {
           'preprocessor_config.json'), _load, 4),
   'sharded_model': Reader(_sharded_model, _load, 4),
   'open_clip_model': Reader(_open_clip_model, _load, 4),
+  'open_clip_run': Reader(_open_clip_run, _load, 3),
+  'adapter': Reader(_adapter, _load, 1, refused=True),
   'open_clip_archive': Reader(
     _copy('archives', 'open_clip_checkpoint.pt'),
     _load_file('open_clip_checkpoint.pt')),
