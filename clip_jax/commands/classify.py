@@ -209,7 +209,7 @@ def _asked(words: list[str]) -> list[str | _Set]:
     if word == '-':
       asked += [_one(line) for line in _lines_of_stdin()]
       continue
-    one = _one(word)
+    one = _one(word, alone=len(words) == 1)
     if isinstance(one, str) and not os.path.lexists(one):
       refuse_url(one)
       if len(words) == 1:
@@ -221,15 +221,25 @@ def _asked(words: list[str]) -> list[str | _Set]:
   return asked
 
 
-def _one(word: str) -> str | _Set:
+def _one(word: str, alone: bool = False) -> str | _Set:
+  """Returns an image's path, or the set that a folder's path or a SPEC names.
+
+  Args:
+    alone: it is the only word, and may be the path of a table or a split, too;
+      among others a table may be a stray file, as of `photos/*`.
+  """
   from clip_jax.data.sources import SCHEMES, open_source
 
   path = typed_place(word)
   if os.path.isdir(path):
     return _Set(open_source(f'folder:{path}'), path)
-  if word.partition(':')[0] in SCHEMES and not os.path.lexists(path):
-    return _Set(open_source(word), '')
-  return path
+  if os.path.lexists(path):
+    is_set = alone and path.lower().endswith(('.csv', '.tsv'))
+  else:
+    folder = path.rpartition('#')[0]  # with a split behind it
+    is_set = word.partition(':')[0] in SCHEMES
+    is_set = is_set or (alone and os.path.isdir(folder))
+  return _Set(open_source(word), '') if is_set else path
 
 
 def _lines_of_stdin() -> list[str]:

@@ -182,6 +182,23 @@ def test_a_folder_a_data_set_and_a_list(
   assert names(paths[0], '-', stdin=os.fsencode(paths[1])) == paths[:2]
 
 
+def test_the_path_of_a_table_or_a_split_alone_is_a_data_set(
+  clip_jax, workdir, picture, pictures, tmp_path
+):
+  table = tmp_path / 'stray.csv'
+  table.write_text(f'image,caption\n{picture},red\n')
+  call = ('classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1')
+  result = clip_jax(*call, table)
+  assert (result.code, len(result.out.splitlines())) == (0, 1)
+  assert f'taken for csv:{table}' in result.err
+  result = clip_jax(*call, f'{pictures.parent}#{pictures.name}')
+  assert result.code == 0
+  assert 'taken for folder:' in result.err
+  result = clip_jax(*call, picture, table)  # as of photos/*
+  assert (result.code, len(result.out.splitlines())) == (1, 1)
+  assert result.err.startswith(f'error: {table}: not an image')
+
+
 def test_a_list_may_name_what_is_not_there(
   clip_jax, refused, workdir, picture, monkeypatch
 ):
