@@ -4,13 +4,12 @@ import io
 import os
 import struct
 import sys
-import time
 import warnings
 import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from clip_jax.data import decoding
 from clip_jax.data.augment import Augmentation, augment
@@ -74,16 +73,18 @@ def with_size(kind: str, side: int) -> bytes:
 
 @pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'GIF', 'BMP', 'JPEG', 'WEBP'])
 @pytest.mark.parametrize('side', [16_000, 65_000])
-def test_a_small_file_of_vast_pixels_is_refused_unread(kind, side):
+def test_a_small_file_of_vast_pixels_is_refused_unread(kind, side, monkeypatch):
+  def load(image):
+    pytest.fail('its pixels are read')
+
+  monkeypatch.setattr(ImageFile.ImageFile, 'load', load)
   data = with_size(kind, side)
   assert len(data) < 2_000
-  start = time.process_time()
   with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter('always')
     with pytest.raises(CorruptImageError, match=r'too large: .* over the') as e:
       decode(data)
   assert not warned
-  assert time.process_time() - start < 1
   assert '--max_megapixels=' in str(e.value) and '\n' not in str(e.value)
 
 
