@@ -106,13 +106,19 @@ def layout_of(tensors: Tensors) -> str:
       return 'hugging_face'
   if {'params/img/pos_embedding', 'params/txt/pos_embedding'} & infos.keys():
     return 'big_vision'
-  if any(key.startswith('visual.') for key in infos):
+  texts = {'token_embedding.weight', 'text.token_embedding.weight'}
+  if texts & infos.keys() or _has_images(tensors):
     return 'open_clip'
   first = ', '.join(list(infos)[:3])
   raise UsageError(
     f'{tensors.path} holds no CLIP model: its keys ({first}, …) are none of '
     "OpenAI's, open_clip's, transformers' or big_vision's."
   )
+
+
+def _has_images(tensors: Tensors) -> bool:
+  """Whether there are keys of an image tower in open_clip's layout."""
+  return any(key.startswith('visual.') for key in tensors.infos)
 
 
 def config_of(
@@ -285,9 +291,10 @@ def table_of(layout: str, config: CLIPConfig, tensors: Tensors) -> Table:
     return hugging_face.table(config)
   variant = openai.variant_of(tensors.infos)
   pooling = getattr(config.image, 'pooling', None)
-  _check_family(
-    tensors, layout == 'big_vision' or variant.trunk, pooling == 'attention'
-  )
+  if layout == 'big_vision' or _has_images(tensors):
+    _check_family(
+      tensors, layout == 'big_vision' or variant.trunk, pooling == 'attention'
+    )
   if layout == 'big_vision':
     return big_vision.table(config, big_vision.stacked_towers(tensors.infos))
   return openai.table(config, variant)

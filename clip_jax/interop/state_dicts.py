@@ -31,6 +31,12 @@ _BARE_KEYS = {
   'embeddings.patch_embedding.weight': 'vision_model.',
   'embeddings.token_embedding.weight': 'text_model.',
 }
+# Of a text tower in open_clip's layout, alone; within other keys, these are of
+# the layouts above.
+_OPEN_CLIP_TEXT_KEYS = (
+  ('text.token_embedding.weight',),
+  ('token_embedding.weight',),
+)
 _PROJECTIONS = ('visual_projection.', 'text_projection.')
 # Modules around a module, anywhere in a name: of DistributedDataParallel,
 # torch.compile, FSDP, activation checkpoints, DeepSpeed.
@@ -141,7 +147,7 @@ def _unwrapped(names: Collection[str]) -> dict[str, str]:
 
 def _prefixes(names: Collection[str]) -> list[str]:
   """What stands before the keys of each model."""
-  for keys in (_IMAGE_KEYS, _TEXT_KEYS, _BARE_KEYS):
+  for keys in (_IMAGE_KEYS, _TEXT_KEYS, _BARE_KEYS, *_OPEN_CLIP_TEXT_KEYS):
     found = {
       name.removesuffix(key)
       for name in names

@@ -121,3 +121,30 @@ def test_half_of_a_tower_is_damage(tmp_path):
   save_file(weights, folder / 'model.safetensors')
   with pytest.raises(clip_jax.errors.FailureError, match='missing: vision_mod'):
     clip_jax.load(folder)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'state_dict.model.'])
+@pytest.mark.parametrize('side', ['image', 'text'])
+def test_a_tower_alone_in_the_layout_of_open_clip(
+  tmp_path, capsys, side, prefix
+):
+  source = GOLDENS / 'open_clip_vit'
+  shutil.copy(source / 'config.json', tmp_path)
+  weights = {
+    prefix + key: array
+    for key, array in load_file(source / 'model.safetensors').items()
+    if key.startswith('visual.') == (side == 'image')
+  }
+  save_file(weights, tmp_path / 'model.safetensors')
+  half, whole = clip_jax.load(tmp_path), clip_jax.load(source)
+  assert f'{side} tower alone' in capsys.readouterr().err
+  if side == 'text':
+    tokens = np.asarray(load_golden('open_clip_vit').tokens)
+    found, wanted = (x.encode_tokens(tokens) for x in (half, whole))
+  else:
+    size = whole.preprocessing.side
+    pixels = np.random.default_rng(0).integers(
+      0, 256, (3, size, size, 3), np.uint8
+    )
+    found, wanted = (x.encode_image(pixels) for x in (half, whole))
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
