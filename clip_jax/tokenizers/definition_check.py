@@ -47,6 +47,7 @@ def check_definition(text: str, origin: str) -> None:
     for _, value in _values(content.get(name)):
       if isinstance(value, int):
         _check_id(value, f'{where}, {name}')
+  _check_template(content.get('post_processor'), where)
   for part in ('normalizer', 'pre_tokenizer', 'decoder'):
     for name, value in _values(content.get(part)):
       if name == _CHARSMAP and isinstance(value, str):
@@ -165,6 +166,29 @@ def _check_id(value: Any, where: str) -> None:
       f'{where}: {value!r} is not the id of a token: ids are whole numbers '
       f'from 0 to {MAX_VOCABULARY - 1:,}.'
     )
+
+
+def _check_template(processor: Any, where: str) -> None:
+  """Refuses a template whose special tokens are not all listed beside it."""
+  if isinstance(processor, list):
+    for inner in processor:
+      _check_template(inner, where)
+  if not isinstance(processor, dict):
+    return
+  _check_template(processor.get('processors'), where)
+  listed = processor.get('special_tokens')
+  if processor.get('type') != 'TemplateProcessing' or (
+    not isinstance(listed, dict)  # which the library refuses
+  ):
+    return
+  for part in ('single', 'pair'):
+    for name, value in _values(processor.get(part)):
+      # The texts' own ids are A and B.
+      if name == 'id' and value not in ('A', 'B') and value not in listed:
+        raise FailureError(
+          f'{where}: its template has the special token {value!r}, which is '
+          'not among its special_tokens.'
+        )
 
 
 def _values(content: Any, name: Any = None) -> Iterator[tuple[Any, Any]]:

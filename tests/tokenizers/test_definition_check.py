@@ -250,3 +250,14 @@ def test_a_token_of_endless_length_is_refused(model, tmp_path):
   (tmp_path / 'tokenizer.json').write_text(json.dumps(definition))
   with pytest.raises(FailureError, match='a token of 9,999 characters'):
     tokenizers.load(f'hf:{tmp_path}')
+
+
+def test_a_template_has_the_tokens_that_it_names(tmp_path):
+  definition = json.loads(word_tokenizer().to_str())
+  template = definition['post_processor']
+  del template['special_tokens']['[SEP]']
+  for processor in (template, {'type': 'Sequence', 'processors': [template]}):
+    definition['post_processor'] = processor
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(definition))
+    with pytest.raises(FailureError, match=r"template has the .* '\[SEP\]'"):
+      tokenizers.load(f'hf:{tmp_path}')
