@@ -182,11 +182,13 @@ def _check_template(processor: Any, where: str) -> None:
   ):
     return
   for part in ('single', 'pair'):
-    for name, value in _values(processor.get(part)):
-      # The texts' own ids are A and B.
-      if name == 'id' and value not in ('A', 'B') and value not in listed:
+    pieces = processor.get(part)
+    for piece in pieces if isinstance(pieces, list) else ():
+      special = piece.get('SpecialToken') if isinstance(piece, dict) else None
+      name = special.get('id') if isinstance(special, dict) else None
+      if isinstance(name, str) and name not in listed:
         raise FailureError(
-          f'{where}: its template has the special token {value!r}, which is '
+          f'{where}: its template has the special token {name!r}, which is '
           'not among its special_tokens.'
         )
 
