@@ -49,11 +49,11 @@ def check_definition(text: str, origin: str) -> None:
         _check_id(value, f'{where}, {name}')
   _check_template(content.get('post_processor'), where)
   for part in ('normalizer', 'pre_tokenizer', 'decoder'):
-    for name, value in _values(content.get(part)):
-      if name == _CHARSMAP and isinstance(value, str):
+    for step in _objects(content.get(part)):
+      if step.get('type') == 'Precompiled' or _CHARSMAP in step:
         try:
-          table = base64.b64decode(value, validate=True)
-        except ValueError as error:
+          table = base64.b64decode(step.get(_CHARSMAP), validate=True)
+        except (TypeError, ValueError) as error:
           raise _damaged(where, 'it is not base64') from error
         check_charsmap(table, where)
 
@@ -203,6 +203,16 @@ def _values(content: Any, name: Any = None) -> Iterator[tuple[Any, Any]]:
       yield from _values(value, name)
   else:
     yield name, content
+
+
+def _objects(content: Any) -> Iterator[dict[str, Any]]:
+  """All objects of JSON, outer ones first."""
+  if isinstance(content, dict):
+    yield content
+    content = list(content.values())
+  if isinstance(content, list):
+    for value in content:
+      yield from _objects(value)
 
 
 def _damaged(where: str, reason: str) -> FailureError:

@@ -5,8 +5,9 @@ that file. Which of them are bos, eos and pad, and how long a row is, stands
 in the files beside it, or follows from what the file adds to a text.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -64,6 +65,7 @@ class HuggingFaceTokenizer(Tokenizer):
         'takes right or left.'
       )
     self.padding_side = padding_side
+    self._origin = origin
     self.cleaning = cleaning
     self._words = words_of(cleaning) if cleaning else None
     self.specials = dict(specials or {})
@@ -153,9 +155,10 @@ class HuggingFaceTokenizer(Tokenizer):
     return str(self._tokenizer.id_to_token(i))
 
   def encode(self, text: str) -> list[int]:
-    return self._tokenizer.encode(
-      self._clean(text), add_special_tokens=False
-    ).ids
+    with self._tokenizing():
+      return self._tokenizer.encode(
+        self._clean(text), add_special_tokens=False
+      ).ids
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """The text without its specials, as the file's own decoder writes it."""
@@ -199,10 +202,20 @@ class HuggingFaceTokenizer(Tokenizer):
   def _tokenize(
     self, texts: list[str]
   ) -> tuple[Int32[np.ndarray, ' M'], Int32[np.ndarray, ' N']]:
-    encodings = self._tokenizer.encode_batch_fast(
-      [self._clean(text) for text in texts]
-    )
+    cleaned = [self._clean(text) for text in texts]
+    with self._tokenizing():
+      encodings = self._tokenizer.encode_batch_fast(cleaned)
     return concatenate([encoding.ids for encoding in encodings])
+
+  @contextlib.contextmanager
+  def _tokenizing(self) -> Iterator[None]:
+    """What the library says of a text with a piece that it has no id for."""
+    try:
+      yield
+    except Exception as error:  # the library's errors are bare `Exception`s
+      raise FailureError(
+        f'the tokenizer of {self._origin} cannot tokenise a text: {error}.'
+      ) from error
 
   def _clean(self, text: str) -> str:
     if self._words is not None:
@@ -211,7 +224,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
   def _added(self) -> tuple[list[int], list[int]]:
     """The ids that the file puts before and after every text."""
-    added = self._tokenizer.encode('a')
+    with self._tokenizing():
+      added = self._tokenizer.encode('a')
     body = [i for i, m in enumerate(added.special_tokens_mask) if not m]
     if not body:  # the vocabulary cannot spell the probe
       return added.ids[:-1], added.ids[-1:]

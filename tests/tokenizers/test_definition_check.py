@@ -261,3 +261,28 @@ def test_a_template_has_the_tokens_that_it_names(tmp_path):
     (tmp_path / 'tokenizer.json').write_text(json.dumps(definition))
     with pytest.raises(FailureError, match=r"template has the .* '\[SEP\]'"):
       tokenizers.load(f'hf:{tmp_path}')
+
+
+def test_a_table_is_there_and_is_text(model, tmp_path):
+  definition = json.loads(sentence_piece_definition(model))
+  steps = definition['normalizer']['normalizers']
+  (table,) = [step for step in steps if step['type'] == 'Precompiled']
+  for value in (True, None, 3, [], '!'):
+    table['precompiled_charsmap'] = value
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(definition))
+    with pytest.raises(FailureError, match='charsmap is damaged'):
+      tokenizers.load(f'hf:{tmp_path}')
+  del table['precompiled_charsmap']
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(definition))
+  with pytest.raises(FailureError, match='charsmap is damaged'):
+    tokenizers.load(f'hf:{tmp_path}')
+
+
+def test_a_text_that_has_no_ids_is_said(tmp_path):
+  definition = json.loads(word_tokenizer().to_str())
+  definition['model']['unk_token'] = '[MISSING]'
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(definition))
+  tokenizer = tokenizers.load(f'hf:{tmp_path}')
+  for call in (tokenizer, tokenizer.encode, tokenizer.text_lengths):
+    with pytest.raises(FailureError, match='cannot tokenise a text: WordLevel'):
+      call('zebra')
