@@ -52,8 +52,8 @@ def check_definition(text: str, origin: str) -> None:
     for step in _objects(content.get(part)):
       if step.get('type') == 'Precompiled' or _CHARSMAP in step:
         try:
-          table = base64.b64decode(step.get(_CHARSMAP), validate=True)
-        except (TypeError, ValueError) as error:
+          table = base64.b64decode(str(step.get(_CHARSMAP)), validate=True)
+        except ValueError as error:
           raise _damaged(where, 'it is not base64') from error
         check_charsmap(table, where)
 
@@ -87,6 +87,8 @@ def check_sentence_piece(model: bytes, origin: str) -> None:
       'give a file that `clip-jax data tokenizer --train` wrote.'
     ) from error
   where = f'the tokenizer of {origin}'
+  if any(isinstance(piece.piece, bytes) for piece in proto.pieces):
+    raise FailureError(f'{where}: a piece of it is not UTF-8.')
   _check_tokens((piece.piece for piece in proto.pieces), where)
   for spec in (proto.normalizer_spec, proto.denormalizer_spec):
     if spec.precompiled_charsmap:

@@ -286,3 +286,11 @@ def test_a_text_that_has_no_ids_is_said(tmp_path):
   for call in (tokenizer, tokenizer.encode, tokenizer.text_lengths):
     with pytest.raises(FailureError, match='cannot tokenise a text: WordLevel'):
       call('zebra')
+
+
+def test_pieces_are_text(model, tmp_path):
+  damaged = model.replace(b'<unk>', b'\xbcunk>')
+  (tmp_path / 'a.model').write_bytes(damaged)
+  for kind in ('sentencepiece', 'siglip'):
+    with pytest.raises(FailureError, match='a piece of it is not UTF-8'):
+      tokenizers.load(f'{kind}:{tmp_path / "a.model"}')

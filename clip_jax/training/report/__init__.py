@@ -14,7 +14,7 @@ from clip_jax.data.sources import Source, same_data
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.evaluation.chance import FEW_CLASSES
-from clip_jax.files import read_object
+from clip_jax.files import check_fields, read_object
 from clip_jax.pages import environment
 from clip_jax.pages.machine import machine
 from clip_jax.pages.words import percent, small_units
@@ -147,7 +147,11 @@ def _cosine(value: float) -> str:
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:
-  return read_object(workdir / 'config.json')
+  path = workdir / 'config.json'
+  config = check_fields(path, read_object(path), {}, {'data': dict})
+  fields = {'batch_size': int, 'train': str}
+  check_fields(f'{path}, data', config.get('data', {}), {}, fields)
+  return config
 
 
 def _parameters(model: Encoder) -> int | None:

@@ -168,7 +168,8 @@ def _reference(
 ) -> Reference | None:
   if 'train/loss' in chart.names:
     batch_size = setting(config, 'data.batch_size')
-    if not batch_size or setting(config, 'objective.name') != 'softmax':
+    softmax = setting(config, 'objective.name') == 'softmax'
+    if not softmax or (batch_size or 0) < 1:
       return None
     return Reference(
       math.log(batch_size), f'ln {batch_size:,}: nothing learned'
