@@ -146,7 +146,7 @@ def test_a_plan_of_a_tiny_model():
 @pytest.mark.slow
 def test_a_plan_of_too_large_a_model():
   config = config_of()
-  config.model.text.update(vocab_size=100_000, width=100_000, depth=1)
+  config.model.text.update(vocab_size=200_000, width=65_536, depth=1)
   plan = make_plan(config, parse_topology('v5e:2x2'))
   assert not plan['fits']
   assert plan['peak_bytes_per_chip'] > plan['hbm_bytes_per_chip']

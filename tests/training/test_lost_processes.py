@@ -83,6 +83,7 @@ NOBODY = ('-m', 'tests.training.kill_in_phase', 'none', '0', 'worker')
 def start(tmp_path):
   """A function that starts two processes, one of them with a kill."""
   data = write_pairs(tmp_path / 'pairs', 8)
+  held_out = write_pairs(tmp_path / 'held_out', 8)
   started = []
 
   def start(name, kill=None, *extra):
@@ -94,7 +95,8 @@ def start(tmp_path):
       f'--workdir={tmp_path / name}', f'--config.data.train={data}',
       f'--config.total_steps={4 if name == "short" else 10_000}',
       '--config.data.batch_size=8', '--config.log_every_steps=1',
-      '--config.checkpoint.every_steps=2', f'--config.evaluation.data={data}',
+      '--config.checkpoint.every_steps=2',
+      f'--config.evaluation.data={held_out}',
       '--config.evaluation.every_steps=3',
       "--config.evaluation.tasks=('retrieval',)", *extra,
       first=words,
