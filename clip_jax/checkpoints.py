@@ -38,7 +38,10 @@ _TREES = ('params', 'opt_state', 'batch_stats')
 _ITEMS = (*_TREES, 'description', 'position')
 
 # Files of a checkpoint that are read as a whole.
-_DESCRIBED_IN = ('metadata', '_METADATA', '_sharding', '.zarray', '.json')
+_DESCRIBED_IN = (
+  *('metadata', '_METADATA', '_sharding', '.zarray', '.json'),
+  'manifest.ocdbt',
+)
 
 _CHUNK = 4 * 2**20  # bytes
 
