@@ -276,3 +276,11 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path, capsys, name):
   os.mkfifo(file)
   assert load_variables(run)[2] == 3
   assert 'a pipe or a device' in capsys.readouterr().err
+
+
+def test_a_vast_manifest_is_not_read_into_memory(tmp_path, capsys):
+  run = write_run(tmp_path / 'run', (3, 7))
+  for path in (run / 'checkpoints' / '7').rglob('manifest.ocdbt'):
+    os.truncate(path, 2**33)
+  assert load_variables(run)[2] == 3
+  assert 'over the limit' in capsys.readouterr().err
