@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command line; the exit code is 0 done, 1 failed, 2 wrong call."""
   argv = sys.argv[1:] if argv is None else list(argv)
   printing.print_everything(sys.stdout, sys.stderr)
-  # Of an image's damaged metadata, which is read as far as it goes.
+  # Pillow warns of damaged metadata, which is read as far as it goes.
   warnings.filterwarnings('ignore', module=r'PIL\.')
   if not argv:
     print(_overview(), file=sys.stderr)

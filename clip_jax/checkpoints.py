@@ -316,7 +316,7 @@ def read_description(workdir: str | Path) -> Description | None:
 
 
 def is_step(name: str) -> bool:
-  """Whether a folder is named as a checkpoint is; '²' is a digit, too."""
+  """Whether a folder's name is a step in ASCII digits ('²' is none)."""
   return name.isascii() and name.isdigit()
 
 

@@ -22,7 +22,7 @@ def main(name: str, dtype: str, threads: int) -> None:
     return
   logging.disable(logging.WARNING)  # random weights are meant
   torch.set_num_threads(threads)
-  # As open_clip's own training does; JAX rounds so on GPUs by default.
+  # open_clip's own training allows TF32, and JAX uses it on GPUs by default.
   torch.backends.cuda.matmul.allow_tf32 = True
   torch.backends.cudnn.allow_tf32 = True
   device = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -123,7 +123,7 @@ def _results(
   asked: 'list[str | _Set]',
   failed: list[str],
 ) -> Iterator[_Result]:
-  """What can be read, as it is classified; the rest is named on stderr.
+  """Yields results for readable images, and names the others on stderr.
 
   Args:
     failed: gets the names of the images that cannot be read.
@@ -191,7 +191,7 @@ class _Set(NamedTuple):
 
 
 def _asked(words: list[str]) -> list[str | _Set]:
-  """What was asked about: files by their paths, folders and data sets.
+  """Returns the files, folders and data sets that the words name.
 
   Raises:
     UsageError: there is nothing, a word is a URL, the only word names nothing,
@@ -257,7 +257,7 @@ def _lines_of_stdin() -> list[str]:
 
 
 def _images(asked: list[str | _Set]) -> Iterator[_Image]:
-  """All images, one at a time; those of data sets are read."""
+  """Yields all images one at a time, and reads those of data sets."""
   from clip_jax.data.images import CorruptImageError
   from clip_jax.inference.inputs import refuse_url
 

@@ -199,7 +199,7 @@ def lines_of(result: 'Evaluation') -> list[str]:
 
 
 def details_of(result: 'Evaluation') -> list[str]:
-  """What an evaluation tells beside its metrics: confusions, and groups."""
+  """Returns lines on confusions and groups, to print below the metrics."""
   lines: list[str] = []
   confusions = result.tables.get('confusions', [])[:_DETAILS]
   if confusions:

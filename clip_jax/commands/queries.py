@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
   from clip_jax.inference.model import Model
 
-# What no text ends in: such a word is a path, also of a file that is not there.
+# A word that ends so is a path, even where there is no such file.
 _SUFFIXES = (
   *PLAIN_SUFFIXES, '.heic', '.heif', '.avif', '.jp2', '.j2k', '.jxl', '.svg',
   '.ico', '.psd', '.ppm', '.pgm', '.dng', '.cr2', '.nef', '.arw',
@@ -122,7 +122,7 @@ def _opened(before: str, path: str, after: str) -> BinaryIO:
 
 
 def _looks_like_a_path(path: str) -> bool:
-  """Whether a word would be a path if there were such a file."""
+  """Whether a word is written as a path, even where there is no file."""
   folder, name = os.path.split(path)
   return (
     os.path.splitext(name)[1].lower() in _SUFFIXES

@@ -9,7 +9,7 @@ import re
 
 from PIL import features
 
-# As many bytes of a file as `format_of` looks at.
+# The number of first bytes that `format_of` looks at.
 HEAD_BYTES = 64
 
 # Formats as Pillow names them, and how a file of each begins. A few that have
@@ -52,7 +52,7 @@ PLAIN_SUFFIXES = (
   '.tiff', *UNMARKED_SUFFIXES,
 )  # fmt: skip
 
-# What a Pillow that was built without a library lacks: format -> feature.
+# Formats that Pillow reads only if built with a library -> its feature.
 _PARTS = {'WEBP': 'webp', 'AVIF': 'avif', 'JPEG2000': 'jpg_2000'}
 
 

@@ -46,7 +46,7 @@ __all__ = [
   'read_bytes', 'upright',
 ]  # fmt: skip
 
-# What a viewer does for each EXIF orientation; others leave an image alone.
+# How each EXIF orientation is turned upright; others need no turn.
 _TURNS = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
