@@ -153,7 +153,7 @@ def _results(
         continue
       failed.append(image.name)
       name = one_line(image.name)
-      # Of bytes, the model knows the place in the list only.
+      # An image that came as bytes has no name: only its position is known.
       reason = re.sub(r'^image \d+: ', '', str(errors[i]))
       where = '' if reason.startswith(name) else f'{name}: '
       print(f'error: {where}{reason}', file=sys.stderr)

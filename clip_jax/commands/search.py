@@ -217,7 +217,11 @@ def _answers(
   find: 'Callable[[int], Nearest]',
   rows: int,
 ) -> 'list[Answer]':
-  """What to show; where copies take places of it, more is looked for."""
+  """Returns the answers to show, each with --top different images.
+
+  Copies are folded into one result, so that more are looked for until enough
+  are left.
+  """
   wanted = values.top
   while True:
     nearest = find(wanted)

@@ -27,6 +27,7 @@ from clip_jax.data.images import (
   decode,
   upright,
 )
+from clip_jax.data.preprocessing import known_fields
 from clip_jax.data.warp import random_warp
 from clip_jax.errors import UsageError
 
@@ -129,23 +130,13 @@ class Augmentation:
       )
 
   def to_dict(self) -> dict[str, Any]:
-    """As JSON and configs hold it."""
+    """Returns the fields by name, as JSON and configs hold them."""
     return dataclasses.asdict(self)
 
   @classmethod
   def from_dict(cls, data: dict[str, Any]) -> 'Augmentation':
     """The inverse of `to_dict`; unknown keys are a UsageError."""
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in data:
-      if key not in known:
-        raise UsageError(
-          f'augment has no field {key!r}: known are {", ".join(known)}'
-        )
-    values: dict[str, Any] = {  # JSON has lists where these have tuples.
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in data.items()
-    }
-    return cls(**values)
+    return cls(**known_fields(cls, 'augment', data))
 
 
 def augment(

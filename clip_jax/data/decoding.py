@@ -29,8 +29,8 @@ from clip_jax.errors import (
 # An image that would fill the memory is refused before it is decoded. Pillow
 # only warns from here on, and refuses from twice as many.
 MAX_PIXELS = 89_478_485
-# Of a JPEG, whose decoder makes a smaller image at no cost; phones have 200
-# megapixels. A progressive one takes six bytes of memory a pixel all the same.
+# A JPEG may have more pixels, as its decoder makes a smaller image at no cost,
+# and phones have 200 megapixels. A progressive one takes six bytes a pixel.
 MAX_JPEG_PIXELS = 5 * MAX_PIXELS // 2
 # Each row costs memory, however few pixels it has.
 MAX_SIDE = 2**20
@@ -43,8 +43,8 @@ SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 
 _OPENING = threading.Lock()
 
-# What an image may come as: encoded bytes, a path, uint8 pixels (`decode`
-# checks their shape, with a message for users), or Pillow's.
+# The types in which images are given: encoded bytes, a path, uint8 pixels
+# (`decode` checks their shape, with a message for users), or Pillow's.
 ImageLike = bytes | str | os.PathLike | np.ndarray | Image.Image
 
 

@@ -247,7 +247,7 @@ def contact_sheet(
 
 
 def _thumbnail(picture: Image.Image | None) -> Image.Image | None:
-  """As it is displayed, as large as a cell allows; None where it cannot be."""
+  """Returns an image turned and shrunk to a cell; None if it is unreadable."""
   try:
     picture = as_displayed(picture) if picture is not None else None
   except CorruptImageError:

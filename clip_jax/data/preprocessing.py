@@ -109,7 +109,10 @@ class Preprocessing:
     return height
 
   def of_size(self, image_size: int) -> 'Preprocessing':
-    """The same for a square result of another size, with as much cropped."""
+    """Returns this preprocessing for squares of another size, in pixels.
+
+    What the crop leaves out stays in proportion.
+    """
     resize_to, old = self.resize_to, self.shape
     if resize_to is not None and old != (image_size, image_size):
       sides = [
@@ -122,7 +125,7 @@ class Preprocessing:
     return dataclasses.replace(self, image_size=image_size, resize_to=resize_to)
 
   def to_dict(self) -> dict[str, Any]:
-    """As JSON holds it."""
+    """Returns the fields by name, as they are written to JSON."""
     return dataclasses.asdict(self)
 
   @classmethod
@@ -134,21 +137,32 @@ class Preprocessing:
     """
     if not isinstance(data, dict) or 'image_size' not in data:
       raise UsageError('preprocessing: give an object with its image_size')
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in data:
-      if key not in known:
-        raise UsageError(
-          f'preprocessing has no field {key!r}: known are {", ".join(known)}'
-        )
-    values: dict[str, Any] = {  # JSON has lists where these have tuples.
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in data.items()
-    }
+    values = known_fields(cls, 'preprocessing', data)
     _check_values(values)
     for key in ('mean', 'std'):
       if key in values:
         values[key] = tuple(map(float, values[key]))
     return cls(**values)
+
+
+def known_fields(
+  cls: type, name: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns JSON's values for a dataclass, with tuples where JSON has lists.
+
+  Raises:
+    UsageError: a key is no field of the class; `name` says of what.
+  """
+  known = [field.name for field in dataclasses.fields(cls)]
+  for key in data:
+    if key not in known:
+      raise UsageError(
+        f'{name} has no field {key!r}: known are {", ".join(known)}'
+      )
+  return {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in data.items()
+  }
 
 
 def pair_of(size: int | tuple[int, int]) -> tuple[int, int]:

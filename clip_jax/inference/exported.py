@@ -12,6 +12,8 @@ import dataclasses
 import functools
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from clip_jax.interop.safetensors_file import open_safetensors
 # What `jax.export` itself puts into a program with a symbolic size. Any other
 # custom call could reach code outside of the program.
 CUSTOM_CALLS = frozenset({'shape_assertion'})
+_PARSE_TIMEOUT = 120  # seconds
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _CUSTOM_CALL = re.compile(
   rf'custom_call"?(?:\s*@(?:{_QUOTED}|([\w.$-]+))'
@@ -239,14 +242,25 @@ def check_custom_calls(file: Path, program: jax.export.Exported) -> None:
     FailureError: it has a custom call outside of `CUSTOM_CALLS`, or cannot be
       read.
   """
-  try:
-    text = program.mlir_module()
-  except (jax.errors.JaxRuntimeError, ValueError) as error:
-    raise artifact.damaged(file, 'its StableHLO cannot be read') from error
+  text = _stablehlo_text(file, program.mlir_module_serialized)
   others = foreign_calls(text)
   if others:
     names = ', '.join(others)
     raise FailureError(f'{file} makes custom calls: {names}; not running it.')
+
+
+def _stablehlo_text(file: Path, program: bytes) -> str:
+  """Returns a program's text, parsed by a process that may crash on it."""
+  script = Path(__file__).with_name('stablehlo_text.py')
+  command = [sys.executable, '-P', os.fspath(script)]
+  try:
+    done = subprocess.run(
+      command, input=program, capture_output=True, timeout=_PARSE_TIMEOUT
+    )
+    done.check_returncode()
+    return done.stdout.decode()
+  except (subprocess.SubprocessError, UnicodeDecodeError) as error:
+    raise artifact.damaged(file, 'its StableHLO cannot be read') from error
 
 
 def foreign_calls(text: str) -> list[str]:

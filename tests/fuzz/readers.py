@@ -36,8 +36,6 @@ class Reader:
     share: of the cases, in proportion to the others'.
     mend: makes checksums right again that would end most cases early.
     refused: whether the good files are not read either.
-    loud: whether a library writes to stderr what it finds wrong (MLIR does,
-      from C++), so that what is printed is not ours.
   """
 
   make: Callable[[Path], None]
@@ -45,7 +43,6 @@ class Reader:
   share: int = 2
   mend: Callable[[Path, Random], None] = lambda folder, random: None
   refused: bool = False
-  loud: bool = False
 
 
 def _copy(source: str, *names: str) -> Callable[[Path], None]:
@@ -768,7 +765,7 @@ READERS: dict[str, Reader] = {
   'legacy_pickle': Reader(_legacy_pickle, _load_file('model.pt'), refused=True),
   'big_vision': Reader(_big_vision, _load_file('model.npz'), 4),
   'run': Reader(_run, _load, 4),
-  'export': Reader(_export, _read_export, 6, _reseal, loud=True),
+  'export': Reader(_export, _read_export, 6, _reseal),
   'hf_tokenizer': Reader(_words_tokenizer, _read_tokenizer, 12),
   'charsmap_tokenizer': Reader(_charsmap_tokenizer, _read_tokenizer, 8),
   'byte_pairs': Reader(_byte_pairs, _read_tokenizer, 8),

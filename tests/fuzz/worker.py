@@ -61,8 +61,7 @@ def main(folder: Path) -> None:
     os.ftruncate(number, 0)
     answer = run(name, int(seed), home)
     heard = spoken.read_bytes()
-    quiet = answer.outcome in ('read', 'refused') and not READERS[name].loud
-    if quiet and _is_unclean(heard):
+    if answer.outcome in ('read', 'refused') and _is_unclean(heard):
       answer.outcome, answer.error = 'prints control characters', repr(heard)
     answers.write(json.dumps(dataclasses.asdict(answer)) + '\n')
     answers.flush()

@@ -287,6 +287,28 @@ def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(tmp_path):
   assert not artifact.is_artifact(tmp_path)
 
 
+def test_a_damaged_program_neither_ends_the_process_nor_speaks(copy, capfd):
+  """The parser of StableHLO can crash, and prints what it reads."""
+  random = np.random.default_rng(0)
+  file = copy / artifact.program_file('encode_text')
+  data = file.read_bytes()
+  start = data.index(b'StableHLO')
+  refused = 0
+  for _ in range(12):
+    damaged = bytearray(data)
+    for place in random.integers(start, len(data), 3).tolist():
+      damaged[place] ^= int(random.integers(1, 256))
+    file.write_bytes(damaged)
+    mend_manifest(copy)
+    try:
+      _ = Exported(copy)._text_program
+    except FailureError as error:
+      refused += 1
+      assert str(file) in str(error)
+  assert refused
+  assert capfd.readouterr() == ('', '')
+
+
 @pytest.mark.parametrize(
   'line',
   [

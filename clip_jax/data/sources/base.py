@@ -10,7 +10,7 @@ from typing import NotRequired, TypedDict
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import read_bytes, typed_place
 
-# Of a table or a caption's file, which is read as a whole.
+# The most bytes of a table or of a file of captions: it is read as a whole.
 _MAX_BYTES = 2 * 2**30
 DEFAULT_CAPTIONS = ('caption',)
 
