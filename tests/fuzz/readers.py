@@ -657,7 +657,8 @@ def _a_result() -> Any:
   from clip_jax.evaluation.suite.plan import Pair
   from clip_jax.evaluation.suite.stored import Result
 
-  tables = {'confusions': [{'given': 'a', 'right': 'b', 'times': 2}]}
+  row = {'given': 'a', 'right': 'b', 'times': 2, 'examples': []}
+  tables = {'confusions': [row]}
   records = [{'id': 'x', 'label': 'a'}]
   metrics = {'top1': 0.5, 'top5': 0.75}
   pair = Pair('digits', 'zero_shot')

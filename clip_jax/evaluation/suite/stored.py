@@ -5,6 +5,7 @@ under the same conditions is not made again, and a killed suite goes on.
 """
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def path_of(folder: Path, pair: Pair) -> Path:
 
 def write(folder: Path, result: Result) -> None:
   """Stores a result: under another name first, then moved."""
-  replace_text(path_of(folder, result.pair), dump(dataclasses.asdict(result)))
+  value = dataclasses.asdict(result)
+  value['sha256'] = _digest(value)
+  replace_text(path_of(folder, result.pair), dump(value))
 
 
 def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
@@ -59,7 +62,9 @@ def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
   """
   try:
     path = path_of(folder, pair)
-    value = check_fields(path, read_json(path), {'pair': dict})
+    value = check_fields(path, read_json(path), {'pair': dict, 'sha256': str})
+    if value.pop('sha256') != _digest(value):
+      return None  # damaged: a row of its tables could be of any shape
     value['pair'] = read_fields(path, value['pair'], Pair)
     result = read_fields(path, value, Result)
   except FailureError:
@@ -67,6 +72,10 @@ def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
   if result.error is not None or result.depends != normal(depends):
     return None
   return result
+
+
+def _digest(value: dict[str, Any]) -> str:
+  return hashlib.sha256(dump(value).encode('utf-8', 'replace')).hexdigest()
 
 
 def normal(value: Any) -> Any:

@@ -79,8 +79,10 @@ def test_a_result_with_more_corrupt_pictures_than_now_allowed_is_not_kept(
   _run(FakeSuite(tmp_path))
   pair = Pair('food101', 'few_shot')
   path = stored.path_of(tmp_path, pair)
-  result = json.loads(path.read_text())
-  path.write_text(json.dumps({**result, 'corrupt': {'a': 'x', 'b': 'x'}}))
+  fields = json.loads(path.read_text())
+  del fields['sha256']
+  fields |= {'pair': pair, 'corrupt': {'a': 'x', 'b': 'x'}}
+  stored.write(tmp_path, stored.Result(**fields))
   for limit, calls in ((2, {}), (1, {str(pair): 1})):
     fake = FakeSuite(tmp_path)
     fake.options = dataclasses.replace(fake.options, max_corrupt_records=limit)

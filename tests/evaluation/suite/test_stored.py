@@ -35,7 +35,9 @@ def test_what_was_written_is_read(tmp_path, path):
   ],
 )  # fmt: skip
 def test_fields_of_another_form(tmp_path, path, change):
-  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  value = json.loads(path.read_text()) | change
+  del value['sha256']
+  path.write_text(json.dumps(value | {'sha256': stored._digest(value)}))
   assert read(tmp_path) is None
 
 
@@ -48,4 +50,9 @@ def test_files_of_another_form(tmp_path, path, text):
 def test_a_pipe_is_not_waited_for(tmp_path, path):
   path.unlink()
   os.mkfifo(path)
+  assert read(tmp_path) is None
+
+
+def test_a_result_whose_file_is_damaged_is_measured_again(tmp_path, path):
+  path.write_text(path.read_text().replace('0.5', '0.6'), 'utf-8')
   assert read(tmp_path) is None
