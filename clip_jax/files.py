@@ -1,19 +1,22 @@
-"""The one door through which a file from outside is opened.
+"""The one door through which a file from outside is opened, and written.
 
 A path that a person typed has its `~` expanded. What is behind it must be a
 regular file, within a size and, where it is JSON, within a depth; every error
-names the file.
+names the file. What is written comes into its place whole (`replacing`).
 """
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import re
+import shutil
 import stat
 import types
 import typing
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -323,3 +326,87 @@ def _fits(value: Any, hint: Any) -> bool:
 def to_bytes(content: dict[str, Any]) -> bytes:
   """Returns a JSON object as the content of a file that a person may read."""
   return json.dumps(content, ensure_ascii=False, indent=2).encode() + b'\n'
+
+
+@contextlib.contextmanager
+def replacing(
+  path: str | os.PathLike, *, make_folder: bool = False
+) -> Iterator[Path]:
+  """Gives a temporary path; once the block ends well, moves it to `path`.
+
+  The file is as readable as any new one, whatever mode the block gave it.
+
+  Args:
+    make_folder: whether the folder of `path` is made, where there is none.
+  Raises:
+    UsageError: `path` is a folder, or in none.
+    FailureError: it cannot be written, as where the disk is full.
+  """
+  path = typed_path(path)
+  if path.is_dir():
+    raise UsageError(f'{path} is a folder: name a file.')
+  if not make_folder and not path.parent.is_dir():
+    raise UsageError(f'{path}: there is no folder {path.parent}.')
+  # Processes on several hosts may have one process id.
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
+  try:
+    if make_folder:
+      path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.touch()
+    mode = stat.S_IMODE(temporary.stat().st_mode)
+    yield temporary
+    temporary.chmod(mode)  # safetensors makes files for their owner alone
+    with open(temporary, 'rb') as file:
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError as error:
+    reason = reason_of(error)
+    raise FailureError(f'{path} could not be written: {reason}.') from error
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+  """Gives a temporary folder; once the block ends well, moves it to `path`.
+
+  What is there goes then; whether it may is the caller's to check.
+
+  Raises:
+    FailureError: it cannot be written; of a file in it too, the message names
+      `path`.
+  """
+  path = Path(os.path.abspath(typed_path(path)))
+  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  old = path.with_name(f'.{path.name}.{os.getpid()}.old')
+  try:
+    part.mkdir()
+    yield part
+    for file in part.iterdir():
+      with open(file, 'rb') as written:
+        os.fsync(written.fileno())
+    if path.exists():
+      path.rename(old)
+    part.rename(path)
+  except FailureError as error:
+    message = str(error).replace(os.fspath(part), os.fspath(path))
+    raise FailureError(message) from error
+  except OSError as error:
+    if old.exists() and not path.exists():
+      old.rename(path)
+    reason = reason_of(error)
+    raise FailureError(f'{path} could not be written: {reason}.') from error
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a whole file, which replaces the one that is there.
+
+  Raises:
+    UsageError, FailureError: see `replacing`.
+  """
+  with replacing(path) as temporary:
+    temporary.write_bytes(content)

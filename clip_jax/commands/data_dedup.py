@@ -59,7 +59,7 @@ def _table_path(name: str) -> Path | None:
 
 
 def _write_kept(out: Path, found: Items) -> None:
-  from clip_jax.interop.replacing import replacing
+  from clip_jax.files import replacing
 
   kept = [found.ids[item] for item in found.copies.kept.tolist()]
   for key in kept:

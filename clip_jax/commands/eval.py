@@ -54,7 +54,7 @@ from clip_jax.commands import (
   printing,
 )
 from clip_jax.errors import UsageError, one_line
-from clip_jax.interop.replacing import replacing
+from clip_jax.files import replacing
 
 if TYPE_CHECKING:
   from clip_jax.evaluation import Evaluation, Options

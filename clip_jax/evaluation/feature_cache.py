@@ -42,6 +42,7 @@ from clip_jax.evaluation.encoding import (
   text_parts,
 )
 from clip_jax.evaluation.features import Features, joined
+from clip_jax.files import replacing
 from clip_jax.inference.bulk.parts import (
   Part,
   read_notes_as,
@@ -51,7 +52,6 @@ from clip_jax.inference.bulk.parts import (
 from clip_jax.inference.bulk.records import refuse_corrupt
 from clip_jax.inference.fingerprint import fingerprint
 from clip_jax.inference.model import Model
-from clip_jax.interop.replacing import replacing
 
 VERSION = 2  # of the entries
 # Where the model came from is for people to read.

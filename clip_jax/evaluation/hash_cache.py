@@ -22,10 +22,9 @@ from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.data_identity import data_identity
 from clip_jax.evaluation.perceptual_hash import Hashes, hash_spectra, spectrum
-from clip_jax.files import parse_json, read_fields
+from clip_jax.files import parse_json, read_fields, replacing
 from clip_jax.inference.bulk.records import picture_items, refuse_corrupt
 from clip_jax.interop.npz_file import read_npz
-from clip_jax.interop.replacing import replacing
 from clip_jax.parallel.distributed import is_first
 
 if TYPE_CHECKING:

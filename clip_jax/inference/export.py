@@ -17,7 +17,7 @@ import numpy as np
 
 import clip_jax
 from clip_jax.errors import UsageError
-from clip_jax.files import typed_path
+from clip_jax.files import replacing_folder, typed_path
 from clip_jax.inference import artifact
 from clip_jax.inference.artifact import FileEntry, Manifest
 from clip_jax.inference.export_readme import readme
@@ -30,7 +30,6 @@ from clip_jax.inference.programs import (
   row_specs,
 )
 from clip_jax.interop.filling import read_aligned
-from clip_jax.interop.replacing import replacing_folder
 from clip_jax.interop.safetensors_file import (
   open_safetensors,
   write_safetensors,

@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.errors import UsageError
-from clip_jax.files import to_bytes, typed_path
+from clip_jax.files import replacing_folder, to_bytes, typed_path
 from clip_jax.interop import (
   hugging_face,
   layouts,
@@ -18,7 +18,6 @@ from clip_jax.interop import (
   preprocessor_writers,
 )
 from clip_jax.interop.foreign_config import OPEN_CLIP_CONFIG
-from clip_jax.interop.replacing import replacing_folder
 from clip_jax.interop.safetensors_file import write_safetensors
 from clip_jax.models.description import Description
 from clip_jax.tokenizers import exporting

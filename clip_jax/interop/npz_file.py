@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from clip_jax.errors import UsageError
-from clip_jax.files import open_regular
+from clip_jax.files import open_regular, replacing
 from clip_jax.interop.opened import (
   DTYPES,
   TensorInfo,
@@ -20,7 +20,6 @@ from clip_jax.interop.opened import (
   damaged,
   settled,
 )
-from clip_jax.interop.replacing import replacing
 from clip_jax.interop.zip_archive import ZipArchive
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import replacing
 from clip_jax.interop.mapped_file import MappedFile
 from clip_jax.interop.opened import (
   TensorInfo,
@@ -27,7 +28,6 @@ from clip_jax.interop.opened import (
   damaged,
   settled,
 )
-from clip_jax.interop.replacing import replacing
 
 DTYPES = {
   'F64': np.dtype(np.float64),

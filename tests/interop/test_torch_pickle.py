@@ -35,7 +35,7 @@ PAYLOADS = {
     ta.text('os') + ta.text('system') + b'\x93', _command(path)
   ),
   'a dotted STACK_GLOBAL': lambda path: ta.call(
-    ta.text('clip_jax.interop.replacing') + ta.text('os.system') + b'\x93',
+    ta.text('clip_jax.files') + ta.text('os.system') + b'\x93',
     _command(path),
   ),
   'INST': lambda path: b'(' + _command(path) + b'ios\nsystem\n',

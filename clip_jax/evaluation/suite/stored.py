@@ -12,8 +12,7 @@ from typing import Any
 
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.suite.plan import Pair
-from clip_jax.files import check_fields, read_fields, read_json
-from clip_jax.interop.replacing import replacing
+from clip_jax.files import check_fields, read_fields, read_json, replacing
 
 _FOLDER = 'results'
 

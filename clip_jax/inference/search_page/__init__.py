@@ -8,7 +8,7 @@ from typing import Any
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import data_uri
-from clip_jax.interop.replacing import replacing
+from clip_jax.files import replacing
 from clip_jax.pages import environment
 
 _SIDE = 320  # pixels of a thumbnail: 160 on the page, at double density
