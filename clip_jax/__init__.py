@@ -46,6 +46,6 @@ def _version() -> str:
   from importlib import metadata
 
   try:
-    return metadata.version('clip-jax')
+    return metadata.version('clip-in-jax')
   except metadata.PackageNotFoundError:  # a source tree that is not installed
     return '0+unknown'

@@ -2,8 +2,8 @@
 
   clip-jax train --config=configs/emoji.py --workdir=runs/emoji
 
-The test split holds out combinations of a person and a skin tone. README.md
-has what this recipe reaches, and its time.
+The test split holds out combinations of a person and a skin tone.
+clip_jax/benchmarks/README.md has what this recipe reaches, and its time.
 """
 
 from ml_collections import ConfigDict
