@@ -30,7 +30,7 @@ from clip_jax.files import check_folder
 from clip_jax.host_copy import HostCopy
 from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
-from clip_jax.parallel import distributed, failures
+from clip_jax.parallel import distributed, peer_failures
 from clip_jax.restoring import restore_numpy
 from clip_jax.trees import flat
 
@@ -184,7 +184,7 @@ class Checkpoints:
     for step in sorted(self._manager.all_steps(), reverse=True):
       found = self._try(step, abstract, description, seed)
       # Where one process cannot read its part, none goes on from it.
-      if not distributed.all_agree(found is not None):
+      if not distributed.all_processes_agree(found is not None):
         damaged.append(step)
         continue
       if not found:
@@ -239,7 +239,7 @@ class Checkpoints:
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # not the checkpoint's fault
     except Exception as error:  # whatever a damaged file makes a reader do
-      failures.wait_if_lost(error)
+      peer_failures.wait_if_peer_lost(error)
       _report_damage(self._root / str(step), error)
       return None
 
@@ -263,12 +263,12 @@ class Checkpoints:
       )
 
   def _set_aside(self, step: int) -> None:
-    if distributed.is_first():
+    if distributed.is_first_process():
       damaged = self._root / f'{step}.damaged'
       if damaged.exists():
         damaged.rmtree()
       (self._root / str(step)).rename(damaged)
-    distributed.meet(f'checkpoint {step} set aside')
+    distributed.barrier(f'checkpoint {step} set aside')
     self._manager.reload()
 
   def _blame(self, error: Exception) -> None:
@@ -277,7 +277,7 @@ class Checkpoints:
     Raises:
       FailureError: it was the disk.
     """
-    failures.wait_if_lost(error)
+    peer_failures.wait_if_peer_lost(error)
     if not isinstance(error, jax.errors.JaxRuntimeError):
       raise self._failure(error) from error
 

@@ -14,7 +14,7 @@ from clip_jax.checkpoints import Checkpoints, load_variables, steps_of
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
-from clip_jax.parallel import failures
+from clip_jax.parallel import peer_failures
 from clip_jax.training.state import TrainState
 from tests.tiny_run import tiny_description, tiny_params, write_run
 from tests.waiting import until
@@ -222,7 +222,7 @@ def test_the_disk_is_not_blamed_before_others_are_asked_for(
   save_all(tmp_path, [1])
   asked = []
   checkpoints = Checkpoints(tmp_path, keep=3)
-  monkeypatch.setattr(failures, 'wait_if_lost', asked.append)
+  monkeypatch.setattr(peer_failures, 'wait_if_peer_lost', asked.append)
 
   def fail(*_, **__):
     raise lost

@@ -18,8 +18,8 @@ from clip_jax.objectives.forms import FORMS, check_chunk, make_loss
 from clip_jax.objectives.pairwise import largest_divisor
 from clip_jax.parallel.mesh import (
   BATCH_AXES,
+  batch_shard_count,
   batch_sharding,
-  batch_ways,
   check_batch_size,
   make_mesh,
 )
@@ -42,7 +42,7 @@ def loss(
   """
   mesh = make_mesh()
   check_batch_size(batch, mesh)
-  ways = batch_ways(mesh)
+  ways = batch_shard_count(mesh)
   chunk = chunk or largest_divisor(batch // ways, 1024)
   for form in FORMS:
     check_chunk(form, chunk, batch, ways)

@@ -100,9 +100,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     return
   common_flags.reference_of(values)
 
-  from clip_jax.parallel.distributed import find_place, joined
+  from clip_jax.parallel.distributed import detect_cluster, join_cluster
 
-  with joined(find_place()):
+  with join_cluster(detect_cluster()):
     if values.suite is not None:
       for flag in _OF_TASK:
         if values[flag].value:
@@ -134,7 +134,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
 
   from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.inference.references import recognise
-  from clip_jax.parallel.distributed import is_first
+  from clip_jax.parallel.distributed import is_first_process
 
   recognise(reference)  # before a data set is built for nothing
   dataset = open_dataset(
@@ -146,13 +146,13 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     captions=tuple(values.captions),
   )
   notices = dataset.notices
-  if is_first():
+  if is_first_process():
     printing.report_notices(notices)
   model = common_flags.load_over_devices(values)
   if cache:
     options = _with_cache(options, cache, model, values.dtype)
   result = evaluate(model, dataset, options)
-  if not is_first():
+  if not is_first_process():
     return
   printing.report_notices(x for x in dataset.notices if x not in notices)
   printing.report_corrupt(result.corrupt)

@@ -94,7 +94,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   )
   from clip_jax.evaluation.suite.collected import warnings_of
   from clip_jax.inference.references import recognise
-  from clip_jax.parallel.distributed import is_first
+  from clip_jax.parallel.distributed import is_first_process
 
   recognise(reference)  # before anything is made
   root = root or data_root()
@@ -114,7 +114,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     datasets=wanted.names,
     tasks=values.tasks,
   )
-  if wanted.names and is_first():  # each was asked for
+  if wanted.names and is_first_process():  # each was asked for
     printing.report_warnings(
       f'left out {name}: {reason}' for name, reason in plan.absent.items()
     )
@@ -134,7 +134,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     else:  # beside own data, the columns are those of the own
       theirs = DEFAULT_CAPTIONS if own else captions
       dataset = open_dataset(name, root=root, captions=theirs)
-    if is_first():
+    if is_first_process():
       printing.report_notices(x for x in dataset.notices if x not in told)
       told.update(dataset.notices)
     return dataset
@@ -166,11 +166,11 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     overlap_with=training or None,
   )
   collected = evaluate_suite(suite, plan, setting, say)
-  if is_first():
+  if is_first_process():
     printing.report_warnings(warnings_of(collected))
-  if values.json and is_first():
+  if values.json and is_first_process():
     printing.print_json(collected)
-  elif is_first():
+  elif is_first_process():
     print(out / 'report.html')
   _refuse_failures(collected, out)
 

@@ -83,13 +83,17 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
   from clip_jax.commands import cpu_memory
   from clip_jax.parallel.devices import use_cpu_devices
-  from clip_jax.parallel.distributed import GO_ON, find_place, joined
+  from clip_jax.parallel.distributed import (
+    RESUME_ADVICE,
+    detect_cluster,
+    join_cluster,
+  )
   from clip_jax.training.profile import Profile
 
   profile = Profile.parse(values.profile)
   cpu_memory.keep()
   use_cpu_devices(values.config.mesh.cpu_devices)
-  with joined(find_place(), GO_ON):
+  with join_cluster(detect_cluster(), RESUME_ADVICE):
     finished = _train(values, profile)
   # Not in there, where it would be a failure.
   if not finished and values.stopped_exit_code:
@@ -98,13 +102,13 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 def _train(values: flags.FlagValues, profile: 'Profile') -> bool:
   """Whether it came to the end; False: asked to stop, and saved."""
-  from clip_jax.parallel.distributed import is_first
+  from clip_jax.parallel.distributed import is_first_process
   from clip_jax.training.loop import train
 
   command = shlex.join(['clip-jax', *sys.argv[1:]])
   stated = stated_fields(values)
   outcome = train(values.config, values.workdir, command, profile, stated)
-  if not is_first():
+  if not is_first_process():
     return outcome.finished
   if not outcome.finished:
     print(

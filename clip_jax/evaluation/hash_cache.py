@@ -25,7 +25,7 @@ from clip_jax.evaluation.perceptual_hash import Hashes, hash_spectra, spectrum
 from clip_jax.files import parse_json, read_fields, replacing
 from clip_jax.inference.bulk.records import picture_items, refuse_corrupt
 from clip_jax.interop.npz_file import read_npz
-from clip_jax.parallel.distributed import is_first
+from clip_jax.parallel.distributed import is_first_process
 
 if TYPE_CHECKING:
   from clip_jax.evaluation.encoder import Options
@@ -73,7 +73,7 @@ def read_hashes(source: Source, options: 'Options') -> HashedPictures:
   found = _read(path)
   if found is None:
     found = _hash_all(source, options)
-    if is_first():
+    if is_first_process():
       _write(path, found)
   refuse_corrupt(source, found.corrupt, options.max_corrupt_records)
   return found

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax.errors import UsageError
-from clip_jax.parallel.mesh import batch_sharding, batch_ways
+from clip_jax.parallel.mesh import batch_shard_count, batch_sharding
 
 Item = TypeVar('Item')
 
@@ -70,7 +70,7 @@ def run_in_batches(
   Raises:
     Whatever `items` or `prepare` raise; the threads are done by then.
   """
-  ways = 1 if mesh is None else batch_ways(mesh)
+  ways = 1 if mesh is None else batch_shard_count(mesh)
   threads = min(os.cpu_count() or 1, 32)
   share = max(1, min(16, -(-batch_size // threads)))
   stream = iter(items)

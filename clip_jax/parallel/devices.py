@@ -1,4 +1,4 @@
-"""How many devices a CPU stands for: a choice made before JAX starts."""
+"""Chooses how many devices the CPU provides, before JAX starts."""
 
 import os
 
@@ -8,7 +8,7 @@ from clip_jax.errors import UsageError
 
 
 def use_cpu_devices(count: int) -> None:
-  """Lets the CPU stand for `count` devices; accelerators are not concerned.
+  """Makes the CPU provide `count` devices; accelerators are not affected.
 
   On a laptop, a device for each core keeps the cores busier than one device
   with many threads, and the gather of the loss is a real one. A count in the

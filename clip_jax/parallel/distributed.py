@@ -1,9 +1,10 @@
-"""One run on many hosts: who takes part, joining them, and leaving them.
+"""Joins the processes of one run on many hosts, and synchronizes them.
 
-Every host runs the same command. Where it finds itself among others is read
-from the environment: JAX_COORDINATOR_ADDRESS (host:port of process 0),
+Every host runs the same command. Its place in the cluster is read from the
+environment: JAX_COORDINATOR_ADDRESS (host:port of process 0),
 JAX_NUM_PROCESSES and JAX_PROCESS_ID, or what JAX's own detection knows of Cloud
-TPU, GKE, Slurm, Kubernetes and Open MPI. What is set wins over what is found.
+TPU, GKE, Slurm, Kubernetes and Open MPI. Variables that are set win over what
+is detected.
 """
 
 import contextlib
@@ -20,31 +21,29 @@ from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 from jax.experimental import multihost_utils
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.parallel import failures
-from clip_jax.parallel.guarded import guarded
+from clip_jax.parallel import peer_failures
+from clip_jax.parallel.supervisor import run_supervised
 
-ADDRESS, COUNT, INDEX = (
-  'JAX_COORDINATOR_ADDRESS',
-  'JAX_NUM_PROCESSES',
-  'JAX_PROCESS_ID',
-)
+ADDRESS = 'JAX_COORDINATOR_ADDRESS'
+COUNT = 'JAX_NUM_PROCESSES'
+INDEX = 'JAX_PROCESS_ID'
 
 _START_SECONDS = 300  # machines of one job do not all start at once
-_MEETING_SECONDS = 3600  # while the first one prepares something
+_BARRIER_SECONDS = 3600  # while the first process prepares something
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-  """Where this process stands among those of the run."""
+class Cluster:
+  """The processes of a run, as one of them sees it."""
 
   address: str  # host:port of process 0
-  count: int
-  index: int
+  count: int  # processes
+  index: int  # of this process
   local_devices: Sequence[int] | None = None  # None: all of the host's
 
 
-def find_place() -> Place | None:
-  """This process's place, or None where it is alone.
+def detect_cluster() -> Cluster | None:
+  """Returns the cluster that this process is part of, or None if it is alone.
 
   Raises:
     UsageError: a variable is not what it should be, or one is missing.
@@ -64,18 +63,18 @@ def find_place() -> Place | None:
       f"the cluster's description cannot be read ({error}): set {ADDRESS}, "
       f'{COUNT} and {INDEX}, or {COUNT}=1 for a run of this process alone.'
     ) from error
-  found = {ADDRESS: address, COUNT: count, INDEX: index}
-  missing = [name for name, value in found.items() if value is None]
-  if len(missing) == len(found) or count == 1:
+  settings = {ADDRESS: address, COUNT: count, INDEX: index}
+  missing = [name for name, value in settings.items() if value is None]
+  if len(missing) == len(settings) or count == 1:
     return None
   if address is None or count is None or index is None:
-    said = ', '.join(f'{k}={v}' for k, v in found.items() if v is not None)
+    given = ', '.join(f'{k}={v}' for k, v in settings.items() if v is not None)
     raise UsageError(
-      f'{said} without {" and ".join(missing)}: a run of several processes '
+      f'{given} without {" and ".join(missing)}: a run of several processes '
       f'needs all three (or {COUNT}=1).'
     )
   _check(address, count, index)
-  return Place(address, count, index, devices)
+  return Cluster(address, count, index, devices)
 
 
 def _number(name: str) -> int | None:
@@ -101,56 +100,60 @@ def _check(address: str, count: int, index: int) -> None:
     )
 
 
-AGAIN = 'Run the same command again in all of them.'
-GO_ON = f'{AGAIN[:-1]}: it goes on from the newest checkpoint.'
+RERUN_ADVICE = 'Run the same command again in all of them.'
+RESUME_ADVICE = f'{RERUN_ADVICE[:-1]}: it goes on from the newest checkpoint.'
 
 
 @contextlib.contextmanager
-def joined(place: Place | None, advice: str = AGAIN) -> Iterator[None]:
-  """The processes as one JAX program, for as long as all of them work.
+def join_cluster(
+  cluster: Cluster | None, advice: str = RERUN_ADVICE
+) -> Iterator[None]:
+  """Runs the block as one JAX program with the other processes.
 
   Call it before a device is touched, and while there is one thread only: the
-  work goes on in a child process (see guarded.py). All end together. A process
-  that fails tells the others (see failures.py) and leaves at once, instead of
-  waiting for them to end as JAX does.
+  work goes on in a child process (see supervisor.py). All processes end
+  together. A process that fails tells the others (see peer_failures.py) and
+  leaves at once, instead of waiting for them to end as JAX does.
 
   Args:
-    place: from `find_place`; None does nothing.
+    cluster: from `detect_cluster`; None does nothing.
     advice: what to do after another process was lost.
   Raises:
     FailureError: the others cannot be reached, or one of them was lost.
     SystemExit: (in the process that only waits) how the work ended.
   """
-  if place is None:
+  if cluster is None:
     yield
     return
-  guarded(place.index, place.count, advice)
-  _connect(place)
+  run_supervised(cluster.index, cluster.count, advice)
+  _connect(cluster)
   client = jax_distributed.global_state.client
-  with failures.Failures(client, place.index, place.count) as others:
+  with peer_failures.PeerFailures(
+    client, cluster.index, cluster.count
+  ) as peers:
     try:
       yield
-      _end()
+      _disconnect()
     except SystemExit:  # all of them end
       raise
     except BaseException as error:
-      failures.wait_if_lost(error)
-      failure, code = _explain(error, place, advice)
-      others.tell(failure, code)
+      peer_failures.wait_if_peer_lost(error)
+      failure, code = _explain(error, cluster, advice)
+      peers.announce(failure, code)
       if failure is error:
         raise
       raise failure from error
 
 
 def _explain(
-  error: BaseException, place: Place, advice: str
+  error: BaseException, cluster: Cluster, advice: str
 ) -> tuple[BaseException, int]:
   """Returns the error that names the reason, and the exit code."""
   if isinstance(error, jax.errors.JaxRuntimeError):
     reason = str(error).splitlines()[0][:200]
     message = (
-      f'process {place.index} of {place.count} cannot go on, though no other '
-      f'was lost: {reason} {advice}'
+      f'process {cluster.index} of {cluster.count} cannot go on, though no '
+      f'other was lost: {reason} {advice}'
     )
     return FailureError(message), 1
   if isinstance(error, KeyboardInterrupt):
@@ -158,11 +161,11 @@ def _explain(
   return error, 2 if isinstance(error, UsageError) else 1
 
 
-def _connect(place: Place) -> None:
-  """Waits until all processes are there.
+def _connect(cluster: Cluster) -> None:
+  """Waits until all processes have connected.
 
   JAX has no parameter for how long process 0 waits before it names those that
-  did not come; the others have to wait longer, to be told.
+  did not connect; the others have to wait longer, to be told.
   """
   make_service = _jax.get_distributed_runtime_service
   _jax.get_distributed_runtime_service = functools.partial(
@@ -170,83 +173,85 @@ def _connect(place: Place) -> None:
   )
   try:
     jax.distributed.initialize(
-      place.address,
-      place.count,
-      place.index,
-      place.local_devices,
+      cluster.address,
+      cluster.count,
+      cluster.index,
+      cluster.local_devices,
       initialization_timeout=2 * _START_SECONDS,
-      heartbeat_timeout_seconds=failures.HEARTBEAT_SECONDS,
-      shutdown_timeout_seconds=_MEETING_SECONDS,
+      heartbeat_timeout_seconds=peer_failures.HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=_BARRIER_SECONDS,
     )
   except RuntimeError as error:
     raise FailureError(
-      f'process {place.index} of {place.count} cannot join the run at '
-      f'{place.address}: {str(error).splitlines()[0]}'
+      f'process {cluster.index} of {cluster.count} cannot join the run at '
+      f'{cluster.address}: {str(error).splitlines()[0]}'
     ) from error
   finally:
     _jax.get_distributed_runtime_service = make_service
 
 
-def _end() -> None:
-  """Waits until all processes have come here.
+def _disconnect() -> None:
+  """Waits until all processes have finished, and leaves the cluster.
 
   Left to JAX, this would be after the last moment to say who was lost.
   """
   jax.distributed.shutdown()
 
 
-def is_first() -> bool:
-  """Whether this process is the one that writes and speaks."""
+def is_first_process() -> bool:
+  """Returns whether this process is the one that writes and prints."""
   return jax.process_index() == 0
 
 
-def meet(name: str) -> None:
-  """Returns once every process is here; alone, at once.
+def barrier(name: str) -> None:
+  """Waits until every process has called this.
 
   No device takes part, since those give up on waiting within seconds.
 
   Args:
-    name: of the meeting; there is one of that name in a run.
+    name: of the barrier, which is used once in a run.
   """
   if jax.process_count() > 1:
-    from orbax.checkpoint import multihost  # brings threads; see guarded.py
+    from orbax.checkpoint import multihost  # brings threads; see supervisor.py
 
     everyone = set(range(jax.process_count()))
     multihost.sync_global_processes(
-      name, timeout=_MEETING_SECONDS, processes=everyone
+      name, timeout=_BARRIER_SECONDS, processes=everyone
     )
 
 
-def all_agree(answer: bool) -> bool:
-  """Whether `answer` is true in every process; alone, as it is."""
+def all_processes_agree(answer: bool) -> bool:
+  """Returns whether `answer` is true in every process."""
   if jax.process_count() == 1:
     return answer
   return bool(multihost_utils.process_allgather(answer).all())
 
 
-def share(sharding: Any, rows: int) -> tuple[int, int]:
-  """Which part of a global batch this process reads.
+def process_slice(sharding: Any, rows: int) -> tuple[int, int]:
+  """Returns which slice of a global batch this process reads.
 
   Processes whose devices hold the same rows, as where a model is split over
-  hosts, read the same part.
+  hosts, read the same slice.
 
   Args:
     sharding: of the batch, over the devices of all hosts.
     rows: of the batch, all processes together.
   Returns:
-    The part's number, and how many parts there are.
+    The slice's index, and how many slices there are.
   Raises:
     UsageError: the hosts' rows overlap without being the same.
   """
-  held: dict[int, set[int]] = {}
+  starts_of: dict[int, set[int]] = {}
   for device, index in sharding.devices_indices_map((rows,)).items():
-    held.setdefault(device.process_index, set()).add(index[0].start or 0)
-  parts = sorted({tuple(sorted(starts)) for starts in held.values()})
-  if len({len(part) for part in parts}) > 1 or len(set().union(*parts)) != sum(
-    map(len, parts)
-  ):
+    starts_of.setdefault(device.process_index, set()).add(index[0].start or 0)
+  slices = sorted({tuple(sorted(starts)) for starts in starts_of.values()})
+  if len({len(part) for part in slices}) > 1 or len(
+    set().union(*slices)
+  ) != sum(map(len, slices)):
     raise UsageError(
       'the mesh gives hosts different but overlapping shares of a batch: '
       'choose mesh sizes of which each host has whole rows.'
     )
-  return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
+  return slices.index(tuple(sorted(starts_of[jax.process_index()]))), len(
+    slices
+  )

@@ -1,4 +1,4 @@
-"""The mesh of devices and what is split over which of its axes."""
+"""Arranges the devices in a mesh, and splits batches over its axes."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def make_mesh(
   slices: int = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """All devices in a grid of (slice, data, fsdp, tensor).
+  """Returns a mesh of all devices, with axes (slice, data, fsdp, tensor).
 
   Args:
     data: copies of the model in a slice, each with its share of the batch.
@@ -55,7 +55,7 @@ def make_mesh(
     )
   for axis in free:
     sizes[axis] = count // fixed
-  grid = _arranged((slices, *sizes.values()), devices)
+  grid = _device_grid((slices, *sizes.values()), devices)
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -64,19 +64,21 @@ def _check_slices(slices: int, devices: Sequence[jax.Device]) -> None:
     raise UsageError(
       f'mesh.slices={slices} does not divide {len(devices)} devices.'
     )
-  found = len({getattr(device, 'slice_index', 0) for device in devices})
-  if devices[0].platform == 'tpu' and found != slices:
+  actual = len({getattr(device, 'slice_index', 0) for device in devices})
+  if devices[0].platform == 'tpu' and actual != slices:
     raise UsageError(
-      f'mesh.slices={slices}, but the devices are in {found}: say '
-      f'mesh.slices={found}.'
+      f'mesh.slices={slices}, but the devices are in {actual}: say '
+      f'mesh.slices={actual}.'
     )
 
 
-def _arranged(
+def _device_grid(
   shape: tuple[int, ...], devices: Sequence[jax.Device]
 ) -> np.ndarray:
-  """Devices in a grid whose neighbours have a link; others in their order,
-  in which those of a host are together."""
+  """Returns the devices as a grid; on a TPU, neighbours share a fast link.
+
+  Other devices keep their order, in which those of one host are adjacent.
+  """
   if devices[0].platform != 'tpu':
     return np.asarray(devices).reshape(shape)
   slices, *inner = shape
@@ -89,18 +91,18 @@ def _arranged(
   )
 
 
-def batch_ways(mesh: Mesh) -> int:
-  """How many parts the global batch is split into."""
+def batch_shard_count(mesh: Mesh) -> int:
+  """Returns how many shards the global batch is split into."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The first axis over all batch axes; the rest whole."""
+  """Returns a sharding that splits the first axis over all batch axes."""
   return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A whole copy on every device."""
+  """Returns a sharding with a whole copy on every device."""
   return NamedSharding(mesh, P())
 
 
@@ -110,7 +112,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
   Raises:
     UsageError: it is below 1 or not a multiple of the devices that split it.
   """
-  ways = batch_ways(mesh)
+  ways = batch_shard_count(mesh)
   if batch_size < 1 or batch_size % ways:
     raise UsageError(
       f'data.batch_size={batch_size} does not split over {ways} devices '

@@ -1,4 +1,4 @@
-"""One table: which axis of which parameter is split over which mesh axis.
+"""Splits the axes of each parameter over mesh axes, by one table.
 
 Modules know nothing of meshes. Changing the sharding is changing a row; the
 optimizer's moments carry the paths of their parameters, so the same rows serve
@@ -46,12 +46,12 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'logit_(scale|bias)', P()),
 )
 
-# Parameters of which rows are looked up.
-_TABLES = re.compile(r'(^|/)token_embedding/embedding$')
+# Parameters whose rows are looked up by token id.
+_EMBEDDING_TABLES = re.compile(r'(^|/)token_embedding/embedding$')
 
 
 def rule_for(name: str) -> P:
-  """The table's row for a parameter (or a moment of it) at path `name`.
+  """Returns the table's row for a parameter (or its moments) at path `name`.
 
   Raises:
     KeyError: no row matches, or more than one does.
@@ -66,9 +66,9 @@ def rule_for(name: str) -> P:
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-  """A NamedSharding for each leaf of `tree` (arrays or their shapes).
+  """Returns a NamedSharding for each leaf of `tree` (arrays or their shapes).
 
-  Scalars (counters, the temperature) are whole on every device.
+  Scalars (counters, the temperature) are replicated.
   """
 
   def place(path, leaf):
@@ -79,8 +79,8 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
   return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def with_whole_tables(params: Any, mesh: Mesh, dtype: Any) -> Any:
-  """Parameters whose tables of rows are no longer split over 'fsdp'.
+def gather_embedding_tables(params: Any, mesh: Mesh, dtype: Any) -> Any:
+  """Returns the parameters with embedding tables gathered over 'fsdp'.
 
   Left to itself, a compiler looks up a split table in parts: each device gets
   its columns of the rows that all devices ask for, which is far more than the
@@ -93,7 +93,7 @@ def with_whole_tables(params: Any, mesh: Mesh, dtype: Any) -> Any:
   """
 
   def gather(path, leaf):
-    if not _TABLES.search(path_name(path)) or mesh.shape['fsdp'] == 1:
+    if not _EMBEDDING_TABLES.search(path_name(path)) or mesh.shape['fsdp'] == 1:
       return leaf
     split = NamedSharding(mesh, _fit(rule_for(path_name(path)), leaf, mesh))
     whole = NamedSharding(
@@ -107,7 +107,7 @@ def with_whole_tables(params: Any, mesh: Mesh, dtype: Any) -> Any:
 def _resharded(
   x: jax.Array, split: NamedSharding, whole: NamedSharding, dtype: Any
 ) -> jax.Array:
-  """`x` in another sharding, whose derivative comes in the one that x has."""
+  """Returns `x` in sharding `whole`, while its gradient is in that of `x`."""
   constrain = jax.lax.with_sharding_constraint
 
   @jax.custom_vjp
@@ -122,7 +122,7 @@ def _resharded(
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh) -> P:
-  """`spec` without the mesh axes that do not divide their array axis."""
+  """Returns `spec` without mesh axes that do not divide their array axis."""
   sizes = zip(spec, leaf.shape, strict=False)
   return P(
     *(

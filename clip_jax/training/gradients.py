@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from clip_jax.errors import UsageError
 from clip_jax.objectives.pairwise import Loss
 from clip_jax.parallel import partitioning
-from clip_jax.parallel.mesh import BATCH_AXES, batch_ways
+from clip_jax.parallel.mesh import BATCH_AXES, batch_shard_count
 
 Inputs = Mapping[str, jax.Array]  # arrays with a leading axis of pairs
 # (params, batch_stats, inputs) -> ((image features, text features, logit
@@ -87,7 +87,7 @@ def in_micro_batches(
     )
     return loss, total, updated
 
-  ways = batch_ways(mesh)
+  ways = batch_shard_count(mesh)
   in_turns = NamedSharding(mesh, P(None, BATCH_AXES))
   at_once = NamedSharding(mesh, P(BATCH_AXES))
 
@@ -115,7 +115,7 @@ def check_micro_batch(micro_batch: int, batch_size: int, mesh: Mesh) -> None:
   """
   if micro_batch == 0:
     return
-  ways = batch_ways(mesh)
+  ways = batch_shard_count(mesh)
   fits = 0 < micro_batch <= batch_size and batch_size % micro_batch == 0
   if not fits or micro_batch % ways:
     right = [

@@ -51,14 +51,14 @@ class Journal:
     self._open = contextlib.ExitStack()
     self._writer: MetricsWriter | None = None
     self._progress: Progress | None = None
-    path = workdir / FILE if distributed.is_first() else None
+    path = workdir / FILE if distributed.is_first_process() else None
     self._skipped = SkippedSteps(
       path,
       run.records_of,
       run.config.max_skipped_steps,
       latest_checkpoint,
     )
-    if distributed.is_first():
+    if distributed.is_first_process():
       self._writer = self._open.enter_context(MetricsWriter(workdir))
       self._writer.truncate_after(first_step)
       self._progress = self._open.enter_context(

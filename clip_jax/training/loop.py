@@ -107,7 +107,7 @@ def _train(
     total = run.config.total_steps
     rates = run.config.optimizer.to_dict()
     _say(describe_raised(rates, steps_before, total, first))
-  if first < run.config.total_steps and distributed.is_first():
+  if first < run.config.total_steps and distributed.is_first_process():
     captions, are_all = draw_captions(run.sources)
     _say(describe_run(run, workdir, first, captions, are_all))
     warn_of_cut_captions(run, captions)
@@ -123,7 +123,7 @@ def _train(
   if step < config.total_steps:
     _say(f'{stop.name}: saved step {step:,} in {workdir.name}')
     return Outcome(step, False, named(evaluations), None)
-  if step == first and distributed.all_agree(workdir.has(REPORT)):
+  if step == first and distributed.all_processes_agree(workdir.has(REPORT)):
     _say(f'{workdir.name} is trained already; nothing to do.')
   else:
     _say('writing the report')
@@ -208,7 +208,7 @@ def _steps(
 
 
 def _say(message: str) -> None:
-  if distributed.is_first():
+  if distributed.is_first_process():
     print(message, file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ import jax
 from clip_jax.data.sources import Source, same_data
 from clip_jax.models.config import ResNetConfig
 from clip_jax.models.counting import count_parameters
-from clip_jax.parallel.mesh import batch_ways
+from clip_jax.parallel.mesh import batch_shard_count
 from clip_jax.training.run import Run
 from clip_jax.training.workdir import Workdir
 
@@ -161,7 +161,7 @@ def _devices(run: Run) -> str:
   some = 'process' if processes == 1 else 'processes'
   sides = ' x '.join(f'{k} {n}' for k, n in mesh.shape.items() if n > 1)
   shape = f'; mesh {sides}' if sides else ''
-  each = run.config.data.batch_size // batch_ways(mesh)
+  each = run.config.data.batch_size // batch_shard_count(mesh)
   return (
     f'{mesh.size:,} x {kind}, {processes:,} {some}{shape}; {each:,} pairs of '
     'a batch on each'

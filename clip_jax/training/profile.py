@@ -76,7 +76,7 @@ class Profile:
   def _stop(self, folder: Path) -> None:
     jax.profiler.stop_trace()
     self._folder = None
-    if distributed.is_first():
+    if distributed.is_first_process():
       print(f'profiled to {folder}\n{how_to_open(folder)}', file=sys.stderr)
 
 

@@ -19,8 +19,8 @@ from clip_jax.objectives.forms import check_chunk, make_loss
 from clip_jax.objectives.pairwise import Loss
 from clip_jax.parallel.mesh import (
   BATCH_AXES,
+  batch_shard_count,
   batch_sharding,
-  batch_ways,
   check_batch_size,
   make_mesh,
 )
@@ -130,5 +130,7 @@ def check_devices(
   batch_size, objective = config.data.batch_size, config.objective
   check_batch_size(batch_size, mesh)
   check_micro_batch(objective.micro_batch, batch_size, mesh)
-  check_chunk(objective.form, objective.chunk, batch_size, batch_ways(mesh))
+  check_chunk(
+    objective.form, objective.chunk, batch_size, batch_shard_count(mesh)
+  )
   return mesh

@@ -51,7 +51,7 @@ class Run:
   def batches(self, start_step: int) -> Batches:
     """This process's batches from `start_step` on: uint8 images, tokens."""
     data = self.config.data
-    part, parts = distributed.share(
+    part, parts = distributed.process_slice(
       batch_sharding(self.program.mesh), data.batch_size
     )
     return training_batches(
@@ -138,7 +138,7 @@ def open_sources(config: Config) -> list[Source]:
 
 def _tell_notices(sources: Sequence[Source]) -> None:
   """Prints once on stderr what the sources left out or understood."""
-  if distributed.is_first():
+  if distributed.is_first_process():
     lines = (line for source in sources for line in source.notices)
     for line in dict.fromkeys(lines):
       print(f'note: {one_line(line)}', file=sys.stderr)
@@ -194,9 +194,9 @@ def make_tokenizer(
     return tokenizers.from_description(described)
   trains = kept is None and config.tokenizer_training.vocab_size > 0
   if path and trains and spec.startswith('sentencepiece:'):
-    if distributed.is_first():
+    if distributed.is_first_process():
       _train_vocabulary(config, sources, path)
-    distributed.meet('vocabulary')
+    distributed.barrier('vocabulary')
   return tokenizers.load(spec, context_length=length)
 
 

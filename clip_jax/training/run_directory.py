@@ -134,7 +134,7 @@ def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
   Raises:
     UsageError: another process trains in this directory.
   """
-  if not distributed.is_first():
+  if not distributed.is_first_process():
     yield
     return
   workdir.folder.mkdir(parents=True, exist_ok=True)

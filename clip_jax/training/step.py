@@ -14,7 +14,7 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.models.dual_encoder import DualEncoder, normalize
 from clip_jax.objectives.pairwise import Loss
 from clip_jax.parallel.mesh import batch_sharding, replicated
-from clip_jax.parallel.partitioning import with_whole_tables
+from clip_jax.parallel.partitioning import gather_embedding_tables
 from clip_jax.training.gradients import in_micro_batches, whole_batch
 from clip_jax.training.state import TrainState, variables_of
 
@@ -64,7 +64,7 @@ def make_train_step(
   """
 
   def encode(params, batch_stats, inputs):
-    params = with_whole_tables(params, mesh, module.dtype)
+    params = gather_embedding_tables(params, mesh, module.dtype)
     outputs, updated = module.apply(
       variables_of(params, batch_stats),
       normalize(inputs['image'], preprocessing.mean, preprocessing.std),

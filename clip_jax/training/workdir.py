@@ -67,7 +67,7 @@ class Workdir:
     Raises:
       FailureError: that fails, again and again.
     """
-    if not self.is_remote or not distributed.is_first():
+    if not self.is_remote or not distributed.is_first_process():
       return
     for path in sorted(self.folder.rglob('*')):
       inside = path.relative_to(self.folder)

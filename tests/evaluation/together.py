@@ -24,7 +24,7 @@ from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
 from clip_jax.evaluation.logistic_regression import fit
 from clip_jax.evaluation.suite import run
 from clip_jax.evaluation.suite.plan import Pair
-from clip_jax.parallel.distributed import find_place, joined
+from clip_jax.parallel.distributed import detect_cluster, join_cluster
 from clip_jax.parallel.mesh import make_mesh
 from tests.evaluation.rows import blobs
 from tests.evaluation.suite.fakes import FakeSuite
@@ -39,7 +39,7 @@ PAIRS = tuple(
 def main(pictures: str, folder: str) -> None:
   """Writes the answers."""
   encoding.PART_ROWS = PART_ROWS
-  with joined(find_place()):
+  with join_cluster(detect_cluster()):
     me = jax.process_index()
     answers: dict[str, Any] = {
       name: measure(pictures, Path(folder, name.replace('own', f'cache-{me}')))

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.parallel import distributed
-from clip_jax.parallel.distributed import Place, find_place
+from clip_jax.parallel.distributed import Cluster, detect_cluster
 from clip_jax.parallel.mesh import make_mesh
 
 SLURM = {
@@ -39,7 +39,7 @@ def environment(monkeypatch):
 
 def test_a_process_alone_is_alone(environment):
   environment()
-  assert find_place() is None
+  assert detect_cluster() is None
 
 
 def test_what_is_set_is_taken(environment):
@@ -48,22 +48,22 @@ def test_what_is_set_is_taken(environment):
     JAX_NUM_PROCESSES='4',
     JAX_PROCESS_ID='3',
   )
-  assert find_place() == Place('10.0.0.1:8476', 4, 3)
+  assert detect_cluster() == Cluster('10.0.0.1:8476', 4, 3)
 
 
 def test_slurm_is_recognised(environment):
   environment(**SLURM)
-  assert find_place() == Place('node07:61440', 2, 1, [0])
+  assert detect_cluster() == Cluster('node07:61440', 2, 1, [0])
 
 
 def test_one_slurm_task_is_alone(environment):
   environment(**SLURM | {'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'})
-  assert find_place() is None
+  assert detect_cluster() is None
 
 
 def test_a_process_of_a_cluster_may_stay_alone(environment):
   environment(**SLURM, JAX_NUM_PROCESSES='1')
-  assert find_place() is None
+  assert detect_cluster() is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_process_of_a_cluster_may_stay_alone(environment):
 def test_wrong_settings_are_one_line(environment, variables, message):
   environment(**variables)
   with pytest.raises(UsageError, match=message) as caught:
-    find_place()
+    detect_cluster()
   assert '\n' not in str(caught.value)
 
 
@@ -107,14 +107,14 @@ def test_a_cluster_that_cannot_be_asked_is_said(environment, monkeypatch):
 
   monkeypatch.setattr(ClusterEnv, 'auto_detect_unset_distributed_params', fail)
   with pytest.raises(FailureError, match=r'no metadata server.*JAX_NUM'):
-    find_place()
+    detect_cluster()
 
 
 def test_alone_nobody_is_waited_for():
-  assert distributed.is_first()
-  distributed.meet('nobody')
-  assert distributed.all_agree(True)
-  assert not distributed.all_agree(False)
+  assert distributed.is_first_process()
+  distributed.barrier('nobody')
+  assert distributed.all_processes_agree(True)
+  assert not distributed.all_processes_agree(False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +153,7 @@ def test_hosts_read_the_rows_that_their_devices_hold(monkeypatch, sizes, parts):
   sharding = Hosts(NamedSharding(mesh, P(('data', 'fsdp'))), per_host=2)
   for host, part in enumerate(parts):
     monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
-    assert distributed.share(sharding, 16) == part
+    assert distributed.process_slice(sharding, 16) == part
 
 
 def test_shares_that_overlap_are_refused(monkeypatch):
@@ -161,4 +161,4 @@ def test_shares_that_overlap_are_refused(monkeypatch):
   mesh = make_mesh(4, 1, 2, devices=[jax.devices()[i] for i in order])
   sharding = Hosts(NamedSharding(mesh, P('data')), per_host=2)
   with pytest.raises(UsageError, match='overlapping shares'):
-    distributed.share(sharding, 16)
+    distributed.process_slice(sharding, 16)

@@ -6,7 +6,11 @@ import jax
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.parallel.mesh import batch_ways, check_batch_size, make_mesh
+from clip_jax.parallel.mesh import (
+  batch_shard_count,
+  check_batch_size,
+  make_mesh,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +27,7 @@ def test_sizes_multiply_to_the_devices(sizes, expected):
   mesh = make_mesh(*sizes)
   assert tuple(mesh.shape.values()) == (1, *expected)
   assert mesh.axis_names == ('slice', 'data', 'fsdp', 'tensor')
-  assert batch_ways(mesh) == expected[0] * expected[1]
+  assert batch_shard_count(mesh) == expected[0] * expected[1]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +47,7 @@ def test_impossible_sizes_are_refused(sizes, message):
 def test_slices_are_the_outermost_groups():
   mesh = make_mesh(-1, 2, 1, slices=2)
   assert tuple(mesh.shape.values()) == (2, 2, 2, 1)
-  assert batch_ways(mesh) == 8
+  assert batch_shard_count(mesh) == 8
   assert set(mesh.devices[0].flat) == set(jax.devices()[:4])
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from clip_jax import __main__, checkpoints
 from clip_jax.evaluation import feature_cache
 from clip_jax.evaluation.suite import run as suite_run
-from clip_jax.parallel import distributed, failures
+from clip_jax.parallel import distributed, peer_failures
 from clip_jax.training import feed, loop
 
 # What begins each phase: an owner, and the name of a function that it has.
@@ -35,7 +35,7 @@ PHASES: dict[str, tuple[Any, str]] = {
   'report': (loop, 'write_report'),
   'features': (feature_cache._Entry, 'read'),  # of eval
   'suite': (suite_run, '_evaluate'),
-  'end': (distributed, '_end'),
+  'end': (distributed, '_disconnect'),
 }
 
 
@@ -69,7 +69,7 @@ def fill_disk() -> None:
 
 
 if __name__ == '__main__':
-  failures.HEARTBEAT_SECONDS = 12
+  peer_failures.HEARTBEAT_SECONDS = 12
   distributed._START_SECONDS = 60
   phase, seconds, which, *words = sys.argv[1:]
   if phase != 'none':

@@ -13,7 +13,7 @@ import random
 import pytest
 
 from clip_jax.checkpoints import steps_of
-from clip_jax.parallel.distributed import GO_ON
+from clip_jax.parallel.distributed import RESUME_ADVICE
 from tests.processes import start_together
 from tests.tiny import write_pairs
 from tests.training.logged import losses
@@ -119,7 +119,9 @@ def check_survivor(kill, code, out, err):
   fates = ['was lost: it died, or cannot be reached']
   if kill.phase == 'start:0':
     fates.append('did not start, or cannot be reached')
-  said = {f'error: process {kill.victim} of 2 {x}. {GO_ON}' for x in fates}
+  said = {
+    f'error: process {kill.victim} of 2 {x}. {RESUME_ADVICE}' for x in fates
+  }
   assert (err.splitlines() or [''])[-1] in said, out + err
   assert code == 1
   assert err.count('error:') == 1, err

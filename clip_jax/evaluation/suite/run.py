@@ -15,8 +15,8 @@ from clip_jax.evaluation.encoder import Encoder, Evaluator, Options
 from clip_jax.evaluation.suite import stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.stored import Result
-from clip_jax.parallel import failures
-from clip_jax.parallel.distributed import all_agree, is_first
+from clip_jax.parallel import peer_failures
+from clip_jax.parallel.distributed import all_processes_agree, is_first_process
 
 # None of these changes a number.
 _NOT_CONDITIONS = ('watch', 'cache', 'max_corrupt_records')
@@ -96,12 +96,12 @@ def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
       if kept is not None and len(kept.corrupt) > limit:
         kept = None  # it is to fail now
       # They would wait forever for one that has nothing to compute.
-      if not all_agree(kept is not None):
+      if not all_processes_agree(kept is not None):
         kept = None
       if kept is None:
         say(place, len(pairs), pair, None, False)
         result = _evaluate(suite, pair, opened, conditions)
-        if is_first():
+        if is_first_process():
           stored.write(suite.folder, result)
         say(place, len(pairs), pair, result, False)
       else:
@@ -150,7 +150,7 @@ def _evaluate(
   try:
     found = suite.find(pair.task)(suite.encoder, opened.dataset, suite.options)
   except Exception as error:
-    failures.wait_if_lost(error)
+    peer_failures.wait_if_peer_lost(error)
     seconds = time.monotonic() - started
     return Result(pair, depends, error=_one_line(error), seconds=seconds)
   return Result(

@@ -14,7 +14,7 @@ from clip_jax.evaluation.dataset import Split
 from clip_jax.evaluation.suite import evaluate_suite, make_plan, stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.run import run
-from clip_jax.parallel import failures
+from clip_jax.parallel import peer_failures
 from tests.evaluation.suite.fakes import (
   SETTING,
   TABLE,
@@ -188,7 +188,7 @@ def test_no_result_says_of_a_lost_process_that_its_pair_failed(
     assert error is lost
     raise SystemExit
 
-  monkeypatch.setattr(failures, 'wait_if_lost', end)
+  monkeypatch.setattr(peer_failures, 'wait_if_peer_lost', end)
   with pytest.raises(SystemExit):
     _run(fake)
   kept = {path.stem for path in (tmp_path / 'results').iterdir()}

@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.parallel import failures
-from clip_jax.parallel.failures import Failures, wait_if_lost
+from clip_jax.parallel import peer_failures
+from clip_jax.parallel.peer_failures import PeerFailures, wait_if_peer_lost
 
 FULL = OSError(errno.ENOSPC, 'No space left on device')
 
@@ -48,11 +48,11 @@ def waited(monkeypatch):
   ],
 )
 def test_what_may_come_of_others_waits_for_the_verdict(waited, error):
-  wait_if_lost(error)
+  wait_if_peer_lost(error)
   assert not waited  # alone
-  with Failures(Service(), 0, 2):
-    wait_if_lost(error)
-  assert waited == [2 * failures.HEARTBEAT_SECONDS]
+  with PeerFailures(Service(), 0, 2):
+    wait_if_peer_lost(error)
+  assert waited == [2 * peer_failures.HEARTBEAT_SECONDS]
 
 
 @pytest.mark.parametrize(
@@ -66,21 +66,21 @@ def test_what_may_come_of_others_waits_for_the_verdict(waited, error):
   ],
 )
 def test_what_is_our_own_is_said_at_once(waited, error):
-  with Failures(Service(), 0, 2):
-    wait_if_lost(error)
+  with PeerFailures(Service(), 0, 2):
+    wait_if_peer_lost(error)
   assert not waited
 
 
 def test_the_others_say_who_failed_and_end_alike(monkeypatch, capsys):
   service, codes = Service(), []
-  monkeypatch.setattr(failures, '_LISTEN_SECONDS', 0.01)
-  monkeypatch.setattr(failures.os, '_exit', codes.append)
-  monkeypatch.setattr(failures.atexit, 'register', lambda *_: None)
-  monkeypatch.setattr(failures.threading, 'Timer', Timer)
-  failing = Failures(service, 1, 4)
-  failing.tell(UsageError('data.train is empty'), 2)
-  other = Failures(service, 2, 4)
-  other._hear()
+  monkeypatch.setattr(peer_failures, '_LISTEN_SECONDS', 0.01)
+  monkeypatch.setattr(peer_failures.os, '_exit', codes.append)
+  monkeypatch.setattr(peer_failures.atexit, 'register', lambda *_: None)
+  monkeypatch.setattr(peer_failures.threading, 'Timer', Timer)
+  failing = PeerFailures(service, 1, 4)
+  failing.announce(UsageError('data.train is empty'), 2)
+  other = PeerFailures(service, 2, 4)
+  other._check_peers()
   assert codes == [2]
   assert capsys.readouterr().err == (
     'error: process 1 of 4 failed: data.train is empty\n'

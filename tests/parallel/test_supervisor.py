@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from clip_jax.parallel.guarded import describe_lost
+from clip_jax.parallel.supervisor import describe_lost
 from tests.waiting import PATIENCE, until
 
 PROGRAM = """
 import os, signal, sys, time
 from clip_jax.errors import FailureError
-from clip_jax.parallel.guarded import guarded
+from clip_jax.parallel.supervisor import run_supervised
 try:
-  guarded(1, 2, 'Run it again.')
+  run_supervised(1, 2, 'Run it again.')
 except FailureError as error:
   print(f'error: {error}', file=sys.stderr)
   sys.exit(1)
