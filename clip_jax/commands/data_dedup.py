@@ -76,7 +76,7 @@ def _write_page(
   page: Path, name: str, values: flags.FlagValues, found: Items
 ) -> None:
   from clip_jax.data.sources.base import plural
-  from clip_jax.inference.search_page import Answer, Found, write_page
+  from clip_jax.report.search import Answer, Found, write_page
 
   def shown(rank: int, item: int) -> Found:
     return Found(

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
   from clip_jax.inference.embeddings_reader import EmbeddingsTable, Entry
   from clip_jax.inference.model import Model
   from clip_jax.inference.search import Nearest
-  from clip_jax.inference.search_page import Answer
+  from clip_jax.report.search import Answer
 
 _MANY_ROWS = 1_000_000  # from here on the index is worth building
 
@@ -254,7 +254,7 @@ def _answer(
   import numpy as np
 
   from clip_jax.inference.dedup import fold
-  from clip_jax.inference.search_page import Answer, Found
+  from clip_jax.report.search import Answer, Found
 
   groups = [[place] for place in range(len(rows))]
   if values.fold:
@@ -281,7 +281,7 @@ def _write(
   source: 'Source | None',
   facts: dict[str, Any],
 ) -> None:
-  from clip_jax.inference.search_page import write_page
+  from clip_jax.report.search import write_page
 
   absent = write_page(page, answers, source=source, facts=facts)
   if absent:

@@ -14,6 +14,8 @@ from clip_jax.checkpoints import Checkpoints
 from clip_jax.errors import FailureError
 from clip_jax.inference.model import Model
 from clip_jax.parallel import distributed
+from clip_jax.report.training import FILE as REPORT
+from clip_jax.report.training import write_report
 from clip_jax.training import run_directory
 from clip_jax.training.config import Config
 from clip_jax.training.evaluations import Evaluations, evaluate, named
@@ -29,8 +31,6 @@ from clip_jax.training.opening import (
 )
 from clip_jax.training.optimizer import describe_raised
 from clip_jax.training.profile import Profile
-from clip_jax.training.report import FILE as REPORT
-from clip_jax.training.report import write_report
 from clip_jax.training.run import Run, make_run
 from clip_jax.training.state import TrainState
 from clip_jax.training.stop_signal import StopSignal

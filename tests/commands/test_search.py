@@ -15,7 +15,7 @@ from PIL import Image
 
 from clip_jax.commands import search
 from clip_jax.inference.loading import load
-from clip_jax.inference.search_page import Answer, Found
+from clip_jax.report.search import Answer, Found
 from tests.inference.tables import unit_rows, write_table
 
 

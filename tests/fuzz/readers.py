@@ -623,11 +623,12 @@ def _run_files(folder: Path) -> None:
 
 def _read_run_files(folder: Path, random: Random) -> None:
   from clip_jax.commands.eval_suite import training_data
+  from clip_jax.report import facts
+  from clip_jax.report.curves import draw_charts
+  from clip_jax.report.training import _read_config
   from clip_jax.training import run_directory
   from clip_jax.training.config import Config
   from clip_jax.training.metrics import MetricsWriter, read_metrics, series
-  from clip_jax.training.report import _read_config, facts
-  from clip_jax.training.report.charts import draw_charts
   from clip_jax.training.workdir import Workdir
   from tests.tiny import tiny_config
 
@@ -669,9 +670,9 @@ def _read_suite_result(folder: Path, random: Random) -> None:
   from clip_jax.evaluation.datasets.table import DATASETS
   from clip_jax.evaluation.suite import stored
   from clip_jax.evaluation.suite.collected import Setting, collect, warnings_of
-  from clip_jax.evaluation.suite.page import render
   from clip_jax.evaluation.suite.plan import Pair, Plan
   from clip_jax.evaluation.suite.spreadsheet import to_csv
+  from clip_jax.report.suite import render
 
   pair = Pair('digits', 'zero_shot')
   found = stored.read(folder, pair, {'seed': 0})

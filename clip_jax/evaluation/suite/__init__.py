@@ -56,9 +56,9 @@ def evaluate_suite(
 def write_outputs(suite: Suite, collected: Mapping[str, Any]) -> None:
   """The three files, from what was collected."""
   # Matplotlib and scipy are imported where something is drawn.
-  from clip_jax.evaluation.suite.page import render
-  from clip_jax.evaluation.suite.pictures import fetch_pictures
   from clip_jax.evaluation.suite.spreadsheet import to_csv
+  from clip_jax.report.suite import render
+  from clip_jax.report.suite_images import fetch_pictures
 
   suite.folder.mkdir(parents=True, exist_ok=True)
   pictures = fetch_pictures(collected, suite.open)

@@ -12,7 +12,7 @@ from clip_jax.evaluation.datasets.published import Published, published
 from clip_jax.evaluation.datasets.table import DatasetFacts
 from clip_jax.evaluation.suite.plan import Plan
 from clip_jax.evaluation.suite.stored import Result, normal
-from clip_jax.pages.machine import machine
+from clip_jax.report.machine import machine
 
 PACKAGES = ('jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn', 'matplotlib')
 

@@ -15,25 +15,25 @@ from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.evaluation.chance import FEW_CLASSES
 from clip_jax.files import check_fields, read_object
-from clip_jax.pages import environment
-from clip_jax.pages.machine import machine
-from clip_jax.pages.words import percent, small_units
-from clip_jax.training.metrics import read_metrics
-from clip_jax.training.report import facts
-from clip_jax.training.report.charts import draw_charts
-from clip_jax.training.report.examples import (
+from clip_jax.report import facts
+from clip_jax.report.curves import draw_charts
+from clip_jax.report.examples import (
   Examples,
   confusions,
   no_examples,
   read_examples,
   some_right_some_wrong,
 )
-from clip_jax.training.report.similarity import (
+from clip_jax.report.machine import machine
+from clip_jax.report.page import environment
+from clip_jax.report.similarity import (
   changed_words,
   nearest,
   says,
   spread,
 )
+from clip_jax.report.words import percent, small_units
+from clip_jax.training.metrics import read_metrics
 
 FILE = 'report.html'
 
@@ -134,11 +134,11 @@ def write_report(
 
 
 def _template() -> jinja2.Template:
-  pages = environment(Path(__file__).parent)
+  pages = environment()
   pages.filters['percent'] = percent
   pages.filters['small_units'] = small_units
   pages.filters['cosine'] = _cosine
-  return pages.get_template('page.html')
+  return pages.get_template('training.html')
 
 
 def _cosine(value: float) -> str:

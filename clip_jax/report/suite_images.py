@@ -8,7 +8,7 @@ from clip_jax.data.sources import Source, open_source
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.suite.figures import of_task
+from clip_jax.report.suite_rows import of_task
 
 CONFUSIONS = 8  # shown of a data set
 COPIES = 8

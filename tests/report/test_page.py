@@ -3,7 +3,7 @@
 import jinja2
 import pytest
 
-from clip_jax.pages import environment
+from clip_jax.report.page import environment
 
 
 def rendered(folder, text, **values):

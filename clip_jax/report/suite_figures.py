@@ -13,14 +13,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clip_jax.evaluation.suite.axes import (
+from clip_jax.report.axes import (
   LETTERS,
   legend,
   new_axes,
   new_bars,
   no_data,
 )
-from clip_jax.evaluation.suite.svg import (
+from clip_jax.report.charts import (
   ACCENT,
   INK,
   RIGHT,

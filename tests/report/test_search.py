@@ -1,6 +1,6 @@
 """Where a page of found pictures finds them."""
 
-from clip_jax.inference.search_page import find_records
+from clip_jax.report.search import find_records
 from tests.inference.bulk.fakes import FakeSource
 
 

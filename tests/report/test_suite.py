@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from clip_jax.evaluation.suite import evaluate_suite, make_plan
-from clip_jax.evaluation.suite.page import render
-from clip_jax.evaluation.suite.pictures import fetch_pictures, thumbnails
+from clip_jax.report.suite import render
+from clip_jax.report.suite_images import fetch_pictures, thumbnails
 from tests.evaluation.suite.fakes import (
   SETTING,
   TABLE,

@@ -2,18 +2,18 @@
 
 import datetime
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from clip_jax.evaluation.suite import figures, panels
 from clip_jax.evaluation.suite.collected import warnings_of
-from clip_jax.evaluation.suite.pictures import (
+from clip_jax.report import suite_panels as panels
+from clip_jax.report import suite_rows as figures
+from clip_jax.report.page import environment
+from clip_jax.report.suite_images import (
   Pictures,
   shown_confusions,
   shown_copies,
 )
-from clip_jax.pages import environment
-from clip_jax.pages.words import percent, small_units
+from clip_jax.report.words import percent, small_units
 
 RECALLS = tuple(
   f'{way}_r{k}'
@@ -30,11 +30,11 @@ def render(collected: Mapping[str, Any], pictures: Pictures) -> str:
     pictures: see `fetch_pictures`; where one is missing there is a gap.
   """
   shots, summary = figures.summary(collected)
-  pages = environment(Path(__file__).parent)
+  pages = environment()
   pages.filters['percent'] = percent
   pages.filters['small_units'] = small_units
   pages.filters['points'] = _points
-  return pages.get_template('page.html').render(
+  return pages.get_template('suite.html').render(
     suite=collected,
     date=_date(collected['date']),
     headline=_headline(collected, summary),

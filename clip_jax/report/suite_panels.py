@@ -7,9 +7,10 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from clip_jax.evaluation.suite import draw, figures
-from clip_jax.evaluation.suite.svg import inline
-from clip_jax.pages.words import percent
+from clip_jax.report import suite_figures as draw
+from clip_jax.report import suite_rows as figures
+from clip_jax.report.charts import inline
+from clip_jax.report.words import percent
 
 Collected = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clip_jax.evaluation.suite.svg import INK, RULE, SOFT
+from clip_jax.report.charts import INK, RULE, SOFT
 
 # Inches. A figure is shown about as wide as it is drawn, so that its letters
 # stay legible on a phone.

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clip_jax.evaluation.suite import draw
-from clip_jax.evaluation.suite.svg import inline
+from clip_jax.report import suite_figures as draw
+from clip_jax.report.charts import inline
 
 CURVE = [
   {'name': name, 'shots': k, 'mean': 0.1 * (i + 1), 'low': low, 'high': 0.9}

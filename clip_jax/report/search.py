@@ -9,7 +9,7 @@ from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.files import replacing
-from clip_jax.pages import environment
+from clip_jax.report.page import environment
 
 _SIDE = 320  # pixels of a thumbnail: 160 on the page, at double density
 _GAP = 1000  # records looked at beyond a row's own place; see `find_records`
@@ -81,7 +81,7 @@ def write_page(
       uri = _picture(source, index)
       if uri:
         pictures[row] = uri
-  template = environment(Path(__file__).parent).get_template('page.html')
+  template = environment().get_template('search.html')
   page = template.render(
     answers=answers,
     asked=[

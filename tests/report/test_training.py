@@ -17,22 +17,23 @@ from clip_jax.data.sources import Source
 from clip_jax.data.thumbnails import SIDE, data_uri
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.dataset import of_source
-from clip_jax.pages.words import percent
-from clip_jax.training.metrics import MetricsWriter
-from clip_jax.training.report import facts, write_report
-from clip_jax.training.report.charts import plain
-from clip_jax.training.report.examples import (
+from clip_jax.report import facts
+from clip_jax.report.curves import plain
+from clip_jax.report.curves_svg import Line, Reference, curves
+from clip_jax.report.examples import (
   Prediction,
   confusions,
   read_examples,
   some_right_some_wrong,
 )
-from clip_jax.training.report.figures import Line, Reference, curves
-from clip_jax.training.report.similarity import (
+from clip_jax.report.similarity import (
   changed_words,
   nearest,
   spread,
 )
+from clip_jax.report.training import write_report
+from clip_jax.report.words import percent
+from clip_jax.training.metrics import MetricsWriter
 
 COLOURS = ('red', 'green', 'blue', 'brown', 'black')
 THINGS = ('apple', 'cat face', 'house', 'hand', 'ball', 'tree', 'old man')

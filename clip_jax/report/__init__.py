@@ -1,0 +1,1 @@
+"""Draws charts and writes the HTML pages of training, evaluation and search."""
