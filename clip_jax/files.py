@@ -342,7 +342,8 @@ def replacing(
     UsageError: `path` is a folder, or in none.
     FailureError: it cannot be written, as where the disk is full.
   """
-  path = typed_path(path)
+  # A Path has been through `typed_path`, and its `~` is a name now.
+  path = path if isinstance(path, Path) else typed_path(path)
   if path.is_dir():
     raise UsageError(f'{path} is a folder: name a file.')
   if not make_folder and not path.parent.is_dir():
@@ -377,7 +378,8 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     FailureError: it cannot be written; of a file in it too, the message names
       `path`.
   """
-  path = Path(os.path.abspath(typed_path(path)))
+  path = path if isinstance(path, Path) else typed_path(path)
+  path = Path(os.path.abspath(path))
   part = path.with_name(f'.{path.name}.{os.getpid()}.part')
   old = path.with_name(f'.{path.name}.{os.getpid()}.old')
   try:
