@@ -4,9 +4,9 @@ import statistics
 
 from clip_jax.benchmarks.timing import Figures, median_seconds
 from clip_jax.data.reading import read_ahead
-from clip_jax.evaluation import zero_shot
 from clip_jax.evaluation.datasets.opening import open_dataset
-from clip_jax.evaluation.encoder import Options
+from clip_jax.evaluation.tasks import zero_shot
+from clip_jax.evaluation.types import Options
 from clip_jax.inference.model import Model
 
 

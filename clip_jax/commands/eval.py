@@ -242,7 +242,10 @@ def _class_names_of(path: str | None) -> list[str] | None:
 def _with_cache(
   options: 'Options', folder: Path, model: 'Model', dtype: str
 ) -> 'Options':
-  from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
+  from clip_jax.evaluation.features.cache import (
+    FeatureCache,
+    identity_of,
+  )
 
   cache = FeatureCache(folder, model, identity_of(model, dtype))
   return dataclasses.replace(options, cache=cache)

@@ -65,12 +65,12 @@ def options_of(values: flags.FlagValues) -> 'Options':
     raise UsageError(f'--C={values.C}: use a positive number, as 1.0.')
   baselines = values.baselines
   if baselines:
-    from clip_jax.evaluation.baselines import read_baselines
+    from clip_jax.evaluation.shift.baselines import read_baselines
 
     read_baselines(baselines)  # what is wrong in it is said at once
   designs = None
   if values.designs:
-    from clip_jax.evaluation.bias_designs import read_designs
+    from clip_jax.evaluation.tasks.bias_designs import read_designs
 
     designs = read_designs(Path(values.designs))
   return Options(

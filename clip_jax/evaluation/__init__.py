@@ -1,4 +1,4 @@
-"""The table of evaluators: a name, and what measures under it.
+"""Evaluation: the tasks that there are, and what measures each.
 
 Each is called as `find_evaluator(name)(encoder, dataset, options)` and returns
 an `Evaluation`; `encoder` is a `Model` or anything else with its encode
@@ -9,7 +9,7 @@ import difflib
 import importlib
 
 from clip_jax.errors import UsageError
-from clip_jax.evaluation.encoder import (
+from clip_jax.evaluation.types import (
   Encoder,
   Evaluation,
   Evaluator,
@@ -25,22 +25,22 @@ __all__ = [
   'find_evaluator',
 ]
 
-# Task to the module whose `evaluate` measures it: imported when it is asked
-# for, as several bring scikit-learn along.
-EVALUATORS: dict[str, str] = {
-  'zero_shot': 'zero_shot',  # the right name among all names
-  'prompt_gain': 'prompt_gain',  # what templates add to bare names
-  'retrieval': 'retrieval',  # the right text for an image, and back
-  'linear_probe': 'linear_probe',  # logistic regression on the features
-  'few_shot': 'few_shot',  # the same, on a few examples of each class
-  'robustness': 'distribution_shift',  # what a shift of the data costs
-  'overlap': 'overlap',  # with what the model was trained on
-  'bias': 'bias',  # which names the pictures of each group are given
-}
+# Each name is that of a module of `tasks`, whose `evaluate` measures it. It is
+# imported when it is asked for, as several bring scikit-learn along.
+EVALUATORS: tuple[str, ...] = (
+  'zero_shot',  # the right name among all names
+  'prompt_gain',  # what templates add to bare names
+  'retrieval',  # the right text for an image, and back
+  'linear_probe',  # logistic regression on the features
+  'few_shot',  # the same, on a few examples of each class
+  'robustness',  # what a shift of the data costs
+  'overlap',  # with what the model was trained on
+  'bias',  # which names the images of each group are given
+)
 
 
 def find_evaluator(task: str) -> Evaluator:
-  """The evaluator of a task.
+  """Returns the evaluator of a task.
 
   Raises:
     UsageError: there is none of that name.
@@ -51,5 +51,5 @@ def find_evaluator(task: str) -> Evaluator:
       f'no task {task!r}: choose one of {", ".join(EVALUATORS)}'
       + (f'; the nearest is {near[0]}.' if near else '.')
     )
-  module = importlib.import_module(f'{__name__}.{EVALUATORS[task]}')
+  module = importlib.import_module(f'{__name__}.tasks.{task}')
   return module.evaluate

@@ -14,8 +14,8 @@ from fractions import Fraction
 import numpy as np
 
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.encoder import Encoder, Options
 from clip_jax.evaluation.prompts import prompts_of
+from clip_jax.evaluation.types import Encoder, Options
 from clip_jax.tokenizers.base import Tokenizer
 
 Prompts = Sequence[Sequence[str]]  # those of each class

@@ -7,8 +7,11 @@ from jaxtyping import Float
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.encoder import Encoder, Options
-from clip_jax.evaluation.encoding import encode_texts, text_parts
+from clip_jax.evaluation.features.encoding import (
+  encode_texts,
+  text_parts,
+)
+from clip_jax.evaluation.types import Encoder, Options
 from clip_jax.inference.classifier import check_labels, check_templates
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from clip_jax.data.images import CorruptImageError, decode
 from clip_jax.data.sources import Source
 from clip_jax.evaluation import Encoder, Evaluation
-from clip_jax.evaluation.ranking import top_classes
+from clip_jax.evaluation.metrics.ranking import top_classes
 from clip_jax.inference.classifier import zero_shot_weights
 
 GIVEN_NAMES = 5

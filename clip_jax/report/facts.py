@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from clip_jax.evaluation.chance import FEW_CLASSES
+from clip_jax.evaluation.metrics.chance import FEW_CLASSES
 from clip_jax.report.examples import Examples
 from clip_jax.report.words import percent, short_count
 from clip_jax.training.evaluations import TRAIN

@@ -13,7 +13,7 @@ import jinja2
 from clip_jax.data.sources import Source, same_data
 from clip_jax.data.thumbnails import data_uri
 from clip_jax.evaluation import Encoder, Evaluation
-from clip_jax.evaluation.chance import FEW_CLASSES
+from clip_jax.evaluation.metrics.chance import FEW_CLASSES
 from clip_jax.files import check_fields, read_object
 from clip_jax.report import facts
 from clip_jax.report.curves import draw_charts

@@ -15,9 +15,12 @@ from jaxtyping import Float
 from clip_jax.data.sources import Record, Source
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
 from clip_jax.evaluation.dataset import Split, of_source
-from clip_jax.evaluation.features import Features, read_features
-from clip_jax.evaluation.pair_loss import evaluate_loss
+from clip_jax.evaluation.features.extraction import (
+  Features,
+  read_features,
+)
 from clip_jax.evaluation.prompts import text_features
+from clip_jax.evaluation.tasks.pair_loss import evaluate_loss
 from clip_jax.inference.model import Model
 from clip_jax.training.run import Run
 

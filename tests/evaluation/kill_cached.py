@@ -13,8 +13,12 @@ from pathlib import Path
 import jax
 
 from clip_jax.data.sources import open_source
-from clip_jax.evaluation import Options, encoding
-from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
+from clip_jax.evaluation import Options
+from clip_jax.evaluation.features import encoding
+from clip_jax.evaluation.features.cache import (
+  FeatureCache,
+  identity_of,
+)
 from tests.tiny_run import tiny_model
 
 PART_ROWS = 4

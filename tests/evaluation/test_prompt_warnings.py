@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from clip_jax.evaluation import Options, find_evaluator
-from clip_jax.evaluation.bias_designs import checked
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.prompt_warnings import (
   prompt_warnings,
   warnings_of_prompts,
 )
 from clip_jax.evaluation.suite.collected import warnings_of
+from clip_jax.evaluation.tasks.bias_designs import checked
 from clip_jax.tokenizers.clip import CLIPTokenizer
 from tests.evaluation.fakes import ListSource, TableEncoder, unit
 

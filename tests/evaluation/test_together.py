@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.evaluation import encoding
+from clip_jax.evaluation.features import encoding
 from clip_jax.evaluation.suite import stored
 from tests.evaluation import together
 from tests.evaluation.suite.fakes import FakeSuite

@@ -17,13 +17,15 @@ import jax
 import numpy as np
 
 from clip_jax.data.sources import open_source
-from clip_jax.evaluation import Options, encoding, retrieval
+from clip_jax.evaluation import Options
 from clip_jax.evaluation.dataset import of_source
-from clip_jax.evaluation.device_solver import spread
-from clip_jax.evaluation.feature_cache import FeatureCache, identity_of
-from clip_jax.evaluation.logistic_regression import fit
+from clip_jax.evaluation.features import encoding
+from clip_jax.evaluation.features.cache import FeatureCache, identity_of
+from clip_jax.evaluation.probes.device_solver import spread
+from clip_jax.evaluation.probes.logistic_regression import fit
 from clip_jax.evaluation.suite import run
 from clip_jax.evaluation.suite.plan import Pair
+from clip_jax.evaluation.tasks import retrieval
 from clip_jax.parallel.distributed import detect_cluster, join_cluster
 from clip_jax.parallel.mesh import make_mesh
 from tests.evaluation.rows import blobs

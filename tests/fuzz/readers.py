@@ -357,7 +357,9 @@ def _pictures(folder: Path) -> None:
 
 def _read_pictures(folder: Path, random: Random) -> None:
   from clip_jax.data.images import Preprocessing, decode, preprocess
-  from clip_jax.evaluation.perceptual_hash import perceptual_hash
+  from clip_jax.evaluation.near_duplicates.perceptual_hash import (
+    perceptual_hash,
+  )
 
   options = [
     Preprocessing(
@@ -696,7 +698,7 @@ def _bias_designs(folder: Path) -> None:
 
 
 def _read_bias_designs(folder: Path, random: Random) -> None:
-  from clip_jax.evaluation.bias_designs import candidates, read_designs
+  from clip_jax.evaluation.tasks.bias_designs import candidates, read_designs
 
   designs = read_designs(folder / 'designs.json')
   candidates(designs, ['man', 'woman'])
@@ -709,7 +711,7 @@ def _baselines(folder: Path) -> None:
 
 
 def _read_baselines(folder: Path, random: Random) -> None:
-  from clip_jax.evaluation.baselines import read_baselines
+  from clip_jax.evaluation.shift.baselines import read_baselines
 
   read_baselines(str(folder / 'b.csv'))
 
@@ -720,9 +722,11 @@ def _caches(folder: Path) -> None:
 
 def _read_caches(folder: Path, random: Random) -> None:
   from clip_jax.data.sources import open_source
-  from clip_jax.evaluation.encoder import Options
-  from clip_jax.evaluation.feature_cache import FeatureCache
-  from clip_jax.evaluation.hash_cache import read_hashes
+  from clip_jax.evaluation.features.cache import FeatureCache
+  from clip_jax.evaluation.near_duplicates.hash_cache import (
+    read_hashes,
+  )
+  from clip_jax.evaluation.types import Options
   from tests.evaluation.fakes import TableEncoder
 
   good = folder.parent / 'pictures'

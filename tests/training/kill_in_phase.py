@@ -19,7 +19,7 @@ import threading
 from typing import Any
 
 from clip_jax import __main__, checkpoints
-from clip_jax.evaluation import feature_cache
+from clip_jax.evaluation.features import cache as feature_cache
 from clip_jax.evaluation.suite import run as suite_run
 from clip_jax.parallel import distributed, peer_failures
 from clip_jax.training import feed, loop

@@ -11,10 +11,10 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.data_identity import data_identity
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.datasets.table import DatasetFacts
-from clip_jax.evaluation.encoder import Encoder, Evaluator, Options
 from clip_jax.evaluation.suite import stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.stored import Result
+from clip_jax.evaluation.types import Encoder, Evaluator, Options
 from clip_jax.parallel import peer_failures
 from clip_jax.parallel.distributed import all_processes_agree, is_first_process
 

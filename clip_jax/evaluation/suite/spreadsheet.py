@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from clip_jax.evaluation.intervals import clopper_pearson
+from clip_jax.evaluation.metrics.intervals import clopper_pearson
 
 COLUMNS = (
   'dataset',

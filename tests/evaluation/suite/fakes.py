@@ -7,9 +7,9 @@ from typing import Any
 
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.datasets.table import DatasetFacts
-from clip_jax.evaluation.encoder import Evaluation, Options
 from clip_jax.evaluation.suite import Setting, Suite
 from clip_jax.evaluation.suite.run import Suite as _Suite
+from clip_jax.evaluation.types import Evaluation, Options
 from tests.evaluation.fakes import ListSource
 
 CHANCE = 0.173

@@ -1,0 +1,1 @@
+"""The features of images and texts: extraction, a cache on disk, nearest."""

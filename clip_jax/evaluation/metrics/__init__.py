@@ -1,0 +1,1 @@
+"""The numbers: ranking, the metrics of data sets, calibration, intervals."""

@@ -1,0 +1,1 @@
+"""Near-duplicate images, for the overlap analysis (paper, section 5)."""

@@ -1,0 +1,1 @@
+"""Robustness to natural distribution shift (paper, section 3.3)."""

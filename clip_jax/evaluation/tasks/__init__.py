@@ -1,0 +1,1 @@
+"""The evaluators: one file a task, each with a function `evaluate`."""

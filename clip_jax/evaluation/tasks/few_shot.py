@@ -1,0 +1,214 @@
+"""Zero-shot against few-shot (paper, section 3.1.5, figures 6 and 7): how many
+examples of each class a probe needs to be as good as the class's name.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from clip_jax.evaluation.dataset import Dataset
+from clip_jax.evaluation.metrics.chance import chance_levels
+from clip_jax.evaluation.metrics.intervals import mean_interval
+from clip_jax.evaluation.probes.examples import (
+  Examples,
+  JointExamples,
+  fit_tuned,
+  join,
+  read_examples,
+  read_training,
+  refuse_multilabel,
+  text_weights,
+)
+from clip_jax.evaluation.probes.few_shot import Shots, shot_probes
+from clip_jax.evaluation.probes.logistic_regression import LinearClassifier
+from clip_jax.evaluation.probes.sampling import shots_to_match
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
+from clip_jax.evaluation.tasks.zero_shot import own_metric
+from clip_jax.evaluation.types import Encoder, Evaluation, Options
+
+_TASK = 'few_shot'
+_ENDS = ('_low', '_high')  # of intervals
+Row = dict[str, Any]
+
+
+def evaluate(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> Evaluation:
+  """The curve of probes over shots, beside the zero-shot classifier.
+
+  All numbers are by the data set's metric on its test split. Examples are
+  drawn from the training and the validation split together; how C is chosen
+  is said in `shots`. Where no k reaches zero-shot, the curve gets one more
+  point, the probe of all examples (`linear_probe`'s), as in figure 7.
+
+  Args:
+    options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`, `templates`,
+      `joint_space`; `start_from_text` adds a second curve, of probes that
+      start from the zero-shot classifier and are stopped early, and takes the
+      joint space for both.
+  Returns:
+    metrics: 'zero_shot'; 'K_shot', the mean over seeds, for every k, with
+      'K_shot_low' and 'K_shot_high' (95 %, by Student's t; not of one seed);
+      'full', the probe of all examples, where it was needed;
+      'shots_to_match_zero_shot' (examples a class; figure 7), left out where
+      the curve does not say; the same with '_from_text' for the second curve;
+      'examples' tested.
+    records: for each picture 'id', 'label', 'zero_shot' (whether it was
+      right) and 'shots': k to the fraction of the seeds whose probe was.
+    tables: 'curve': 'start' ('zeros' or 'text'), 'shots', 'mean', 'low' and
+      'high' (95 %, by Student's t; None of one value), 'values' (a seed
+      each), 'C', 'iterations' (at most), 'short' (classes with fewer
+      examples) and 'full' (whether it is that point). 'notes': 'note', what
+      was left out and why. 'warnings': see `Evaluation`.
+  Raises:
+    UsageError: the data have no class names or no training split, pictures
+      have several labels, a class has no examples, a label is out of range, or
+      all are of one class.
+    FailureError: features are not finite.
+  """
+  train, validation = read_training(encoder, dataset, options, _TASK)
+  refuse_multilabel(train, dataset, _TASK)
+  test = read_examples(encoder, dataset.test, dataset, options, _TASK)
+  pool = join([train, validation])
+  text = text_weights(encoder, dataset, options)
+  found = list(shot_probes(pool, options))
+  curve = [_point(x, test, dataset, 'zeros') for x in found if x.probes]
+  notes = [x.note for x in found if x.note]
+  target = _score(text.scores(test.embeddings), test, dataset)
+  if all(row['mean'] < target for row in curve):
+    tuned = fit_tuned(train, validation, options)
+    curve += _full_point(curve, tuned.probe, tuned.C, pool, test, dataset)
+  metrics = {'zero_shot': target, **_summary(curve, target, '', notes)}
+  if options.start_from_text:
+    started = [
+      _point(x, test, dataset, 'text')
+      for x in shot_probes(pool, options, text)
+      if x.probes
+    ]
+    metrics |= _summary(started, target, '_from_text', notes)
+    curve += started
+  accuracies = [
+    name
+    for name in metrics
+    if not name.startswith('shots_to_match') and not name.endswith(_ENDS)
+  ]
+  return Evaluation(
+    metrics={**metrics, 'examples': float(len(test))},
+    chance=chance_levels(accuracies, test.classes, dataset.metric),
+    records=_records(found, text, test, dataset.first_names),
+    corrupt={**pool.corrupt, **test.corrupt},
+    tables={
+      'curve': curve,
+      'notes': [{'note': note} for note in notes],
+      'warnings': prompt_warnings(encoder, dataset, options),
+    },
+  )
+
+
+def _score(
+  scores: Float[np.ndarray, 'N C'], test: Examples, dataset: Dataset
+) -> float:
+  return own_metric(dataset, scores, test.answers)
+
+
+def _point(shots: Shots, test: Examples, dataset: Dataset, start: str) -> Row:
+  assert shots.settings
+  values = [
+    _score(probe.scores(test.vectors), test, dataset) for probe in shots.probes
+  ]
+  low = high = None
+  if len(values) > 1:
+    _, low, high = mean_interval(np.array(values))
+  return {
+    'start': start,
+    'shots': float(shots.k),
+    'mean': float(np.mean(values)),
+    'low': low,
+    'high': high,
+    'values': values,
+    'C': shots.settings.C,
+    'iterations': shots.settings.iterations,
+    'short': shots.short,
+    'full': False,
+  }
+
+
+def _full_point(
+  curve: list[Row],
+  probe: LinearClassifier,
+  C: float,
+  pool: Examples,
+  test: Examples,
+  dataset: Dataset,
+) -> list[Row]:
+  """At the mean count of a class; none where a k has as many already."""
+  shots = len(pool) / pool.classes
+  if curve and shots <= curve[-1]['shots']:
+    return []
+  value = _score(probe.scores(test.vectors), test, dataset)
+  return [
+    {
+      'start': 'zeros',
+      'shots': shots,
+      'mean': value,
+      'low': None,
+      'high': None,
+      'values': [value],
+      'C': C,
+      'iterations': probe.iterations,
+      'short': 0,
+      'full': True,
+    }
+  ]
+
+
+def _summary(
+  curve: list[Row], target: float, ending: str, notes: list[str]
+) -> dict[str, float]:
+  """The curve's metrics; adds to the notes what it does not say."""
+  metrics: dict[str, float] = {}
+  for row in curve:
+    name = 'full' if row['full'] else f'{row["shots"]:.0f}_shot{ending}'
+    metrics[name] = row['mean']
+    if row['low'] is not None:
+      metrics |= {f'{name}_low': row['low'], f'{name}_high': row['high']}
+  if not curve:
+    return metrics
+  name = f'shots_to_match_zero_shot{ending}'
+  shots = [row['shots'] for row in curve]
+  needed = shots_to_match(shots, [row['mean'] for row in curve], target)
+  if needed is None:
+    notes.append(f'{name}: fewer than {shots[0]:g}, the fewest tried.')
+  elif math.isinf(needed):
+    notes.append(f'{name}: not reached with {shots[-1]:g}, the most tried.')
+  else:
+    metrics[name] = needed
+  return metrics
+
+
+def _records(
+  found: list[Shots],
+  text: LinearClassifier,
+  test: JointExamples,
+  names: tuple[str, ...],
+) -> list[Row]:
+  zero_shot = text.predict(test.embeddings) == test.answers
+  right = {
+    str(x.k): np.mean(
+      [probe.predict(test.vectors) == test.answers for probe in x.probes],
+      axis=0,
+    )
+    for x in found
+    if x.probes
+  }
+  return [
+    {
+      'id': test.ids[i],
+      'label': names[test.answers[i]],
+      'zero_shot': bool(zero_shot[i]),
+      'shots': {k: float(hits[i]) for k, hits in right.items()},
+    }
+    for i in range(len(test))
+  ]

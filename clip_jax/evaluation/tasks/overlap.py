@@ -1,0 +1,318 @@
+"""Was the test in the training data, and does it matter (paper, section 5)?
+
+A detector splits the test pictures: Overlap are those of which a near-duplicate
+is among the training pictures, Clean the rest, All both. How much contamination
+inflates a result is the accuracy on All minus that on Clean.
+
+No detector is perfect, and Overlap may differ from Clean in more than having
+been seen: in the paper some of it was black frames of films. The paper chose
+the threshold of each data set by looking at pairs: see the tables.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from clip_jax.data.sources import open_source
+from clip_jax.errors import UsageError, check_choice
+from clip_jax.evaluation.dataset import Dataset, Split
+from clip_jax.evaluation.features.extraction import (
+  Features,
+  labelled,
+  read_features,
+)
+from clip_jax.evaluation.metrics.chance import chance_levels
+from clip_jax.evaluation.metrics.intervals import (
+  OVERLAP_CONFIDENCE,
+  clopper_pearson,
+  overlap_p_value,
+)
+from clip_jax.evaluation.metrics.ranking import top_classes
+from clip_jax.evaluation.near_duplicates.detectors import (
+  Found,
+  find_learned,
+  find_perceptual,
+)
+from clip_jax.evaluation.near_duplicates.perceptual_hash import BITS
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
+from clip_jax.evaluation.prompts import classifier_for
+from clip_jax.evaluation.types import Encoder, Evaluation, Options
+
+DETECTORS = ('perceptual', 'learned')
+# Of the sweeps: bits, beyond which pictures are rarely copies, and cosines.
+_DISTANCES = [float(n) for n in range(17)]
+_SIMILARITIES = [n / 100 for n in range(80, 100)]
+_PAIRS_A_STEP = 8  # shown of each step of the sweep
+# Hits of one training picture that are said: so many, and such a part of all.
+_MANY_HITS, _MANY = 10, 0.1
+
+
+def evaluate(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> Evaluation:
+  """Zero-shot accuracy on All, Overlap and Clean test pictures (figure 17).
+
+  The 'perceptual' detector takes pictures for near-duplicates whose hashes
+  differ in at most `max_distance` bits, and which are the same in every place
+  and colour (`same_image`): flat pictures of one pattern share their hash. It
+  never compares pictures without texture, which are alike whatever they are of.
+  The 'learned' one takes those whose features, by this very model, have a
+  cosine of at least `min_similarity`: it finds more, and also what is merely of
+  the same thing. Accuracy is top-1 over pictures, whatever the data set's own
+  metric is.
+
+  Args:
+    options: `overlap_with`, `detector`, `max_distance`, `min_similarity`;
+      `templates`, `cache`, `max_corrupt_records`, `watch`.
+  Returns:
+    metrics: 'examples', 'overlap_examples', 'clean_examples', and
+      'refuted_examples' and 'uncompared_examples' of the perceptual detector
+      (counts); 'overlap_share'; 'accuracy_all', 'accuracy_overlap',
+      'accuracy_clean'; 'all_minus_clean'; 'overlap_minus_clean' and its
+      'overlap_minus_clean_low' and '_high', the ends of the 99.5 %
+      Clopper-Pearson interval of Overlap's accuracy less Clean's; 'p_value',
+      one-tailed, that Overlap is as easy as Clean. What is undefined, Overlap
+      or Clean being empty, is left out.
+    records: for each test picture 'id', 'label', 'predicted', 'correct',
+      'nearest' (the training picture, or None), 'distance' or 'similarity'
+      (or None), 'overlapping', 'refuted': near by its hash, and not the same.
+    tables: 'thresholds': 'threshold', 'overlapping' (a count),
+      'overlap_accuracy', 'clean_accuracy' (None where undefined); beyond
+      `max_distance`, hits are by the hash alone. 'pairs', to look at: 'test',
+      'train' (ids), 'distance' or 'similarity', 'overlapping'; nearest first,
+      the first few of each step of the sweep. 'warnings': see `Evaluation`;
+      also that many hits share one picture.
+  Raises:
+    UsageError: an option makes no sense, or there is no training data, no
+      class name or no label.
+    FailureError: too many pictures are corrupt, features are not finite, or
+      cached hashes are of other pictures.
+  """
+  _check(options)
+  dataset.require_classes('overlap')
+  train = _training_split(dataset, options)
+  test = labelled(
+    read_features(encoder, dataset.test, options), dataset.test, 'overlap'
+  )
+  if not len(test):
+    raise UsageError(f'data {dataset.name!r}: no picture has a class.')
+  predicted = _predict(encoder, dataset, test, options)
+  correct = predicted == test.labels
+  if options.detector == 'perceptual':
+    found = find_perceptual(test, dataset.test, train, options)
+  else:
+    found = find_learned(encoder, test, train, options)
+  overlapping = _hits(found, _threshold(options), options)
+  metrics = compare(correct, overlapping)
+  if options.detector == 'perceptual':
+    metrics['refuted_examples'] = float(found.refuted.sum())
+    metrics['uncompared_examples'] = float(found.uncompared)
+  accuracies = [name for name in metrics if name.startswith('accuracy_')]
+  return Evaluation(
+    metrics,
+    _records(dataset, test, predicted, found, overlapping, options),
+    {
+      **{f'{train.source.spec} {x}': y for x, y in found.corrupt.items()},
+      **test.corrupt,
+    },
+    {
+      'thresholds': _sweep(correct, found, options),
+      'pairs': _pairs(test, found, overlapping, options),
+      'warnings': [
+        *prompt_warnings(encoder, dataset, options),
+        *_shared(found, overlapping),
+      ],
+    },
+    chance_levels(accuracies, len(dataset.class_names), 'accuracy'),
+  )
+
+
+def compare(
+  correct: Bool[np.ndarray, ' N'], overlapping: Bool[np.ndarray, ' N']
+) -> dict[str, float]:
+  """The paper's statistics of which test pictures are right, and which seen.
+
+  Returns:
+    The metrics of `evaluate`, for at least one picture.
+  """
+  seen, clean = correct[overlapping], correct[~overlapping]
+  metrics = {
+    'examples': float(len(correct)),
+    'overlap_examples': float(len(seen)),
+    'clean_examples': float(len(clean)),
+    'overlap_share': float(overlapping.mean()),
+    'accuracy_all': float(correct.mean()),
+  }
+  if len(seen):
+    metrics['accuracy_overlap'] = float(seen.mean())
+  if len(clean):
+    rate = float(clean.mean())
+    metrics['accuracy_clean'] = rate
+    metrics['all_minus_clean'] = metrics['accuracy_all'] - rate
+  if len(seen) and len(clean):
+    hits = int(seen.sum())
+    interval = clopper_pearson(hits, len(seen), OVERLAP_CONFIDENCE)
+    metrics['overlap_minus_clean'] = metrics['accuracy_overlap'] - rate
+    metrics['overlap_minus_clean_low'] = interval.low - rate
+    metrics['overlap_minus_clean_high'] = interval.high - rate
+    metrics['p_value'] = overlap_p_value(hits, len(seen), rate)
+  return metrics
+
+
+def _check(options: Options) -> None:
+  check_choice('detector', options.detector, DETECTORS)
+  if not 0 <= options.max_distance <= BITS:
+    raise UsageError(f'max_distance={options.max_distance} bits: use 0 to 64.')
+  if not -1 <= options.min_similarity <= 1:
+    raise UsageError(
+      f'min_similarity={options.min_similarity}: use a cosine, -1 to 1.'
+    )
+
+
+def _training_split(dataset: Dataset, options: Options) -> Split:
+  if options.overlap_with:
+    return Split(open_source(options.overlap_with))
+  if dataset.train is None:
+    raise UsageError(
+      f'data {dataset.name!r} has no training split: name what the model was '
+      'trained on with --overlap_with=SPEC.'
+    )
+  return dataset.train
+
+
+def _predict(
+  encoder: Encoder, dataset: Dataset, test: Features, options: Options
+) -> Int[np.ndarray, ' N']:
+  weights = classifier_for(encoder, dataset, options)
+  best, _ = top_classes(
+    test.vectors, weights, k=1, logit_scale=encoder.logit_scale
+  )
+  return best[:, 0]
+
+
+def _threshold(options: Options) -> float:
+  perceptual = options.detector == 'perceptual'
+  return float(options.max_distance if perceptual else options.min_similarity)
+
+
+def _within(
+  values: Float[np.ndarray, ' N'], threshold: float, options: Options
+) -> Bool[np.ndarray, ' N']:
+  """Which pictures overlap; those that were not compared do not."""
+  if options.detector == 'perceptual':
+    return values <= threshold
+  return values >= threshold
+
+
+def _hits(
+  found: Found, threshold: float, options: Options
+) -> Bool[np.ndarray, ' N']:
+  return _within(found.nearest.values, threshold, options) & ~found.refuted
+
+
+def _shared(found: Found, overlapping: np.ndarray) -> list[dict[str, Any]]:
+  """A warning where many hits are of one training picture.
+
+  That is a pattern, such as a star or a sign, rather than copies; and such hits
+  are no independent draws, as the p-value takes them to be.
+  """
+  rows, counts = np.unique(found.nearest.rows[overlapping], return_counts=True)
+  if not len(rows) or counts.max() < max(_MANY_HITS, _MANY * counts.sum()):
+    return []
+  most = int(counts.argmax())
+  return [
+    {
+      'warning': f'{counts[most]:,} of {counts.sum():,} overlapping pictures '
+      f'are near one training picture, {found.train_ids[rows[most]]}: look at '
+      'it; hits of one pattern are no copies, and the p-value takes them for '
+      'independent.'
+    }
+  ]
+
+
+def _thresholds(options: Options) -> list[float]:
+  """Of the sweep, strictest first, with the one that is used."""
+  if options.detector == 'perceptual':
+    return sorted({*_DISTANCES, _threshold(options)})
+  return sorted({*_SIMILARITIES, _threshold(options)}, reverse=True)
+
+
+def _sweep(
+  correct: np.ndarray, found: Found, options: Options
+) -> list[dict[str, Any]]:
+  rows = []
+  for threshold in _thresholds(options):
+    metrics = compare(correct, _hits(found, threshold, options))
+    rows.append(
+      {
+        'threshold': _plain(threshold, options),
+        'overlapping': int(metrics['overlap_examples']),
+        'overlap_accuracy': metrics.get('accuracy_overlap'),
+        'clean_accuracy': metrics.get('accuracy_clean'),
+      }
+    )
+  return rows
+
+
+def _plain(value: float, options: Options) -> int | float:
+  """Bits are whole numbers."""
+  return int(value) if options.detector == 'perceptual' else float(value)
+
+
+def _measure(options: Options) -> str:
+  return 'distance' if options.detector == 'perceptual' else 'similarity'
+
+
+def _pairs(
+  test: Features, found: Found, overlapping: np.ndarray, options: Options
+) -> list[dict[str, Any]]:
+  values = found.nearest.values
+  order = np.argsort(
+    values if options.detector == 'perceptual' else -values, kind='stable'
+  )
+  before = np.zeros(len(test), bool)
+  rows = []
+  for threshold in _thresholds(options):
+    within = _within(values, threshold, options)
+    fresh = within & ~before
+    before = within
+    for i in order[fresh[order]][:_PAIRS_A_STEP].tolist():
+      rows.append(
+        {
+          'test': test.ids[i],
+          'train': found.train_ids[found.nearest.rows[i]],
+          _measure(options): _plain(float(values[i]), options),
+          'overlapping': bool(overlapping[i]),
+        }
+      )
+  return rows
+
+
+def _records(
+  dataset: Dataset,
+  test: Features,
+  predicted: np.ndarray,
+  found: Found,
+  overlapping: np.ndarray,
+  options: Options,
+) -> list[dict[str, Any]]:
+  names = dataset.first_names
+  records = []
+  for i, key in enumerate(test.ids):
+    row = int(found.nearest.rows[i])
+    value = float(found.nearest.values[i])
+    compared = row >= 0
+    records.append(
+      {
+        'id': key,
+        'label': names[test.labels[i]],
+        'predicted': names[predicted[i]],
+        'correct': bool(predicted[i] == test.labels[i]),
+        'nearest': found.train_ids[row] if compared else None,
+        _measure(options): _plain(value, options) if compared else None,
+        'overlapping': bool(overlapping[i]),
+        'refuted': bool(found.refuted[i]),
+      }
+    )
+  return records

@@ -1,0 +1,125 @@
+"""What prompts add to bare class names (paper, section 3.1.4 and Figure 4)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from clip_jax.evaluation.dataset import Dataset
+from clip_jax.evaluation.features.concurrency import at_once
+from clip_jax.evaluation.features.extraction import (
+  answered,
+  read_features,
+)
+from clip_jax.evaluation.metrics.chance import chance_levels
+from clip_jax.evaluation.metrics.labels import check_in_range
+from clip_jax.evaluation.metrics.ranking import scaled, scores_of
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
+from clip_jax.evaluation.prompts import mean_directions, prompt_features
+from clip_jax.evaluation.tasks.zero_shot import own_metric
+from clip_jax.evaluation.types import Encoder, Evaluation, Options
+from clip_jax.inference.classifier import PLAIN, check_templates
+
+PHOTO = 'a photo of a {}.'  # the paper's prompt for any data set
+SINGLE_TEMPLATES = 100  # that are also evaluated one by one
+
+
+def evaluate(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> Evaluation:
+  """Zero-shot with bare names, one common prompt, and the data set's own.
+
+  By the data set's metric: a fraction, whichever it is.
+
+  Args:
+    options: `templates`, instead of the data set's; `cache`,
+      `max_corrupt_records`, `watch`.
+  Returns:
+    metrics: 'bare', 'photo' ('a photo of a {}.') and 'ensemble' (all templates,
+      averaged in embedding space), and 'photo_gain' and 'ensemble_gain' over
+      the bare names (differences of fractions: 0.05 are 5 points);
+      'templates' and 'examples', counts.
+    tables: 'prompts': 'prompt' (the template; 'ensemble' of all), 'value' and
+      'gain', for each of the first hundred templates by itself. 'warnings':
+      see `Evaluation`.
+  Raises:
+    UsageError, FailureError: see `zero_shot.evaluate`.
+  """
+  dataset.require_classes('prompt_gain')
+  templates = options.templates_for(dataset)
+  check_templates(templates)
+  prompts = list(dict.fromkeys([*PLAIN, PHOTO, *templates]))
+  rows, features = at_once(
+    options,
+    lambda options: prompt_features(encoder, dataset, options, prompts),
+    lambda options: read_features(encoder, dataset.test, options),
+  )
+  classes = len(dataset.class_names)
+  features, truth, difficult = answered(
+    features, dataset.test, classes, 'prompt_gain'
+  )
+  if truth.ndim == 1:
+    check_in_range(truth, classes)
+
+  def measure(chosen: Sequence[str]) -> float:
+    picked = rows[:, [prompts.index(template) for template in chosen]]
+    weights = scaled(_weights(dataset, picked), encoder.logit_scale)
+    scores = scores_of(features.vectors, weights)
+    return own_metric(dataset, scores, truth, difficult)
+
+  bare, photo, ensemble = (
+    measure(PLAIN), measure([PHOTO]), measure(templates)
+  )  # fmt: skip
+  table: list[dict[str, Any]] = [
+    {'prompt': template, 'value': value, 'gain': value - bare}
+    for template in prompts[: SINGLE_TEMPLATES + 2]
+    for value in [measure([template])]
+  ]
+  table.append(
+    {'prompt': 'ensemble', 'value': ensemble, 'gain': ensemble - bare}
+  )
+  return Evaluation(
+    metrics={
+      'bare': bare,
+      'photo': photo,
+      'ensemble': ensemble,
+      'photo_gain': photo - bare,
+      'ensemble_gain': ensemble - bare,
+      'templates': float(len(templates)),
+      'examples': float(len(features)),
+    },
+    chance=chance_levels(
+      ('bare', 'photo', 'ensemble'), classes, dataset.metric
+    ),
+    records=[],
+    corrupt=features.corrupt,
+    tables={
+      'prompts': table,
+      'warnings': _warnings(encoder, dataset, options, templates),
+    },
+  )
+
+
+def _warnings(
+  encoder: Encoder,
+  dataset: Dataset,
+  options: Options,
+  templates: tuple[str, ...],
+) -> list[dict[str, str]]:
+  """The warnings of all three kinds of prompt, each once."""
+  lines = dict.fromkeys(
+    row['warning']
+    for chosen in dict.fromkeys((templates, (PHOTO,), PLAIN))
+    for row in prompt_warnings(encoder, dataset, options, chosen)
+  )
+  return [{'warning': line} for line in lines]
+
+
+def _weights(
+  dataset: Dataset, rows: Float[np.ndarray, 'M T E']
+) -> Float[np.ndarray, 'E C']:
+  """Of the templates whose rows these are."""
+  counts = [len(names) for names in dataset.class_names]
+  flat = rows.reshape(-1, rows.shape[-1])
+  return mean_directions(flat, counts, rows.shape[1])

@@ -1,0 +1,271 @@
+"""Zero-shot classification (paper, section 3.1): the right name among all."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from clip_jax.evaluation.dataset import Dataset
+from clip_jax.evaluation.features.concurrency import at_once
+from clip_jax.evaluation.features.extraction import (
+  Answered,
+  Answers,
+  Features,
+  answered,
+  read_features,
+)
+from clip_jax.evaluation.metrics.calibration import (
+  calibration_error,
+  reliability_table,
+)
+from clip_jax.evaluation.metrics.chance import (
+  chance_levels,
+  ranks_of,
+)
+from clip_jax.evaluation.metrics.labels import check_in_range
+from clip_jax.evaluation.metrics.ranking import (
+  accuracies,
+  scaled,
+  scores_of,
+  top_classes,
+)
+from clip_jax.evaluation.prompt_warnings import prompt_warnings
+from clip_jax.evaluation.prompts import classifier_for
+from clip_jax.evaluation.types import Encoder, Evaluation, Options
+
+PAIRS = 50  # confusions that are told
+PAIR_EXAMPLES = 5  # ids of each
+
+
+def evaluate(
+  encoder: Encoder, dataset: Dataset, options: Options
+) -> Evaluation:
+  """Classifies each picture among the names of all classes.
+
+  Args:
+    options: `templates`, `cache`, `max_corrupt_records`, `watch`.
+  Returns:
+    metrics: 'top1' and, of more than ten classes, 'top5': fractions of the
+      pictures whose class is the first, or among the first five; 'top1_low'
+      and 'top1_high', its 95 % interval (Clopper and Pearson); the data set's
+      own metric under its name, where that is another; 'ece', the expected
+      calibration error of the first class's probability; 'examples', pictures
+      classified. Of data with several labels a picture (VOC2007)
+      'map_11_point' and 'examples'.
+    records: for each picture 'id', 'label' (the name), 'top': up to five
+      [name, probability], best first, and 'rank' (of the label among `top`,
+      from 0, or None). With several labels 'labels' instead, and no 'rank'.
+    tables: 'per_class': 'class', 'examples', and 'accuracy' (with several
+      labels 'average_precision'); 'confusions', the most frequent first:
+      'right', 'given', 'times', mean 'probability' and some 'examples' (ids,
+      the most certain first); 'reliability': see `Reliability`; 'warnings':
+      see `Evaluation`.
+  Raises:
+    UsageError: there are no class names or labels, a label is out of range, a
+      class's name is empty, or a template has no slot.
+    FailureError: too many pictures are corrupt, or features are not finite.
+  """
+  dataset.require_classes('zero_shot')
+  weights, features = at_once(
+    options,
+    lambda options: classifier_for(encoder, dataset, options),
+    lambda options: read_features(encoder, dataset.test, options),
+  )
+  classes = len(dataset.class_names)
+  found = answered(features, dataset.test, classes, 'zero_shot')
+  if found.answers.ndim == 2:
+    result = _several_labels(encoder, dataset, found, weights)
+  else:
+    check_in_range(found.answers, classes)
+    result = _one_label(encoder, dataset, found.features, weights)
+  warnings = prompt_warnings(encoder, dataset, options)
+  return dataclasses.replace(
+    result, tables={**result.tables, 'warnings': warnings}
+  )
+
+
+def own_metric(
+  dataset: Dataset,
+  scores: Float[np.ndarray, 'N C'],
+  truth: Answers,
+  difficult: Bool[np.ndarray, 'N C'] | None = None,
+) -> float:
+  """The data set's metric, as `metrics.METRICS` has it.
+
+  Args:
+    truth: classes; of data with several labels a picture, which are right.
+    difficult: of the latter, which are neither right nor wrong.
+  """
+  # It brings scikit-learn along, which training can do without.
+  from clip_jax.evaluation.metrics.classification import (
+    METRICS,
+    map_11_point,
+  )
+
+  if truth.ndim == 2:
+    return map_11_point(scores, truth, difficult)
+  if dataset.metric == 'map_11_point':
+    truth = truth[:, None] == np.arange(scores.shape[1])
+  return METRICS[dataset.metric](scores, truth)
+
+
+def _one_label(
+  encoder: Encoder,
+  dataset: Dataset,
+  features: Features,
+  weights: Float[np.ndarray, 'E C'],
+) -> Evaluation:
+  from clip_jax.evaluation.metrics.intervals import (
+    clopper_pearson,
+  )
+
+  labels, names = features.labels, dataset.first_names
+  best, probabilities = top_classes(
+    features.vectors, weights, k=5, logit_scale=encoder.logit_scale
+  )
+  right = best[:, 0] == labels
+  low, high = clopper_pearson(int(right.sum()), len(labels))
+  bins = reliability_table(probabilities[:, 0], right)
+  metrics = {
+    **accuracies(best, labels, ranks_of(len(names))),
+    'top1_low': low,
+    'top1_high': high,
+    'ece': calibration_error(bins),
+    'examples': float(len(labels)),
+  }
+  if dataset.metric != 'accuracy':
+    scores = _scores(encoder, features, weights)
+    metrics[dataset.metric] = own_metric(dataset, scores, labels)
+  return Evaluation(
+    metrics=metrics,
+    chance=chance_levels(metrics, len(names)),
+    records=[
+      {
+        'id': features.ids[i],
+        'label': names[label],
+        'rank': top.index(label) if label in top else None,
+        'top': _named(top, values, names),
+      }
+      for i, (label, top, values) in enumerate(
+        zip(labels.tolist(), best.tolist(), probabilities.tolist(), strict=True)
+      )
+    ],
+    corrupt=features.corrupt,
+    tables={
+      'per_class': _per_class(labels, right, names),
+      'confusions': _confusions(
+        features.ids, labels, best[:, 0], probabilities[:, 0], names
+      ),
+      'reliability': [row._asdict() for row in bins],
+    },
+  )
+
+
+def _several_labels(
+  encoder: Encoder,
+  dataset: Dataset,
+  found: Answered,
+  weights: Float[np.ndarray, 'E C'],
+) -> Evaluation:
+  features, truth, difficult = found
+  names = dataset.first_names
+  scores = _scores(encoder, features, weights)
+  best, probabilities = top_classes(
+    features.vectors, weights, k=5, logit_scale=encoder.logit_scale
+  )
+  return Evaluation(
+    metrics={
+      'map_11_point': own_metric(dataset, scores, truth, difficult),
+      'examples': float(len(features)),
+    },
+    records=[
+      {
+        'id': key,
+        'labels': [names[c] for c in np.flatnonzero(there)],
+        'top': _named(top, values, names),
+      }
+      for key, there, top, values in zip(
+        features.ids, truth, best.tolist(), probabilities.tolist(), strict=True
+      )
+    ],
+    corrupt=features.corrupt,
+    tables={
+      'per_class': [
+        {
+          'class': name,
+          'examples': int(truth[:, c].sum()),
+          'average_precision': own_metric(
+            dataset,
+            scores[:, [c]],
+            truth[:, [c]],
+            None if difficult is None else difficult[:, [c]],
+          ),
+        }
+        for c, name in enumerate(names)
+      ]
+    },
+  )
+
+
+def _scores(
+  encoder: Encoder, features: Features, weights: Float[np.ndarray, 'E C']
+) -> Float[np.ndarray, 'N C']:
+  return scores_of(features.vectors, scaled(weights, encoder.logit_scale))
+
+
+def _named(
+  top: Sequence[int], values: Sequence[float], names: Sequence[str]
+) -> list[list[Any]]:
+  return [[names[c], p] for c, p in zip(top, values, strict=True)]
+
+
+def _per_class(
+  labels: Int[np.ndarray, ' N'],
+  right: Bool[np.ndarray, ' N'],
+  names: Sequence[str],
+) -> list[dict[str, Any]]:
+  """Of the classes that occur, in their order."""
+  totals = np.bincount(labels)
+  hits = np.bincount(labels, weights=right)
+  return [
+    {
+      'class': names[c],
+      'examples': int(totals[c]),
+      'accuracy': float(hits[c] / totals[c]),
+    }
+    for c in np.flatnonzero(totals).tolist()
+  ]
+
+
+def _confusions(
+  ids: Sequence[str],
+  labels: Int[np.ndarray, ' N'],
+  given: Int[np.ndarray, ' N'],
+  probabilities: Float[np.ndarray, ' N'],
+  names: Sequence[str],
+) -> list[dict[str, Any]]:
+  """The most frequent wrong answers; of equals the most certain."""
+  found: dict[tuple[int, int], list[tuple[float, str]]]
+  found = collections.defaultdict(list)
+  for i in np.flatnonzero(given != labels).tolist():
+    pair = int(labels[i]), int(given[i])
+    found[pair].append((float(probabilities[i]), ids[i]))
+  rows = [
+    {
+      'right': names[pair[0]],
+      'given': names[pair[1]],
+      'times': len(times),
+      'probability': sum(p for p, _ in times) / len(times),
+      'examples': [
+        key for _, key in sorted(times, key=lambda x: -x[0])[:PAIR_EXAMPLES]
+      ],
+    }
+    for pair, times in found.items()
+  ]
+  rows.sort(
+    key=lambda r: (-r['times'], -r['probability'], r['right'], r['given'])
+  )
+  return rows[:PAIRS]

