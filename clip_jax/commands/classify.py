@@ -36,6 +36,7 @@ from absl import flags
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError, first_few, one_line
 from clip_jax.files import typed_place
+from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   from clip_jax.data.images import CorruptImageError
@@ -129,7 +130,7 @@ def _results(
     failed: gets the names of the images that cannot be read.
   """
   total = sum(1 if isinstance(x, str) else len(x.source) for x in asked)
-  images = printing.watch(_images(asked), total, 'images')
+  images = show_progress(_images(asked), total, 'images')
   while some := list(itertools.islice(images, _AT_ONCE)):
     errors: dict[int, Exception] = {
       i: image.content

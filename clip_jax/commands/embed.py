@@ -39,6 +39,7 @@ from absl import flags
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
 from clip_jax.files import typed_path
+from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   from clip_jax.inference.bulk.job import Job, Summary
@@ -115,7 +116,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   summary = bulk.embed(
     job,
     out,
-    watch=lambda items, done, total, unit: printing.watch(
+    watch=lambda items, done, total, unit: show_progress(
       items, total, unit, done=done
     ),
     say=lambda line: print(line, file=sys.stderr),

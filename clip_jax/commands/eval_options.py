@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags
 from clip_jax.errors import UsageError
+from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   from clip_jax.evaluation import Options
@@ -78,7 +79,7 @@ def options_of(values: flags.FlagValues) -> 'Options':
     if values.templates
     else None,
     max_corrupt_records=values.max_corrupt,
-    watch=printing.watch,
+    progress=show_progress,
     seed=values.seed,
     seeds=values.seeds,
     shots=_shots_of(values.shots),

@@ -11,6 +11,7 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   from clip_jax.data.sources import Source
@@ -66,7 +67,7 @@ def _exact_in_source(values: flags.FlagValues, source: 'Source') -> Items:
   rows, digests, corrupt = [], [], {}
   everything = range(len(source))
   reads = read_ahead(source, everything, lambda digest: True)
-  watched = printing.watch(reads, len(source), 'images')
+  watched = show_progress(reads, len(source), 'images')
   for row, read in zip(everything, watched, strict=True):
     if read.reason:
       corrupt[source.id(row)] = read.reason
@@ -112,7 +113,7 @@ def _embedded(
     summary = bulk.embed(
       job,
       path,
-      watch=lambda items, done, total, unit: printing.watch(
+      watch=lambda items, done, total, unit: show_progress(
         items, total, unit, done=done
       ),
       say=lambda line: None,  # of a folder that will be gone
@@ -144,7 +145,7 @@ def in_table(
       rows,
       exact_copies(digests),
       values.threshold,
-      watch=lambda tiles: printing.watch(tiles, len(rows), 'rows', size=len),
+      watch=lambda tiles: show_progress(tiles, len(rows), 'rows', size=len),
     )
     return Items(
       kind,

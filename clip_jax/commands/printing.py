@@ -1,14 +1,12 @@
-"""What the verbs share on the way in and out: word lists, JSON, progress."""
+"""What the verbs share on the way in and out: word lists, JSON."""
 
 import codecs
-import datetime
 import io
 import json
 import math
 import re
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,51 +68,6 @@ def _finite(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
-
-
-def watch(
-  items: Iterable[Any],
-  total: int,
-  unit: str,
-  *,
-  done: int = 0,
-  size: Callable[[Any], int] = lambda item: 1,
-) -> Iterator[Any]:
-  """Shows on stderr how far an iteration is: a bar on a terminal; elsewhere a
-  line every ten seconds, so that short work says nothing.
-
-  Args:
-    items: passed on as they are.
-    total: how many there will be, with those that were done before.
-    unit: what they are: 'images'.
-    done: how many were done before, by a process that was stopped.
-    size: how many an item counts for.
-  """
-  if sys.stderr.isatty():
-    from tqdm import tqdm
-
-    # leave=False: the bar makes way for the result.
-    with tqdm(total=total, unit=f' {unit}', initial=done, leave=False) as bar:
-      for item in items:
-        yield item
-        bar.update(size(item))
-    return
-  started = said = time.monotonic()
-  count = 0
-  for item in items:
-    now = time.monotonic()
-    if now - said > 10:
-      said = now
-      rate = count / (now - started)
-      print(_how_far(done + count, total, unit, rate), file=sys.stderr)
-    yield item
-    count += size(item)
-
-
-def _how_far(done: int, total: int, unit: str, rate: float) -> str:
-  seconds = round((total - done) / rate) if rate else 0
-  left = str(datetime.timedelta(seconds=seconds))
-  return f'{done:,} of {total:,} {unit}, {rate:,.1f} a second, {left} left'
 
 
 def metric(name: str, value: float) -> str:

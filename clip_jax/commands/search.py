@@ -35,6 +35,7 @@ from absl import flags
 from clip_jax.commands import common_flags, printing, queries
 from clip_jax.commands.queries import Query
 from clip_jax.errors import UsageError, one_line
+from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   import numpy as np
@@ -192,7 +193,7 @@ def _searcher(
     index = ApproximateIndex(
       table,
       kind,
-      watch=lambda chunks: printing.watch(
+      watch=lambda chunks: show_progress(
         chunks, rows, 'rows', size=lambda chunk: len(chunk.rows)
       ),
       say=lambda line: print(line, file=sys.stderr),

@@ -30,7 +30,7 @@ def classifier_for(
   Args:
     encoder: its `encode_text`.
     dataset: `class_names`, and `templates` unless others are asked for.
-    options: `templates`, `cache`, `watch`.
+    options: `templates`, `cache`, `progress`.
     templates: instead of those of the options and the data set.
   Raises:
     UsageError: a class without a name, or a template without a slot.
@@ -52,7 +52,7 @@ def prompt_features(
 
   Args:
     dataset: the M names of its `class_names`, all those of a class together.
-    options: `cache`, `watch`.
+    options: `cache`, `progress`.
     templates: T prompts.
   Raises:
     UsageError: a class without a name, or a template without a slot.
@@ -104,7 +104,7 @@ def text_features(
 
   Args:
     texts: at least one.
-    options: `cache`, `watch`.
+    options: `cache`, `progress`.
   Raises:
     FailureError: one is not finite.
   """

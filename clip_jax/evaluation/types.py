@@ -9,21 +9,11 @@ from jaxtyping import Float
 from PIL import Image
 
 from clip_jax.evaluation.dataset import Dataset
+from clip_jax.progress import Progress, no_progress
 
 if TYPE_CHECKING:
   from clip_jax.evaluation.features.cache import FeatureCache
   from clip_jax.evaluation.tasks.bias_designs import Designs
-
-
-@runtime_checkable
-class Watch(Protocol):
-  """Passes items on and shows how far they are."""
-
-  def __call__(
-    self, items: Iterable[Any], total: int, unit: str, /, *, done: int = 0
-  ) -> Iterable[Any]:
-    """The same items, `total` with those that were `done` before."""
-    ...
 
 
 @runtime_checkable
@@ -57,14 +47,6 @@ class PoolingEncoder(Encoder, Protocol):
     ...
 
 
-def unwatched(
-  items: Iterable[Any], total: int, unit: str, *, done: int = 0
-) -> Iterable[Any]:
-  """A `Watch` that shows nothing."""
-  del total, unit, done
-  return items
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
   """How to evaluate; each evaluator says which of these it reads.
@@ -73,7 +55,7 @@ class Options:
     templates: of the prompts for a class, each with a slot '{}'; None takes
       the data set's own, or the bare name where it has none.
     max_corrupt_records: unreadable pictures to leave out before giving up.
-    watch: shows the progress of what goes through the encoders.
+    progress: shows the progress of what goes through the encoders.
     cache: keeps features between evaluators and calls; None keeps none.
     seed: of what is drawn: examples, splits.
     seeds: how many draws a few-shot result is the mean of.
@@ -98,7 +80,7 @@ class Options:
 
   templates: tuple[str, ...] | None = None
   max_corrupt_records: int = 100
-  watch: Watch = unwatched
+  progress: Progress = no_progress
   cache: 'FeatureCache | None' = None
   seed: int = 0
   seeds: int = 3

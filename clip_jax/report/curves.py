@@ -7,11 +7,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from clip_jax.progress import speed
 from clip_jax.report.curves_svg import Line, Reference, curves
 from clip_jax.report.facts import setting
 from clip_jax.report.words import percent
 from clip_jax.training.metrics import Row, series
-from clip_jax.training.progress import speed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from clip_jax.evaluation.metrics.chance import FEW_CLASSES
+from clip_jax.progress import duration, speed
 from clip_jax.report.examples import Examples
 from clip_jax.report.words import percent, short_count
 from clip_jax.training.evaluations import TRAIN
 from clip_jax.training.metrics import Row, series
-from clip_jax.training.progress import duration, speed
 
 # The settings that tell one run from another; all of them are in config.json.
 SETTINGS = (

@@ -10,11 +10,11 @@ import numpy as np
 from clip_jax.data.pipeline import Batches
 from clip_jax.data.repeats import Repeats
 from clip_jax.parallel import distributed
+from clip_jax.progress import TrainingProgress
 from clip_jax.training.config import Config
 from clip_jax.training.evaluations import TRAIN
 from clip_jax.training.feed import Finished
 from clip_jax.training.metrics import MetricsWriter
-from clip_jax.training.progress import Progress
 from clip_jax.training.run import Run
 from clip_jax.training.skipped import FILE, SkippedSteps
 from clip_jax.training.utilization import model_flops_utilization
@@ -50,7 +50,7 @@ class Journal:
     self._told_of_repeats = False
     self._open = contextlib.ExitStack()
     self._writer: MetricsWriter | None = None
-    self._progress: Progress | None = None
+    self._progress: TrainingProgress | None = None
     path = workdir / FILE if distributed.is_first_process() else None
     self._skipped = SkippedSteps(
       path,
@@ -62,7 +62,7 @@ class Journal:
       self._writer = self._open.enter_context(MetricsWriter(workdir))
       self._writer.truncate_after(first_step)
       self._progress = self._open.enter_context(
-        Progress(
+        TrainingProgress(
           run.config.total_steps,
           run.config.data.batch_size,
           start_step=first_step,

@@ -30,7 +30,7 @@ def main(folder: str, cache: str, items: str) -> None:
   encoding.PART_ROWS = PART_ROWS
   model = tiny_model(batch_size=2)
 
-  def watch(pictures, total, unit, *, done=0):
+  def progress(pictures, total, unit, *, done=0):
     del total, unit, done
     for count, picture in enumerate(pictures):
       if count == int(items):
@@ -38,7 +38,7 @@ def main(folder: str, cache: str, items: str) -> None:
       yield picture
 
   features = FeatureCache(Path(cache), model, identity_of(model, 'float32'))
-  features.images(open_source(folder), Options(watch=watch))
+  features.images(open_source(folder), Options(progress=progress))
 
 
 if __name__ == '__main__':

@@ -56,7 +56,7 @@ def measure(pictures: str, cache: Path) -> dict[str, Any]:
   """What retrieval gives, and how many items it encoded."""
   encoded = {'images': 0, 'texts': 0}
 
-  def watch(items, total, unit, *, done=0):
+  def progress(items, total, unit, *, done=0):
     del total, done
     for item in items:
       encoded[unit] += 1
@@ -65,7 +65,9 @@ def measure(pictures: str, cache: Path) -> dict[str, Any]:
   model = tiny_model(batch_size=8, mesh=make_mesh())
   features = FeatureCache(cache, model, identity_of(model, 'float32'))
   data = of_source(open_source(pictures))
-  found = retrieval.evaluate(model, data, Options(cache=features, watch=watch))
+  found = retrieval.evaluate(
+    model, data, Options(cache=features, progress=progress)
+  )
   return {
     'metrics': found.metrics,
     'records': found.records,

@@ -2,7 +2,6 @@
 
 import errno
 import glob
-import io
 import json
 import math
 import os
@@ -15,7 +14,6 @@ from tensorboardX.proto import event_pb2
 
 from clip_jax.errors import FailureError
 from clip_jax.training.metrics import MetricsWriter, read_metrics, series
-from clip_jax.training.progress import Progress, duration, speed
 
 
 def _events(workdir):
@@ -170,7 +168,7 @@ def test_series_keeps_the_last_value_of_a_step():
 
 def test_writing_pulls_in_neither_tensorflow_nor_torch():
   code = (
-    'import sys, clip_jax.training.metrics, clip_jax.training.progress;'
+    'import sys, clip_jax.training.metrics, clip_jax.progress;'
     'print([m for m in ("tensorflow", "torch", "matplotlib")'
     ' if m in sys.modules])'
   )
@@ -178,72 +176,6 @@ def test_writing_pulls_in_neither_tensorflow_nor_torch():
     [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
   assert found.stdout.strip() == '[]'
-
-
-class _Terminal(io.StringIO):
-  def isatty(self):
-    return True
-
-
-NUMBERS = {'train/loss': 3.2149, 'train/examples_per_second': 820.4}
-
-
-def test_piped_progress_is_plain_lines():
-  stream = io.StringIO()
-  with Progress(1500, 64, stream=stream) as progress:
-    for step in range(1, 201):
-      progress.update(step)
-    progress.report(200, NUMBERS)
-    progress.log('saved step 200')
-    progress.report(1500, NUMBERS)
-  assert stream.getvalue().splitlines() == [
-    'step 200/1,500  loss 3.215  820 images/s  1 min 41 s left',
-    'saved step 200',
-    'step 1,500/1,500  loss 3.215  820 images/s',
-  ]
-
-
-def test_piped_progress_says_where_it_resumes():
-  stream = io.StringIO()
-  with Progress(1500, 64, start_step=1000, stream=stream):
-    pass
-  assert stream.getvalue() == 'resumes after step 1,000 of 1,500\n'
-
-
-def test_progress_on_a_terminal_is_a_bar():
-  stream = _Terminal()
-  with Progress(100, 64, start_step=40, stream=stream) as progress:
-    assert '40/100' in stream.getvalue()
-    progress.report(50, NUMBERS)
-    progress.log('saved step 50')
-    progress.update(100)
-  shown = stream.getvalue()
-  assert '50/100' in shown and 'loss 3.215  820 images/s  4 s left' in shown
-  assert 'saved step 50\n' in shown
-  assert '100/100' in shown and shown.endswith('\n')
-
-
-@pytest.mark.parametrize(
-  ('seconds', 'text'),
-  [
-    (0, '0 s'),
-    (59.6, '1 min'),
-    (100, '1 min 40 s'),
-    (3600, '1 h'),
-    (7_500, '2 h 5 min'),
-    (90_000, '1 d 1 h'),
-  ],
-)
-def test_duration(seconds, text):
-  assert duration(seconds) == text
-
-
-def test_speed():
-  assert [speed(9.412), speed(82.44), speed(12_345.6)] == [
-    '9.41',
-    '82.4',
-    '12,346',
-  ]
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ class FeatureCache:
     """All readable pictures; those that are not here yet are encoded.
 
     Args:
-      options: `max_corrupt_records` (over the whole source), `watch`.
+      options: `max_corrupt_records` (over the whole source), `progress`.
     Raises:
       FailureError: too many pictures are corrupt, features are not finite, or
         the disk cannot be written.
@@ -144,7 +144,7 @@ class FeatureCache:
 
     Args:
       texts: at least one.
-      options: `watch`.
+      options: `progress`.
     Raises:
       FailureError: a feature is not finite, or the disk cannot be written.
     """

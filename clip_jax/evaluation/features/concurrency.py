@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 
 from clip_jax.evaluation.types import Options
+from clip_jax.progress import Progress
 
 First = TypeVar('First')
 Second = TypeVar('Second')
@@ -35,15 +36,17 @@ def at_once(
   Where one of the two fails, the other stops at its next item.
 
   Args:
-    options: given to both, with a `watch` that can stop them.
-    first, second: read their items through `options.watch`.
+    options: given to both, with a `progress` that can stop them.
+    first, second: read their items through `options.progress`.
   Raises:
     Whatever the first one raises that fails.
   """
   if not may_overlap():
     return first(options), second(options)
   stop = threading.Event()
-  options = dataclasses.replace(options, watch=_stoppable(options.watch, stop))
+  options = dataclasses.replace(
+    options, progress=_stoppable(options.progress, stop)
+  )
 
   def run(function: Callable[[Options], Any]) -> Any:
     try:
@@ -66,13 +69,13 @@ class _StoppedError(Exception):
   """Ends work whose result nobody will see."""
 
 
-def _stoppable(watch: Callable[..., Iterable[Any]], stop: threading.Event):
-  """A `Watch` that ends with an error once it is told to stop."""
+def _stoppable(progress: Progress, stop: threading.Event):
+  """A `Progress` that ends with an error once it is told to stop."""
 
   def watched(
     items: Iterable[Any], total: int, unit: str, /, *, done: int = 0
   ) -> Iterator[Any]:
-    for item in watch(items, total, unit, done=done):
+    for item in progress(items, total, unit, done=done):
       if stop.is_set():
         raise _StoppedError
       yield item

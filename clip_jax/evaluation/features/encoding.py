@@ -68,7 +68,7 @@ def encode_pictures(
 
   Args:
     parts: of `picture_parts`; progress counts the others as done.
-    options: `max_corrupt_records`, `watch`.
+    options: `max_corrupt_records`, `progress`.
     corrupt: id to reason, of pictures of other parts that were left out.
   Raises:
     FailureError: too many pictures are corrupt, or features are not finite.
@@ -85,7 +85,7 @@ def encode_pictures(
     preprocessing=own if isinstance(own, Preprocessing) else None,
   )
   done = total - sum(map(len, parts))
-  watched = iter(options.watch(items, total, 'images', done=done))
+  watched = iter(options.progress(items, total, 'images', done=done))
   encode = _SideBySide(encoder)
   with (
     contextlib.closing(items),
@@ -107,7 +107,7 @@ def encode_texts(
 
   Args:
     parts: of `text_parts`; progress counts the others as done.
-    options: `watch`.
+    options: `progress`.
   Raises:
     FailureError: a feature is not finite.
   """
@@ -117,7 +117,7 @@ def encode_texts(
     for i in range(part.start, part.stop)
   )
   done = len(texts) - sum(map(len, parts))
-  watched = iter(options.watch(items, len(texts), 'texts', done=done))
+  watched = iter(options.progress(items, len(texts), 'texts', done=done))
   results = encode_parts(
     encoder.encode_text, parts, watched, overlap=may_overlap()
   )

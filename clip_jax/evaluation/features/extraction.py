@@ -91,7 +91,7 @@ def read_features(encoder: Encoder, split: Split, options: Options) -> Features:
   """All readable pictures of a split through the encoder, or from the cache.
 
   Args:
-    options: `cache`, `max_corrupt_records`, `watch`.
+    options: `cache`, `max_corrupt_records`, `progress`.
   Raises:
     FailureError: too many pictures are corrupt, or features are not finite.
   """

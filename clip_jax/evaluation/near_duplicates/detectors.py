@@ -68,7 +68,7 @@ def find_perceptual(
   Args:
     test: features of the test images; only their ids are used.
     split, train: the test images and the training images.
-    options: `max_distance`, `cache`, `max_corrupt_records`, `watch`.
+    options: `max_distance`, `cache`, `max_corrupt_records`, `progress`.
   Raises:
     FailureError: too many are corrupt, or cached hashes are of other images.
   """
@@ -95,7 +95,7 @@ def find_perceptual(
   close = [(i, kept[x]) for i, x in zip(textured, candidates, strict=True) if x]
   pictures = _Thumbnails(split.source, places_of(split.source, ours))
   trained = _Thumbnails(train.source, places_of(train.source, theirs))
-  for i, others in options.watch(close, len(close), 'comparisons'):
+  for i, others in options.progress(close, len(close), 'comparisons'):
     same = _first_same(pictures[int(rows[i])], others, trained)
     if same is None:
       refuted[i] = True

@@ -67,7 +67,7 @@ def read_hashes(source: Source, options: 'Options') -> HashedPictures:
   """All readable pictures of a source, hashed, or from the cache.
 
   Args:
-    options: `cache`, `max_corrupt_records`, `watch`.
+    options: `cache`, `max_corrupt_records`, `progress`.
   Raises:
     FailureError: too many pictures are corrupt, or the cache cannot be written.
   """
@@ -99,7 +99,7 @@ def _hash_all(source: Source, options: 'Options') -> HashedPictures:
 
   spectra: list[np.ndarray] = []
   with contextlib.closing(items):
-    for item in options.watch(items, len(source), 'hashes'):
+    for item in options.progress(items, len(source), 'hashes'):
       reason = item.reason
       if not reason:
         try:

@@ -19,7 +19,7 @@ from clip_jax.parallel import peer_failures
 from clip_jax.parallel.distributed import all_processes_agree, is_first_process
 
 # None of these changes a number.
-_NOT_CONDITIONS = ('watch', 'cache', 'max_corrupt_records')
+_NOT_CONDITIONS = ('progress', 'cache', 'max_corrupt_records')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,7 @@ def evaluate(
   no rates, though their names are offered.
 
   Args:
-    options: `designs`; `templates`, `cache`, `max_corrupt_records`, `watch`.
+    options: `designs`; `templates`, `cache`, `max_corrupt_records`, `progress`.
   Returns:
     metrics: 'examples', 'groups' (counts: pictures, and groups that have any);
       where a design has two kinds or more 'DESIGN/KIND', the rate of a kind

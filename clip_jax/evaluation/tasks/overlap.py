@@ -64,7 +64,7 @@ def evaluate(
 
   Args:
     options: `overlap_with`, `detector`, `max_distance`, `min_similarity`;
-      `templates`, `cache`, `max_corrupt_records`, `watch`.
+      `templates`, `cache`, `max_corrupt_records`, `progress`.
   Returns:
     metrics: 'examples', 'overlap_examples', 'clean_examples', and
       'refuted_examples' and 'uncompared_examples' of the perceptual detector

@@ -29,7 +29,8 @@ def evaluate_loss(
   Args:
     encoder: its `logit_bias`, where the objective is the sigmoid loss.
     dataset: pictures with captions; of several the first is a picture's.
-    options: `cache`, `max_corrupt_records`, `watch`; `seed` draws the batches.
+    options: `cache`, `max_corrupt_records`, `progress`; `seed` draws the
+      batches.
     objective, batch_size: see `pair_loss`.
   Returns:
     metrics: 'loss', and 'examples', the pairs.

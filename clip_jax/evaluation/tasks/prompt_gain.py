@@ -34,7 +34,7 @@ def evaluate(
 
   Args:
     options: `templates`, instead of the data set's; `cache`,
-      `max_corrupt_records`, `watch`.
+      `max_corrupt_records`, `progress`.
   Returns:
     metrics: 'bare', 'photo' ('a photo of a {}.') and 'ensemble' (all templates,
       averaged in embedding space), and 'photo_gain' and 'ensemble_gain' over

@@ -36,7 +36,7 @@ def evaluate(
 
   Args:
     options: `templates` go around each text, by default the data set's (the
-      paper's is 'a photo of {}'); `cache`, `max_corrupt_records`, `watch`.
+      paper's is 'a photo of {}'); `cache`, `max_corrupt_records`, `progress`.
   Returns:
     metrics: 'image_to_text_rK' and 'text_to_image_rK' for K of 1, 5, 10, and
       'examples' (pictures) and 'texts'. See `recalls`.

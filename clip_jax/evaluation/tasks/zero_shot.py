@@ -46,7 +46,7 @@ def evaluate(
   """Classifies each picture among the names of all classes.
 
   Args:
-    options: `templates`, `cache`, `max_corrupt_records`, `watch`.
+    options: `templates`, `cache`, `max_corrupt_records`, `progress`.
   Returns:
     metrics: 'top1' and, of more than ten classes, 'top5': fractions of the
       pictures whose class is the first, or among the first five; 'top1_low'

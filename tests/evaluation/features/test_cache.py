@@ -100,14 +100,14 @@ def test_what_is_before_the_joint_space_comes_of_the_same_pass(tmp_path):
 
 
 def test_a_second_evaluator_does_not_read_the_records_again(tmp_path):
-  class Watched(ListSource):
+  class Progressed(ListSource):
     read = 0
 
     def __getitem__(self, index):
       self.read += 1
       return super().__getitem__(index)
 
-  data = Watched([0, 50, 100], labels=[0, 1, 2], names=['a', 'b', 'c'])
+  data = Progressed([0, 50, 100], labels=[0, 1, 2], names=['a', 'b', 'c'])
   _, cache = cached(tmp_path)
   first = cache.images(data, Options())
   assert data.read == 6  # to know the data, and to encode them
@@ -153,12 +153,12 @@ def test_what_is_missing_or_damaged_is_made_and_the_rest_kept(tmp_path):
   second.write_bytes(damaged)
   seen = []
 
-  def watch(items, total, unit, *, done=0):
+  def progress(items, total, unit, *, done=0):
     seen.append((total, unit, done))
     return items
 
   encoder, cache = cached(tmp_path)
-  same(cache.images(source(), Options(watch=watch)), whole)
+  same(cache.images(source(), Options(progress=progress)), whole)
   assert seen == [(7, 'images', 1)]
   assert encoder.images == 4
   assert third.read_bytes() == kept
@@ -360,13 +360,13 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bits(
   model = tiny_model(batch_size=2)
   seen = []
 
-  def watch(items, total, unit, *, done=0):
+  def progress(items, total, unit, *, done=0):
     for item in items:
       seen.append(done)
       yield item
 
   cache = FeatureCache(tmp_path / 'cache', model, identity_of(model, 'float32'))
-  found = cache.images(source, Options(watch=watch))
+  found = cache.images(source, Options(progress=progress))
   kept = kill_cached.PART_ROWS * len(parts)
   assert seen == [kept] * (24 - kept)
   same(found, read_features(model, Split(source), Options()))

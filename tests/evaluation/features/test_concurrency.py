@@ -15,24 +15,26 @@ def one_device(monkeypatch):
 
 
 def collect(unit):
-  return lambda options: list(options.watch([unit] * 3, 3, unit))
+  return lambda options: list(options.progress([unit] * 3, 3, unit))
 
 
 def endless(options):
   """Ends when it is told to."""
   forever = iter(lambda: threading.Event().wait(0.001), True)
-  for _ in options.watch(forever, 0, 'items'):
+  for _ in options.progress(forever, 0, 'items'):
     pass
 
 
 def test_both_results_come_with_their_progress(one_device):
   seen = []
 
-  def watch(items, total, unit, *, done=0):
+  def progress(items, total, unit, *, done=0):
     seen.append((total, unit, done))
     return items
 
-  found = at_once(Options(watch=watch), collect('texts'), collect('images'))
+  found = at_once(
+    Options(progress=progress), collect('texts'), collect('images')
+  )
   assert found == (['texts'] * 3, ['images'] * 3)
   assert sorted(seen) == [(3, 'images', 0), (3, 'texts', 0)]
 

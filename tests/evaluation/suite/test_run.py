@@ -148,7 +148,7 @@ def test_how_it_is_watched_makes_no_difference(tmp_path):
   fake = FakeSuite(tmp_path)
   fake.options = dataclasses.replace(
     fake.options,
-    watch=lambda items, total, unit: items,
+    progress=lambda items, total, unit: items,
     max_corrupt_records=3,
   )
   _run(fake)

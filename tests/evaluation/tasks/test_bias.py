@@ -170,11 +170,11 @@ def test_unreadable_pictures_and_those_outside_are_left_out():
 def test_all_designs_share_one_run_of_each_tower():
   seen = []
 
-  def watch(items, total, unit, **_):
+  def progress(items, total, unit, **_):
     seen.append((total, unit))
     return items
 
-  run(watch=watch)
+  run(progress=progress)
   assert seen == [(5, 'texts'), (9, 'images')]  # each name once
 
 

@@ -186,12 +186,12 @@ def test_a_collapsed_model_is_right_about_the_first_class_only():
 def test_progress_is_shown_for_both_towers():
   seen = []
 
-  def watch(items, total, unit, *, done=0):
+  def progress(items, total, unit, *, done=0):
     seen.append((total, unit, done))
     return items
 
   source = ListSource([0, 50], labels=[0, 1], names=NAMES)
-  zero_shot.evaluate(COMPASS, of_source(source), Options(watch=watch))
+  zero_shot.evaluate(COMPASS, of_source(source), Options(progress=progress))
   assert seen == [(3, 'texts', 0), (2, 'images', 0)]
 
 

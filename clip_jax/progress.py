@@ -1,18 +1,106 @@
-"""How far a run is, for the person who watches: a bar on a terminal, plain
-lines when the output goes to a file or a pipe.
+"""How far some work is, for the person who waits.
+
+A bar on a terminal; plain lines where the output goes to a file or a pipe.
 """
 
+import datetime
 import io
 import itertools
 import sys
-from collections.abc import Mapping
-from typing import SupportsFloat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 from tqdm import tqdm
 
 
-class Progress:
-  """A context manager around the training loop; writes to stderr.
+@runtime_checkable
+class Progress(Protocol):
+  """Passes items on and shows how far they are: see `show_progress`."""
+
+  def __call__(
+    self,
+    items: Iterable[Any],
+    total: int,
+    unit: str,
+    /,
+    *,
+    done: int = 0,
+    size: Callable[[Any], int] = lambda item: 1,
+  ) -> Iterable[Any]:
+    """Returns the same items.
+
+    Args:
+      total: how many there will be, with those that were done before.
+      unit: what they are: 'images'.
+      done: how many were done before, by a process that was stopped.
+      size: how many an item counts for.
+    """
+    ...
+
+
+def no_progress(
+  items: Iterable[Any],
+  total: int,
+  unit: str,
+  /,
+  *,
+  done: int = 0,
+  size: Callable[[Any], int] = lambda item: 1,
+) -> Iterable[Any]:
+  """A `Progress` that shows nothing."""
+  del total, unit, done, size
+  return items
+
+
+def show_progress(
+  items: Iterable[Any],
+  total: int,
+  unit: str,
+  /,
+  *,
+  done: int = 0,
+  size: Callable[[Any], int] = lambda item: 1,
+) -> Iterator[Any]:
+  """Shows on stderr how far an iteration is.
+
+  On a terminal it is a bar; elsewhere a line every ten seconds, so that short
+  work says nothing.
+
+  Args:
+    items: passed on as they are.
+    total: how many there will be, with those that were done before.
+    unit: what they are: 'images'.
+    done: how many were done before, by a process that was stopped.
+    size: how many an item counts for.
+  """
+  if sys.stderr.isatty():
+    # leave=False: the bar makes way for the result.
+    with tqdm(total=total, unit=f' {unit}', initial=done, leave=False) as bar:
+      for item in items:
+        yield item
+        bar.update(size(item))
+    return
+  started = shown = time.monotonic()
+  count = 0
+  for item in items:
+    now = time.monotonic()
+    if now - shown > 10:
+      shown = now
+      rate = count / (now - started)
+      print(_line(done + count, total, unit, rate), file=sys.stderr)
+    yield item
+    count += size(item)
+
+
+def _line(done: int, total: int, unit: str, rate: float) -> str:
+  seconds = round((total - done) / rate) if rate else 0
+  left = str(datetime.timedelta(seconds=seconds))
+  return f'{done:,} of {total:,} {unit}, {rate:,.1f} a second, {left} left'
+
+
+class TrainingProgress:
+  """Shows how far a training run is; a context manager around its loop.
 
   `update` is called at every step and costs microseconds; `report` at the
   steps that are logged; `log` prints a line without tearing the bar.
@@ -40,7 +128,7 @@ class Progress:
     self._stream = sys.stderr if stream is None else stream
     self._bar: tqdm | None = None
 
-  def __enter__(self) -> 'Progress':
+  def __enter__(self) -> 'TrainingProgress':
     if self._stream.isatty():
       self._bar = tqdm(
         total=self._total,
@@ -61,7 +149,7 @@ class Progress:
       self._bar = None
 
   def update(self, step: int) -> None:
-    """`step` updates are done."""
+    """Shows that `step` updates are done."""
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
 
@@ -99,7 +187,7 @@ class Progress:
 
 
 def duration(seconds: float | int) -> str:
-  """A length of time in its two largest units: '48 s', '1 min 40 s'."""
+  """Returns a length of time in its two largest units: '48 s', '1 min 40 s'."""
   seconds = round(seconds)
   units = (('d', 86_400), ('h', 3_600), ('min', 60), ('s', 1))
   for (unit, size), (lower, lower_size) in itertools.pairwise(units):
@@ -111,5 +199,5 @@ def duration(seconds: float | int) -> str:
 
 
 def speed(rate: float | int) -> str:
-  """Examples a second with three digits or more: '9.41', '82.4', '12,300'."""
+  """Returns a rate with three digits or more: '9.41', '82.4', '12,300'."""
   return f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
