@@ -76,10 +76,10 @@ def _write_page(
   page: Path, name: str, values: flags.FlagValues, found: Items
 ) -> None:
   from clip_jax.data.sources.base import plural
-  from clip_jax.report.search import Answer, Found, write_page
+  from clip_jax.report.search import Match, QueryResult, write_page
 
-  def shown(rank: int, item: int) -> Found:
-    return Found(
+  def shown(rank: int, item: int) -> Match:
+    return Match(
       rank,
       found.rows[item],
       found.ids[item],
@@ -89,12 +89,12 @@ def _write_page(
     )
 
   groups = found.copies.groups()
-  answers = []
+  results = []
   for kept, copies in list(groups.items())[:_GROUPS_ON_PAGE]:
     members = [kept, *copies][:_OF_A_GROUP]
     count = 'one copy' if len(copies) == 1 else f'{len(copies):,} copies'
-    answers.append(
-      Answer(
+    results.append(
+      QueryResult(
         f'{count} of {found.ids[kept]}',
         False,
         [shown(rank, item) for rank, item in enumerate(members, 1)],
@@ -107,15 +107,16 @@ def _write_page(
   left_out = ''
   if len(groups) > _GROUPS_ON_PAGE:
     left_out = f' The page has the first {_GROUPS_ON_PAGE} groups; --json all.'
-  facts = {
-    'title': 'clip-jax data dedup',
-    'heading': total,
-    'names': [name, *([values.model] if values.model else [])],
-    'note': 'The first of each group is kept; beside the others is the cosine '
+  write_page(
+    page,
+    results,
+    source=found.source,
+    title='clip-jax data dedup',
+    heading=total,
+    names=[name, *([values.model] if values.model else [])],
+    note='The first of each group is kept; beside the others is the cosine '
     f'similarity with it.{left_out}',
-    'quoted': False,
-  }
-  write_page(page, answers, source=found.source, facts=facts)
+  )
   print(f'wrote {page}', file=sys.stderr)
 
 

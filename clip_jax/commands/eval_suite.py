@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 SUITES = ('paper',)
 FLAGS = ('datasets', 'tasks', 'published')  # beside --out
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
+# Beside clip-jax, on the page.
+_PACKAGES_SHOWN = (
+  'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn', 'matplotlib',
+)  # fmt: skip
 _FORMAT = 2  # of results: those of another are made again
 _NAMED_FAILURES = 5
 _SHOWN = 5  # metrics in a line

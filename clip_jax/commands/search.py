@@ -44,7 +44,7 @@ if TYPE_CHECKING:
   from clip_jax.inference.embeddings_reader import EmbeddingsTable, Entry
   from clip_jax.inference.model import Model
   from clip_jax.inference.search import Nearest
-  from clip_jax.report.search import Answer
+  from clip_jax.report.search import QueryResult
 
 _MANY_ROWS = 1_000_000  # from here on the index is worth building
 
@@ -108,22 +108,16 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     _check_model(model, table)
     vectors = queries.encode(model, asked)
     find = _searcher(values, table, vectors, kind, rows)
-    answers = _answers(values, table, asked, find, rows)
+    results = _find_results(values, table, asked, find, rows)
   if page is not None:
     queries_ = 'query' if len(asked) == 1 else 'queries'
-    facts = {
-      'title': f'{asked[0].value} · clip-jax search',
-      'heading': f'{len(asked):,} {queries_} among {rows:,} embeddings',
-      'names': [index, reference],
-      'note': 'The most similar first, with the cosine similarity; the bars of '
-      'a query are relative to its best.',
-      'quoted': True,
-    }
-    _write(page, answers, source, facts)
+    title = f'{asked[0].value} · clip-jax search'
+    heading = f'{len(asked):,} {queries_} among {rows:,} embeddings'
+    _write(page, results, source, title, heading, [index, reference])
   if values.json:
-    printing.print_json([_as_json(answer) for answer in answers])
+    printing.print_json([_as_json(result) for result in results])
   else:
-    _print(answers)
+    _print(results)
 
 
 def _kind_of(
@@ -211,14 +205,14 @@ def _searcher(
   return lambda top: search(table, vectors, kind=kind, top=top)
 
 
-def _answers(
+def _find_results(
   values: flags.FlagValues,
   table: 'EmbeddingsTable',
   queries: list[Query],
   find: 'Callable[[int], Nearest]',
   rows: int,
-) -> 'list[Answer]':
-  """Returns the answers to show, each with --top different images.
+) -> 'list[QueryResult]':
+  """Returns the results to show, each with --top different images.
 
   Copies are folded into one result, so that more are looked for until enough
   are left.
@@ -229,8 +223,8 @@ def _answers(
     every = sorted(set(nearest.rows.ravel().tolist()))
     entries = table.entries(every)
     vectors = dict(zip(every, table.vectors(every), strict=True))
-    answers = [
-      _answer(values, entries, vectors, *x)
+    results = [
+      _fold(values, entries, vectors, *x)
       for x in zip(
         queries,
         nearest.rows.tolist(),
@@ -238,24 +232,24 @@ def _answers(
         strict=True,
       )
     ]
-    least = min(len(answer.found) for answer in answers)
+    least = min(len(result.matches) for result in results)
     if wanted >= rows or least >= values.top:
-      return answers
+      return results
     wanted *= 4
 
 
-def _answer(
+def _fold(
   values: flags.FlagValues,
   entries: 'dict[int, Entry]',
   vectors: 'dict[int, np.ndarray]',
   query: Query,
   rows: list[int],
   similarities: list[float],
-) -> 'Answer':
+) -> 'QueryResult':
   import numpy as np
 
   from clip_jax.inference.dedup import fold
-  from clip_jax.report.search import Answer, Found
+  from clip_jax.report.search import Match, QueryResult
 
   groups = [[place] for place in range(len(rows))]
   if values.fold:
@@ -263,8 +257,8 @@ def _answer(
     words = [entries[row].caption.casefold() for row in rows]
     among = np.stack([vectors[row] for row in rows])
     groups = fold(among, words, values.fold_above)
-  found = [
-    Found(
+  matches = [
+    Match(
       rank,
       rows[first],
       *entries[rows[first]],
@@ -273,18 +267,30 @@ def _answer(
     )
     for rank, (first, *copies) in enumerate(groups[: values.top], 1)
   ]
-  return Answer(query.value, query.is_picture, found)
+  return QueryResult(query.value, query.is_picture, matches)
 
 
 def _write(
   page: Path,
-  answers: 'list[Answer]',
+  results: 'list[QueryResult]',
   source: 'Source | None',
-  facts: dict[str, Any],
+  title: str,
+  heading: str,
+  names: list[str],
 ) -> None:
   from clip_jax.report.search import write_page
 
-  absent = write_page(page, answers, source=source, facts=facts)
+  absent = write_page(
+    page,
+    results,
+    source=source,
+    title=title,
+    heading=heading,
+    names=names,
+    note='The most similar first, with the cosine similarity; the bars of a '
+    'query are relative to its best.',
+    quoted=True,
+  )
   if absent:
     where = 'unknown: say where with --images=SPEC'
     if source is not None:
@@ -293,36 +299,36 @@ def _write(
   print(f'wrote {page}', file=sys.stderr)
 
 
-def _as_json(answer: 'Answer') -> dict[str, Any]:
+def _as_json(result: 'QueryResult') -> dict[str, Any]:
   return {
-    'query': answer.query,
+    'query': result.query,
     'results': [
       {
-        'rank': found.rank,
-        'id': found.id,
-        'caption': found.caption,
-        'kind': found.kind,
-        'similarity': found.similarity,
-        'copies': list(found.copies),
+        'rank': match.rank,
+        'id': match.id,
+        'caption': match.caption,
+        'kind': match.kind,
+        'similarity': match.similarity,
+        'copies': list(match.copies),
       }
-      for found in answer.found
+      for match in result.matches
     ],
   }
 
 
-def _print(answers: 'list[Answer]') -> None:
-  for answer in answers:
-    print(one_line(answer.query))
-    width = max(len(one_line(found.id)) for found in answer.found)
-    for found in answer.found:
-      caption = one_line(found.caption)
+def _print(results: 'list[QueryResult]') -> None:
+  for result in results:
+    print(one_line(result.query))
+    width = max(len(one_line(match.id)) for match in result.matches)
+    for match in result.matches:
+      caption = one_line(match.caption)
       if len(caption) > 80:
         caption = f'{caption[:79]}…'
       print(
-        f'  {found.similarity:6.3f}  {one_line(found.id):<{min(width, 60)}}  '
+        f'  {match.similarity:6.3f}  {one_line(match.id):<{min(width, 60)}}  '
         f'{caption}'.rstrip()
       )
-      if found.copies:
-        some = one_line(', '.join(found.copies[:3]))
-        more = ', …' if len(found.copies) > 3 else ''
-        print(f'          +{len(found.copies)} nearly the same: {some}{more}')
+      if match.copies:
+        some = one_line(', '.join(match.copies[:3]))
+        more = ', …' if len(match.copies) > 3 else ''
+        print(f'          +{len(match.copies)} nearly the same: {some}{more}')

@@ -1,64 +1,159 @@
-"""Matplotlib figures as inline SVG whose colours are those of the page.
+"""The chart engine of all pages: Matplotlib figures as inline SVG.
 
-A figure is drawn in the light palette, so that it can be looked at by itself;
-in the page each of these colours becomes the variable that it stands for, and
-text stays text in the page's letters. So figures follow light and dark.
+A figure is drawn in the light palette, so that it can be viewed by itself. On
+the page each of these colours becomes the style sheet's variable of that name,
+and text stays text in the page's font: charts follow light and dark.
 """
 
+import dataclasses
 import io
-import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib as mpl
-from markupsafe import Markup, escape
+from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, SOFT, RULE, PAPER = '#1d1c1a', '#6a665e', '#dfdbd2', '#fbfaf7'
+INK, SOFT, RULE = '#1d1c1a', '#6a665e', '#dfdbd2'
 ACCENT, SECOND = '#23608c', '#b3701a'
 RIGHT, WRONG = '#17734f', '#b0421f'
 
-_VARIABLES = {
+# Inches. A chart is shown about as wide as it is drawn, so that its text stays
+# legible on a phone.
+WIDTH = 4.6
+FONT_SIZE = 9.0  # points
+BAR_HEIGHT = 0.2
+
+Location = Literal['best', 'upper left', 'lower right', 'lower center']
+_FONT = 'DejaVu Sans'
+_CSS = {
   INK: 'var(--ink)',
   SOFT: 'var(--soft)',
   RULE: 'var(--rule)',
-  PAPER: 'var(--paper)',
   ACCENT: 'rgb(var(--accent))',
   SECOND: 'var(--second)',
   RIGHT: 'var(--right)',
   WRONG: 'var(--wrong)',
+  f"'{_FONT}', sans-serif": 'var(--sans)',
+  f"'{_FONT}'": 'var(--sans)',
 }
-# Matplotlib writes one or the other, by its version.
-_FONT = re.compile(r'font: ((?:\d+ )?[\d.]+px) [^;"]*|font-family: [^;"]*')
-# Of every element of the page; page.css has it for figures.
-_STYLE = re.compile(r'<style.*?</style>|<metadata>.*?</metadata>', re.DOTALL)
 
 
-def inline(figure: Figure, name: str, described: str) -> Markup:
-  """An `svg` element for a page.
+@dataclasses.dataclass(frozen=True)
+class Chart:
+  """A chart on a page.
 
-  Args:
-    figure: drawn in the colours above.
-    name: unique on the page; ids inside are made from it.
-    described: for those who cannot see it.
+  Attributes:
+    title: what it shows.
+    note: beside the title, small.
+    svg: the drawing.
+    caption: sentences below it.
+    last: the name and the last value of each of its lines.
   """
-  file = io.BytesIO()
-  with mpl.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': name}):
-    figure.savefig(file, format='svg', metadata={'Date': None})
-  text = file.getvalue().decode('utf-8')
-  text = text[text.index('<svg') :]
-  text = _STYLE.sub('', text)
-  text = re.sub(r' xmlns(?::\w+)?="[^"]*"', '', text)
-  text = re.sub(r' id="(?=[\w.]+_\d+")', f' id="{name}-', text)
-  for colour, variable in _VARIABLES.items():
-    text = text.replace(colour, variable)
-  text = _FONT.sub(_in_our_letters, text)
-  box = re.search(r'viewBox="[^"]*"', text)
-  assert box
-  inside = text[text.index('>') + 1 :]
-  return Markup('<svg {} role="img" aria-label="{}">{}').format(
-    Markup(box.group()), escape(described), Markup(inside)
+
+  title: str
+  note: str
+  svg: Markup
+  caption: str = ''
+  last: Sequence[tuple[str, str]] = ()
+
+
+def new_axes(height: float = 2.9) -> tuple[Figure, Axes]:
+  """Returns a figure of some inches with one pair of axes."""
+  figure = Figure(figsize=(WIDTH, height), layout='constrained')
+  figure.patch.set_alpha(0)
+  axes = figure.add_subplot()
+  axes.patch.set_alpha(0)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.spines[['left', 'bottom']].set_color(RULE)
+  axes.tick_params(colors=SOFT, labelsize=FONT_SIZE, length=0)
+  axes.grid(color=RULE, linewidth=0.6)
+  axes.set_axisbelow(True)
+  for axis in (axes.xaxis, axes.yaxis):
+    axis.label.set(color=SOFT, fontsize=FONT_SIZE)
+  return figure, axes
+
+
+def new_bars(names: Sequence[str]) -> tuple[Figure, Axes]:
+  """Returns a figure with one line for each name, the first on top."""
+  figure, axes = new_axes(0.7 + BAR_HEIGHT * len(names))
+  axes.grid(axis='y', visible=False)
+  axes.set_yticks(range(len(names)), names, color=INK)
+  axes.set_ylim(len(names) - 0.4, -0.6)
+  return figure, axes
+
+
+def add_legend(axes: Axes, location: Location = 'best', **layout) -> None:
+  """Adds the names of what is drawn, without a box."""
+  layout = {'handlelength': 1.4, **layout}
+  axes.legend(
+    frameon=False,
+    fontsize=FONT_SIZE,
+    labelcolor=INK,
+    loc=location,
+    **layout,
   )
 
 
-def _in_our_letters(font: re.Match[str]) -> str:
-  size = font.group(1)
-  return f'font: {size} var(--sans)' if size else 'font-family: var(--sans)'
+def to_svg(
+  figure: Figure,
+  name: str,
+  label: str,
+  tooltips: Mapping[str, Sequence[str]] | None = None,
+) -> Markup:
+  """Returns a figure as an `svg` element that refers to nothing outside.
+
+  The same figure gives the same bytes.
+
+  Args:
+    figure: drawn in the colours above.
+    name: unique on the page; the ids inside are derived from it.
+    label: what the chart shows, for readers who cannot see it.
+    tooltips: the `gid` of a line with markers to one text for each marker,
+      shown under the pointer.
+  """
+  file = io.BytesIO()
+  settings: Any = {
+    'svg.fonttype': 'none',
+    'svg.hashsalt': name,
+    'font.sans-serif': [_FONT],
+  }
+  with mpl.rc_context(settings):
+    figure.savefig(file, format='svg', metadata={'Date': None})
+  drawing = ET.fromstring(file.getvalue())
+  for element in drawing.iter():
+    _adapt(element, tooltips or {})
+  drawing.attrib = {
+    'viewBox': drawing.attrib['viewBox'],
+    'role': 'img',
+    'aria-label': label,
+  }
+  return Markup(ET.tostring(drawing, encoding='unicode'))
+
+
+def _adapt(element: ET.Element, tooltips: Mapping[str, Sequence[str]]) -> None:
+  """Makes an element of Matplotlib's SVG one of an HTML page."""
+  element.tag = element.tag.rpartition('}')[2]
+  element.attrib = {
+    name.rpartition('}')[2]: value for name, value in element.attrib.items()
+  }
+  # HTML needs no whitespace between elements.
+  element.tail = None
+  if not (element.text or '').strip():
+    element.text = None
+  for child in list(element):
+    # Matplotlib's style sheet would be one of the whole page.
+    if child.tag.endswith(('}style', '}metadata')):
+      element.remove(child)
+  style = element.get('style')
+  if style:
+    for ours, css in _CSS.items():
+      style = style.replace(ours, css)
+    element.set('style', style)
+  if element.tag == 'g':  # no reference is to a group
+    texts = tooltips.get(element.attrib.pop('id', ''), ())
+    markers = element.iter('{http://www.w3.org/2000/svg}use')
+    for marker, text in zip(markers, texts, strict=bool(texts)):
+      ET.SubElement(marker, 'title').text = text

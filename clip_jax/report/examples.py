@@ -1,4 +1,4 @@
-"""The held-out examples of a report: pictures, texts, features, predictions."""
+"""The held-out examples of a training report: images, texts, predictions."""
 
 import collections
 import dataclasses
@@ -14,17 +14,17 @@ from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.evaluation.metrics.ranking import top_classes
 from clip_jax.inference.classifier import zero_shot_weights
 
-GIVEN_NAMES = 5
+NAMES_SHOWN = 5  # of each prediction
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What the model calls a picture, and the right answer.
+  """What the model calls an image, and the right answer.
 
   Attributes:
-    right: the name, or the picture's first caption.
+    right: the name, or the image's first caption.
     top: names (or captions) and probabilities, best first.
-    also: the picture's other captions, which are right as well.
+    also: the image's other captions, which are right as well.
   """
 
   right: str
@@ -33,12 +33,12 @@ class Prediction:
 
   @property
   def answers(self) -> tuple[str, ...]:
-    """All right answers."""
+    """Returns all right answers."""
     return (self.right, *self.also)
 
   @property
   def rank(self) -> int | None:
-    """The place of the first right answer among `top`, from 0, or None."""
+    """Returns the index of the first right answer in `top`, or None."""
     ranks = (i for i, (name, _) in enumerate(self.top) if name in self.answers)
     return next(ranks, None)
 
@@ -58,9 +58,7 @@ class Examples:
     return len(self.images)
 
 
-def no_examples() -> Examples:
-  """Of a run without held-out data."""
-  return Examples([], [], np.zeros((0, 1), np.float32), None, 0)
+NO_EXAMPLES = Examples([], [], np.zeros((0, 1), np.float32), None, 0)
 
 
 def read_examples(
@@ -69,52 +67,53 @@ def read_examples(
   *,
   evaluation: Evaluation | None,
   templates: Sequence[str],
-  most: int,
+  limit: int,
   seed: int,
 ) -> Examples:
   """Reads and encodes each example once.
 
-  Examples whose picture cannot be read are left out, and so are those without
-  a caption where the captions are what a picture is called.
+  Examples whose image cannot be read are left out, and so are those without a
+  caption where captions take the place of names.
 
   Args:
+    model: encodes them.
+    source: held-out records.
     evaluation: the model's zero-shot evaluation on this source; computed here
       from `templates`, unless given.
     templates: prompts with a slot '{}' for a label's name.
-    most: as many examples are drawn, where the source has more.
+    limit: as many examples are drawn, where the source has more.
     seed: of the draw.
   """
   indices = np.arange(len(source))
-  if len(indices) > most:
-    drawn = np.random.default_rng(seed).permutation(indices)[:most]
-    indices = np.sort(drawn)
-  records = list(_readable(source, indices))
+  if len(indices) > limit:
+    indices = np.random.default_rng(seed).permutation(indices)[:limit]
+  records = list(_readable(source, sorted(indices.tolist())))
   names = source.label_names or ()
   labelled = bool(names) and all('label' in record for record in records)
   captioned = not labelled and any(record['caption'] for record in records)
-  if captioned:  # a picture without one is asked nothing
+  if captioned:
     records = [record for record in records if record['caption']]
   if not records:
-    return no_examples()
+    return NO_EXAMPLES
   features = model.encode_image(decode(record['image']) for record in records)
-  predictions, choices = None, len(names)
+  predictions = None
   if captioned:
-    captions = [record['caption'] for record in records]
-    predictions, choices = _rank_captions(model, features, captions)
+    answers = [record['caption'] for record in records]
+    names = list(dict.fromkeys(text for own in answers for text in own))
+    weights = model.encode_text(names).T
+    predictions = _predict(model, features, weights, names, answers)
   elif labelled:
-    predictions = _evaluated(records, evaluation) or _predict(
-      model,
-      features,
-      [int(record['label']) for record in records],
-      names,
-      templates,
-    )
+    predictions = _evaluated(records, evaluation)
+  if labelled and predictions is None:
+    answers = [[names[int(record['label'])]] for record in records]
+    weights = zero_shot_weights(model.encode_text, names, templates)
+    predictions = _predict(model, features, weights, names, answers)
   return Examples(
     images=[record['image'] for record in records],
-    texts=[_text(record, names) for record in records],
+    texts=[_text(record, source.label_names or ()) for record in records],
     features=features,
     predictions=predictions,
-    choices=choices,
+    choices=len(names),
     captioned=captioned,
   )
 
@@ -122,9 +121,9 @@ def read_examples(
 def some_right_some_wrong(
   predictions: Sequence[Prediction], count: int, seed: int
 ) -> list[int]:
-  """Indices drawn by seed: right and wrong ones in turn, half of each.
+  """Returns indices drawn by seed: right and wrong ones in turn, half of each.
 
-  Where there are too few of one kind, the other fills up.
+  Where there are too few of one kind, there are more of the other.
   """
   order = np.random.default_rng(seed).permutation(len(predictions))
   right = [int(i) for i in order if predictions[i].rank == 0]
@@ -139,7 +138,7 @@ def some_right_some_wrong(
 class Confusion:
   """A name that was given in place of another."""
 
-  example: int  # the one of these pictures that it was given most surely
+  example: int  # the image that was given it with the highest probability
   right: str
   given: str
   times: int
@@ -149,12 +148,12 @@ class Confusion:
 def confusions(
   predictions: Sequence[Prediction], count: int
 ) -> list[Confusion]:
-  """Wrong first answers: the most frequent, then the most certain."""
-  found = collections.defaultdict(list)
+  """Returns wrong first answers: the most frequent, then the most certain."""
+  wrong = collections.defaultdict(list)
   for i, prediction in enumerate(predictions):
     given, probability = prediction.top[0]
     if given not in prediction.answers:
-      found[prediction.right, given].append((probability, i))
+      wrong[prediction.right, given].append((probability, i))
   pairs = [
     Confusion(
       example=max(times)[1],
@@ -163,13 +162,14 @@ def confusions(
       times=len(times),
       probability=sum(p for p, _ in times) / len(times),
     )
-    for (right, given), times in found.items()
+    for (right, given), times in wrong.items()
   ]
   pairs.sort(key=lambda c: (-c.times, -c.probability, c.right, c.given))
   return pairs[:count]
 
 
-def _readable(source: Source, indices: np.ndarray) -> Iterator[Any]:
+def _readable(source: Source, indices: Sequence[int]) -> Iterator[Any]:
+  """Gives the records whose image can be decoded."""
   for i in indices:
     try:
       record = source[int(i)]
@@ -180,6 +180,7 @@ def _readable(source: Source, indices: np.ndarray) -> Iterator[Any]:
 
 
 def _text(record: Any, names: Sequence[str]) -> str:
+  """Returns a caption, or the label's name; '' without either."""
   if record['caption']:
     return record['caption'][0]
   return names[int(record['label'])] if names and 'label' in record else ''
@@ -188,7 +189,7 @@ def _text(record: Any, names: Sequence[str]) -> str:
 def _evaluated(
   records: Sequence[Any], evaluation: Evaluation | None
 ) -> list[Prediction] | None:
-  """An evaluation's predictions, if it has one for every record."""
+  """Returns an evaluation's predictions, if it has one for every record."""
   if evaluation is None:
     return None
   by_id = {record['id']: record for record in evaluation.records}
@@ -203,49 +204,31 @@ def _evaluated(
   ]
 
 
-def _rank_captions(
-  model: Encoder,
-  features: Float[np.ndarray, 'N E'],
-  captions: Sequence[Sequence[str]],
-) -> tuple[list[Prediction], int]:
-  """The best captions of each picture among those of all, and their number."""
-  different = list(dict.fromkeys(text for own in captions for text in own))
-  best, probabilities = top_classes(
-    features,
-    model.encode_text(different).T,
-    k=GIVEN_NAMES,
-    logit_scale=model.logit_scale,
-  )
-  predictions = [
-    Prediction(
-      own[0],
-      [(different[int(c)], float(p)) for c, p in zip(*top, strict=True)],
-      tuple(own[1:]),
-    )
-    for own, top in zip(
-      captions, zip(best, probabilities, strict=True), strict=True
-    )
-  ]
-  return predictions, len(different)
-
-
 def _predict(
   model: Encoder,
   features: Float[np.ndarray, 'N E'],
-  labels: Sequence[int],
+  weights: Float[np.ndarray, 'E C'],
   names: Sequence[str],
-  templates: Sequence[str],
+  answers: Sequence[Sequence[str]],
 ) -> list[Prediction]:
-  weights = zero_shot_weights(model.encode_text, names, templates)
+  """Returns the best names of each image.
+
+  Args:
+    model: has the temperature.
+    features, weights: of the images, and of the names; unit length.
+    names: C names, or captions.
+    answers: the right ones of each image, at least one.
+  """
   best, probabilities = top_classes(
-    features, weights, k=GIVEN_NAMES, logit_scale=model.logit_scale
+    features, weights, k=NAMES_SHOWN, logit_scale=model.logit_scale
   )
   return [
     Prediction(
-      names[label],
+      right,
       [(names[int(c)], float(p)) for c, p in zip(*top, strict=True)],
+      tuple(also),
     )
-    for label, top in zip(
-      labels, zip(best, probabilities, strict=True), strict=True
+    for (right, *also), top in zip(
+      answers, zip(best, probabilities, strict=True), strict=True
     )
   ]

@@ -1,5 +1,5 @@
-"""The facts of a report that are words and numbers: the headline, the
-settings, and the commands that make the run again.
+"""The words and numbers of a training report: the headline, the settings, and
+the commands that repeat the run.
 """
 
 import shlex
@@ -9,7 +9,7 @@ from typing import Any
 from clip_jax.evaluation.metrics.chance import FEW_CLASSES
 from clip_jax.progress import duration, speed
 from clip_jax.report.examples import Examples
-from clip_jax.report.words import percent, short_count
+from clip_jax.report.page import percent, short_count
 from clip_jax.training.evaluations import TRAIN
 from clip_jax.training.metrics import Row, series
 
@@ -49,14 +49,14 @@ def headline(
   parameters: int | None,
   hidden: Collection[str] = (),
 ) -> list[dict[str, str]]:
-  """The numbers at the top: a value, what it is, and a note.
+  """Returns the numbers at the top, each with its name and a note.
 
-  Those that the run has not measured are left out, and those of `hidden`.
+  Numbers that the run has not measured, and those of `hidden`, are left out.
   """
-  found = []
+  numbers = []
 
   def add(value: str, name: str, note: str = '') -> None:
-    found.append({'value': value, 'name': name, 'note': note})
+    numbers.append({'value': value, 'name': name, 'note': note})
 
   for name, words, note in (
     ('zero_shot/top1', 'zero-shot top-1', 'right name first'),
@@ -92,16 +92,17 @@ def headline(
     seconds = training_seconds(rows, batch_size or 0)
     if seconds:
       add(duration(seconds), 'training time', 'without evaluation')
-  return found
+  return numbers
 
 
 def _last(rows: Sequence[Row], name: str) -> float | None:
+  """Returns the last value of a metric, if the run has it."""
   _, values = series(rows, name)
   return values[-1] if values else None
 
 
 def overfitting(rows: Sequence[Row]) -> str:
-  """Says that the held-out loss was lower once; '' where it was not."""
+  """Returns a sentence on a held-out loss that rose; '' where it did not."""
   steps, losses = series(rows, 'eval/loss/loss')
   if not losses or not losses[-1] > _HIGHER * min(losses):
     return ''
@@ -118,7 +119,7 @@ def overfitting(rows: Sequence[Row]) -> str:
 
 
 def training_seconds(rows: Sequence[Row], batch_size: int) -> float:
-  """Time spent in steps, from the measured speed.
+  """Returns the time spent in steps, from the measured speed.
 
   The clock would count the pauses of a run that was stopped and resumed.
   """
@@ -132,7 +133,7 @@ def training_seconds(rows: Sequence[Row], batch_size: int) -> float:
 
 
 def summary(examples: Examples, step: int) -> str:
-  """What the model can do, in a sentence or two."""
+  """Returns what the model can do, in a sentence or two."""
   after = f'After {step:,} steps' if step else 'Before training'
   if not len(examples):
     return f'{after}. No held-out data were given.'
@@ -149,7 +150,7 @@ def summary(examples: Examples, step: int) -> str:
   ]
   line = (
     f'{after}, the model gives {ranks.count(0):,} of {len(examples):,} '
-    f'held-out pictures their right {what}, chosen among {examples.choices:,}; '
+    f'held-out images their right {what}, chosen among {examples.choices:,}; '
     f'guessing would get {percent(sum(shares) / len(shares))} right.'
   )
   if examples.choices > FEW_CLASSES:
@@ -158,7 +159,7 @@ def summary(examples: Examples, step: int) -> str:
 
 
 def setting(config: Mapping[str, Any], name: str) -> Any:
-  """The value of a dotted name; None where it is not there."""
+  """Returns the value of a dotted name; None where the config lacks it."""
   value: Any = config
   for part in name.split('.'):
     value = value.get(part) if isinstance(value, Mapping) else None
@@ -166,37 +167,35 @@ def setting(config: Mapping[str, Any], name: str) -> Any:
 
 
 def main_settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """Names and values of `SETTINGS` that the config has."""
-  found = []
+  """Returns the names and values of `SETTINGS` that the config has."""
+  settings = []
   for name in SETTINGS:
     value = setting(config, name)
     if value not in (None, '', [], ()):
       if isinstance(value, list | tuple):
         value = ', '.join(map(str, value))
-      found.append((name, f'{value:,}' if type(value) is int else str(value)))
-  return found
+      settings.append(
+        (name, f'{value:,}' if type(value) is int else str(value))
+      )
+  return settings
 
 
 def commands(
   workdir: str, spec: str, command: str | None, labelled: bool
 ) -> list[tuple[str, str]]:
-  """What each command does, and the command."""
+  """Returns commands to go on with, each after what it does."""
   model = f'--model={shlex.quote(workdir)}'
-  found = []
-  if command:
-    found.append(('Train the model again', command))
+  lines = [('Train the model again', command)] if command else []
   if spec:
     task = 'zero_shot' if labelled else 'retrieval'
-    found.append(
-      (
-        'Measure the model again',
-        f'clip-jax eval {model} --task={task} --data={shlex.quote(spec)}',
-      )
+    data = f'--data={shlex.quote(spec)}'
+    lines.append(
+      ('Measure the model again', f'clip-jax eval {model} --task={task} {data}')
     )
-  found.append(
+  lines.append(
     (
-      'Ask it about a picture of your own',
+      'Ask it about an image of your own',
       f'clip-jax classify {model} --labels="cat face,red apple" FILE.png',
     )
   )
-  return found
+  return lines

@@ -1,27 +1,24 @@
-"""One self-contained page of what was found, with the pictures in it."""
+"""The page of a search, or of the copies in a data set, with their images."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
-from clip_jax.data.thumbnails import data_uri
-from clip_jax.files import replacing
-from clip_jax.report.page import environment
+from clip_jax.report import page
+from clip_jax.report.images import data_uri, find_records
 
-_SIDE = 320  # pixels of a thumbnail: 160 on the page, at double density
-_GAP = 1000  # records looked at beyond a row's own place; see `find_records`
+_SIDE = 320  # pixels of an image: 160 on the page, at double density
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-  """One row that was found.
+class Match:
+  """A row of the embeddings that is similar to a query.
 
   Attributes:
     rank: from 1.
-    row: its place in the table.
+    row: its index in the table of embeddings.
     id, kind, caption: see `embeddings`.
     similarity: cosine, with the query.
     copies: ids of rows that are nearly the same, and not shown.
@@ -37,97 +34,79 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-  """A query and its rows, the most similar first.
+class QueryResult:
+  """A query and its matches, the most similar first.
 
   Attributes:
-    query: the text, or the picture's path.
-    is_picture: which of them.
+    query: the text, or the path of the image.
+    is_image: which of them the query is.
+    matches: may not be empty.
   """
 
   query: str
-  is_picture: bool
-  found: list[Found]
+  is_image: bool
+  matches: list[Match]
 
 
 def write_page(
   path: Path,
-  answers: Sequence[Answer],
+  results: Sequence[QueryResult],
   *,
   source: Source | None,
-  facts: Mapping[str, Any],
+  title: str,
+  heading: str,
+  names: Sequence[str],
+  note: str,
+  quoted: bool = False,
 ) -> int:
-  """Writes the page, whole or not at all.
+  """Writes the page of all queries.
 
   Args:
-    path: of the page.
-    answers: with what was found.
-    source: has the pictures; None, the page has ids and captions only.
-    facts: `title`, `heading`, `names` (of files and the like) and `note`, a
-      sentence, of the page; `quoted`, whether queries are in quotes.
+    path: where the page is written, as a whole.
+    results: the queries with their matches.
+    source: has the images; None, the page has ids and captions only.
+    title: of the browser's window.
+    heading: the first line of the page.
+    names: of the files and models in use.
+    note: sentences below.
+    quoted: whether queries stand in quotation marks.
   Returns:
-    How many rows of pictures have none on the page, since the source does not
+    How many matched images are missing on the page, since the source does not
     have them or they cannot be read.
+  Raises:
+    FailureError: the page cannot be written.
   """
-  wanted = {
-    found.row: found.id
-    for answer in answers
-    for found in answer.found
-    if found.kind == 'image'
+  ids = {
+    match.row: match.id
+    for result in results
+    for match in result.matches
+    if match.kind == 'image'
   }
-  pictures = {}
-  if source is not None:
-    for row, index in find_records(source, wanted).items():
-      uri = _picture(source, index)
-      if uri:
-        pictures[row] = uri
-  template = environment().get_template('search.html')
-  page = template.render(
-    answers=answers,
+  images = _images(source, ids) if source is not None else {}
+  page.write(
+    path,
+    'search.html',
+    results=results,
     asked=[
-      data_uri(answer.query, _SIDE) if answer.is_picture else None
-      for answer in answers
+      data_uri(result.query, _SIDE) if result.is_image else None
+      for result in results
     ],
-    pictures=pictures,
-    facts=facts,
+    images=images,
+    title=title,
+    heading=heading,
+    names=names,
+    note=note,
+    quoted=quoted,
   )
-  with replacing(path) as temporary:
-    temporary.write_text(page, encoding='utf-8', errors='replace')
-  return len(wanted) - len(pictures)
+  return len(ids) - len(images)
 
 
-def find_records(source: Source, wanted: Mapping[int, str]) -> dict[int, int]:
-  """Where a source has the records of some rows.
-
-  The rows of a table are in the order of its source, without the records that
-  could not be read: a row's record stands at the row's own place or soon after
-  it. Only what is not there is looked for in the whole source.
-
-  Args:
-    wanted: row to id.
-  Returns:
-    Row to index, of those that the source has.
-  """
-  found = {}
-  for row, key in wanted.items():
-    for index in range(row, min(len(source), row + _GAP)):
-      if source.id(index) == key:
-        found[row] = index
-        break
-  missing: dict[str, list[int]] = {}
-  for row, key in wanted.items():
-    if row not in found:
-      missing.setdefault(key, []).append(row)
-  for index in range(len(source) if missing else 0):
-    found.update(dict.fromkeys(missing.pop(source.id(index), ()), index))
-    if not missing:
-      break
-  return found
-
-
-def _picture(source: Source, index: int) -> str:
-  """A thumbnail's URI, or '' where the picture cannot be read any more."""
-  try:
-    return data_uri(source[index]['image'], _SIDE)
-  except CorruptImageError:
-    return ''
+def _images(source: Source, ids: dict[int, str]) -> dict[int, str]:
+  """Returns the data: URI of each row whose image can be read."""
+  images = {}
+  for row, index in find_records(source, ids).items():
+    try:
+      images[row] = data_uri(source[index]['image'], _SIDE)
+    except CorruptImageError:
+      continue
+  return images

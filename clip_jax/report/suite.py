@@ -1,69 +1,105 @@
-"""DIR/report.html: the suite's results on one self-contained page."""
+"""DIR/report.html of `eval --suite`: all results on one self-contained page."""
 
 import datetime
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from clip_jax.data.sources import Source, open_source
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.suite.collected import warnings_of
-from clip_jax.report import suite_panels as panels
-from clip_jax.report import suite_rows as figures
-from clip_jax.report.page import environment
-from clip_jax.report.suite_images import (
-  Pictures,
+from clip_jax.report import page, suite_charts, suite_tables
+from clip_jax.report.images import data_uris
+from clip_jax.report.suite_charts import Collected, results_of
+from clip_jax.report.suite_tables import (
+  Images,
   shown_confusions,
   shown_copies,
 )
-from clip_jax.report.words import percent, small_units
-
-RECALLS = tuple(
-  f'{way}_r{k}'
-  for way in ('image_to_text', 'text_to_image')
-  for k in (1, 5, 10)
-)
 
 
-def render(collected: Mapping[str, Any], pictures: Pictures) -> str:
-  """The page.
+def write_page(
+  path: str | os.PathLike,
+  collected: Collected,
+  open_dataset: Callable[[str], Dataset],
+) -> None:
+  """Writes the page, as a whole.
 
   Args:
-    collected: results.json.
-    pictures: see `fetch_pictures`; where one is missing there is a gap.
+    path: of the page.
+    collected: the content of results.json.
+    open_dataset: opens a data set by its name, for the images of confusions.
+  Raises:
+    FailureError: the page cannot be written.
   """
-  shots, summary = figures.summary(collected)
-  pages = environment()
-  pages.filters['percent'] = percent
-  pages.filters['small_units'] = small_units
-  pages.filters['points'] = _points
-  return pages.get_template('suite.html').render(
-    suite=collected,
-    date=_date(collected['date']),
-    headline=_headline(collected, summary),
-    failed=[x for x in collected['results'] if x['error'] is not None],
-    warnings=warnings_of(collected),
-    shots=shots,
-    summary=summary,
-    published=collected['published'],
-    prompts=panels.prompts(collected),
-    probes=panels.probes(collected),
-    calibration=panels.calibration(collected),
-    robustness=panels.robustness(collected),
-    overlap=panels.overlap(collected),
-    overlap_rows=_overlap_rows(collected),
-    bias=panels.bias(collected),
-    bias_notes=_notes(collected, 'bias'),
-    confusions=_confusions(collected, pictures),
-    copies=_copies(collected, pictures),
-    recalls=RECALLS,
-    retrieval=_retrieval(collected),
-    absent=_absent(collected),
-    settings=_settings(collected),
-  )
+  images = fetch_images(collected, open_dataset)
+  page.write(path, 'suite.html', **_sections(collected, images))
+
+
+def render(collected: Collected, images: Images) -> str:
+  """Returns the page.
+
+  Args:
+    collected: the content of results.json.
+    images: see `fetch_images`; where one is missing there is a gap.
+  """
+  return page.render('suite.html', **_sections(collected, images))
+
+
+def fetch_images(
+  collected: Collected, open_dataset: Callable[[str], Dataset]
+) -> Images:
+  """Returns the images that the page shows: of confusions, and of copies.
+
+  Images that cannot be opened or read any more are left out.
+  """
+  images: dict[tuple[str, str, str], str] = {}
+  for name, split, ids in _shown_ids(collected):
+    try:
+      source = _source(open_dataset(name), split, collected)
+    except (UsageError, FailureError, OSError):
+      continue
+    if source is not None:
+      uris = data_uris(source, ids)
+      images |= {(name, split, key): uri for key, uri in uris.items()}
+  return images
+
+
+def _sections(collected: Collected, images: Images) -> dict[str, Any]:
+  """Returns the values of the template."""
+  shots, summary = suite_tables.summary(collected)
+  date = datetime.datetime.fromisoformat(collected['date'])
+  return {
+    'suite': collected,
+    'date': date.strftime('%-d %B %Y'),
+    'headline': _headline(collected, summary),
+    'failed': [x for x in collected['results'] if x['error'] is not None],
+    'warnings': warnings_of(collected),
+    'shots': shots,
+    'summary': summary,
+    'published': collected['published'],
+    'prompts': suite_charts.prompt_charts(collected),
+    'probes': suite_charts.probe_charts(collected),
+    'calibration': suite_charts.calibration_charts(collected),
+    'robustness': suite_charts.robustness_charts(collected),
+    'overlap': suite_charts.overlap_charts(collected),
+    'overlap_rows': suite_tables.overlap(collected),
+    'bias': suite_charts.bias_charts(collected),
+    'bias_notes': _bias_notes(collected),
+    'confusions': suite_tables.confusions(collected, images),
+    'copies': suite_tables.copies(collected, images),
+    'recalls': suite_tables.RECALLS,
+    'retrieval': suite_tables.retrieval(collected),
+    'absent': _absent(collected),
+    'settings': _settings(collected),
+  }
 
 
 def _headline(
-  collected: Mapping[str, Any], summary: list[dict[str, Any]]
+  collected: Collected, summary: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, str]]:
-  """The numbers at the top: a value, what it is, and a note."""
+  """Returns the numbers at the top, each with its name and a note."""
   results = collected['results']
   failed = sum(x['error'] is not None for x in results)
   numbers = [
@@ -83,7 +119,7 @@ def _headline(
     if values:
       numbers.append(
         {
-          'value': percent(sum(values) / len(values)),
+          'value': page.percent(sum(values) / len(values)),
           'name': f'{name}, mean',
           'note': f'of {len(values)} data set{"s" if len(values) > 1 else ""}',
         }
@@ -91,91 +127,18 @@ def _headline(
   return numbers
 
 
-def _confusions(
-  collected: Mapping[str, Any], pictures: Pictures
-) -> list[dict[str, Any]]:
-  return [
-    {
-      'title': figures.title(collected, result),
-      'rows': [
-        {
-          **row,
-          'picture': _picture(pictures, result, 'test', row['examples']),
-          'other': _picture(pictures, result, 'test', [row.get('of_given')]),
-        }
-        for row in shown_confusions(result)
-      ],
-    }
-    for result in figures.of_task(collected, 'zero_shot')
-    if shown_confusions(result)
-  ]
-
-
-def _copies(
-  collected: Mapping[str, Any], pictures: Pictures
-) -> list[dict[str, Any]]:
-  return [
-    {
-      'title': figures.title(collected, result),
-      'rows': [
-        {
-          **row,
-          'picture': _picture(pictures, result, 'test', [row['test']]),
-          'other': _picture(pictures, result, 'train', [row['train']]),
-        }
-        for row in shown_copies(result)
-      ],
-    }
-    for result in figures.of_task(collected, 'overlap')
-    if shown_copies(result)
-  ]
-
-
-def _picture(
-  pictures: Pictures, result: Mapping[str, Any], split: str, ids: list[Any]
-) -> str | None:
-  return pictures.get((result['dataset'], split, ids[0])) if ids else None
-
-
-def _overlap_rows(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
-  return [
-    {
-      'title': figures.title(collected, result),
-      'chance': result['chance'].get('accuracy_all'),
-      **result['metrics'],
-    }
-    for result in figures.of_task(collected, 'overlap')
-  ]
-
-
-def _retrieval(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
-  return [
-    {
-      'title': figures.title(collected, result),
-      'values': [
-        tuple(
-          result[kind].get(name) for kind in ('metrics', 'chance', 'published')
-        )
-        for name in RECALLS
-      ],
-      'examples': result['metrics'].get('examples'),
-      'texts': result['metrics'].get('texts'),
-    }
-    for result in figures.of_task(collected, 'retrieval')
-  ]
-
-
-def _notes(collected: Mapping[str, Any], task: str) -> list[str]:
-  """Each note once."""
-  notes = [
+def _bias_notes(collected: Collected) -> list[str]:
+  """Returns each note of the bias evaluations once."""
+  notes = (
     row['note']
-    for result in figures.of_task(collected, task)
+    for result in results_of(collected, 'bias')
     for row in result['tables'].get('notes', [])
-  ]
+  )
   return list(dict.fromkeys(notes))
 
 
-def _absent(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _absent(collected: Collected) -> list[dict[str, Any]]:
+  """Returns the data sets that are missing, and where they are looked for."""
   root = collected['root'] or '{root}'
   rows = []
   for absent in collected['absent']:
@@ -191,34 +154,49 @@ def _absent(collected: Mapping[str, Any]) -> list[dict[str, Any]]:
   return rows
 
 
-def _settings(collected: Mapping[str, Any]) -> list[tuple[str, str]]:
-  found = [
-    ('model', collected['model']),
-    ('step', collected['step']),
-    ('published as', collected['published']),
-    ('data sets below', collected['root']),
-    ('training data', collected['overlap_with']),
-  ]
+def _settings(collected: Collected) -> list[tuple[str, str]]:
+  """Returns the names and values of what all evaluations depend on."""
   conditions = collected['conditions']
-  found.append(('dtype', conditions.get('model', {}).get('dtype')))
-  found += conditions.get('options', {}).items()
+  settings = {
+    'model': collected['model'],
+    'step': collected['step'],
+    'published as': collected['published'],
+    'data sets below': collected['root'],
+    'training data': collected['overlap_with'],
+    'dtype': conditions.get('model', {}).get('dtype'),
+    **conditions.get('options', {}),
+  }
   return [
-    (name, _words(value))
-    for name, value in found
+    (
+      name,
+      ', '.join(map(str, value)) if isinstance(value, list) else str(value),
+    )
+    for name, value in settings.items()
     if value not in (None, '', [])
   ]
 
 
-def _words(value: Any) -> str:
-  if isinstance(value, list):
-    return ', '.join(map(str, value))
-  return str(value)
+def _shown_ids(collected: Collected) -> Iterator[tuple[str, str, list[str]]]:
+  """Gives data sets and splits with the ids of their images on the page."""
+  for result in results_of(collected, 'zero_shot'):
+    rows = shown_confusions(result)
+    ids = [row['examples'][0] for row in rows if row['examples']]
+    ids += [row['of_given'] for row in rows if row.get('of_given')]
+    if ids:
+      yield result['dataset'], 'test', ids
+  for result in results_of(collected, 'overlap'):
+    rows = shown_copies(result)
+    if rows:
+      yield result['dataset'], 'test', [row['test'] for row in rows]
+      yield result['dataset'], 'train', [row['train'] for row in rows]
 
 
-def _points(value: float) -> str:
-  """'+1.2', with a minus sign as long as a plus."""
-  return f'{100 * value:+.1f}'.replace('-', '\N{MINUS SIGN}')
-
-
-def _date(iso: str) -> str:
-  return datetime.datetime.fromisoformat(iso).strftime('%-d %B %Y')
+def _source(
+  dataset: Dataset, split: str, collected: Collected
+) -> Source | None:
+  """Returns the images of a split, or the training data of the model."""
+  if split == 'test':
+    return dataset.test.source
+  if collected['overlap_with']:
+    return open_source(collected['overlap_with'])
+  return dataset.train.source if dataset.train else None

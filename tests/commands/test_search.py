@@ -15,7 +15,7 @@ from PIL import Image
 
 from clip_jax.commands import search
 from clip_jax.inference.loading import load
-from clip_jax.report.search import Answer, Found
+from clip_jax.report.search import Match, QueryResult
 from tests.inference.tables import unit_rows, write_table
 
 
@@ -325,8 +325,8 @@ def test_an_index_is_told_by_its_content(found, index, tmp_path, name):
 
 
 def test_what_a_table_holds_cannot_move_a_terminals_cursor(capsys):
-  found = Found(1, 0, 'a\x1b[2J.png', 'image', 'a\x07 \x9b red', 0.5)
-  search._print([Answer('a cat\r', False, [found])])
+  match = Match(1, 0, 'a\x1b[2J.png', 'image', 'a\x07 \x9b red', 0.5)
+  search._print([QueryResult('a cat\r', False, [match])])
   out = capsys.readouterr().out
   assert out.replace('\n', '').isprintable()
   assert '\\x1b[2J.png' in out

@@ -25,8 +25,8 @@ from clip_jax.data.images import (
   upright,
 )
 from clip_jax.data.inspect import contact_sheet
-from clip_jax.data.thumbnails import data_uri
 from clip_jax.errors import UsageError
+from clip_jax.report.images import data_uri
 from tests.data.pictures import picture
 
 SHOWN = Preprocessing(16, background='white', exif=True)

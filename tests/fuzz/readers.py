@@ -626,7 +626,7 @@ def _run_files(folder: Path) -> None:
 def _read_run_files(folder: Path, random: Random) -> None:
   from clip_jax.commands.eval_suite import training_data
   from clip_jax.report import facts
-  from clip_jax.report.curves import draw_charts
+  from clip_jax.report.curves import draw_curves
   from clip_jax.report.training import _read_config
   from clip_jax.training import run_directory
   from clip_jax.training.config import Config
@@ -642,7 +642,7 @@ def _read_run_files(folder: Path, random: Random) -> None:
   facts.headline(rows, stored, 1)
   facts.setting(stored, 'data.train')
   if random.random() < 0.2:
-    draw_charts(rows, stored)
+    draw_curves(rows, stored)
   with MetricsWriter(folder) as writer:
     writer.truncate_after(3)
   config = tiny_config()

@@ -12,9 +12,6 @@ from clip_jax.evaluation.datasets.published import Published, published
 from clip_jax.evaluation.datasets.table import DatasetFacts
 from clip_jax.evaluation.suite.plan import Plan
 from clip_jax.evaluation.suite.stored import Result, normal
-from clip_jax.report.machine import machine
-
-PACKAGES = ('jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn', 'matplotlib')
 
 # The paper's tables: (our task, our metric) -> its own name there. Of
 # classification it is the data set's own metric.
@@ -37,6 +34,7 @@ class Setting:
     published: the model of the paper that this one is said to be, if any.
     root: the folder of data sets.
     overlap_with: training data, if known.
+    environment: the machine and the versions of packages.
   """
 
   model: str
@@ -46,6 +44,7 @@ class Setting:
   published: str | None = None
   root: str = ''
   overlap_with: str | None = None
+  environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def collect(
@@ -60,7 +59,6 @@ def collect(
     {
       **dataclasses.asdict(setting),
       'date': datetime.datetime.now().astimezone().isoformat('T', 'seconds'),
-      'environment': dict(machine(PACKAGES)),
       'datasets': {
         name: dataclasses.asdict(facts)
         for name, facts in table.items()
