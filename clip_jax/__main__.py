@@ -76,7 +76,9 @@ def _run(verb: str, argv: list[str]) -> int:
     'debug', False, 'show the traceback of an error', flag_values=values
   )
   command.define_flags(values)
-  if any(word in ('--help', '-h', '-help', '--helpfull') for word in argv):
+  # `--help=x` asks for help, too: it is no flag that takes a value.
+  asked = {word.partition('=')[0] for word in argv}
+  if asked & {'--help', '-h', '-help', '--helpfull'}:
     print(_help(verb, command.__doc__, values))
     return 0
   try:
@@ -84,10 +86,20 @@ def _run(verb: str, argv: list[str]) -> int:
     words = parse(values, [f'clip-jax {verb}', *map(_underscored, argv)])[1:]
   except flags.Error as error:
     raise UsageError(
-      f'{one_line(str(error))} (see clip-jax {verb} --help)'
+      f'{_flag_fault(error)} (see clip-jax {verb} --help)'
     ) from error
   common_flags.limit_images(values)
   return command.run(values, words) or 0
+
+
+def _flag_fault(error: flags.Error) -> str:
+  """What was wrong with the flags; the library's text of a flag that is on or
+  off shows a tuple."""
+  cause = error.__context__
+  if isinstance(cause, ValueError) and len(cause.args) > 1:
+    flag = one_line(str(error)).partition(':')[0]
+    return f'{flag}: this flag is on or off, so it takes true or false'
+  return one_line(str(error))
 
 
 def _leave_libtpu_alone() -> None:

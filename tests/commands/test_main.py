@@ -38,12 +38,18 @@ def test_every_verb_has_help_with_examples(capsys, verb):
   assert '--debug' in out
 
 
+def test_help_needs_no_value(capsys):
+  code, out, _ = call(capsys, 'classify', '--help=x')
+  assert code == 0 and 'usage:' in out
+
+
 @pytest.mark.parametrize(
   'argv, message',
   [
     (['nosuch'], "no verb 'nosuch': one of train"),
     (['searc'], 'plan, info, data, bench; the nearest is search.'),
     (['info', '--nosuch=1'], "Unknown command line flag 'nosuch'"),
+    (['info', '--json=x'], '--json=x: this flag is on or off, so it takes tr'),
     (['train'], 'no --config'),
     (['train', '--config=nosuch.py', '--workdir=x'], 'no config file nosuch'),
     (['train', '--config=tests/tiny.py'], 'no --workdir'),
