@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+import clip_jax
 from clip_jax import accelerators
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import FailureError, UsageError, one_line
@@ -62,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(verb: str, argv: list[str]) -> int:
   if verb in ('--help', '-h', 'help', '--helpfull'):
     print(_overview())
+    return 0
+  if verb == '--version':
+    print(f'clip-jax {clip_jax.__version__}')
     return 0
   if verb not in VERBS:
     near = difflib.get_close_matches(verb, VERBS, n=1)
@@ -144,7 +148,8 @@ def _overview() -> str:
   return (
     'clip-jax: CLIP in JAX, from image-text pairs to a model in use.\n\n'
     f'usage: clip-jax VERB [--flag=value …]\n\n{verbs}\n\n'
-    'clip-jax VERB --help shows its flags, with examples.\n'
+    'clip-jax VERB --help shows its flags, with examples; clip-jax --version '
+    'says which version this is.\n'
     'Results go to stdout, progress to stderr; --json prints one JSON '
     'document.'
   )

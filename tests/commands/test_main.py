@@ -9,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+import clip_jax
 from clip_jax import tokenizers
 from clip_jax.__main__ import VERBS, main
 from tests.tiny import write_pairs
@@ -36,6 +37,11 @@ def test_every_verb_has_help_with_examples(capsys, verb):
   assert f'clip-jax {verb}' in out
   assert 'example' in out
   assert '--debug' in out
+
+
+def test_version_is_that_of_the_package(capsys):
+  code, out, _ = call(capsys, '--version')
+  assert code == 0 and out == f'clip-jax {clip_jax.__version__}\n'
 
 
 def test_help_needs_no_value(capsys):
@@ -67,6 +73,7 @@ def test_help_needs_no_value(capsys):
       "invalid literal for int() with base 10: 'abc'",
     ),
     (['train', '--config=setup.cfg', '--workdir=x'], 'cannot be run'),
+    (['data', 'inspekt'], "data 'inspekt'? One of build, inspect"),
     (['data'], 'data what? One of build, inspect, tokenizer'),
     (['data', 'build', 'x'], 'data build what?'),
     (['data', 'inspect', 'folder:/nosuch'], '/nosuch'),

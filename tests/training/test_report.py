@@ -491,6 +491,13 @@ def test_curves_mark_every_value_of_a_short_line_and_break_at_nan():
   assert 'a &amp; b' in svg and 'nan' not in svg
 
 
+def test_ticks_that_lie_close_are_told_apart():
+  line = Line('logit scale', [1, 2], [38.4028, 38.3937])
+  svg = curves([line], last_step=2, write=plain)
+  ticks = re.findall(r'text-anchor="end" x="29.0" y="[^"]*">([^<]*)<', svg)
+  assert len(ticks) >= 3 and len({*ticks}) == len(ticks)
+
+
 def test_curves_of_long_runs_stay_small():
   steps = list(range(100_000))
   svg = curves(

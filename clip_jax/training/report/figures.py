@@ -85,12 +85,12 @@ def curves(
 
 def _axes(ticks, last_step, x, y, write) -> Markup:
   parts = []
-  for tick in ticks:
+  for tick, text in zip(ticks, _distinct(ticks, write), strict=True):
     parts.append(
       f'<line class="grid" x1="{x(0):.1f}" x2="{x(last_step):.1f}" '
       f'y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
       f'<text class="tick" text-anchor="end" x="{LEFT - 5:.1f}" '
-      f'y="{y(tick) + 3:.1f}">{escape(write(tick))}</text>'
+      f'y="{y(tick) + 3:.1f}">{escape(text)}</text>'
     )
   for share, anchor in ((0.0, 'start'), (0.5, 'middle'), (1.0, 'end')):
     step = round(last_step * share)
@@ -100,6 +100,12 @@ def _axes(ticks, last_step, x, y, write) -> Markup:
       f'y="{HEIGHT - 6:.1f}">{step:,}{word}</text>'
     )
   return Markup(''.join(parts))
+
+
+def _distinct(ticks: Sequence[float], write) -> list[str]:
+  """Ticks as text, with more digits where some would read alike."""
+  texts = [write(tick) for tick in ticks]
+  return texts if len({*texts}) == len(texts) else [f'{x:.6g}' for x in ticks]
 
 
 def _reference(reference, left, right, y) -> Markup:
