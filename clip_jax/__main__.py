@@ -166,7 +166,7 @@ def _help(verb: str, doc: str | None, values: flags.FlagValues) -> str:
 
 
 def _default(flag: flags.Flag) -> str:
-  if flag.default in (None, False, ''):
+  if flag.default in (None, False, '', []):
     return ''
   items = flag.default if isinstance(flag.default, list) else [flag.default]
   return f' [{", ".join(map(str, items))}]'

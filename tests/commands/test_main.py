@@ -59,6 +59,10 @@ def test_help_needs_no_value(capsys):
     (['train'], 'no --config'),
     (['train', '--config=nosuch.py', '--workdir=x'], 'no config file nosuch'),
     (['train', '--config=tests/tiny.py'], 'no --workdir'),
+    (
+      ['train', '--config=tests/tiny.py', '--workdir=setup.cfg'],
+      '--workdir: setup.cfg is a file: name a folder.',
+    ),
     (['train', 'x', '--config=tests/tiny.py'], 'takes flags only'),
     (
       ['train', '--config=tests/tiny.py', '--workdir=x', '--profile=3'],
@@ -79,6 +83,7 @@ def test_help_needs_no_value(capsys):
     (['data', 'inspect', 'folder:/nosuch'], '/nosuch'),
     (['data', 'tokenizer', '--data=x'], 'add --train'),
     (['data', 'tokenizer', '--train'], 'no --data'),
+    (['bench', 'tokeniser'], "bench 'tokeniser'? One of train"),
     (['bench'], 'bench what? One of train'),
     (['bench', 'loss', '--batch=abc'], '--batch=abc'),
     (['bench', 'train', '--remat=some'], '--remat=some: choose one of none'),
