@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+import clip_jax
 from clip_jax import accelerators
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import FailureError, UsageError, one_line
@@ -63,6 +64,9 @@ def _run(verb: str, argv: list[str]) -> int:
   if verb in ('--help', '-h', 'help', '--helpfull'):
     print(_overview())
     return 0
+  if verb == '--version':
+    print(f'clip-jax {clip_jax.__version__}')
+    return 0
   if verb not in VERBS:
     near = difflib.get_close_matches(verb, VERBS, n=1)
     raise UsageError(
@@ -76,7 +80,9 @@ def _run(verb: str, argv: list[str]) -> int:
     'debug', False, 'show the traceback of an error', flag_values=values
   )
   command.define_flags(values)
-  if any(word in ('--help', '-h', '-help', '--helpfull') for word in argv):
+  # `--help=x` asks for help, too: it is no flag that takes a value.
+  asked = {word.partition('=')[0] for word in argv}
+  if asked & {'--help', '-h', '-help', '--helpfull'}:
     print(_help(verb, command.__doc__, values))
     return 0
   try:
@@ -84,10 +90,20 @@ def _run(verb: str, argv: list[str]) -> int:
     words = parse(values, [f'clip-jax {verb}', *map(_underscored, argv)])[1:]
   except flags.Error as error:
     raise UsageError(
-      f'{one_line(str(error))} (see clip-jax {verb} --help)'
+      f'{_flag_fault(error)} (see clip-jax {verb} --help)'
     ) from error
   common_flags.limit_images(values)
   return command.run(values, words) or 0
+
+
+def _flag_fault(error: flags.Error) -> str:
+  """What was wrong with the flags; the library's text of a flag that is on or
+  off shows a tuple."""
+  cause = error.__context__
+  if isinstance(cause, ValueError) and len(cause.args) > 1:
+    flag = one_line(str(error)).partition(':')[0]
+    return f'{flag}: this flag is on or off, so it takes true or false'
+  return one_line(str(error))
 
 
 def _leave_libtpu_alone() -> None:
@@ -132,7 +148,8 @@ def _overview() -> str:
   return (
     'clip-jax: CLIP in JAX, from image-text pairs to a model in use.\n\n'
     f'usage: clip-jax VERB [--flag=value …]\n\n{verbs}\n\n'
-    'clip-jax VERB --help shows its flags, with examples.\n'
+    'clip-jax VERB --help shows its flags, with examples; clip-jax --version '
+    'says which version this is.\n'
     'Results go to stdout, progress to stderr; --json prints one JSON '
     'document.'
   )
@@ -149,7 +166,7 @@ def _help(verb: str, doc: str | None, values: flags.FlagValues) -> str:
 
 
 def _default(flag: flags.Flag) -> str:
-  if flag.default in (None, False, ''):
+  if flag.default in (None, False, '', []):
     return ''
   items = flag.default if isinstance(flag.default, list) else [flag.default]
   return f' [{", ".join(map(str, items))}]'

@@ -123,6 +123,23 @@ def open_lock(path: str | os.PathLike) -> io.FileIO:
     raise FailureError(f'{os.fspath(path)}: {reason}.') from error
 
 
+def append(path: str | os.PathLike, data: bytes) -> None:
+  """Adds bytes to the end of a file, which is made where there is none.
+
+  Raises:
+    FailureError: it is a folder or a pipe, or cannot be written, as where the
+      disk is full.
+  """
+  flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+  try:
+    with io.FileIO(os.open(path, flags, 0o666), 'ab') as file:
+      while data:  # a disk that is nearly full takes a part, then raises
+        data = data[file.write(data) or 0 :]
+  except OSError as error:
+    reason = reason_of(error)
+    raise FailureError(f'{os.fspath(path)}: {reason}.') from error
+
+
 def check_folder(
   folder: str | os.PathLike, described_in: tuple[str, ...]
 ) -> None:

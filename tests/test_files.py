@@ -181,6 +181,18 @@ def test_a_folder_with_a_pipe_or_a_vast_description_is_refused(tmp_path):
     files.check_folder(tmp_path, ('.json',))
 
 
+def test_appending_makes_the_file_and_names_what_it_cannot_write(tmp_path):
+  path = tmp_path / 'lines'
+  files.append(path, b'a\n')
+  files.append(path, b'b\n')
+  assert path.read_bytes() == b'a\nb\n'
+  with pytest.raises(FailureError, match='is a directory'):
+    files.append(tmp_path, b'a\n')
+  os.mkfifo(tmp_path / 'pipe')
+  with pytest.raises(FailureError, match='pipe: no such device'):
+    files.append(tmp_path / 'pipe', b'a\n')
+
+
 def test_a_lock_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / 'pipe')
   files.open_lock(tmp_path / 'pipe').close()

@@ -96,7 +96,8 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Measures, and prints the figures."""
   if len(words) != 1 or words[0] not in KINDS:
-    raise UsageError(f'bench what? One of {", ".join(KINDS)}.')
+    asked = f'bench {words[0]!r}?' if len(words) == 1 else 'bench what?'
+    raise UsageError(f'{asked} One of {", ".join(KINDS)}.')
   for name, known in (
     ('dtype', ('float32', 'bfloat16')),
     ('remat', ('none', 'dots', 'full')),

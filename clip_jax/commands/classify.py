@@ -173,7 +173,18 @@ def _labels_of(values: flags.FlagValues) -> list[str]:
 
   labels = printing.words_of('labels', values.labels)
   check_labels(labels)
+  if len(labels) == 1 and os.path.isfile(labels[0]):
+    raise UsageError(
+      f'--labels={labels[0]} is a file: for the names in it, write '
+      f'--labels=@{labels[0]}.'
+    )
   once = list(dict.fromkeys(labels))
+  if len(once) == 1 and not values.independent:
+    print(
+      f'note: {once[0]!r} is the only label, and so has all of the '
+      'probability; name what else it could be, or try --independent.',
+      file=sys.stderr,
+    )
   if len(once) < len(labels):
     twice = [x for x in once if labels.count(x) > 1]
     print(

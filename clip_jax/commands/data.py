@@ -75,7 +75,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     'dedup': data_dedup.run,
   }
   if not words or words[0] not in actions:
-    raise UsageError(f'data what? One of {", ".join(actions)}.')
+    asked = f'data {words[0]!r}?' if words else 'data what?'
+    raise UsageError(f'{asked} One of {", ".join(actions)}.')
   actions[words[0]](values, words[1:])
 
 

@@ -132,6 +132,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   options = eval_options.options_of(values)
   lines = _class_names_of(values.class_names)
 
+  from clip_jax.data.sources import same_data
   from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.inference.references import recognise
   from clip_jax.parallel.distributed import is_first_process
@@ -148,6 +149,13 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   notices = dataset.notices
   if is_first_process():
     printing.report_notices(notices)
+    if values.train and same_data(values.train, name):
+      printing.report_warnings(
+        [
+          f'warning: --train={values.train} is the data that is evaluated: '
+          'what was learned from is not held out, and counts as right answers.'
+        ]
+      )
   model = common_flags.load_over_devices(values)
   if cache:
     options = _with_cache(options, cache, model, values.dtype)

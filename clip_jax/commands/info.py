@@ -43,7 +43,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if values.all:
     from clip_jax.models import presets
 
-    facts = [_of_preset(name, None) for name in presets.PRESETS]
+    names = printing.watch(presets.PRESETS, len(presets.PRESETS), 'shapes')
+    facts = [_of_preset(name, None) for name in names]
   elif values.model:
     facts = _of_model(values)
   else:

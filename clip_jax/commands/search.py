@@ -59,7 +59,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'kind',
     None,
     ['image', 'text', 'all'],
-    'which rows: image, text or all',
+    'of which rows; unless given, images where there are some',
     flag_values=values,
   )
   flags.DEFINE_bool(

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from clip_jax.commands import printing
 from clip_jax.commands.common_flags import define_path
 from clip_jax.commands.config_file import (
   define_config,
@@ -80,6 +81,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError('no --config: name a file, such as configs/emoji.py.')
   if not values.workdir:
     raise UsageError('no --workdir: name a folder for the run.')
+  printing.folder_of(values.workdir, 'workdir')
 
   from clip_jax.commands import cpu_memory
   from clip_jax.parallel.devices import use_cpu_devices

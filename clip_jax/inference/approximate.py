@@ -60,6 +60,7 @@ class ApproximateIndex:
       UsageError: usearch is not installed.
       FailureError: the index cannot be written.
     """
+    restore = _usearch().restore  # before anything is said to be built
     counts = table.count_kinds()
     self.rows = table.rows if kind is None else counts.get(kind, 0)
     part = f'.{kind}' if self.rows < table.rows else ''
@@ -70,7 +71,7 @@ class ApproximateIndex:
     if reason:
       say(f'building {self.path} of {self.rows:,} rows: {reason}')
       self._build(table, kind, identity, watch)
-    index = _usearch().restore(self.path, view=True)
+    index = restore(self.path, view=True)
     if index is None:
       raise FailureError(f'{self.path} cannot be read: remove it.')
     self._index = index

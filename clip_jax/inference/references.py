@@ -18,6 +18,7 @@ from clip_jax.interop.foreign_config import (
   is_open_clip,
   refuse_adapter,
 )
+from clip_jax.models.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,11 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
 def _finding(path: Path) -> str:
   """What is at a path that is no model, in a few words."""
   if not path.exists():
+    if os.fspath(path) in PRESETS:
+      return (
+        'it does not exist, and weights are not downloaded for the name of a '
+        f'preset: name a file of them, with --preset={path} (preset=) beside it'
+      )
     return 'it does not exist'
   if not path.is_dir():
     return 'it is a device or a pipe'

@@ -136,8 +136,8 @@ def meaning_of(name: str, rows: Mapping[str, str]) -> Meaning:
     return next(v for x, v in known.items() if x.casefold() == asked.casefold())
   raise UsageError(
     f'no preset {name!r}; did you mean {_nearest(asked, rows)}? '
-    f'Known: {", ".join(rows)}, and what open_clip, OpenAI and the hub '
-    'call these.'
+    '`clip-jax info --all` lists what is known; what open_clip, OpenAI and '
+    'the hub call these will do as well.'
   )
 
 

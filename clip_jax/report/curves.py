@@ -231,7 +231,10 @@ def _set_axes(
     high = low + (abs(low) or 1.0)
   ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
   write = _whole_percent if plot.write is percent else plot.write
-  axes.set_yticks(ticks, [write(tick) for tick in ticks])
+  labels = [write(tick) for tick in ticks]
+  if len({*labels}) < len(labels):  # they lie closer than `write` tells apart
+    labels = [f'{tick:.6g}' for tick in ticks]
+  axes.set_yticks(ticks, labels)
   axes.set_ylim(ticks[0], ticks[-1])
   right = max(last_step, 1)
   axes.set_xlim(0, right)

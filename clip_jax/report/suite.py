@@ -102,11 +102,12 @@ def _headline(
   """Returns the numbers at the top, each with its name and a note."""
   results = collected['results']
   failed = sum(x['error'] is not None for x in results)
+  absent = len(collected['absent'])
   numbers = [
     {
       'value': f'{len({x["dataset"] for x in results}):,}',
       'name': 'data sets',
-      'note': f'{len(collected["absent"])} are not on this machine',
+      'note': f'{absent} are not on this machine' if absent else 'none missing',
     },
     {
       'value': f'{len(results) - failed:,}',

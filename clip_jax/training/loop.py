@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from clip_jax.checkpoints import Checkpoints
-from clip_jax.errors import FailureError
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.model import Model
 from clip_jax.parallel import distributed
 from clip_jax.report.training import FILE as REPORT
@@ -146,6 +146,12 @@ def _start(run: Run, start: Start, checkpoints: Checkpoints) -> TrainState:
   restored = checkpoints.restore(run.program.state, run.description, seed=seed)
   if restored is None:
     return first_state(run.program, seed, start)
+  if restored.step > run.config.total_steps:  # its config.json is gone
+    raise UsageError(
+      f'the workdir has a checkpoint of step {restored.step:,}, beyond '
+      f'total_steps={run.config.total_steps:,}: raise it, or use another '
+      '--workdir.'
+    )
   step = jax.make_array_from_callback(
     (),
     run.program.state.step.sharding,

@@ -21,7 +21,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
 from clip_jax.errors import MissingFileError
-from clip_jax.files import read_bytes
+from clip_jax.files import append, read_bytes
 
 FILE = 'metrics.jsonl'
 EVENTS = 'tensorboard'
@@ -48,7 +48,7 @@ class MetricsWriter:
     self._events_dir = self._path.parent / EVENTS
     self._events: EventsWriter | None = None  # no events, no file
     _drop_half_line(self._path)
-    self._file = self._path.open('ab', buffering=0)
+    append(self._path, b'')
 
   def write(
     self, step: SupportsInt, numbers: Mapping[str, SupportsFloat]
@@ -64,9 +64,7 @@ class MetricsWriter:
     row = {'step': int(step), 'time': round(now, 3)}
     row |= {name: _to_json(value) for name, value in values.items()}
     line = json.dumps(row, allow_nan=False, ensure_ascii=False)
-    data = line.encode() + b'\n'
-    while data:  # a disk that is nearly full takes a part, then raises
-      data = data[self._file.write(data) :]
+    append(self._path, line.encode() + b'\n')
     events = self._open_events()
     for name, value in values.items():
       events.write_event(
@@ -83,10 +81,8 @@ class MetricsWriter:
     rows = _read_lines(self._path)
     step = int(step)
     kept = [line for line, row in rows if row['step'] <= step]
-    self._file.close()
     if len(kept) < len(rows):
       _write_atomically(self._path, ''.join(f'{line}\n' for line in kept))
-    self._file = self._path.open('ab', buffering=0)
     if self._events is None and not any(self._events_dir.glob('events.*')):
       return
     events = self._open_events()
@@ -99,7 +95,6 @@ class MetricsWriter:
 
   def close(self) -> None:
     """Closes the files; may be called again."""
-    self._file.close()
     if self._events is not None:
       self._events.close()
       self._events = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clip_jax.errors import FailureError
+from clip_jax.files import append
 from clip_jax.training.feed import Finished
 
 FILE = 'bad_steps.jsonl'
@@ -55,8 +56,7 @@ class SkippedSteps:
     self._in_a_row += 1
     if self._path is not None:
       row = {'step': done.step, 'ids': list(self._records(done.step))}
-      with self._path.open('a', encoding='utf-8') as file:
-        file.write(f'{json.dumps(row, ensure_ascii=False)}\n')
+      append(self._path, f'{json.dumps(row)}\n'.encode())
     if self._in_a_row == self._most:
       raise FailureError(
         f'the loss or the gradient was not finite in {self._most} steps in a '

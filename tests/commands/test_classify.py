@@ -117,6 +117,25 @@ def test_wrong_calls_are_one_line(refused, workdir, picture, tmp_path):
   refused('none.txt: no such', 'classify', model, '--labels=@none.txt', picture)
 
 
+def test_a_file_of_labels_is_not_taken_for_a_label(
+  refused, workdir, picture, tmp_path
+):
+  names = tmp_path / 'names.txt'
+  names.write_text('cat\ndog\n')
+  refused(
+    f'--labels=@{names}',
+    'classify', f'--model={workdir}', f'--labels={names}', picture,
+  )  # fmt: skip
+
+
+def test_of_one_label_it_is_said_that_it_cannot_lose(
+  clip_jax, workdir, picture
+):
+  call = ('classify', f'--model={workdir}', '--labels=cat', picture)
+  assert "note: 'cat' is the only label" in clip_jax(*call).err
+  assert 'note' not in clip_jax(*call, '--independent').err
+
+
 @pytest.fixture
 def mixed(tmp_path, picture):
   """A good image, a damaged one, and another good one."""

@@ -82,6 +82,7 @@ def test_what_was_left_out_is_told_in_a_line(clip_jax, workdir, pictures):
   assert result.code == 0, result.err
   lines = result.err.splitlines()
   assert 'no class has 9 examples: the largest has 3.' in lines
+  assert f'warning: --train=folder:{pictures} is the data that is' in lines[0]
 
 
 def test_classes_with_the_same_names_are_told_in_a_line(

@@ -9,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+import clip_jax
 from clip_jax import tokenizers
 from clip_jax.__main__ import VERBS, main
 from tests.tiny import write_pairs
@@ -38,15 +39,30 @@ def test_every_verb_has_help_with_examples(capsys, verb):
   assert '--debug' in out
 
 
+def test_version_is_that_of_the_package(capsys):
+  code, out, _ = call(capsys, '--version')
+  assert code == 0 and out == f'clip-jax {clip_jax.__version__}\n'
+
+
+def test_help_needs_no_value(capsys):
+  code, out, _ = call(capsys, 'classify', '--help=x')
+  assert code == 0 and 'usage:' in out
+
+
 @pytest.mark.parametrize(
   'argv, message',
   [
     (['nosuch'], "no verb 'nosuch': one of train"),
     (['searc'], 'plan, info, data, bench; the nearest is search.'),
     (['info', '--nosuch=1'], "Unknown command line flag 'nosuch'"),
+    (['info', '--json=x'], '--json=x: this flag is on or off, so it takes tr'),
     (['train'], 'no --config'),
     (['train', '--config=nosuch.py', '--workdir=x'], 'no config file nosuch'),
     (['train', '--config=tests/tiny.py'], 'no --workdir'),
+    (
+      ['train', '--config=tests/tiny.py', '--workdir=setup.cfg'],
+      '--workdir: setup.cfg is a file: name a folder.',
+    ),
     (['train', 'x', '--config=tests/tiny.py'], 'takes flags only'),
     (
       ['train', '--config=tests/tiny.py', '--workdir=x', '--profile=3'],
@@ -61,11 +77,13 @@ def test_every_verb_has_help_with_examples(capsys, verb):
       "invalid literal for int() with base 10: 'abc'",
     ),
     (['train', '--config=setup.cfg', '--workdir=x'], 'cannot be run'),
+    (['data', 'inspekt'], "data 'inspekt'? One of build, inspect"),
     (['data'], 'data what? One of build, inspect, tokenizer'),
     (['data', 'build', 'x'], 'data build what?'),
     (['data', 'inspect', 'folder:/nosuch'], '/nosuch'),
     (['data', 'tokenizer', '--data=x'], 'add --train'),
     (['data', 'tokenizer', '--train'], 'no --data'),
+    (['bench', 'tokeniser'], "bench 'tokeniser'? One of train"),
     (['bench'], 'bench what? One of train'),
     (['bench', 'loss', '--batch=abc'], '--batch=abc'),
     (['bench', 'train', '--remat=some'], '--remat=some: choose one of none'),

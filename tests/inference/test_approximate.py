@@ -111,9 +111,12 @@ def test_a_damaged_one_is_built_again(tmp_path, opened, said):
   assert len(said) == 5
 
 
-def test_without_usearch_the_extra_is_named(tmp_path, opened, monkeypatch):
+def test_without_usearch_the_extra_is_named(
+  tmp_path, opened, said, monkeypatch
+):
   path = write_table(tmp_path / 'e.npz', unit_rows(0, 10))
   monkeypatch.setitem(sys.modules, 'usearch.index', None)
   with pytest.raises(UsageError, match=r'clip-jax\[search\]'):
     opened(path)
+  assert not said
   assert os.listdir(tmp_path) == ['e.npz']

@@ -63,8 +63,9 @@ def test_a_preset_says_what_a_bare_file_does_not():
   path = ARCHIVES / 'open_clip_checkpoint.pt'
   with pytest.raises(FailureError, match='does not have the weights of its'):
     read_foreign(path, hints=Hints(preset='ViT-B-32'))
-  with pytest.raises(UsageError, match="no preset 'ViT-B32'"):
+  with pytest.raises(UsageError, match="no preset 'ViT-B32'") as caught:
     read_foreign(path, hints=Hints(preset='ViT-B32'))
+  assert 'info --all' in str(caught.value) and len(str(caught.value)) < 300
 
 
 def test_a_weight_file_beside_its_config_is_read_by_it(tmp_path):

@@ -1,6 +1,7 @@
 """Curves of numbers that training wrote, as they stand in the page."""
 
 import math
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -50,6 +51,13 @@ def test_a_line_is_interrupted_where_it_is_not_finite():
   assert path([1.0, 2.0, 3.0, 1.0]).count('M') == 1
   assert path([1.0, 2.0, math.nan, 1.0, 2.0, 1.0]).count('M') == 2
   assert path([1.0, 2.0, math.inf, 1.0, 2.0, 1.0]).count('M') == 2
+
+
+def test_ticks_that_lie_close_are_told_apart():
+  line = Line('logit scale', [1, 2], [38.4028, 38.3937])
+  svg = draw(PLOT, [line], 2)
+  ticks = re.findall(r'>(38\.\d+)</text>', svg)
+  assert len(ticks) >= 3 and len({*ticks}) == len(ticks)
 
 
 def test_a_reference_is_drawn_where_it_is_near_the_values():

@@ -507,3 +507,8 @@ def test_a_run_goes_on_when_its_model_is_gone(tmp_path, pairs, capsys):
   other.model.text.context_length = 20
   with pytest.raises(UsageError, match=re.escape('context_length=20 (the run')):
     train(other, tmp_path / 'parts', stated=stated)
+  # A directory that has lost its config.json, and with it the older schedule.
+  (tmp_path / 'parts' / 'config.json').unlink()
+  with pytest.raises(UsageError, match='step 6, beyond total_steps=2'):
+    train(config(2), tmp_path / 'parts', stated=stated)
+  assert not (tmp_path / 'parts' / 'config.json').exists()

@@ -19,6 +19,13 @@ def ids(step):
   return [f'{step}-{i}.png' for i in range(2)]
 
 
+def test_a_name_that_is_not_utf_8_is_written_as_json_can(tmp_path):
+  path = tmp_path / 'bad_steps.jsonl'
+  skipped = SkippedSteps(path, lambda _: ['caf\udce9.png'], 3)
+  take(skipped, [1], bad=(1,))
+  assert json.loads(path.read_text())['ids'] == ['caf\udce9.png']
+
+
 def test_bad_steps_are_counted_and_their_records_named(tmp_path):
   skipped = SkippedSteps(tmp_path / 'bad_steps.jsonl', ids, 3)
   take(skipped, range(1, 9), bad=(2, 3, 5, 6))

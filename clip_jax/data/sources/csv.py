@@ -96,7 +96,8 @@ class CsvSource(Source):
         # Not the table's fault, but the row's: a record that cannot be read.
         name = f'line {line}' if '\0' in image else image
         texts.setdefault(name, [])
-        self._damaged[name] = f'line {line} holds a NUL character'
+        where = 'the path' if '\0' in image else f'line {line}'
+        self._damaged[name] = f'{where} holds a NUL character'
         continue
       own = texts.setdefault(image, [])
       own += filter(None, (row[name] for name in captions))
