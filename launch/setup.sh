@@ -22,6 +22,22 @@ make_venv() {
   fi
 }
 
+# Makes .venv-peers: what .venv has, and the libraries that launch/peers.txt
+# pins. It takes 5.5 GB of disk, as torch brings CUDA's libraries.
+make_peers_venv() {
+  local stamp=.venv-peers/installed
+  local wanted
+  wanted=$(cat requirements.txt launch/peers.txt | cksum)
+  [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
+  echo "installing into .venv-peers (a few minutes, once) ..." >&2
+  .venv/bin/python -m venv --clear .venv-peers
+  local site='import sysconfig; print(sysconfig.get_path("purelib"))'
+  .venv/bin/python -c "$site" >"$(.venv-peers/bin/python -c "$site")/venv.pth"
+  .venv-peers/bin/python -m pip install -qq --disable-pip-version-check \
+    --constraint requirements.txt --requirement launch/peers.txt
+  echo "$wanted" >"$stamp"
+}
+
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   set -euo pipefail
   cd "$(dirname "$0")/.."

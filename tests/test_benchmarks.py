@@ -162,11 +162,31 @@ def test_train_reads_the_emoji_where_no_data_is_named(monkeypatch, capsys):
   assert calls[0][3] == 'tfds:emoji#train'
 
 
-def test_open_clip_that_is_missing_or_knows_no_model(tiny_preset):
-  missing = importlib.util.find_spec('open_clip') is None
-  message = 'pip install open_clip_torch' if missing else 'knows no model'
+@pytest.mark.skipif(
+  importlib.util.find_spec('open_clip') is not None, reason='open_clip is here'
+)
+def test_open_clip_that_is_missing_is_named(tiny_preset):
   with (
-    pytest.raises(FailureError, match=message),
+    pytest.raises(FailureError, match='pip install open_clip_torch'),
+    peer.open_clip(tiny_preset, 'float32'),
+  ):
+    pass
+
+
+@pytest.mark.peers
+@pytest.mark.slow
+def test_open_clip_takes_turns_with_a_published_model():
+  pytest.importorskip('open_clip')
+  with peer.open_clip('ViT-B/32', 'float32') as turn:
+    for what in ('image', 'text', 'train'):
+      assert turn(what, 1) > 0
+
+
+@pytest.mark.peers
+def test_open_clip_says_which_model_it_does_not_know(tiny_preset):
+  pytest.importorskip('open_clip')
+  with (
+    pytest.raises(FailureError, match='knows no model'),
     peer.open_clip(tiny_preset, 'float32'),
   ):
     pass

@@ -178,7 +178,7 @@ def test_pictures_that_have_moved(
   assert '1 pictures are not in folder:' in result.err
   text = page.read_text()
   assert text.count('src="data:') == 4
-  assert text.count('no picture at hand') == 1
+  assert text.count('no image at hand') == 1
 
 
 def test_wrong_calls_are_one_line(

@@ -1,5 +1,5 @@
 """Converted models in the other libraries' own code: same ids, same features,
-no warning. These tests run where `pip install ".[peers]"` was done.
+no warning. `bash launch/test.sh peers` runs them; elsewhere they are skipped.
 """
 
 import json
@@ -18,6 +18,8 @@ from tests.tiny_run import CAPTIONS, write_run
 torch = pytest.importorskip('torch')
 open_clip = pytest.importorskip('open_clip')
 transformers = pytest.importorskip('transformers')
+
+pytestmark = pytest.mark.peers
 
 RNG = np.random.default_rng(0)
 PICTURES = [
