@@ -9,9 +9,8 @@ import jax
 import pytest
 from PIL import Image
 
-from clip_jax import benchmarks
 from clip_jax.__main__ import main
-from clip_jax.benchmarks import peer
+from clip_jax.benchmarks import encode, host, loss, peer, train
 from clip_jax.benchmarks.timing import median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
@@ -20,10 +19,6 @@ from clip_jax.parallel.mesh import make_mesh
 from clip_jax.training.utilization import PEAK_FLOPS
 from tests.tiny import TINY, write_pairs
 from tests.waiting import Clock
-
-# The package's own `encode` and `train` are the functions.
-encode_benchmark = importlib.import_module('clip_jax.benchmarks.encode')
-train_benchmark = importlib.import_module('clip_jax.benchmarks.train')
 
 TINY_FIELDS = {
   **TINY.to_dict(),
@@ -114,8 +109,8 @@ def test_encode_in_turns_with_open_clip(tiny_preset, monkeypatch):
   def open_clip(preset, dtype, python):
     yield lambda *turn: turns.append(turn) or 1e3
 
-  monkeypatch.setattr(encode_benchmark, 'open_clip', open_clip)
-  figures = benchmarks.encode(tiny_preset, [8], 3, 'float32', 'open_clip')
+  monkeypatch.setattr(encode, 'open_clip', open_clip)
+  figures = encode.bench_encode(tiny_preset, [8], 3, 'float32', 'open_clip')
   (row,) = figures['batches']
   assert turns == [('image', 8)] * 3 + [('text', 8)] * 3
   assert row['open_clip_images_per_second'] == 8 / 1e3
@@ -131,7 +126,7 @@ def test_train_in_turns_with_open_clip(capsys, tiny_preset, pairs, monkeypatch):
     asked.append(what)
     yield lambda *turn: turns.append(turn) or next(seconds)
 
-  monkeypatch.setattr(train_benchmark, 'open_clip', open_clip)
+  monkeypatch.setattr(train, 'open_clip', open_clip)
   monkeypatch.setitem(PEAK_FLOPS, jax.devices()[0].device_kind, 1e12)
   figures = bench(
     capsys, 'train', f'--preset={tiny_preset}', f'--data={pairs}',
@@ -156,7 +151,7 @@ def test_train_in_turns_with_open_clip(capsys, tiny_preset, pairs, monkeypatch):
 def test_train_reads_the_emoji_where_no_data_is_named(monkeypatch, capsys):
   calls = []
   monkeypatch.setattr(
-    benchmarks, 'train', lambda *what: calls.append(what) or {}
+    train, 'bench_train', lambda *what: calls.append(what) or {}
   )
   bench(capsys, 'train')
   assert calls[0][3] == 'tfds:emoji#train'
@@ -220,9 +215,8 @@ def test_the_sigmoid_loss(capsys):
 def test_a_form_that_memory_is_too_small_for_is_only_compiled(
   capsys, monkeypatch
 ):
-  module = importlib.import_module('clip_jax.benchmarks.loss')
-  monkeypatch.setattr(module, 'free_bytes', lambda: 200_000)
-  rows = benchmarks.loss('softmax', 256, 32, None, 1)
+  monkeypatch.setattr(loss, 'free_bytes', lambda: 200_000)
+  rows = loss.bench_loss('softmax', 256, 32, None, 1)
   seconds = {row['form']: row['seconds'] for row in rows}
   assert seconds['dense'] is None
   assert 'dense: compiled, not run' in capsys.readouterr().err
@@ -231,7 +225,6 @@ def test_a_form_that_memory_is_too_small_for_is_only_compiled(
 @pytest.mark.slow
 def test_at_the_papers_batch_the_chunked_loss_stays_small():
   """On one device; XLA's own figures, nothing is run."""
-  loss = importlib.import_module('clip_jax.benchmarks.loss')
   mesh = make_mesh(devices=jax.devices()[:1])
   megabytes = {
     form: loss.compiled_loss('softmax', form, mesh, 32_768, 512, 1024)
@@ -265,7 +258,7 @@ def test_tokenizer(capsys, pairs):
 
 
 def test_tokenizer_on_captions_of_its_own(capsys, monkeypatch):
-  monkeypatch.setattr(benchmarks, '_CAPTIONS', 50)
+  monkeypatch.setattr(host, '_CAPTIONS', 50)
   figures = bench(capsys, 'tokenizer', '--steps=2')
   assert (figures['captions'], figures['data']) == (50, 'plain captions')
   assert figures['first_examples_per_second'] > 0
@@ -282,7 +275,7 @@ def test_the_median_leaves_the_first_calls_out():
   assert len(calls) == 5
 
 
-def test_the_median_is_taken_of_what_there_was_patience_for(monkeypatch):
+def test_the_median_is_taken_of_what_there_was_time_for(monkeypatch):
   calls, clock = [], Clock()
   monkeypatch.setattr(time, 'perf_counter', clock)
 
@@ -290,7 +283,7 @@ def test_the_median_is_taken_of_what_there_was_patience_for(monkeypatch):
     calls.append(1)
     clock.pass_by(2)
 
-  assert median_seconds(call, 100, patience=0.0) == 2
+  assert median_seconds(call, 100, max_seconds=0.0) == 2
   assert len(calls) == 1
-  assert median_seconds(call, 100, patience=5.0) == 2
+  assert median_seconds(call, 100, max_seconds=5.0) == 2
   assert len(calls) == 1 + 3

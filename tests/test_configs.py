@@ -13,7 +13,7 @@ from clip_jax.models.config import (
   TextTransformerConfig,
   VisionTransformerConfig,
 )
-from clip_jax.planning.shapes import planned_model
+from clip_jax.planning.compiling import planned_model
 from clip_jax.planning.topology import parse_topology
 from clip_jax.training.config import check_config, check_objective
 from configs import base

@@ -1,4 +1,4 @@
-"""What a checkpoint costs a training run: `clip-jax bench checkpoint`."""
+"""Measures what a checkpoint costs a training run."""
 
 import dataclasses
 import statistics
@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clip_jax.benchmarks.recipe import paper_optimizer
 from clip_jax.benchmarks.timing import WARM_UP, Figures, device_facts
+from clip_jax.benchmarks.train import paper_optimizer
 from clip_jax.checkpoints import Checkpoints
 from clip_jax.data.images import Preprocessing
 from clip_jax.models import presets
@@ -24,15 +24,15 @@ _USUAL_STEPS = 5  # before each save, for the time that a step takes without
 
 @dataclasses.dataclass(frozen=True)
 class _Save:
-  """One save beside running steps, in seconds."""
+  """The seconds of one save beside running steps."""
 
-  call: float  # the loop waits for it
+  call: float  # for which the loop waits
   next_step: float  # over its usual time: what is still being read is copied
   later_steps: float  # over theirs, until all is written
 
 
-def checkpoint(preset: str, saves: int) -> Figures:
-  """Saves of a whole training state, while steps go on and while they wait.
+def bench_checkpoint(preset: str, saves: int) -> Figures:
+  """Measures saves of a training state, while steps go on and while they wait.
 
   A step here rewrites every array of the state in place, as an update does, and
   computes nothing else. A training run is stalled from the end of one step
@@ -43,7 +43,7 @@ def checkpoint(preset: str, saves: int) -> Figures:
 
   Args:
     preset: a published model; its parameters and Adam's moments are saved.
-    saves: of each kind, in turns; the figures are medians.
+    saves: their number of each kind, in turns; the figures are medians.
   """
   model = presets.resolve(preset)
   state = _state(preset)
@@ -106,7 +106,7 @@ def _timed(state: TrainState) -> tuple[TrainState, float]:
 
 
 def _usual(state: TrainState) -> tuple[TrainState, float]:
-  """Steps that nothing disturbs, and the median of their times."""
+  """Runs steps that nothing disturbs, and returns the median of their times."""
   seconds = []
   for _ in range(_USUAL_STEPS):
     state, taken = _timed(state)

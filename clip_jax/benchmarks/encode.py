@@ -1,4 +1,4 @@
-"""Both encoders at inference, alone or in turns with open_clip's."""
+"""Measures both encoders at inference, alone or in turns with open_clip's."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,8 +9,11 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.peer import Turn, open_clip
-from clip_jax.benchmarks.pictures import pictures
 from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
+from clip_jax.data.reading import read_ahead
+from clip_jax.evaluation.datasets.opening import open_dataset
+from clip_jax.evaluation.tasks import zero_shot
+from clip_jax.evaluation.types import Options
 from clip_jax.inference.model import Model
 from clip_jax.models import presets
 from clip_jax.models.description import Description
@@ -20,7 +23,7 @@ from clip_jax.parallel.mesh import check_batch_size, make_mesh, replicated
 RATES = ('images_per_second', 'texts_per_second')  # of the largest batch
 
 
-def encode(
+def bench_encode(
   preset: str,
   batches: Sequence[int],
   calls: int,
@@ -29,21 +32,21 @@ def encode(
   python: str | None = None,
   data: str = '',
 ) -> Figures:
-  """Rates of both encoders, from uint8 pixels and from words (or from ids,
-  where the tokenizer is not part of the package).
+  """Measures both encoders, from uint8 pixels and from words.
 
-  The weights are random, which costs what trained ones do.
+  Where the tokenizer is not part of the package, it is from token ids. The
+  weights are random, which costs what trained ones do.
 
   Args:
     preset: a published model.
     batches: rows a call; each is measured.
-    calls: that are measured, of each.
+    calls: the number of calls that are measured, of each.
     dtype: of the arithmetic.
     against: 'open_clip' takes turns with it, call by call (see `peer`); it
       gets float pixels and ids that are ready.
     python: the interpreter of that process, where open_clip is installed;
       None is this one.
-    data: whose pictures are also measured; see `pictures`.
+    data: a data set whose images are measured too, encoded and classified.
   Raises:
     UsageError: the preset is not known, or a batch does not split over the
       devices.
@@ -63,7 +66,7 @@ def encode(
   largest = max(rows, key=lambda row: row['batch'])
   rates = {name: largest[name] for name in RATES}
   if data:
-    rates |= pictures(model, data, calls)
+    rates |= _data_figures(model, data, calls)
   return {**head, **rates, 'batches': rows}
 
 
@@ -74,7 +77,7 @@ def _rates(
   pixels = np.random.default_rng(0).integers(
     0, 256, (batch, size, size, 3), dtype=np.uint8
   )
-  texts = [f'a photo of picture number {i}.' for i in range(batch)]
+  texts = [f'a photo of image number {i}.' for i in range(batch)]
   tokens = np.full((batch, model.config.text.context_length), 1, np.int32)
   row: Figures = {'batch': batch}
   for tower, call in (
@@ -102,6 +105,52 @@ def _rates(
     row[f'{tower}_ratio'] = statistics.median(b / a for a, b in pairs)
     row[f'{tower}_ratio_of_fastest'] = min(others) / min(ours)
   return row
+
+
+def _data_figures(model: Model, data: str, calls: int) -> Figures:
+  """Measures images read, decoded and brought to size as the device computes.
+
+  Where the data set has class names, in turns with its whole zero-shot
+  evaluation: the prompts of all classes and what is told of each image
+  besides. 'zero_shot_ratio' is the median of its rates over those of encoding
+  alone, turn by turn; 1 is as fast.
+
+  Args:
+    data: a name of the table of data sets, or a SPEC.
+    calls: the number of calls that are measured, of each.
+  """
+  dataset = open_dataset(data)
+  source = dataset.test.source
+
+  def encode() -> int:
+    reads = read_ahead(
+      source, range(len(source)), preprocessing=model.preprocessing
+    )
+    decoded = (x.picture for x in reads if x.picture is not None)
+    return len(model.encode_image(decoded))
+
+  def classify() -> None:
+    zero_shot.evaluate(model, dataset, Options())
+
+  count = encode()  # of those that can be read
+  figures: Figures = {'data': data, 'pictures': count}
+  if not dataset.class_names or model.description.tokenizer is None:
+    seconds = median_seconds(encode, calls, warm_up=False)
+    return {**figures, 'pictures_per_second': count / seconds}
+  classify()
+  turns = [
+    tuple(median_seconds(x, 1, warm_up=False) for x in (encode, classify))
+    for _ in range(calls)
+  ]
+  alone, whole = zip(*turns, strict=True)
+  return {
+    **figures,
+    'classes': len(dataset.class_names),
+    'pictures_per_second': count / statistics.median(alone),
+    'zero_shot_per_second': count / statistics.median(whole),
+    'zero_shot_ratio': statistics.median(a / b for a, b in turns),
+    'zero_shot_ratio_of_fastest': min(alone) / min(whole),
+  }
 
 
 def _random_model(preset: str, batch: int, dtype: str) -> Model:

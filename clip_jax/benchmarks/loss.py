@@ -1,4 +1,4 @@
-"""Each form of the contrastive loss, beside the others: time and memory."""
+"""Measures the forms of the contrastive loss: time and memory."""
 
 import sys
 from typing import Any
@@ -14,8 +14,8 @@ from clip_jax.benchmarks.timing import (
   free_bytes,
   median_seconds,
 )
-from clip_jax.objectives.forms import FORMS, check_chunk, make_loss
-from clip_jax.objectives.pairwise import largest_divisor
+from clip_jax.objectives.registry import FORMS, check_chunk, make_loss
+from clip_jax.objectives.sharded import largest_divisor
 from clip_jax.parallel.mesh import (
   BATCH_AXES,
   batch_shard_count,
@@ -24,21 +24,21 @@ from clip_jax.parallel.mesh import (
   make_mesh,
 )
 
-_PATIENCE = 20.0  # seconds, for one form
+_MAX_SECONDS = 20.0  # seconds, for one form
 
 
-def loss(
+def bench_loss(
   name: str, batch: int, embed_dim: int, chunk: int | None, calls: int
 ) -> list[Figures]:
-  """Value and gradient of each form of the loss, and its scratch memory.
+  """Measures value and gradient of each form of the loss, and its memory.
 
   Args:
     name: softmax or sigmoid.
     batch: pairs, all devices together.
     embed_dim: of the features, float32.
     chunk: rows and columns of a tile; None is what suits, at most 1,024.
-    calls: that are measured, after one; a call of many seconds is measured
-      once, and a form that would not fit into memory is only compiled.
+    calls: the number of calls that are measured; a call of many seconds is
+      measured once, and a form that memory does not hold is only compiled.
   """
   mesh = make_mesh()
   check_batch_size(batch, mesh)
@@ -94,7 +94,7 @@ def _loss_figures(
   figures['seconds'] = median_seconds(
     lambda: jax.block_until_ready(compiled(images, texts, scale, bias)),
     calls,
-    patience=_PATIENCE,
+    max_seconds=_MAX_SECONDS,
   )
   return figures
 
@@ -102,7 +102,7 @@ def _loss_figures(
 def compiled_loss(
   name: str, form: str, mesh: Mesh, batch: int, embed_dim: int, chunk: int
 ) -> jax.stages.Compiled:
-  """The program of a loss and its gradients by all four arguments."""
+  """Compiles a loss and its gradients by all four arguments."""
   loss_fn = make_loss(name, form, mesh, BATCH_AXES, chunk)
   features = jax.ShapeDtypeStruct(
     (batch, embed_dim), jnp.float32, sharding=batch_sharding(mesh)

@@ -1,17 +1,21 @@
-"""open_clip in a process of its own, which waits for its turns."""
+"""Runs open_clip in a process of its own, which waits for its turns.
+
+`open_clip` starts this file as a script, in an interpreter that may know
+nothing of JAX or clip_jax: neither is imported at the top.
+"""
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from clip_jax.benchmarks.timing import Figures
-from clip_jax.errors import FailureError
-from clip_jax.models import presets
-
-# Takes a turn: (what, batch) -> seconds of one call. What is `image` or
+Call = Callable[[], Any]
+# From (what, batch) to the seconds of one call, where `what` is `image` or
 # `text`, an encoder, or `train`, a step.
 Turn = Callable[[str, int], float]
 
@@ -20,7 +24,7 @@ Turn = Callable[[str, int], float]
 def open_clip(
   preset: str, dtype: str, python: str | None = None
 ) -> Iterator[Turn]:
-  """open_clip's model of the same shape, with random weights.
+  """Starts open_clip's model of the same shape, with random weights.
 
   Two runtimes in one process disturb each other; so it gets its own, with as
   many threads as there are cores. It is idle while it has no turn.
@@ -33,6 +37,8 @@ def open_clip(
     FailureError: open_clip is not installed, does not know the model, or
       stopped.
   """
+  from clip_jax.models import presets
+
   name = preset.replace('/', '-').replace('@', '-')
   config = presets.resolve(preset)
   if config.text.activation == 'quick_gelu':
@@ -40,7 +46,7 @@ def open_clip(
   process = subprocess.Popen(
     [
       python or sys.executable,
-      os.path.join(os.path.dirname(__file__), 'open_clip_turns.py'),
+      __file__,
       *(name, dtype, str(os.cpu_count() or 1)),
     ],
     stdin=subprocess.PIPE,
@@ -62,10 +68,127 @@ def open_clip(
     process.wait()
 
 
-def _answer(stdout: Iterable[str]) -> Figures:
-  """The next line of the process, unless it says what is wrong."""
+def _answer(stdout: Iterable[str]) -> dict[str, Any]:
+  """Returns the next line of the process, unless it says what is wrong."""
+  from clip_jax.errors import FailureError
+
   line = next(iter(stdout), '')
   answer = json.loads(line) if line else {'error': 'open_clip stopped.'}
   if 'error' in answer:
     raise FailureError(answer['error'])
   return answer
+
+
+def main(name: str, dtype: str, threads: int) -> None:
+  """Runs in that process: answers each line with {"seconds": …}.
+
+  The first answer says that it is ready.
+  """
+  try:
+    import open_clip  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
+  except ImportError:
+    _say({'error': 'no open_clip here: pip install open_clip_torch.'})
+    return
+  logging.disable(logging.WARNING)  # random weights are meant
+  torch.set_num_threads(threads)
+  # open_clip's own training allows TF32, and JAX uses it on GPUs by default.
+  torch.backends.cuda.matmul.allow_tf32 = True
+  torch.backends.cudnn.allow_tf32 = True
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  if name not in open_clip.list_models():
+    name = name.removesuffix('-quickgelu')
+  if name not in open_clip.list_models():
+    _say({'error': f'open_clip knows no model {name}.'})
+    return
+  model = open_clip.create_model(name, pretrained=None, device=device)
+  _say({'ready': name})
+  calls: dict[tuple[str, int], Call] = {}
+  for line in sys.stdin:
+    what, batch = json.loads(line)
+    first = (what, batch) not in calls
+    if first and what == 'train':
+      loss = open_clip.ClipLoss()
+      calls[what, batch] = _train_step(torch, model, loss, batch, dtype)
+    elif first:
+      calls[what, batch] = _encoder(torch, model, what, batch, dtype)
+    for _ in range(3 if first else 1):
+      start = time.perf_counter()
+      calls[what, batch]()
+      if device == 'cuda':
+        torch.cuda.synchronize()
+      seconds = time.perf_counter() - start
+    _say({'seconds': seconds})
+
+
+def _encoder(torch: Any, model: Any, tower: str, batch: int, dtype: str):
+  model.to(getattr(torch, dtype)).eval()
+  if tower == 'text':
+    rows = _texts(torch, model, batch)
+  else:
+    rows = _images(torch, model, batch, dtype)
+  encode = getattr(model, f'encode_{tower}')
+
+  def call() -> None:
+    with torch.inference_mode():
+      encode(rows, normalize=True)
+
+  return call
+
+
+def _train_step(torch: Any, model: Any, loss: Call, batch: int, dtype: str):
+  """open_clip's own step without its data: loss, gradients, AdamW, clamp.
+
+  In bfloat16 the weights stay float32 (its `--precision amp_bf16`), as ours do.
+  """
+  model.train()
+  images = _images(torch, model, batch, 'float32')
+  texts = _texts(torch, model, batch)
+  half = torch.autocast(
+    images.device.type, torch.bfloat16, enabled=dtype == 'bfloat16'
+  )
+  parameters = list(model.parameters())
+  optimizer = torch.optim.AdamW(
+    [
+      {'params': [p for p in parameters if p.ndim < 2], 'weight_decay': 0.0},
+      {'params': [p for p in parameters if p.ndim >= 2], 'weight_decay': 0.2},
+    ],
+    lr=5e-4,
+    betas=(0.9, 0.98),
+    eps=1e-6,
+    fused=True,  # the fastest of its three forms
+  )
+
+  def step() -> None:
+    optimizer.zero_grad(set_to_none=True)
+    with half:
+      outputs = model(images, texts)
+      value = loss(*outputs[:3])
+    value.backward()
+    optimizer.step()
+    with torch.no_grad():
+      model.logit_scale.clamp_(0, 4.6052)  # ln(100)
+
+  return step
+
+
+def _texts(torch: Any, model: Any, batch: int) -> Any:
+  size = (batch, model.context_length)
+  return torch.randint(
+    1, model.vocab_size, size, device=model.logit_scale.device
+  )
+
+
+def _images(torch: Any, model: Any, batch: int, dtype: str) -> Any:
+  size = model.visual.image_size
+  size = size if isinstance(size, tuple) else (size, size)
+  images = torch.randn(batch, 3, *size, device=model.logit_scale.device)
+  return images.to(getattr(torch, dtype))
+
+
+def _say(answer: Any) -> None:
+  print(json.dumps(answer), flush=True)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""How a call is timed, and on what: the parts that all figures share."""
+"""Times a call, and tells what it was timed on: for all figures."""
 
 import math
 import statistics
@@ -22,15 +22,15 @@ def median_seconds(
   call: Callable[[], Any],
   calls: int,
   warm_up: bool = True,
-  patience: float = math.inf,
+  max_seconds: float = math.inf,
 ) -> float:
-  """The median duration of a call; the first ones are not counted.
+  """Returns the median duration of a call; the first ones are not counted.
 
   Args:
-    calls: that are measured.
+    calls: the number of calls that are measured.
     warm_up: whether two more come first.
-    patience: seconds. Once they have passed, what was measured is enough; a
-      first call that took as long is the measurement.
+    max_seconds: once they have passed, what was measured is enough; a first
+      call that took as long is the measurement.
   """
   seconds = []
   began = time.perf_counter()
@@ -39,13 +39,13 @@ def median_seconds(
     start = time.perf_counter()
     call()
     seconds.append(time.perf_counter() - start)
-    if time.perf_counter() - began > patience:
+    if time.perf_counter() - began > max_seconds:
       break
   return statistics.median(seconds[skipped:] or seconds[-1:])
 
 
 def free_bytes() -> float:
-  """Memory that is free for this process's devices, all together."""
+  """Returns the memory that is free for this process's devices together."""
   device = jax.local_devices()[0]
   known = device.memory_stats() or {}
   if 'bytes_limit' in known:
@@ -60,6 +60,6 @@ def free_bytes() -> float:
 
 
 def device_facts() -> Figures:
-  """What the figures were measured on."""
+  """Returns what the figures were measured on."""
   devices: Sequence[jax.Device] = jax.devices()
   return {'device_kind': devices[0].device_kind, 'devices': len(devices)}

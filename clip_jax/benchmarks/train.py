@@ -1,4 +1,4 @@
-"""The train step on real records, and in turns with open_clip's."""
+"""Measures the train step on real records, and in turns with open_clip's."""
 
 import functools
 import itertools
@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Callable
 
 import jax
+import optax
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.peer import Turn, open_clip
-from clip_jax.benchmarks.recipe import paper_optimizer
 from clip_jax.benchmarks.timing import (
   WARM_UP_STEPS,
   Figures,
@@ -20,15 +20,16 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import training_batches
 from clip_jax.data.sources import open_source
 from clip_jax.models import presets
-from clip_jax.objectives.forms import make_loss
+from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
 from clip_jax.training.feed import Feed, Finished
+from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.program import assemble
 from clip_jax.training.state import sharded_init
 from clip_jax.training.utilization import model_flops_utilization
 
 
-def train(
+def bench_train(
   preset: str,
   batch: int,
   steps: int,
@@ -38,12 +39,12 @@ def train(
   against: str | None = None,
   python: str | None = None,
 ) -> Figures:
-  """The train step on real records: reading, decoding, towers, update.
+  """Measures the train step on real records, from reading to the update.
 
   Args:
     preset: a published model.
     batch: pairs, all devices together.
-    steps: that are measured.
+    steps: the number of steps that are measured.
     data: a SPEC with captions.
     dtype, remat: as in `model` of configs/base.py.
     against: 'open_clip' then takes turns with the step alone, as many again,
@@ -130,7 +131,7 @@ def train(
 def _in_turns(
   step: Callable[[], None], theirs: Turn, batch: int, turns: int
 ) -> Figures:
-  """Rates of both, in the median and at best; ratios are ours to theirs."""
+  """Returns rates of both, the median and the best; ratios are ours/theirs."""
   seconds = [
     (median_seconds(step, 1, warm_up=not turn), theirs('train', batch))
     for turn in range(turns)
@@ -145,3 +146,22 @@ def _in_turns(
     'ratio': statistics.median(others) / statistics.median(ours),
     'ratio_at_best': min(others) / min(ours),
   }
+
+
+def paper_optimizer(
+  total_steps: int,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Returns the paper's optimizer for a ViT (table 18) and its schedule."""
+  return make_optimizer(
+    total_steps,
+    learning_rate=5e-4,
+    schedule='cosine',
+    warmup_steps=1,
+    weight_decay=0.2,
+    b1=0.9,
+    b2=0.98,
+    eps=1e-6,
+    clip_norm=0.0,
+    mu_dtype='float32',
+    nu_dtype='float32',
+  )

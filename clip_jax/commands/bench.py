@@ -122,26 +122,34 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _measure(kind: str, values: flags.FlagValues) -> Any:
-  from clip_jax import benchmarks
-
   v = values
   data = v.data or _DATA
   if kind == 'encode':
+    from clip_jax.benchmarks.encode import bench_encode
+
     batches = v.batch or [1, 32]
-    return benchmarks.encode(
+    return bench_encode(
       v.preset, batches, v.steps, v.dtype, v.against, v.against_python, v.data
     )
   if kind == 'checkpoint':
-    return benchmarks.checkpoint(v.preset, v.steps)
+    from clip_jax.benchmarks.checkpoint import bench_checkpoint
+
+    return bench_checkpoint(v.preset, v.steps)
   batch = _one_batch(kind, v.batch or [16])
   if kind == 'train':
-    what = (v.preset, batch, v.steps, data, v.dtype, v.remat)
-    return benchmarks.train(*what, v.against, v.against_python)
+    from clip_jax.benchmarks.train import bench_train
+
+    arguments = (v.preset, batch, v.steps, data, v.dtype, v.remat)
+    return bench_train(*arguments, v.against, v.against_python)
   if kind == 'loss':
-    return benchmarks.loss(v.objective, batch, v.embed_dim, v.chunk, v.steps)
+    from clip_jax.benchmarks.loss import bench_loss
+
+    return bench_loss(v.objective, batch, v.embed_dim, v.chunk, v.steps)
+  from clip_jax.benchmarks import host
+
   if kind == 'input':
-    return benchmarks.read(data, batch, v.steps, v.image_size, v.workers)
-  return benchmarks.tokenize(v.tokenizer, v.data, v.steps)
+    return host.bench_input(data, batch, v.steps, v.image_size, v.workers)
+  return host.bench_tokenizer(v.tokenizer, v.data, v.steps)
 
 
 def _one_batch(kind: str, batches: list[int]) -> int:

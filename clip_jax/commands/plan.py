@@ -26,6 +26,7 @@ configs/ that states a topology, and prints a table in Markdown.
 """
 
 import functools
+import runpy
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,6 @@ def _with_shapes(values: flags.FlagValues) -> Any:
 
 
 def _topology(name: str | None, path: Path, config: Any) -> 'Topology':
-  from clip_jax.planning.recipes import stated_topology
   from clip_jax.planning.topology import parse_topology
 
   name = name or stated_topology(path)
@@ -117,14 +117,14 @@ def _topology(name: str | None, path: Path, config: Any) -> 'Topology':
 
 def _plan(config: Any, topology: 'Topology') -> 'Plan':
   """The plan, with progress on stderr."""
-  from clip_jax.planning.child import measure_apart
+  from clip_jax.planning.child import measure_in_child
   from clip_jax.planning.plan import make_plan
 
   with _Waiting(
     f'compiling for {topology.chips:,} chips of {topology} (one to five '
     'minutes)'
   ) as waiting:
-    measure = functools.partial(measure_apart, tick=waiting.tick)
+    measure = functools.partial(measure_in_child, on_second=waiting.tick)
     return make_plan(config, topology, measure)
 
 
@@ -157,7 +157,7 @@ class _Waiting:
 
 
 def _print(name: str, plan: 'Plan', as_json: bool) -> None:
-  from clip_jax.planning.describing import describe
+  from clip_jax.planning.plan import describe
 
   if as_json:
     printing.print_json({'config': name, **plan})
@@ -168,7 +168,7 @@ def _print(name: str, plan: 'Plan', as_json: bool) -> None:
 def _fit(name: str, config: Any, topology: 'Topology', as_json: bool) -> None:
   """Searches, and prints the plan of the winner with the flags for it."""
   from clip_jax.planning import fit
-  from clip_jax.planning.describing import verdict
+  from clip_jax.planning.plan import verdict
 
   count = 0
 
@@ -206,19 +206,53 @@ def _fit(name: str, config: Any, topology: 'Topology', as_json: bool) -> None:
 def _plan_all(values: flags.FlagValues) -> None:
   """One row of Markdown for each recipe, printed when it is known."""
   from clip_jax.commands.config_file import read_config
-  from clip_jax.planning import describing
-  from clip_jax.planning.recipes import recipes_in
+  from clip_jax.planning.plan import TABLE_HEAD, table_row
 
   if values.topology or values.fit:
     raise UsageError('--all takes neither --topology nor --fit.')
   plans = []
   if not values.json:
-    print(describing.TABLE_HEAD, flush=True)
+    print(TABLE_HEAD, flush=True)
   for path in recipes_in(Path('configs')):
     config = read_config(path)
     plan = _plan(config, _topology(None, path, config))
     plans.append({'config': str(path), **plan})
     if not values.json:
-      print(describing.table_row(str(path), plan), flush=True)
+      print(table_row(str(path), plan), flush=True)
   if values.json:
     printing.print_json(plans)
+
+
+def stated_topology(path: Path) -> str | None:
+  """Returns `TOPOLOGY` of a config file, or None where it states none.
+
+  Raises:
+    UsageError: the file cannot be run.
+  """
+  root = str(path.resolve().parent.parent)
+  sys.path.insert(0, root)
+  try:
+    return runpy.run_path(str(path)).get('TOPOLOGY')
+  except Exception as error:
+    raise UsageError(f'config file {path} cannot be run: {error}') from error
+  finally:
+    sys.path.remove(root)
+
+
+def recipes_in(folder: Path) -> list[Path]:
+  """Returns the files of a folder that state a topology, by name.
+
+  Raises:
+    UsageError: there is none.
+  """
+  paths = [path for path in sorted(folder.glob('*.py')) if _states(path)]
+  if not paths:
+    raise UsageError(
+      f'no recipe in {folder}/ states its TOPOLOGY: run this where configs/ is.'
+    )
+  return paths
+
+
+def _states(path: Path) -> bool:
+  lines = path.read_text('utf-8').splitlines()
+  return any(line.startswith('TOPOLOGY = ') for line in lines)

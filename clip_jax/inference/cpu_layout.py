@@ -52,7 +52,7 @@ def unroll(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore(tree: Any) -> Any:
-  """What `DualEncoder(…, unroll=True)` takes; call it where it is compiled.
+  """Returns what `DualEncoder` takes; call it where that is compiled.
 
   XLA folds the transposition into the product that follows.
   """

@@ -48,14 +48,13 @@ def make_encoders(
 ) -> Encoders:
   """The functions that all models with these arguments share."""
   module = DualEncoder(config, jnp.dtype(dtype))
-  runner = module.clone(unroll=unroll)
   # Accelerators would round float32 products to bfloat16 or TF32.
   precision = 'highest' if dtype == 'float32' else 'default'
 
   def apply(variables, x, method, *args) -> Any:
     variables = cpu_layout.restore(variables)
     with jax.default_matmul_precision(precision):
-      return runner.apply(variables, x, *args, method=method)
+      return module.apply(variables, x, *args, method=method)
 
   def encode_image(variables, pixels):
     images = normalize(pixels, mean, std)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Num
 
 from clip_jax.models.config import CLIPConfig, ResNetConfig
-from clip_jax.models.layers import Dtype, Layout, as_it_is, normal, wide
+from clip_jax.models.layers import Dtype, accumulation_dtype, normal
 from clip_jax.models.resnet import ResNet
 from clip_jax.models.text_transformer import TextTransformer
 from clip_jax.models.vision_transformer import VisionTransformer
@@ -24,24 +24,20 @@ class DualEncoder(nn.Module):
   has 'batch_stats' besides.
 
   `dtype` is that of the towers' arithmetic; parameters are float32, and so
-  are the features and the temperature. `unroll` and `layout` are said in
-  `layers.py`.
+  are the features and the temperature. `remat` is one of `REMAT_POLICIES`.
   """
 
   config: CLIPConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
-  unroll: bool = False
-  layout: Layout = as_it_is
 
   def setup(self):
     config = self.config
-    how = (self.dtype, self.remat, self.unroll, self.layout)
     if isinstance(config.image, ResNetConfig):
-      self.image = ResNet(config.image, self.dtype, self.remat, self.layout)
+      self.image = ResNet(config.image, self.dtype, self.remat)
     else:
-      self.image = VisionTransformer(config.image, *how)
-    self.text = TextTransformer(config.text, *how)
+      self.image = VisionTransformer(config.image, self.dtype, self.remat)
+    self.text = TextTransformer(config.text, self.dtype, self.remat)
     self.image_projection = self._projection(
       config.image.projection, config.image.pooled_width
     )
@@ -79,7 +75,7 @@ class DualEncoder(nn.Module):
     Float[Array, ''],
     Float[Array, ''],
   ]:
-    """Both towers.
+    """Returns what a contrastive loss takes, from both towers.
 
     Args:
       images: normalised pixels (see `normalize`).
@@ -108,7 +104,7 @@ class DualEncoder(nn.Module):
     train: bool = False,
     kept_patches: Int[Array, 'B K'] | None = None,
   ) -> Float[Array, 'B E']:
-    """Image features, float32, before they are brought to unit length."""
+    """Returns image features, float32, before they are of unit length."""
     patches = () if kept_patches is None else (kept_patches,)  # a ViT's alone
     tower: Any = self.image
     return self._project_image(tower(images, train, *patches))
@@ -116,34 +112,34 @@ class DualEncoder(nn.Module):
   def pooled_and_projected(
     self, images: Float[Array, 'B S S 3']
   ) -> tuple[Float[Array, 'B D'], Float[Array, 'B E']]:
-    """An image before the joint space and in it, float32, of any length.
+    """Returns image features before the projection and after it, float32.
 
-    Before it is the pooled token of a ViT (the paper's I_f of figure 3). Of a
-    ResNet the last product belongs to the pooling, so that both are the same.
+    Before it they are the pooled token of a ViT (I_f of the paper's figure 3).
+    A ResNet's last product belongs to its pooling, so that both are the same.
     """
     pooled = self.image(images)
     projected = self._project_image(pooled)
     if isinstance(self.config.image, ResNetConfig):
       return projected, projected
-    return _features(pooled), projected
+    return _in_float32(pooled), projected
 
   def encode_text(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B E']:
-    """Text features, float32, before they are brought to unit length."""
+    """Returns text features, float32, before they are of unit length."""
     x = self.text(tokens)
-    return _features(self.text_projection(x) if self.text_projection else x)
+    return _in_float32(self.text_projection(x) if self.text_projection else x)
 
   def _project_image(self, x: Float[Array, 'B D']) -> Float[Array, 'B E']:
-    return _features(self.image_projection(x) if self.image_projection else x)
+    return _in_float32(self.image_projection(x) if self.image_projection else x)
 
   def image_tokens(
     self, images: Float[Array, 'B S S 3'], layer: int
   ) -> Float[Array, 'B L D']:
-    """Patch tokens after block or stage `layer`: see the towers' `tokens`."""
-    return self.image.tokens(images, layer).astype(wide(self.dtype))
+    """Returns patch tokens after block or stage `layer` (towers' `tokens`)."""
+    return _in_float32(self.image.tokens(images, layer))
 
 
 def unit_length(x: Float[Array, 'B E']) -> Float[Array, 'B E']:
-  """Rows divided by their L2 norm; a row of zeros stays one."""
+  """Returns rows divided by their L2 norm; a row of zeros stays one."""
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   return x * jnp.where(square > 0, jnp.maximum(square, 1e-24), 1.0) ** -0.5
 
@@ -153,10 +149,10 @@ def normalize(
   mean: tuple[float, float, float],
   std: tuple[float, float, float],
 ) -> Float[Array, 'B S S 3']:
-  """uint8 pixels to what the image tower reads: (x / 255 - mean) / std."""
+  """Returns what an image tower reads: (uint8 pixels / 255 - mean) / std."""
   pixels = images.astype(jnp.float32) / 255.0
   return (pixels - jnp.asarray(mean)) / jnp.asarray(std)
 
 
-def _features(x: Float[Array, 'B E']) -> Float[Array, 'B E']:
-  return x.astype(wide(x.dtype))
+def _in_float32(x: Float[Array, '*B E']) -> Float[Array, '*B E']:
+  return x.astype(accumulation_dtype(x.dtype))

@@ -15,11 +15,9 @@ from clip_jax.models.config import ResNetConfig
 from clip_jax.models.layers import (
   REMAT_POLICIES,
   Dtype,
-  Layout,
   QueryAttention,
-  as_it_is,
+  accumulation_dtype,
   normal,
-  wide,
 )
 
 _EPS = 1e-5
@@ -27,16 +25,15 @@ _MOMENTUM = 0.9  # of the running statistics: how much of the old stays
 
 
 class ResNet(nn.Module):
-  """Normalised pixels to one vector an image."""
+  """Turns normalised pixels into one vector an image."""
 
   config: ResNetConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
-  layout: Layout = as_it_is
 
   def setup(self):
     config = self.config
-    self.stem = Stem(config.width, self.dtype, self.layout)
+    self.stem = Stem(config.width, self.dtype)
     block = Bottleneck
     if self.remat != 'none':
       block = nn.remat(
@@ -48,7 +45,6 @@ class ResNet(nn.Module):
           config.width * 2**stage,
           2 if stage and i == 0 else 1,
           self.dtype,
-          self.layout,
         )
         for i in range(count)
       ]
@@ -64,7 +60,7 @@ class ResNet(nn.Module):
   def __call__(
     self, images: Float[Array, 'B S S 3'], train: bool = False
   ) -> Float[Array, 'B D']:
-    """What the mean of the last map reads in it, before the projection."""
+    """Returns what the mean of the last map reads in it, not yet projected."""
     x = self.stages(images, train)[-1]
     x = x.reshape(x.shape[0], -1, x.shape[-1])  # B H*W D
     x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)
@@ -74,14 +70,14 @@ class ResNet(nn.Module):
   def tokens(
     self, images: Float[Array, 'B S S 3'], layer: int
   ) -> Float[Array, 'B L C']:
-    """The map after stage `layer` (0-based), row by row."""
+    """Returns the map after stage `layer`, counted from 0, row by row."""
     x = self.stages(images)[layer + 1]
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
   def stages(
     self, images: Float[Array, 'B S S 3'], train: bool = False
   ) -> list[Float[Array, 'B H W C']]:
-    """The maps after the stem and after each of the four stages."""
+    """Returns the maps after the stem and after each of the four stages."""
     x = self.stem(images.astype(self.dtype), train)
     maps = [x]
     for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
@@ -96,7 +92,6 @@ class Stem(nn.Module):
 
   width: int
   dtype: Dtype
-  layout: Layout
 
   @nn.compact
   def __call__(
@@ -107,9 +102,9 @@ class Stem(nn.Module):
       (2, self.width // 2, 1),
       (3, self.width, 1),
     ):
-      x = self.layout(_conv(width, 3, self.dtype, f'conv{i}', stride)(x))
+      x = _conv(width, 3, self.dtype, f'conv{i}', stride)(x)
       x = nn.relu(BatchNorm(name=f'bn{i}')(x, train))
-    return _halved(x)
+    return _halve(x)
 
 
 class Bottleneck(nn.Module):
@@ -118,25 +113,24 @@ class Bottleneck(nn.Module):
   width: int
   stride: int
   dtype: Dtype
-  layout: Layout
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'B H W C'], train: bool
   ) -> Float[Array, 'B I J E']:
     shortcut = x
-    h = self.layout(_conv(self.width, 1, self.dtype, 'conv1')(x))
+    h = _conv(self.width, 1, self.dtype, 'conv1')(x)
     h = nn.relu(BatchNorm(name='bn1')(h, train))
-    h = self.layout(_conv(self.width, 3, self.dtype, 'conv2')(h))
+    h = _conv(self.width, 3, self.dtype, 'conv2')(h)
     h = nn.relu(BatchNorm(name='bn2')(h, train))
     if self.stride > 1:
-      h, shortcut = _halved(h), _halved(shortcut)
-    h = self.layout(_conv(4 * self.width, 1, self.dtype, 'conv3')(h))
+      h, shortcut = _halve(h), _halve(shortcut)
+    h = _conv(4 * self.width, 1, self.dtype, 'conv3')(h)
     # A block starts as its shortcut, as in OpenAI's code.
     h = BatchNorm(nn.initializers.zeros, name='bn3')(h, train)
     if self.stride > 1 or x.shape[-1] != 4 * self.width:
       convolution = _conv(4 * self.width, 1, self.dtype, 'shortcut_conv')
-      shortcut = self.layout(convolution(shortcut))
+      shortcut = convolution(shortcut)
       shortcut = BatchNorm(name='shortcut_bn')(shortcut, train)
     return nn.relu(h + shortcut)
 
@@ -162,7 +156,7 @@ class BatchNorm(nn.Module):
     mean = self.variable(stats, 'mean', jnp.zeros, shape)
     var = self.variable(stats, 'var', jnp.ones, shape)
     count = self.variable(stats, 'count', jnp.zeros, (), jnp.int32)
-    h = x.astype(wide(x.dtype))
+    h = x.astype(accumulation_dtype(x.dtype))
     if train:
       batch_mean, batch_var = h.mean((0, 1, 2)), h.var((0, 1, 2))
       if not self.is_initializing():
@@ -191,5 +185,5 @@ def _conv(
   )
 
 
-def _halved(x: Float[Array, 'B H W C']) -> Float[Array, 'B I J C']:
+def _halve(x: Float[Array, 'B H W C']) -> Float[Array, 'B I J C']:
   return nn.avg_pool(x, (2, 2), (2, 2))

@@ -8,28 +8,19 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from clip_jax.models.config import TextTransformerConfig
-from clip_jax.models.layers import (
-  Dtype,
-  LayerNorm,
-  Layout,
-  Transformer,
-  as_it_is,
-  normal,
-)
+from clip_jax.models.layers import Dtype, LayerNorm, Transformer, normal
 
 
 class TextTransformer(nn.Module):
-  """Token ids to one vector a text (paper, section 2.4)."""
+  """Turns token ids into one vector a text (paper, section 2.4)."""
 
   config: TextTransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
-  unroll: bool = False
-  layout: Layout = as_it_is
 
   @nn.compact
   def __call__(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B D']:
-    """The last LayerNorm's output at the position that `pooling` names.
+    """Returns the last LayerNorm's output where `pooling` says.
 
     A row without an end token is pooled at its first position: tokenizers
     always write one, also when they cut a text.
@@ -58,16 +49,15 @@ class TextTransformer(nn.Module):
       config.norm_eps,
       self.dtype,
       self.remat,
-      self.unroll,
-      self.layout,
       name='transformer',
-    )(self.layout(x), mask, _pooled_place(tokens, config))  # B D
+    )(x, mask, pooled_index(tokens, config))  # B D
     return LayerNorm(config.norm_eps, name='ln_final')(x)
 
 
-def _pooled_place(
+def pooled_index(
   tokens: Int[Array, 'B T'], config: TextTransformerConfig
 ) -> Int[Array, ' B']:
+  """Returns the position of each row that stands for the text."""
   if config.pooling == 'end':
     return jnp.argmax(tokens == config.end_token, axis=1)
   if config.pooling == 'highest':

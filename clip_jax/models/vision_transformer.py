@@ -13,22 +13,18 @@ from clip_jax.models.layers import (
   MLP,
   Dtype,
   LayerNorm,
-  Layout,
   QueryAttention,
   Transformer,
-  as_it_is,
   normal,
 )
 
 
 class VisionTransformer(nn.Module):
-  """Normalised pixels to one vector an image (paper, section 2.4)."""
+  """Turns normalised pixels into one vector an image (paper, section 2.4)."""
 
   config: VisionTransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
-  unroll: bool = False
-  layout: Layout = as_it_is
 
   def setup(self):
     config = self.config
@@ -59,8 +55,6 @@ class VisionTransformer(nn.Module):
       config.norm_eps,
       self.dtype,
       self.remat,
-      self.unroll,
-      self.layout,
     )
     self.ln_post = LayerNorm(config.norm_eps)
     if config.pooling == 'attention':
@@ -71,9 +65,9 @@ class VisionTransformer(nn.Module):
     images: Float[Array, 'B S S 3'],
     kept_patches: Int[Array, 'B K'] | None = None,
   ) -> Float[Array, 'B L D']:
-    """The tokens that enter the first block; a class token comes first."""
-    x = _in_patches(images.astype(self.dtype), self.config)
-    x = self.layout(self.patch_embedding(x))
+    """Returns the tokens for the first block; a class token comes first."""
+    x = split_into_patches(images.astype(self.dtype), self.config)
+    x = self.patch_embedding(x)
     if self.config.class_token:
       first = self.class_embedding.astype(x.dtype)
       first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[-1]))
@@ -83,7 +77,7 @@ class VisionTransformer(nn.Module):
       first = int(self.config.class_token)
       kept = jnp.take_along_axis(x[:, first:], kept_patches[..., None], axis=1)
       x = jnp.concatenate([x[:, :first], kept], axis=1)
-    return self.layout(self.ln_pre(x) if self.config.pre_norm else x)
+    return self.ln_pre(x) if self.config.pre_norm else x
 
   def __call__(
     self,
@@ -91,17 +85,17 @@ class VisionTransformer(nn.Module):
     train: bool = False,
     kept_patches: Int[Array, 'B K'] | None = None,
   ) -> Float[Array, 'B D']:
-    """The pooled vector, before the projection into the joint space.
+    """Returns the pooled vector, before its projection to the joint space.
 
     Args:
       images: normalised pixels.
-      train: of no concern to a ViT.
+      train: ignored; a ViT computes the same in training.
       kept_patches: of each image, those that are seen; None is all.
     """
     del train
     x = self.embed(images, kept_patches)
     if self.config.pooling == 'class_token':  # LayerNorm is by token
-      return self.ln_post(self.transformer(x, place=0))
+      return self.ln_post(self.transformer(x, token_index=0))
     x = self.transformer(x)
     if self.config.norm_after_pooling:
       return self.ln_post(self._pool(x))
@@ -110,11 +104,12 @@ class VisionTransformer(nn.Module):
   def tokens(
     self, images: Float[Array, 'B S S 3'], layer: int
   ) -> Float[Array, 'B L D']:
-    """Patch tokens after block `layer` (0-based), row by row, no class token.
+    """Returns the patches' tokens after block `layer`, counted from 0.
 
-    They are the residual stream as it is: `ln_post` belongs to the pooling.
+    They come row by row, without the class token, and are the residual stream
+    as it is: `ln_post` belongs to the pooling.
     """
-    return self._patches(self.transformer(self.embed(images), kept_layer=layer))
+    return self._patches(self.transformer(self.embed(images), layer=layer))
 
   def _pool(self, x: Float[Array, 'B L D']) -> Float[Array, 'B D']:
     if self.config.pooling == 'average':
@@ -125,10 +120,10 @@ class VisionTransformer(nn.Module):
     return x[:, 1:] if self.config.class_token else x
 
 
-def _in_patches(
+def split_into_patches(
   images: Float[Array, 'B S S 3'], config: VisionTransformerConfig
 ) -> Float[Array, 'B L P P 3']:
-  """Squares of pixels, row by row, without a border that fills none."""
+  """Returns squares of pixels, row by row; a border that fills none goes."""
   count, grid, size = images.shape[0], config.grid, config.patch_size
   images = images[:, : grid * size, : grid * size]
   x = images.reshape(count, grid, size, grid, size, 3)

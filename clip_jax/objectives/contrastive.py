@@ -1,5 +1,7 @@
-"""The symmetric softmax loss (CLIP paper, section 2.3, figure 3): the formula
-over whole arrays, and the same number from the rows of each device.
+"""The symmetric softmax loss (CLIP paper, section 2.3, figure 3).
+
+First the formula over whole arrays, then the same number from the rows of each
+device.
 
 Shapes: B pairs of the global batch, b of one device, E the joint space.
 """
@@ -9,15 +11,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from clip_jax.objectives.pairwise import (
+from clip_jax.objectives.sharded import (
   Axes,
+  Form,
   Loss,
-  Pass,
-  Sweep,
+  Reduction,
+  cosine_similarity,
   matmul,
-  product,
-  recomputed,
-  summed_over_devices,
+  reduce_scatter,
+  sharded_loss,
 )
 
 
@@ -27,7 +29,7 @@ def softmax_loss(
   logit_scale: Float[Array, ''],
   logit_bias: Float[Array, ''] | float = 0.0,
 ) -> Float[Array, '']:
-  """Symmetric cross-entropy over pairs, the whole B x B product at once.
+  """Returns the symmetric cross-entropy of pairs (the paper's figure 3).
 
   Args:
     image_features, text_features: unit rows; row i of each is one pair.
@@ -37,14 +39,14 @@ def softmax_loss(
     Mean nats a pair; ln(B) where the features carry nothing.
   """
   del logit_bias
-  logits = logit_scale * product(image_features, text_features)
+  logits = logit_scale * cosine_similarity(image_features, text_features)
   rows = jax.nn.log_softmax(logits, axis=1)
   columns = jax.nn.log_softmax(logits, axis=0)
   return -(jnp.diagonal(rows).mean() + jnp.diagonal(columns).mean()) / 2
 
 
-def distributed_softmax_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
-  """`softmax_loss` with its rows spread over the devices of a mesh.
+def distributed_softmax_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
+  """Returns `softmax_loss` with its rows spread over the devices of a mesh.
 
   A device computes the logits of its own images against all texts, b x B, and
   from them both cross-entropies: the normalisers of rows are its own, those of
@@ -53,7 +55,7 @@ def distributed_softmax_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
 
   Args:
     mesh, axes: the devices, and the axes over which the batch is split.
-    sweep: how columns come to rows (`objectives/pairwise.py`).
+    form: how columns come to rows (`objectives/sharded.py`).
   Returns:
     A function of global arrays with the signature of `softmax_loss`, whose
     batch must be a multiple of the devices on `axes`.
@@ -62,17 +64,17 @@ def distributed_softmax_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
   def value(images, texts, scale, bias):
     del bias
     pairs = images.shape[0] * jax.lax.axis_size(axes)
-    rows, columns = sweep(_normalisers(scale), images, texts)
-    kept = _log(rows), _log(columns)
+    rows, columns = form(_log_sum_exp(scale), images, texts)
+    saved = _log(rows), _log(columns)
     matched = scale * jnp.sum(images * texts, axis=-1)
-    total = jnp.sum(kept[0] + kept[1] - 2 * matched)
-    return jax.lax.psum(total, axes) / (2 * pairs), kept
+    total = jnp.sum(saved[0] + saved[1] - 2 * matched)
+    return jax.lax.psum(total, axes) / (2 * pairs), saved
 
-  def gradients(images, texts, scale, bias, kept):
+  def gradients(images, texts, scale, bias, saved):
     pairs = images.shape[0] * jax.lax.axis_size(axes)
-    rows, columns = kept
-    (by_images, by_scale), by_texts = sweep(
-      _probabilities(scale), (images, rows), (texts, columns)
+    rows, columns = saved
+    (by_images, by_scale), by_texts = form(
+      _gradient_sums(scale), (images, rows), (texts, columns)
     )
     matched = jnp.sum(images * texts, axis=-1)
     by_scale = jax.lax.psum(jnp.sum(by_scale - 2 * matched), axes)
@@ -83,14 +85,17 @@ def distributed_softmax_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
       jnp.zeros_like(bias),
     )
 
-  return recomputed(mesh, axes, value, gradients)
+  return sharded_loss(mesh, axes, value, gradients)
 
 
-def _normalisers(scale: jax.Array) -> Pass:
-  """For each row and column of logits: their maximum, and the sum of their
-  exponentials over that of the maximum, as tiles come in."""
+def _log_sum_exp(scale: jax.Array) -> Reduction:
+  """Returns the sums that a softmax divides by, for each row and column.
 
-  def start(features):
+  They are saved as the maximum and the sum of exponentials over that of the
+  maximum, as tiles come in.
+  """
+
+  def init(features):
     zeros = jnp.zeros_like(features[:, 0])
     return zeros - jnp.inf, zeros
 
@@ -101,20 +106,20 @@ def _normalisers(scale: jax.Array) -> Pass:
     total += jnp.exp(logits - jnp.expand_dims(higher, axis)).sum(axis)
     return higher, total
 
-  def visit(rows, row_sums, columns, column_sums):
-    logits = scale * product(rows, columns)
+  def add_tile(rows, row_sums, columns, column_sums):
+    logits = scale * cosine_similarity(rows, columns)
     return add(row_sums, logits, 1), add(column_sums, logits, 0)
 
   def merge(sums, axes):
     highest, total = sums
     higher = jax.lax.pmax(highest, axes)
     total = total * jnp.exp(highest - higher)
-    total = summed_over_devices(total, axes)
+    total = reduce_scatter(total, axes)
     first = jax.lax.axis_index(axes) * total.shape[0]
     own = jax.lax.dynamic_slice_in_dim(higher, first, total.shape[0])
     return own, total
 
-  return Pass(start, start, visit, merge)
+  return Reduction(init, init, add_tile, merge)
 
 
 def _log(sums: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -122,21 +127,24 @@ def _log(sums: tuple[jax.Array, jax.Array]) -> jax.Array:
   return highest + jnp.log(total)
 
 
-def _probabilities(scale: jax.Array) -> Pass:
-  """The softmax of rows plus that of columns, times the other side's features:
-  for each row also times the cosine, which is the derivative by the scale."""
+def _gradient_sums(scale: jax.Array) -> Reduction:
+  """Returns the sums that make the gradient.
 
-  def start_rows(rows):
+  They are the softmax of rows plus that of columns, times the other side's
+  features: for each row also times the cosine, the derivative by the scale.
+  """
+
+  def init_rows(rows):
     features, _ = rows
     return jnp.zeros_like(features), jnp.zeros_like(features[:, 0])
 
-  def start_columns(columns):
+  def init_columns(columns):
     return jnp.zeros_like(columns[0])
 
-  def visit(rows, row_sums, columns, column_sums):
+  def add_tile(rows, row_sums, columns, column_sums):
     (images, row_log), (texts, column_log) = rows, columns
     by_images, by_scale = row_sums
-    cosines = product(images, texts)  # r c
+    cosines = cosine_similarity(images, texts)  # r c
     logits = scale * cosines
     both = jnp.exp(logits - row_log[:, None]) + jnp.exp(logits - column_log)
     by_images += matmul(both, texts)
@@ -144,4 +152,4 @@ def _probabilities(scale: jax.Array) -> Pass:
     by_texts = column_sums + matmul(both.T, images)
     return (by_images, by_scale), by_texts
 
-  return Pass(start_rows, start_columns, visit, summed_over_devices)
+  return Reduction(init_rows, init_columns, add_tile, reduce_scatter)

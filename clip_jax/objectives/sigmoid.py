@@ -1,5 +1,7 @@
-"""The sigmoid loss (SigLIP, arXiv 2303.15343): every pair of the batch is a
-question by itself, so that no normaliser crosses devices.
+"""The sigmoid loss (SigLIP, arXiv 2303.15343).
+
+Every pair of the batch is a question by itself, so that no normaliser crosses
+devices.
 
 Shapes: B pairs of the global batch, b of one device, E the joint space.
 """
@@ -9,15 +11,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from clip_jax.objectives.pairwise import (
+from clip_jax.objectives.sharded import (
   Axes,
+  Form,
   Loss,
-  Pass,
-  Sweep,
+  Reduction,
+  cosine_similarity,
   matmul,
-  product,
-  recomputed,
-  summed_over_devices,
+  reduce_scatter,
+  sharded_loss,
 )
 
 
@@ -27,7 +29,7 @@ def sigmoid_loss(
   logit_scale: Float[Array, ''],
   logit_bias: Float[Array, ''] | float,
 ) -> Float[Array, '']:
-  """Binary cross-entropy of all B x B pairs at once (section 3.2, algorithm 1).
+  """Returns the binary cross-entropy of all B x B pairs (algorithm 1).
 
   Args:
     image_features, text_features: unit rows; row i of each is one pair.
@@ -37,21 +39,23 @@ def sigmoid_loss(
     Nats summed over the B questions of each image, a mean over images.
   """
   pairs = image_features.shape[0]
-  logits = logit_scale * product(image_features, text_features) + logit_bias
+  logits = (
+    logit_scale * cosine_similarity(image_features, text_features) + logit_bias
+  )
   signs = 2 * jnp.eye(pairs, dtype=logits.dtype) - 1
   return -jnp.sum(jax.nn.log_sigmoid(signs * logits)) / pairs
 
 
-def distributed_sigmoid_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
-  """`sigmoid_loss` with its rows spread over the devices of a mesh.
+def distributed_sigmoid_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
+  """Returns `sigmoid_loss` with its rows spread over the devices of a mesh.
 
   All B x B questions are answered with no, in tiles; for the B whose answer is
   yes, -log sigmoid(x) = -log sigmoid(-x) - x corrects that.
 
   Args:
     mesh, axes: the devices, and the axes over which the batch is split.
-    sweep: how columns come to rows (`objectives/pairwise.py`); with `ring`, it
-      is the paper's section 3.3.
+    form: how columns come to rows (`objectives/sharded.py`); that of
+      the paper's section 3.3 is `ring_form`.
   Returns:
     A function of global arrays with the signature of `sigmoid_loss`, whose
     batch must be a multiple of the devices on `axes`.
@@ -59,15 +63,15 @@ def distributed_sigmoid_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
 
   def value(images, texts, scale, bias):
     pairs = images.shape[0] * jax.lax.axis_size(axes)
-    rows, _ = sweep(_refusals(scale, bias), images, texts)
+    rows, _ = form(_negative_losses(scale, bias), images, texts)
     matched = scale * jnp.sum(images * texts, axis=-1) + bias
     return jax.lax.psum(jnp.sum(rows - matched), axes) / pairs, ()
 
   def gradients(images, texts, scale, bias, kept):
     del kept
     pairs = images.shape[0] * jax.lax.axis_size(axes)
-    (by_images, by_scale, by_bias), by_texts = sweep(
-      _probabilities(scale, bias), images, texts
+    (by_images, by_scale, by_bias), by_texts = form(
+      _gradient_sums(scale, bias), images, texts
     )
     matched = jnp.sum(images * texts, axis=-1)
     return (
@@ -77,35 +81,38 @@ def distributed_sigmoid_loss(mesh: Mesh, axes: Axes, sweep: Sweep) -> Loss:
       jax.lax.psum(jnp.sum(by_bias - 1), axes) / pairs,
     )
 
-  return recomputed(mesh, axes, value, gradients)
+  return sharded_loss(mesh, axes, value, gradients)
 
 
-def _refusals(scale: jax.Array, bias: jax.Array) -> Pass:
-  """For each row, the loss of saying no to every column."""
+def _negative_losses(scale: jax.Array, bias: jax.Array) -> Reduction:
+  """Returns the loss of each row if the answer to every column is no."""
 
-  def visit(rows, row_sums, columns, column_sums):
-    logits = scale * product(rows, columns) + bias
+  def add_tile(rows, row_sums, columns, column_sums):
+    logits = scale * cosine_similarity(rows, columns) + bias
     return row_sums + jax.nn.softplus(logits).sum(1), column_sums
 
-  return Pass(
-    start_rows=lambda rows: jnp.zeros_like(rows[:, 0]),
-    start_columns=lambda columns: (),
-    visit=visit,
+  return Reduction(
+    init_rows=lambda rows: jnp.zeros_like(rows[:, 0]),
+    init_columns=lambda columns: (),
+    add_tile=add_tile,
     merge=lambda sums, axes: sums,
   )
 
 
-def _probabilities(scale: jax.Array, bias: jax.Array) -> Pass:
-  """Sigmoids times the other side's features; for each row also times the
-  cosine and times one, the derivatives by scale and bias."""
+def _gradient_sums(scale: jax.Array, bias: jax.Array) -> Reduction:
+  """Returns the sums that make the gradient.
 
-  def start_rows(rows):
+  They are the sigmoids times the other side's features; for each row also times
+  the cosine and times one, the derivatives by scale and bias.
+  """
+
+  def init_rows(rows):
     zeros = jnp.zeros_like(rows[:, 0])
     return jnp.zeros_like(rows), zeros, zeros
 
-  def visit(images, row_sums, texts, column_sums):
+  def add_tile(images, row_sums, texts, column_sums):
     by_images, by_scale, by_bias = row_sums
-    cosines = product(images, texts)  # r c
+    cosines = cosine_similarity(images, texts)  # r c
     yes = jax.nn.sigmoid(scale * cosines + bias)
     by_images += matmul(yes, texts)
     by_scale += jnp.sum(yes * cosines, axis=1)
@@ -113,4 +120,4 @@ def _probabilities(scale: jax.Array, bias: jax.Array) -> Pass:
     by_texts = column_sums + matmul(yes.T, images)
     return (by_images, by_scale, by_bias), by_texts
 
-  return Pass(start_rows, jnp.zeros_like, visit, summed_over_devices)
+  return Reduction(init_rows, jnp.zeros_like, add_tile, reduce_scatter)

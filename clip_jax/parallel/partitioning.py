@@ -6,12 +6,16 @@ them. An axis that its mesh axis does not divide stays whole.
 """
 
 import re
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from clip_jax.models.layers import Attention, Block
+from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.trees import path_name
 
 # Read from the end of a parameter's path; blocks carry the scanned layer axis
@@ -45,6 +49,9 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'(image|text)_projection/bias', P()),
   (r'logit_(scale|bias)', P()),
 )
+
+# Modules whose outputs enter the residual stream, or are a ResNet's maps.
+_RESIDUAL = (Attention, Block, nn.Conv, nn.Embed)
 
 # Parameters whose rows are looked up by token id.
 _EMBEDDING_TABLES = re.compile(r'(^|/)token_embedding/embedding$')
@@ -119,6 +126,27 @@ def _resharded(
 
   gather.defvjp(lambda x: (gather(x), None), backward)
   return gather(x)
+
+
+def activations_like_batch(mesh: Mesh) -> AbstractContextManager[Any]:
+  """Returns a context in which modules split activations as the batch is.
+
+  With parameters split over 'fsdp', a compiler may split activations likewise,
+  and send them to and fro. Here the outputs of modules are held to the batch's
+  sharding: of all that write to the residual stream, which is whole where
+  'tensor' splits heads and MLP columns.
+  """
+  layout = batch_sharding(mesh)
+
+  def constrain(call, args, kwargs, context):
+    output, module = call(*args, **kwargs), context.module
+    if context.method_name == '__call__' and (
+      isinstance(module, _RESIDUAL) or module.name == 'patch_embedding'
+    ):
+      return jax.lax.with_sharding_constraint(output, layout)
+    return output
+
+  return nn.intercept_methods(constrain)
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh) -> P:

@@ -1,4 +1,4 @@
-"""What a run would need on a TPU that is not there, found by compiling it.
+"""Finds out what a run would need on a TPU that is not there, by compiling.
 
 `plan` compiles the train step of a config for a named topology (in a child
 process, `child.py`), reads the optimized program (`hlo.py`, `costs.py`,

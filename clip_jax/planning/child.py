@@ -1,4 +1,4 @@
-"""One compilation in a process of its own.
+"""Compiles in a process of its own.
 
 libtpu reads its settings when it is loaded, may end the process that it is
 loaded in, and must not meet a TPU that is in use: none of that is to happen to
@@ -47,16 +47,16 @@ def check_libtpu() -> None:
     )
 
 
-def measure_apart(
+def measure_in_child(
   config: Config,
   topology: Topology,
-  tick: Callable[[float], None] = lambda seconds: None,
+  on_second: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Any]:
-  """`compiling.measure` in a child process.
+  """Runs `compiling.measure` in a child process.
 
   Args:
-    tick: is told every second for how many it has been compiling; before
-      that, a config that cannot work has been refused.
+    on_second: is called every second with the seconds of compiling so far;
+      before that, a config that cannot work has been refused.
   Raises:
     UsageError: the config cannot work on this topology.
     FailureError: the compiler failed otherwise.
@@ -81,7 +81,7 @@ def measure_apart(
         env={**inherited, **_ENVIRONMENT, 'PYTHONPATH': path},
       )
     try:
-      _wait(process, Path(folder, 'compiles'), tick)
+      _wait(process, Path(folder, 'compiles'), on_second)
     finally:
       process.kill()
     if not answer.exists():
@@ -93,7 +93,7 @@ def measure_apart(
 
 
 def _wait(
-  process: subprocess.Popen, sign: Path, tick: Callable[[float], None]
+  process: subprocess.Popen, sign: Path, on_second: Callable[[float], None]
 ) -> None:
   started: float | None = None
   while True:
@@ -104,11 +104,11 @@ def _wait(
       if sign.exists():
         now = time.monotonic()
         started = started or now
-        tick(now - started)
+        on_second(now - started)
 
 
 def _cause(code: int, log: Path) -> str:
-  """Why the child ended: the line of its error, as Python prints it last."""
+  """Returns why the child ended: the last line that names an error."""
   lines = log.read_text('utf-8', errors='replace').strip().splitlines()
   errors = [
     line for line in lines if re.match(r'[\w.]+(Error|Exception): ', line)
@@ -127,7 +127,7 @@ def _end_with(parent: int) -> None:
 
 
 def main(folder: str, parent: int) -> None:
-  """Answers the request in a folder, as long as somebody waits for it."""
+  """Answers the request in a folder while the caller's process lives."""
   threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
   from clip_jax.planning.compiling import measure

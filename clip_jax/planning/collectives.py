@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_jax.planning.hlo import Computation, Instruction, Program
+from clip_jax.planning.hlo import Computation, HloModule, Instruction
 
 OPS = (
   'all-reduce',
@@ -47,21 +47,22 @@ class Collective:
 
 
 def collectives(
-  program: Program, devices: int, slices: int = 1
+  module: HloModule, devices: int, slices: int = 1
 ) -> list[Collective]:
-  """All of a program, those of loops with their number of turns.
+  """Returns all collectives of a program, with how often each runs.
 
   Args:
     devices: of the mesh.
-    slices: that these are in, one after another.
+    slices: the slices that these are in, one after another.
   """
   channels: dict[str, list[_Occurrence]] = defaultdict(list)
-  for computation, instruction, times in program.executed():
-    for inside, found in _inside(program, computation, instruction):
-      channel = found.attribute(r'channel_id=(\d+)') or found.name
+  for computation, instruction, times in module.executed():
+    for inside, exchange in _exchanges_in(module, computation, instruction):
+      channel = exchange.attribute(r'channel_id=(\d+)') or exchange.name
       channels[channel].append(
         _Occurrence(
-          _read(inside, found, times, devices, slices), _starts(inside, found)
+          _read(inside, exchange, times, devices, slices),
+          _starts(inside, exchange),
         )
       )
   kept = []
@@ -79,28 +80,28 @@ class _Occurrence(NamedTuple):
   starts: bool  # the first of several fusions that it is spread over
 
 
-def _starts(inside: Computation, found: Instruction) -> bool:
+def _starts(inside: Computation, exchange: Instruction) -> bool:
   return any(
     'AsyncCollectiveStart' in user.attributes
-    for user in inside.users.get(found.name, [])
+    for user in inside.users.get(exchange.name, [])
   )
 
 
-def _inside(
-  program: Program, computation: Computation, instruction: Instruction
+def _exchanges_in(
+  module: HloModule, computation: Computation, instruction: Instruction
 ) -> Iterator[tuple[Computation, Instruction]]:
-  """The instruction, or what a fusion has in it, if it is a collective."""
+  """Yields the collectives that an instruction is, or has in its fusion."""
   if _op_of(instruction) is not None:
     yield computation, instruction
   called = instruction.called('calls')
   if instruction.opcode == 'fusion' and called is not None:
-    fused = program.computations[called]
+    fused = module.computations[called]
     for inner in fused.instructions.values():
-      yield from _inside(program, fused, inner)
+      yield from _exchanges_in(module, fused, inner)
 
 
 def _op_of(instruction: Instruction) -> str | None:
-  """One of `OPS`, or None for what is no exchange."""
+  """Returns one of `OPS`, or None for what is no exchange."""
   if instruction.opcode != 'send':
     return _OPCODES.get(instruction.opcode)
   kind = instruction.attribute(_BETWEEN_SLICES)
@@ -112,44 +113,44 @@ def _op_of(instruction: Instruction) -> str | None:
 
 def _read(
   computation: Computation,
-  found: Instruction,
+  exchange: Instruction,
   times: int,
   devices: int,
   slices: int,
 ) -> Collective:
-  op = _op_of(found)
-  assert op is not None  # `_inside` yields no others
-  if op == 'all-reduce' and _is_sliced(computation, found):
+  op = _op_of(exchange)
+  assert op is not None  # `_exchanges_in` yields no others
+  if op == 'all-reduce' and _is_sliced(computation, exchange):
     op = 'reduce-scatter'
-  if found.opcode == 'send':
+  if exchange.opcode == 'send':
     group = tuple(range(0, devices, devices // slices))
   else:
-    group = group_of(found.attributes, devices)
+    group = group_of(exchange.attributes, devices)
   size = sum(
     shape.bytes
-    for operand in computation.operands(found)
+    for operand in computation.operands(exchange)
     for shape in operand.shapes
   )
   if op == 'all-gather':
     size *= len(group)
-  return Collective(op, size, group, times, found.opcode.endswith('-start'))
+  return Collective(op, size, group, times, exchange.opcode.endswith('-start'))
 
 
-def _is_sliced(computation: Computation, found: Instruction) -> bool:
-  users = computation.users.get(found.name, [])
+def _is_sliced(computation: Computation, exchange: Instruction) -> bool:
+  users = computation.users.get(exchange.name, [])
   return bool(users) and all(user.opcode == 'dynamic-slice' for user in users)
 
 
 def group_of(attributes: str, devices: int) -> tuple[int, ...]:
-  """One group of the devices that exchange, in any of XLA's four spellings.
+  """Returns one group of devices that exchange, from any of XLA's spellings.
 
   They are {{0,1},{2,3}}; [2,2]<=[4] or [2,2]<=[2,2]T(1,0), an array of the
   numbers from 0 on, reshaped and transposed; mesh['a'=2,'b'=2] {'b'}, a grid
   of them and the axes that a group runs along; and pairs of source and target.
 
   Args:
-    attributes: of the instruction.
-    devices: in all.
+    attributes: those of the instruction.
+    devices: their number in all.
   """
   pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', attributes)
   if pairs:
@@ -173,7 +174,7 @@ def group_of(attributes: str, devices: int) -> tuple[int, ...]:
 
 
 def _numbers(text: str) -> np.ndarray:
-  """'[2,4]T(1,0)' as numbers from 0 on, in that shape and order."""
+  """Returns numbers from 0 on in a shape and order such as '[2,4]T(1,0)'."""
   sizes, _, axes = text.partition('T')
   shape = [int(size) for size in re.findall(r'\d+', sizes)]
   numbers = np.arange(math.prod(shape)).reshape(shape)
@@ -185,7 +186,7 @@ def _numbers(text: str) -> np.ndarray:
 
 
 def _along(mesh: str, order: str | None, axes: str) -> tuple[int, ...]:
-  """The first group along some axes of a mesh, or parts ':(BEFORE)SIZE'."""
+  """Returns the first group along axes of a mesh, or parts ':(BEFORE)SIZE'."""
   sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
   places = [slice(None)] * len(sizes)
   numbers = _numbers(order) if order else np.arange(math.prod(sizes.values()))
@@ -203,7 +204,7 @@ def _along(mesh: str, order: str | None, axes: str) -> tuple[int, ...]:
 
 
 def axes_of(group: tuple[int, ...], mesh: dict[str, int]) -> list[str]:
-  """The mesh axes that a group runs along.
+  """Returns the mesh axes that a group runs along.
 
   Args:
     group: positions in the flattened mesh.

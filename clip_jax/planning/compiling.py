@@ -12,17 +12,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clip_jax.errors import UsageError
+from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.planning import hlo
-from clip_jax.planning.chips import GIB
 from clip_jax.planning.collectives import Collective, axes_of, collectives
 from clip_jax.planning.costs import operations
 from clip_jax.planning.estimate import estimate, exchange_seconds
-from clip_jax.planning.shapes import planned_model
-from clip_jax.planning.topology import Topology, devices_of
-from clip_jax.training.config import Config, preprocessing_of, with_defaults
+from clip_jax.planning.topology import GIB, Topology, devices_of
+from clip_jax.training.config import (
+  Config,
+  preprocessing_of,
+  tokenizer_path,
+  with_defaults,
+)
 from clip_jax.training.program import Program, make_program
+from clip_jax.training.run import make_tokenizer, shape_model
 
 
 def measure(
@@ -30,7 +36,7 @@ def measure(
   topology: Topology,
   compiles: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-  """What `plan.py` reports of one compilation, as plain data.
+  """Returns what one compilation says, as plain data.
 
   Args:
     compiles: is called when the config has been found possible, before the
@@ -76,10 +82,45 @@ def measure(
   }
 
 
+def planned_model(config: Config) -> CLIPConfig:
+  """Returns the model that `train` would make of a config, without data.
+
+  A tokenizer whose file is not there yet, or which is that of the model to
+  start from, is taken to have the vocabulary that the config or its preset
+  says: only the number of tokens matters here.
+
+  Raises:
+    UsageError: a field is impossible, or nothing says how many tokens there
+      are.
+  """
+  config = with_defaults(config)
+  path = tokenizer_path(config.tokenizer)
+  if config.tokenizer == 'clip' or (path and path.exists()):
+    tokenizer = make_tokenizer(config, ())
+    return shape_model(
+      config, tokenizer.vocab_size, tokenizer.context_length, tokenizer.eos_id
+    )
+  text, name = config.model.text, config.model.preset
+  known = dataclasses.asdict(presets.find(name).config.text) if name else {}
+  vocab_size = (
+    text.vocab_size
+    or config.tokenizer_training.vocab_size
+    or known.get('vocab_size')
+  )
+  if not vocab_size:
+    raise UsageError(
+      f'tokenizer={config.tokenizer!r} is not there: say '
+      'model.text.vocab_size, the number of its tokens, to plan without it.'
+    )
+  length = text.context_length or known.get('context_length')
+  end = vocab_size - 1 if text.pooling == 'highest' else 1
+  return shape_model(config, vocab_size, length, known.get('end_token', end))
+
+
 def abstract_batch(
   program: Program, model: CLIPConfig, batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """The batch that the step takes, as shapes with their sharding."""
+  """Returns the batch that the step takes, as shapes with their sharding."""
   split = batch_sharding(program.mesh)
   side, length = model.image.image_size, model.text.context_length
 
@@ -93,7 +134,7 @@ def abstract_batch(
 
 
 def held_bytes(program: Program, batch: Any) -> dict[str, int]:
-  """What one chip holds before the step starts, by what it is."""
+  """Returns the bytes that a chip holds before the step starts, by kind."""
   state = program.state
   return {
     'parameters': _bytes_per_chip(state.params),
@@ -111,7 +152,7 @@ def _bytes_per_chip(tree: Any) -> int:
 
 
 def memory_of(analysis: Any, held: dict[str, int]) -> dict[str, int]:
-  """Bytes of a chip while the step runs; they add up to the peak.
+  """Returns the bytes of a chip in a step, by kind; their sum is the peak.
 
   Args:
     analysis: of the compiled step. Its arguments are a little larger than
@@ -130,30 +171,32 @@ def memory_of(analysis: Any, held: dict[str, int]) -> dict[str, int]:
 
 
 def needed_bytes(message: str) -> int | None:
-  """What libtpu says a program that is too large would take, or None where
-  the message is about something else."""
+  """Returns the bytes that a program would need, from libtpu's message.
+
+  None is returned where the message is about something else.
+  """
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
   for pattern in (
     r'temporaries \(([\d.]+)([KMGT])\) exceeds available HBM',
     r'Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm',
   ):
-    if found := re.search(pattern, message):
+    if match := re.search(pattern, message):
       unit = {'K': GIB >> 20, 'M': GIB >> 10, 'G': GIB, 'T': GIB << 10}[
-        found[2]
+        match[2]
       ]
-      return int(float(found[1]) * unit)
+      return int(float(match[1]) * unit)
   return None
 
 
 def costs_of(
   text: str, topology: Topology, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-  """What an optimized program costs a step, on each chip."""
+  """Returns what an optimized program costs each chip in a step."""
   devices = list(mesh.devices.flat)
-  program = hlo.parse(text)
-  done = list(operations(program))
-  exchanges = collectives(program, len(devices), topology.slices)
+  module = hlo.parse(text)
+  done = list(operations(module))
+  exchanges = collectives(module, len(devices), topology.slices)
   return {
     'flops_per_chip': sum(o.flops * o.times for o in done),
     'hbm_bytes_accessed_per_chip': sum(o.hbm_bytes * o.times for o in done),
@@ -175,10 +218,10 @@ def costs_of(
 
 
 def merged(exchanges: Sequence[Collective]) -> list[Collective]:
-  """Equal exchanges as one that is counted more often, largest first."""
+  """Counts equal exchanges together, and returns the largest first."""
   counts: dict[Collective, int] = {}
   for exchange in exchanges:
     key = dataclasses.replace(exchange, times=0)
     counts[key] = counts.get(key, 0) + exchange.times
-  found = [dataclasses.replace(k, times=n) for k, n in counts.items()]
-  return sorted(found, key=lambda e: e.bytes * e.times, reverse=True)
+  distinct = [dataclasses.replace(k, times=n) for k, n in counts.items()]
+  return sorted(distinct, key=lambda e: e.bytes * e.times, reverse=True)

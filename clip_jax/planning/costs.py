@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clip_jax.planning.hlo import Computation, Instruction, Program, Shape
+from clip_jax.planning.hlo import Computation, HloModule, Instruction, Shape
 
 # What moves nothing: names for what is there already, or the second half of
 # what was counted when it started.
@@ -47,19 +47,19 @@ class Operation:
   times: int
 
 
-def operations(program: Program) -> Iterator[Operation]:
-  """The cost of all that runs and is not free."""
-  for computation, instruction, times in program.executed():
-    flops = flops_of(program, computation, instruction)
-    hbm_bytes = traffic_of(program, computation, instruction)
+def operations(module: HloModule) -> Iterator[Operation]:
+  """Yields the cost of every instruction that runs and is not free."""
+  for computation, instruction, times in module.executed():
+    flops = flops_of(module, computation, instruction)
+    hbm_bytes = traffic_of(module, computation, instruction)
     if flops or hbm_bytes:
       yield Operation(flops, hbm_bytes, times)
 
 
 def flops_of(
-  program: Program, computation: Computation, instruction: Instruction
+  module: HloModule, computation: Computation, instruction: Instruction
 ) -> int:
-  """FLOPs of one execution; those of loops and calls are not in it."""
+  """Returns the FLOPs of one execution, without those of loops and calls."""
   if instruction.opcode == 'dot':
     return _dot_flops(computation, instruction)
   if instruction.opcode == 'convolution':
@@ -67,9 +67,9 @@ def flops_of(
   called = instruction.called('calls')
   if instruction.opcode != 'fusion' or called is None:
     return 0
-  inside = program.computations[called]
+  inside = module.computations[called]
   return sum(
-    flops_of(program, inside, inner) for inner in inside.instructions.values()
+    flops_of(module, inside, inner) for inner in inside.instructions.values()
   )
 
 
@@ -81,7 +81,7 @@ def _dot_flops(computation: Computation, dot: Instruction) -> int:
 
 
 def _convolution_flops(computation: Computation, conv: Instruction) -> int:
-  """2 x batch x features out x features in x the products of valid positions.
+  """Returns 2 x batch x features out x features in x valid positions.
 
   `dim_labels=b01f_01io->b01f` says which axis is what; axes with a digit are
   spatial, and `window` has an entry for each.
@@ -112,7 +112,7 @@ def _convolution_flops(computation: Computation, conv: Instruction) -> int:
 
 
 def _window(text: str) -> dict[str, list[str]]:
-  """'size=3x3 pad=1_1x1_1' as its fields, one entry for each spatial axis."""
+  """Parses 'size=3x3 pad=1_1x1_1', one entry for each spatial axis."""
   fields = (word.split('=') for word in text.split())
   return {key: value.split('x') for key, value in fields}
 
@@ -120,7 +120,7 @@ def _window(text: str) -> dict[str, list[str]]:
 def _valid_positions(
   inputs: int, kernel: int, outputs: int, window: dict[str, str]
 ) -> int:
-  """Pairs (output, kernel tap) of one axis that meet an input, not padding."""
+  """Counts (output, kernel tap) pairs of an axis that meet no padding."""
   stride = int(window.get('stride', 1))
   hole = int(window.get('lhs_dilate', 1))
   spread = int(window.get('rhs_dilate', 1))
@@ -135,9 +135,9 @@ def _valid_positions(
 
 
 def traffic_of(
-  program: Program, computation: Computation, instruction: Instruction
+  module: HloModule, computation: Computation, instruction: Instruction
 ) -> int:
-  """Bytes that one execution reads from main memory and writes there.
+  """Returns the bytes that one execution reads and writes in main memory.
 
   What is sliced is read in part, and an update in place writes its part only.
   """
@@ -146,7 +146,7 @@ def traffic_of(
   if opcode in _FREE or target in _FREE_CALLS:
     return 0
   if opcode == 'fusion':
-    return _fusion_traffic(program, computation, instruction)
+    return _fusion_traffic(module, computation, instruction)
   operands = computation.operands(instruction)
   if opcode in ('copy-start', 'slice-start'):
     # The result holds source, target and a context: the part is read once
@@ -166,7 +166,7 @@ def traffic_of(
 
 
 def _copied(instruction: Instruction, source: Shape) -> Shape:
-  """The target of an asynchronous copy or slice.
+  """Returns the target of an asynchronous copy or slice.
 
   Of a copy it comes first or second, whichever is not the source; of a slice
   after the sources.
@@ -178,12 +178,12 @@ def _copied(instruction: Instruction, source: Shape) -> Shape:
 
 
 def _fusion_traffic(
-  program: Program, computation: Computation, fusion: Instruction
+  module: HloModule, computation: Computation, fusion: Instruction
 ) -> int:
   called = fusion.called('calls')
   if called is None:
     return 0
-  inside = program.computations[called]
+  inside = module.computations[called]
   total = 0
   for number, operand in enumerate(computation.operands(fusion)):
     parameter = inside.parameters.get(number)
@@ -195,8 +195,10 @@ def _fusion_traffic(
 
 
 def _bytes_read(inside: Computation, parameter: Instruction) -> int:
-  """Of a fusion's parameter: all, its slices, or nothing of what is passed on
-  or updated in place."""
+  """Returns the bytes that a fusion reads of a parameter.
+
+  They are all, its slices, or none of what is passed on or updated in place.
+  """
   whole = parameter.shapes[0].hbm_bytes
   if whole == 0:
     return 0
@@ -211,14 +213,16 @@ def _bytes_read(inside: Computation, parameter: Instruction) -> int:
 
 
 def _passes_on(user: Instruction, first: bool) -> bool:
-  """Whether an array goes through a fusion by its name alone."""
+  """Returns whether an array goes through a fusion by its name alone."""
   updated = user.opcode == 'dynamic-update-slice' and first
   return updated or (user.opcode == 'tuple' and user.is_root)
 
 
 def _bytes_written(inside: Computation, result: Instruction) -> int:
-  """Of one of a fusion's results: all, an updated part, or nothing where a
-  parameter is passed on."""
+  """Returns the bytes that a fusion writes of one of its results.
+
+  They are all, an updated part, or none where a parameter is passed on.
+  """
   source = result
   while source.opcode in _RENAMING:
     source = inside.operands(source)[0]

@@ -29,12 +29,12 @@ ASSUMPTIONS = (
 
 
 @runtime_checkable
-class Place(Protocol):
-  """Of a device, where it is; several slices have a `slice_index` besides."""
+class DevicePosition(Protocol):
+  """A device that knows where it is; among slices, its `slice_index` too."""
 
   @property
   def coords(self) -> Sequence[int]:
-    """In the torus of its slice."""
+    """The coordinates in the torus of its slice."""
     ...
 
 
@@ -47,7 +47,7 @@ class Estimate:
     hbm_seconds: main memory alone.
     compute_seconds: the longer of the two, instruction by instruction.
     collective_seconds: all exchanges.
-    step_seconds: of the whole.
+    step_seconds: the whole step.
   """
 
   matrix_seconds: float
@@ -61,9 +61,9 @@ def estimate(
   operations: Iterable[Operation],
   exchanges: Iterable[Collective],
   topology: Topology,
-  devices: Sequence[Place],
+  devices: Sequence[DevicePosition],
 ) -> Estimate:
-  """The time of a step of a compiled program.
+  """Estimates the time of a step of a compiled program.
 
   Args:
     operations, exchanges: of the program, for one device.
@@ -90,15 +90,15 @@ def estimate(
 
 
 def exchange_seconds(
-  exchange: Collective, topology: Topology, devices: Sequence[Place]
+  exchange: Collective, topology: Topology, devices: Sequence[DevicePosition]
 ) -> float:
-  """One collective: bandwidth only, over rings along the torus.
+  """Returns the time of one collective, by bandwidth over rings.
 
   Within a slice, the links of every dimension that the group spans are used,
   both ways where the ends are linked. Between slices, each chip sends its
   share of the group's array over the network.
   """
-  members = [devices[place] for place in exchange.group]
+  members = [devices[position] for position in exchange.group]
   count = len(members)
   if count < 2 or not exchange.bytes:
     return 0.0
@@ -117,12 +117,12 @@ def exchange_seconds(
 
 
 def _ring(op: str, count: int) -> float:
-  """The part of the array that passes each link."""
+  """Returns the part of the array that passes each link."""
   return 1.0 if op == 'collective-permute' else (count - 1) / count
 
 
-def _link_rate(members: Sequence[Place], topology: Topology) -> float:
-  """Bytes a second that each member can send to others of its slice."""
+def _link_rate(members: Sequence[DevicePosition], topology: Topology) -> float:
+  """Returns the bytes a second that a member can send within its slice."""
   chip = topology.chip
   link = chip.ici_bandwidth / (2 * chip.dimensions)
   links = 0
@@ -136,6 +136,6 @@ def _link_rate(members: Sequence[Place], topology: Topology) -> float:
 def days_and_chip_hours(
   step_seconds: float, steps: int, chips: int
 ) -> tuple[float, float]:
-  """How long a run is, and what it costs."""
+  """Returns how long a run takes, and its cost in hours times chips."""
   hours = step_seconds * steps / 3600
   return hours / 24, hours * chips

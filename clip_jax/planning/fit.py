@@ -30,7 +30,7 @@ class Setting:
 
   @property
   def flags(self) -> list[str]:
-    """Words that set it on a command line."""
+    """The words that set it on a command line."""
     return [
       f'--config.model.remat={self.remat}',
       f'--config.objective.micro_batch={self.micro_batch}',
@@ -38,7 +38,7 @@ class Setting:
     ]
 
   def applied(self, config: Config) -> Config:
-    """A copy of the config that has it."""
+    """Returns a copy of the config that has it."""
     changed = copy.deepcopy(config)
     changed.model.remat = self.remat
     changed.objective.micro_batch = self.micro_batch
@@ -47,19 +47,19 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
-class Try:
-  """A setting and its plan."""
+class Trial:
+  """A setting that was tried, and its plan."""
 
   setting: Setting
   plan: Plan
 
 
-Attempt = Callable[[Setting], Plan]
+MakePlan = Callable[[Setting], Plan]
 
 
 def search(
   config: Config, topology: Topology, plan_of: Callable[[Config], Plan]
-) -> list[Try]:
+) -> list[Trial]:
   """Tries settings until the fastest that fits is found.
 
   Without micro-batches first, from the policy that recomputes least: the first
@@ -75,11 +75,11 @@ def search(
   Raises:
     UsageError: the config cannot work on this topology at all.
   """
-  tries: list[Try] = []
+  trials: list[Trial] = []
 
   def attempt(setting: Setting) -> Plan:
     plan = plan_of(setting.applied(config))
-    tries.append(Try(setting, plan))
+    trials.append(Trial(setting, plan))
     return plan
 
   for fsdp in fsdp_sizes(config, topology):
@@ -87,26 +87,28 @@ def search(
     for remat in POLICIES:
       plan = attempt(Setting(remat, 0, fsdp))
       if plan['fits']:
-        return tries
+        return trials
       failures[remat] = plan
     for remat in POLICIES:
       _largest_micro_batch(
         Setting(remat, 0, fsdp), failures[remat], config, topology, attempt
       )
-    if fastest(tries) is not None:
-      return tries
-  return tries
+    if fastest(trials) is not None:
+      return trials
+  return trials
 
 
-def fastest(tries: list[Try]) -> Try | None:
-  """The one with the shortest step of those that fit."""
-  fitting = [one for one in tries if one.plan['fits']]
+def fastest(trials: list[Trial]) -> Trial | None:
+  """Returns the trial with the shortest step of those that fit, or None."""
+  fitting = [one for one in trials if one.plan['fits']]
   return min(fitting, key=lambda one: one.plan['step_seconds'], default=None)
 
 
 def fsdp_sizes(config: Config, topology: Topology) -> Iterator[int]:
-  """The config's own, then four times as many as long as they divide a
-  slice."""
+  """Yields the config's own size, then four times as many while they fit.
+
+  Each divides the chips of a slice.
+  """
   size = config.mesh.fsdp
   chips = topology.chips // topology.slices // config.mesh.tensor
   while size <= chips and chips % size == 0:
@@ -119,12 +121,12 @@ def _largest_micro_batch(
   failure: Plan,
   config: Config,
   topology: Topology,
-  attempt: Attempt,
+  attempt: MakePlan,
 ) -> None:
-  """Tries smaller and smaller ones, from the largest that may fit."""
+  """Tries smaller and smaller micro-batches, from the largest that may fit."""
   before = config.data.batch_size
   for size in micro_batches(config, topology):
-    if size >= before or guess(failure, size / before) > (
+    if size >= before or estimated_peak(failure, size / before) > (
       _OPTIMISM * failure['hbm_bytes_per_chip']
     ):
       continue
@@ -135,7 +137,7 @@ def _largest_micro_batch(
 
 
 def micro_batches(config: Config, topology: Topology) -> list[int]:
-  """Halves of the batch that all devices can split, the largest first."""
+  """Returns the halvings of the batch that all devices can split."""
   ways = topology.chips // config.mesh.tensor
   sizes, size = [], config.data.batch_size // 2
   while size >= ways and size % ways == 0:
@@ -146,8 +148,8 @@ def micro_batches(config: Config, topology: Topology) -> list[int]:
   return sizes
 
 
-def guess(failure: Plan, part: float) -> float:
-  """Bytes that a chip would need for a part of the pairs at a time.
+def estimated_peak(failure: Plan, part: float) -> float:
+  """Returns the bytes a chip would need for a part of the pairs at a time.
 
   Temporaries are taken to shrink with it; all else stays. Gradients, which
   stay too, are not told from the temporaries: this is a lower bound.
@@ -160,25 +162,25 @@ def guess(failure: Plan, part: float) -> float:
 def suggestions(
   plan: Plan, config: Config, topology: Topology
 ) -> list[dict[str, Any]]:
-  """What may make a config fit that does not, by proportion, not compiled.
+  """Returns what may make a config fit, by proportion and not compiled.
 
   Returns:
     For each, 'flags' (words, or a topology), and 'estimated_peak_bytes'.
   """
   room = plan['hbm_bytes_per_chip']
-  found: list[dict[str, Any]] = []
+  suggested: list[dict[str, Any]] = []
   for size in micro_batches(config, topology):
     micro = config.objective.micro_batch or config.data.batch_size
-    peak = guess(plan, size / micro)
+    peak = estimated_peak(plan, size / micro)
     if size < micro and peak * _OPTIMISM < room:
       flags = [f'--config.objective.micro_batch={size}']
-      found.append({'flags': flags, 'estimated_peak_bytes': int(peak)})
+      suggested.append({'flags': flags, 'estimated_peak_bytes': int(peak)})
       break
   ratio = 2
   while ratio <= 64:
-    peak = guess(plan, 1 / ratio)
+    peak = estimated_peak(plan, 1 / ratio)
     if peak * _OPTIMISM < room:
-      found.append(
+      suggested.append(
         {
           'flags': [f'{ratio * topology.chips:,} chips of {topology.family}'],
           'estimated_peak_bytes': int(peak),
@@ -186,4 +188,4 @@ def suggestions(
       )
       break
     ratio *= 2
-  return found
+  return suggested

@@ -38,18 +38,18 @@ class Shape:
 
   @property
   def bytes(self) -> int:
-    """Without the padding of a layout."""
+    """The size without the padding of a layout."""
     return math.prod(self.sizes) * _SIZES.get(self.dtype, 0)
 
   @property
   def hbm_bytes(self) -> int:
-    """What moving it to or from main memory takes."""
+    """The bytes that move to or from main memory: none on the chip."""
     return 0 if self.on_chip else self.bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line.
+  """One instruction of the text, on one line.
 
   Attributes:
     result: its text before the operation's name: a shape, or a tuple of them.
@@ -78,16 +78,16 @@ class Instruction:
 
   @functools.cached_property
   def operands(self) -> tuple[str, ...]:
-    """Names of the instructions that it reads."""
+    """The names of the instructions that it reads."""
     return tuple(re.findall(r'%([\w.\-]+)', self.arguments))
 
   def attribute(self, pattern: str) -> str | None:
-    """The first group of a pattern in the attributes."""
+    """Returns the first group of a pattern in the attributes."""
     match = re.search(pattern, self.attributes)
     return match[1] if match else None
 
   def called(self, key: str) -> str | None:
-    """The computation named by KEY=%NAME."""
+    """Returns the computation named by KEY=%NAME, or None."""
     return self.attribute(rf'\b{key}=%?([\w.\-]+)')
 
 
@@ -100,12 +100,12 @@ class Computation:
 
   @functools.cached_property
   def root(self) -> Instruction:
-    """The one whose result is that of the computation."""
+    """The instruction whose result is that of the computation."""
     return next(i for i in self.instructions.values() if i.is_root)
 
   @functools.cached_property
   def parameters(self) -> dict[int, Instruction]:
-    """By their number."""
+    """The parameters by their number."""
     return {
       int(i.arguments): i
       for i in self.instructions.values()
@@ -114,7 +114,7 @@ class Computation:
 
   @functools.cached_property
   def users(self) -> dict[str, list[Instruction]]:
-    """Which instructions read each one."""
+    """The instructions that read each one, by its name."""
     users: dict[str, list[Instruction]] = {}
     for instruction in self.instructions.values():
       for name in set(instruction.operands):
@@ -122,19 +122,19 @@ class Computation:
     return users
 
   def operands(self, instruction: Instruction) -> list[Instruction]:
-    """The instructions that one reads, in order."""
+    """Returns the instructions that one reads, in order."""
     return [self.instructions[name] for name in instruction.operands]
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class HloModule:
   """All computations by name, and the one that starts."""
 
   computations: Mapping[str, Computation]
   entry: str
 
   def executed(self) -> Iterator[tuple[Computation, Instruction, int]]:
-    """Every instruction that is scheduled, with how many times it runs.
+    """Yields every scheduled instruction, with how many times it runs.
 
     Loops are entered as often as they turn; a fusion is one instruction (see
     `costs.py` for its inside); of a conditional all branches count.
@@ -148,11 +148,11 @@ class Program:
     for instruction in computation.instructions.values():
       yield computation, instruction, times
       if instruction.opcode == 'while':
-        turns = self.turns(instruction)
+        trip_count = self.trip_count(instruction)
         for key in ('condition', 'body'):
           called = instruction.called(key)
           if called is not None:
-            yield from self._executed(called, times * turns)
+            yield from self._executed(called, times * trip_count)
       elif instruction.opcode in ('call', 'async-start'):
         called = instruction.called('to_apply') or instruction.called('calls')
         if called is not None:
@@ -161,10 +161,12 @@ class Program:
         for branch in _branches(instruction):
           yield from self._executed(branch, times)
 
-  def turns(self, loop: Instruction) -> int:
-    """How often a while loop turns: what XLA noted, or else the constant that
-    its condition compares the counter with, which starts at 0. A loop that
-    has neither counts once."""
+  def trip_count(self, loop: Instruction) -> int:
+    """Returns how often a while loop turns.
+
+    It is what XLA noted, or else the constant that its condition compares the
+    counter with, which starts at 0. A loop that has neither counts once.
+    """
     noted = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
     if noted is not None:
       return int(noted)
@@ -187,8 +189,8 @@ def _branches(instruction: Instruction) -> list[str]:
   return [name for key in keys if (name := instruction.called(key))]
 
 
-def parse(text: str) -> Program:
-  """The program of a text.
+def parse(text: str) -> HloModule:
+  """Parses the text of a program.
 
   Raises:
     ValueError: it has no entry computation.
@@ -205,11 +207,11 @@ def parse(text: str) -> Program:
       entry = match[2] if match[1] else entry
   if entry is None:
     raise ValueError('no ENTRY computation in the text of the program')
-  return Program(computations, entry)
+  return HloModule(computations, entry)
 
 
 def _instruction(is_root: bool, name: str, rest: str) -> Instruction:
-  """From `RESULT OPCODE(ARGUMENTS)ATTRIBUTES`, the text behind `=`."""
+  """Parses `RESULT OPCODE(ARGUMENTS)ATTRIBUTES`, the text behind `=`."""
   end = _closing(rest, 0) if rest.startswith('(') else rest.index(' ') - 1
   result, rest = rest[: end + 1], rest[end + 1 :].lstrip()
   start = rest.index('(')
@@ -220,7 +222,7 @@ def _instruction(is_root: bool, name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-  """Where the parenthesis that opens at `start` closes."""
+  """Returns where the parenthesis that opens at `start` closes."""
   depth = 0
   for match in re.compile(r'[()]').finditer(text, start):
     depth += 1 if match[0] == '(' else -1

@@ -1,15 +1,19 @@
-"""The plan of a run: a measured compilation and what follows from it."""
+"""The plan of a run: a measured compilation and what follows from it.
 
-from collections.abc import Callable
+`make_plan` gives it as data, `describe` in words and aligned numbers, and
+`table_row` as a row of a Markdown table.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from clip_jax.models.config import CLIPConfig
-from clip_jax.planning.child import measure_apart
+from clip_jax.planning.child import measure_in_child
 from clip_jax.planning.estimate import (
   ASSUMPTIONS,
   days_and_chip_hours,
 )
-from clip_jax.planning.topology import Topology
+from clip_jax.planning.topology import GIB, Topology
 from clip_jax.training.config import Config
 from clip_jax.training.utilization import model_flops_utilization
 
@@ -27,11 +31,18 @@ _COSTS = (
   'step_seconds',
 )
 
+TABLE_HEAD = (
+  '| recipe | topology | remat | peak GiB a chip | step, estimated | '
+  'MFU, estimated | days | chip-hours |\n'
+  '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |'
+)
+_MOST_COLLECTIVES = 12  # that are shown; the rest are small
+
 
 def make_plan(
-  config: Config, topology: Topology, measure: Measure = measure_apart
+  config: Config, topology: Topology, measure: Measure = measure_in_child
 ) -> Plan:
-  """Compiles a config's step for a topology and says what it would take.
+  """Compiles a config's step for a topology and returns what it would take.
 
   Args:
     measure: compiles and measures.
@@ -60,11 +71,11 @@ def make_plan(
     'collectives': [],
     **measured,
   }
-  return {**plan, **_following(plan, model, config, topology)}
+  return {**plan, **_from_step_time(plan, model, config, topology)}
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-  """The fields that memory and speed hang on most."""
+  """Returns the fields that memory and speed depend on most."""
   return {
     'model.preset': config.model.preset,
     'model.dtype': config.model.dtype,
@@ -79,10 +90,10 @@ def settings_of(config: Config) -> dict[str, Any]:
   }
 
 
-def _following(
+def _from_step_time(
   plan: Plan, model: CLIPConfig, config: Config, topology: Topology
 ) -> dict[str, Any]:
-  """What follows from the time of a step."""
+  """Returns what follows from the time of a step."""
   seconds = plan['step_seconds']
   if seconds is None:
     names = ('mfu', 'pairs_per_second', 'days', 'chip_hours')
@@ -104,3 +115,131 @@ def _following(
     'chip_hours': chip_hours,
     'assumptions': list(ASSUMPTIONS),
   }
+
+
+def table_row(name: str, plan: Plan) -> str:
+  """Returns one row under `TABLE_HEAD`."""
+  peak = f'{plan["peak_bytes_per_chip"] / GIB:.1f} of '
+  peak += f'{plan["hbm_bytes_per_chip"] / GIB:.1f}'
+  cells = [f'`{name}`', plan['topology'], plan['settings']['model.remat'], peak]
+  if plan['fits']:
+    cells += [
+      _duration(plan['step_seconds']),
+      f'{plan["mfu"]:.0%}',
+      f'{plan["days"]:.1f}',
+      f'{plan["chip_hours"]:,.0f}',
+    ]
+  else:
+    cells += ['does not fit', '', '', '']
+  return f'| {" | ".join(cells)} |'
+
+
+def verdict(plan: Plan) -> str:
+  """Returns 'fits: 9.8 of 15.8 GiB, 812 ms a step', or that it does not."""
+  peak = plan['peak_bytes_per_chip'] / GIB
+  room = plan['hbm_bytes_per_chip'] / GIB
+  if not plan['fits']:
+    return f'does not fit: {peak:,.1f} of {room:.1f} GiB'
+  step = _duration(plan['step_seconds'])
+  return f'fits: {peak:,.1f} of {room:.1f} GiB, {step} a step'
+
+
+def describe(name: str, plan: Plan) -> str:
+  """Returns all of a plan, for a terminal."""
+  settings = plan['settings']
+  lines = [
+    f'{name} on {plan["topology"]}: {plan["chips"]:,} chips, '
+    f'{settings["data.batch_size"]:,} pairs a step',
+    ', '.join(
+      f'{field}={settings[field]}'
+      for field in (
+        'model.dtype',
+        'model.remat',
+        'objective.form',
+        'objective.micro_batch',
+        'mesh.fsdp',
+      )
+    ),
+    '',
+    verdict(plan),
+    '',
+    *_memory(plan),
+  ]
+  if plan['fits']:
+    lines += ['', *_work(plan), '', *_exchanges(plan), '', *_schedule(plan)]
+  lines += _advice(plan)
+  return '\n'.join(lines)
+
+
+def _memory(plan: Plan) -> Iterable[str]:
+  yield 'memory of a chip, GiB'
+  held = [(k.replace('_', ' '), v) for k, v in plan['memory'].items() if v]
+  held.append(('peak', plan['peak_bytes_per_chip']))
+  held.append(('there is', plan['hbm_bytes_per_chip']))
+  for what, size in held:
+    yield f'  {what:<28}{size / GIB:>10.2f}'
+
+
+def _work(plan: Plan) -> Iterable[str]:
+  flops, moved = plan['flops_per_chip'], plan['hbm_bytes_accessed_per_chip']
+  sent = sum(c['bytes'] * c['count'] for c in plan['collectives'])
+  rows = [
+    ('matrix products', f'{flops / 1e12:,.2f} TFLOP', plan['matrix_seconds']),
+    ('main memory', f'{moved / 1e9:,.1f} GB', plan['hbm_seconds']),
+    ('both, by instruction', '', plan['compute_seconds']),
+    ('collectives', f'{sent / 1e9:,.2f} GB', plan['collective_seconds']),
+    ('step', '', plan['step_seconds']),
+  ]
+  yield 'work of a chip in one step; times are estimates'
+  for what, amount, seconds in rows:
+    yield f'  {what:<24}{amount:>14}{_duration(seconds):>12}'
+
+
+def _exchanges(plan: Plan) -> Iterable[str]:
+  rows: Sequence[dict[str, Any]] = plan['collectives']
+  yield 'collectives of one step'
+  for row in rows[:_MOST_COLLECTIVES]:
+    over = ' x '.join(row['axes']) or 'one'
+    also = '  beside other work' if row['overlapped'] else ''
+    yield (
+      f'  {row["op"]:<19}{over:<16}{row["group_size"]:>6,} chips '
+      f'{row["bytes"] / 1e6:>9,.2f} MB x {row["count"]:<5,}'
+      f'{_duration(row["seconds"]):>10}{also}'
+    )
+  if len(rows) > _MOST_COLLECTIVES:
+    yield f'  and {len(rows) - _MOST_COLLECTIVES} smaller ones'
+
+
+def _schedule(plan: Plan) -> Iterable[str]:
+  steps = plan['settings']['total_steps']
+  yield (
+    f'estimated: {_duration(plan["step_seconds"])} a step, '
+    f'{plan["pairs_per_second"]:,.0f} pairs a second, MFU {plan["mfu"]:.0%}'
+  )
+  yield (
+    f'{steps:,} steps take {plan["days"]:,.1f} days and '
+    f'{plan["chip_hours"]:,.0f} chip-hours'
+  )
+  yield 'assuming:'
+  for assumption in plan['assumptions']:
+    yield f'  {assumption}'
+
+
+def _advice(plan: Plan) -> Iterable[str]:
+  """Yields what would fit, or the flags of what does."""
+  for one in plan.get('suggestions', ()):
+    peak = one['estimated_peak_bytes'] / GIB
+    yield f'would fit, by proportion: {" ".join(one["flags"])} ({peak:.1f} GiB)'
+  if plan.get('suggestions') is not None:
+    yield '--fit searches, and compiles what it finds.'
+  if plan.get('flags'):
+    yield 'the fastest that fits:'
+    yield '  ' + ' '.join(plan['flags'])
+  elif 'tries' in plan:
+    yield 'nothing that was tried fits: take more chips, or fewer pairs.'
+
+
+def _duration(seconds: float) -> str:
+  if seconds < 0.1:
+    return f'{seconds * 1e3:,.2f} ms'
+  return f'{seconds:,.2f} s' if seconds >= 1 else f'{seconds * 1e3:,.0f} ms'

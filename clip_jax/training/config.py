@@ -11,7 +11,7 @@ from clip_jax.files import typed_path
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 from clip_jax.models.layers import REMAT_POLICIES
 from clip_jax.models.positions import TEXT_METHODS
-from clip_jax.objectives.forms import FORMS, NAMES
+from clip_jax.objectives.registry import FORMS, OBJECTIVES
 
 # An ml_collections ConfigDict with the fields of configs/base.py; they are
 # made at run time, so that a type checker knows none of them.
@@ -142,7 +142,7 @@ def check_config(config: Config) -> None:
     'model.remat': (config.model.remat, tuple(REMAT_POLICIES)),
     'optimizer.mu_dtype': (config.optimizer.mu_dtype, DTYPES),
     'optimizer.nu_dtype': (config.optimizer.nu_dtype, DTYPES),
-    'objective.name': (config.objective.name, NAMES),
+    'objective.name': (config.objective.name, tuple(OBJECTIVES)),
     'objective.form': (config.objective.form, FORMS),
   }
   for name, (value, known) in choices.items():

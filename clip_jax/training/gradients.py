@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from clip_jax.errors import UsageError
-from clip_jax.objectives.pairwise import Loss
+from clip_jax.objectives.sharded import Loss
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import BATCH_AXES, batch_shard_count
 

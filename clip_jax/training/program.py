@@ -3,7 +3,6 @@ a run executes, and what `clip-jax plan` compiles for chips that are not here.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +14,11 @@ from jax.sharding import Mesh
 from clip_jax.data.images import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.objectives.forms import check_chunk, make_loss
-from clip_jax.objectives.pairwise import Loss
+from clip_jax.objectives.registry import check_chunk, make_loss
+from clip_jax.objectives.sharded import Loss
 from clip_jax.parallel.mesh import (
   BATCH_AXES,
   batch_shard_count,
-  batch_sharding,
   check_batch_size,
   make_mesh,
 )
@@ -99,14 +97,7 @@ def assemble(
     optimizer, schedule, loss_fn, options: as in `make_train_step`.
     dtype, remat: as in `model` of configs/base.py.
   """
-  module = DualEncoder(
-    model,
-    jnp.dtype(dtype),
-    remat,
-    layout=functools.partial(
-      jax.lax.with_sharding_constraint, shardings=batch_sharding(mesh)
-    ),
-  )
+  module = DualEncoder(model, jnp.dtype(dtype), remat)
   state = abstract_state(module, optimizer, mesh)
   train_step = make_train_step(
     module, optimizer, schedule, loss_fn, preprocessing, mesh, **options

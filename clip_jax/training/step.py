@@ -12,9 +12,12 @@ from jaxtyping import Array, Int
 
 from clip_jax.data.images import Preprocessing
 from clip_jax.models.dual_encoder import DualEncoder, normalize
-from clip_jax.objectives.pairwise import Loss
+from clip_jax.objectives.sharded import Loss
 from clip_jax.parallel.mesh import batch_sharding, replicated
-from clip_jax.parallel.partitioning import gather_embedding_tables
+from clip_jax.parallel.partitioning import (
+  activations_like_batch,
+  gather_embedding_tables,
+)
 from clip_jax.training.gradients import in_micro_batches, whole_batch
 from clip_jax.training.state import TrainState, variables_of
 
@@ -65,14 +68,15 @@ def make_train_step(
 
   def encode(params, batch_stats, inputs):
     params = gather_embedding_tables(params, mesh, module.dtype)
-    outputs, updated = module.apply(
-      variables_of(params, batch_stats),
-      normalize(inputs['image'], preprocessing.mean, preprocessing.std),
-      inputs['tokens'],
-      train=True,
-      kept_patches=inputs.get('kept_patches'),
-      mutable='batch_stats',
-    )
+    with activations_like_batch(mesh):
+      outputs, updated = module.apply(
+        variables_of(params, batch_stats),
+        normalize(inputs['image'], preprocessing.mean, preprocessing.std),
+        inputs['tokens'],
+        train=True,
+        kept_patches=inputs.get('kept_patches'),
+        mutable='batch_stats',
+      )
     return outputs, updated.get('batch_stats', {})
 
   if micro_batch:

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from clip_jax.planning import child
-from clip_jax.planning.chips import GIB
-from clip_jax.planning.shapes import planned_model
+from clip_jax.planning.compiling import planned_model
+from clip_jax.planning.topology import GIB
 
 CONFIG = '--config=configs/vit_b32.py'
 TOPOLOGY = '--topology=v5e:4x4'
@@ -51,7 +51,7 @@ def measured(config, topology, tick):
 @pytest.fixture(autouse=True)
 def compiler(monkeypatch):
   monkeypatch.setattr(child, 'check_libtpu', lambda: None)
-  monkeypatch.setattr(child, 'measure_apart', measured)
+  monkeypatch.setattr(child, 'measure_in_child', measured)
 
 
 def test_a_plan_that_fits_as_json(clip_jax):

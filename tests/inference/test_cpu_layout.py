@@ -26,7 +26,7 @@ def variables():
 
 
 def test_unrolled_towers_compute_what_scanned_ones_do():
-  module, clone = DualEncoder(TINY), DualEncoder(TINY, unroll=True)
+  module = DualEncoder(TINY)
   form = cpu_layout.unroll(variables())
   for method, args in (
     ('encode_image', (IMAGES,)),
@@ -34,7 +34,7 @@ def test_unrolled_towers_compute_what_scanned_ones_do():
     ('image_tokens', (IMAGES, 0)),
   ):
     expected = module.apply(variables(), *args, method=method)
-    got = clone.apply(cpu_layout.restore(form), *args, method=method)
+    got = module.apply(cpu_layout.restore(form), *args, method=method)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 

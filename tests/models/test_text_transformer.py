@@ -52,7 +52,7 @@ def residual_stream(golden, layer):
   )
   mask = jnp.tril(jnp.ones((length, length), bool)) if text.causal else None
   variables = {'params': params['transformer']}
-  return stack.apply(variables, x, mask, kept_layer=layer)
+  return stack.apply(variables, x, mask, layer=layer)
 
 
 @pytest.mark.parametrize('name', OPEN_CLIP)

@@ -9,7 +9,7 @@ from clip_jax.objectives.contrastive import (
   distributed_softmax_loss,
   softmax_loss,
 )
-from clip_jax.objectives.pairwise import gathered
+from clip_jax.objectives.sharded import all_gather_form
 from clip_jax.parallel.mesh import BATCH_AXES, make_mesh
 from tests.objectives.cases import unit_rows
 
@@ -53,7 +53,9 @@ def test_loss_of_perfect_pairs_vanishes_as_the_scale_grows():
 
 
 def test_one_side_is_gathered_and_the_product_is_made_once():
-  loss = distributed_softmax_loss(make_mesh(), BATCH_AXES, gathered(BATCH_AXES))
+  loss = distributed_softmax_loss(
+    make_mesh(), BATCH_AXES, all_gather_form(BATCH_AXES)
+  )
   shape = jax.ShapeDtypeStruct((32, 12), jnp.float64)
   scalar = jax.ShapeDtypeStruct((), jnp.float64)
   text = jax.jit(loss).lower(shape, shape, scalar, scalar).as_text()

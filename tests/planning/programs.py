@@ -19,7 +19,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
   return jax.jit(function).lower(*arguments).compile()
 
 
-def program(function: Callable[..., Any], *arguments: Any) -> hlo.Program:
+def program(function: Callable[..., Any], *arguments: Any) -> hlo.HloModule:
   """The same, read from its text."""
   return hlo.parse(compiled(function, *arguments).as_text())
 

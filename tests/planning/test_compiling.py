@@ -10,16 +10,15 @@ import pytest
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.planning import child
-from clip_jax.planning.chips import GIB
 from clip_jax.planning.compiling import (
   abstract_batch,
   held_bytes,
   memory_of,
   needed_bytes,
+  planned_model,
 )
 from clip_jax.planning.plan import make_plan
-from clip_jax.planning.shapes import planned_model
-from clip_jax.planning.topology import parse_topology
+from clip_jax.planning.topology import GIB, parse_topology
 from clip_jax.training.initialization import find_start
 from clip_jax.training.program import make_program
 from configs import base
@@ -162,10 +161,10 @@ def test_a_config_that_cannot_work_is_refused_before_compiling():
   config.data.batch_size = 6
   seconds = []
   with pytest.raises(UsageError, match='use a multiple of 4'):
-    child.measure_apart(config, parse_topology('v5e:2x2'), seconds.append)
+    child.measure_in_child(config, parse_topology('v5e:2x2'), seconds.append)
   assert not seconds
   with pytest.raises(UsageError, match='not divisible'):
-    child.measure_apart(config, parse_topology('v5e:3x3'))
+    child.measure_in_child(config, parse_topology('v5e:3x3'))
 
 
 @needs_libtpu

@@ -9,7 +9,7 @@ from clip_jax.planning.costs import operations, traffic_of
 from tests.planning.programs import TPU, array, compiled, program
 
 
-def flops(found: hlo.Program) -> int:
+def flops(found: hlo.HloModule) -> int:
   return sum(o.flops * o.times for o in operations(found))
 
 
@@ -76,7 +76,7 @@ def test_a_tpus_convolutions_count_where_they_meet_data():
   assert flops(hlo.parse(TPU)) == attention + 2 * 128 * 512 * 512
 
 
-def traffic(found: hlo.Program, name: str) -> int:
+def traffic(found: hlo.HloModule, name: str) -> int:
   computation, instruction = next(
     (c, i) for c, i, _ in found.executed() if i.name == name
   )

@@ -2,7 +2,6 @@
 
 import pytest
 
-from clip_jax.planning.chips import GIB
 from clip_jax.planning.fit import (
   fastest,
   fsdp_sizes,
@@ -10,7 +9,7 @@ from clip_jax.planning.fit import (
   search,
   suggestions,
 )
-from clip_jax.planning.topology import parse_topology
+from clip_jax.planning.topology import GIB, parse_topology
 from configs import base
 
 TOPOLOGY = parse_topology('v5e:4x4')

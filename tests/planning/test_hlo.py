@@ -31,7 +31,7 @@ def test_another_memory_space_is_not_main_memory():
 def test_a_loop_turns_as_often_as_its_condition_says():
   found = hlo.parse(TPU)
   loop = found.computations['main'].instructions['while.209']
-  assert found.turns(loop) == 12
+  assert found.trip_count(loop) == 12
   times = {i.name: n for _, i, n in found.executed()}
   assert times['logits'] == 12
   assert times['both'] == 1

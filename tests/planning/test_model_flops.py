@@ -35,7 +35,7 @@ RESNET = dataclasses.replace(
 MODELS = {'ViT': VIT, 'ResNet': RESNET}
 
 
-def flops(found: hlo.Program) -> int:
+def flops(found: hlo.HloModule) -> int:
   return sum(o.flops * o.times for o in operations(found))
 
 

@@ -3,8 +3,7 @@
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.planning.chips import CHIPS, GIB
-from clip_jax.planning.topology import parse_topology
+from clip_jax.planning.topology import CHIPS, GIB, parse_topology
 
 
 @pytest.mark.parametrize(

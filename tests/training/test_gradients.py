@@ -10,7 +10,7 @@ import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.objectives.forms import make_loss
+from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from clip_jax.training.gradients import (
   check_micro_batch,

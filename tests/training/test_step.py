@@ -11,7 +11,7 @@ import pytest
 from clip_jax.data.images import Preprocessing
 from clip_jax.models import presets
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.objectives.forms import make_loss
+from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.state import TrainState, abstract_state, sharded_init

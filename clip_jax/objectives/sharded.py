@@ -1,13 +1,14 @@
-"""Every row of a batch beside every column of it, on any devices.
+"""A contrastive loss whose rows are spread over devices (paper, section 2.5).
 
-A contrastive loss is a sum over the B x B product of both towers' features. A
-device has b rows of it; `gathered` brings it all columns at once, `ring` those
-of one device after the other. Either looks at tiles of the product, so that no
-more than a tile of logits exists at a time, and `recomputed` makes the tiles
-anew for the gradient instead of keeping them.
+Such a loss is a sum over the B x B product of both towers' features, of which a
+device has b rows. In `all_gather_form` it gathers all columns at once, in
+`ring_form` those of one device after the other come by. Either computes the
+product in tiles, so that no more than a tile of logits exists at a time, and
+`sharded_loss` computes the tiles again for the gradient instead of keeping
+them.
 
 Shapes: B rows (or columns) of the global batch, b of one device, r and c of a
-tile, E the joint space. All functions but `recomputed` run inside shard_map.
+tile, E the joint space. All but `sharded_loss` runs inside of shard_map.
 """
 
 import math
@@ -26,114 +27,122 @@ Axes = tuple[str, ...]
 Loss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-class Pass(NamedTuple):
-  """What is computed of all tiles: a sum for each row and for each column.
+class Reduction(NamedTuple):
+  """What is computed from all tiles: a sum for each row and for each column.
 
   Attributes:
-    start_rows, start_columns: from rows (columns) to their sums before the
-      first tile.
-    visit: from rows, their sums, columns and theirs to both sums, with the tile
-      of these rows and columns added.
+    init_rows, init_columns: from rows (columns) to their sums before the first
+      tile.
+    add_tile: from rows, their sums, columns and theirs to both sums, with the
+      tile of these rows and columns added.
     merge: from sums of all B columns, over the rows of one device, to those of
       this device's b columns, over all rows.
   """
 
-  start_rows: Callable[[Tree], Tree]
-  start_columns: Callable[[Tree], Tree]
-  visit: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]
+  init_rows: Callable[[Tree], Tree]
+  init_columns: Callable[[Tree], Tree]
+  add_tile: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]
   merge: Callable[[Tree, Axes], Tree]
 
 
-# From a pass, this device's rows and its columns to the sums of both.
-Sweep = Callable[[Pass, Tree, Tree], tuple[Tree, Tree]]
+# From a reduction, this device's rows and its columns to the sums of both.
+Form = Callable[[Reduction, Tree, Tree], tuple[Tree, Tree]]
 
 
-def gathered(axes: Axes, chunk: int | None = None) -> Sweep:
-  """Each device gathers all columns and looks at its own rows of the product.
+def all_gather_form(axes: Axes, chunk: int | None = None) -> Form:
+  """Returns the form in which each device gathers the columns of all others.
+
+  A device then has its own rows of the product, b x B.
 
   Args:
     axes: the mesh axes over which the batch is split.
-    chunk: at most so many rows and columns are looked at together; None: all.
+    chunk: rows and columns of a tile at most; None is all at once.
   """
 
-  def sweep(work: Pass, rows: Tree, columns: Tree):
+  def reduce(reduction: Reduction, rows: Tree, columns: Tree):
     columns = jax.tree.map(
       lambda x: jax.lax.all_gather(x, axes, tiled=True), columns
     )
-    row_sums = work.start_rows(rows)
-    column_sums = work.start_columns(columns)
-    row_sums, column_sums = _in_tiles(
-      work.visit, chunk, rows, row_sums, columns, column_sums
+    row_sums = reduction.init_rows(rows)
+    column_sums = reduction.init_columns(columns)
+    row_sums, column_sums = _add_tiles(
+      reduction.add_tile, chunk, rows, row_sums, columns, column_sums
     )
-    return row_sums, work.merge(column_sums, axes)
+    return row_sums, reduction.merge(column_sums, axes)
 
-  return sweep
+  return reduce
 
 
-def ring(axes: Axes, chunk: int | None = None) -> Sweep:
-  """Columns travel from device to device with their sums, and come home.
+def ring_form(axes: Axes, chunk: int | None = None) -> Form:
+  """Returns the form in which columns travel from device to device, and home.
 
-  Nothing of the size of the global batch is ever on one device.
+  Their sums travel with them, so that nothing of the size of the global batch
+  is ever on one device.
 
   Args:
-    axes, chunk: as in `gathered`.
+    axes, chunk: as in `all_gather_form`.
   """
 
-  def sweep(work: Pass, rows: Tree, columns: Tree):
+  def reduce(reduction: Reduction, rows: Tree, columns: Tree):
     devices = jax.lax.axis_size(axes)
     to_the_next = [(i, (i + 1) % devices) for i in range(devices)]
 
     def hop(_, carried):
       row_sums, columns, column_sums = carried
-      row_sums, column_sums = _in_tiles(
-        work.visit, chunk, rows, row_sums, columns, column_sums
+      row_sums, column_sums = _add_tiles(
+        reduction.add_tile, chunk, rows, row_sums, columns, column_sums
       )
       columns, column_sums = jax.lax.ppermute(
         (columns, column_sums), axes, to_the_next
       )
       return row_sums, columns, column_sums
 
-    row_sums = work.start_rows(rows)
-    column_sums = work.start_columns(columns)
+    row_sums = reduction.init_rows(rows)
+    column_sums = reduction.init_columns(columns)
     row_sums, _, column_sums = jax.lax.fori_loop(
       0, devices, hop, (row_sums, columns, column_sums)
     )
     return row_sums, column_sums
 
-  return sweep
+  return reduce
 
 
-def product(
+def cosine_similarity(
   rows: Float[Array, 'r E'], columns: Float[Array, 'c E']
 ) -> Float[Array, 'r c']:
-  """Cosines of unit rows, at full precision."""
+  """Returns the cosines of unit rows, at full precision."""
   return matmul(rows, columns.T)
 
 
 def matmul(
   a: Float[Array, 'm k'], b: Float[Array, 'k n']
 ) -> Float[Array, 'm n']:
-  """A product at full precision: logits are a hundred times a cosine, and with
-  a TPU's default, one bfloat16 pass, they would be off by tenths."""
+  """Returns a product at full precision.
+
+  Logits are a hundred times a cosine: with a TPU's default, one bfloat16 pass,
+  they would be off by tenths.
+  """
   return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def summed_over_devices(sums: Float[Array, 'B ...'], axes: Axes) -> Array:
-  """Of sums of all columns, on each device over its own rows, this device's
-  columns over all rows: the `merge` of what is added up."""
+def reduce_scatter(sums: Float[Array, 'B ...'], axes: Axes) -> Array:
+  """Adds sums of all columns over devices, and returns those of this device's.
+
+  It is the `merge` of what is added up.
+  """
   return jax.lax.psum_scatter(sums, axes, tiled=True)
 
 
-def recomputed(
+def sharded_loss(
   mesh: Mesh,
   axes: Axes,
   value: Callable[..., tuple[jax.Array, Tree]],
   gradients: Callable[..., tuple[jax.Array, ...]],
 ) -> Loss:
-  """A loss of global arrays from what each device does of it.
+  """Returns a loss of global arrays from what each device computes of it.
 
   Between value and gradient only the features are kept, and a few numbers a
-  pair.
+  pair; the logits are computed again.
 
   Args:
     mesh, axes: the devices, and the axes over which the batch is split.
@@ -165,24 +174,24 @@ def recomputed(
   return loss
 
 
-def _in_tiles(
-  visit: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]],
+def _add_tiles(
+  add_tile: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]],
   chunk: int | None,
   rows: Tree,
   row_sums: Tree,
   columns: Tree,
   column_sums: Tree,
 ) -> tuple[Tree, Tree]:
-  """Visits all tiles of these rows and columns, one after the other."""
+  """Returns both sums with all tiles of these rows and columns added."""
   if chunk is None:
-    return visit(rows, row_sums, columns, column_sums)
+    return add_tile(rows, row_sums, columns, column_sums)
 
   def along_columns(row_sums, column_tile):
     columns, column_sums = column_tile
 
     def along_rows(column_sums, row_tile):
       rows, row_sums = row_tile
-      row_sums, column_sums = visit(rows, row_sums, columns, column_sums)
+      row_sums, column_sums = add_tile(rows, row_sums, columns, column_sums)
       return column_sums, row_sums
 
     column_sums, row_sums = jax.lax.scan(
@@ -198,7 +207,7 @@ def _in_tiles(
 
 
 def _split(tree: Tree, chunk: int) -> Tree:
-  """The leading axis in pieces of `chunk`, or whole where it is shorter."""
+  """Splits the leading axis by `chunk`, unless it is shorter."""
 
   def split(x):
     size = min(chunk, x.shape[0])
@@ -208,7 +217,7 @@ def _split(tree: Tree, chunk: int) -> Tree:
 
 
 def largest_divisor(number: int, at_most: int) -> int:
-  """The largest divisor of a number that is not above another one."""
+  """Returns the largest divisor of a number that is at most another one."""
   return max(
     divisor
     for low in range(1, math.isqrt(number) + 1)

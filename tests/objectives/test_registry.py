@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from clip_jax.errors import UsageError
-from clip_jax.objectives.forms import FORMS, check_chunk, make_loss
+from clip_jax.objectives import registry
+from clip_jax.objectives.registry import FORMS, check_chunk, make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from tests.objectives.cases import unit_rows
 
@@ -142,6 +143,17 @@ def test_a_ring_needs_no_more_memory_on_more_devices():
 def test_what_is_unknown_is_refused(field, name, form):
   with pytest.raises(UsageError, match=rf'objective.{field}=.*choose one of'):
     make_loss(name, form, make_mesh(), BATCH_AXES, 1)
+
+
+def test_a_loss_that_is_only_a_formula_says_which_form_it_has(monkeypatch):
+  def loss(images, texts, scale, bias):
+    return scale * (images * texts).sum() + bias
+
+  monkeypatch.setitem(registry.OBJECTIVES, 'triplet', registry.Objective(loss))
+  mesh = make_mesh()
+  assert make_loss('triplet', 'dense', mesh, BATCH_AXES, 1) is loss
+  with pytest.raises(UsageError, match="has the form 'dense' only"):
+    make_loss('triplet', 'ring', mesh, BATCH_AXES, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from clip_jax.models.products import dot_general
+from clip_jax.models.kernels import dot_general
 
 
 def layer_and_inputs(shape, width, dtype=jnp.float32):

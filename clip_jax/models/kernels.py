@@ -1,0 +1,171 @@
+"""What the towers do differently for the sake of compilers and memory.
+
+Nothing here changes a value. A reader of `layers.py` may take `dot_general` for
+`lax.dot_general`, and the rest for a scan over blocks:
+
+- `dot_general` multiplies as ever, and has gradients that CPUs are fast at.
+- `scan_to_token` computes the last block for the token that is pooled alone.
+- `run_unrolled` runs blocks whose parameters are kept apart, for inference on
+  CPUs (`inference/cpu_layout.py` makes such parameters).
+
+Each is measured against the plain form in benchmarks/README.md.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+# Columns beside those of an array that is to be transposed. Where rows are a
+# multiple of 4 KiB apart, all of a column falls into a few lines of the cache.
+_PADDING = 16
+
+
+def dot_general(
+  x: Float[Array, '...'],
+  kernel: Float[Array, '...'],
+  dimension_numbers: Any,
+  precision: Any = None,
+) -> Float[Array, '...']:
+  """Returns `lax.dot_general` of tokens and a kernel, for Flax's layers.
+
+  XLA multiplies [M, K] by [K, N] at full speed on a CPU, but at less than half
+  of it where the first axis of the left side is the contracted one. That is
+  what JAX's gradient of a kernel becomes: [D, T] by [T, F], over all T tokens.
+  Compilers for accelerators choose layouts themselves, and get JAX's gradients.
+
+  The last axes of x are contracted with the first of the kernel, in order. It
+  has no forward-mode derivative.
+
+  Raises:
+    ValueError: other axes are to be contracted, or a precision of its own is
+      asked for.
+  """
+  axes = len(dimension_numbers[0][0])
+  if dimension_numbers != _dimension_numbers(x, axes) or precision is not None:
+    raise ValueError(
+      'only the product of the last axes with the first ones at the default '
+      f'precision, not {dimension_numbers} at {precision}.'
+    )
+  return _product(x, kernel, axes)
+
+
+def _dimension_numbers(x: jax.Array, axes: int) -> Any:
+  """Returns the dimension numbers of Flax's layers, `axes` contracted."""
+  last = tuple(range(x.ndim - axes, x.ndim))
+  return ((last, tuple(range(axes))), ((), ()))
+
+
+def _plain_product(x: jax.Array, kernel: jax.Array, axes: int) -> jax.Array:
+  return lax.dot_general(x, kernel, _dimension_numbers(x, axes))
+
+
+_product = jax.custom_vjp(_plain_product, nondiff_argnums=(2,))
+
+
+def _forward(x: jax.Array, kernel: jax.Array, axes: int):
+  return _plain_product(x, kernel, axes), (x, kernel)
+
+
+def _backward(
+  axes: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+):
+  def plain(x: jax.Array, kernel: jax.Array, gradient: jax.Array):
+    product = functools.partial(_plain_product, axes=axes)
+    return jax.vjp(product, x, kernel)[1](gradient)
+
+  def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array):
+    width = math.prod(kernel.shape[:axes])
+    of_x, of_kernel = _gradients_on_cpu(
+      x.reshape(-1, width),
+      kernel.reshape(width, -1),
+      gradient.reshape(-1, kernel.size // width),
+    )
+    return of_x.reshape(x.shape), of_kernel.reshape(kernel.shape)
+
+  return lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=plain)
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _gradients_on_cpu(
+  x: Float[Array, 'T D'],
+  kernel: Float[Array, 'D F'],
+  gradient: Float[Array, 'T F'],
+) -> tuple[Float[Array, 'T D'], Float[Array, 'D F']]:
+  """Returns both gradients, T tokens from width D to F.
+
+  The narrower side is the one that is transposed, for it costs less.
+  """
+  of_x = lax.dot_general(gradient, kernel, (((1,), (1,)), ((), ())))
+  width = x.shape[1]
+  if width <= gradient.shape[1]:
+    return of_x, _transposed(x) @ gradient
+  x = jnp.pad(x, ((0, 0), (0, _PADDING)))
+  return of_x, _transposed(_transposed(gradient) @ x)[:width]
+
+
+def _transposed(x: Float[Array, 'M N']) -> Float[Array, 'N M']:
+  """Returns the transpose as an array; XLA would fold it into a product."""
+  return lax.optimization_barrier(x.T)
+
+
+def unstack(x: Float[Array, '3 ...']) -> list[Float[Array, '...']]:
+  """Returns the rows of an array; their derivative is one concatenation.
+
+  That of slices would be a sum of arrays that are zero but for a row.
+  """
+  return [part[0] for part in lax.split(x, (1,) * len(x))]
+
+
+def scan_to_token(
+  run: Callable[[jax.Array, Any], tuple[jax.Array, None]],
+  run_last: Callable[[jax.Array, Any], jax.Array],
+  x: Float[Array, 'B L D'],
+  blocks: Any,
+) -> Float[Array, 'B D']:
+  """Scans over all blocks but the last, which computes one token.
+
+  Args:
+    run: a block, as `lax.scan` takes it.
+    run_last: from tokens and a block's parameters to the token that is wanted.
+    x: tokens.
+    blocks: parameters, stacked along the first axis.
+  """
+  leaves, structure = jax.tree.flatten(blocks)
+  parts = [lax.split(leaf, (len(leaf) - 1, 1)) for leaf in leaves]
+  first, last = (structure.unflatten(part) for part in zip(*parts, strict=True))
+  x, _ = lax.scan(run, x, first)
+  return run_last(x, jax.tree.map(lambda leaf: leaf[0], last))
+
+
+def is_unrolled(transformer: nn.Module) -> bool:
+  """Returns whether parameters are in `block_0`, `block_1`, …, not stacked."""
+  return transformer.has_variable('params', 'block_0')
+
+
+def run_unrolled(
+  transformer: nn.Module,
+  count: int,
+  run: Callable[[jax.Array, Any], tuple[jax.Array, None]],
+  run_last: Callable[[jax.Array, Any], jax.Array],
+  x: Float[Array, 'B L D'],
+) -> Float[Array, 'B *L D']:
+  """Runs the first `count` blocks one after another, each with its own arrays.
+
+  A CPU would copy each block's weights out of the stack at every step of a
+  scan. The arguments are those of `scan_to_token`.
+  """
+  blocks = [
+    transformer.get_variable('params', f'block_{i}') for i in range(count)
+  ]
+  for params in blocks[:-1]:
+    x, _ = run(x, params)
+  return run_last(x, blocks[-1])
