@@ -116,15 +116,15 @@ def _of_one_tower(model: 'Model') -> dict[str, Any]:
 
 
 def _of_config(config: Any) -> dict[str, Any]:
-  from clip_jax.models import counting, flops
+  from clip_jax.models import counting
 
   count = counting.count_parameters(config)
   return {
     'parameters': count.total,
     'image_parameters': count.image,
     'text_parameters': count.text,
-    'gflops_per_image': flops.image_flops(config) / 1e9,
-    'gflops_per_text': flops.text_flops(config) / 1e9,
+    'gflops_per_image': counting.image_flops(config) / 1e9,
+    'gflops_per_text': counting.text_flops(config) / 1e9,
     'image_size': config.image.image_size,
     'patches': config.image.patches,
     'context_length': config.text.context_length,

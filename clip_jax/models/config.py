@@ -1,6 +1,7 @@
-"""What a CLIP model is, as plain data: the part of a checkpoint that says how
-its arrays are to be used. Each field is named as in the literature; the same
-objects are rows of `presets.py`, fields of a config, and JSON in a checkpoint.
+"""The shape of a CLIP model, as plain data that is checked.
+
+Fields are named as in the literature; the same objects are rows of
+`presets.py`, fields of a config, and JSON in a checkpoint.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ _MOST_CONVOLUTIONS = 256  # bottleneck blocks, which are compiled one by one
 
 @dataclasses.dataclass(frozen=True)
 class VisionTransformerConfig:
-  """The image tower as a ViT (paper, section 2.4; shapes in table 20).
+  """A ViT as image tower (paper, section 2.4; shapes in table 20).
 
   Attributes:
     pooling: 'class_token', 'average' (of the patches), or 'attention': a
@@ -75,28 +76,30 @@ class VisionTransformerConfig:
 
   @property
   def grid(self) -> int:
-    """Patches a side; pixels beyond the last whole one are not seen."""
+    """The patches a side; pixels beyond the last whole one are not seen."""
     return self.image_size // self.patch_size
 
   @property
   def patches(self) -> int:
-    """Patch tokens of one image."""
+    """The number of patch tokens of one image."""
     return self.grid**2
 
   def kept_patches(self, dropout: float) -> int:
-    """How many are seen where training leaves a share of them out: at least
-    one, and as many as with open_clip's `patch_dropout`."""
+    """Returns how many patches are seen where a share of them is left out.
+
+    It is at least one, and as many as with open_clip's `patch_dropout`.
+    """
     return max(1, int((1 - dropout) * self.patches))
 
   @property
   def pooled_width(self) -> int:
-    """Of the vector that enters the projection."""
+    """The width of the vector that enters the projection."""
     return self.width
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-  """The image tower as the paper's modified ResNet (section 2.4, table 19).
+  """The paper's modified ResNet as image tower (section 2.4, table 19).
 
   Attributes:
     layers: bottleneck blocks of each of the four stages.
@@ -143,22 +146,22 @@ class ResNetConfig:
 
   @property
   def depth(self) -> int:
-    """Stages; `image_tokens` counts these."""
+    """The number of stages; `image_tokens` counts these."""
     return len(self.layers)
 
   @property
   def grid(self) -> int:
-    """Positions a side of the last stage's map."""
+    """The positions a side of the last stage's map."""
     return self.image_size // 32
 
   @property
   def patches(self) -> int:
-    """Positions of the last stage's map."""
+    """The number of positions of the last stage's map."""
     return self.grid**2
 
   @property
   def pooled_width(self) -> int:
-    """Channels of the last stage, which are pooled."""
+    """The channels of the last stage, which are pooled."""
     return 32 * self.width
 
 
@@ -223,12 +226,12 @@ class CLIPConfig:
         )
 
   def to_dict(self) -> dict[str, Any]:
-    """Nested plain data, for JSON."""
+    """Returns nested plain data, for JSON."""
     return dataclasses.asdict(self)
 
   @classmethod
   def from_dict(cls, fields: Any) -> 'CLIPConfig':
-    """The inverse of `to_dict`; an image tower with `layers` is a ResNet.
+    """Makes the config of what `to_dict` gives; with `layers`, a ResNet's.
 
     Where nothing is said of a class token, a ViT that pools by the average
     has none: there was no such field once, and models of then still load.
@@ -260,15 +263,15 @@ class CLIPConfig:
 
 
 def mlp_ratio(hidden: int, width: int) -> float:
-  """The ratio whose truncated product with `width` is `hidden`."""
+  """Returns the ratio whose truncated product with `width` is `hidden`."""
   ratio = hidden / width
   return ratio if int(width * ratio) == hidden else math.nextafter(ratio, 9e9)
 
 
-def _check_names(name: str, kind: Any, said: Mapping[str, Any]) -> None:
-  """Refuses fields that `kind` has not, and the lack of those it needs."""
+def _check_names(name: str, kind: Any, fields: Mapping[str, Any]) -> None:
+  """Refuses fields that `kind` does not have, and lacks of what it needs."""
   known = dataclasses.fields(kind)
-  unknown = [key for key in said if key not in {f.name for f in known}]
+  unknown = [key for key in fields if key not in {f.name for f in known}]
   if unknown and kind is ResNetConfig:
     raise UsageError(
       f'{name}.layers makes a ResNet, which has no {", ".join(unknown)}: its '
@@ -283,7 +286,7 @@ def _check_names(name: str, kind: Any, said: Mapping[str, Any]) -> None:
   missing = [
     f'{name}.{field.name}'
     for field in known
-    if field.default is dataclasses.MISSING and field.name not in said
+    if field.default is dataclasses.MISSING and field.name not in fields
   ]
   if missing:
     raise UsageError(

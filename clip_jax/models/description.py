@@ -1,4 +1,4 @@
-"""All that is needed beside the arrays to use a model, as plain data."""
+"""What is needed beside the arrays to use a model, as plain data."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ WITH_ARTICLE = {'image': 'an image', 'text': 'a text'}
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What travels with the arrays.
+  """The description of a model, which travels with its arrays.
 
   Attributes:
     model: the shapes, and how they are computed with.
     tokenizer: what `Tokenizer.describe()` gives; None where the files of a
       published model came without one.
-    preprocessing: how pictures become pixels.
+    preprocessing: how images become pixels.
     absent: towers, 'image' or 'text', that the arrays do not have; what
       `model` and the others say of these has no meaning.
 
@@ -38,7 +38,7 @@ class Description:
     _ = self.preprocessing.side
 
   def to_dict(self) -> dict[str, Any]:
-    """Nested plain data, for JSON."""
+    """Returns nested plain data, for JSON."""
     return {
       'model': self.model.to_dict(),
       'tokenizer': None if self.tokenizer is None else dict(self.tokenizer),
@@ -47,17 +47,15 @@ class Description:
 
   @classmethod
   def from_dict(cls, fields: Any) -> 'Description':
-    """The inverse of `to_dict`.
+    """Makes a description of what `to_dict` gives.
 
     Raises:
       UsageError: a part is missing or is no description of it.
     """
     for part in ('model', 'tokenizer', 'preprocessing'):
-      found = fields.get(part) if isinstance(fields, Mapping) else None
-      if not isinstance(found, Mapping) and (part, found) != (
-        'tokenizer',
-        None,
-      ):
+      value = fields.get(part) if isinstance(fields, Mapping) else None
+      optional = part == 'tokenizer' and value is None
+      if not isinstance(value, Mapping) and not optional:
         raise UsageError(f'the description of a model has no {part!r}.')
     return cls(
       model=CLIPConfig.from_dict(fields['model']),

@@ -36,7 +36,7 @@ def resize_model(
   method: str = 'open_clip',
   text_method: str = 'append',
 ) -> tuple[dict[str, Any], CLIPConfig]:
-  """A model for images or texts of another size; None leaves a size as is.
+  """Resizes a model's positions for other images or texts; None leaves them.
 
   Args:
     variables: collections of numpy arrays; not changed.
@@ -68,7 +68,9 @@ def resize_model(
     table = params['text']['position_embedding']
     if text_method == 'append':
       pooled_last = text.pooling == 'last'
-      resized = append_or_cut(np.asarray(table), context_length, pooled_last)
+      resized = append_or_truncate(
+        np.asarray(table), context_length, pooled_last
+      )
     else:
       resized = resize_line(np.asarray(table, np.float32), context_length)
     params['text'] = {**params['text'], 'position_embedding': resized}
@@ -84,7 +86,7 @@ def resize_grid(
   first: int,
   method: str,
 ) -> Float[np.ndarray, 'M D']:
-  """Positions of a grid of patches, row by row, for another grid.
+  """Resizes the positions of a grid of patches, which come row by row.
 
   Args:
     table: float32.
@@ -104,10 +106,10 @@ def resize_grid(
   return np.concatenate([table[:first], resized])
 
 
-def append_or_cut(
+def append_or_truncate(
   table: Float[np.ndarray, 'T D'], length: int, keep_last: bool = False
 ) -> Float[np.ndarray, 'U D']:
-  """Positions of a text for another length, of which the first stay the same.
+  """Returns a text's positions for another length; the first stay the same.
 
   New ones are copies of the last, which training tells apart.
 
@@ -145,7 +147,7 @@ def _repeating(grid: np.ndarray, new: tuple[int, int]) -> np.ndarray:
 
 
 def _cubic_weights(old: int, new: int) -> Float[np.ndarray, 'M L']:
-  """What each new position takes of each old one; rows sum to 1."""
+  """Returns what a new position takes of each old one; rows sum to 1."""
   centres = (np.arange(new) + 0.5) * old / new - 0.5
   left = np.floor(centres).astype(int)
   weights = np.zeros((new, old))
@@ -153,7 +155,7 @@ def _cubic_weights(old: int, new: int) -> Float[np.ndarray, 'M L']:
     distance = np.abs(centres - (left + tap))
     near = ((_A + 2) * distance - (_A + 3)) * distance**2 + 1
     far = _A * (((distance - 5) * distance + 8) * distance - 4)
-    places = np.clip(left + tap, 0, old - 1)
+    sources = np.clip(left + tap, 0, old - 1)
     taken = np.where(distance <= 1, near, far)
-    np.add.at(weights, (np.arange(new), places), taken)
+    np.add.at(weights, (np.arange(new), sources), taken)
   return weights

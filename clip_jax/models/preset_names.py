@@ -1,8 +1,8 @@
-"""What other libraries call the models of the preset table.
+"""The names that other libraries have for models of the preset table.
 
 open_clip's `-quickgelu` is its config of that name with QuickGELU, which is how
 OpenAI's models compute; the hub has ids. A name stands for a row only where the
-model is the same: shapes, activation, and how pictures are prepared.
+model is the same: shapes, activation, and how images are prepared.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _SIGLIP_2 = dict(interpolation='bilinear', **_TRANSFORMERS)
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-  """The row that a name stands for, and what is said besides.
+  """The row that a name stands for, and what differs from it.
 
   Attributes:
     row: a name of the table.
@@ -40,8 +40,8 @@ class Meaning:
 
 
 def _hub() -> dict[str, Meaning]:
-  """Ids of the hub; a SigLIP there is prepared for by its own file."""
-  found = {
+  """Returns ids of the hub; a SigLIP there brings its own preprocessing."""
+  aliases = {
     'openai/clip-vit-base-patch32': Meaning('ViT-B/32', None, _TRANSFORMERS),
     'openai/clip-vit-base-patch16': Meaning('ViT-B/16', None, _TRANSFORMERS),
     'openai/clip-vit-large-patch14': Meaning('ViT-L/14', None, _TRANSFORMERS),
@@ -61,7 +61,7 @@ def _hub() -> dict[str, Meaning]:
     ('ViT-g-14', ('laion2B-s12B-b42K', 'laion2B-s34B-b88K')),
     ('ViT-bigG-14', ('laion2B-39B-b160k',)),
   ):
-    found |= {f'laion/CLIP-{row}-{name}': Meaning(row) for name in trained}
+    aliases |= {f'laion/CLIP-{row}-{name}': Meaning(row) for name in trained}
   for shape, patch, size, row in (
     ('base', 16, 224, 'ViT-B-16-SigLIP'),
     ('base', 16, 256, 'ViT-B-16-SigLIP-256'),
@@ -72,7 +72,7 @@ def _hub() -> dict[str, Meaning]:
     ('so400m', 14, 224, 'ViT-SO400M-14-SigLIP'),
     ('so400m', 14, 384, 'ViT-SO400M-14-SigLIP-384'),
   ):
-    found[f'google/siglip-{shape}-patch{patch}-{size}'] = Meaning(
+    aliases[f'google/siglip-{shape}-patch{patch}-{size}'] = Meaning(
       row, None, _TRANSFORMERS
     )
   for shape, patch, size, row in (
@@ -91,29 +91,29 @@ def _hub() -> dict[str, Meaning]:
     ('giant-opt', 16, 256, 'ViT-gopt-16-SigLIP2-256'),
     ('giant-opt', 16, 384, 'ViT-gopt-16-SigLIP2-384'),
   ):
-    found[f'google/siglip2-{shape}-patch{patch}-{size}'] = Meaning(
+    aliases[f'google/siglip2-{shape}-patch{patch}-{size}'] = Meaning(
       row, None, _SIGLIP_2
     )
-  return found
+  return aliases
 
 
 def _aliases(rows: Iterable[str]) -> dict[str, Meaning]:
-  """Every name besides the table's own."""
-  found = {'ViT-L/14@336px': Meaning('ViT-L/14@336'), **_hub()}
+  """Returns every name besides the table's own."""
+  aliases = {'ViT-L/14@336px': Meaning('ViT-L/14@336'), **_hub()}
   for row in rows:
     if 'SigLIP' in row:
-      found[f'timm/{row}'] = Meaning(row)  # where open_clip publishes them
+      aliases[f'timm/{row}'] = Meaning(row)  # where open_clip publishes them
     elif row.startswith('RN') or '/' in row:
-      found[f'{row}{QUICK}'] = Meaning(row)
+      aliases[f'{row}{QUICK}'] = Meaning(row)
     elif row in _OPENAI:
-      found[f'{row}{QUICK}'] = Meaning(_OPENAI[row])
+      aliases[f'{row}{QUICK}'] = Meaning(_OPENAI[row])
     else:
-      found[f'{row}{QUICK}'] = Meaning(row, activation='quick_gelu')
-  return found
+      aliases[f'{row}{QUICK}'] = Meaning(row, activation='quick_gelu')
+  return aliases
 
 
 def meaning_of(name: str, rows: Mapping[str, str]) -> Meaning:
-  """What a name stands for, in whatever case where that is one model alone.
+  """Returns what a name stands for, in any case where one model has it.
 
   Args:
     name: what a person or a file says.
@@ -142,8 +142,10 @@ def meaning_of(name: str, rows: Mapping[str, str]) -> Meaning:
 
 
 def _nearest(name: str, rows: Mapping[str, str]) -> str:
-  """The row with the nearest name, and that of the same shapes which computes
-  otherwise: each with what tells them apart."""
+  """Returns the row with the nearest name, and its twin of another library.
+
+  Each comes with what tells them apart.
+  """
   [near] = difflib.get_close_matches(name, rows, n=1, cutoff=0.0)
   twins = {**_OPENAI, **{theirs: ours for ours, theirs in _OPENAI.items()}}
   offered = [near, *([twins[near]] if near in twins else [])]

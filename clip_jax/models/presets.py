@@ -1,4 +1,4 @@
-"""One table: a published name, and what stands behind it.
+"""The table of published models: their names, shapes and preprocessing.
 
 OpenAI's nine models have the paper's names (tables 19 and 20; vocabulary and
 context length as in OpenAI's code), with QuickGELU. The others have those of
@@ -13,7 +13,6 @@ from typing import Any
 
 from clip_jax.data.images import Preprocessing
 from clip_jax.models.config import CLIPConfig
-from clip_jax.models.preset_names import meaning_of
 
 # What every SigLIP has in common, whatever its sizes (arXiv 2303.15343): a
 # learned query pools the patches, and texts are read both ways, at their end.
@@ -51,7 +50,7 @@ class Preset:
 
   @property
   def config(self) -> CLIPConfig:
-    """The shapes."""
+    """The shapes of both towers."""
     return CLIPConfig.from_dict(self.fields)
 
 
@@ -194,14 +193,16 @@ PRESETS: dict[str, Preset] = {
 
 
 def find(name: str) -> Preset:
-  """The row that a published name stands for, one of another library's too.
+  """Returns the row of a published name, or of another library's for it.
 
   Raises:
     UsageError: the name is not known, or might be either of two models.
   """
   if name in PRESETS:
     return PRESETS[name]
-  meaning = meaning_of(name, {row: _in_short(row) for row in PRESETS})
+  from clip_jax.models.preset_names import meaning_of
+
+  meaning = meaning_of(name, {row: _summary(row) for row in PRESETS})
   preset = PRESETS[meaning.row]
   fields = dict(preset.fields)
   if meaning.activation is not None:
@@ -212,7 +213,10 @@ def find(name: str) -> Preset:
 
 
 def name_of(config: CLIPConfig) -> str:
-  """The first row that has these shapes, whatever its temperature; or ''."""
+  """Returns the first row with these shapes, or '' if there is none.
+
+  The temperature may be any.
+  """
   for name, preset in PRESETS.items():
     row = preset.config
     if (row.image, row.text, row.embed_dim) == (
@@ -224,8 +228,8 @@ def name_of(config: CLIPConfig) -> str:
   return ''
 
 
-def _in_short(row: str) -> str:
-  """What a name may leave open: the Transformers' activation, the pixels."""
+def _summary(row: str) -> str:
+  """Returns what a name may leave open: the activation and the image size."""
   fields = PRESETS[row].fields
   return (
     f'{fields["text"]["activation"]}, {fields["image"]["image_size"]} pixels'
@@ -233,7 +237,7 @@ def _in_short(row: str) -> str:
 
 
 def preprocessing_of(name: str) -> Preprocessing:
-  """How pictures become what the model of a published name reads."""
+  """Returns how images become what the model of a published name reads."""
   preset = find(name)
   size = preset.fields['image']['image_size']
   return Preprocessing(image_size=size, **preset.preprocessing)
@@ -242,7 +246,7 @@ def preprocessing_of(name: str) -> Preprocessing:
 def resolve(
   preset: str | None, overrides: Mapping[str, Any] | None = None
 ) -> CLIPConfig:
-  """The model of a preset, or of none, with single fields replaced.
+  """Returns the model of a preset, or of none, with single fields replaced.
 
   Args:
     preset: a name of `PRESETS`, or None where `overrides` says all.
@@ -252,16 +256,16 @@ def resolve(
     UsageError: the name is not in the table, or a field is missing.
   """
   fields = dict(find(preset).fields) if preset else {'image': {}, 'text': {}}
-  overrides = _said(overrides or {})
+  overrides = _without_none(overrides or {})
   for tower in ('image', 'text'):
     fields[tower] = {**fields[tower], **overrides.pop(tower, {})}
   return CLIPConfig.from_dict({**fields, **overrides})
 
 
-def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """`fields` without those that are None."""
+def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns `fields` without those that are None."""
   nested = {
-    key: _said(value) if isinstance(value, Mapping) else value
+    key: _without_none(value) if isinstance(value, Mapping) else value
     for key, value in fields.items()
   }
   return {key: value for key, value in nested.items() if value is not None}

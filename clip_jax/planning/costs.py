@@ -1,7 +1,7 @@
 """FLOPs and main-memory traffic of a compiled program, loops included.
 
 XLA's own cost analysis counts the body of a loop once. FLOPs here are those of
-matrix products and convolutions, a multiply-add as 2, as in `models/flops.py`.
+matrix products and convolutions, a multiply-add as 2 (`models/counting.py`).
 On a TPU every product is a convolution; those of a batch of matrices are
 windowed, with holes in between, where only positions that meet data count.
 """

@@ -1,7 +1,7 @@
 """Model FLOPs utilization: the model's arithmetic over the chips' peak."""
 
 from clip_jax.models.config import CLIPConfig
-from clip_jax.models.flops import training_flops
+from clip_jax.models.counting import training_flops
 
 # Dense bfloat16 FLOP/s of one device, by its `device_kind` (vendors' data
 # sheets). Others, CPUs among them, have no figure.

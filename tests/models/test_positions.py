@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from clip_jax.errors import UsageError
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.positions import (
-  append_or_cut,
+  append_or_truncate,
   resize_grid,
   resize_line,
   resize_model,
@@ -76,7 +76,7 @@ def test_the_two_ways_differ():
 def test_text_positions_of_another_length_are_the_same_bits(length, dtype):
   table = np.random.default_rng(0).normal(size=(8, 3)).astype(dtype)
   for keep_last in (False, True):
-    found = append_or_cut(table, length, keep_last)
+    found = append_or_truncate(table, length, keep_last)
     assert found.shape == (length, 3) and found.dtype == dtype
     kept = min(length, 8) - keep_last
     np.testing.assert_array_equal(found[:kept], table[:kept])

@@ -1,4 +1,4 @@
-"""`models/flops.py` against what is compiled, as MFU takes it: a step costs
+"""`models/counting.py` against what is compiled, as MFU takes it: a step costs
 three times the forward products."""
 
 import dataclasses
@@ -9,8 +9,8 @@ import pytest
 
 from clip_jax.data.images import Preprocessing
 from clip_jax.models.config import ResNetConfig
+from clip_jax.models.counting import training_flops
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.models.flops import training_flops
 from clip_jax.planning import hlo
 from clip_jax.planning.compiling import abstract_batch
 from clip_jax.planning.costs import operations

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from clip_jax.models.config import CLIPConfig
+from clip_jax.models.counting import image_flops, text_flops, training_flops
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.models.flops import image_flops, text_flops, training_flops
 from clip_jax.models.presets import resolve
 
 # GFLOPs of one image and one text: open_clip, docs/model_profile.csv.
