@@ -126,7 +126,7 @@ def _data_figures(model: Model, data: str, calls: int) -> Figures:
     reads = read_ahead(
       source, range(len(source)), preprocessing=model.preprocessing
     )
-    decoded = (x.picture for x in reads if x.picture is not None)
+    decoded = (x.image for x in reads if x.image is not None)
     return len(model.encode_image(decoded))
 
   def classify() -> None:

@@ -81,14 +81,14 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _build(values: flags.FlagValues, words: list[str]) -> None:
-  from clip_jax.data.built_in import BUILT_IN
+  from clip_jax.data.built_in import BUILT_IN, build
 
   if len(words) != 1 or words[0] not in BUILT_IN:
     raise UsageError(
       f'data build what? One of {", ".join(BUILT_IN)}. (Other TFDS data sets '
       'are prepared by `tfds build --file_format=array_record`.)'
     )
-  path = BUILT_IN[words[0]](None)
+  path = build(words[0])
   if values.json:
     printing.print_json({'name': words[0], 'path': path})
   else:

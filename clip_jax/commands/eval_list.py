@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.commands import printing
-from clip_jax.data.building import prepared_folder
+from clip_jax.data.built_in import prepared_folder
 from clip_jax.evaluation.datasets import DATASETS, DatasetFacts
 from clip_jax.evaluation.datasets.names import read_names
 from clip_jax.evaluation.datasets.presence import (

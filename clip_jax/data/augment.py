@@ -1,11 +1,11 @@
-"""Training augmentation on the host: a picture in, uint8 [S, S, 3] out.
+"""Training augmentation on the host: an RGB image in, uint8 [S, S, 3] out.
 
 The paper's only augmentation is a random square crop of the resized image
 (section 2.4). The rest, all off by default, helps small data sets: geometry
 keeps shapes recognisable, and colours, blur and noise keep a model from
 memorising one artist's pixels.
 
-All strengths are drawn anew for each picture from the generator that is
+All strengths are drawn anew for each image from the generator that is
 passed, so that an example is a function of (seed, position in the stream).
 """
 
@@ -17,18 +17,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageColor, ImageFilter
 
-from clip_jax.data import style
-from clip_jax.data.images import (
+from clip_jax.data import transforms
+from clip_jax.data.preprocessing import (
   INTERPOLATIONS,
-  ImageLike,
   Preprocessing,
   check_colour,
-  convert,
-  decode,
-  upright,
+  known_fields,
 )
-from clip_jax.data.preprocessing import known_fields
-from clip_jax.data.warp import random_warp
 from clip_jax.errors import UsageError
 
 # Luma weights of ITU-R BT.601, as in Pillow's convert('L').
@@ -47,13 +42,13 @@ class Augmentation:
 
   Attributes:
     crop_scale: (least, most) side of the random square squared, as a fraction
-      of the square on the picture's shorter side. (1, 1) is the paper's crop:
+      of the square on the image's shorter side. (1, 1) is the paper's crop:
       the largest square, somewhere along the longer side. Over 1 needs
       padding.
     padding: the border added on each side before the crop, as a fraction of
-      the shorter side; with it the crop also shifts a square picture.
+      the shorter side; with it the crop also shifts a square image.
     fill: the border's colour.
-    plain: probability that a picture gets the crop, and nothing of the rest.
+    plain: probability that an image gets the crop, and nothing of the rest.
     rotate: at most so many degrees, either way.
     zoom: scaled by a factor between 1 / (1 + zoom) and 1 + zoom.
     stretch: the same for width against height, their product staying 1.
@@ -64,7 +59,7 @@ class Augmentation:
     channel_gain: each channel times 1 - x to 1 + x, by itself.
     contrast: distance from mid-grey times 1 - x to 1 + x.
     saturation: distance from the pixel's own grey times 1 - x to 1 + x.
-    grayscale: probability of a picture without colours.
+    grayscale: probability of an image without colours.
     blur: Gaussian, standard deviation 0 to so many output pixels.
     noise: Gaussian on each value, standard deviation 0 to so many grey levels
       (of 255).
@@ -74,8 +69,8 @@ class Augmentation:
       each other's, and of its own change; white stays white, as below.
     ink_gain: standard deviation of the logarithm of a gain of all ink.
     fade: probability that the three inks go part of the way to their mean.
-    outline: in half of the pictures, up to this much ink for a jump of 1.
-    sharpen: in half of the pictures, up to so many times the difference to a
+    outline: in half of the images, up to this much ink for a jump of 1.
+    sharpen: in half of the images, up to so many times the difference to a
       3 x 3 mean, added or taken away.
     shade: ink times 1 - x to 1 + x at most, from one side to another.
     gamma: colours to a power of between 1 / (1 + gamma) and 1 + gamma.
@@ -135,29 +130,31 @@ class Augmentation:
 
   @classmethod
   def from_dict(cls, data: dict[str, Any]) -> 'Augmentation':
-    """The inverse of `to_dict`; unknown keys are a UsageError."""
+    """Makes the settings of what `to_dict` gives; unknown keys are refused."""
     return cls(**known_fields(cls, 'augment', data))
 
 
 def augment(
-  image: ImageLike,
+  image: Image.Image,
   preprocessing: Preprocessing,
   augmentation: Augmentation,
   rng: np.random.Generator,
 ) -> UInt8[np.ndarray, 'S S 3']:
-  """One training view of a picture: crop, geometry, colours, blur, noise.
+  """Returns one training view of an image: crop, geometry, colours, noise.
 
-  Raises:
-    CorruptImageError: see `images.decode`.
+  Args:
+    image: in RGB and upright; see `images.decode_rgb`.
+    preprocessing: its size and interpolation.
+    augmentation: the strengths.
+    rng: what is random is drawn from it.
   """
   a = augmentation
-  picture = convert(upright(decode(image), preprocessing), 'RGB')
-  picture = random_crop(picture, preprocessing, a, rng)
+  image = random_crop(image, preprocessing, a, rng)
   if a.plain and rng.random() < a.plain:
-    return np.asarray(picture)
+    return np.asarray(image)
   if a.rotate or a.zoom or a.stretch or a.shear or a.shift or a.flip or a.bend:
-    picture = random_warp(
-      picture,
+    image = transforms.random_warp(
+      image,
       rng,
       rotate=a.rotate,
       zoom=a.zoom,
@@ -171,10 +168,10 @@ def augment(
   if (
     a.brightness or a.channel_gain or a.contrast or a.saturation or a.grayscale
   ):
-    picture = random_colours(picture, a, rng)
+    image = random_colours(image, a, rng)
   if a.blur:
-    picture = picture.filter(ImageFilter.GaussianBlur(rng.random() * a.blur))
-  pixels = np.asarray(picture)
+    image = image.filter(ImageFilter.GaussianBlur(rng.random() * a.blur))
+  pixels = np.asarray(image)
   if (
     a.ink_mix
     or a.ink_gain
@@ -192,37 +189,37 @@ def augment(
 
 
 def random_crop(
-  picture: Image.Image,
+  image: Image.Image,
   preprocessing: Preprocessing,
   augmentation: Augmentation,
   rng: np.random.Generator,
 ) -> Image.Image:
-  """The paper's random square crop, resized to S x S in the same pass."""
+  """Returns the paper's random square crop, resized to S x S in one pass."""
   a = augmentation
   size = preprocessing.side
-  width, height = picture.size
+  width, height = image.size
   short = min(width, height)
   if a.padding:
     border = math.ceil(a.padding * short)
     canvas = Image.new('RGB', (width + 2 * border, height + 2 * border), a.fill)
-    canvas.paste(picture, (border, border))
-    picture = canvas
-    width, height = picture.size
+    canvas.paste(image, (border, border))
+    image = canvas
+    width, height = image.size
   u, v, w = rng.random(3)
   least, most = a.crop_scale
   side = min(short * math.sqrt(least + u * (most - least)), width, height)
   left, top = v * (width - side), w * (height - side)
   # Rounding must not carry the box over the edge: Pillow refuses that.
   box = (left, top, min(left + side, width), min(top + side, height))
-  return picture.resize(
+  return image.resize(
     (size, size), INTERPOLATIONS[preprocessing.interpolation], box=box
   )
 
 
 def random_colours(
-  picture: Image.Image, augmentation: Augmentation, rng: np.random.Generator
+  image: Image.Image, augmentation: Augmentation, rng: np.random.Generator
 ) -> Image.Image:
-  """Saturation, gains, brightness and contrast as one 3 x 4 matrix."""
+  """Changes saturation, gains, brightness and contrast by one 3 x 4 matrix."""
   a = augmentation
   signed = 2 * rng.random(6) - 1
   keep = 1 + a.saturation * signed[0]
@@ -234,7 +231,7 @@ def random_colours(
   matrix = matrix * (contrast * gains)[:, None]
   offset = 127.5 * (1 - contrast)
   rows = np.concatenate([matrix, np.full((3, 1), offset)], axis=1)
-  return picture.convert('RGB', tuple(rows.ravel().tolist()))
+  return image.convert('RGB', tuple(rows.ravel().tolist()))
 
 
 def add_noise(
@@ -250,23 +247,25 @@ def random_style(
   augmentation: Augmentation,
   rng: np.random.Generator,
 ) -> UInt8[np.ndarray, 'S S 3']:
-  """Another artist's colours, outlines, sharpness and light; see `style`."""
+  """Draws another artist's colours, outlines, sharpness and light."""
   a = augmentation
   u = rng.random(9).tolist()
-  ink = style.to_ink(pixels)
+  ink = transforms.to_ink(pixels)
   if a.ink_mix or a.ink_gain or a.fade:
     matrix = np.eye(3) + a.ink_mix * rng.standard_normal((3, 3))
     matrix *= math.exp(a.ink_gain * rng.standard_normal())
     if u[0] < a.fade:
       matrix = (1 - u[1]) * matrix + u[1] * matrix.mean(1, keepdims=True)
-    ink = style.mix(ink, matrix)
+    ink = transforms.mix(ink, matrix)
   if a.outline and u[2] < 0.5:
-    ink = style.outline(ink, a.outline * u[3])
+    ink = transforms.outline(ink, a.outline * u[3])
   if a.sharpen and u[4] < 0.5:
-    ink = style.sharpen(ink, a.sharpen * (2 * u[5] - 1))
+    ink = transforms.sharpen(ink, a.sharpen * (2 * u[5] - 1))
   if a.shade:
-    ink = style.shade(ink, a.shade * u[6] / math.sqrt(2), 2 * math.pi * u[7])
-  return style.to_pixels(ink, (1 + a.gamma) ** (2 * u[8] - 1))
+    ink = transforms.shade(
+      ink, a.shade * u[6] / math.sqrt(2), 2 * math.pi * u[7]
+    )
+  return transforms.to_pixels(ink, (1 + a.gamma) ** (2 * u[8] - 1))
 
 
 def erase(

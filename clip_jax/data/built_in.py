@@ -1,13 +1,65 @@
-"""The data sets that need nothing but this package: built on first use."""
+"""The data sets that need nothing but this package: built on first use.
 
+They are TFDS builder packages, in folders of their names; `tfds:emoji` as a
+SPEC builds one where TFDS keeps its own.
+"""
+
+import contextlib
+import importlib
+import io
 import os
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+import sys
 
-from clip_jax.data.digits import build_digits
-from clip_jax.data.emoji import build_emoji
+from clip_jax.errors import FailureError
+from clip_jax.files import typed_place
 
-# A name in TFDS -> builds it below a folder and returns where it is.
-BUILT_IN: Mapping[str, Callable[[str | os.PathLike | None], str]] = (
-  MappingProxyType({'emoji': build_emoji, 'digits': build_digits})
-)
+BUILT_IN = ('emoji', 'digits')
+
+
+def prepared_folder() -> str:
+  """Returns TFDS's folder: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+  folder = os.environ.get('TFDS_DATA_DIR')
+  # As TFDS has it, whose import takes a second.
+  folder = folder or os.path.join('~', 'tensorflow_datasets')
+  return typed_place(folder)
+
+
+def build(name: str, data_dir: str | os.PathLike | None = None) -> str:
+  """Builds a data set, unless it is there already (a few seconds).
+
+  It appears complete or not at all: TFDS writes into a folder with a name of
+  its own and renames that. Of two processes that build at once, the second to
+  finish takes what the first one left.
+
+  Args:
+    name: one of `BUILT_IN`.
+    data_dir: where TFDS keeps its data sets; see `prepared_folder`.
+  Returns:
+    The folder with the records, DATA_DIR/NAME/VERSION.
+  Raises:
+    FailureError: the records could not be written.
+  """
+  import tensorflow_datasets as tfds
+
+  folder = typed_place(data_dir or prepared_folder())
+  module = f'clip_jax.data.{name}.{name}_dataset_builder'
+  builder_class = importlib.import_module(module).Builder
+  builder = builder_class(data_dir=folder, file_format='array_record')
+  target = builder.data_path
+  if target.exists():
+    return os.fspath(target)
+  print(f'building the data set {builder.name} in {target}', file=sys.stderr)
+  tfds.disable_progress_bar()
+  try:
+    # TFDS prints to stdout, which belongs to results (--json).
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare()
+  except Exception as error:
+    if not target.exists():  # Else another process was faster.
+      reason = (str(error) or repr(error)).splitlines()[0]
+      raise FailureError(
+        f'cannot build the data set {builder.name} in {target}: {reason}'
+      ) from error
+  finally:
+    tfds.enable_progress_bar()
+  return os.fspath(target)

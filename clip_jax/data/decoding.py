@@ -1,4 +1,4 @@
-"""An image from outside, by the one way in: a path or bytes to whole pixels.
+"""Decodes images from outside: the one way from a path or bytes to pixels.
 
 What is too large is refused by its header, before memory is taken; a JPEG of
 more pixels than a phone's ordinary photograph is decoded at half its size or
@@ -103,7 +103,7 @@ def decode(image: ImageLike) -> Image.Image:
     if opened.format == 'EPS':  # Pillow would run another program on it
       raise CorruptImageError('EPS is a program that draws, not an image')
     if isinstance(image, bytes):
-      _fit(opened)
+      _limit_size(opened)
     opened.load()
     if opened.mode == 'LAB':
       return _lab_to_rgb(opened)
@@ -128,13 +128,13 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     MissingImageError: there is no such file.
     CorruptImageError: it is no regular file, too large, or unreadable.
   """
-  most = max(MAX_FILE_BYTES, 8 * (_asked_pixels() or 0))
+  most = max(MAX_FILE_BYTES, 8 * (_limit_in_pixels() or 0))
   try:
     with files.open_regular(path) as file:
       if (size := os.fstat(file.fileno()).st_size) > most:
         raise CorruptImageError(
           f'{os.fspath(path)}: too large, {size:,} bytes; '
-          f'{_lifting(-(-size // 8))}'
+          f'{_how_to_lift(-(-size // 8))}'
         )
       return file.read()
   except MissingFileError as error:
@@ -164,11 +164,11 @@ def limit_megapixels(megapixels: float | int | None) -> None:
     os.environ.pop(LIMIT_VARIABLE, None)
   else:
     os.environ[LIMIT_VARIABLE] = f'{megapixels:g}'
-    _asked_pixels()
+    _limit_in_pixels()
 
 
-def _asked_pixels() -> int | None:
-  """The limit that was asked for, in pixels."""
+def _limit_in_pixels() -> int | None:
+  """Returns the limit that was asked for, in pixels, or None."""
   text = os.environ.get(LIMIT_VARIABLE)
   if not text:
     return None
@@ -181,7 +181,7 @@ def _asked_pixels() -> int | None:
   return pixels
 
 
-def _lifting(pixels: int) -> str:
+def _how_to_lift(pixels: int) -> str:
   return (
     f'--max_megapixels={-(-pixels // 10**6)} lifts the limit (in a recipe '
     'data.max_megapixels, in Python clip_jax.data.images.limit_megapixels)'
@@ -189,7 +189,7 @@ def _lifting(pixels: int) -> str:
 
 
 def _open(data: bytes) -> Image.Image:
-  """Reads an image's header; `_fit` decides what is too large.
+  """Reads an image's header; `_limit_size` decides what is too large.
 
   Pillow's own limit is the whole process's: one thread at a time lifts it.
   """
@@ -214,7 +214,7 @@ def _register_heif() -> None:
   pillow_heif.register_heif_opener()
 
 
-def _fit(image: Image.Image) -> None:
+def _limit_size(image: Image.Image) -> None:
   """Refuses an image by its header, or has it decoded at a smaller size.
 
   Raises:
@@ -223,11 +223,11 @@ def _fit(image: Image.Image) -> None:
   width, height = image.size
   pixels = width * height
   jpeg = image.format in ('JPEG', 'MPO')
-  limit = _asked_pixels() or (MAX_JPEG_PIXELS if jpeg else MAX_PIXELS)
+  limit = _limit_in_pixels() or (MAX_JPEG_PIXELS if jpeg else MAX_PIXELS)
   if pixels > limit:
     raise CorruptImageError(
       f'too large: {width:,} x {height:,} pixels, over the limit of '
-      f'{limit / 1e6:,.4g} million; {_lifting(pixels)}'
+      f'{limit / 1e6:,.4g} million; {_how_to_lift(pixels)}'
     )
   if max(width, height) > MAX_SIDE:
     raise CorruptImageError(
@@ -252,8 +252,8 @@ def _check_converts(image: Image.Image) -> None:
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
-  """Pillow's `convert` knows no LAB; its colour management does."""
+  """Converts LAB by Pillow's colour management; its `convert` knows none."""
   lab, srgb = ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB')
-  found = ImageCms.profileToProfile(image, lab, srgb, outputMode='RGB')
-  assert found is not None  # inPlace is False
-  return found
+  converted = ImageCms.profileToProfile(image, lab, srgb, outputMode='RGB')
+  assert converted is not None  # inPlace is False
+  return converted

@@ -1,4 +1,4 @@
-"""Which image format a file is of, told by its first bytes alone.
+"""Tells the image format of a file by its first bytes alone.
 
 A name's suffix says little: phones write HEIC files called .jpg, browsers save
 .jfif, object stores keep no suffix at all. Nothing is decoded here.
@@ -78,8 +78,8 @@ def format_of(head: bytes) -> str:
 def why_unreadable(image_format: str) -> str:
   """Returns why a format cannot be read here and what to install, or ''."""
   if image_format == 'HEIF':
-    found = importlib.util.find_spec('pillow_heif')
-    return '' if found else 'HEIC needs an extra: pip install ".[heif]"'
+    installed = importlib.util.find_spec('pillow_heif') is not None
+    return '' if installed else 'HEIC needs an extra: pip install ".[heif]"'
   part = _PARTS.get(image_format)
   if part and not features.check(part):
     return f'this Pillow was built without {image_format}'

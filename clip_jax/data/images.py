@@ -1,4 +1,4 @@
-"""Host-side images: resize, crop, convert; uint8 in and uint8 out.
+"""Images on the host: resize, crop, convert; uint8 in and uint8 out.
 
 The published evaluation transforms are exact, to the byte, because Pillow does
 the resizing. Models differ in when the image is converted to RGB: see
@@ -41,9 +41,9 @@ from clip_jax.data.preprocessing import (
 __all__ = [
   'CLIP_MEAN', 'CLIP_STD', 'CONVENTIONS', 'INTERPOLATIONS', 'MAX_PIXELS',
   'RESIZE_MODES', 'CorruptImageError', 'ImageLike', 'MissingImageError',
-  'Preprocessing', 'as_displayed', 'check_colour', 'convert', 'decode',
-  'laid_upon', 'limit_megapixels', 'on_white', 'pillow_errors', 'preprocess',
-  'read_bytes', 'upright',
+  'Preprocessing', 'as_displayed', 'check_colour', 'convert',
+  'decode', 'decode_rgb', 'lay_upon', 'limit_megapixels', 'on_white',
+  'pillow_errors', 'preprocess', 'read_bytes', 'upright',
 ]  # fmt: skip
 
 # How each EXIF orientation is turned upright; others need no turn.
@@ -64,7 +64,7 @@ _STRIP_PIXELS = 2**22
 def preprocess(
   image: ImageLike, preprocessing: Preprocessing
 ) -> UInt8[np.ndarray, 'H W 3']:
-  """The evaluation transform that a model was published with.
+  """Applies the evaluation transform that a model was published with.
 
   Equal to `open_clip.transform.image_transform`, or to `process` of the Pillow
   image processors of transformers, before the normalisation; as large as
@@ -73,34 +73,34 @@ def preprocess(
   Raises:
     CorruptImageError: see `decode`; or it is too thin to be scaled.
   """
-  picture = upright(decode(image), preprocessing)
+  image = upright(decode(image), preprocessing)
   rgb_first = preprocessing.convention == 'transformers'
   if rgb_first:
-    picture = on_white(picture)
+    image = on_white(image)
   height, width = preprocessing.shape
   resample = INTERPOLATIONS[preprocessing.interpolation]
   if preprocessing.resize_mode == 'longest':
-    ratio = max(picture.width / width, picture.height / height)
-    new = [max(1, round(side / ratio)) for side in picture.size]
-    picture = _resize(picture, (new[0], new[1]), resample)
-    picture = _centre_pad(picture, (width, height))
+    ratio = max(image.width / width, image.height / height)
+    new = [max(1, round(side / ratio)) for side in image.size]
+    image = _resize(image, (new[0], new[1]), resample)
+    image = _centre_pad(image, (width, height))
   else:
     rows, columns = pair_of(preprocessing.resize_to or preprocessing.shape)
     if preprocessing.resize_mode == 'squash':
-      picture = _resize(picture, (columns, rows), resample)
+      image = _resize(image, (columns, rows), resample)
     elif preprocessing.resize_mode == 'shortest':
       if height != width:  # which open_clip does in a way of its own
         resample = Image.Resampling.BICUBIC
-      new = _covering(picture.size, (columns, rows))
-      picture = _resize(picture, new, resample)
+      new = _covering(image.size, (columns, rows))
+      image = _resize(image, new, resample)
     # Python's round, halves to even, is torchvision's.
     whole = math.floor if rgb_first else round
-    picture = _centre_crop(picture, (width, height), whole)
-  return np.asarray(picture.convert('RGB'))
+    image = _centre_crop(image, (width, height), whole)
+  return np.asarray(image.convert('RGB'))
 
 
 def _covering(old: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-  """The size of a picture, widths first, that is scaled to cover the target.
+  """Returns the size, width first, at which an image covers the target.
 
   Raises:
     CorruptImageError: it would be a thread of vast length.
@@ -119,34 +119,43 @@ def _covering(old: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
 
 
 def _resize(
-  picture: Image.Image, size: tuple[int, int], resample: Image.Resampling
+  image: Image.Image, size: tuple[int, int], resample: Image.Resampling
 ) -> Image.Image:
-  """The image at another size, the width first."""
+  """Returns the image at another size, the width first."""
   # Pillow scales the width first: rows of a thin image would fill the memory.
-  if size[0] * picture.height > MAX_PIXELS:
-    picture = picture.resize((picture.width, size[1]), resample)
-  return picture.resize(size, resample)
+  if size[0] * image.height > MAX_PIXELS:
+    image = image.resize((image.width, size[1]), resample)
+  return image.resize(size, resample)
 
 
 @pillow_errors()
-def upright(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-  """Applies the options for users' own pictures: EXIF and background.
+def upright(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+  """Applies the options for users' own images: EXIF and background.
 
   Raises:
     CorruptImageError: its palette or its transparency is damaged.
   """
-  turn = _TURNS.get(_orientation(picture)) if preprocessing.exif else None
+  turn = _TURNS.get(_orientation(image)) if preprocessing.exif else None
   if turn is not None:
-    picture = picture.transpose(turn)
+    image = image.transpose(turn)
   if preprocessing.background:
-    if picture.mode in SIXTEEN_BITS:
-      picture = _eight_bits(picture)
-    if picture.has_transparency_data:
-      picture = laid_upon(picture, preprocessing.background)
-  return picture
+    if image.mode in SIXTEEN_BITS:
+      image = _eight_bits(image)
+    if image.has_transparency_data:
+      image = lay_upon(image, preprocessing.background)
+  return image
 
 
-def as_displayed(picture: Image.Image) -> Image.Image:
+def decode_rgb(image: ImageLike, preprocessing: Preprocessing) -> Image.Image:
+  """Decodes an image, and returns it upright and in RGB.
+
+  Raises:
+    CorruptImageError: see `decode`.
+  """
+  return convert(upright(decode(image), preprocessing), 'RGB')
+
+
+def as_displayed(image: Image.Image) -> Image.Image:
   """Returns a decoded image in RGB, as a viewer shows it on a white page.
 
   It is turned by its EXIF orientation, and grey of 16 bits is scaled to 8.
@@ -155,30 +164,30 @@ def as_displayed(picture: Image.Image) -> Image.Image:
     CorruptImageError: its palette or its transparency is damaged.
   """
   displayed = Preprocessing(image_size=1, background='white', exif=True)
-  return convert(upright(picture, displayed), 'RGB')
+  return convert(upright(image, displayed), 'RGB')
 
 
-def _orientation(picture: Image.Image) -> int:
-  """The EXIF orientation; 1, as stored, where it is damaged or missing."""
+def _orientation(image: Image.Image) -> int:
+  """Returns the EXIF orientation; 1 where it is damaged or missing."""
   try:
-    found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
   except Exception:  # The pixels are whole, and viewers show them, too.
     return 1
-  return found if isinstance(found, int) else 1
+  return orientation if isinstance(orientation, int) else 1
 
 
 @pillow_errors()
-def laid_upon(picture: Image.Image, colour: str) -> Image.Image:
+def lay_upon(image: Image.Image, colour: str) -> Image.Image:
   """Returns a transparent image as RGB, upon a ground of one colour.
 
   Raises:
     CorruptImageError: its palette or its transparency is damaged.
   """
-  width, height = picture.size
+  width, height = image.size
   rows = max(1, _STRIP_PIXELS // width)
-  whole = Image.new('RGB', picture.size)
+  whole = Image.new('RGB', image.size)
   for top in range(0, height, rows):
-    strip = picture.crop((0, top, width, min(top + rows, height)))
+    strip = image.crop((0, top, width, min(top + rows, height)))
     ground = Image.new('RGBA', strip.size, colour)
     ground.alpha_composite(strip.convert('RGBA'))
     whole.paste(ground.convert('RGB'), (0, top))
@@ -186,20 +195,20 @@ def laid_upon(picture: Image.Image, colour: str) -> Image.Image:
 
 
 @pillow_errors()
-def on_white(picture: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
   """Returns an image as RGB, and on white where it is transparent.
 
   Raises:
     CorruptImageError: its palette or its transparency is damaged.
   """
   # Pillow cannot convert 16 bits with a transparent grey.
-  if picture.has_transparency_data and picture.mode not in SIXTEEN_BITS:
-    return laid_upon(picture, 'white')
-  return picture.convert('RGB')
+  if image.has_transparency_data and image.mode not in SIXTEEN_BITS:
+    return lay_upon(image, 'white')
+  return image.convert('RGB')
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-  grey = np.asarray(picture).astype(np.float32)
+def _eight_bits(image: Image.Image) -> Image.Image:
+  grey = np.asarray(image).astype(np.float32)
   np.clip(grey, 0, 65_535, out=grey)
   grey /= 257
   np.rint(grey, out=grey)
@@ -207,19 +216,17 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _centre_crop(
-  picture: Image.Image, size: tuple[int, int], whole: Callable[[float], int]
+  image: Image.Image, size: tuple[int, int], whole: Callable[[float], int]
 ) -> Image.Image:
-  """`whole` makes a number of pixels of a half; the width comes first."""
-  left = whole((picture.width - size[0]) / 2)
-  top = whole((picture.height - size[1]) / 2)
-  return picture.crop((left, top, left + size[0], top + size[1]))
+  """Crops the centre; `whole` rounds halves, and the width comes first."""
+  left = whole((image.width - size[0]) / 2)
+  top = whole((image.height - size[1]) / 2)
+  return image.crop((left, top, left + size[0], top + size[1]))
 
 
-def _centre_pad(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-  # The odd pixel goes right or bottom. Zero in the picture's own mode: white
+def _centre_pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+  # The odd pixel goes right or bottom. Zero in the image's own mode: white
   # for CMYK, the first colour of a palette.
-  across, down = size[0] - picture.width, size[1] - picture.height
+  across, down = size[0] - image.width, size[1] - image.height
   left, top = across // 2, down // 2
-  return ImageOps.expand(
-    picture, (left, top, across - left, down - top), fill=0
-  )
+  return ImageOps.expand(image, (left, top, across - left, down - top), fill=0)

@@ -17,7 +17,7 @@ from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import typed_path
 
-# The sheet: so many pictures of so many pixels, and lines below each.
+# The sheet: so many images of so many pixels, and lines below each.
 SHEET_COLUMNS = 8
 SHEET_ROWS = 6
 CELL = 128
@@ -49,7 +49,7 @@ def inspect(
 
   Args:
     spec, captions: as for `open_source`.
-    sheet_path: where to write a PNG of pictures from all over the data set.
+    sheet_path: where to write a PNG of images from all over the data set.
     tokenizer: also measure captions in its tokens, specials included, and
       count those that it cuts.
   Returns:
@@ -72,9 +72,9 @@ def inspect(
   for index in tqdm.trange(
     len(source), desc=spec, unit='records', disable=not sys.stderr.isatty()
   ):
-    picture, caption = count.add(source, index)
+    image, caption = count.add(source, index)
     if sheet_path is not None and index in chosen:
-      cells.append((_thumbnail(picture), caption))
+      cells.append((_thumbnail(image), caption))
   summary = {
     'data': spec,
     'records': len(source),
@@ -117,18 +117,18 @@ class _Count:
     self._corrupt_count = 0
 
   def add(self, source: Source, index: int) -> tuple[Image.Image | None, str]:
-    """Counts a record; its picture (None where corrupt) and a caption."""
+    """Counts a record; its image (None where corrupt) and a caption."""
     try:
       record = source[index]
-      picture = decode(record['image'])
+      image = decode(record['image'])
     except CorruptImageError as error:
       self._corrupt_count += 1
       key = source.id(index)
       if len(self._corrupt) < NAMED_CORRUPT:
         self._corrupt.append({'id': key, 'reason': str(error)})
       return None, key
-    self._sizes[picture.size] += 1
-    self._formats[f'{picture.format} {picture.mode}'] += 1
+    self._sizes[image.size] += 1
+    self._formats[f'{image.format} {image.mode}'] += 1
     captions = record['caption']
     self._per_record[len(captions)] += 1
     self._characters.update(map(len, captions))
@@ -138,7 +138,7 @@ class _Count:
       self._cut += sum(x > self._tokenizer.context_length for x in lengths)
     if 'label' in record:
       self._labels[record['label']] += 1
-    return picture, captions[0] if captions else record['id']
+    return image, captions[0] if captions else record['id']
 
   def summary(self, source: Source) -> dict[str, Any]:
     """All counts, JSON-able."""
@@ -215,7 +215,7 @@ def contact_sheet(
 ) -> Image.Image:
   """Pictures in rows with their captions below; None is a crossed-out cell.
 
-  Captions are cut to CAPTION_LINES lines; pictures keep their aspect.
+  Captions are cut to CAPTION_LINES lines; images keep their aspect.
   """
   line = FONT_SIZE + 3
   margin = 8
@@ -228,17 +228,17 @@ def contact_sheet(
   )
   draw = ImageDraw.Draw(sheet)
   font = _font()
-  for position, (picture, caption) in enumerate(cells):
+  for position, (image, caption) in enumerate(cells):
     row, column = divmod(position, columns)
     left, top = margin + column * across, margin + row * down
     box = (left, top, left + CELL - 1, top + CELL - 1)
-    picture = _thumbnail(picture)
-    if picture is None:
+    image = _thumbnail(image)
+    if image is None:
       draw.rectangle(box, outline='#c00000')
       draw.line(box, fill='#c00000')
     else:
-      offset = (CELL - picture.width) // 2, (CELL - picture.height) // 2
-      sheet.paste(picture, (left + offset[0], top + offset[1]))
+      offset = (CELL - image.width) // 2, (CELL - image.height) // 2
+      sheet.paste(image, (left + offset[0], top + offset[1]))
     for number, words in enumerate(_wrap(caption, font)):
       draw.text(
         (left, top + CELL + 2 + number * line), words, 'black', font=font
@@ -246,20 +246,20 @@ def contact_sheet(
   return sheet
 
 
-def _thumbnail(picture: Image.Image | None) -> Image.Image | None:
+def _thumbnail(image: Image.Image | None) -> Image.Image | None:
   """Returns an image turned and shrunk to a cell; None if it is unreadable."""
   try:
-    picture = as_displayed(picture) if picture is not None else None
+    image = as_displayed(image) if image is not None else None
   except CorruptImageError:
-    picture = None
-  if picture is None:
+    image = None
+  if image is None:
     return None
-  ratio = CELL / max(picture.size)
+  ratio = CELL / max(image.size)
   size = (
-    max(1, round(picture.width * ratio)),
-    max(1, round(picture.height * ratio)),
+    max(1, round(image.width * ratio)),
+    max(1, round(image.height * ratio)),
   )
-  return picture.resize(size, Image.Resampling.BICUBIC)
+  return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

@@ -1,4 +1,4 @@
-"""Sources to batches, on Grain; what comes at a step depends on (seed, step).
+"""Turns sources into batches, on Grain, by (seed, step) alone.
 
     source -> shuffle each epoch anew -> repeat -> mixture -> caption and view
            -> batch -> this process's batches from start_step on
@@ -8,38 +8,29 @@ number of hosts, reads what it would have read without the interruption.
 """
 
 import dataclasses
-import itertools
 import logging
-import threading
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int32
-from PIL import Image
 
-from clip_jax.data.augment import Augmentation, augment
-from clip_jax.data.images import (
-  CorruptImageError,
-  Preprocessing,
-  convert,
-  decode,
-  upright,
+from clip_jax.data.augment import Augmentation
+from clip_jax.data.examples import (
+  Collate,
+  Reader,
+  Repeats,
+  Tokenize,
+  View,
+  check_limit,
 )
-from clip_jax.data.repeats import Repeats, count_repeats
+from clip_jax.data.images import Preprocessing
 from clip_jax.data.sources import Record, Source
-from clip_jax.errors import FailureError, UsageError
-
-# Decoded pictures kept in memory stay below this; the others are read again.
-CACHE_BYTES = 2**30
+from clip_jax.errors import UsageError
 
 # Batches made ahead of the one that trains.
 PREFETCH = 4
-
-Tokenize = Callable[[Sequence[str]], Int32[np.ndarray, 'N T']]
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -70,7 +61,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         logging.getLogger(__name__).warning(
           'skipped a corrupt record: %s: %s', key, reason
         )
-    _check_limit(self.corrupt, self._limit)
+    check_limit(self.corrupt, self._limit)
     self.repeats = Repeats(*np.add(self.repeats, batch.pop('repeats')).tolist())
     return batch
 
@@ -82,7 +73,11 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
 
 def check_captions(sources: Iterable[Source]) -> None:
-  """A UsageError where a source has no captions to train on."""
+  """Refuses a source that has no captions to train on.
+
+  Raises:
+    UsageError: there is such a source; the message says what would help.
+  """
   for source in sources:
     if next(source.texts(), None) is None:
       raise UsageError(
@@ -107,13 +102,13 @@ def training_batches(
   cache: bool = False,
   max_corrupt_records: int = 100,
 ) -> Batches:
-  """The stream of batches from `start_step` on; process p has rows
-  [p * b, (p + 1) * b) of each global batch, b = batch_size / process_count.
+  """Returns the batches of this process, from `start_step` on.
 
-  Every record comes once an epoch, in an order of the epoch's own. A record
-  with several captions has one drawn each time. A corrupt record is replaced
-  by the next good one of its source; one that is known to have no caption is
-  none of them.
+  Process p has rows [p * b, (p + 1) * b) of each global batch, where b is
+  batch_size / process_count. Every record comes once an epoch, in an order of
+  the epoch's own. A record with several captions has one drawn each time. A
+  corrupt record is replaced by the next good one of its source; one that is
+  known to have no caption is none of them.
 
   Args:
     sources: one source, or a mixture of several.
@@ -126,7 +121,7 @@ def training_batches(
     workers: processes that prepare batches; 0 prepares them in this one.
     threads: in this process, or in each worker; 0 prepares a batch only when
       it is asked for.
-    cache: keep decoded pictures in memory, up to CACHE_BYTES in each process.
+    cache: keep decoded images in memory, up to CACHE_BYTES in each process.
     max_corrupt_records: distinct ones, before the run is given up.
   Raises:
     UsageError: sizes that do not divide, or sources without captions.
@@ -142,19 +137,19 @@ def training_batches(
   sources = [_with_captions(source) for source in sources]
   stream = _in_order(
     [
-      _Reader(source, preprocessing, max_corrupt_records, cache)
+      Reader(source, preprocessing, max_corrupt_records, cache)
       for source in sources
     ],
     weights,
     seed,
   )
   views = stream.seed(seed % 2**32).random_map(
-    _View(preprocessing, augmentation or Augmentation())
+    View(preprocessing, augmentation or Augmentation())
   )
   batches = views.batch(
     batch_size // process_count,
     drop_remainder=True,  # There is none; without it batches of 1 overflow.
-    batch_fn=_Collate(tokenizer),
+    batch_fn=Collate(tokenizer),
   )
   first = start_step * process_count + process_index
   iterator = batches[first::process_count].to_iter_dataset(
@@ -183,7 +178,7 @@ def step_records(
   seed: int,
   step: int,
 ) -> list[str]:
-  """The ids of the records that a step trains on; no picture is read.
+  """Returns the ids of the records that a step trains on; no image is read.
 
   A corrupt record is named as itself, though the step had the one after it.
 
@@ -200,7 +195,7 @@ def step_records(
 def _in_order(
   readers: Sequence[Any], weights: Sequence[float] | None, seed: int
 ) -> grain.MapDataset:
-  """The elements of all readers in the order of training, without end."""
+  """Returns the elements of all readers in the order of training, for ever."""
   weights = [len(x) for x in readers] if weights is None else list(weights)
   if not readers or len(weights) != len(readers) or min(weights) <= 0:
     raise UsageError(
@@ -221,7 +216,7 @@ def _in_order(
 
 
 def _with_captions(source: Source) -> Source:
-  """The source without the records that are known to have no caption."""
+  """Returns the source without records that are known to have no caption."""
   indices = source.captioned()
   return source if indices is None else _Captioned(source, indices)
 
@@ -259,133 +254,3 @@ class _Ids:
 
   def __getitem__(self, index: int) -> str:
     return self.source.id(index)
-
-
-class _Read(NamedTuple):
-  """A decoded record, and the corrupt ones that were passed over for it."""
-
-  picture: Image.Image
-  captions: list[str]
-  key: int  # the same for another record with the same bytes
-  corrupt: tuple[tuple[str, str], ...] = ()
-
-
-class _Reader:
-  """Decodes a source's records; a corrupt one gives way to the next."""
-
-  def __init__(
-    self,
-    source: Source,
-    preprocessing: Preprocessing,
-    max_corrupt_records: int,
-    cache: bool,
-  ):
-    self._source = source
-    self._preprocessing = preprocessing
-    self._limit = max_corrupt_records
-    self._cache: dict[int, _Read] | None = {} if cache else None
-    self._cached_bytes = 0
-    self._lock = threading.Lock()
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int) -> _Read:
-    if self._cache is not None and index in self._cache:
-      return self._cache[index]
-    read = self._search(index)
-    if self._cache is not None:
-      self._keep(index, read)
-    return read
-
-  def _search(self, start: int) -> _Read:
-    corrupt: dict[str, str] = {}
-    for offset in range(len(self)):
-      index = (start + offset) % len(self)
-      try:
-        read = self._read(index)
-      except CorruptImageError as error:
-        corrupt[self._source.id(index)] = str(error)
-        _check_limit(corrupt, self._limit)
-      else:
-        return read._replace(corrupt=tuple(corrupt.items()))
-    key, reason = next(iter(corrupt.items()))
-    raise FailureError(
-      f'data {self._source.spec!r}: no readable record; {key}: {reason}'
-    )
-
-  def _read(self, index: int) -> _Read:
-    record = self._source[index]
-    if not record['caption']:
-      raise CorruptImageError('no caption')
-    picture = upright(decode(record['image']), self._preprocessing)
-    return _Read(
-      convert(picture, 'RGB'), record['caption'], _key(record['image'])
-    )
-
-  def _keep(self, index: int, read: _Read) -> None:
-    assert self._cache is not None
-    size = 4 * read.picture.width * read.picture.height  # Pillow pads RGB.
-    with self._lock:
-      if self._cached_bytes + size <= CACHE_BYTES:
-        self._cached_bytes += size
-        self._cache[index] = read
-
-  def __getstate__(self):
-    # A worker process fills a cache of its own.
-    state = self.__dict__ | {'_cached_bytes': 0, '_lock': None}
-    state['_cache'] = None if self._cache is None else {}
-    return state
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._lock = threading.Lock()
-
-
-@dataclasses.dataclass(frozen=True)
-class _View:
-  """A record to one training example, by the position's own generator."""
-
-  preprocessing: Preprocessing
-  augmentation: Augmentation
-
-  def __call__(self, element: _Read, rng: np.random.Generator):
-    captions = element.captions
-    drawn = rng.integers(len(captions)) if len(captions) > 1 else 0
-    pixels = augment(
-      element.picture, self.preprocessing, self.augmentation, rng
-    )
-    return pixels, captions[drawn], element.key, element.corrupt
-
-
-@dataclasses.dataclass(frozen=True)
-class _Collate:
-  """Examples to a batch; texts become tokens all at once."""
-
-  tokenizer: Tokenize
-
-  def __call__(self, examples: Sequence[tuple]) -> dict[str, Any]:
-    pixels, captions, keys, corrupt = zip(*examples, strict=True)
-    tokens = np.asarray(self.tokenizer(list(captions)), np.int32)
-    return {
-      'image': np.stack(pixels),
-      'tokens': tokens,
-      'repeats': count_repeats(tokens, keys),
-      'corrupt': tuple(itertools.chain(*corrupt)),
-    }
-
-
-def _key(image: Any) -> int:
-  """Tells images apart; their length and a checksum do for counting."""
-  content = image if isinstance(image, bytes) else np.asarray(image).tobytes()
-  return len(content) << 32 | zlib.crc32(content)
-
-
-def _check_limit(corrupt: dict[str, str], limit: int) -> None:
-  if len(corrupt) > limit:
-    some = '; '.join(
-      f'{k}: {v}' for k, v in itertools.islice(corrupt.items(), 3)
-    )
-    raise FailureError(
-      f'over data.max_corrupt_records={limit} records are corrupt ({some})'
-    )

@@ -32,19 +32,19 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-  """How a picture becomes what a model reads; part of its description.
+  """How an image becomes what a model reads; part of its description.
 
   Attributes:
     image_size: S, pixels; the result is S x S. A pair is its height and
       width, with open_clip's convention; models read squares.
-    resize_mode: 'shortest' scales the picture until it covers the result, and
+    resize_mode: 'shortest' scales the image until it covers the result, and
       crops the centre (OpenAI), 'squash' ignores the aspect, 'longest' scales
       it until it fits in, and pads with zeros; 'none' only crops the centre,
       with black around what is smaller.
     interpolation: a key of `INTERPOLATIONS`. A 'shortest' that is not square
       is always bicubic, as open_clip's.
     mean, std: per channel, of values in [0, 1]; applied on the device.
-    background: a colour, such as 'white', that transparent pictures are laid
+    background: a colour, such as 'white', that transparent images are laid
       upon before anything else; grey of 16 bits is scaled to 8, too. So a
       person sees them. None is what the published models saw: transparency as
       the convention has it, and such grey cut off at 255, which is nearly all
@@ -85,17 +85,17 @@ class Preprocessing:
     if len(set(self.shape)) > 1 and self.convention != 'open_clip':
       raise UsageError(
         f"image_size={self.image_size}: only open_clip's convention makes "
-        'pictures that are not square'
+        'images that are not square'
       )
 
   @property
   def shape(self) -> tuple[int, int]:
-    """Height and width of the result."""
+    """The height and the width of the result."""
     return pair_of(self.image_size)
 
   @property
   def side(self) -> int:
-    """S, for a model.
+    """The side S that a model reads, in pixels.
 
     Raises:
       UsageError: the result is not square.
@@ -103,7 +103,7 @@ class Preprocessing:
     height, width = self.shape
     if height != width:
       raise UsageError(
-        f'image_size={self.image_size}: a model reads square pictures, so '
+        f'image_size={self.image_size}: a model reads square images, so '
         'give it one number'
       )
     return height
@@ -130,7 +130,7 @@ class Preprocessing:
 
   @classmethod
   def from_dict(cls, data: Any) -> 'Preprocessing':
-    """The inverse of `to_dict`.
+    """Makes a preprocessing of what `to_dict` gives.
 
     Raises:
       UsageError: a key is unknown or missing, or a value is impossible.
@@ -171,7 +171,7 @@ def pair_of(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _check_values(values: Mapping[str, Any]) -> None:
-  """A UsageError for a field that is of another type or out of its range."""
+  """Refuses a field that is of another type or out of its range."""
   for field, value in values.items():
     if field == 'image_size' or (field == 'resize_to' and value is not None):
       _check_sides(field, value)
@@ -188,7 +188,7 @@ def _check_values(values: Mapping[str, Any]) -> None:
 
 
 def _check_sides(field: str, size: Any) -> None:
-  """A UsageError unless it is a side, or a height and a width, in pixels."""
+  """Refuses all but a side, or a height and a width, in pixels."""
   pair = isinstance(size, tuple) and len(size) == 2
   sides: tuple[Any, ...] = size if pair else (size,)
   if not all(type(x) is int and x >= 1 for x in sides):
@@ -198,7 +198,7 @@ def _check_sides(field: str, size: Any) -> None:
 
 
 def _check_channels(field: str, values: Any) -> None:
-  """A UsageError unless it is a number for each of red, green and blue."""
+  """Refuses all but a number for each of red, green and blue."""
   numbers = isinstance(values, tuple) and all(
     isinstance(x, int | float)
     and not isinstance(x, bool)
@@ -212,7 +212,7 @@ def _check_channels(field: str, values: Any) -> None:
 
 
 def check_colour(field: str, colour: Any) -> None:
-  """A UsageError unless Pillow knows the colour ('white', '#ffffff')."""
+  """Refuses a colour that Pillow does not know ('white', '#ffffff')."""
   try:
     ImageColor.getrgb(colour)
   except (ValueError, AttributeError, TypeError):  # no text has other faults

@@ -1,6 +1,4 @@
-"""A source's pictures, decoded by threads before they are asked for, and what
-is said of those that cannot be read.
-"""
+"""Reads a source's images ahead, in threads, and names the unreadable ones."""
 
 import collections
 import hashlib
@@ -20,28 +18,28 @@ from clip_jax.data.images import (
 )
 from clip_jax.data.sources import Record, Source
 
-_AHEAD = 64  # pictures
+_AHEAD = 64  # images
 
 
-class Read(NamedTuple):
-  """One record: with its picture, or with the reason why there is none.
+class DecodedRecord(NamedTuple):
+  """A record with its image, or with the reason why there is none.
 
   Attributes:
-    record: without its bytes; of an unreadable one, the id only.
-    picture: decoded, in its own mode, or prepared; None where it cannot be
+    record: the record without its bytes; of an unreadable one, the id only.
+    image: decoded, in its own mode, or preprocessed; None where it cannot be
       read, or is known.
     reason: why it cannot be read, or ''.
-    digest: of its bytes; see `digest_of`.
+    digest: the digest of its bytes; see `digest_of`.
   """
 
   record: Record
-  picture: Image.Image | None
+  image: Image.Image | None
   reason: str
   digest: bytes = b''
 
 
 def digest_of(content: bytes) -> bytes:
-  """Sixteen bytes that tell a picture's file, or a text, from all others."""
+  """Returns 16 bytes that tell an image's file, or a text, from all others."""
   return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -50,21 +48,23 @@ def read_ahead(
   indices: Iterable[int],
   is_known: Callable[[bytes], bool] = lambda digest: False,
   preprocessing: Preprocessing | None = None,
-) -> Iterator[Read]:
+) -> Iterator[DecodedRecord]:
   """Reads and decodes records, in the order of the indices.
 
   Close the iterator to end its threads early.
 
   Args:
-    is_known: asked by threads; a picture of such a digest is not decoded.
-    preprocessing: also prepares each image, as large as the model reads it (a
-      second time changes nothing): what waits then takes little memory,
-      however large photographs are, and what cannot be prepared is unreadable.
+    source: the records.
+    indices: those to read.
+    is_known: called by threads; an image of such a digest is not decoded.
+    preprocessing: what each image goes through, too. A second time changes
+      nothing; what waits then takes little memory, however large photographs
+      are, and what cannot be preprocessed is unreadable.
   """
   pool = ThreadPoolExecutor(
     min(os.cpu_count() or 1, 16), thread_name_prefix='read'
   )
-  waiting: collections.deque[Future[Read]] = collections.deque()
+  waiting: collections.deque[Future[DecodedRecord]] = collections.deque()
   try:
     for index in indices:
       waiting.append(pool.submit(_read, source, index, is_known, preprocessing))
@@ -81,36 +81,36 @@ def _read(
   index: int,
   is_known: Callable[[bytes], bool],
   preprocessing: Preprocessing | None,
-) -> Read:
+) -> DecodedRecord:
   try:
     record = source[index]
     digest = digest_of(record['image'])
-    picture = None
+    image = None
     if not is_known(digest):
-      picture = decode(record['image'])
+      image = decode(record['image'])
       if preprocessing is not None:
-        picture = Image.fromarray(preprocess(picture, preprocessing))
+        image = Image.fromarray(preprocess(image, preprocessing))
   except CorruptImageError as error:
     unread: Record = {'id': source.id(index), 'image': b'', 'caption': []}
-    return Read(unread, None, str(error))
-  kept: Record = {**record, 'image': b''}
-  return Read(kept, picture, '', digest)
+    return DecodedRecord(unread, None, str(error))
+  rest: Record = {**record, 'image': b''}
+  return DecodedRecord(rest, image, '', digest)
 
 
 def too_many_corrupt(spec: str, limit: int, corrupt: Mapping[str, str]) -> str:
-  """The line that ends the work when more than `limit` are unreadable."""
+  """Returns the error for more than `limit` unreadable records."""
   return (
     f'data {spec!r}: over max_corrupt_records={limit} records are '
-    f'corrupt{_some(corrupt)}.'
+    f'corrupt{_first(corrupt)}.'
   )
 
 
 def none_readable(spec: str, corrupt: Mapping[str, str]) -> str:
-  """The line for a source of which nothing can be read."""
-  return f'data {spec!r}: no readable picture{_some(corrupt)}.'
+  """Returns the error for a source of which nothing can be read."""
+  return f'data {spec!r}: no readable image{_first(corrupt)}.'
 
 
-def _some(corrupt: Mapping[str, str]) -> str:
+def _first(corrupt: Mapping[str, str]) -> str:
   if not corrupt:
     return ''
   first = itertools.islice(corrupt.items(), 3)

@@ -1,4 +1,4 @@
-"""The lines of a text file by index, however many there are."""
+"""Reads lines of a text file by index, however many there are."""
 
 import array
 import io
@@ -9,8 +9,8 @@ from typing import BinaryIO, overload
 from clip_jax.errors import FailureError, UsageError, reason_of
 from clip_jax.files import open_regular, typed_path
 
-# What is open already, as a shell's `<(command)` is: somebody writes to it.
-_OPEN = ('/dev/stdin', '/dev/fd/', '/proc/self/fd/')
+# Files that are open already, as a shell's `<(command)` is.
+_OPEN_ALREADY = ('/dev/stdin', '/dev/fd/', '/proc/self/fd/')
 
 
 _MAX_LINE = 16 * 2**20  # bytes
@@ -36,7 +36,7 @@ class TextLines(Sequence[str]):
     self.numbers = array.array('q')
     self._starts = array.array('q')
     try:
-      self._file = _opened(path)
+      self._file = _open_lines(path)
       start = 0
       lines = iter(lambda: self._file.readline(_MAX_LINE + 1), b'')
       for number, line in enumerate(lines, 1):
@@ -45,7 +45,7 @@ class TextLines(Sequence[str]):
             f'{path}, line {number}: over {_MAX_LINE:,} bytes, which is no '
             'text for a model.'
           )
-        if _decoded(line, number, path):
+        if _decode_line(line, number, path):
           self.numbers.append(number)
           self._starts.append(start)
         start += len(line)
@@ -66,15 +66,15 @@ class TextLines(Sequence[str]):
     if isinstance(index, slice):
       return [self[i] for i in range(*index.indices(len(self)))]
     self._file.seek(self._starts[index])
-    return _decoded(self._file.readline(), self.numbers[index], self._path)
+    return _decode_line(self._file.readline(), self.numbers[index], self._path)
 
   def __iter__(self) -> Iterator[str]:
     return (self[i] for i in range(len(self)))
 
 
-def _opened(path: os.PathLike) -> BinaryIO | io.BytesIO:
+def _open_lines(path: os.PathLike) -> BinaryIO | io.BytesIO:
   """Opens a file, or reads the whole of a pipe that is open already."""
-  if os.fspath(path).startswith(_OPEN):
+  if os.fspath(path).startswith(_OPEN_ALREADY):
     with open(path, 'rb') as file:
       return io.BytesIO(file.read())
   try:
@@ -83,7 +83,7 @@ def _opened(path: os.PathLike) -> BinaryIO | io.BytesIO:
     raise UsageError(str(error)) from error
 
 
-def _decoded(line: bytes, number: int, path: str | os.PathLike) -> str:
+def _decode_line(line: bytes, number: int, path: str | os.PathLike) -> str:
   try:
     return line.decode('utf-8-sig' if number == 1 else 'utf-8').strip()
   except UnicodeDecodeError as error:

@@ -76,7 +76,7 @@ def image_items(
       yield Item(
         key,
         (read.record['caption'] or [''])[0],
-        read.picture,
+        read.image,
         record=read.record,
         digest=read.digest,
         reused_row=reused_row(read.digest),

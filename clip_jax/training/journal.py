@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from clip_jax.data.examples import Repeats
 from clip_jax.data.pipeline import Batches
-from clip_jax.data.repeats import Repeats
 from clip_jax.parallel import distributed
 from clip_jax.progress import TrainingProgress
 from clip_jax.training.config import Config

@@ -103,7 +103,7 @@ def test_unreadable_pictures_are_left_out_and_named(
   (folder / 'b.png').unlink()
   result = clip_jax(*call)
   assert result.code == 1
-  assert 'no readable picture' in result.err
+  assert 'no readable image' in result.err
   assert np.load(out)['ids'].tolist() == ['b.png']  # the old file stays whole
 
 

@@ -12,9 +12,9 @@ CONFIG = '--config=configs/vit_b32.py'
 TOPOLOGY = '--topology=v5e:4x4'
 
 
-def measured(config, topology, tick):
+def measured(config, topology, on_second):
   """A compilation that needs a GiB for each 2,048 pairs at a time."""
-  tick(0.0)
+  on_second(0.0)
   pairs = config.objective.micro_batch or config.data.batch_size
   temporary = pairs * GIB // 2048
   peak = temporary + GIB

@@ -10,7 +10,7 @@ import clip_jax
 from clip_jax import tokenizers
 from clip_jax.__main__ import VERBS
 from clip_jax.commands.common_flags import PathParser
-from clip_jax.data import building
+from clip_jax.data import built_in
 from clip_jax.data.inspect import inspect
 from clip_jax.data.sources import open_source
 from clip_jax.data.text_lines import TextLines
@@ -145,7 +145,7 @@ def test_configs_are_read_from_the_home(home, clip_jax):
 def test_environment_variables_are_expanded(home, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', '~/tfds')
   monkeypatch.setenv('CLIP_JAX_DATA', '~/data')
-  assert building.prepared_folder() == str(home / 'tfds')
+  assert built_in.prepared_folder() == str(home / 'tfds')
   assert presence.data_root() == home / 'data'
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from clip_jax.data.emoji import build_emoji
+from clip_jax.data.built_in import build
 
 
 @pytest.fixture(scope='session')
@@ -13,7 +13,7 @@ def emoji_folder(tmp_path_factory):
   data_dir = tmp_path_factory.mktemp('tfds')
   before = os.environ.get('TFDS_DATA_DIR')
   os.environ['TFDS_DATA_DIR'] = str(data_dir)
-  yield build_emoji()
+  yield build('emoji')
   if before is None:
     del os.environ['TFDS_DATA_DIR']
   else:

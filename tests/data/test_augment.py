@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.augment import Augmentation, add_noise, augment
-from clip_jax.data.images import Preprocessing, preprocess
+from clip_jax.data.images import Preprocessing, decode_rgb, preprocess
 from clip_jax.errors import UsageError
 from tests.data.pictures import picture
 
@@ -47,7 +47,7 @@ OPERATIONS = {
 def view(image=IMAGE, seed=0, **strengths):
   """One augmented view; float32, so that differences have signs."""
   pixels = augment(
-    image,
+    decode_rgb(image, PREPROCESSING),
     PREPROCESSING,
     Augmentation(**strengths),
     np.random.default_rng(seed),
@@ -276,7 +276,9 @@ def test_erase_hides_a_rectangle():
 def test_other_modes_become_rgb():
   clear = Image.new('RGBA', (30, 20), (255, 0, 0, 0))
   white = dataclasses.replace(PREPROCESSING, background='white')
-  pixels = augment(clear, white, Augmentation(), np.random.default_rng(0))
+  pixels = augment(
+    decode_rgb(clear, white), white, Augmentation(), np.random.default_rng(0)
+  )
   assert (pixels == 255).all()
   assert view(Image.new('L', (30, 20), 9)).max() == 9
 

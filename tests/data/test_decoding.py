@@ -19,7 +19,7 @@ from clip_jax.data.images import (
   Preprocessing,
   convert,
   decode,
-  laid_upon,
+  lay_upon,
   limit_megapixels,
   preprocess,
   upright,
@@ -175,12 +175,12 @@ def test_a_thin_image_takes_little_memory(size, resize_mode, monkeypatch):
 def test_transparency_in_strips_is_that_of_the_whole(monkeypatch):
   rng = np.random.default_rng(0)
   image = Image.fromarray(rng.integers(0, 256, (50, 30, 4), np.uint8))
-  whole = laid_upon(image, 'white')
+  whole = lay_upon(image, 'white')
   ground = Image.new('RGBA', image.size, 'white')
   ground.alpha_composite(image)
   np.testing.assert_array_equal(whole, ground.convert('RGB'))
   monkeypatch.setattr('clip_jax.data.images._STRIP_PIXELS', 100)
-  np.testing.assert_array_equal(laid_upon(image, 'white'), whole)
+  np.testing.assert_array_equal(lay_upon(image, 'white'), whole)
 
 
 # ------------------------------------------------------------------ what it is
@@ -285,8 +285,11 @@ def everything(data: bytes | Image.Image) -> None:
   ):
     preprocess(data, preprocessing)
   rng = np.random.default_rng(0)
-  augment(data, SHOWN, Augmentation(padding=0.1, rotate=9.0), rng)
-  augment(data, Preprocessing(16), Augmentation(), rng)
+  augment(
+    decode_rgb(data, SHOWN), SHOWN, Augmentation(padding=0.1, rotate=9.0), rng
+  )
+  plain = Preprocessing(16)
+  augment(decode_rgb(data, plain), plain, Augmentation(), rng)
   data_uri(data)
   image = decode(data)
   convert(upright(image, SHOWN), 'L')

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from clip_jax.data.digits import build_digits
+from clip_jax.data.built_in import build
 from clip_jax.data.digits.digits_dataset_builder import NAMES, held_out
 from clip_jax.data.sources import open_source
 
@@ -65,7 +65,7 @@ def test_pictures_and_labels_are_those_of_scikit_learn(splits):
 
 
 def test_building_again_does_nothing(tmp_path, capsys):
-  path = build_digits(tmp_path)
+  path = build('digits', tmp_path)
   assert 'building the data set digits' in capsys.readouterr().err
-  assert build_digits(tmp_path) == path
+  assert build('digits', tmp_path) == path
   assert capsys.readouterr() == ('', '')

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data.emoji import build_emoji, emoji_dataset_builder
+from clip_jax.data.built_in import build
+from clip_jax.data.emoji import emoji_dataset_builder
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError
 
@@ -109,7 +110,7 @@ def test_building_again_does_nothing(emoji_folder, capsys):
     }
 
   before = state()
-  assert build_emoji() == emoji_folder
+  assert build('emoji') == emoji_folder
   assert state() == before
   assert capsys.readouterr() == ('', '')
 
@@ -119,7 +120,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
   with pytest.raises(
     FailureError, match='cannot build the data set emoji'
   ) as e:
-    build_emoji(tmp_path / 'file')
+    build('emoji', tmp_path / 'file')
   assert '\n' not in str(e.value)
 
 

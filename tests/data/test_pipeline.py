@@ -206,7 +206,7 @@ def test_the_cache_reads_a_picture_once(monkeypatch):
   batches(Numbers(20), 10, cache=True)
   assert set(reads.values()) == {1}
   reads.clear()
-  monkeypatch.setattr('clip_jax.data.pipeline.CACHE_BYTES', 5 * 4 * 8 * 8)
+  monkeypatch.setattr('clip_jax.data.examples.CACHE_BYTES', 5 * 4 * 8 * 8)
   batches(Numbers(20), 10, cache=True)
   assert sum(times == 1 for times in reads.values()) == 5
 

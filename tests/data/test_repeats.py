@@ -8,8 +8,8 @@ import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clip_jax.data.examples import Repeats, count_repeats
 from clip_jax.data.pipeline import training_batches
-from clip_jax.data.repeats import Repeats, count_repeats
 from clip_jax.data.sources import open_source
 from tests.data.test_pipeline import PREPROCESSING, Digits, Numbers, batches
 from tests.tiny import write_pairs

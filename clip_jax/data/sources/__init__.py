@@ -1,26 +1,29 @@
-"""A SPEC becomes a source: random-access records, one small class a scheme.
+"""Opens a SPEC as a source: random-access records, one small class a scheme.
 
 A record is a dict with
   'id': str, stable, and unique in its source;
   'image': encoded bytes;
   'caption': list of str, empty where the data have none;
   'label': int, an index into `label_names`, where the data have labels;
-  'labels': a list of such, where a picture may have several;
-  'difficult': a list of such, where such a picture is asked about some only.
+  'labels': a list of such, where an image may have several;
+  'difficult': a list of such, which are neither right nor wrong for an image.
 """
 
+import importlib
 import os
 from collections.abc import Sequence
 
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS, Record, Source
-from clip_jax.data.sources.csv import CsvSource
-from clip_jax.data.sources.folder import FolderSource
-from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
 
 __all__ = ['Record', 'Source', 'open_source', 'same_data', 'spec_of']
 
-SCHEMES = {'tfds': TfdsSource, 'folder': FolderSource, 'csv': CsvSource}
+# The module of each scheme, which is imported when it is used, and its class.
+SCHEMES = {
+  'tfds': 'TfdsSource',
+  'folder': 'FolderSource',
+  'csv': 'CsvSource',
+}
 
 
 def open_source(
@@ -48,7 +51,9 @@ def open_source(
     )
   if not location:
     raise UsageError(f'data {spec!r}: nothing after {scheme}:')
-  source = SCHEMES[scheme](understood, location, tuple(captions))
+  module = importlib.import_module(f'{__name__}.{scheme}')
+  source_class = getattr(module, SCHEMES[scheme])
+  source: Source = source_class(understood, location, tuple(captions))
   if understood != spec:
     source.notices = (f'data {spec!r}: taken for {understood}', *source.notices)
   return source
@@ -56,11 +61,11 @@ def open_source(
 
 def same_data(spec: str, other: str) -> bool:
   """Tells whether two specs name one data set, however they are written."""
-  return _place(spec) == _place(other)
+  return _real_location(spec) == _real_location(other)
 
 
-def _place(spec: str) -> str:
-  """The real path of a folder or a table; other specs stay as they are."""
+def _real_location(spec: str) -> str:
+  """Returns a folder's or table's real path; other specs stay as they are."""
   scheme, colon, location = spec.strip().partition(':')
   if not colon or scheme not in SCHEMES:
     location = spec.strip()

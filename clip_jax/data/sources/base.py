@@ -16,7 +16,7 @@ DEFAULT_CAPTIONS = ('caption',)
 
 
 class Record(TypedDict):
-  """One picture with its texts; see the module's docstring."""
+  """One image with its texts; see the module's docstring."""
 
   id: str
   image: bytes
@@ -51,16 +51,16 @@ class Source(abc.ABC):
     """The record at 0 <= index < len(self).
 
     Raises:
-      CorruptImageError: its picture is missing or cannot be read.
+      CorruptImageError: its image is missing or cannot be read.
     """
 
   @abc.abstractmethod
   def id(self, index: int) -> str:
-    """The record's id, known also where its picture cannot be read."""
+    """The record's id, known also where its image cannot be read."""
 
   @abc.abstractmethod
   def captions(self, index: int) -> list[str]:
-    """The record's captions, without reading its picture where possible."""
+    """The record's captions, without reading its image where possible."""
 
   def texts(self) -> Iterator[str]:
     """Every caption of every record, in order; corrupt records have none."""
@@ -80,7 +80,7 @@ class Source(abc.ABC):
     return None
 
   def outline(self) -> Iterator[str]:
-    """A line a record that changes with it, where no picture has to be read.
+    """A line a record that changes with it, where no image has to be read.
 
     Of a source whose records have to be read for that there are none.
     """
@@ -88,7 +88,7 @@ class Source(abc.ABC):
 
 
 def outline_of(path: str, *known: object) -> str:
-  """A line of what is known of a picture, with its file's size and time."""
+  """A line of what is known of an image, with its file's size and time."""
   try:
     status = os.stat(path)
     file = (status.st_size, status.st_mtime_ns)

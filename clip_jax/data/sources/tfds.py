@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
-from clip_jax.data.building import prepared_folder
-from clip_jax.data.built_in import BUILT_IN
+from clip_jax.data.built_in import BUILT_IN, build, prepared_folder
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources.base import (
   DEFAULT_CAPTIONS,
@@ -19,7 +18,7 @@ from clip_jax.files import check_folder
 
 
 class Answer(TypedDict, total=False):
-  """What is right for a picture; see `Record`."""
+  """What is right for an image; see `Record`."""
 
   label: int
   labels: list[int]
@@ -172,7 +171,7 @@ def _builder(spec: str, name: str):
     os.path.join(data_dir, name.partition('/')[0]), ('.json', '.txt')
   )
   if name in BUILT_IN:
-    return tfds.builder_from_directory(BUILT_IN[name](data_dir))
+    return tfds.builder_from_directory(build(name, data_dir))
   try:
     return read_only_builder.builder_from_files(name, data_dir=data_dir)
   except Exception as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.data.building import prepared_folder
+from clip_jax.data.built_in import prepared_folder
 from clip_jax.data.sources import Source, open_source, spec_of
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
 from clip_jax.data.sources.csv import CsvSource

@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from clip_jax.data.building import prepared_folder
-from clip_jax.data.built_in import BUILT_IN
+from clip_jax.data.built_in import BUILT_IN, prepared_folder
 from clip_jax.data.sources.base import local_path
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.datasets.table import DatasetFacts

@@ -75,7 +75,7 @@ def picture_items(
       yield Item(
         key,
         caption,
-        read.picture,
+        read.image,
         record=read.record,
         digest=read.digest,
         known=rows.find(read.digest),

@@ -208,7 +208,7 @@ def test_corrupt_pictures_are_counted_over_all_parts(tmp_path):
 def test_nothing_readable_is_a_failure_each_time(tmp_path):
   for _ in range(2):
     _, cache = cached(tmp_path)
-    with pytest.raises(FailureError, match='no readable picture'):
+    with pytest.raises(FailureError, match='no readable image'):
       cache.images(source([None] * 4), Options())
 
 

@@ -143,7 +143,7 @@ def test_unreadable_pictures_are_left_out_and_reported():
 
 def test_a_source_without_a_readable_picture_is_a_failure():
   source = ListSource([None], labels=[0], names=NAMES)
-  with pytest.raises(FailureError, match='no readable picture: picture/0'):
+  with pytest.raises(FailureError, match='no readable image: picture/0'):
     zero_shot.evaluate(COMPASS, of_source(source), Options())
 
 

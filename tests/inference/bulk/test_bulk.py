@@ -148,7 +148,7 @@ def test_no_readable_picture_leaves_nothing(job, run, tmp_path):
   job = dataclasses.replace(
     job, source=FakeSource(5, corrupt=range(5)), max_corrupt=5
   )
-  with pytest.raises(FailureError, match=r'no readable picture: 0\.png'):
+  with pytest.raises(FailureError, match=r'no readable image: 0\.png'):
     run(job, tmp_path / 'e.npz')
   assert os.listdir(tmp_path) == []
 

@@ -1,0 +1,212 @@
+"""Makes training examples of records: decoded, drawn from, and batched."""
+
+import collections
+import dataclasses
+import itertools
+import threading
+import zlib
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int32
+from PIL import Image
+
+from clip_jax.data.augment import Augmentation, augment
+from clip_jax.data.images import (
+  CorruptImageError,
+  Preprocessing,
+  decode_rgb,
+)
+from clip_jax.data.sources import Source
+from clip_jax.errors import FailureError
+
+# Decoded images kept in memory stay below this; the others are read again.
+CACHE_BYTES = 2**30
+
+Tokenize = Callable[[Sequence[str]], Int32[np.ndarray, 'N T']]
+
+
+class DecodedRecord(NamedTuple):
+  """A decoded record, and the corrupt ones that were passed over for it."""
+
+  image: Image.Image  # in RGB and upright
+  captions: list[str]
+  key: int  # the same for another record with the same bytes
+  corrupt: tuple[tuple[str, str], ...] = ()
+
+
+class Reader:
+  """Decodes a source's records; a corrupt one gives way to the next."""
+
+  def __init__(
+    self,
+    source: Source,
+    preprocessing: Preprocessing,
+    max_corrupt_records: int,
+    cache: bool,
+  ):
+    self._source = source
+    self._preprocessing = preprocessing
+    self._limit = max_corrupt_records
+    self._cache: dict[int, DecodedRecord] | None = {} if cache else None
+    self._cached_bytes = 0
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> DecodedRecord:
+    if self._cache is not None and index in self._cache:
+      return self._cache[index]
+    read = self._next_readable(index)
+    if self._cache is not None:
+      self._store(index, read)
+    return read
+
+  def _next_readable(self, start: int) -> DecodedRecord:
+    corrupt: dict[str, str] = {}
+    for offset in range(len(self)):
+      index = (start + offset) % len(self)
+      try:
+        read = self._read(index)
+      except CorruptImageError as error:
+        corrupt[self._source.id(index)] = str(error)
+        check_limit(corrupt, self._limit)
+      else:
+        return read._replace(corrupt=tuple(corrupt.items()))
+    key, reason = next(iter(corrupt.items()))
+    raise FailureError(
+      f'data {self._source.spec!r}: no readable record; {key}: {reason}'
+    )
+
+  def _read(self, index: int) -> DecodedRecord:
+    record = self._source[index]
+    if not record['caption']:
+      raise CorruptImageError('no caption')
+    return DecodedRecord(
+      decode_rgb(record['image'], self._preprocessing),
+      record['caption'],
+      _key(record['image']),
+    )
+
+  def _store(self, index: int, read: DecodedRecord) -> None:
+    assert self._cache is not None
+    size = 4 * read.image.width * read.image.height  # Pillow pads RGB.
+    with self._lock:
+      if self._cached_bytes + size <= CACHE_BYTES:
+        self._cached_bytes += size
+        self._cache[index] = read
+
+  def __getstate__(self):
+    # A worker process fills a cache of its own.
+    state = self.__dict__ | {'_cached_bytes': 0, '_lock': None}
+    state['_cache'] = None if self._cache is None else {}
+    return state
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    self._lock = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """Makes a training example of a record, by the position's own generator."""
+
+  preprocessing: Preprocessing
+  augmentation: Augmentation
+
+  def __call__(self, element: DecodedRecord, rng: np.random.Generator):
+    captions = element.captions
+    drawn = rng.integers(len(captions)) if len(captions) > 1 else 0
+    pixels = augment(element.image, self.preprocessing, self.augmentation, rng)
+    return pixels, captions[drawn], element.key, element.corrupt
+
+
+@dataclasses.dataclass(frozen=True)
+class Collate:
+  """Makes a batch of examples; texts become tokens all at once."""
+
+  tokenizer: Tokenize
+
+  def __call__(self, examples: Sequence[tuple]) -> dict[str, Any]:
+    pixels, captions, keys, corrupt = zip(*examples, strict=True)
+    tokens = np.asarray(self.tokenizer(list(captions)), np.int32)
+    return {
+      'image': np.stack(pixels),
+      'tokens': tokens,
+      'repeats': count_repeats(tokens, keys),
+      'corrupt': tuple(itertools.chain(*corrupt)),
+    }
+
+
+def _key(image: Any) -> int:
+  """Returns a key of an image: its length and a checksum do for counting."""
+  content = image if isinstance(image, bytes) else np.asarray(image).tobytes()
+  return len(content) << 32 | zlib.crc32(content)
+
+
+def check_limit(corrupt: dict[str, str], limit: int) -> None:
+  """Gives up where more than `limit` records are corrupt.
+
+  Raises:
+    FailureError: they are; the first are named.
+  """
+  if len(corrupt) > limit:
+    some = '; '.join(
+      f'{k}: {v}' for k, v in itertools.islice(corrupt.items(), 3)
+    )
+    raise FailureError(
+      f'over data.max_corrupt_records={limit} records are corrupt ({some})'
+    )
+
+
+class Repeats(NamedTuple):
+  """Counts of pairs that repeat others of their batch, summed over batches.
+
+  Where two pairs have one caption, or one image, each is a right answer for the
+  other, and the loss pushes them apart as if they were wrong.
+
+  Attributes:
+    pairs: how many there were.
+    captions, images: of these, pairs whose caption (as the model reads it), or
+      whose image (the bytes of its file), another pair of the batch has too.
+    either: pairs of which one or the other is so.
+    floor: nats, the sum of ln(pairs of the batch with this caption): no model
+      brings the softmax loss of these pairs below it.
+  """
+
+  pairs: float = 0.0
+  captions: float = 0.0
+  images: float = 0.0
+  either: float = 0.0
+  floor: float = 0.0
+
+
+def count_repeats(
+  tokens: Int32[np.ndarray, 'b T'], images: Sequence[int]
+) -> Float64[np.ndarray, '5']:
+  """Returns the `Repeats` of one batch, to be added up.
+
+  Args:
+    tokens: of each pair.
+    images: a number for each pair, the same where the image is.
+  """
+  captions = _count_each([row.tobytes() for row in tokens])
+  image_counts = _count_each(images)
+  return np.array(
+    Repeats(
+      pairs=len(captions),
+      captions=float(np.count_nonzero(captions > 1)),
+      images=float(np.count_nonzero(image_counts > 1)),
+      either=float(np.count_nonzero(np.maximum(captions, image_counts) > 1)),
+      floor=float(np.log(captions).sum()),
+    ),
+    np.float64,
+  )
+
+
+def _count_each(values: Sequence[Hashable]) -> np.ndarray:
+  """Returns how often each value is among all."""
+  counts = collections.Counter(values)
+  return np.array([counts[value] for value in values])
