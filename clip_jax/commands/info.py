@@ -1,4 +1,4 @@
-"""A model's parameters, arithmetic and shapes.
+"""Tells a model's parameters, arithmetic and shapes.
 
 usage:
   clip-jax info --model=REF | --preset=NAME | --all [--json]
@@ -58,7 +58,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _of_preset(name: str, image_size: int | None) -> dict[str, Any]:
-  """Facts of a published shape, for another picture size if one is given."""
+  """Returns the facts of a published shape, maybe for another image size."""
   from clip_jax.models import presets
 
   preset = presets.find(name)
@@ -230,7 +230,7 @@ def _print_table(models: list[dict[str, Any]]) -> None:
 
 
 def aligned(rows: list[tuple[str, ...]]) -> str:
-  """Rows as lines; the first column to the left, the others to the right."""
+  """Returns rows as lines; the first column is to the left, others right."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return '\n'.join(
     '  '.join(

@@ -94,7 +94,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _with_shapes(values: flags.FlagValues) -> Any:
-  """The config, with the shapes of the model that it starts from."""
+  """Returns the config with the shapes of the model that it starts from."""
   if not values.config.initialize_from:
     return values.config
   from clip_jax.training.initialization import find_start
@@ -116,7 +116,7 @@ def _topology(name: str | None, path: Path, config: Any) -> 'Topology':
 
 
 def _plan(config: Any, topology: 'Topology') -> 'Plan':
-  """The plan, with progress on stderr."""
+  """Makes the plan, with progress on stderr."""
   from clip_jax.planning.child import measure_in_child
   from clip_jax.planning.plan import make_plan
 
@@ -129,8 +129,10 @@ def _plan(config: Any, topology: 'Topology') -> 'Plan':
 
 
 class _Waiting:
-  """Says on stderr what is waited for and for how long: on a terminal in one
-  line that goes again, elsewhere once a minute."""
+  """Says on stderr what is waited for and for how long.
+
+  On a terminal it is one line that goes again, elsewhere a line a minute.
+  """
 
   def __init__(self, what: str):
     self._what = what
@@ -145,7 +147,7 @@ class _Waiting:
       print('\r\033[K', end='', file=sys.stderr, flush=True)
 
   def tick(self, seconds: float) -> None:
-    """Another second has gone."""
+    """Shows the seconds that have passed."""
     minutes, rest = divmod(round(seconds), 60)
     if self._terminal:
       clock = f'{self._what} {minutes}:{rest:02}'
@@ -204,7 +206,7 @@ def _fit(name: str, config: Any, topology: 'Topology', as_json: bool) -> None:
 
 
 def _plan_all(values: flags.FlagValues) -> None:
-  """One row of Markdown for each recipe, printed when it is known."""
+  """Prints a row of Markdown for each recipe as soon as it is known."""
   from clip_jax.commands.config_file import read_config
   from clip_jax.planning.plan import TABLE_HEAD, table_row
 

@@ -1,1 +1,1 @@
-"""Where pairs come from and how they become batches."""
+"""Pairs of images and texts: where they come from, and how they are batched."""

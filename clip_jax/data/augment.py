@@ -38,7 +38,7 @@ _AT_MOST_ONE = (
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """Strengths; the defaults are the paper's crop and nothing else.
+  """The strengths of augmentation; the defaults are the paper's crop alone.
 
   Attributes:
     crop_scale: (least, most) side of the random square squared, as a fraction

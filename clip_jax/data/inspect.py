@@ -1,4 +1,4 @@
-"""What is in a data set: counts, lengths, sizes, corrupt records, a sheet."""
+"""Looks into a data set: counts, lengths, sizes, corrupt records, a sheet."""
 
 import collections
 import os
@@ -29,13 +29,13 @@ NAMED_CORRUPT = 20
 
 
 @runtime_checkable
-class Measure(Protocol):
-  """What is asked of a tokenizer here."""
+class TextLengths(Protocol):
+  """The part of a tokenizer that is used here."""
 
   context_length: int
 
   def text_lengths(self, texts: list[str]) -> Int32[np.ndarray, ' N']:
-    """Tokens of each text with its specials, before any cutting."""
+    """Returns each text's number of tokens, specials too, not truncated."""
     ...
 
 
@@ -43,7 +43,7 @@ def inspect(
   spec: str,
   captions: Sequence[str] = ('caption',),
   sheet_path: str | os.PathLike | None = None,
-  tokenizer: Measure | None = None,
+  tokenizer: TextLengths | None = None,
 ) -> dict[str, Any]:
   """Reads every record once, and never stops at a corrupt one.
 
@@ -88,7 +88,7 @@ def inspect(
 
 
 def describe(summary: dict[str, Any]) -> str:
-  """A summary as lines for people: a name and what was found."""
+  """Returns a summary as lines for people: a name and its value."""
   lines = []
   for key, value in summary.items():
     if key == 'notices':  # which are no counts, and printed before
@@ -104,7 +104,7 @@ def describe(summary: dict[str, Any]) -> str:
 class _Count:
   """Running counts of records; memory stays small on large data sets."""
 
-  def __init__(self, tokenizer: Measure | None):
+  def __init__(self, tokenizer: TextLengths | None):
     self._tokenizer = tokenizer
     self._cut = 0
     self._per_record: collections.Counter[int] = collections.Counter()
@@ -141,8 +141,8 @@ class _Count:
     return image, captions[0] if captions else record['id']
 
   def summary(self, source: Source) -> dict[str, Any]:
-    """All counts, JSON-able."""
-    found: dict[str, Any] = {
+    """Returns all counts, JSON-able."""
+    summary: dict[str, Any] = {
       'corrupt': self._corrupt_count,
       'corrupt_records': self._corrupt,
       'captions': self._characters.total(),
@@ -151,11 +151,11 @@ class _Count:
       'caption_characters': _spread(self._characters),
     }
     if self._tokenizer:
-      found['caption_tokens'] = _spread(self._tokens)
-      found['captions_truncated'] = self._cut
+      summary['caption_tokens'] = _spread(self._tokens)
+      summary['captions_truncated'] = self._cut
     if self._labels:
-      found['labels'] = len(source.label_names or self._labels)
-      found['records_per_label'] = _spread(
+      summary['labels'] = len(source.label_names or self._labels)
+      summary['records_per_label'] = _spread(
         collections.Counter(self._labels.values())
       )
     widths: collections.Counter[int] = collections.Counter()
@@ -163,18 +163,18 @@ class _Count:
     for (width, height), times in self._sizes.items():
       widths[width] += times
       heights[height] += times
-    found['image_width'] = _spread(widths)
-    found['image_height'] = _spread(heights)
-    found['image_sizes'] = {
+    summary['image_width'] = _spread(widths)
+    summary['image_height'] = _spread(heights)
+    summary['image_sizes'] = {
       f'{width}x{height}': times
       for (width, height), times in self._sizes.most_common(10)
     }
-    found['image_formats'] = dict(self._formats.most_common())
-    return found
+    summary['image_formats'] = dict(self._formats.most_common())
+    return summary
 
 
 def _spread(counter: collections.Counter[int]) -> dict[str, int | float]:
-  """Of a histogram value -> times; empty where nothing was counted."""
+  """Returns least, median, mean and most of a histogram value -> times."""
   total = counter.total()
   if not total:
     return {}
@@ -202,7 +202,7 @@ def _number(value: Any) -> str:
 
 
 def _evenly(length: int, wanted: int) -> list[int]:
-  """At most `wanted` indices, from all over range(length)."""
+  """Returns at most `wanted` indices, from all over range(length)."""
   wanted = min(length, wanted)
   return [i * length // wanted for i in range(wanted)]
 
@@ -213,7 +213,7 @@ def _evenly(length: int, wanted: int) -> list[int]:
 def contact_sheet(
   cells: Sequence[tuple[Image.Image | None, str]],
 ) -> Image.Image:
-  """Pictures in rows with their captions below; None is a crossed-out cell.
+  """Draws images in rows with their captions below; None is a crossed cell.
 
   Captions are cut to CAPTION_LINES lines; images keep their aspect.
   """
@@ -263,7 +263,7 @@ def _thumbnail(image: Image.Image | None) -> Image.Image | None:
 
 
 def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-  """Matplotlib's DejaVu knows more alphabets than Pillow's own font."""
+  """Returns Matplotlib's DejaVu, which has more alphabets than Pillow's own."""
   try:
     import matplotlib
 
@@ -276,7 +276,7 @@ def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 def _wrap(
   caption: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
 ) -> list[str]:
-  """At most CAPTION_LINES lines that fit under a cell."""
+  """Returns at most CAPTION_LINES lines that fit under a cell."""
   # No letter is under a pixel wide, and one more says that there are more.
   longest = CELL * CAPTION_LINES + 1
   caption = ' '.join(caption[: 10 * longest].split())[:longest]

@@ -1,4 +1,4 @@
-"""How an image becomes what a model reads, as plain data (see `images`)."""
+"""Says how an image becomes what a model reads, as plain data (`images`)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-  """How an image becomes what a model reads; part of its description.
+  """The transform that a model was published with; part of its description.
 
   Attributes:
     image_size: S, pixels; the result is S x S. A pair is its height and

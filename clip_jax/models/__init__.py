@@ -1,1 +1,1 @@
-"""The two encoders and the table of published shapes."""
+"""The two towers of CLIP and the table of published shapes."""

@@ -113,10 +113,10 @@ def _cause(code: int, log: Path) -> str:
   errors = [
     line for line in lines if re.match(r'[\w.]+(Error|Exception): ', line)
   ]
-  said = (errors or lines or ['it said nothing'])[-1]
+  reason = (errors or lines or ['it said nothing'])[-1]
   if code < 0:
-    said = f'it was ended by signal {-code}, as happens when memory runs out'
-  return f'compiling for the topology failed: {said}'
+    reason = f'it was ended by signal {-code}, as happens when memory runs out'
+  return f'compiling for the topology failed: {reason}'
 
 
 def _end_with(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""What the devices of a compiled program send each other.
+"""Finds what the devices of a compiled program send each other.
 
 A TPU runs a collective beside other work by spreading it over several fusions,
 each of which names its channel: they are counted once. What it reduces and
@@ -29,7 +29,7 @@ _BETWEEN_SLICES = r'_xla_megascale_transfer_type="(\w+)"'
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One exchange.
+  """One exchange between devices.
 
   Attributes:
     op: one of `OPS`.
@@ -65,14 +65,14 @@ def collectives(
           _starts(inside, exchange),
         )
       )
-  kept = []
+  exchanges = []
   for occurrences in channels.values():
     starts = [o.collective for o in occurrences if o.starts]
     if starts:
-      kept += [dataclasses.replace(start, hidden=True) for start in starts]
+      exchanges += [dataclasses.replace(start, hidden=True) for start in starts]
     else:
-      kept += [o.collective for o in occurrences]
-  return kept
+      exchanges += [o.collective for o in occurrences]
+  return exchanges
 
 
 class _Occurrence(NamedTuple):

@@ -1,4 +1,4 @@
-"""FLOPs and main-memory traffic of a compiled program, loops included.
+"""Counts FLOPs and main-memory traffic of a compiled program, with loops.
 
 XLA's own cost analysis counts the body of a loop once. FLOPs here are those of
 matrix products and convolutions, a multiply-add as 2 (`models/counting.py`).
@@ -40,7 +40,7 @@ _RENAMING = ('bitcast', 'convert', 'copy', 'reshape', 'transpose')
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """What one scheduled instruction costs each time, on one device."""
+  """The cost of one execution of an instruction, on one device."""
 
   flops: int
   hbm_bytes: int

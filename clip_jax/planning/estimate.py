@@ -1,4 +1,4 @@
-"""How long a step would take: a roofline, one instruction after another.
+"""Estimates the time of a step: a roofline, one instruction after another.
 
 Each instruction takes as long as its products need on the matrix units or its
 bytes from main memory, whichever is longer. Collectives that other work hides

@@ -22,7 +22,7 @@ _OPTIMISM = 1.15
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What the search varies."""
+  """The fields of a config that the search varies."""
 
   remat: str
   micro_batch: int

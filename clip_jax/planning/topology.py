@@ -1,4 +1,4 @@
-"""TPU slices by name, and what one chip of them can do.
+"""Knows TPU slices by name, and what one chip of them can do.
 
 'v5e:16x16' is 256 chips of v5e in a square. The rates are from the vendor's
 documentation: cloud.google.com/tpu/docs/v4, /v5e, /v5p-training and /v6e, as
@@ -24,7 +24,7 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One kind of chip.
+  """A kind of chip.
 
   Attributes:
     device_kind: as JAX names it; the key of `PEAK_FLOPS`.
@@ -50,7 +50,7 @@ class Chip:
 
   @property
   def peak_flops(self) -> float:
-    """Dense bfloat16 FLOP/s."""
+    """The peak rate of dense bfloat16 products, FLOP/s."""
     return PEAK_FLOPS[self.device_kind]
 
 
@@ -106,7 +106,7 @@ _EXAMPLES = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Slices of one shape.
+  """One slice, or several of the same shape.
 
   Attributes:
     name: as libtpu spells it, of one slice.

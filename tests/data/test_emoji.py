@@ -152,7 +152,7 @@ def test_two_processes_may_build_at_once(tmp_path):
 
 
 def test_every_emoji_once():
-  pictures = emoji_dataset_builder.pictures()
+  pictures = emoji_dataset_builder.images()
   assert len(pictures) == 3_944
   keys = collections.Counter(map(emoji_dataset_builder.code_points, pictures))
   assert set(keys.values()) == {1}

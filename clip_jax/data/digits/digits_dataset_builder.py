@@ -60,14 +60,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         index,
         {
           'id': str(index),
-          'image': io.BytesIO(enlarged(digits.images[index])),
+          'image': io.BytesIO(enlarge(digits.images[index])),
           'label': NAMES[digits.target[index]],
         },
       )
 
 
 def held_out(labels: Int[np.ndarray, ' N']) -> np.ndarray:
-  """Which images are `test`: of each class the fifth with the lowest hash.
+  """Returns which images are `test`: a fifth of each class, by their hash.
 
   Returns:
     bool [N]; the same for ever, since an index is hashed by itself.
@@ -86,8 +86,8 @@ def held_out(labels: Int[np.ndarray, ' N']) -> np.ndarray:
   return tests
 
 
-def enlarged(ink: Float[np.ndarray, '8 8']) -> bytes:
-  """An 8 x 8 image of ink, 0 to 16, as an RGB PNG of 32 x 32."""
+def enlarge(ink: Float[np.ndarray, '8 8']) -> bytes:
+  """Returns an 8 x 8 image of ink, 0 to 16, as an RGB PNG of 32 x 32."""
   grey = np.round(ink * (255 / INK)).astype(np.uint8)
   image = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.NEAREST)
   encoded = io.BytesIO()

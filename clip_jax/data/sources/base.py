@@ -1,4 +1,4 @@
-"""What every source is, and the parts that several of them use."""
+"""The type of all sources, and the parts that several of them use."""
 
 import abc
 import codecs
@@ -16,7 +16,7 @@ DEFAULT_CAPTIONS = ('caption',)
 
 
 class Record(TypedDict):
-  """One image with its texts; see the module's docstring."""
+  """An image with its texts and labels; see `clip_jax.data.sources`."""
 
   id: str
   image: bytes
@@ -27,7 +27,7 @@ class Record(TypedDict):
 
 
 class Source(abc.ABC):
-  """Records by index. Pickles, so that worker processes can have it.
+  """Records by index; it pickles, so that worker processes can have it.
 
   Attributes:
     spec: what was opened.
@@ -48,7 +48,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def __getitem__(self, index: int) -> Record:
-    """The record at 0 <= index < len(self).
+    """Returns the record at 0 <= index < len(self).
 
     Raises:
       CorruptImageError: its image is missing or cannot be read.
@@ -56,14 +56,14 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def id(self, index: int) -> str:
-    """The record's id, known also where its image cannot be read."""
+    """Returns the record's id, known also where its image is unreadable."""
 
   @abc.abstractmethod
   def captions(self, index: int) -> list[str]:
-    """The record's captions, without reading its image where possible."""
+    """Returns the record's captions, without its image where possible."""
 
   def texts(self) -> Iterator[str]:
-    """Every caption of every record, in order; corrupt records have none."""
+    """Yields the captions of all records in order; corrupt ones have none."""
     for index in range(len(self)):
       yield from self.captions(index)
 
@@ -73,22 +73,22 @@ class Source(abc.ABC):
     return f' ({self.remedy})' if self.remedy else ''
 
   def captioned(self) -> Sequence[int] | None:
-    """Indices of the records with a caption, known without their images.
+    """Returns the indices of records with a caption, if that is known.
 
     None: it is not known, or all of them have one.
     """
     return None
 
   def outline(self) -> Iterator[str]:
-    """A line a record that changes with it, where no image has to be read.
+    """Yields a line for each record, which changes when the record does.
 
-    Of a source whose records have to be read for that there are none.
+    A source whose records would have to be read for that yields none.
     """
     yield from ()
 
 
 def outline_of(path: str, *known: object) -> str:
-  """A line of what is known of an image, with its file's size and time."""
+  """Returns a line of what is known of an image, with its file's status."""
   try:
     status = os.stat(path)
     file = (status.st_size, status.st_mtime_ns)
@@ -102,7 +102,7 @@ def words(class_name: str) -> str:
 
 
 def local_path(spec: str, location: str) -> str:
-  """The path of a location; `#split` is a sub-folder of it."""
+  """Returns the path of a location; `#split` is a sub-folder of it."""
   folder, hash_sign, split = location.rpartition('#')
   if hash_sign and not os.path.exists(os.path.expanduser(location)):
     folder = typed_place(folder)
@@ -115,7 +115,7 @@ def local_path(spec: str, location: str) -> str:
 
 
 def some(names: Iterable[str], count: int) -> str:
-  """Names up to three of `count` things, for a message."""
+  """Returns up to three names of `count` things, for a message."""
   shown = [repr(name) for name in itertools.islice(names, 3)]
   return ', '.join(shown) + (', …' if count > len(shown) else '')
 

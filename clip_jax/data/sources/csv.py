@@ -1,4 +1,4 @@
-"""`csv:PATH`: a table of images with captions and/or labels."""
+"""Reads `csv:PATH`: a table of images with captions and/or labels."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from clip_jax.files import is_url
 
 
 class Columns(NamedTuple):
-  """What a table calls its images and labels.
+  """The columns of a table that hold its images and labels.
 
   Attributes:
     image: the paths.
@@ -68,14 +68,14 @@ class CsvSource(Source):
     self._folder = os.path.dirname(path)
     image, label = columns or Columns()
     table = Table(path, read_text(spec, path), image)
-    there = table.columns
-    require_columns(spec, (image,), there)
-    if columns is None and label[0] not in there:
+    names = table.columns
+    require_columns(spec, (image,), names)
+    if columns is None and label[0] not in names:
       label = ()
-    require_columns(spec, label, there)
+    require_columns(spec, label, names)
     if captions != DEFAULT_CAPTIONS or not label:
-      require_columns(spec, captions, there)
-    texts = [name for name in captions if name in there]
+      require_columns(spec, captions, names)
+    texts = [name for name in captions if name in names]
     table.require_single((image, *label, *texts))
     self._read(table, texts, Columns(image, label))
     if not self._paths:
@@ -115,7 +115,7 @@ class CsvSource(Source):
       self._number(labels, captions)
 
   def _number(self, labels: dict[str, str], captions: list[str]) -> None:
-    """Labels as they are where all are numbers; else places of their names."""
+    """Sets labels: as they are where all are numbers, else by name."""
     if all(re.fullmatch(r'[+-]?[0-9]{1,9}', x) for x in labels.values()):
       self._labels = [int(labels.get(image, -1)) for image in self._paths]
       return

@@ -1,4 +1,4 @@
-"""`folder:PATH`: classes, captions beside the images, or neither."""
+"""Reads `folder:PATH`: classes, captions beside the images, or neither."""
 
 import collections
 import os
@@ -42,7 +42,7 @@ class FolderSource(Source):
   """
 
   def __init__(self, spec: str, location: str, captions: tuple[str, ...]):
-    """Looks through the folder; reads captions, and no image.
+    """Lists the folder and reads captions, and no image.
 
     Args:
       captions: of `CAPTIONS`: 'caption' is what the class says of it,
@@ -61,10 +61,10 @@ class FolderSource(Source):
           'captions at its default, or take filename or path'
         )
     self._root, splits = _root_and_splits(spec, location)
-    found = list_images(self._root, splits)
-    self._paths = found.images
+    listing = list_images(self._root, splits)
+    self._paths = listing.images
     if not self._paths:
-      left_out = ''.join(f' ({x})' for x in found.notices())
+      left_out = ''.join(f' ({x})' for x in listing.notices())
       raise UsageError(f'data {spec!r}: no images in {self._root}{left_out}')
     if not splits:
       _refuse_splits(spec, self._root, self._paths)
@@ -72,12 +72,12 @@ class FolderSource(Source):
     self._columns = captions
     self._texts: list[list[str]] | None = None
     self._labels: list[int] | None = None
-    notices = found.notices()
-    if 'caption' in captions and any(found.captions):
-      self._texts = [self._beside(path) for path in found.captions]
-      notices += self._describe_captions(found)
+    notices = listing.notices()
+    if 'caption' in captions and any(listing.captions):
+      self._texts = [self._beside(path) for path in listing.captions]
+      notices += self._describe_captions(listing)
     else:
-      notices += self._label(found)
+      notices += self._label(listing)
     self.notices = tuple(f'data {spec!r}: {notice}' for notice in notices)
 
   def _beside(self, text_file: str | None) -> list[str]:
@@ -88,13 +88,13 @@ class FolderSource(Source):
     lines = (line.replace('\0', ' ').strip() for line in text.splitlines())
     return [line for line in lines if line]
 
-  def _describe_captions(self, found: Listing) -> list[str]:
+  def _describe_captions(self, listing: Listing) -> list[str]:
     """Says which images have no captions, and which files took the classes."""
     count = len(self._paths)
-    without = [i for i, path in enumerate(found.captions) if path is None]
+    without = [i for i, path in enumerate(listing.captions) if path is None]
     captioned = count - len(without)
     if without and captioned < len(without):
-      names = (path for path in found.captions if path is not None)
+      names = (path for path in listing.captions if path is not None)
       self.remedy = (
         f'captions (.txt files) are beside {captioned:,} of '
         f'{plural(count, "image")} only ({some(names, captioned)}): remove '
@@ -114,13 +114,13 @@ class FolderSource(Source):
     empty = [i for i, texts in enumerate(self._texts or ()) if not texts]
     if not empty:
       return []
-    names = (path for i in empty if (path := found.captions[i]))
+    names = (path for i in empty if (path := listing.captions[i]))
     return [
       f'{plural(len(empty), ".txt file")} of captions have no text '
       f'({some(names, len(empty))})'
     ]
 
-  def _label(self, found: Listing) -> list[str]:
+  def _label(self, listing: Listing) -> list[str]:
     """Takes sub-folders for classes, where all images are in some."""
     depth = self._class_depth
     parts = [path.split(os.sep) for path in self._paths]
@@ -148,10 +148,10 @@ class FolderSource(Source):
     index = {name: i for i, name in enumerate(folders)}
     self._labels = [index[name] for name in classes]
     self.label_names = tuple(_readable(words(name)) for name in folders)
-    return self._doubts(found, parts, folders)
+    return self._doubts(listing, parts, folders)
 
   def _doubts(
-    self, found: Listing, parts: list[list[str]], folders: list[str]
+    self, listing: Listing, parts: list[list[str]], folders: list[str]
   ) -> list[str]:
     """Says where the sub-folders may not be the classes that they seem."""
     depth = self._class_depth
@@ -170,7 +170,7 @@ class FolderSource(Source):
         f'{os.sep.join(deep[0])!r}: the first sub-folder is the class '
         f'({deep[0][depth]!r}); captions=path has the words of all'
       )
-    empty = sorted(found.folders - set(folders) - set(found.repeated))
+    empty = sorted(listing.folders - set(folders) - set(listing.repeated))
     if empty and depth == 0:
       notices.append(
         f'{plural(len(empty), "sub-folder")} without images '
@@ -196,7 +196,7 @@ class FolderSource(Source):
           text = os.path.splitext(name)[0]
         else:
           text = os.sep.join(folder.split(os.sep)[self._class_depth :])
-        texts += filter(None, [_spoken(text)])
+        texts += filter(None, [_words_of(text)])
     return texts
 
   def _own_captions(self, index: int) -> list[str]:
@@ -228,7 +228,7 @@ class FolderSource(Source):
 
 
 def _root_and_splits(spec: str, location: str) -> tuple[str, tuple[str, ...]]:
-  """The folder, and the sub-folders of it that were named as '#one+two'."""
+  """Returns the folder, and its sub-folders that '#one+two' named."""
   root = local_path(spec, location)
   if os.path.isdir(root):
     return root, ()
@@ -284,10 +284,10 @@ def _refuse_splits(spec: str, root: str, paths: list[str]) -> None:
 
 
 def _readable(name: str) -> str:
-  """A name whose bytes may be no UTF-8, as text that can be written."""
+  """Returns a name whose bytes may be no UTF-8 as text that can be written."""
   return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 
-def _spoken(name: str) -> str:
-  """The words of a name of a file or a folder."""
+def _words_of(name: str) -> str:
+  """Returns the words of a file's or a folder's name."""
   return ' '.join(re.split(r'[\s_./-]+', _readable(name))).strip()

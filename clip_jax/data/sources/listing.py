@@ -1,4 +1,4 @@
-"""Which files below a folder are images, told by content, and what is not."""
+"""Lists the images below a folder, told by their content."""
 
 import collections
 import dataclasses
@@ -37,7 +37,7 @@ _BLOCK = 256  # files that a thread looks into before it takes others
 
 @dataclasses.dataclass
 class Listing:
-  """What lies below a folder; paths are relative to it.
+  """The files below a folder; paths are relative to it.
 
   Attributes:
     images: that can be read here, sorted.
@@ -58,7 +58,7 @@ class Listing:
   repeated: list[str]
 
   def notices(self) -> list[str]:
-    """Lines about what was left out."""
+    """Returns lines about what was left out."""
     lines = []
     if self.left_out:
       ranked = sorted(self.left_out.items(), key=lambda x: (-x[1], x[0]))
@@ -141,7 +141,7 @@ def list_images(root: str, only: Sequence[str] = ()) -> Listing:
 
 
 def _walk(root: str, only: Sequence[str]) -> Iterator[tuple[str, str]]:
-  """Every file, relative to the root, and what it is if no regular file.
+  """Yields every file, relative to the root, and its kind if not regular.
 
   Links may form a circle, or lead to one folder twice: it is listed once.
   """
@@ -191,7 +191,7 @@ def _sub_folders(root: str) -> set[str]:
 
 
 def _formats(root: str, paths: Sequence[str]) -> list[str]:
-  """The format of each file, '' of what is no image or cannot be opened."""
+  """Returns each file's format, '' for what is no image or is unreadable."""
 
   def find(path: str) -> str:
     try:
@@ -205,8 +205,8 @@ def _formats(root: str, paths: Sequence[str]) -> list[str]:
   blocks = [paths[i : i + _BLOCK] for i in range(0, len(paths), _BLOCK)]
   # Side by side: a disk on a network takes a millisecond for each.
   with ThreadPoolExecutor(16, thread_name_prefix='sniff') as pool:
-    found = pool.map(lambda block: [find(path) for path in block], blocks)
-    return [image_format for block in found for image_format in block]
+    formats = pool.map(lambda block: [find(path) for path in block], blocks)
+    return [image_format for block in formats for image_format in block]
 
 
 def _kind_of(path: str) -> str:

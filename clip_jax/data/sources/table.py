@@ -1,4 +1,4 @@
-"""A table as spreadsheets and programs save it, read row by row.
+"""Reads a table as spreadsheets and programs save it, row by row.
 
 A quote that never closes makes the rest of the file one cell. Python's own
 reader says nothing of that; here the line where it opened is named.
@@ -66,7 +66,7 @@ class Table:
         )
 
   def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line where each row begins, and its cells by column.
+    """Yields the line where each row begins, and its cells by column.
 
     There is no space around cells. Missing ones are ''; empty rows are
     skipped.
@@ -127,7 +127,7 @@ class Table:
         )
 
   def _cell_starts(self, text: str) -> Iterator[int]:
-    """Where the cells of a row begin, behind space."""
+    """Yields where the cells of a row begin, behind space."""
     start = 0
     while 0 <= start < len(text):
       space = _SPACE.match(text, start)
@@ -138,7 +138,7 @@ class Table:
       start = end + 1 if end >= 0 else -1
 
   def _is_row(self, line: str) -> bool:
-    """Whether a line within a cell is a row: it names a file that is there."""
+    """Returns whether a line within a cell is a row: it names a file."""
     cells = next(self._read([line]), [])
     if len(cells) != len(self.columns) or self._image not in self.columns:
       return False
@@ -151,14 +151,14 @@ class Table:
     return csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True)
 
   def _find_delimiter(self, text: str) -> str:
-    """The delimiter with which the header has the column of images."""
+    """Returns the delimiter by which the header has the column of images."""
     first = re.finditer(r'[^\r\n]+', text)
     header = next(first, [''])[0]
-    if said := re.fullmatch(r'sep=(.)', header):  # a line of Excel's own
+    if match := re.fullmatch(r'sep=(.)', header):  # a line of Excel's own
       next(self._lines)
       header = next(first, [''])[0]
-      if said[1] in _DELIMITERS:
-        return said[1]
+      if match[1] in _DELIMITERS:
+        return match[1]
 
     def fitness(delimiter: str) -> tuple[bool, int]:
       cells = next(csv.reader([header], delimiter=delimiter), [])

@@ -1,4 +1,4 @@
-"""`tfds:NAME[/CONFIG][#SPLIT]`: what TFDS prepared, without TensorFlow."""
+"""Reads `tfds:NAME[/CONFIG][#SPLIT]`: what TFDS prepared, no TensorFlow."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from clip_jax.files import check_folder
 
 
 class Answer(TypedDict, total=False):
-  """What is right for an image; see `Record`."""
+  """The right answer for an image; see `Record`."""
 
   label: int
   labels: list[int]
@@ -161,7 +161,7 @@ class TfdsSource(Source):
 
 
 def _builder(spec: str, name: str):
-  """A prepared data set, read by its own files; some build themselves."""
+  """Returns a prepared data set by its own files; some build themselves."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 
