@@ -19,6 +19,7 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
+from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   from clip_jax.inference.model import Model
@@ -43,7 +44,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if values.all:
     from clip_jax.models import presets
 
-    names = printing.watch(presets.PRESETS, len(presets.PRESETS), 'shapes')
+    names = show_progress(presets.PRESETS, len(presets.PRESETS), 'shapes')
     facts = [_of_preset(name, None) for name in names]
   elif values.model:
     facts = _of_model(values)

@@ -19,6 +19,7 @@ from clip_jax.data.images import (
   Preprocessing,
   convert,
   decode,
+  decode_rgb,
   lay_upon,
   limit_megapixels,
   preprocess,
