@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 SUITES = ('paper',)
 FLAGS = ('datasets', 'tasks', 'published')  # beside --out
 _PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
-# Beside clip-jax, on the page.
-_PACKAGES_SHOWN = (
-  'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn', 'matplotlib',
-)  # fmt: skip
 _FORMAT = 2  # of results: those of another are made again
 _NAMED_FAILURES = 5
 _SHOWN = 5  # metrics in a line
@@ -102,6 +98,8 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   from clip_jax.evaluation.suite.collected import warnings_of
   from clip_jax.inference.references import recognise
   from clip_jax.parallel.distributed import is_first_process
+  from clip_jax.report.page import environment
+  from clip_jax.report.suite import write_page
 
   recognise(reference)  # before anything is made
   root = root or data_root()
@@ -171,9 +169,11 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     published=values.published,
     root=str(root),
     overlap_with=training or None,
+    environment=environment((*_PACKAGES, 'matplotlib')),
   )
   collected = evaluate_suite(suite, plan, setting, say)
   if is_first_process():
+    write_page(out / 'report.html', collected, opened)
     printing.report_warnings(warnings_of(collected))
   if values.json and is_first_process():
     printing.print_json(collected)
