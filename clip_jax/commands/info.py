@@ -43,6 +43,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     )
   if values.all:
     from clip_jax.models import presets
+    from clip_jax.progress import show_progress
 
     names = show_progress(presets.PRESETS, len(presets.PRESETS), 'shapes')
     facts = [_of_preset(name, None) for name in names]
