@@ -19,7 +19,6 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import UsageError
-from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   from clip_jax.inference.model import Model
