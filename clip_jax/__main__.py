@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from absl import flags
 
 import clip_jax
-from clip_jax import accelerators
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import FailureError, UsageError, one_line
+from clip_jax.parallel.devices import has_accelerator
 
 VERBS = {
   'train': 'train a model; run again with the same workdir, resume',
@@ -111,7 +111,7 @@ def _leave_libtpu_alone() -> None:
   when JAX looks for one; what JAX_PLATFORMS says is obeyed."""
   if 'JAX_PLATFORMS' in os.environ or not importlib.util.find_spec('libtpu'):
     return
-  if not accelerators.are_here():
+  if not has_accelerator():
     os.environ['JAX_PLATFORMS'] = 'cpu'
 
 

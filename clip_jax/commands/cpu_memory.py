@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from clip_jax import accelerators
+from clip_jax.parallel.devices import has_accelerator
 
 # Of glibc's malloc.h; mallopt(3) says what they do.
 _M_TRIM_THRESHOLD = -1
@@ -50,7 +50,7 @@ def _computes_on_cpu() -> bool:
   platforms = _platforms()
   if platforms:
     return platforms.split(',')[0] == 'cpu'
-  return not accelerators.are_here()
+  return not has_accelerator()
 
 
 def _platforms() -> str | None:

@@ -1,10 +1,23 @@
-"""Chooses how many devices the CPU provides, before JAX starts."""
+"""Tells what devices this machine has, and how many the CPU provides.
 
+Both are for before JAX starts, which is imported only to be told.
+"""
+
+import glob
 import os
 
-import jax
-
 from clip_jax.errors import UsageError
+
+# The kernel's names of TPUs, then of GPUs.
+DEVICE_FILES = (
+  *('/dev/accel*', '/dev/vfio/[0-9]*'),
+  *('/dev/nvidia[0-9]*', '/dev/kfd'),
+)
+
+
+def has_accelerator() -> bool:
+  """Returns whether this machine has a device file of a TPU or a GPU."""
+  return any(glob.glob(pattern) for pattern in DEVICE_FILES)
 
 
 def use_cpu_devices(count: int) -> None:
@@ -20,6 +33,8 @@ def use_cpu_devices(count: int) -> None:
   if count < 1:
     raise UsageError(f'mesh.cpu_devices={count} must be at least 1.')
   if not _in_environment():
+    import jax
+
     jax.config.update('jax_num_cpu_devices', count)
 
 

@@ -7,8 +7,8 @@ import sys
 import jax
 import pytest
 
-from clip_jax import accelerators
 from clip_jax.commands import cpu_memory
+from clip_jax.parallel import devices
 
 # Prints the page faults of a block of 64 MB, taken by a thread for the second
 # time.
@@ -96,7 +96,7 @@ def test_hosts_of_accelerators_are_left_alone(settings, monkeypatch, tmp_path):
   assert not cpu_memory.keep()
   # Where JAX has not been told, the devices of the machine decide.
   monkeypatch.setattr(cpu_memory, '_platforms', lambda: None)
-  monkeypatch.setattr(accelerators, 'DEVICE_FILES', (f'{tmp_path}/accel*',))
+  monkeypatch.setattr(devices, 'DEVICE_FILES', (f'{tmp_path}/accel*',))
   (tmp_path / 'accel0').touch()
   assert not cpu_memory.keep()
   assert not settings
