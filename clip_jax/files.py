@@ -347,7 +347,10 @@ def to_bytes(content: dict[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def replacing(
-  path: str | os.PathLike, *, make_folder: bool = False
+  path: str | os.PathLike,
+  *,
+  make_folder: bool = False,
+  temporary_in: Path | None = None,
 ) -> Iterator[Path]:
   """Gives a temporary path; once the block ends well, moves it to `path`.
 
@@ -355,6 +358,8 @@ def replacing(
 
   Args:
     make_folder: whether the folder of `path` is made, where there is none.
+    temporary_in: a folder on the same disk for the temporary file, which a kill
+      leaves there; None is that of `path`.
   Raises:
     UsageError: `path` is a folder, or in none.
     FailureError: it cannot be written, as where the disk is full.
@@ -366,7 +371,8 @@ def replacing(
   if not make_folder and not path.parent.is_dir():
     raise UsageError(f'{path}: there is no folder {path.parent}.')
   # Processes on several hosts may have one process id.
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
+  name = f'.{path.name}.{uuid.uuid4().hex}.part'
+  temporary = (temporary_in or path.parent) / name
   try:
     if make_folder:
       path.parent.mkdir(parents=True, exist_ok=True)

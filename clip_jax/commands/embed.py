@@ -42,7 +42,7 @@ from clip_jax.files import typed_path
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
-  from clip_jax.inference.bulk.job import Job, Summary
+  from clip_jax.inference.embed import EmbedJob, Summary
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -73,7 +73,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError('nothing to embed: give --images=SPEC, --texts=FILE.')
   if values.part_rows < 1:
     raise UsageError(f'--part_rows={values.part_rows} must be at least 1.')
-  share = _share_of(values.shard) if values.shard else None
+  worker = _worker_of(values.shard) if values.shard else None
   texts = None
   if values.texts:
     texts = printing.lines_of('texts', os.fspath(typed_path(values.texts)))
@@ -90,17 +90,17 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   import jax
 
   from clip_jax.data.sources import open_source
-  from clip_jax.inference import bulk
+  from clip_jax.inference.embed import EmbedJob, embed
 
   source = None
   if values.images:
     source = open_source(values.images, captions=tuple(values.captions))
     printing.report_notices(source.notices)
-  if share is None:
-    share = (0, 1)
+  if worker is None:
+    worker = (0, 1)
     if jax.distributed.is_initialized():
-      share = (jax.process_index(), jax.process_count())
-  job = bulk.Job(
+      worker = (jax.process_index(), jax.process_count())
+  job = EmbedJob(
     model=common_flags.load_model(
       values, dtype=values.dtype, batch_size=values.batch_size
     ),
@@ -111,12 +111,12 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     texts_name=typed_path(values.texts).name if values.texts else '',
     max_corrupt=values.max_corrupt,
     part_rows=-(-values.part_rows // values.batch_size) * values.batch_size,
-    share=share,
+    worker=worker,
   )
-  summary = bulk.embed(
+  summary = embed(
     job,
     out,
-    watch=lambda items, done, total, unit: show_progress(
+    progress=lambda items, done, total, unit: show_progress(
       items, total, unit, done=done
     ),
     say=lambda line: print(line, file=sys.stderr),
@@ -124,7 +124,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   _report(summary, name, job, as_json=values.json)
 
 
-def _share_of(shard: str) -> tuple[int, int]:
+def _worker_of(shard: str) -> tuple[int, int]:
   index, _, count = shard.partition('/')
   if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
     raise UsageError(
@@ -133,7 +133,9 @@ def _share_of(shard: str) -> tuple[int, int]:
   return int(index), int(count)
 
 
-def _report(summary: 'Summary', out: str, job: 'Job', *, as_json: bool) -> None:
+def _report(
+  summary: 'Summary', out: str, job: 'EmbedJob', *, as_json: bool
+) -> None:
   printing.report_corrupt(summary.corrupt)
   if summary.truncated and job.texts is not None:
     print(
@@ -176,10 +178,10 @@ def _report_parts(summary: 'Summary', out: str, *, as_json: bool) -> None:
   """Of a share: the others have parts to make yet."""
   if as_json:
     printing.print_json(
-      {'out': out, 'parts': summary.parts, 'planned': summary.planned}
+      {'out': out, 'parts': summary.shards, 'planned': summary.planned}
     )
     return
   print(
-    f'{summary.parts:,} of {summary.planned:,} parts are there; the other '
+    f'{summary.shards:,} of {summary.planned:,} parts are there; the other '
     f'shards make the rest, and the last joins them to {out}'
   )

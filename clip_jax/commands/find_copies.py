@@ -61,8 +61,8 @@ def in_source(values: flags.FlagValues, spec: str) -> Items:
 
 def _exact_in_source(values: flags.FlagValues, source: 'Source') -> Items:
   from clip_jax.data.reading import none_readable, read_ahead
-  from clip_jax.inference.bulk.records import refuse_corrupt
   from clip_jax.inference.dedup import exact_copies
+  from clip_jax.inference.encode_shards import check_corrupt
 
   rows, digests, corrupt = [], [], {}
   everything = range(len(source))
@@ -71,7 +71,7 @@ def _exact_in_source(values: flags.FlagValues, source: 'Source') -> Items:
   for row, read in zip(everything, watched, strict=True):
     if read.reason:
       corrupt[source.id(row)] = read.reason
-      refuse_corrupt(source, corrupt, values.max_corrupt)
+      check_corrupt(source, corrupt, values.max_corrupt)
     else:
       rows.append(row)
       digests.append(read.digest)
@@ -93,12 +93,12 @@ def _embedded(
   values: flags.FlagValues, source: 'Source'
 ) -> Iterator[tuple[Path, dict[str, str]]]:
   """A source's embeddings in a file that is there as long as it is needed."""
-  from clip_jax.inference import bulk
+  from clip_jax.inference.embed import EmbedJob, embed
 
   model = common_flags.load_model(
     values, dtype=values.dtype, batch_size=values.batch_size
   )
-  job = bulk.Job(
+  job = EmbedJob(
     model=model,
     dtype=values.dtype,
     source=source,
@@ -110,10 +110,10 @@ def _embedded(
   )
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / 'embeddings.npz'
-    summary = bulk.embed(
+    summary = embed(
       job,
       path,
-      watch=lambda items, done, total, unit: show_progress(
+      progress=lambda items, done, total, unit: show_progress(
         items, total, unit, done=done
       ),
       say=lambda line: None,  # of a folder that will be gone

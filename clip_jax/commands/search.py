@@ -152,7 +152,7 @@ def _source_of(table: 'EmbeddingsTable', images: str | None) -> 'Source | None':
 
 
 def _check_model(model: 'Model', table: 'EmbeddingsTable') -> None:
-  from clip_jax.inference.fingerprint import fingerprint
+  from clip_jax.inference.identity import fingerprint
 
   if model.config.embed_dim != table.dims:
     raise UsageError(

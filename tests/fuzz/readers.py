@@ -564,48 +564,35 @@ def _read_index(folder: Path, random: Random) -> None:
     assert nearest.rows.max() < table.rows
 
 
-def _job() -> Any:
-  from clip_jax.inference.bulk.parts import Notes, Plan
-
-  plan = Plan(5, 3, 2)
-  identity = {'version': 1, 'model': 'x', 'records': 5}
-  notes = [
-    Notes(
-      ids=[f'{p.kind}{i}' for i in range(len(p))],
-      captions=['c'] * len(p),
-      digests='00' * 16 * len(p),
-      corrupt={},
-      truncated=0,
-    )
-    for p in plan
-  ]
-  return plan, identity, notes
-
-
 def _parts(folder: Path) -> None:
-  from clip_jax.inference.bulk.folder import PartsFolder
-  from clip_jax.inference.bulk.parts import write_part
+  from clip_jax.inference.embed_folder import Division, EmbedFolder, RowNotes
 
-  plan, identity, notes = _job()
-  parts = PartsFolder(folder / 'e.npz')
-  with parts.begun(identity, plan):
-    for part, said in zip(plan, notes, strict=True):
-      vectors = np.ones((len(part), 4), np.float32)
-      write_part(parts.path, part, said, vectors)
+  waiting = EmbedFolder(folder / 'e.npz')
+  with waiting.begin(_IDENTITY, Division(5, 3, 2)):
+    for shard in waiting.shards:
+      notes = RowNotes(
+        ids=[f'{shard.kind}{i}' for i in range(len(shard))],
+        captions=['c'] * len(shard),
+        digests='00' * 16 * len(shard),
+        corrupt={},
+        truncated=0,
+      )
+      waiting.write(shard, notes, np.ones((len(shard), 4), np.float32))
 
 
 def _read_parts(folder: Path, random: Random) -> None:
-  from clip_jax.inference.bulk.folder import PartsFolder
-  from clip_jax.inference.bulk.parts import read_dims, read_notes, read_rows
+  from clip_jax.inference.embed_folder import Division, EmbedFolder
 
-  plan, identity, _ = _job()
-  parts = PartsFolder(folder / 'e.npz')
-  with parts.begun(identity, plan), parts.share(0, 1):
-    for part in parts.done():
-      read_notes(parts.path, part)
-      read_dims(parts.path, part)
-      rows = read_rows(parts.path, part)
+  waiting = EmbedFolder(folder / 'e.npz')
+  with waiting.begin(_IDENTITY, Division(5, 3, 2)), waiting.lock_worker(0, 1):
+    for shard in waiting.done():
+      waiting.read_notes(shard)
+      waiting.read_dims(shard)
+      rows = waiting.read_rows(shard)
       assert len(rows.ids) == len(rows.vectors) == len(rows.captions)
+
+
+_IDENTITY = {'version': 1, 'model': 'x', 'records': 5}
 
 
 # Run directories and evaluations.

@@ -6,7 +6,7 @@ from PIL import Image
 
 from clip_jax.report.images import SIDE, data_uri, data_uris, find_records
 from tests.evaluation.fakes import ListSource
-from tests.inference.bulk.fakes import FakeSource
+from tests.inference.fakes import FakeSource
 
 
 class Counting(FakeSource):

@@ -1,15 +1,14 @@
 """Embeds so many records and prints the most memory that it took, in bytes.
 
-python -m tests.inference.bulk.peak_memory RECORDS OUT
+python -m tests.inference.peak_memory RECORDS OUT
 """
 
 import resource
 import sys
 from pathlib import Path
 
-from clip_jax.inference.bulk import embed
-from clip_jax.inference.bulk.job import Job
-from tests.inference.bulk.fakes import FakeModel, FakeSource
+from clip_jax.inference.embed import EmbedJob, embed
+from tests.inference.fakes import FakeModel, FakeSource
 
 
 class Forgetful(FakeSource):
@@ -26,7 +25,7 @@ class _Nothing(list):
 
 
 def main(records: int, out: Path) -> None:
-  job = Job(
+  job = EmbedJob(
     model=FakeModel(dims=1024),
     dtype='float32',
     source=Forgetful(records),
@@ -37,7 +36,7 @@ def main(records: int, out: Path) -> None:
     part_rows=256,
   )
   summary = embed(
-    job, out, watch=lambda items, *_: iter(items), say=lambda line: None
+    job, out, progress=lambda items, *_: iter(items), say=lambda line: None
   )
   assert (summary.images, summary.joined) == (records, True)
   print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -12,13 +12,12 @@ import pytest
 from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import embeddings
-from clip_jax.inference.bulk import embed
-from clip_jax.inference.bulk.folder import PartsFolder
-from clip_jax.inference.bulk.job import Job
-from clip_jax.inference.bulk.known import Update
+from clip_jax.inference.embed import EmbedJob, embed
+from clip_jax.inference.embed_folder import EmbedFolder
 from clip_jax.inference.embeddings_reader import open_embeddings
 from clip_jax.inference.model import Model
-from tests.inference.bulk.fakes import FakeSource
+from clip_jax.inference.reused_rows import Update
+from tests.inference.fakes import FakeSource
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
 
@@ -47,7 +46,7 @@ def job(model, tmp_path_factory):
   """Ten pictures, one of them corrupt, and five texts: five parts."""
   texts = tmp_path_factory.mktemp('texts') / 'texts.txt'
   texts.write_text('red\n\nbig green square\n' + 'blue circle ' * 20 + '\na\nb')
-  return Job(
+  return EmbedJob(
     model=model,
     dtype='float32',
     source=Stopping(10, corrupt=(5,)),
@@ -64,10 +63,10 @@ def run():
   """Embeds; the lines that were said are in `run.said`."""
 
   def run(job, out):
-    return embed(job, out, watch=run.watch, say=run.said.append)
+    return embed(job, out, progress=run.progress, say=run.said.append)
 
   run.said = []
-  run.watch = lambda items, *_: iter(items)
+  run.progress = lambda items, *_: iter(items)
   return run
 
 
@@ -80,7 +79,7 @@ def whole(job, run, tmp_path_factory):
 
 
 def share(job, index, count):
-  return dataclasses.replace(job, share=(index, count))
+  return dataclasses.replace(job, worker=(index, count))
 
 
 def interrupt(job, out, run, at=9):
@@ -117,7 +116,7 @@ def test_the_same_call_goes_on(job, run, whole, tmp_path):
   run.said.clear()
   job.source.asked.clear()
   seen = []
-  run.watch = lambda items, done, total, unit: (
+  run.progress = lambda items, done, total, unit: (
     seen.append((done, total, unit)) or iter(items)
   )
   assert run(job, out).joined
@@ -204,7 +203,7 @@ def test_shares_make_the_same_file_in_any_order(job, run, whole, tmp_path):
   for index in (2, 0):
     summary = run(share(job, index, 3), out)
     assert not summary.joined
-  assert (summary.parts, summary.planned) == (3, 5)
+  assert (summary.shards, summary.planned) == (3, 5)
   job.source.asked.clear()
   assert run(share(job, 1, 3), out).joined
   assert sorted(job.source.asked) == [4, 5, 6, 7]
@@ -405,10 +404,10 @@ def test_a_share_of_pictures_that_have_changed_is_made(job, run, tmp_path):
 
 def test_two_processes_do_not_work_on_one_share(job, run, tmp_path):
   out = tmp_path / 'e.npz'
-  folder = PartsFolder(out)
+  folder = EmbedFolder(out)
   run(share(job, 0, 2), out)
   with (
-    folder.share(1, 2),
+    folder.lock_worker(1, 2),
     pytest.raises(UsageError, match='another process works on share 1/2'),
   ):
     run(share(job, 1, 2), out)
@@ -440,7 +439,7 @@ def test_a_damaged_part_is_named(job, run, whole, tmp_path):
 @pytest.mark.parametrize('suffix', embeddings.SUFFIXES)
 def test_a_kill_at_any_operation_on_files_costs_nothing(tmp_path, suffix):
   done = subprocess.run(
-    [sys.executable, '-m', 'tests.inference.bulk.kill_everywhere',
+    [sys.executable, '-m', 'tests.inference.kill_everywhere',
      str(tmp_path), suffix],
     capture_output=True, text=True, check=False,
   )  # fmt: skip
@@ -454,7 +453,7 @@ def test_memory_does_not_grow_with_the_records(tmp_path, suffix):
   peaks = []
   for records in (4000, 16_000):  # 16 and 64 MB of vectors
     done = subprocess.run(
-      [sys.executable, '-m', 'tests.inference.bulk.peak_memory',
+      [sys.executable, '-m', 'tests.inference.peak_memory',
        str(records), str(tmp_path / f'{records}{suffix}')],
       capture_output=True, text=True, check=True,
     )  # fmt: skip

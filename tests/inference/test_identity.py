@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from clip_jax.inference.fingerprint import fingerprint
+from clip_jax.inference.identity import fingerprint
 
 
 def _params():

@@ -6,7 +6,7 @@ result has to be the bytes of a job that nothing interrupted, and nothing else
 may be left. Then all of it again where a file is there that has some of the
 records, and is added to. Prints the number of kills.
 
-  python -m tests.inference.bulk.kill_everywhere FOLDER SUFFIX
+  python -m tests.inference.kill_everywhere FOLDER SUFFIX
 """
 
 import os
@@ -16,13 +16,12 @@ import sys
 from pathlib import Path
 
 from clip_jax.data.text_lines import TextLines
-from clip_jax.inference.bulk import embed
-from clip_jax.inference.bulk.job import Job
-from tests.inference.bulk.fakes import FakeModel, FakeSource
+from clip_jax.inference.embed import EmbedJob, embed
+from tests.inference.fakes import FakeModel, FakeSource
 
 
 def run_job(out: Path, texts: Path, records: int = 7) -> None:
-  job = Job(
+  job = EmbedJob(
     model=FakeModel(),
     dtype='float32',
     source=FakeSource(records, corrupt=(3,)),
@@ -33,7 +32,7 @@ def run_job(out: Path, texts: Path, records: int = 7) -> None:
     part_rows=3,
   )
   summary = embed(
-    job, out, watch=lambda items, *_: iter(items), say=lambda line: None
+    job, out, progress=lambda items, *_: iter(items), say=lambda line: None
   )
   assert summary.joined
   assert summary.corrupt == {'3.png': 'damaged'}

@@ -1,0 +1,397 @@
+"""Millions of embeddings: in shards, by one process or several, over kills.
+
+A job's records are divided into shards, which go through the encoder one after
+another (`encode_shards`) into a folder beside the output (`embed_folder`). When
+all are there, one process joins them. The same job finds its shards again, and
+another is refused. What a finished file already has is not encoded again
+(`reused_rows`).
+"""
+
+import contextlib
+import dataclasses
+import filecmp
+import json
+import os
+from collections.abc import (
+  Callable,
+  Generator,
+  Iterable,
+  Iterator,
+  Sequence,
+)
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from clip_jax.data.reading import digest_of, none_readable
+from clip_jax.data.sources import Source
+from clip_jax.data.text_lines import TextLines
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import replacing
+from clip_jax.inference.embed_folder import (
+  VERSION,
+  Division,
+  EmbedFolder,
+  RowNotes,
+  differences,
+)
+from clip_jax.inference.embeddings import Extent, Lengths, write_rows
+from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.encode_shards import (
+  EncodedShard,
+  Item,
+  check_corrupt,
+  encode_shards,
+  image_items,
+)
+from clip_jax.inference.identity import (
+  fingerprint,
+  hash_lines,
+  hash_tokenizer,
+)
+from clip_jax.inference.model import Model
+from clip_jax.inference.reused_rows import (
+  EarlierTable,
+  Update,
+  open_earlier_table,
+)
+from clip_jax.inference.shards import Shard, records_of
+
+# Passes items on and shows how far they are: items, done before, total, unit.
+Progress = Callable[[Iterable[Item], int, int, str], Iterator[Item]]
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedJob:
+  """What is to be embedded.
+
+  Attributes:
+    model: encodes it.
+    dtype: of the model's arithmetic.
+    source: images, or None.
+    captions: the columns that the source's captions come from.
+    texts: to come after the images, or None.
+    texts_name: of their file; a text's id is this and its line's number.
+    max_corrupt: images that may be left out, over the whole job.
+    part_rows: records a shard, which is what a kill costs at most; a job that
+      goes on keeps the number that it began with.
+    worker: index and count: this process makes each count-th shard.
+  """
+
+  model: Model
+  dtype: str
+  source: Source | None
+  captions: Sequence[str]
+  texts: TextLines | None
+  texts_name: str
+  max_corrupt: int
+  part_rows: int
+  worker: tuple[int, int] = (0, 1)
+
+  def identity(self) -> dict[str, Any]:
+    """Returns everything that the rows depend on, as JSON has it."""
+    model, source = self.model, self.source
+    has_images = source is not None
+    identity = {
+      'version': VERSION,
+      'model': fingerprint(model.params),
+      'origin': model.origin,
+      'step': model.step,
+      'preprocessing': model.preprocessing.to_dict() if has_images else None,
+      'tokenizer': (
+        hash_tokenizer(model.tokenizer.describe()) if self.texts_name else None
+      ),
+      'dtype': self.dtype,
+      'images': source.spec if has_images else '',
+      'captions': list(self.captions),
+      'records': len(source) if has_images else 0,
+      'outline': hash_lines(source.outline() if has_images else ()),
+      'texts': self.texts_name,
+      'texts_hash': hash_lines(self.texts or ()),
+    }
+    return json.loads(json.dumps(identity))
+
+  def items(
+    self,
+    kind: str,
+    shards: Sequence[Shard],
+    corrupt: dict[str, str],
+    earlier: EarlierTable,
+  ) -> Generator[Item, None, None]:
+    """Yields the records of some shards of one kind, in order.
+
+    Args:
+      corrupt: id to reason, of those that were left out before.
+      earlier: what need not be encoded.
+    Raises:
+      FailureError: with those that come, too many are corrupt.
+    """
+    rows = earlier.rows(kind)
+    if kind == 'image' and self.source is not None:
+      yield from image_items(
+        self.source,
+        records_of(shards),
+        corrupt,
+        self.max_corrupt,
+        reused_row=rows.find,
+        preprocessing=self.model.preprocessing,
+      )
+    if kind == 'text' and self.texts is not None:
+      for i in records_of(shards):
+        text = self.texts[i]
+        digest = digest_of(text.encode('utf-8', 'surrogatepass'))
+        key = f'{self.texts_name}:{self.texts.numbers[i]}'
+        row = rows.find(digest)
+        yield Item(key, text, text, digest=digest, reused_row=row)
+
+
+@dataclasses.dataclass
+class Summary:
+  """What has been done.
+
+  Attributes:
+    shards, planned: those that are there, and all.
+    images, texts: rows.
+    corrupt: id to reason, of the images left out.
+    truncated: texts that were cut.
+    dims: E; 0 where there is no shard.
+    ids, captions: how long they are.
+    joined: whether the output is there.
+    update: what became of the rows of an earlier output, where one served.
+  """
+
+  shards: int = 0
+  planned: int = 0
+  images: int = 0
+  texts: int = 0
+  corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
+  truncated: int = 0
+  dims: int = 0
+  ids: Lengths = dataclasses.field(default_factory=Lengths)
+  captions: Lengths = dataclasses.field(default_factory=Lengths)
+  joined: bool = False
+  update: Update | None = None
+
+  def add(self, shard: Shard, notes: RowNotes) -> None:
+    """Counts one shard in."""
+    self.shards += 1
+    if shard.kind == 'image':
+      self.images += len(notes.ids)
+    else:
+      self.texts += len(notes.ids)
+    self.corrupt.update(notes.corrupt)
+    self.truncated += notes.truncated
+    self.ids = self.ids.and_of(notes.ids)
+    self.captions = self.captions.and_of(notes.captions)
+
+  def extent(self) -> Extent:
+    """Returns the extent of the table that all these rows make."""
+    rows = self.images + self.texts
+    return Extent(rows, self.dims, self.ids, self.captions)
+
+
+def embed(
+  job: EmbedJob,
+  out: Path,
+  *,
+  progress: Progress,
+  say: Callable[[str], None],
+) -> Summary:
+  """Makes this worker's shards that are missing; joins all.
+
+  Where the output is there already, by the same model, only what it does not
+  have is encoded; the rest is taken from it, and it is replaced at the end.
+
+  Args:
+    job: what, and by which model.
+    out: the file that all shards become. Nothing else is left when it is there.
+    progress: passes on items and shows how far they are.
+    say: takes a line for the person who waits.
+  Returns:
+    Of the whole job where this process or another joined it; else of the
+    shards that are there so far.
+  Raises:
+    UsageError: the shards of another job are in the way.
+    FailureError: too much is corrupt, the disk is full, and the like; the
+      shards stay, and the same call goes on.
+  """
+  folder = EmbedFolder(out)
+  identity = job.identity()
+  images = 0 if job.source is None else len(job.source)
+  division = Division(images, len(job.texts or ()), job.part_rows)
+  index, workers = job.worker
+  with folder.begin(identity, division), folder.lock_worker(index, workers):
+    joined = (workers > 1 or folder.was_joined) and not folder.done()
+    if joined and _is_of(out, identity):
+      say(f'{out} is there, joined from all parts: remove it to embed again')
+      return _summary_of_output(out)
+    with open_earlier_table(out, identity, say) as earlier:
+      try:
+        _make_shards(job, folder, earlier, progress, say)
+      except BaseException:
+        if folder.done():
+          say(f'what is done stays in {folder.path}: the same command goes on')
+        raise
+      with folder.lock_for_joining() as there:
+        if not there:  # joined by another process
+          return _summary_of_output(out)
+        summary = _summary_of_shards(folder)
+        if summary.shards == summary.planned:
+          _join(job, out, folder, earlier, summary)
+        return summary
+
+
+def _make_shards(
+  job: EmbedJob,
+  folder: EmbedFolder,
+  earlier: EarlierTable,
+  progress: Progress,
+  say: Callable[[str], None],
+) -> None:
+  index, workers = job.worker
+  mine = [shard for shard in folder.shards if shard.number % workers == index]
+  missing = [shard for shard in mine if not folder.has(shard)]
+  records = sum(map(len, mine))
+  before = records - sum(map(len, missing))
+  if before:
+    of = f' of share {index}/{workers}' if workers > 1 else ''
+    say(f'going on after {before:,} of {records:,} records{of}')
+  if not missing:  # another process may be joining, and removing the folder
+    return
+  corrupt = _summary_of_shards(folder).corrupt
+  for kind, encode in (
+    ('image', job.model.encode_image),
+    ('text', job.model.encode_text),
+  ):
+    shards = [shard for shard in missing if shard.kind == kind]
+    total = sum(len(shard) for shard in mine if shard.kind == kind)
+    done = total - sum(map(len, shards))
+    items = job.items(kind, shards, corrupt, earlier)
+    shown = progress(items, done, total, f'{kind}s')
+    with (
+      contextlib.closing(items),
+      contextlib.closing(encode_shards(encode, shards, shown)) as results,
+    ):
+      for encoded in results:
+        vectors = _with_reused(encoded, earlier)
+        folder.write(encoded.shard, _notes_of(job, encoded), vectors)
+
+
+def _with_reused(
+  encoded: EncodedShard[np.ndarray], earlier: EarlierTable
+) -> Float[np.ndarray, 'N E']:
+  """The vectors of a shard's rows: those encoded, and those that were there."""
+  rows = np.array(
+    [item.reused_row for item in encoded.items if not item.reason], np.int64
+  )
+  reused = rows >= 0
+  if not reused.any():
+    return encoded.features
+  taken = earlier.vectors(rows[reused].tolist())
+  vectors = np.empty((len(rows), taken.shape[1]), np.float32)
+  vectors[reused] = taken
+  if not reused.all():
+    vectors[~reused] = encoded.features
+  return vectors
+
+
+def _notes_of(job: EmbedJob, encoded: EncodedShard) -> RowNotes:
+  rows = [item for item in encoded.items if not item.reason]
+  truncated = 0
+  if encoded.shard.kind == 'text':
+    tokenizer = job.model.tokenizer
+    lengths = tokenizer.text_lengths([item.caption for item in rows])
+    truncated = int((lengths > tokenizer.context_length).sum())
+  return RowNotes(
+    ids=[item.id for item in rows],
+    captions=[item.caption for item in rows],
+    digests=b''.join(item.digest for item in rows).hex(),
+    corrupt=encoded.corrupt,
+    truncated=truncated,
+  )
+
+
+def _summary_of_shards(folder: EmbedFolder) -> Summary:
+  summary = Summary(planned=len(folder.shards))
+  for shard in folder.done():
+    summary.dims = summary.dims or folder.read_dims(shard)
+    summary.add(shard, folder.read_notes(shard))
+  return summary
+
+
+def _is_of(out: Path, identity: dict[str, Any]) -> bool:
+  """Whether the output is there, and is this job's."""
+  try:
+    with open_embeddings(out) as table:
+      same = identity['outline'] == table.about.get('outline')
+      return same and not differences(identity, table.about)
+  except UsageError:  # there is none, or another kind of file
+    return False
+
+
+def _summary_of_output(out: Path) -> Summary:
+  """The summary of an output that another process has joined."""
+  with open_embeddings(out) as table:
+    counts = table.count_kinds()
+    return Summary(
+      images=counts.get('image', 0),
+      texts=counts.get('text', 0),
+      dims=table.dims,
+      corrupt=table.about.get('corrupt', {}),
+      truncated=table.about.get('truncated', 0),
+      joined=True,
+    )
+
+
+def _join(
+  job: EmbedJob,
+  out: Path,
+  folder: EmbedFolder,
+  earlier: EarlierTable,
+  summary: Summary,
+) -> None:
+  """Streams all shards into the output, and removes them.
+
+  A kill before the output comes into its place leaves the shards; one after it
+  leaves a folder that the same command finds complete.
+  """
+  if job.source is not None:
+    check_corrupt(job.source, summary.corrupt, job.max_corrupt)
+    if not summary.images:
+      folder.remove()  # for nothing in it is worth keeping
+      raise FailureError(none_readable(job.source.spec, summary.corrupt))
+  if earlier.serves:
+    summary.update = _compare(folder, earlier)
+  about = {
+    **folder.identity,
+    'corrupt': summary.corrupt,
+    'truncated': summary.truncated,
+  }
+
+  def blocks():
+    return map(folder.read_rows, folder.shards)
+
+  # In the folder, a temporary file that a kill leaves goes with the shards.
+  with replacing(out, temporary_in=folder.path) as temporary:
+    with open(temporary, 'wb') as file:
+      write_rows(file, out.suffix.lower(), blocks, summary.extent(), about)
+    if out.exists() and filecmp.cmp(temporary, out, shallow=False):
+      # An output that is the same keeps its time: an index of it stays good.
+      times = out.stat()
+      os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
+  folder.remove()
+  summary.joined = True
+
+
+def _compare(folder: EmbedFolder, earlier: EarlierTable) -> Update:
+  """What became of the rows that were there."""
+  update = Update()
+  for kind in ('image', 'text'):
+    notes = (
+      folder.read_notes(shard) for shard in folder.shards if shard.kind == kind
+    )
+    rows = ((x.ids, x.digest_array()) for x in notes)
+    update += earlier.rows(kind).compare(kind, rows)
+  return update

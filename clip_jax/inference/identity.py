@@ -1,0 +1,45 @@
+"""What embeddings depend on, so that those of different models never mix."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+_SAMPLES = 4096  # elements read of each array
+
+
+def fingerprint(params: Any) -> str:
+  """Returns a hash of the parameters: names, shapes, dtypes, samples of each.
+
+  It reads a few megabytes of a model of any size, and is the same wherever the
+  parameters lie, on whatever device and in whatever file layout they came.
+
+  Args:
+    params: a tree of numpy or JAX arrays.
+  Returns:
+    32 hexadecimal digits.
+  """
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = jax.tree_util.keystr(path)
+    digest.update(f'{name} {leaf.dtype} {list(leaf.shape)}\n'.encode())
+    stride = max(1, leaf.size // _SAMPLES)
+    sample = jax.device_get(leaf.reshape(-1)[::stride])
+    digest.update(np.ascontiguousarray(sample).tobytes())
+  return digest.hexdigest()[:32]
+
+
+def hash_lines(lines: Iterable[str]) -> str:
+  """Returns the SHA-256 of some lines, in hexadecimal."""
+  digest = hashlib.sha256()
+  for line in lines:
+    digest.update(line.encode('utf-8', 'surrogatepass') + b'\n')
+  return digest.hexdigest()
+
+
+def hash_tokenizer(description: Any) -> str:
+  """Returns the SHA-256 of a tokenizer's description, in hexadecimal."""
+  return hash_lines([json.dumps(description, sort_keys=True)])
