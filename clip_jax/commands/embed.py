@@ -116,9 +116,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   summary = embed(
     job,
     out,
-    progress=lambda items, done, total, unit: show_progress(
-      items, total, unit, done=done
-    ),
+    progress=show_progress,
     say=lambda line: print(line, file=sys.stderr),
   )
   _report(summary, name, job, as_json=values.json)

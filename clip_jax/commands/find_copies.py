@@ -113,9 +113,7 @@ def _embedded(
     summary = embed(
       job,
       path,
-      progress=lambda items, done, total, unit: show_progress(
-        items, total, unit, done=done
-      ),
+      progress=show_progress,
       say=lambda line: None,  # of a folder that will be gone
     )
     yield path, summary.corrupt

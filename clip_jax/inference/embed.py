@@ -15,8 +15,6 @@ import os
 from collections.abc import (
   Callable,
   Generator,
-  Iterable,
-  Iterator,
   Sequence,
 )
 from pathlib import Path
@@ -58,9 +56,7 @@ from clip_jax.inference.reused_rows import (
   open_earlier_table,
 )
 from clip_jax.inference.shards import Shard, records_of
-
-# Passes items on and shows how far they are: items, done before, total, unit.
-Progress = Callable[[Iterable[Item], int, int, str], Iterator[Item]]
+from clip_jax.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +203,7 @@ def embed(
   Args:
     job: what, and by which model.
     out: the file that all shards become. Nothing else is left when it is there.
-    progress: passes on items and shows how far they are.
+    progress: shows how far the records are.
     say: takes a line for the person who waits.
   Returns:
     Of the whole job where this process or another joined it; else of the
@@ -269,7 +265,7 @@ def _make_shards(
     total = sum(len(shard) for shard in mine if shard.kind == kind)
     done = total - sum(map(len, shards))
     items = job.items(kind, shards, corrupt, earlier)
-    shown = progress(items, done, total, f'{kind}s')
+    shown = iter(progress(items, total, f'{kind}s', done=done))
     with (
       contextlib.closing(items),
       contextlib.closing(encode_shards(encode, shards, shown)) as results,

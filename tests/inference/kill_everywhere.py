@@ -17,6 +17,7 @@ from pathlib import Path
 
 from clip_jax.data.text_lines import TextLines
 from clip_jax.inference.embed import EmbedJob, embed
+from clip_jax.progress import no_progress
 from tests.inference.fakes import FakeModel, FakeSource
 
 
@@ -31,9 +32,7 @@ def run_job(out: Path, texts: Path, records: int = 7) -> None:
     max_corrupt=1,
     part_rows=3,
   )
-  summary = embed(
-    job, out, progress=lambda items, *_: iter(items), say=lambda line: None
-  )
+  summary = embed(job, out, progress=no_progress, say=lambda line: None)
   assert summary.joined
   assert summary.corrupt == {'3.png': 'damaged'}
   assert summary.truncated == 1

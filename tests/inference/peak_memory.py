@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from clip_jax.inference.embed import EmbedJob, embed
+from clip_jax.progress import no_progress
 from tests.inference.fakes import FakeModel, FakeSource
 
 
@@ -35,9 +36,7 @@ def main(records: int, out: Path) -> None:
     max_corrupt=0,
     part_rows=256,
   )
-  summary = embed(
-    job, out, progress=lambda items, *_: iter(items), say=lambda line: None
-  )
+  summary = embed(job, out, progress=no_progress, say=lambda line: None)
   assert (summary.images, summary.joined) == (records, True)
   print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

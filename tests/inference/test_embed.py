@@ -17,6 +17,7 @@ from clip_jax.inference.embed_folder import EmbedFolder
 from clip_jax.inference.embeddings_reader import open_embeddings
 from clip_jax.inference.model import Model
 from clip_jax.inference.reused_rows import Update
+from clip_jax.progress import no_progress
 from tests.inference.fakes import FakeSource
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
@@ -66,7 +67,7 @@ def run():
     return embed(job, out, progress=run.progress, say=run.said.append)
 
   run.said = []
-  run.progress = lambda items, *_: iter(items)
+  run.progress = no_progress
   return run
 
 
@@ -116,8 +117,8 @@ def test_the_same_call_goes_on(job, run, whole, tmp_path):
   run.said.clear()
   job.source.asked.clear()
   seen = []
-  run.progress = lambda items, done, total, unit: (
-    seen.append((done, total, unit)) or iter(items)
+  run.progress = lambda items, total, unit, /, *, done=0, size=len: (
+    seen.append((done, total, unit)) or items
   )
   assert run(job, out).joined
   assert run.said == ['going on after 8 of 15 records']
