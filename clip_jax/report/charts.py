@@ -69,6 +69,7 @@ def new_axes(height: float = 2.9) -> tuple[Figure, Axes]:
   axes.spines[['top', 'right']].set_visible(False)
   axes.spines[['left', 'bottom']].set_color(RULE)
   axes.tick_params(colors=SOFT, labelsize=FONT_SIZE, length=0)
+  axes.tick_params(axis='x', pad=5)
   axes.grid(color=RULE, linewidth=0.6)
   axes.set_axisbelow(True)
   for axis in (axes.xaxis, axes.yaxis):
