@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from clip_jax.interop.foreign import read_foreign
+from clip_jax.interop.published_model import read_published
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
 
@@ -77,7 +77,7 @@ def tolerance(folder: str, name: str) -> float:
 def load_golden(name: str) -> Golden:
   """Reads the golden model of a folder."""
   folder = GOLDENS / name
-  foreign = read_foreign(folder)
+  foreign = read_published(folder)
   inputs = load_file(folder / 'inputs.safetensors')
   images = inputs.get('images', inputs.get('pixel_values'))
   tokens = inputs.get('tokens', inputs.get('input_ids'))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
   from clip_jax.data.sources import Source
   from clip_jax.inference.embeddings_reader import EmbeddingsTable, Entry
   from clip_jax.inference.model import Model
-  from clip_jax.inference.search import Nearest
+  from clip_jax.inference.nearest import Nearest
   from clip_jax.report.search import QueryResult
 
 _MANY_ROWS = 1_000_000  # from here on the index is worth building
@@ -200,9 +200,9 @@ def _searcher(
       file=sys.stderr,
     )
 
-  from clip_jax.inference.search import search
+  from clip_jax.inference.nearest import search_table
 
-  return lambda top: search(table, vectors, kind=kind, top=top)
+  return lambda top: search_table(table, vectors, kind=kind, top=top)
 
 
 def _find_results(

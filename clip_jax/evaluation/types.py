@@ -40,7 +40,7 @@ class Encoder(Protocol):
 class PoolingEncoder(Encoder, Protocol):
   """An encoder that also tells what its image tower had before the space."""
 
-  def pooled_and_encoded(
+  def encode_image_with_pooled(
     self, images: Iterable[Image.Image]
   ) -> tuple[Float[np.ndarray, 'N D'], Float[np.ndarray, 'N E']]:
     """Rows of any length, and those of `encode_image`, of one pass."""

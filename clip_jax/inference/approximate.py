@@ -20,7 +20,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import read_json
 from clip_jax.inference.artifact import file_sha256
 from clip_jax.inference.embeddings_reader import Chunk, EmbeddingsTable
-from clip_jax.inference.search import Nearest, check_finite
+from clip_jax.inference.nearest import Nearest, check_finite
 
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 128
@@ -79,7 +79,7 @@ class ApproximateIndex:
   def search(
     self, queries: Float[np.ndarray, 'Q E'], *, top: int = 10
   ) -> Nearest:
-    """See `search.search`; some of the nearest rows may be missed."""
+    """See `nearest.search_table`; some of the nearest rows may be missed."""
     keep = min(top, self.rows)
     self._index.expansion_search = max(_EXPANSION_SEARCH, 2 * keep)
     found = self._index.search(queries, keep)

@@ -24,7 +24,7 @@ class Transposed:
   shape: tuple[int, ...] = struct.field(pytree_node=False)
 
 
-def pays(variables: Any) -> bool:
+def is_on_cpus(variables: Any) -> bool:
   """Whether the arrays lie whole on CPUs: only these want another form."""
   return all(
     leaf.is_fully_replicated

@@ -24,7 +24,7 @@ class Encoders:
     unrolled: the functions take variables in the form of `cpu_layout.unroll`.
     encode_image: uint8 [B, S, S, 3] to float32 [B, E].
     encode_text: int32 [B, T] to float32 [B, E].
-    pooled_and_encoded: uint8 [B, S, S, 3] to float32 [B, D + E], what
+    encode_image_with_pooled: uint8 [B, S, S, 3] to float32 [B, D + E], what
       `encode_image` gives and before it the pooled features.
     image_tokens: uint8 [B, S, S, 3] and a block's index to [B, L, D].
   """
@@ -33,7 +33,7 @@ class Encoders:
   unrolled: bool
   encode_image: Callable[..., jax.Array]
   encode_text: Callable[..., jax.Array]
-  pooled_and_encoded: Callable[..., jax.Array]
+  encode_image_with_pooled: Callable[..., jax.Array]
   image_tokens: Callable[..., jax.Array]
 
 
@@ -63,7 +63,7 @@ def make_encoders(
   def encode_text(variables, tokens):
     return unit_length(apply(variables, tokens, 'encode_text'))
 
-  def pooled_and_encoded(variables, pixels):
+  def encode_image_with_pooled(variables, pixels):
     images = normalize(pixels, mean, std)
     pooled, projected = apply(variables, images, 'pooled_and_projected')
     return jnp.concatenate([pooled, unit_length(projected)], axis=1)
@@ -80,6 +80,6 @@ def make_encoders(
     unrolled=unroll,
     encode_image=jit(encode_image),
     encode_text=jit(encode_text),
-    pooled_and_encoded=jit(pooled_and_encoded),
+    encode_image_with_pooled=jit(encode_image_with_pooled),
     image_tokens=jit(image_tokens, static_argnames='layer'),
   )

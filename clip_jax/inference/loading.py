@@ -14,8 +14,8 @@ from clip_jax.errors import UsageError, one_line
 from clip_jax.inference.export import load_exported
 from clip_jax.inference.model import BATCH_SIZE, Model
 from clip_jax.inference.references import recognise
-from clip_jax.interop.foreign import read_foreign
-from clip_jax.interop.foreign_config import NO_HINTS, Hints
+from clip_jax.interop.published_config import NO_HINTS, Hints
+from clip_jax.interop.published_model import read_published
 from clip_jax.models.description import Description
 from clip_jax.models.positions import resize_model
 
@@ -175,7 +175,7 @@ def _read(
   if kind == 'exported':
     variables, description = load_exported(path, dtype)
     return Loaded(description, variables, None, origin, 'open_clip')
-  foreign = read_foreign(path, hints=hints, dtype=dtype)
+  foreign = read_published(path, hints=hints, dtype=dtype)
   for guess in foreign.guesses:
     print(f'warning: {one_line(guess)}', file=sys.stderr)
   for note in foreign.notes:

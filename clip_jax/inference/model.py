@@ -99,7 +99,7 @@ class Model(ZeroShotModel):
       self.preprocessing.mean,
       self.preprocessing.std,
       mesh,
-      cpu_layout.pays(self._variables),
+      cpu_layout.is_on_cpus(self._variables),
     )
     self.module: DualEncoder = self._encoders.module
 
@@ -205,7 +205,7 @@ class Model(ZeroShotModel):
       on_error=on_error,
     )
 
-  def pooled_and_encoded(
+  def encode_image_with_pooled(
     self, images: ImageInputs
   ) -> tuple[Float[np.ndarray, 'B D'], Float[np.ndarray, 'B E']]:
     """`encode_image`, and of the same pass what probes are fitted on.
@@ -227,7 +227,7 @@ class Model(ZeroShotModel):
     if not isinstance(image, ResNetConfig):
       width = image.pooled_width
     rows = self._run_images(
-      self._encoders.pooled_and_encoded,
+      self._encoders.encode_image_with_pooled,
       images,
       (width + self.config.embed_dim,),
     )

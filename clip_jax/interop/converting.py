@@ -17,7 +17,7 @@ from clip_jax.interop import (
   openai,
   preprocessor_writers,
 )
-from clip_jax.interop.foreign_config import OPEN_CLIP_CONFIG
+from clip_jax.interop.published_config import OPEN_CLIP_CONFIG
 from clip_jax.interop.safetensors_file import write_safetensors
 from clip_jax.models.description import Description
 from clip_jax.tokenizers import exporting

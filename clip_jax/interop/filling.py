@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clip_jax.interop.opened import Tensors
+from clip_jax.interop.tensor_file import Tensors
 
 PIECE = 8 * 2**20  # bytes
 _ALIGNMENT = 64  # bytes

@@ -11,7 +11,7 @@ import numpy as np
 
 from clip_jax.errors import UsageError
 from clip_jax.files import open_regular, replacing
-from clip_jax.interop.opened import (
+from clip_jax.interop.tensor_file import (
   DTYPES,
   TensorInfo,
   Tensors,

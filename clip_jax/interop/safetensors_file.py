@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import replacing
 from clip_jax.interop.mapped_file import MappedFile
-from clip_jax.interop.opened import (
+from clip_jax.interop.tensor_file import (
   TensorInfo,
   Tensors,
   check_any,

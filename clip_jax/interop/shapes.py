@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.errors import FailureError
-from clip_jax.interop.opened import TensorInfo
+from clip_jax.interop.tensor_file import TensorInfo
 from clip_jax.models.config import (
   CLIPConfig,
   ImageConfig,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from clip_jax.errors import FailureError
-from clip_jax.interop.opened import Tensors, check_any, damaged
 from clip_jax.interop.safetensors_file import MAX_HEADER, parse_json
+from clip_jax.interop.tensor_file import Tensors, check_any, damaged
 
 
 def open_index(path: Path, open_file: Callable[[Path], Tensors]) -> Tensors:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from clip_jax.errors import UsageError
-from clip_jax.interop.opened import Tensors
+from clip_jax.interop.tensor_file import Tensors
 
 # Keys that say of a layout that it is one; those of a text tower count where
 # there is no image tower, and the last are of a tower that is a whole model of

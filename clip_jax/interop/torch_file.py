@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.interop.opened import (
+from clip_jax.interop.state_dicts import OF_TRAINING, PLACES
+from clip_jax.interop.tensor_file import (
   TensorInfo,
   Tensors,
   checked_info,
   damaged,
   settled,
 )
-from clip_jax.interop.state_dicts import OF_TRAINING, PLACES
 from clip_jax.interop.torch_objects import Module, PickleError, TensorView
 from clip_jax.interop.torch_pickle import MAX_BYTES, parse
 from clip_jax.interop.zip_archive import ZipArchive

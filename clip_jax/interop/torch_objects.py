@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from clip_jax.interop.opened import MAX_RANK
+from clip_jax.interop.tensor_file import MAX_RANK
 
 _VALUES = {  # the class of a storage, or a dtype
   'torch.storage.UntypedStorage': np.dtype(np.uint8),  # its size is in bytes

@@ -16,7 +16,7 @@ import numpy as np
 
 from clip_jax.interop.filling import PIECE
 from clip_jax.interop.mapped_file import MappedFile
-from clip_jax.interop.opened import damaged
+from clip_jax.interop.tensor_file import damaged
 
 _LOCAL = struct.Struct('<4s5H3L2H')  # a member's local header
 _ENCRYPTED = 0x1 | 0x40 | 0x2000

@@ -81,7 +81,7 @@ class PoolingRowEncoder(RowEncoder):
     super().__init__(rows, by_text)
     self._pooled = pooled.astype(np.float32)
 
-  def pooled_and_encoded(
+  def encode_image_with_pooled(
     self, images: Iterable[Image.Image]
   ) -> tuple[np.ndarray, np.ndarray]:
     numbers = row_numbers(images)

@@ -532,7 +532,7 @@ def _odd_table(folder: Path) -> None:
 
 def _read_table(folder: Path, random: Random) -> None:
   from clip_jax.inference.embeddings_reader import open_embeddings
-  from clip_jax.inference.search import search
+  from clip_jax.inference.nearest import search_table
 
   for path in sorted(folder.glob('*')):
     try:
@@ -540,7 +540,7 @@ def _read_table(folder: Path, random: Random) -> None:
         table.count_kinds()
         queries = np.ones((2, table.dims), np.float32)
         for kind in (None, 'image'):
-          nearest = search(table, queries, kind=kind, top=3)
+          nearest = search_table(table, queries, kind=kind, top=3)
           table.entries(set(nearest.rows.ravel().tolist()))
         assert isinstance(table.about, dict)
     except OURS:

@@ -10,7 +10,6 @@ from clip_jax.errors import UsageError
 from clip_jax.inference.approximate import ApproximateIndex
 from clip_jax.inference.embeddings import SUFFIXES
 from clip_jax.inference.embeddings_reader import open_embeddings
-from clip_jax.inference.search import search
 from tests.inference.tables import unit_rows, write_table
 
 pytest.importorskip('usearch')
@@ -37,7 +36,10 @@ def test_it_finds_nearly_all_of_the_nearest(tmp_path, opened, suffix):
   )
   queries = unit_rows(1, 100, 64, clusters=50)
   table, index = opened(path)
-  exact, found = search(table, queries, top=10), index.search(queries, top=10)
+  exact, found = (
+    search_table(table, queries, top=10),
+    index.search(queries, top=10),
+  )
   shared = [
     len(set(one) & set(other)) / 10
     for one, other in zip(exact.rows.tolist(), found.rows.tolist(), strict=True)
@@ -86,7 +88,7 @@ def test_a_stale_one_is_built_again(tmp_path, opened, said):
   assert 'the table has changed' in said[-1]
   queries = unit_rows(1, 5)
   np.testing.assert_array_equal(
-    index.search(queries, top=1).rows, search(table, queries, top=1).rows
+    index.search(queries, top=1).rows, search_table(table, queries, top=1).rows
   )
 
 

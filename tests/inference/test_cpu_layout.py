@@ -65,7 +65,7 @@ def test_stacks_are_let_go_of():
 
 
 def test_sharded_variables_stay_as_they_are():
-  assert cpu_layout.pays(variables())
+  assert cpu_layout.is_on_cpus(variables())
   mesh = jax.make_mesh((2,), ('x',), devices=jax.devices()[:2])
   spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('x'))
-  assert not cpu_layout.pays({'a': jax.device_put(jnp.zeros(4), spec)})
+  assert not cpu_layout.is_on_cpus({'a': jax.device_put(jnp.zeros(4), spec)})

@@ -12,7 +12,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import embeddings, embeddings_reader
 from clip_jax.inference.embeddings import SUFFIXES
 from clip_jax.inference.embeddings_reader import Entry, open_embeddings
-from clip_jax.inference.search import search
+from clip_jax.inference.nearest import search_table
 from tests.inference.tables import unit_rows, write_table
 
 KINDS = ['image', 'image', 'text'] * 20
@@ -176,7 +176,7 @@ def test_a_feature_that_is_no_number_is_named(tmp_path, suffix, value):
     open_embeddings(path) as table,
     pytest.raises(FailureError, match=r'row 3 \(3\.png\): a feature'),
   ):
-    search(table, unit_rows(1, 2))
+    search_table(table, unit_rows(1, 2))
 
 
 @pytest.mark.parametrize('column', ['id', 'kind', 'caption', 'embedding'])

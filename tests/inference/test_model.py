@@ -171,13 +171,13 @@ def test_bfloat16_is_close_and_float32_outside(model):
 
 
 def test_pooled_features_are_one_product_away_from_the_joint_space(model):
-  pooled, features = model.pooled_and_encoded(PIXELS)
+  pooled, features = model.encode_image_with_pooled(PIXELS)
   assert pooled.shape == (5, 32) and pooled.dtype == np.float32
   np.testing.assert_allclose(features, model.encode_image(PIXELS), atol=1e-6)
   projected = pooled @ np.asarray(model.params['image_projection']['kernel'])
   lengths = np.linalg.norm(projected, axis=1, keepdims=True)
   np.testing.assert_allclose(projected / lengths, features, atol=1e-5)
-  nothing = model.pooled_and_encoded([])
+  nothing = model.encode_image_with_pooled([])
   assert [x.shape for x in nothing] == [(0, 32), (0, 16)]
 
 
@@ -185,7 +185,7 @@ def test_pooled_features_of_a_resnet_are_projected_by_its_pooling():
   model = clip_jax.load(GOLDENS / 'open_clip_resnet')
   size = model.config.image.image_size
   pixels = RNG.integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-  pooled, features = model.pooled_and_encoded(pixels)
+  pooled, features = model.encode_image_with_pooled(pixels)
   assert pooled.shape == features.shape == (2, model.config.embed_dim)
   lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
   assert (np.abs(lengths - 1) > 1e-2).all()

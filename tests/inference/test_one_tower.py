@@ -66,7 +66,7 @@ def test_an_image_tower_alone_sees_pictures(tmp_path, capsys, name, options):
   np.testing.assert_allclose(
     model.image_tokens(pixels), whole.image_tokens(pixels), atol=1e-6
   )
-  pooled, encoded = model.pooled_and_encoded(pixels)
+  pooled, encoded = model.encode_image_with_pooled(pixels)
   assert pooled.shape == (len(pixels), golden.config.image.width)
   golden.check('image_embeds', encoded)
   for call in (
@@ -99,7 +99,9 @@ def test_without_its_projection_the_pooled_vector_is_the_feature(
     whole_config=whole_config,
   )  # fmt: skip
   pixels, golden = pictures('hf_clip')
-  pooled = clip_jax.load(GOLDENS / 'hf_clip').pooled_and_encoded(pixels)[0]
+  pooled = clip_jax.load(GOLDENS / 'hf_clip').encode_image_with_pooled(pixels)[
+    0
+  ]
   features = clip_jax.load(folder).encode_image(pixels)
   unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
   assert features.shape == (len(pixels), golden.config.image.width)

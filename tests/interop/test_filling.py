@@ -5,7 +5,7 @@ import pytest
 from clip_jax.interop import filling
 from clip_jax.interop.filling import aligned, fill, read_aligned
 from clip_jax.interop.safetensors_file import write_safetensors
-from clip_jax.interop.tensors import open_tensors
+from clip_jax.interop.weight_files import open_tensors
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.int8, ml_dtypes.bfloat16])

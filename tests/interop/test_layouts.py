@@ -10,10 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from clip_jax.errors import FailureError
 from clip_jax.interop import big_vision, hugging_face, layouts
-from clip_jax.interop.foreign import read_foreign, weights_in
 from clip_jax.interop.layouts import Row, Table
 from clip_jax.interop.npz_file import write_npz
-from clip_jax.interop.tensors import open_tensors
+from clip_jax.interop.published_model import read_published, weights_in
+from clip_jax.interop.weight_files import open_tensors
 from tests.golden_models import GOLDENS, HUGGING_FACE, OPEN_CLIP, load_golden
 
 DIRECTORIES = [*OPEN_CLIP, *HUGGING_FACE]
@@ -40,7 +40,7 @@ def assert_bit_identical(theirs, back):
 
 @pytest.mark.parametrize('path', PLACES, ids=lambda path: path.stem)
 def test_there_and_back_is_bit_identical(path):
-  foreign = read_foreign(path)
+  foreign = read_published(path)
   back = layouts.write(
     foreign.variables,
     foreign.table,
@@ -71,7 +71,7 @@ def test_big_vision_there_and_back(tmp_path, stacked):
   else:
     assert theirs[f'{block}_1/{query}'].shape == (36, 3, 12)
   write_npz(tmp_path / 'siglip.npz', theirs)
-  foreign = read_foreign(tmp_path / 'siglip.npz')
+  foreign = read_published(tmp_path / 'siglip.npz')
   back = layouts.write(
     foreign.variables, foreign.table, foreign.description.model
   )
@@ -94,7 +94,7 @@ def test_bfloat16_and_float16_stay_what_they_are():
 
 
 def test_another_dtype_is_given_where_it_is_asked_for():
-  foreign = read_foreign(
+  foreign = read_published(
     GOLDENS / 'archives' / 'openai_state_dict.pt', dtype=np.dtype(np.float32)
   )
   kinds = {leaf.dtype for leaf in jax.tree.leaves(foreign.variables)}
@@ -102,7 +102,7 @@ def test_another_dtype_is_given_where_it_is_asked_for():
 
 
 def test_arrays_are_aligned_for_a_device_to_take_them():
-  for leaf in jax.tree.leaves(read_foreign(GOLDENS / 'hf_clip').variables):
+  for leaf in jax.tree.leaves(read_published(GOLDENS / 'hf_clip').variables):
     assert leaf.ctypes.data % 64 == 0
 
 
@@ -131,7 +131,7 @@ def test_all_keys_that_are_wrong_are_named_in_one_error(copy):
 
   folder = copy('open_clip_vit', edit)
   with pytest.raises(FailureError) as caught:
-    read_foreign(folder)
+    read_published(folder)
   message = str(caught.value)
   assert 'missing: ln_final.bias, visual.proj' in message
   assert 'not expected: visual.extra' in message
@@ -147,7 +147,7 @@ def test_old_buffers_of_positions_are_taken_and_given_back(copy):
     'vision_model.embeddings.position_ids': np.arange(17)[None],
   }
   folder = copy('hf_clip', lambda weights: weights.update(ids))
-  foreign = read_foreign(folder)
+  foreign = read_published(folder)
   back = layouts.write(
     foreign.variables,
     foreign.table,
@@ -161,7 +161,7 @@ def test_a_buffer_that_contradicts_the_config_is_refused(copy):
   key = 'text_model.embeddings.position_ids'
   folder = copy('hf_clip', lambda w: w.update({key: np.arange(1, 21)[None]}))
   with pytest.raises(FailureError, match=rf'{key} \(it follows from the con'):
-    read_foreign(folder)
+    read_published(folder)
 
 
 INF = np.triu(np.full((32, 32), -np.inf, np.float32), 1)
@@ -180,7 +180,7 @@ INF = np.triu(np.full((32, 32), -np.inf, np.float32), 1)
 )
 def test_a_causal_mask_in_an_archive_is_taken(copy, mask):
   folder = copy('open_clip_vit', lambda w: w.update({'attn_mask': mask}))
-  assert 'attn_mask' in read_foreign(folder).constants
+  assert 'attn_mask' in read_published(folder).constants
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_another_mask_is_refused(copy, mask, message):
   mask = np.ascontiguousarray(mask)
   folder = copy('open_clip_vit', lambda w: w.update({'attn_mask': mask}))
   with pytest.raises(FailureError, match=message):
-    read_foreign(folder)
+    read_published(folder)
 
 
 @pytest.mark.parametrize('shape', [(20,), (1, 20), (1, 1, 20)])
@@ -204,7 +204,7 @@ def test_position_ids_of_any_rank_are_taken(copy, shape, dtype):
   ids = np.arange(20, dtype=dtype).reshape(shape)
   key = 'text_model.embeddings.position_ids'
   folder = copy('hf_clip', lambda weights: weights.update({key: ids}))
-  assert read_foreign(folder).constants[key].shape == shape
+  assert read_published(folder).constants[key].shape == shape
 
 
 @pytest.mark.parametrize('shape', [(), (1,), (1, 1)])
@@ -214,7 +214,7 @@ def test_a_temperature_of_any_rank_is_one_number(copy, name, shape):
     for key in weights.keys() & {'logit_scale', 'logit_bias'}:
       weights[key] = weights[key].reshape(shape)
 
-  params = read_foreign(copy(name, reshaped)).variables['params']
+  params = read_published(copy(name, reshaped)).variables['params']
   golden = load_golden(name).variables['params']
   for key in params.keys() & {'logit_scale', 'logit_bias'}:
     np.testing.assert_array_equal(params[key], golden[key], strict=True)

@@ -7,8 +7,8 @@ import pytest
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop.npz_file import write_npz
-from clip_jax.interop.opened import DTYPES
-from clip_jax.interop.tensors import open_tensors
+from clip_jax.interop.tensor_file import DTYPES
+from clip_jax.interop.weight_files import open_tensors
 
 ONES = np.ones((2, 3), np.float32)
 

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.references import recognise
 from clip_jax.interop import open_clip_run
-from clip_jax.interop.foreign import read_foreign
-from clip_jax.interop.foreign_config import Hints
+from clip_jax.interop.published_config import Hints
+from clip_jax.interop.published_model import read_published
 from tests.golden_models import GOLDENS, load_golden
 from tests.interop import torch_archives as ta
 
@@ -73,7 +73,7 @@ def test_the_newest_checkpoint_is_taken_and_said(made, inner):
   run = made()
   kind, path = recognise(run / inner)
   assert kind == ('weights' if inner.endswith('.pt') else 'open_clip_run')
-  foreign = read_foreign(path)
+  foreign = read_published(path)
   golden = load_golden('open_clip_vit')
   assert foreign.description.model == golden.config
   jax.tree.map(
@@ -85,7 +85,7 @@ def test_the_newest_checkpoint_is_taken_and_said(made, inner):
   )
   # Its name is not in the table, so that its heads are a guess.
   assert "names the model 'ViT-Tiny-16-quickgelu'" in foreign.guesses[0]
-  assert read_foreign(path, hints=Hints(heads=(2,))).guesses == ()
+  assert read_published(path, hints=Hints(heads=(2,))).guesses == ()
 
 
 def test_the_latest_is_taken_where_it_is_later(made):
@@ -109,19 +109,19 @@ def test_a_latest_that_is_older_is_not_taken(made):
   ],
 )
 def test_how_it_computes_is_as_open_clip_has_it(made, params, activation):
-  model = read_foreign(made(params)).description.model
+  model = read_published(made(params)).description.model
   assert model.image.activation == model.text.activation == activation
 
 
 def test_its_preprocessing_is_that_of_its_options(made):
-  found = read_foreign(made()).description.preprocessing
+  found = read_published(made()).description.preprocessing
   assert (found.image_size, found.interpolation) == (64, 'bilinear')
   assert found.mean == (0.1, 0.2, 0.3)
 
 
 def test_a_sigmoid_loss_leaves_its_bias(made):
   run = made(more={'logit_bias': np.float32(-9.5).reshape(1)})
-  foreign = read_foreign(run)
+  foreign = read_published(run)
   assert foreign.variables['params']['logit_bias'] == np.float32(-9.5)
   assert foreign.description.model.initial_logit_bias == -10
 
@@ -130,12 +130,12 @@ def test_what_a_run_says_takes_no_hint(made):
   with pytest.raises(
     UsageError, match=r"activation='gelu' is for .*params.txt"
   ):
-    read_foreign(made(), hints=Hints(activation='gelu'))
+    read_published(made(), hints=Hints(activation='gelu'))
 
 
 def test_a_run_without_a_checkpoint(made):
   with pytest.raises(FailureError, match=r'no checkpoints/epoch_N\.pt yet'):
-    read_foreign(made(epochs=()))
+    read_published(made(epochs=()))
 
 
 def test_other_folders_with_a_params_file_are_none(tmp_path):
@@ -157,4 +157,4 @@ def test_an_adapter_says_how_it_is_merged(tmp_path):
 
   save_file({'base_model.model.a.lora_A.weight': np.zeros(1)}, path)
   with pytest.raises(UsageError, match='merge_and_unload'):
-    read_foreign(path)
+    read_published(path)

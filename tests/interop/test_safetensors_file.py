@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop import safetensors_file
-from clip_jax.interop.opened import DTYPES
 from clip_jax.interop.safetensors_file import write_safetensors
-from clip_jax.interop.tensors import open_tensors
+from clip_jax.interop.tensor_file import DTYPES
+from clip_jax.interop.weight_files import open_tensors
 
 WEIGHT = {'dtype': 'F32', 'shape': [2, 3], 'data_offsets': [0, 24]}
 BIAS = {'dtype': 'F16', 'shape': [3], 'data_offsets': [24, 30]}

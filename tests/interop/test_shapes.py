@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clip_jax.interop import shapes
-from clip_jax.interop.opened import TensorInfo
+from clip_jax.interop.tensor_file import TensorInfo
 from clip_jax.models import presets
 
 

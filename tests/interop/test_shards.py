@@ -5,7 +5,7 @@ import pytest
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop.safetensors_file import write_safetensors
-from clip_jax.interop.tensors import open_tensors
+from clip_jax.interop.weight_files import open_tensors
 from tests.interop.torch_archives import write_state_dict
 
 ONE, TWO = (

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.interop.foreign import read_foreign
-from clip_jax.interop.foreign_config import Hints
 from clip_jax.interop.npz_file import write_npz
+from clip_jax.interop.published_config import Hints
+from clip_jax.interop.published_model import read_published
 from clip_jax.interop.state_dicts import select
 from tests.golden_models import GOLDENS, load_golden
 from tests.interop import torch_archives as ta
@@ -65,7 +65,7 @@ def test_every_prefix_in_every_container(tmp_path, prefix, container):
   shutil.copy(GOLDENS / name / 'config.json', tmp_path)
   weights = prefixed(weights_of(name), prefix)
   CONTAINERS[container](tmp_path / container, weights)
-  foreign = read_foreign(tmp_path)
+  foreign = read_published(tmp_path)
   same(foreign.variables, load_golden(name))
   assert foreign.notes == ()
 
@@ -75,14 +75,14 @@ def test_every_layout_behind_prefixes(tmp_path, name):
   shutil.copy(GOLDENS / name / 'config.json', tmp_path)
   weights = prefixed(weights_of(name), 'model._orig_mod.module.')
   save_file(weights, tmp_path / 'model.safetensors')
-  same(read_foreign(tmp_path).variables, load_golden(name))
+  same(read_published(tmp_path).variables, load_golden(name))
 
 
 def test_an_npz_behind_a_prefix(tmp_path):
   shutil.copy(GOLDENS / 'open_clip_vit' / 'config.json', tmp_path)
   weights = prefixed(weights_of('open_clip_vit'), 'module.model.')
   write_npz(tmp_path / 'w.npz', weights)
-  foreign = read_foreign(tmp_path / 'w.npz')
+  foreign = read_published(tmp_path / 'w.npz')
   same(foreign.variables, load_golden('open_clip_vit'))
 
 
@@ -96,7 +96,7 @@ def test_wrappers_in_the_middle_of_a_name(tmp_path):
     for key, array in weights_of('open_clip_vit').items()
   }
   save_file(weights, tmp_path / 'model.safetensors')
-  same(read_foreign(tmp_path).variables, load_golden('open_clip_vit'))
+  same(read_published(tmp_path).variables, load_golden('open_clip_vit'))
 
 
 def saved(path: Path, places: dict[str, dict[str, np.ndarray]], **scalars):
@@ -131,7 +131,7 @@ def test_every_nesting(tmp_path, place, prefix):
     {place: prefixed(weights, prefix), 'optimizer_exp_avg': MOMENTS},
     epoch=3,
   )
-  foreign = read_foreign(path, hints=QUICK)
+  foreign = read_published(path, hints=QUICK)
   same(foreign.variables, load_golden('open_clip_vit'))
   assert foreign.notes == ()
 
@@ -144,7 +144,10 @@ def test_a_nesting_in_a_nesting(tmp_path):
   inner = ta.mapping({'model': ta.mapping(weights)})
   body = ta.mapping({'checkpoint': inner, 'step': ta.number(1)})
   path = ta.write_archive(tmp_path / 'w.pt', body, contents)
-  same(read_foreign(path, hints=QUICK).variables, load_golden('open_clip_vit'))
+  same(
+    read_published(path, hints=QUICK).variables,
+    load_golden('open_clip_vit'),
+  )
 
 
 def doubled(weights):
@@ -170,7 +173,7 @@ def test_of_weights_and_their_average_one_is_taken_and_named(
   weights = weights_of('open_clip_vit')
   averaged = {'n_averaged': np.asarray(7), **prefixed(weights, 'module.')}
   path = saved(tmp_path / 'w.pt', {raw: doubled(weights), average: averaged})
-  foreign = read_foreign(path, hints=QUICK)
+  foreign = read_published(path, hints=QUICK)
   same(foreign.variables, load_golden('open_clip_vit'))
   [note] = foreign.notes
   # A place that is called as a wrapper is the top.
@@ -178,7 +181,7 @@ def test_of_weights_and_their_average_one_is_taken_and_named(
   assert f'average (EMA), {average!r}: the average is taken' in note
   assert f'weights={other} takes the others' in note
   hints = Hints(activation='quick_gelu', weights=other)
-  taken = read_foreign(path, hints=hints)
+  taken = read_published(path, hints=hints)
   assert taken.notes == ()
   np.testing.assert_array_equal(
     taken.variables['params']['image_projection']['kernel'],
@@ -191,7 +194,7 @@ def test_torchs_averaged_model_is_told_from_its_counter(tmp_path):
   path = ta.write_state_dict(
     tmp_path / 'w.pt', {'n_averaged': np.asarray(7), **weights}
   )
-  foreign = read_foreign(path, hints=QUICK)
+  foreign = read_published(path, hints=QUICK)
   same(foreign.variables, load_golden('open_clip_vit'))
   assert 'averaged weights (EMA) and no others' in foreign.notes[0]
 
@@ -201,10 +204,10 @@ def test_an_average_beside_the_weights_in_one_flat_file(tmp_path):
   weights = weights_of('hf_clip')
   flat = {**doubled(weights), **prefixed(weights, 'ema_model.')}
   save_file(flat, tmp_path / 'model.safetensors')
-  foreign = read_foreign(tmp_path)
+  foreign = read_published(tmp_path)
   same(foreign.variables, load_golden('hf_clip'))
   assert "their average (EMA), 'ema_model'" in foreign.notes[0]
-  raw = read_foreign(tmp_path, hints=Hints(weights='raw'))
+  raw = read_published(tmp_path, hints=Hints(weights='raw'))
   assert raw.variables['params']['logit_scale'] == pytest.approx(
     2 * foreign.variables['params']['logit_scale']
   )
@@ -215,7 +218,7 @@ def test_other_tensors_are_left_out_and_counted(tmp_path):
   others = {f'decoder.{i}.weight': np.zeros(1) for i in range(3)}
   weights = prefixed(weights_of('hf_clip'), 'model.vision_tower.')
   save_file({**weights, **others}, tmp_path / 'model.safetensors')
-  foreign = read_foreign(tmp_path)
+  foreign = read_published(tmp_path)
   same(foreign.variables, load_golden('hf_clip'))
   assert '3 tensors that are not of the CLIP' in foreign.notes[0]
   assert 'decoder.0.weight' in foreign.notes[0]
@@ -226,7 +229,7 @@ def test_inside_of_the_model_nothing_is_left_out(tmp_path):
   weights = {**weights_of('hf_clip'), 'sparkle': np.zeros(1)}
   save_file(prefixed(weights, 'model.'), tmp_path / 'model.safetensors')
   with pytest.raises(FailureError, match='not expected: sparkle'):
-    read_foreign(tmp_path)
+    read_published(tmp_path)
 
 
 def test_of_two_models_neither_is_guessed(tmp_path):

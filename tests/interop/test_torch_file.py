@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.interop.tensors import open_tensors
+from clip_jax.interop.weight_files import open_tensors
 from tests.interop import torch_archives as ta
 
 TWELVE = np.arange(12, dtype=np.float32)

@@ -8,9 +8,9 @@ import pytest
 
 from clip_jax.errors import FailureError
 from clip_jax.interop import torch_pickle
-from clip_jax.interop.tensors import open_tensors
 from clip_jax.interop.torch_objects import Opaque, PickleError, TensorView
 from clip_jax.interop.torch_pickle import MAX_BYTES, parse
+from clip_jax.interop.weight_files import open_tensors
 from tests.interop import torch_archives as ta
 
 SYSTEM = ta.name('os', 'system')

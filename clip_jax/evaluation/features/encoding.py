@@ -140,7 +140,7 @@ class _SideBySide:
   def __call__(self, images: Iterable[Any]) -> Float[np.ndarray, 'N F']:
     if not isinstance(self._encoder, PoolingEncoder):
       return self._encoder.encode_image(images)
-    pooled, vectors = self._encoder.pooled_and_encoded(images)
+    pooled, vectors = self._encoder.encode_image_with_pooled(images)
     self.width = pooled.shape[1]
     return np.concatenate([pooled, vectors], axis=1)
 

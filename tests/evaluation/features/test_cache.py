@@ -81,7 +81,7 @@ def test_cached_features_are_the_fresh_ones_and_cost_nothing(tmp_path):
 
 def test_what_is_before_the_joint_space_comes_of_the_same_pass(tmp_path):
   class Pooling(Counting):
-    def pooled_and_encoded(self, images):
+    def encode_image_with_pooled(self, images):
       vectors = self.encode_image(images)
       return np.repeat(3 * vectors, 2, axis=1), vectors
 

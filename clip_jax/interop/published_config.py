@@ -20,7 +20,7 @@ from clip_jax.interop import (
   shapes,
 )
 from clip_jax.interop.layouts import Table
-from clip_jax.interop.tensors import Tensors
+from clip_jax.interop.weight_files import Tensors
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 

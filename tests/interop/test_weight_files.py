@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop.npz_file import write_npz
 from clip_jax.interop.safetensors_file import write_safetensors
-from clip_jax.interop.tensors import TensorInfo, open_tensors
+from clip_jax.interop.weight_files import TensorInfo, open_tensors
 from tests.interop.torch_archives import write_state_dict
 
 GOLDENS = pathlib.Path(__file__).parents[1] / 'goldens'
@@ -198,7 +198,7 @@ def test_random_bytes_raise_nothing_but_our_errors(
 
 STREAM = """
 import sys
-from clip_jax.interop.tensors import open_tensors
+from clip_jax.interop.weight_files import open_tensors
 
 def anonymous():
   with open('/proc/self/status') as status:

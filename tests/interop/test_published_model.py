@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop import layouts, openai
-from clip_jax.interop.foreign import read_foreign
-from clip_jax.interop.foreign_config import Hints
+from clip_jax.interop.published_config import Hints
+from clip_jax.interop.published_model import read_published
 from clip_jax.models import presets
 from tests.golden_models import GOLDENS, load_golden
 from tests.interop.torch_archives import write_state_dict
@@ -26,7 +26,7 @@ def same_arrays(ours, theirs):
 
 @pytest.mark.parametrize('name', ['openai_state_dict', 'openai_torchscript'])
 def test_openais_archives_say_all_that_is_needed(name):
-  foreign = read_foreign(ARCHIVES / f'{name}.pt')
+  foreign = read_published(ARCHIVES / f'{name}.pt')
   golden = load_golden('open_clip_vit')
   assert foreign.description.model == golden.config
   assert foreign.guesses == ()
@@ -42,7 +42,7 @@ def test_openais_archives_say_all_that_is_needed(name):
 
 
 def test_a_bare_checkpoint_of_open_clip_is_told_by_its_shapes():
-  foreign = read_foreign(ARCHIVES / 'open_clip_checkpoint.pt')
+  foreign = read_published(ARCHIVES / 'open_clip_checkpoint.pt')
   golden = load_golden('open_clip_vit')
   assert foreign.description.model == golden.config
   same_arrays(foreign.variables, golden.variables)
@@ -51,26 +51,26 @@ def test_a_bare_checkpoint_of_open_clip_is_told_by_its_shapes():
 
 def test_a_hint_settles_the_activation():
   path = ARCHIVES / 'open_clip_checkpoint.pt'
-  foreign = read_foreign(path, hints=Hints(activation='gelu'))
+  foreign = read_published(path, hints=Hints(activation='gelu'))
   assert foreign.description.model.image.activation == 'gelu'
   assert foreign.description.model.text.activation == 'gelu'
   assert foreign.guesses == ()
   with pytest.raises(UsageError, match="activation='gleu'"):
-    read_foreign(path, hints=Hints(activation='gleu'))
+    read_published(path, hints=Hints(activation='gleu'))
 
 
 def test_a_preset_says_what_a_bare_file_does_not():
   path = ARCHIVES / 'open_clip_checkpoint.pt'
   with pytest.raises(FailureError, match='does not have the weights of its'):
-    read_foreign(path, hints=Hints(preset='ViT-B-32'))
+    read_published(path, hints=Hints(preset='ViT-B-32'))
   with pytest.raises(UsageError, match="no preset 'ViT-B32'") as caught:
-    read_foreign(path, hints=Hints(preset='ViT-B32'))
+    read_published(path, hints=Hints(preset='ViT-B32'))
   assert 'info --all' in str(caught.value) and len(str(caught.value)) < 300
 
 
 def test_a_weight_file_beside_its_config_is_read_by_it(tmp_path):
   shutil.copytree(GOLDENS / 'open_clip_vit_gelu', tmp_path / 'model')
-  foreign = read_foreign(tmp_path / 'model' / 'model.safetensors')
+  foreign = read_published(tmp_path / 'model' / 'model.safetensors')
   assert foreign.description.model.image.heads == 2  # 20 wide, not 64
   assert foreign.guesses == ()
 
@@ -98,7 +98,7 @@ def test_open_clips_preprocessing_is_read(tmp_path):
     tmp_path / 'm',
     {'model_cfg': golden_config(), 'preprocess_cfg': preprocess},
   )
-  found = read_foreign(folder).description.preprocessing
+  found = read_published(folder).description.preprocessing
   assert found.image_size == 64
   assert found.mean == (0.1, 0.2, 0.3)
   assert (found.interpolation, found.resize_mode) == ('bilinear', 'squash')
@@ -110,9 +110,9 @@ def test_open_clip_comes_before_transformers_where_a_directory_has_both(
   folder = with_config(tmp_path / 'm', {'model_cfg': golden_config()})
   for name in ('config.json', 'model.safetensors'):
     shutil.copy(GOLDENS / 'hf_clip' / name, folder / name)
-  assert read_foreign(folder).layout == 'open_clip'
+  assert read_published(folder).layout == 'open_clip'
   (folder / 'open_clip_config.json').unlink()
-  assert read_foreign(folder).layout == 'hugging_face'
+  assert read_published(folder).layout == 'hugging_face'
 
 
 def test_a_torch_file_in_a_directory_is_found(tmp_path):
@@ -124,7 +124,8 @@ def test_a_torch_file_in_a_directory_is_found(tmp_path):
     folder / 'open_clip_pytorch_model.bin',
   )
   same_arrays(
-    read_foreign(folder).variables, load_golden('open_clip_vit').variables
+    read_published(folder).variables,
+    load_golden('open_clip_vit').variables,
   )
 
 
@@ -146,7 +147,7 @@ def test_a_model_in_shards_is_found_by_its_index(golden, index, tmp_path):
     write(tmp_path / f'shard-{i}', {key: weights[key] for key in keys})
     weight_map |= dict.fromkeys(keys, f'shard-{i}')
   (tmp_path / index).write_text(json.dumps({'weight_map': weight_map}))
-  same_arrays(read_foreign(tmp_path).variables, load_golden(golden).variables)
+  same_arrays(read_published(tmp_path).variables, load_golden(golden).variables)
 
 
 def save_into(path, tensors):
@@ -175,7 +176,7 @@ def test_what_open_clip_has_and_we_have_not_is_refused_by_name(
   config[part] |= fields
   folder = with_config(tmp_path / 'm', {'model_cfg': config})
   with pytest.raises((UsageError, FailureError), match=message) as caught:
-    read_foreign(folder)
+    read_published(folder)
   assert 'open_clip_config.json' in str(caught.value)
 
 
@@ -203,7 +204,7 @@ def test_what_transformers_has_and_we_have_not_is_refused_by_name(
     config[key] = {**config[key], **value} if isinstance(value, dict) else value
   (folder / 'config.json').write_text(json.dumps(config))
   with pytest.raises((UsageError, FailureError), match=message) as caught:
-    read_foreign(folder)
+    read_published(folder)
   assert 'config.json' in str(caught.value)
 
 
@@ -215,20 +216,20 @@ def test_an_older_config_of_transformers_with_both_kinds_of_fields(tmp_path):
     config[f'{tower}_dict'] = config[tower]
     config[tower] = {**config[tower], 'hidden_size': 1}
   (folder / 'config.json').write_text(json.dumps(config))
-  model = read_foreign(folder).description.model
+  model = read_published(folder).description.model
   assert model == load_golden('hf_clip').config
 
 
 def test_files_without_a_model_are_refused(tmp_path):
   save_file({'a': np.zeros(1), 'b': np.zeros(1)}, tmp_path / 'x.safetensors')
   with pytest.raises(UsageError, match=r'holds no CLIP model: its keys \(a, b'):
-    read_foreign(tmp_path / 'x.safetensors')
+    read_published(tmp_path / 'x.safetensors')
   shutil.copy(GOLDENS / 'hf_clip' / 'model.safetensors', tmp_path / 'y')
   with pytest.raises(UsageError, match=r'whose config.json is missing'):
-    read_foreign(tmp_path / 'y')
+    read_published(tmp_path / 'y')
   (tmp_path / 'config.json').write_text('{"model_type": ')
   with pytest.raises(FailureError, match=r'config.json is not JSON'):
-    read_foreign(tmp_path / 'y')
+    read_published(tmp_path / 'y')
 
 
 def test_a_state_dict_without_a_tower_is_refused(tmp_path):
@@ -236,7 +237,7 @@ def test_a_state_dict_without_a_tower_is_refused(tmp_path):
   visual = {k: v for k, v in weights.items() if k.startswith('visual.')}
   save_file(visual, tmp_path / 'visual.safetensors')
   with pytest.raises(FailureError, match='has not the keys of a CLIP model'):
-    read_foreign(tmp_path / 'visual.safetensors')
+    read_published(tmp_path / 'visual.safetensors')
 
 
 def test_siglip_towers_of_timm_are_read_and_written_back(tmp_path):
@@ -250,7 +251,7 @@ def test_siglip_towers_of_timm_are_read_and_written_back(tmp_path):
   assert theirs['text.text_projection.weight'].shape == (48, 36)
   save_file(theirs, tmp_path / 'siglip.safetensors')
   with pytest.raises(UsageError, match=r'needs its open_clip_config.json'):
-    read_foreign(tmp_path / 'siglip.safetensors')
+    read_published(tmp_path / 'siglip.safetensors')
 
 
 def test_a_preset_says_how_pictures_are_read_too(tmp_path, monkeypatch):
@@ -261,7 +262,7 @@ def test_a_preset_says_how_pictures_are_read_too(tmp_path, monkeypatch):
   published = presets.find('ViT-B-16-SigLIP')
   tiny = dataclasses.replace(published, fields=golden.config.to_dict())
   monkeypatch.setitem(presets.PRESETS, 'tiny', tiny)
-  foreign = read_foreign(
+  foreign = read_published(
     tmp_path / 'siglip.safetensors', hints=Hints(preset='tiny')
   )
   same_arrays(foreign.variables, golden.variables)
@@ -273,15 +274,15 @@ def test_a_preset_says_how_pictures_are_read_too(tmp_path, monkeypatch):
 def test_a_preset_beside_a_config_is_refused(tmp_path):
   folder = with_config(tmp_path / 'm', {'model_cfg': golden_config()})
   with pytest.raises(UsageError, match=r"preset='ViT-B-32' is for a bare wei"):
-    read_foreign(folder, hints=Hints(preset='ViT-B-32'))
+    read_published(folder, hints=Hints(preset='ViT-B-32'))
 
 
 def test_an_activation_that_a_config_leaves_out_can_be_given(tmp_path):
   config = golden_config()
   del config['quick_gelu']
   folder = with_config(tmp_path / 'm', {'model_cfg': config})
-  assert read_foreign(folder).description.model.text.activation == 'gelu'
-  foreign = read_foreign(folder, hints=Hints(activation='quick_gelu'))
+  assert read_published(folder).description.model.text.activation == 'gelu'
+  foreign = read_published(folder, hints=Hints(activation='quick_gelu'))
   assert foreign.description.model == load_golden('open_clip_vit').config
 
 
@@ -292,7 +293,7 @@ def test_quantised_weights_are_refused(tmp_path):
   weights['ln_final.bias'] = weights['ln_final.bias'].astype(np.int8)
   save_file(weights, folder / 'model.safetensors')
   with pytest.raises(FailureError, match=r'ln_final.bias \(it holds int8\)'):
-    read_foreign(folder)
+    read_published(folder)
 
 
 @pytest.mark.parametrize(
@@ -309,19 +310,19 @@ def test_a_config_and_weights_of_two_models(tmp_path, config, weights, message):
   shutil.copy(GOLDENS / config / 'config.json', tmp_path)
   shutil.copy(GOLDENS / weights / 'model.safetensors', tmp_path)
   with pytest.raises(FailureError, match=message):
-    read_foreign(tmp_path)
+    read_published(tmp_path)
 
 
 def test_a_preset_of_another_family_is_refused(tmp_path):
   path = GOLDENS / 'archives' / 'open_clip_checkpoint.pt'
   with pytest.raises(FailureError, match=r'keys of a CLIP, .* of a SigLIP'):
-    read_foreign(path, hints=Hints(preset='ViT-B-16-SigLIP'))
+    read_published(path, hints=Hints(preset='ViT-B-16-SigLIP'))
 
 
 def test_openais_weights_are_not_read_with_another_activation():
   path = ARCHIVES / 'openai_state_dict.pt'
   with pytest.raises(UsageError, match=r"is OpenAI's, .* is one with gelu"):
-    read_foreign(path, hints=Hints(preset='ViT-B-32'))
+    read_published(path, hints=Hints(preset='ViT-B-32'))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ def test_what_is_no_config_of_open_clip_is_refused(tmp_path, config):
   with pytest.raises(
     (UsageError, FailureError), match=r'open_clip_config\.json'
   ):
-    read_foreign(folder)
+    read_published(folder)
 
 
 @pytest.mark.parametrize('length', [10**5, 10**7, 10**9])
@@ -346,23 +347,23 @@ def test_a_context_that_the_weights_do_not_have_is_refused_at_no_cost(
   weights = load_file(GOLDENS / 'open_clip_vit' / 'model.safetensors')
   save_file({**weights, 'attn_mask': mask}, folder / 'model.safetensors')
   with pytest.raises((UsageError, FailureError), match='context_length='):
-    read_foreign(folder)
+    read_published(folder)
 
 
 @pytest.mark.parametrize('heads', [(2,), (2, 3)])
 def test_heads_of_a_bare_file_are_those_that_are_said(tmp_path, heads):
   path = tmp_path / 'w.safetensors'
   shutil.copy(GOLDENS / 'open_clip_vit_gelu' / 'model.safetensors', path)
-  found = read_foreign(path, hints=Hints(activation='gelu', heads=heads))
+  found = read_published(path, hints=Hints(activation='gelu', heads=heads))
   model = found.description.model
   assert model.image.heads == 2
   assert model.text.heads == (heads[1] if len(heads) > 1 else 1)
   with pytest.raises(UsageError, match='of the image tower, or of the image a'):
-    read_foreign(path, hints=Hints(heads=(1, 2, 3)))
+    read_published(path, hints=Hints(heads=(1, 2, 3)))
 
 
 def test_a_published_name_stands_for_a_missing_config_of_transformers(tmp_path):
   shutil.copy(GOLDENS / 'hf_clip' / 'model.safetensors', tmp_path)
   hints = Hints(preset='openai/clip-vit-base-patch32')
   with pytest.raises(FailureError, match='does not have the weights of its'):
-    read_foreign(tmp_path / 'model.safetensors', hints=hints)
+    read_published(tmp_path / 'model.safetensors', hints=hints)

@@ -16,7 +16,8 @@ from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.files import read_object
 from clip_jax.interop import layouts, open_clip_run, preprocessors
-from clip_jax.interop.foreign_config import (
+from clip_jax.interop.layouts import Table
+from clip_jax.interop.published_config import (
   ADAPTER,
   NO_HINTS,
   OPEN_CLIP_CONFIG,
@@ -27,8 +28,7 @@ from clip_jax.interop.foreign_config import (
   layout_of,
   table_of,
 )
-from clip_jax.interop.layouts import Table
-from clip_jax.interop.tensors import open_tensors
+from clip_jax.interop.weight_files import open_tensors
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.description import (
@@ -55,7 +55,7 @@ _CLIP_VOCABULARY = 49_408
 
 
 @dataclasses.dataclass(frozen=True)
-class Foreign:
+class PublishedModel:
   """A published model.
 
   Attributes:
@@ -80,12 +80,12 @@ class Foreign:
   notes: tuple[str, ...]
 
 
-def read_foreign(
+def read_published(
   path: str | os.PathLike,
   *,
   hints: Hints = NO_HINTS,
   dtype: np.dtype | None = None,
-) -> Foreign:
+) -> PublishedModel:
   """A directory of transformers or open_clip, or a weight file.
 
   Args:
@@ -108,7 +108,7 @@ def read_foreign(
     notes += tensors.notes
   for tower in absent:
     notes += (_without(weights, tower),)
-  return Foreign(
+  return PublishedModel(
     description=Description(
       model=config,
       tokenizer=_tokenizer(weights, layout, config, absent),

@@ -18,7 +18,7 @@ class Nearest(NamedTuple):
   similarities: Float[np.ndarray, 'Q K']  # float32, cosine
 
 
-def search(
+def search_table(
   table: EmbeddingsTable,
   queries: Float[np.ndarray, 'Q E'],
   *,

@@ -21,7 +21,7 @@ from clip_jax.interop import (
   state_dicts,
   torch_file,
 )
-from clip_jax.interop.opened import TensorInfo, Tensors
+from clip_jax.interop.tensor_file import TensorInfo, Tensors
 from clip_jax.interop.zip_archive import ZipArchive
 
 __all__ = ['TensorInfo', 'Tensors', 'open_tensors']
