@@ -11,7 +11,7 @@ examples:
   clip-jax bench encode --preset=ViT-B/32 --batch=64 --data=digits
   clip-jax bench loss --batch=4096 --embed-dim=512 --cpu-devices=2
   clip-jax bench loss --objective=sigmoid --batch=4096 --chunk=512 --json
-  clip-jax bench input --data=folder:pictures --image_size=224
+  clip-jax bench input --data=folder:images --image_size=224
   clip-jax bench tokenizer --tokenizer=clip --json
   clip-jax bench tokenizer --tokenizer=clip --data=tfds:emoji
   clip-jax bench checkpoint --preset=ViT-B/32 --steps=5 --json
@@ -20,7 +20,7 @@ What is measured:
   train      whole train steps on real records, and the share of the time
              that they waited for input; with --against, also steps alone
   encode     both encoders at inference, with random weights; with --data also
-             the pictures of a data set (a NAME of eval --list, or a SPEC),
+             the images of a data set (a NAME of eval --list, or a SPEC),
              encoded alone and in turns classified among its class names
   loss       value and gradient of each form of the contrastive loss, with the
              scratch memory of the compiled program on one device

@@ -44,6 +44,7 @@ from absl import flags
 
 from clip_jax.commands import common_flags, data_dedup, printing
 from clip_jax.errors import UsageError
+from clip_jax.progress import show_progress
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -108,6 +109,7 @@ def _inspect(values: flags.FlagValues, words: list[str]) -> None:
     captions=tuple(values.captions),
     sheet_path=values.out,
     tokenizer=tokenizer,
+    progress=show_progress,
   )
   printing.report_notices(summary['notices'])
   if values.json:

@@ -180,9 +180,11 @@ def _fit(name: str, config: Any, topology: 'Topology', as_json: bool) -> None:
     setting = fit.Setting(
       changed.model.remat, changed.objective.micro_batch, changed.mesh.fsdp
     )
-    said = ' '.join(flag.rpartition('.')[2] for flag in setting.flags)
+    fields = ' '.join(flag.rpartition('.')[2] for flag in setting.flags)
     plan = _plan(changed, topology)
-    print(f'try {count}: {said}: {verdict(plan)}', file=sys.stderr, flush=True)
+    print(
+      f'try {count}: {fields}: {verdict(plan)}', file=sys.stderr, flush=True
+    )
     return plan
 
   tries = fit.search(config, topology, plan_of)

@@ -99,16 +99,16 @@ def decode(image: ImageLike) -> Image.Image:
   if isinstance(image, str | os.PathLike):
     image = read_bytes(image)
   with pillow_errors():
-    opened = _open(image) if isinstance(image, bytes) else image
-    if opened.format == 'EPS':  # Pillow would run another program on it
+    pillow_image = _open(image) if isinstance(image, bytes) else image
+    if pillow_image.format == 'EPS':  # Pillow would run another program on it
       raise CorruptImageError('EPS is a program that draws, not an image')
     if isinstance(image, bytes):
-      _limit_size(opened)
-    opened.load()
-    if opened.mode == 'LAB':
-      return _lab_to_rgb(opened)
-    _check_converts(opened)
-    return opened
+      _limit_size(pillow_image)
+    pillow_image.load()
+    if pillow_image.mode == 'LAB':
+      return _lab_to_rgb(pillow_image)
+    _check_converts(pillow_image)
+    return pillow_image
 
 
 @pillow_errors()

@@ -2,20 +2,19 @@
 
 import collections
 import os
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import tqdm
 from jaxtyping import Int32
 from PIL import Image, ImageDraw, ImageFont
 
 from clip_jax.data.images import CorruptImageError, as_displayed, decode
 from clip_jax.data.sources import Source, open_source
-from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import typed_path
+from clip_jax.errors import UsageError
+from clip_jax.files import replacing, typed_path
+from clip_jax.progress import Progress, no_progress
 
 # The sheet: so many images of so many pixels, and lines below each.
 SHEET_COLUMNS = 8
@@ -44,14 +43,16 @@ def inspect(
   captions: Sequence[str] = ('caption',),
   sheet_path: str | os.PathLike | None = None,
   tokenizer: TextLengths | None = None,
+  progress: Progress = no_progress,
 ) -> dict[str, Any]:
   """Reads every record once, and never stops at a corrupt one.
 
   Args:
     spec, captions: as for `open_source`.
     sheet_path: where to write a PNG of images from all over the data set.
-    tokenizer: also measure captions in its tokens, specials included, and
-      count those that it cuts.
+    tokenizer: measures captions in its tokens, specials included, and counts
+      those that it truncates.
+    progress: shows how many records were read.
   Returns:
     A JSON-able summary: 'records', 'notices' (the source's), 'corrupt',
     'captions', 'labels',
@@ -69,9 +70,7 @@ def inspect(
   count = _Count(tokenizer)
   chosen = set(_evenly(len(source), SHEET_COLUMNS * SHEET_ROWS))
   cells: list[tuple[Image.Image | None, str]] = []
-  for index in tqdm.trange(
-    len(source), desc=spec, unit='records', disable=not sys.stderr.isatty()
-  ):
+  for index in progress(range(len(source)), len(source), 'records'):
     image, caption = count.add(source, index)
     if sheet_path is not None and index in chosen:
       cells.append((_thumbnail(image), caption))
@@ -82,7 +81,8 @@ def inspect(
     **count.summary(source),
   }
   if sheet_path is not None:
-    _save(contact_sheet(cells), sheet_path)
+    with replacing(sheet_path) as temporary:
+      contact_sheet(cells).save(temporary, 'PNG')
     summary['sheet'] = os.fspath(sheet_path)
   return summary
 
@@ -106,7 +106,7 @@ class _Count:
 
   def __init__(self, tokenizer: TextLengths | None):
     self._tokenizer = tokenizer
-    self._cut = 0
+    self._truncated = 0
     self._per_record: collections.Counter[int] = collections.Counter()
     self._characters: collections.Counter[int] = collections.Counter()
     self._tokens: collections.Counter[int] = collections.Counter()
@@ -117,7 +117,7 @@ class _Count:
     self._corrupt_count = 0
 
   def add(self, source: Source, index: int) -> tuple[Image.Image | None, str]:
-    """Counts a record; its image (None where corrupt) and a caption."""
+    """Counts a record, and returns its image (None if corrupt) and a caption."""
     try:
       record = source[index]
       image = decode(record['image'])
@@ -135,7 +135,9 @@ class _Count:
     if self._tokenizer and captions:
       lengths = self._tokenizer.text_lengths(captions).tolist()
       self._tokens.update(lengths)
-      self._cut += sum(x > self._tokenizer.context_length for x in lengths)
+      self._truncated += sum(
+        x > self._tokenizer.context_length for x in lengths
+      )
     if 'label' in record:
       self._labels[record['label']] += 1
     return image, captions[0] if captions else record['id']
@@ -152,7 +154,7 @@ class _Count:
     }
     if self._tokenizer:
       summary['caption_tokens'] = _spread(self._tokens)
-      summary['captions_truncated'] = self._cut
+      summary['captions_truncated'] = self._truncated
     if self._labels:
       summary['labels'] = len(source.label_names or self._labels)
       summary['records_per_label'] = _spread(
@@ -215,7 +217,7 @@ def contact_sheet(
 ) -> Image.Image:
   """Draws images in rows with their captions below; None is a crossed cell.
 
-  Captions are cut to CAPTION_LINES lines; images keep their aspect.
+  Captions are truncated to CAPTION_LINES lines; images keep their aspect.
   """
   line = FONT_SIZE + 3
   margin = 8
@@ -287,18 +289,3 @@ def _wrap(
     if all(font.getlength(x) <= CELL for x in lines):
       return lines
   return []
-
-
-def _save(sheet: Image.Image, path: str | os.PathLike) -> None:
-  """Writes a PNG, whole or not at all."""
-  partial = f'{os.fspath(path)}.partial'
-  try:
-    sheet.save(partial, 'PNG')
-    os.replace(partial, path)
-  except OSError as error:
-    raise FailureError(
-      f'cannot write {os.fspath(path)}: {error.strerror or error}'
-    ) from error
-  finally:
-    if os.path.exists(partial):
-      os.remove(partial)

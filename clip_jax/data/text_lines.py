@@ -19,7 +19,7 @@ _MAX_LINE = 16 * 2**20  # bytes
 class TextLines(Sequence[str]):
   """The lines of a UTF-8 file that are not blank, without space around them.
 
-  Only their places are in memory, sixteen bytes a line. One thread at a time
+  Only their positions are in memory, sixteen bytes a line. One thread at a time
   may read.
 
   Attributes:

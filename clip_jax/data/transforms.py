@@ -34,15 +34,15 @@ def random_warp(
   angle = math.radians(rotate * turn)
   scale = (1 + zoom) ** size
   aspect = math.sqrt((1 + stretch) ** ratio)
-  wide, tall = scale * aspect, scale / aspect
+  scale_x, scale_y = scale * aspect, scale / aspect
   if flip and rng.random() < flip:
-    wide = -wide
+    scale_x = -scale_x
   slope = shear * slant
   cos, sin = math.cos(angle), math.sin(angle)
   # Forward: scale, then shear, then rotate, about the centre, then shift.
   # Pillow asks for the inverse: where each output pixel comes from.
-  xx, xy = (cos + slope * sin) / wide, (sin - slope * cos) / wide
-  yx, yy = -sin / tall, cos / tall
+  xx, xy = (cos + slope * sin) / scale_x, (sin - slope * cos) / scale_x
+  yx, yy = -sin / scale_y, cos / scale_y
   width, height = image.size
   out_x = width * (0.5 + shift * right)
   out_y = height * (0.5 + shift * down)

@@ -2,7 +2,7 @@
 
 open_clip's `-quickgelu` is its config of that name with QuickGELU, which is how
 OpenAI's models compute; the hub has ids. A name stands for a row only where the
-model is the same: shapes, activation, and how images are prepared.
+model is the same: shapes, activation, and how images are preprocessed.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _SIGLIP_2 = dict(interpolation='bilinear', **_TRANSFORMERS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Meaning:
+class Alias:
   """The row that a name stands for, and what differs from it.
 
   Attributes:
@@ -39,17 +39,17 @@ class Meaning:
   preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _hub() -> dict[str, Meaning]:
+def _hub() -> dict[str, Alias]:
   """Returns ids of the hub; a SigLIP there brings its own preprocessing."""
   aliases = {
-    'openai/clip-vit-base-patch32': Meaning('ViT-B/32', None, _TRANSFORMERS),
-    'openai/clip-vit-base-patch16': Meaning('ViT-B/16', None, _TRANSFORMERS),
-    'openai/clip-vit-large-patch14': Meaning('ViT-L/14', None, _TRANSFORMERS),
-    'openai/clip-vit-large-patch14-336': Meaning(
+    'openai/clip-vit-base-patch32': Alias('ViT-B/32', None, _TRANSFORMERS),
+    'openai/clip-vit-base-patch16': Alias('ViT-B/16', None, _TRANSFORMERS),
+    'openai/clip-vit-large-patch14': Alias('ViT-L/14', None, _TRANSFORMERS),
+    'openai/clip-vit-large-patch14-336': Alias(
       'ViT-L/14@336', None, _TRANSFORMERS
     ),
-    'laion/CLIP-ViT-L-14-laion2B-s32B-b82K': Meaning('ViT-L-14', None, _HALF),
-    'google/siglip-base-patch16-256-multilingual': Meaning(
+    'laion/CLIP-ViT-L-14-laion2B-s32B-b82K': Alias('ViT-L-14', None, _HALF),
+    'google/siglip-base-patch16-256-multilingual': Alias(
       'ViT-B-16-SigLIP-i18n-256', None, _TRANSFORMERS
     ),
   }
@@ -61,7 +61,7 @@ def _hub() -> dict[str, Meaning]:
     ('ViT-g-14', ('laion2B-s12B-b42K', 'laion2B-s34B-b88K')),
     ('ViT-bigG-14', ('laion2B-39B-b160k',)),
   ):
-    aliases |= {f'laion/CLIP-{row}-{name}': Meaning(row) for name in trained}
+    aliases |= {f'laion/CLIP-{row}-{name}': Alias(row) for name in trained}
   for shape, patch, size, row in (
     ('base', 16, 224, 'ViT-B-16-SigLIP'),
     ('base', 16, 256, 'ViT-B-16-SigLIP-256'),
@@ -72,7 +72,7 @@ def _hub() -> dict[str, Meaning]:
     ('so400m', 14, 224, 'ViT-SO400M-14-SigLIP'),
     ('so400m', 14, 384, 'ViT-SO400M-14-SigLIP-384'),
   ):
-    aliases[f'google/siglip-{shape}-patch{patch}-{size}'] = Meaning(
+    aliases[f'google/siglip-{shape}-patch{patch}-{size}'] = Alias(
       row, None, _TRANSFORMERS
     )
   for shape, patch, size, row in (
@@ -91,28 +91,28 @@ def _hub() -> dict[str, Meaning]:
     ('giant-opt', 16, 256, 'ViT-gopt-16-SigLIP2-256'),
     ('giant-opt', 16, 384, 'ViT-gopt-16-SigLIP2-384'),
   ):
-    aliases[f'google/siglip2-{shape}-patch{patch}-{size}'] = Meaning(
+    aliases[f'google/siglip2-{shape}-patch{patch}-{size}'] = Alias(
       row, None, _SIGLIP_2
     )
   return aliases
 
 
-def _aliases(rows: Iterable[str]) -> dict[str, Meaning]:
+def _aliases(rows: Iterable[str]) -> dict[str, Alias]:
   """Returns every name besides the table's own."""
-  aliases = {'ViT-L/14@336px': Meaning('ViT-L/14@336'), **_hub()}
+  aliases = {'ViT-L/14@336px': Alias('ViT-L/14@336'), **_hub()}
   for row in rows:
     if 'SigLIP' in row:
-      aliases[f'timm/{row}'] = Meaning(row)  # where open_clip publishes them
+      aliases[f'timm/{row}'] = Alias(row)  # where open_clip publishes them
     elif row.startswith('RN') or '/' in row:
-      aliases[f'{row}{QUICK}'] = Meaning(row)
+      aliases[f'{row}{QUICK}'] = Alias(row)
     elif row in _OPENAI:
-      aliases[f'{row}{QUICK}'] = Meaning(_OPENAI[row])
+      aliases[f'{row}{QUICK}'] = Alias(_OPENAI[row])
     else:
-      aliases[f'{row}{QUICK}'] = Meaning(row, activation='quick_gelu')
+      aliases[f'{row}{QUICK}'] = Alias(row, activation='quick_gelu')
   return aliases
 
 
-def meaning_of(name: str, rows: Mapping[str, str]) -> Meaning:
+def resolve_name(name: str, rows: Mapping[str, str]) -> Alias:
   """Returns what a name stands for, in any case where one model has it.
 
   Args:
@@ -121,7 +121,7 @@ def meaning_of(name: str, rows: Mapping[str, str]) -> Meaning:
   Raises:
     UsageError: it is no name that is known, or might be either of two.
   """
-  known = {row: Meaning(row) for row in rows} | _aliases(rows)
+  known = {row: Alias(row) for row in rows} | _aliases(rows)
   asked = name.removeprefix('hf-hub:')
   if asked in known:
     return known[asked]

@@ -200,16 +200,16 @@ def find(name: str) -> Preset:
   """
   if name in PRESETS:
     return PRESETS[name]
-  from clip_jax.models.preset_names import meaning_of
+  from clip_jax.models.preset_names import resolve_name
 
-  meaning = meaning_of(name, {row: _summary(row) for row in PRESETS})
-  preset = PRESETS[meaning.row]
+  alias = resolve_name(name, {row: _summary(row) for row in PRESETS})
+  preset = PRESETS[alias.row]
   fields = dict(preset.fields)
-  if meaning.activation is not None:
+  if alias.activation is not None:
     for tower in ('image', 'text'):
-      fields[tower] = dict(fields[tower], activation=meaning.activation)
-  prepared = {**preset.preprocessing, **meaning.preprocessing}
-  return dataclasses.replace(preset, fields=fields, preprocessing=prepared)
+      fields[tower] = dict(fields[tower], activation=alias.activation)
+  preprocessing = {**preset.preprocessing, **alias.preprocessing}
+  return dataclasses.replace(preset, fields=fields, preprocessing=preprocessing)
 
 
 def name_of(config: CLIPConfig) -> str:

@@ -23,7 +23,7 @@ class TextTransformer(nn.Module):
     """Returns the last LayerNorm's output where `pooling` says.
 
     A row without an end token is pooled at its first position: tokenizers
-    always write one, also when they cut a text.
+    always write one, also when they truncate a text.
     """
     config = self.config
     length = tokens.shape[1]

@@ -148,7 +148,7 @@ def sharded_loss(
     mesh, axes: the devices, and the axes over which the batch is split.
     value: from this device's image features [b, E] and text features [b, E],
       the scale and the bias to the loss, and a tree of arrays [b] to keep.
-    gradients: from the same and the kept tree to the derivatives by all four.
+    gradients: from the same and the saved tree to the derivatives by all four.
   """
   split, whole = P(axes), P()
   inputs = (split, split, whole, whole)
@@ -164,11 +164,11 @@ def sharded_loss(
     return forward(image_features, text_features, logit_scale, logit_bias)[0]
 
   def loss_forward(*arguments):
-    result, kept = forward(*arguments)
-    return result, (*arguments, kept)
+    result, saved = forward(*arguments)
+    return result, (*arguments, saved)
 
-  def loss_backward(kept, cotangent):
-    return tuple(cotangent * gradient for gradient in backward(*kept))
+  def loss_backward(saved, cotangent):
+    return tuple(cotangent * gradient for gradient in backward(*saved))
 
   loss.defvjp(loss_forward, loss_backward)
   return loss

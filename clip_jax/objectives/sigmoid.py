@@ -67,8 +67,8 @@ def distributed_sigmoid_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
     matched = scale * jnp.sum(images * texts, axis=-1) + bias
     return jax.lax.psum(jnp.sum(rows - matched), axes) / pairs, ()
 
-  def gradients(images, texts, scale, bias, kept):
-    del kept
+  def gradients(images, texts, scale, bias, saved):
+    del saved
     pairs = images.shape[0] * jax.lax.axis_size(axes)
     (by_images, by_scale, by_bias), by_texts = form(
       _gradient_sums(scale, bias), images, texts

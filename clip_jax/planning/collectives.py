@@ -154,10 +154,10 @@ def group_of(attributes: str, devices: int) -> tuple[int, ...]:
   """
   pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', attributes)
   if pairs:
-    return tuple(int(place) for place in pairs.groups())
+    return tuple(int(number) for number in pairs.groups())
   listed = re.search(r'replica_groups=\{\{([\d,]+)\}', attributes)
   if listed:
-    return tuple(int(place) for place in listed[1].split(','))
+    return tuple(int(number) for number in listed[1].split(','))
   iota = re.search(
     r'replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)', attributes
   )
@@ -188,19 +188,19 @@ def _numbers(text: str) -> np.ndarray:
 def _along(mesh: str, order: str | None, axes: str) -> tuple[int, ...]:
   """Returns the first group along axes of a mesh, or parts ':(BEFORE)SIZE'."""
   sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
-  places = [slice(None)] * len(sizes)
+  index = [slice(None)] * len(sizes)
   numbers = _numbers(order) if order else np.arange(math.prod(sizes.values()))
   numbers = numbers.reshape(tuple(sizes.values()))
   chosen = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
   for number, (name, size) in enumerate(sizes.items()):
     parts = [(before, part) for axis, before, part in chosen if axis == name]
     if not parts:
-      places[number] = slice(0, 1)
+      index[number] = slice(0, 1)
     elif parts[0][1]:
       (before, part) = map(int, parts[0])
       step = size // (before * part)
-      places[number] = slice(0, part * step, step)
-  return tuple(numbers[tuple(places)].ravel().tolist())
+      index[number] = slice(0, part * step, step)
+  return tuple(numbers[tuple(index)].ravel().tolist())
 
 
 def axes_of(group: tuple[int, ...], mesh: dict[str, int]) -> list[str]:
@@ -210,9 +210,9 @@ def axes_of(group: tuple[int, ...], mesh: dict[str, int]) -> list[str]:
     group: positions in the flattened mesh.
     mesh: its axes and their sizes, outermost first.
   """
-  places = np.unravel_index(np.asarray(group), tuple(mesh.values()))
+  coordinates = np.unravel_index(np.asarray(group), tuple(mesh.values()))
   return [
     axis
-    for axis, along in zip(mesh, places, strict=True)
+    for axis, along in zip(mesh, coordinates, strict=True)
     if len(set(along.tolist())) > 1
   ]

@@ -128,8 +128,9 @@ def _valid_positions(
   starts = np.arange(outputs, dtype=np.int64) * stride - before
   count = 0
   for tap in range(kernel):
-    places = starts + tap * spread
-    met = (places >= 0) & (places % hole == 0) & (places // hole < inputs)
+    positions = starts + tap * spread
+    met = (positions >= 0) & (positions % hole == 0)
+    met &= positions // hole < inputs
     count += int(met.sum())
   return count
 
