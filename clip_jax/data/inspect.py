@@ -117,7 +117,7 @@ class _Count:
     self._corrupt_count = 0
 
   def add(self, source: Source, index: int) -> tuple[Image.Image | None, str]:
-    """Counts a record, and returns its image (None if corrupt) and a caption."""
+    """Counts a record; returns its image (None if corrupt) and a caption."""
     try:
       record = source[index]
       image = decode(record['image'])
