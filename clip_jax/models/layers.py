@@ -13,8 +13,13 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from clip_jax.models import kernels
+from clip_jax.models.config import (
+  TextTransformerConfig,
+  VisionTransformerConfig,
+)
 
 Dtype = Any
+TransformerConfig = VisionTransformerConfig | TextTransformerConfig
 normal = nn.initializers.normal
 
 # One position in all rows of tokens, or an array [B] with one for each row.
@@ -186,11 +191,7 @@ class Block(nn.Module):
   of the two residual branches shrink with the depth of the stack.
   """
 
-  depth: int
-  heads: int
-  mlp_ratio: float
-  activation: str
-  norm_eps: float
+  config: TransformerConfig
   dtype: Dtype
 
   @nn.compact
@@ -201,23 +202,18 @@ class Block(nn.Module):
     token_index: TokenIndex | None = None,
   ) -> Float[Array, 'B *L D']:
     """Returns all tokens, or [B, D] for the one at `token_index`."""
-    width = x.shape[-1]
-    out_std = width**-0.5 * (2 * self.depth) ** -0.5
-    attention = Attention(self.heads, out_std, self.dtype, name='attention')
-    mlp = MLP(
-      int(width * self.mlp_ratio),
-      self.activation,
-      out_std,
-      self.dtype,
-      name='mlp',
-    )
-    h = LayerNorm(self.norm_eps, name='ln_1')(x)
+    c = self.config
+    hidden = int(c.width * c.mlp_ratio)
+    out_std = c.width**-0.5 * (2 * c.depth) ** -0.5
+    attention = Attention(c.heads, out_std, self.dtype, name='attention')
+    mlp = MLP(hidden, c.activation, out_std, self.dtype, name='mlp')
+    h = LayerNorm(c.norm_eps, name='ln_1')(x)
     query = None
     if token_index is not None:  # the others are but keys and values
       x, query = (take_token(array, token_index) for array in (x, h))
       mask = None if mask is None else mask[token_index][..., None, None, :]
     x = x + attention(h, mask, query)
-    return x + mlp(LayerNorm(self.norm_eps, name='ln_2')(x))
+    return x + mlp(LayerNorm(c.norm_eps, name='ln_2')(x))
 
 
 def take_token(
@@ -230,18 +226,14 @@ def take_token(
 
 
 class Transformer(nn.Module):
-  """`depth` blocks under `lax.scan`: compile time does not grow with depth.
+  """A stack of blocks under `lax.scan`: compile time is that of one block.
 
-  Their parameters are stacked in `blocks`, the first axis of each being that of
+  The parameters are stacked in `blocks`, the first axis of each being that of
   the layers. `remat` is one of `REMAT_POLICIES`.
   """
 
-  depth: int
-  heads: int
-  mlp_ratio: float
-  activation: str
-  norm_eps: float
-  dtype: Dtype
+  config: TransformerConfig
+  dtype: Dtype = jnp.float32
   remat: str = 'none'
 
   @nn.compact
@@ -260,18 +252,12 @@ class Transformer(nn.Module):
       token_index: the only token that is wanted, [B, D]; None is all.
       layer: a block's index from 0; None is the last.
     """
-    block: Any = Block(
-      self.depth,
-      self.heads,
-      self.mlp_ratio,
-      self.activation,
-      self.norm_eps,
-      self.dtype,
-      parent=None,  # its parameters are held here, as those of all blocks
-    )
+    depth = self.config.depth
+    # The parameters of all blocks are held here: a block of its own has none.
+    block: Any = Block(self.config, self.dtype, parent=None)
 
     def init(key: jax.Array) -> Any:
-      keys = jax.random.split(key, self.depth)
+      keys = jax.random.split(key, depth)
       return jax.vmap(lambda key: block.init(key, x, mask)['params'])(keys)
 
     def run(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
@@ -280,7 +266,7 @@ class Transformer(nn.Module):
     def run_last(x: jax.Array, params: Any) -> jax.Array:
       return block.apply({'params': params}, x, mask, token_index)
 
-    count = self.depth if layer is None else layer + 1
+    count = depth if layer is None else layer + 1
     if kernels.is_unrolled(self):
       return kernels.run_unrolled(self, count, run, run_last, x)
     blocks = self.param('blocks', init)

@@ -41,16 +41,10 @@ class TextTransformer(nn.Module):
     mask = None
     if config.causal:
       mask = jnp.tril(jnp.ones((length, length), bool))
-    x = Transformer(
-      config.depth,
-      config.heads,
-      config.mlp_ratio,
-      config.activation,
-      config.norm_eps,
-      self.dtype,
-      self.remat,
-      name='transformer',
-    )(x, mask, pooled_index(tokens, config))  # B D
+    transformer = Transformer(
+      config, self.dtype, self.remat, name='transformer'
+    )
+    x = transformer(x, mask, pooled_index(tokens, config))  # B D
     return LayerNorm(config.norm_eps, name='ln_final')(x)
 
 

@@ -47,15 +47,7 @@ class VisionTransformer(nn.Module):
     )
     if config.pre_norm:
       self.ln_pre = LayerNorm(config.norm_eps)
-    self.transformer = Transformer(
-      config.depth,
-      config.heads,
-      config.mlp_ratio,
-      config.activation,
-      config.norm_eps,
-      self.dtype,
-      self.remat,
-    )
+    self.transformer = Transformer(config, self.dtype, self.remat)
     self.ln_post = LayerNorm(config.norm_eps)
     if config.pooling == 'attention':
       self.attention_pool = AttentionPool(config, self.dtype)

@@ -42,14 +42,7 @@ def residual_stream(golden, layer):
   length = golden.tokens.shape[1]
   x = params['token_embedding']['embedding'][golden.tokens]
   x = jnp.asarray(x + params['position_embedding'][:length])
-  stack = Transformer(
-    text.depth,
-    text.heads,
-    text.mlp_ratio,
-    text.activation,
-    text.norm_eps,
-    jnp.float32,
-  )
+  stack = Transformer(text)
   mask = jnp.tril(jnp.ones((length, length), bool)) if text.causal else None
   variables = {'params': params['transformer']}
   return stack.apply(variables, x, mask, layer=layer)

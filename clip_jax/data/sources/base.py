@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NotRequired, TypedDict
 
+from clip_jax.data.decoding import read_bytes as read_image_bytes
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import read_bytes, typed_place
 
@@ -85,6 +86,45 @@ class Source(abc.ABC):
     A source whose records would have to be read for that yields none.
     """
     yield from ()
+
+
+class FileSource(Source):
+  """Images in files of their own, with captions that are known beforehand.
+
+  Attributes:
+    _paths: the images, as the source names them.
+    _labels: of each image, or None where there are none.
+  """
+
+  _paths: list[str]
+  _labels: list[int] | None
+
+  @abc.abstractmethod
+  def file(self, index: int) -> str:
+    """Returns the path of the record's image file."""
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+  def captioned(self) -> Sequence[int] | None:
+    with_texts = [i for i in range(len(self)) if self.captions(i)]
+    return with_texts if len(with_texts) < len(self) else None
+
+  def __getitem__(self, index: int) -> Record:
+    record: Record = {
+      'id': self.id(index),
+      'image': read_image_bytes(self.file(index)),
+      'caption': self.captions(index),
+    }
+    if self._labels is not None:
+      record['label'] = self._labels[index]
+    return record
+
+  def outline(self) -> Iterator[str]:
+    for index in range(len(self)):
+      label = self._labels[index] if self._labels is not None else None
+      known = self.id(index), self.captions(index), label
+      yield outline_of(self.file(index), *known)
 
 
 def outline_of(path: str, *known: object) -> str:

@@ -2,16 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from clip_jax.data.images import CorruptImageError, read_bytes
+from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources.base import (
   DEFAULT_CAPTIONS,
+  FileSource,
   Record,
-  Source,
   local_path,
-  outline_of,
   plural,
   read_text,
   require_columns,
@@ -35,7 +33,7 @@ class Columns(NamedTuple):
   label: tuple[str, ...] = ('label',)
 
 
-class CsvSource(Source):
+class CsvSource(FileSource):
   """A table of images: columns `image`, and captions and/or `label`.
 
   `image` is a path relative to the table. Rows of one image are one record
@@ -147,18 +145,14 @@ class CsvSource(Source):
       f'({some(without, len(without))})',
     )
 
-  def __len__(self) -> int:
-    return len(self._paths)
-
   def id(self, index: int) -> str:
     return self._paths[index]
 
   def captions(self, index: int) -> list[str]:
     return self._texts[index]
 
-  def captioned(self) -> Sequence[int] | None:
-    with_texts = [i for i, texts in enumerate(self._texts) if texts]
-    return with_texts if len(with_texts) < len(self) else None
+  def file(self, index: int) -> str:
+    return os.path.join(self._folder, os.path.expanduser(self._paths[index]))
 
   def __getitem__(self, index: int) -> Record:
     path = self._paths[index]
@@ -166,19 +160,4 @@ class CsvSource(Source):
       raise CorruptImageError(self._damaged[path])
     if is_url(path):
       raise CorruptImageError(f'{path} is a URL: save the image to a file')
-    record: Record = {
-      'id': path,
-      'image': read_bytes(self._file(index)),
-      'caption': self.captions(index),
-    }
-    if self._labels is not None:
-      record['label'] = self._labels[index]
-    return record
-
-  def outline(self) -> Iterator[str]:
-    for index, path in enumerate(self._paths):
-      label = self._labels[index] if self._labels is not None else None
-      yield outline_of(self._file(index), path, self._texts[index], label)
-
-  def _file(self, index: int) -> str:
-    return os.path.join(self._folder, os.path.expanduser(self._paths[index]))
+    return super().__getitem__(index)

@@ -3,15 +3,11 @@
 import collections
 import os
 import re
-from collections.abc import Iterator, Sequence
 
-from clip_jax.data.images import read_bytes
 from clip_jax.data.sources.base import (
   DEFAULT_CAPTIONS,
-  Record,
-  Source,
+  FileSource,
   local_path,
-  outline_of,
   plural,
   read_text,
   some,
@@ -30,7 +26,7 @@ _SPLIT = re.compile(
 )
 
 
-class FolderSource(Source):
+class FolderSource(FileSource):
   """Images in a folder: classes, captions beside them, or neither.
 
   With a `.txt` of the same stem beside any image, each line of such a file is
@@ -179,9 +175,6 @@ class FolderSource(Source):
       )
     return notices
 
-  def __len__(self) -> int:
-    return len(self._paths)
-
   def id(self, index: int) -> str:
     return _readable(self._paths[index].replace(os.sep, '/'))
 
@@ -206,25 +199,8 @@ class FolderSource(Source):
       return [self.label_names[self._labels[index]]]
     return []
 
-  def captioned(self) -> Sequence[int] | None:
-    with_texts = [i for i in range(len(self)) if self.captions(i)]
-    return with_texts if len(with_texts) < len(self) else None
-
-  def __getitem__(self, index: int) -> Record:
-    record: Record = {
-      'id': self.id(index),
-      'image': read_bytes(os.path.join(self._root, self._paths[index])),
-      'caption': self.captions(index),
-    }
-    if self._labels is not None:
-      record['label'] = self._labels[index]
-    return record
-
-  def outline(self) -> Iterator[str]:
-    for index, path in enumerate(self._paths):
-      label = self._labels[index] if self._labels is not None else None
-      known = self.id(index), self.captions(index), label
-      yield outline_of(os.path.join(self._root, path), *known)
+  def file(self, index: int) -> str:
+    return os.path.join(self._root, self._paths[index])
 
 
 def _root_and_splits(spec: str, location: str) -> tuple[str, tuple[str, ...]]:
