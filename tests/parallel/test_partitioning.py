@@ -1,17 +1,21 @@
 """The sharding table covers every parameter, once."""
 
+import contextlib
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from clip_jax.models import presets
 from clip_jax.models.counting import abstract_variables
+from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import make_mesh
 from clip_jax.trees import path_name
+from tests.tiny import TINY, TINY_RESNET
 
 
 def abstract_params(model):
@@ -86,3 +90,28 @@ def test_an_axis_that_does_not_divide_stays_whole():
   placed = partitioning.shardings(params, mesh)
   kernel = placed['image']['transformer']['blocks']['attention']['qkv']
   assert kernel['kernel'].spec == P(None, 'fsdp', None, None, None)
+
+
+@pytest.mark.parametrize('model', [TINY, TINY_RESNET], ids=['vit', 'resnet'])
+def test_activations_of_the_residual_stream_are_split_as_the_batch(model):
+  mesh = make_mesh(2, 2, 2, devices=jax.devices()[:8])
+  size, length = model.image.image_size, model.text.context_length
+  arguments = (
+    abstract_variables(model),
+    jax.ShapeDtypeStruct((8, size, size, 3), jnp.float32),
+    jax.ShapeDtypeStruct((8, length), jnp.int32),
+  )
+
+  def constraints(context):
+    def apply(variables, images, tokens):
+      with context:
+        return DualEncoder(model).apply(variables, images, tokens)
+
+    text = jax.jit(apply).lower(*arguments).as_text()
+    return re.findall(r'sdy.sharding_constraint \S+ <@mesh, \[(\{.*?\}),', text)
+
+  assert constraints(contextlib.nullcontext()) == []
+  split = constraints(partitioning.activations_like_batch(mesh))
+  # Of each part of a tower one at least: what enters, attention, and a block.
+  assert len(split) >= 8
+  assert set(split) == {'{"slice", "data", "fsdp"}'}
