@@ -343,8 +343,7 @@ def test_training_pairs_and_chance_stand_beside_what_is_held_out(workdir):
     'end: since then the model has learned its training pairs by heart, whose '
     'loss is 0.50.'
   ) in text
-  page = path.read_text()
-  assert page.count('chance 1.2 %') == 2  # in words, and a line of the figure
+  assert text.count('chance 1.2 %') == 2  # in words, and a line of the figure
 
 
 def test_a_held_out_loss_that_does_not_rise_is_not_blamed():
