@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pyarrow.parquet
@@ -18,6 +17,7 @@ from clip_jax.inference.embeddings_reader import open_embeddings
 from clip_jax.inference.identity import fingerprint
 from clip_jax.inference.loading import load
 from tests.tiny import write_pairs
+from tests.waiting import until
 
 TEXTS = ['red square', 'cat face', 'Größe']
 
@@ -247,9 +247,13 @@ def test_kills_at_random_moments_cost_nothing(workdir, many, tmp_path):
   for _ in range(3):
     before = parts_of(tmp_path / 'killed.parts')
     process = started(*call, f'--out={out}')
-    while parts_of(tmp_path / 'killed.parts') < before + rng.randrange(2, 15):
+    enough = before + rng.randrange(2, 15)
+
+    def reached(process=process, enough=enough):
       assert process.poll() is None, process.communicate()
-      time.sleep(0.002)
+      return parts_of(tmp_path / 'killed.parts') >= enough
+
+    until(reached)
     process.kill()
     assert process.wait() == -signal.SIGKILL
   done = parts_of(tmp_path / 'killed.parts')

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from clip_jax.data.images import Preprocessing
 from clip_jax.models import presets
-from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.models.dual_encoder import DualEncoder, normalize
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from clip_jax.training.optimizer import make_optimizer
@@ -168,7 +169,23 @@ def test_metrics_are_those_of_the_run_directory():
     'loss', 'learning_rate', 'logit_scale', 'grad_norm', 'skipped',
   }  # fmt: skip
   np.testing.assert_allclose(history[0]['logit_scale'], 1 / 0.07, rtol=1e-5)
-  assert abs(history[0]['loss'] - math.log(16)) < 3.0
+
+
+def test_the_first_loss_is_the_formula_of_figure_3():
+  history, _ = run_steps(ONE, 1)
+  _, state = run_steps(ONE, 0)
+  batch = jax.tree.map(jnp.asarray, tiny_batch(0))
+  preprocessing = Preprocessing(image_size=16)
+  images = normalize(batch['image'], preprocessing.mean, preprocessing.std)
+  image_features, text_features, scale, _ = DualEncoder(TINY).apply(
+    {'params': state.params}, images, batch['tokens']
+  )
+  logits = np.float64(scale) * np.float64(image_features @ text_features.T)
+  rows, columns = (
+    scipy.special.log_softmax(logits, axis)[np.diag_indices(16)].mean()
+    for axis in (1, 0)
+  )
+  assert history[0]['loss'] == pytest.approx(-(rows + columns) / 2, rel=1e-4)
 
 
 def test_the_donated_state_is_used_up():

@@ -3,7 +3,6 @@
 import io
 import re
 import threading
-import time
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -76,8 +75,10 @@ def test_reports_come_at_twice_the_time_and_stop_with_a_step(monkeypatch):
 
 
 def test_what_is_done_is_nested_and_silence_is_the_default():
+  before = set(threading.enumerate())
   stream = io.StringIO()
   with Watchdog(0.0, stream) as watchdog:
     with watchdog.doing('outer'), watchdog.doing('inner'):
-      time.sleep(0.1)
+      started = set(threading.enumerate()) - before
+      assert 'watchdog' not in {thread.name for thread in started}
     assert not reports(stream)
