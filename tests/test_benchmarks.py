@@ -14,9 +14,8 @@ from clip_jax.benchmarks import encode, host, loss, peer, train
 from clip_jax.benchmarks.timing import median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
-from clip_jax.models.counting import training_flops
+from clip_jax.models.counting import PEAK_FLOPS, training_flops
 from clip_jax.parallel.mesh import make_mesh
-from clip_jax.training.utilization import PEAK_FLOPS
 from tests.tiny import TINY, write_pairs
 from tests.waiting import Clock
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from clip_jax import tokenizers
@@ -20,13 +21,14 @@ from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import training_batches
 from clip_jax.data.sources import open_source
 from clip_jax.models import presets
+from clip_jax.models.counting import model_flops_utilization
+from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
-from clip_jax.training.feed import Feed, Finished
 from clip_jax.training.optimizer import make_optimizer
-from clip_jax.training.program import assemble
-from clip_jax.training.state import sharded_init
-from clip_jax.training.utilization import model_flops_utilization
+from clip_jax.training.prefetch import FinishedStep, Prefetcher
+from clip_jax.training.state import abstract_state, sharded_init
+from clip_jax.training.step import jit_train_step, make_train_step
 
 
 def bench_train(
@@ -63,17 +65,16 @@ def bench_train(
   check_batch_size(batch, mesh)
   model = presets.resolve(preset)
   preprocessing = Preprocessing(image_size=model.image.image_size)
-  program = assemble(
+  module = DualEncoder(model, jnp.dtype(dtype), remat)
+  # Steps with the pipeline, and those in turns.
+  optimizer, schedule = paper_optimizer(WARM_UP_STEPS + 2 * steps + 1)
+  loss_fn = make_loss('softmax', 'all_gather', mesh, BATCH_AXES, 1)
+  train_step = jit_train_step(
+    make_train_step(module, optimizer, schedule, loss_fn, preprocessing, mesh),
+    abstract_state(module, optimizer, mesh),
     mesh,
-    model,
-    preprocessing,
-    # Steps with the pipeline, and those in turns.
-    *paper_optimizer(WARM_UP_STEPS + 2 * steps + 1),
-    make_loss('softmax', 'all_gather', mesh, BATCH_AXES, 1),
-    dtype=dtype,
-    remat=remat,
   )
-  state = sharded_init(program.module, program.optimizer, mesh, seed=0)
+  state = sharded_init(module, optimizer, mesh, seed=0)
   batches = training_batches(
     open_source(data),
     tokenizer=tokenizers.load('clip', model.text.context_length),
@@ -84,14 +85,16 @@ def bench_train(
     process_count=jax.process_count(),
   )
   last = WARM_UP_STEPS + steps
-  done: list[Finished] = []
-  feed = Feed(itertools.islice(batches, last), mesh, batch, done.append)
+  done: list[FinishedStep] = []
+  prefetcher = Prefetcher(
+    itertools.islice(batches, last), mesh, batch, done.append
+  )
   for step in range(1, last + 1):
-    pairs = feed.next()
-    state, metrics = program.train_step(state, pairs)
-    feed.launched(step, metrics, log=step in (WARM_UP_STEPS, last))
-  feed.drain()
-  numbers = done[-1].numbers or {}
+    pairs = prefetcher.next()
+    state, metrics = train_step(state, pairs)
+    prefetcher.submit(step, metrics, log=step in (WARM_UP_STEPS, last))
+  prefetcher.drain()
+  numbers = done[-1].logged or {}
   batches.close()
   facts = device_facts()
   utilization = functools.partial(
@@ -118,7 +121,7 @@ def bench_train(
 
   def one_step() -> None:
     nonlocal state
-    state, metrics = program.train_step(state, pairs)
+    state, metrics = train_step(state, pairs)
     jax.block_until_ready((state, metrics))
 
   with open_clip(preset, dtype, python) as theirs:

@@ -1,4 +1,4 @@
-"""Trains a model; run again with the same workdir, goes on where it was.
+"""Trains a model; run again with the same workdir, it resumes.
 
 usage:
   clip-jax train --config=configs/NAME.py[:ARG] --workdir=DIR
@@ -60,7 +60,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'profile',
     '',
-    'STEP:COUNT, steps to trace into WORKDIR/profile; how to see it is said',
+    'STEP:COUNT, steps to trace into WORKDIR/profile, and how to view them',
     flag_values=values,
   )
   flags.DEFINE_integer(
@@ -74,7 +74,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
-  """Trains, and says where the results are."""
+  """Trains, and prints where the results are."""
   if words:
     raise UsageError(f'train takes flags only, not {words[0]!r}.')
   if values.config is None:
@@ -97,19 +97,21 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   use_cpu_devices(values.config.mesh.cpu_devices)
   with join_cluster(detect_cluster(), RESUME_ADVICE):
     finished = _train(values, profile)
-  # Not in there, where it would be a failure.
+  # Not in the block, where it would be a failure of the process.
   if not finished and values.stopped_exit_code:
     sys.exit(values.stopped_exit_code)
 
 
 def _train(values: flags.FlagValues, profile: 'Profile') -> bool:
-  """Whether it came to the end; False: asked to stop, and saved."""
+  """Returns whether the run finished; False if it was stopped, and saved."""
   from clip_jax.parallel.distributed import is_first_process
   from clip_jax.training.loop import train
+  from clip_jax.training.writers import default_outputs
 
   command = shlex.join(['clip-jax', *sys.argv[1:]])
   stated = stated_fields(values)
-  outcome = train(values.config, values.workdir, command, profile, stated)
+  outputs = default_outputs(command)
+  outcome = train(values.config, values.workdir, outputs, profile, stated)
   if not is_first_process():
     return outcome.finished
   if not outcome.finished:

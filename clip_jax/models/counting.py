@@ -26,6 +26,18 @@ from clip_jax.models.config import (
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.trees import first_difference, flat
 
+# Dense bfloat16 FLOP/s of one device, by its `device_kind` (vendors' data
+# sheets). Other devices, such as CPUs, are not in the table.
+PEAK_FLOPS = {
+  'TPU v4': 275e12,
+  'TPU v5 lite': 197e12,  # v5e
+  'TPU v5': 459e12,  # v5p
+  'TPU v6 lite': 918e12,  # v6e
+  'NVIDIA A100-SXM4-80GB': 312e12,
+  'NVIDIA H100 80GB HBM3': 989e12,
+  'NVIDIA H200': 989e12,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
@@ -197,3 +209,25 @@ def _resnet_flops(tower: ResNetConfig) -> int:
 
 def _hidden(tower: VisionTransformerConfig | TextTransformerConfig) -> int:
   return int(tower.width * tower.mlp_ratio)
+
+
+def model_flops_utilization(
+  config: CLIPConfig,
+  examples_per_second: float,
+  device_kind: str,
+  devices: int,
+  patch_dropout: float = 0.0,
+) -> float | None:
+  """Returns the model FLOPs utilization: its arithmetic over the peak.
+
+  Args:
+    devices: that share the work.
+    patch_dropout: as in `training_flops`.
+  Returns:
+    A fraction, or None where the peak of this kind of device is not known.
+  """
+  peak = PEAK_FLOPS.get(device_kind)
+  if peak is None:
+    return None
+  pair = training_flops(config, patch_dropout)
+  return pair * examples_per_second / (peak * devices)

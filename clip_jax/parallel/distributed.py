@@ -22,7 +22,6 @@ from jax.experimental import multihost_utils
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.parallel import peer_failures
-from clip_jax.parallel.supervisor import run_supervised
 
 ADDRESS = 'JAX_COORDINATOR_ADDRESS'
 COUNT = 'JAX_NUM_PROCESSES'
@@ -125,6 +124,8 @@ def join_cluster(
   if cluster is None:
     yield
     return
+  from clip_jax.parallel.supervisor import run_supervised
+
   run_supervised(cluster.index, cluster.count, advice)
   _connect(cluster)
   client = jax_distributed.global_state.client

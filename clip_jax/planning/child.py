@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.planning.topology import Topology, parse_topology
 from clip_jax.training.config import Config
-from clip_jax.training.run_directory import as_json
+from clip_jax.training.saved_config import config_to_json
 
 _ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
@@ -62,7 +62,7 @@ def measure_in_child(
     FailureError: the compiler failed otherwise.
   """
   request = {
-    'config': as_json(config),
+    'config': config_to_json(config),
     'topology': topology.name,
     'slices': topology.slices,
   }

@@ -23,12 +23,14 @@ from clip_jax.planning.estimate import estimate, exchange_seconds
 from clip_jax.planning.topology import GIB, Topology, devices_of
 from clip_jax.training.config import (
   Config,
+  check_config,
+  check_devices,
   preprocessing_of,
   tokenizer_path,
   with_defaults,
 )
-from clip_jax.training.program import Program, make_program
-from clip_jax.training.run import make_tokenizer, shape_model
+from clip_jax.training.run import load_tokenizer, make_model_config
+from clip_jax.training.step import TrainProgram, build_train_program
 
 
 def measure(
@@ -49,9 +51,10 @@ def measure(
   """
   config = with_defaults(config)
   model = planned_model(config)
-  devices = devices_of(topology)
-  program = make_program(
-    config, model, preprocessing_of(config, model), devices=devices
+  check_config(config)
+  mesh = check_devices(config, devices_of(topology))
+  program = build_train_program(
+    config, mesh, model, preprocessing_of(config, model)
   )
   batch = abstract_batch(program, model, config.data.batch_size)
   held = held_bytes(program, batch)
@@ -96,9 +99,9 @@ def planned_model(config: Config) -> CLIPConfig:
   config = with_defaults(config)
   path = tokenizer_path(config.tokenizer)
   if config.tokenizer == 'clip' or (path and path.exists()):
-    tokenizer = make_tokenizer(config, ())
-    return shape_model(
-      config, tokenizer.vocab_size, tokenizer.context_length, tokenizer.eos_id
+    tokenizer = load_tokenizer(config)
+    return make_model_config(
+      config, tokenizer.vocab_size, tokenizer.eos_id, tokenizer.context_length
     )
   text, name = config.model.text, config.model.preset
   known = dataclasses.asdict(presets.find(name).config.text) if name else {}
@@ -114,11 +117,13 @@ def planned_model(config: Config) -> CLIPConfig:
     )
   length = text.context_length or known.get('context_length')
   end = vocab_size - 1 if text.pooling == 'highest' else 1
-  return shape_model(config, vocab_size, length, known.get('end_token', end))
+  return make_model_config(
+    config, vocab_size, known.get('end_token', end), length
+  )
 
 
 def abstract_batch(
-  program: Program, model: CLIPConfig, batch_size: int
+  program: TrainProgram, model: CLIPConfig, batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the batch that the step takes, as shapes with their sharding."""
   split = batch_sharding(program.mesh)
@@ -133,7 +138,7 @@ def abstract_batch(
   }
 
 
-def held_bytes(program: Program, batch: Any) -> dict[str, int]:
+def held_bytes(program: TrainProgram, batch: Any) -> dict[str, int]:
   """Returns the bytes that a chip holds before the step starts, by kind."""
   state = program.state
   return {

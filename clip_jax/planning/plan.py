@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from clip_jax.models.config import CLIPConfig
+from clip_jax.models.counting import model_flops_utilization
 from clip_jax.planning.child import measure_in_child
 from clip_jax.planning.estimate import (
   ASSUMPTIONS,
@@ -15,7 +16,6 @@ from clip_jax.planning.estimate import (
 )
 from clip_jax.planning.topology import GIB, Topology
 from clip_jax.training.config import Config
-from clip_jax.training.utilization import model_flops_utilization
 
 Plan = dict[str, Any]  # as JSON; the keys are those of `make_plan`
 Measure = Callable[[Config, Topology], dict[str, Any]]

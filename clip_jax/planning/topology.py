@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from clip_jax.errors import UsageError
-from clip_jax.training.utilization import PEAK_FLOPS
+from clip_jax.models.counting import PEAK_FLOPS
 
 GIB = 1 << 30
 

@@ -10,8 +10,7 @@ from clip_jax.evaluation.metrics.chance import FEW_CLASSES
 from clip_jax.progress import duration, speed
 from clip_jax.report.examples import Examples
 from clip_jax.report.page import percent, short_count
-from clip_jax.training.evaluations import TRAIN
-from clip_jax.training.metrics import Row, series
+from clip_jax.training.metrics import TRAIN_PREFIX, Row, series
 
 # The settings that tell one run from another; all of them are in config.json.
 SETTINGS = (
@@ -69,14 +68,16 @@ def headline(
       continue
     notes = [note]
     for what, beside in (
-      ('training pairs', f'eval/{TRAIN}{name}'),
+      ('training pairs', f'eval/{TRAIN_PREFIX}{name}'),
       ('chance', f'eval/{name}_chance'),
     ):
       level = _last(rows, beside)
       if level is not None:
         notes.append(f'{what} {percent(level)}')
     add(percent(value), words, '; '.join(notes))
-  loss, trained = (_last(rows, f'eval/{x}loss/loss') for x in ('', TRAIN))
+  loss, trained = (
+    _last(rows, f'eval/{x}loss/loss') for x in ('', TRAIN_PREFIX)
+  )
   if loss is not None:
     note = '' if trained is None else f'training pairs {trained:.2f}'
     add(f'{loss:.2f}', 'held-out loss', note)
@@ -112,7 +113,7 @@ def overfitting(rows: Sequence[Row]) -> str:
     f'{losses[best]:.2f}, and is {losses[-1]:.2f} at the end: since then the '
     'model has learned its training pairs by heart'
   )
-  trained = _last(rows, f'eval/{TRAIN}loss/loss')
+  trained = _last(rows, f'eval/{TRAIN_PREFIX}loss/loss')
   if trained is not None:
     line += f', whose loss is {trained:.2f}'
   return f'{line}. More data, augmentation or fewer steps would help.'

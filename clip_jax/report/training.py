@@ -18,8 +18,7 @@ from clip_jax.report import facts, gallery, page
 from clip_jax.report.curves import draw_curves
 from clip_jax.report.examples import NO_EXAMPLES, read_examples
 from clip_jax.training.metrics import read_metrics
-
-FILE = 'report.html'
+from clip_jax.training.workdir import REPORT
 
 
 def write_report(
@@ -105,7 +104,7 @@ def write_report(
       shown.predictions is not None and not shown.captioned,
     ),
   }
-  path = workdir / FILE
+  path = workdir / REPORT
   if is_first_process():
     page.write(path, 'training.html', **sections)
   return path

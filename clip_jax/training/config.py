@@ -1,17 +1,30 @@
-"""A run's config: its type, and the checks that no other part makes."""
+"""A run's config: its type, its defaults, and the checks of its values."""
 
 import copy
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.sharding import Mesh
 
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError, check_choice
 from clip_jax.files import typed_path
 from clip_jax.models.config import CLIPConfig, ResNetConfig
+from clip_jax.models.description import Description
 from clip_jax.models.layers import REMAT_POLICIES
 from clip_jax.models.positions import TEXT_METHODS
-from clip_jax.objectives.registry import FORMS, OBJECTIVES
+from clip_jax.objectives.registry import FORMS, OBJECTIVES, check_chunk
+from clip_jax.parallel.mesh import (
+  batch_shard_count,
+  check_batch_size,
+  make_mesh,
+)
+
+if TYPE_CHECKING:
+  from clip_jax.inference.loading import Loaded
 
 # An ml_collections ConfigDict with the fields of configs/base.py; they are
 # made at run time, so that a type checker knows none of them.
@@ -19,8 +32,8 @@ Config = Any
 
 DTYPES = ('float32', 'bfloat16')
 
-
-INHERITED = 'initialize_from'  # as a tokenizer: that of the model
+# The value of `tokenizer` that takes the tokenizer of `initialize_from`.
+INHERITED = 'initialize_from'
 
 # Fields of `data` that are fields of `Preprocessing`.
 PREPROCESSING = (
@@ -35,15 +48,37 @@ PREPROCESSING = (
 )
 
 
+@dataclasses.dataclass
+class Start:
+  """A config with nothing left open, and the initial weights of its run.
+
+  Attributes:
+    config: as it runs.
+    inherited: the description of the model whose tokenizer and vocabulary the
+      run keeps; None where the config's tokenizer decides.
+    notes: lines for the user about what was taken from where.
+    weights: of `initialize_from`; None where there is none, or where the run
+      has checkpoints of its own. `initialization.initial_state` takes
+      them away.
+    reinitialized: paths of parameters that are random all the same.
+  """
+
+  config: Config
+  inherited: Description | None = None
+  notes: list[str] = dataclasses.field(default_factory=list)
+  weights: 'Loaded | None' = None
+  reinitialized: set[str] = dataclasses.field(default_factory=set)
+
+
 def dotted(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   """Returns the values of nested fields by their dotted names."""
-  found: dict[str, Any] = {}
+  values: dict[str, Any] = {}
   for key, value in fields.items():
     if isinstance(value, Mapping):
-      found |= dotted(value, f'{prefix}{key}.')
+      values |= dotted(value, f'{prefix}{key}.')
     else:
-      found[f'{prefix}{key}'] = value
-  return found
+      values[f'{prefix}{key}'] = value
+  return values
 
 
 def tokenizer_path(spec: str) -> Path | None:
@@ -56,22 +91,23 @@ def tokenizer_path(spec: str) -> Path | None:
 
 
 def with_defaults(config: Config) -> Config:
-  """Returns a copy that says its tokenizer and how images become pixels.
+  """Returns a copy whose tokenizer and preprocessing are filled in.
 
-  What it leaves open is CLIP's own, images laid on white and turned by EXIF.
+  Fields that it leaves open become CLIP's own; transparent images are laid on
+  white, and images are turned by EXIF.
   """
   config = copy.deepcopy(config)
   config.tokenizer = config.tokenizer or 'clip'
-  take_preprocessing(
+  fill_preprocessing(
     config, Preprocessing(image_size=1, background='white', exif=True)
   )
   return config
 
 
 def preprocessing_fields(preprocessing: Preprocessing) -> dict[str, Any]:
-  """Returns the fields of `config.data` that stand for this, by their names.
+  """Returns the values of the `PREPROCESSING` fields of `config.data`.
 
-  There, None is what is left open: no background is '', no `resize_to` is ().
+  There, None means open: no background is '', and no `resize_to` is ().
   """
   fields = {name: getattr(preprocessing, name) for name in PREPROCESSING}
   fields['background'] = preprocessing.background or ''
@@ -80,18 +116,18 @@ def preprocessing_fields(preprocessing: Preprocessing) -> dict[str, Any]:
   return fields
 
 
-def take_preprocessing(config: Config, preprocessing: Preprocessing) -> None:
-  """Fills what `config.data` leaves open of `PREPROCESSING`."""
+def fill_preprocessing(config: Config, preprocessing: Preprocessing) -> None:
+  """Fills the fields of `PREPROCESSING` that `config.data` leaves open."""
   fields = preprocessing_fields(preprocessing)
   if config.data.resize_mode not in (None, preprocessing.resize_mode):
-    fields['resize_to'] = ()  # it was for the other mode
+    fields['resize_to'] = ()  # it belongs to the other mode
   for name, value in fields.items():
     if config.data[name] is None:
       config.data[name] = value
 
 
 def preprocessing_of(config: Config, model: CLIPConfig) -> Preprocessing:
-  """Returns how `config.data`, which leaves nothing open, treats images."""
+  """Returns the preprocessing of `config.data`, whose fields are all filled."""
   fields = {name: config.data[name] for name in PREPROCESSING}
   fields['background'] = config.data.background or None
   size = tuple(config.data.resize_to)
@@ -101,7 +137,7 @@ def preprocessing_of(config: Config, model: CLIPConfig) -> Preprocessing:
 
 
 def check_config(config: Config) -> None:
-  """Refuses values that would fail late, or not at all.
+  """Refuses values that would fail late, or have no effect.
 
   Raises:
     UsageError: the first field that is impossible.
@@ -176,4 +212,46 @@ def check_objective(config: Config, model: CLIPConfig) -> None:
     raise UsageError(
       f'model.patch_dropout={config.model.patch_dropout} is for a ViT, and '
       'the image tower is a ResNet: leave it at 0.'
+    )
+
+
+def check_devices(
+  config: Config, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Checks a config against the devices, and returns its mesh of them.
+
+  Args:
+    devices: default, all of `jax.devices()`; they need not be attached.
+  Raises:
+    UsageError: the batch, its micro-batches or the tiles of the loss do not
+      split over the mesh, or the mesh does not fit the devices.
+  """
+  sizes, objective = config.mesh, config.objective
+  mesh = make_mesh(sizes.data, sizes.fsdp, sizes.tensor, sizes.slices, devices)
+  batch_size = config.data.batch_size
+  check_batch_size(batch_size, mesh)
+  check_micro_batch(objective.micro_batch, batch_size, mesh)
+  check_chunk(
+    objective.form, objective.chunk, batch_size, batch_shard_count(mesh)
+  )
+  return mesh
+
+
+def check_micro_batch(micro_batch: int, batch_size: int, mesh: Mesh) -> None:
+  """Refuses micro-batches that do not divide the batch; 0 stands for none."""
+  if micro_batch == 0:
+    return
+  shards = batch_shard_count(mesh)
+  fits = 0 < micro_batch <= batch_size and batch_size % micro_batch == 0
+  if not fits or micro_batch % shards:
+    right = [
+      str(shards * own)
+      for own in range(1, batch_size // shards + 1)
+      if batch_size // shards % own == 0
+    ]
+    right.sort(key=lambda size: abs(int(size) - micro_batch))
+    raise UsageError(
+      f'objective.micro_batch={micro_batch} must divide '
+      f'data.batch_size={batch_size}, and split over {shards} devices: '
+      f'{" or ".join(right[:2])} would do, or 0 for the whole batch.'
     )

@@ -1,12 +1,11 @@
-"""What is measured of a run's states: held-out data, and training pairs alike.
+"""The evaluations of a run: of held-out data, and of as many training pairs.
 
-Beside each number of held-out data stands the same of as many pairs that were
-trained on: where the two part, the model learns its training pairs by heart.
+Where the two differ, the model learns its training pairs by heart.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +21,15 @@ from clip_jax.evaluation.features.extraction import (
 from clip_jax.evaluation.prompts import text_features
 from clip_jax.evaluation.tasks.pair_loss import evaluate_loss
 from clip_jax.inference.model import Model
+from clip_jax.training.metrics import TRAIN_PREFIX
 from clip_jax.training.run import Run
-
-Evaluations = Mapping[str, Evaluation]
-
-TRAIN = 'train_'  # before the name of an evaluator: of training pairs
+from clip_jax.training.state import TrainState
 
 
 def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
-  """The evaluations of a model, by the name of their evaluator.
+  """Returns the evaluations of a model, by the name of their evaluator.
 
-  Those are the config's tasks, 'loss' where the data have captions, and
+  These are the config's tasks, 'loss' where the data have captions, and
   'train_loss' and 'train_retrieval' on a sample of the training pairs.
   """
   source = run.evaluation_source
@@ -43,18 +40,18 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
   options = Options(
     max_corrupt_records=config.data.max_corrupt_records, cache=remembered
   )
-  # They are for names; what a caption is retrieved by is the caption.
+  # Templates are for class names: retrieval uses the captions unchanged.
   prompted = dataclasses.replace(
     options, templates=tuple(config.evaluation.templates)
   )
   held_out = of_source(source)
   sample = Sample(run.sources, len(source), config.seed)
   compared = config.evaluation.train_sample and _has_pairs(sample)
-  found: dict[str, Evaluation] = {}
+  evaluations: dict[str, Evaluation] = {}
   if _has_pairs(source):
-    for name, data in (('loss', source), (f'{TRAIN}loss', sample)):
+    for name, data in (('loss', source), (f'{TRAIN_PREFIX}loss', sample)):
       if data is source or compared:
-        found[name] = evaluate_loss(
+        evaluations[name] = evaluate_loss(
           model,
           of_source(data),
           options,
@@ -62,70 +59,70 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
           batch_size=config.data.batch_size,
         )
   for task in config.evaluation.tasks:
-    found[task] = find_evaluator(task)(
+    evaluations[task] = find_evaluator(task)(
       model, held_out, options if task == 'retrieval' else prompted
     )
-  if compared and 'retrieval' in found:
-    found[f'{TRAIN}retrieval'] = find_evaluator('retrieval')(
+  if compared and 'retrieval' in evaluations:
+    evaluations[f'{TRAIN_PREFIX}retrieval'] = find_evaluator('retrieval')(
       model, of_source(sample), options
     )
-  return found
+  return evaluations
 
 
-def named(evaluations: Evaluations) -> dict[str, float]:
-  """Metrics under their names in metrics.jsonl: eval/EVALUATOR/METRIC.
-
-  The level of chance of one is beside it, as eval/EVALUATOR/METRIC_chance.
-  """
-  found = {}
-  for task, evaluation in evaluations.items():
-    for name, value in evaluation.metrics.items():
-      found[f'eval/{task}/{name}'] = value
-      if name in evaluation.chance:
-        found[f'eval/{task}/{name}_chance'] = evaluation.chance[name]
-  return found
+def model_of(run: Run, state: TrainState) -> Model:
+  """Returns a state as a model that encodes on the run's devices."""
+  return Model(
+    run.description,
+    state.variables,
+    mesh=run.program.mesh,
+    dtype=run.config.model.dtype,
+    batch_size=run.config.evaluation.batch_size,
+    step=int(state.step),
+  )
 
 
 class Sample(Source):
-  """Records drawn evenly from some sources; the same at every call."""
+  """Records drawn evenly from some sources, by a seed."""
 
-  def __init__(self, sources: Sequence[Source], most: int, seed: int):
+  def __init__(self, sources: Sequence[Source], count: int, seed: int):
     """Draws records without replacement.
 
     Args:
-      most: records; all of them, where there are fewer.
+      count: how many to draw; all of them, where there are fewer.
     """
     self.spec = '::'.join(source.spec for source in sources)
     self._sources = sources
     ends = np.cumsum([len(source) for source in sources])
     total = int(ends[-1])
     drawn = np.sort(
-      np.random.default_rng(seed).choice(total, min(most, total), replace=False)
+      np.random.default_rng(seed).choice(
+        total, min(count, total), replace=False
+      )
     )
     which = np.searchsorted(ends, drawn, side='right')
     starts = np.concatenate([[0], ends[:-1]])
-    self._places = list(
+    self._positions = list(
       zip(which.tolist(), (drawn - starts[which]).tolist(), strict=True)
     )
 
   def __len__(self) -> int:
-    return len(self._places)
+    return len(self._positions)
 
   def id(self, index: int) -> str:
-    source, place = self._places[index]
-    return self._sources[source].id(place)
+    source, position = self._positions[index]
+    return self._sources[source].id(position)
 
   def captions(self, index: int) -> list[str]:
-    source, place = self._places[index]
-    return self._sources[source].captions(place)
+    source, position = self._positions[index]
+    return self._sources[source].captions(position)
 
   def __getitem__(self, index: int) -> Record:
-    source, place = self._places[index]
-    return self._sources[source][place]
+    source, position = self._positions[index]
+    return self._sources[source][position]
 
 
 def _has_pairs(source: Source) -> bool:
-  """Whether two images or more have captions, which a loss needs."""
+  """Returns whether two images or more have captions, as a loss needs."""
   with_captions = (i for i in range(len(source)) if source.captions(i))
   return len(list(itertools.islice(with_captions, 2))) == 2
 

@@ -1,11 +1,10 @@
-"""The numbers of a run, on disk: WORKDIR/metrics.jsonl and the same numbers as
-TensorBoard events under WORKDIR/tensorboard.
+"""WORKDIR/metrics.jsonl: the numbers of a run, a line for each time it logs.
 
-A line of metrics.jsonl is one JSON object: `step` (updates done), `time` (unix
-seconds), and named numbers such as `train/loss`. One step may have several
-lines (training, then its evaluation). JSON has no NaN: a number that is not
-finite is written as the string "NaN", "Infinity" or "-Infinity" (as protocol
-buffers do), and `read_metrics` gives it back as a float.
+A line is one JSON object: `step` (updates done), `time` (unix seconds), and
+named numbers such as `train/loss`. One step may have several lines (training,
+then its evaluation). JSON has no NaN: a number that is not finite is written as
+the string "NaN", "Infinity" or "-Infinity" (as protocol buffers do), and
+`read_metrics` returns it as a float.
 """
 
 import json
@@ -14,112 +13,91 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat, SupportsInt
-
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsInt
 
 from clip_jax.errors import MissingFileError
-from clip_jax.files import append, read_bytes
+from clip_jax.files import append, read_bytes, replacing
+
+if TYPE_CHECKING:
+  from clip_jax.evaluation import Evaluation
 
 FILE = 'metrics.jsonl'
-EVENTS = 'tensorboard'
 _MAX_BYTES = 2**30  # of metrics.jsonl: millions of steps
 _NOT_FINITE = ('NaN', 'Infinity', '-Infinity')
 
-# Their names come to be when the module runs, so a type checker sees none.
-_Event: Any = vars(event_pb2)['Event']
-_SessionLog: Any = vars(event_pb2)['SessionLog']
+# Before the name of an evaluator, where it measures training pairs.
+TRAIN_PREFIX = 'train_'
 
 Row = dict[str, Any]
 
 
-class MetricsWriter:
-  """Appends numbers to a run; both files are flushed at every write.
+class MetricsFile:
+  """A writer of metrics.jsonl (see `writers.Writer`), flushed at every write.
 
   A process that is killed in the middle of a write leaves half a line, which
   the next writer removes. A resumed run calls `truncate_after` first.
   """
 
   def __init__(self, workdir: str | os.PathLike):
+    """Opens the file, and makes it and its folder where they are missing."""
     self._path = Path(workdir) / FILE
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._events_dir = self._path.parent / EVENTS
-    self._events: EventsWriter | None = None  # no events, no file
     _drop_half_line(self._path)
     append(self._path, b'')
 
   def write(
     self, step: SupportsInt, numbers: Mapping[str, SupportsFloat]
   ) -> None:
-    """Appends one line, and one event a number.
+    """Appends one line.
 
     Args:
       step: updates done.
       numbers: named values; anything that `float` takes.
     """
-    now = time.time()
-    values = {name: float(value) for name, value in numbers.items()}
-    row = {'step': int(step), 'time': round(now, 3)}
-    row |= {name: _to_json(value) for name, value in values.items()}
+    row = {'step': int(step), 'time': round(time.time(), 3)}
+    row |= {name: _to_json(float(value)) for name, value in numbers.items()}
     line = json.dumps(row, allow_nan=False, ensure_ascii=False)
     append(self._path, line.encode() + b'\n')
-    events = self._open_events()
-    for name, value in values.items():
-      events.write_event(
-        _Event(wall_time=now, step=int(step), summary=scalar(name, value))
-      )
-    events.flush()
 
   def truncate_after(self, step: SupportsInt) -> None:
-    """Forgets what was written past `step`, as a run does that resumes there.
-
-    metrics.jsonl is rewritten atomically. TensorBoard's files stay as they
-    are; an event asks its readers to drop those past `step`.
-    """
+    """Removes the lines of steps after `step`; the file is replaced whole."""
     rows = _read_lines(self._path)
-    step = int(step)
-    kept = [line for line, row in rows if row['step'] <= step]
+    kept = [line for line, row in rows if row['step'] <= int(step)]
     if len(kept) < len(rows):
-      _write_atomically(self._path, ''.join(f'{line}\n' for line in kept))
-    if self._events is None and not any(self._events_dir.glob('events.*')):
-      return
-    events = self._open_events()
-    start = _SessionLog(status=_SessionLog.SessionStatus.Value('START'))
-    # A restart at step T hides the events of steps >= T.
-    events.write_event(
-      _Event(wall_time=time.time(), step=step + 1, session_log=start)
-    )
-    events.flush()
+      text = ''.join(f'{line}\n' for line in kept)
+      with replacing(self._path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
 
   def close(self) -> None:
-    """Closes the files; may be called again."""
-    if self._events is not None:
-      self._events.close()
-      self._events = None
+    """Does nothing: each write opens and closes the file."""
 
-  def __enter__(self) -> 'MetricsWriter':
+  def __enter__(self) -> 'MetricsFile':
     return self
 
   def __exit__(self, *exception: object) -> None:
     self.close()
 
-  def _open_events(self) -> EventsWriter:
-    if self._events is None:
-      self._events_dir.mkdir(exist_ok=True)
-      # The library names files by the second: two starts within one would
-      # overwrite each other, and readers take files in the order of names.
-      self._events = EventsWriter(
-        str(self._events_dir / 'events'), f'.{time.time_ns()}'
-      )
-    return self._events
+
+def evaluation_metrics(
+  evaluations: Mapping[str, 'Evaluation'],
+) -> dict[str, float]:
+  """Returns metrics under their names in metrics.jsonl: eval/EVALUATOR/METRIC.
+
+  The chance level of a metric is eval/EVALUATOR/METRIC_chance.
+  """
+  values = {}
+  for task, evaluation in evaluations.items():
+    for name, value in evaluation.metrics.items():
+      values[f'eval/{task}/{name}'] = value
+      if name in evaluation.chance:
+        values[f'eval/{task}/{name}_chance'] = evaluation.chance[name]
+  return values
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[Row]:
-  """All lines of WORKDIR/metrics.jsonl, in order of writing.
+  """Returns the lines of WORKDIR/metrics.jsonl, in order of writing.
 
-  Lines that are not whole are left out; no file, no lines.
+  Lines that are not whole are left out; a missing file has no lines.
 
   Returns:
     Rows {'step': int, 'time': float, NAME: float, …}.
@@ -132,13 +110,13 @@ def read_metrics(workdir: str | os.PathLike) -> list[Row]:
 
 
 def series(rows: Sequence[Row], name: str) -> tuple[list[int], list[float]]:
-  """The steps at which a number was written, and its values.
+  """Returns the steps at which a number was written, and its values.
 
   A step that was written twice keeps its last value.
   """
-  found = {row['step']: row[name] for row in rows if name in row}
-  steps = sorted(found)
-  return steps, [found[step] for step in steps]
+  values = {row['step']: row[name] for row in rows if name in row}
+  steps = sorted(values)
+  return steps, [values[step] for step in steps]
 
 
 def _read_lines(path: Path) -> list[tuple[str, Row]]:
@@ -158,7 +136,7 @@ def _read_lines(path: Path) -> list[tuple[str, Row]]:
 
 
 def _is_row(row: Any) -> bool:
-  """Whether it is what `write` writes: a step, a time, and numbers."""
+  """Returns whether `row` has the form that `write` writes."""
   if not isinstance(row, dict) or not {'step', 'time'} <= row.keys():
     return False
   step = row['step']
@@ -180,21 +158,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _drop_half_line(path: Path) -> None:
-  """Ends the file where its last whole line does."""
+  """Removes a last line that was not written whole."""
   if not path.exists():
     return
   data = read_bytes(path, _MAX_BYTES)
   if data and not data.endswith(b'\n'):
     os.truncate(path, data.rfind(b'\n') + 1)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-  partial = path.with_name(f'{path.name}.partial')
-  with partial.open('w', encoding='utf-8') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
 
 
 def _to_json(value: float) -> float | str:

@@ -22,8 +22,11 @@ _NO_DECAY = re.compile(
 
 
 def decay_mask(params: Any) -> Any:
-  """True where weight decay applies: "all weights that are not gains or
-  biases" (paper, section 2.5), by name, since scanned biases have two axes."""
+  """Returns a tree that is True where weight decay applies.
+
+  That is "all weights that are not gains or biases" (paper, section 2.5), told
+  by name, since the biases of scanned blocks have two axes.
+  """
   return jax.tree_util.tree_map_with_path(
     lambda path, _: not _NO_DECAY.search(path_name(path)), params
   )
@@ -32,8 +35,12 @@ def decay_mask(params: Any) -> Any:
 def make_schedule(
   name: str, peak: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
-  """Learning rate at a step: linear warm-up, then cosine or linear to zero,
-  or constant.
+  """Returns the learning rate by step: a linear warm-up, then the schedule.
+
+  Args:
+    name: what follows the warm-up: 'cosine' or 'linear' decay to zero, or
+      'constant'.
+    peak: the rate at the end of the warm-up.
 
   Raises:
     UsageError: the name is unknown, or the warm-up outlasts the run.
@@ -50,17 +57,17 @@ def make_schedule(
     'linear': optax.linear_schedule(peak, 0.0, rest),
     'constant': optax.constant_schedule(peak),
   }[name]
-  # The first update already moves: step 0 has 1/warmup_steps of the peak.
+  # Step 0 has 1/warmup_steps of the peak, so that the first update counts.
   warmup = optax.linear_schedule(
     peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1)
   )
   return optax.join_schedules([warmup, after], [warmup_steps])
 
 
-def describe_raised(
+def describe_raised_total(
   optimizer: Mapping[str, Any], before: int, total_steps: int, step: int
 ) -> str:
-  """Says what more steps do to the learning rate of a run.
+  """Describes how more steps change the learning rate of a run.
 
   Args:
     optimizer: the fields of `optimizer` in configs/base.py.
@@ -101,11 +108,11 @@ def make_optimizer(
   mu_dtype: str,
   nu_dtype: str,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The update rule, and its learning rate by step.
+  """Returns the update rule, and its learning rate by step.
 
   Args:
     total_steps: updates of the whole run.
-    learning_rate: the peak. It and all that follows: `optimizer` in
+    learning_rate: the peak. It and the rest are documented in `optimizer` of
       configs/base.py.
   """
   rate = make_schedule(schedule, learning_rate, warmup_steps, total_steps)
@@ -116,7 +123,7 @@ def make_optimizer(
     b1=b1, b2=b2, eps=eps, mu_dtype=jnp.dtype(mu_dtype)
   )
   if nu_dtype != 'float32':
-    adam = with_short_second_moment(adam)
+    adam = with_bfloat16_second_moment(adam)
   return optax.chain(
     clip,
     adam,
@@ -125,15 +132,15 @@ def make_optimizer(
   ), rate
 
 
-def with_short_second_moment(
+def with_bfloat16_second_moment(
   adam: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """`optax.scale_by_adam` that keeps its second moment in bfloat16.
+  """Returns `optax.scale_by_adam` with its second moment in bfloat16.
 
-  An update moves that moment by a share of 1 - b2, which is less than half a
-  unit of bfloat16's eight bits: rounded to the nearest, it would stand still.
-  It is rounded up or down by chance instead, so that it is right on average.
-  (The paper's half-precision statistics, section 2.5, are said no further.)
+  An update changes that moment by a fraction of 1 - b2, which is less than half
+  a unit of bfloat16's eight bits: rounded to nearest, it would never change.
+  Stochastic rounding keeps it right on average. (The paper gives no details of
+  its half-precision statistics, section 2.5.)
   """
 
   def init(params):
@@ -141,13 +148,13 @@ def with_short_second_moment(
     return state._replace(nu=_cast(state.nu, jnp.bfloat16))
 
   def update(updates, state, params=None):
-    wide = state._replace(nu=_cast(state.nu, jnp.float32))
+    full = state._replace(nu=_cast(state.nu, jnp.float32))
     new: Any
-    updates, new = adam.update(updates, wide, params)
+    updates, new = adam.update(updates, full, params)
     key = jax.random.fold_in(jax.random.key(0), new.count)
     leaves, structure = jax.tree.flatten(new.nu)
     rounded = [
-      round_by_chance(leaf, jax.random.fold_in(key, i))
+      stochastic_round(leaf, jax.random.fold_in(key, i))
       for i, leaf in enumerate(leaves)
     ]
     return updates, new._replace(nu=jax.tree.unflatten(structure, rounded))
@@ -155,11 +162,11 @@ def with_short_second_moment(
   return optax.GradientTransformation(init, update)
 
 
-def round_by_chance(x: jax.Array, key: jax.Array) -> jax.Array:
-  """float32 to one of the two nearest bfloat16 numbers; `x` on average."""
+def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
+  """Rounds float32 to bfloat16, up or down at random, and `x` on average."""
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-  below = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-  bits = (bits + below) & jnp.uint32(0xFFFF0000)
+  noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+  bits = (bits + noise) & jnp.uint32(0xFFFF0000)
   return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)
 
 

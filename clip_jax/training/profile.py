@@ -1,4 +1,4 @@
-"""--profile=STEP:COUNT: what the devices and the host did in some steps."""
+"""--profile=STEP:COUNT: traces what devices and host do in some steps."""
 
 import re
 import sys
@@ -12,9 +12,9 @@ from clip_jax.parallel import distributed
 
 
 class Profile:
-  """A context manager that traces `count` steps, `first` being the first.
+  """A context manager that traces `count` steps with jax.profiler.
 
-  The trace is that of jax.profiler; `how_to_open` says what reads it.
+  The first of them is step `first`; `how_to_open` says what reads the trace.
   """
 
   def __init__(self, first: int, count: int):
@@ -24,10 +24,10 @@ class Profile:
 
   @classmethod
   def parse(cls, text: str) -> 'Profile':
-    """From STEP:COUNT; '' is a profile of nothing.
+    """Parses STEP:COUNT; '' traces nothing.
 
     Raises:
-      UsageError: it is something else.
+      UsageError: the text is neither.
     """
     if not text:
       return cls(0, 0)
@@ -40,7 +40,7 @@ class Profile:
     return cls(int(match[1]), int(match[2]))
 
   def check(self, total_steps: int) -> None:
-    """Refuses a profile of steps that a run does not have.
+    """Refuses a profile of steps that the run does not have.
 
     Raises:
       UsageError: it begins after the last step.
@@ -58,12 +58,14 @@ class Profile:
     if self._folder is not None:  # the run ends before the last of its steps
       self._stop(self._folder)
 
-  def reach(self, step: int, workdir: Path, drain: Callable[[], None]) -> None:
-    """Starts or ends the trace where `step`, the next one, asks for it.
+  def before_step(
+    self, step: int, workdir: Path, drain: Callable[[], None]
+  ) -> None:
+    """Starts or ends the trace if that is due before `step`.
 
     Args:
       workdir: the trace goes to `profile/` in it.
-      drain: waits for the steps under way.
+      drain: waits for the steps that still run.
     """
     if step == self.first:
       drain()
@@ -81,7 +83,7 @@ class Profile:
 
 
 def how_to_open(folder: Path | str) -> str:
-  """Returns a line that says how the traces of a folder are looked at."""
+  """Returns a line that says how to view the traces of a folder."""
   return (
     f'to see it: pip install xprof; xprof --logdir={folder} --port=6006; then '
     'open http://localhost:6006 (or drop its .trace.json.gz on '

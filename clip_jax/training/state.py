@@ -1,4 +1,4 @@
-"""All that a resumed run needs, as one tree."""
+"""The training state: all arrays that a resumed run needs, as one tree."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from clip_jax.parallel import partitioning
 
 @flax.struct.dataclass
 class TrainState:
-  """Saved and sharded as one tree.
+  """The arrays of a run, saved and sharded as one tree.
 
   There is no random key in it: CLIP's step draws nothing, and the data's
   position follows from (seed, step).
@@ -28,12 +28,12 @@ class TrainState:
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What `DualEncoder.apply` takes."""
+    """Returns the variables that `DualEncoder.apply` takes."""
     return variables_of(self.params, self.batch_stats)
 
 
 def variables_of(params: Any, batch_stats: Any) -> dict[str, Any]:
-  """Collections by name, without an empty one."""
+  """Returns the non-empty collections of variables by name."""
   if not batch_stats:
     return {'params': params}
   return {'params': params, 'batch_stats': batch_stats}
@@ -44,7 +44,7 @@ def init_state(
   optimizer: optax.GradientTransformation,
   seed: int,
 ) -> TrainState:
-  """The state before the first update; traceable, so that it can be sharded."""
+  """Returns random weights at step 0; traceable, so it can be sharded."""
   image, text = module.config.image, module.config.text
   images = jnp.zeros((1, image.image_size, image.image_size, 3))
   tokens = jnp.zeros((1, text.context_length), jnp.int32)
@@ -60,7 +60,7 @@ def init_state(
 def abstract_state(
   module: DualEncoder, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-  """Shapes, dtypes and shardings of the state; nothing is computed."""
+  """Returns the shapes, dtypes and shardings of the state."""
   shapes = jax.eval_shape(lambda: init_state(module, optimizer, 0))
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -77,13 +77,13 @@ def sharded_init(
   mesh: Mesh,
   seed: int,
 ) -> TrainState:
-  """The first state, each array made where it will live.
+  """Returns the state at step 0, each array made where it will live.
 
   The values do not depend on the mesh.
   """
   abstract = abstract_state(module, optimizer, mesh)
-  placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   make = jax.jit(
-    lambda: init_state(module, optimizer, seed), out_shardings=placed
+    lambda: init_state(module, optimizer, seed), out_shardings=shardings
   )
   return make()

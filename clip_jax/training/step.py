@@ -1,5 +1,10 @@
-"""The train step: one pure function (state, batch) -> (state, metrics)."""
+"""The train step: one pure function (state, batch) -> (state, metrics).
 
+`make_train_step` is the arithmetic, `jit_train_step` compiles it for a mesh,
+and `build_train_program` does both for a config.
+"""
+
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,23 +16,79 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from clip_jax.data.images import Preprocessing
+from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize
+from clip_jax.objectives.registry import make_loss
 from clip_jax.objectives.sharded import Loss
-from clip_jax.parallel.mesh import batch_sharding, replicated
+from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from clip_jax.parallel.partitioning import (
   activations_like_batch,
   gather_embedding_tables,
 )
-from clip_jax.training.gradients import in_micro_batches, whole_batch
-from clip_jax.training.state import TrainState, variables_of
+from clip_jax.training.config import Config, check_objective
+from clip_jax.training.gradients import (
+  micro_batch_gradients,
+  whole_batch_gradients,
+)
+from clip_jax.training.optimizer import make_optimizer
+from clip_jax.training.state import TrainState, abstract_state, variables_of
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
-# Of the compilers, the CPU's alone leaves this analysis out by default, and
-# copies what the scans over the blocks pass on, though nothing else reads it.
+# The CPU's compiler alone leaves this analysis out by default, and then copies
+# what the scans over the blocks pass on, though nothing else reads it.
 CPU_OPTIONS = {'xla_cpu_copy_insertion_use_region_analysis': True}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainProgram:
+  """The train step of a config on a mesh, with nothing allocated yet."""
+
+  mesh: Mesh
+  module: DualEncoder
+  optimizer: optax.GradientTransformation
+  state: TrainState  # shapes, dtypes and shardings
+  train_step: TrainStep  # jitted, its state donated
+
+
+def build_train_program(
+  config: Config, mesh: Mesh, model: CLIPConfig, preprocessing: Preprocessing
+) -> TrainProgram:
+  """Builds the jitted step of a config, and the shapes of its state.
+
+  Args:
+    config: the fields of configs/base.py.
+    mesh: from `check_devices`; its devices need not be attached.
+    model: the shape of `config.model`, with a tokenizer's vocabulary.
+    preprocessing: its mean and std normalise the uint8 pixels.
+  Raises:
+    UsageError: the objective or the optimizer's schedule is impossible.
+  """
+  check_objective(config, model)
+  objective = config.objective
+  dtype, remat = jnp.dtype(config.model.dtype), config.model.remat
+  module = DualEncoder(model, dtype, remat)
+  optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
+  train_step = make_train_step(
+    module,
+    optimizer,
+    schedule,
+    make_loss(
+      objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
+    ),
+    preprocessing,
+    mesh,
+    seed=config.seed,
+    micro_batch=objective.micro_batch,
+    max_logit_scale=objective.max_logit_scale,
+    patch_dropout=config.model.patch_dropout,
+  )
+  state = abstract_state(module, optimizer, mesh)
+  return TrainProgram(
+    mesh, module, optimizer, state, jit_train_step(train_step, state, mesh)
+  )
 
 
 def make_train_step(
@@ -43,10 +104,10 @@ def make_train_step(
   max_logit_scale: float = 100.0,
   patch_dropout: float = 0.0,
 ) -> TrainStep:
-  """The update as a pure function, not yet jitted.
+  """Returns the update as a pure function, not yet jitted.
 
-  A step whose loss or gradient is not finite changes nothing but the counters,
-  and says so in its metrics.
+  A step whose loss or gradient is not finite is skipped: only the counters
+  change, and the metric `skipped` is 1.
 
   Args:
     module: the model.
@@ -54,16 +115,16 @@ def make_train_step(
     loss_fn: of (image features, text features, logit scale, logit bias).
     preprocessing: its mean and std normalise the uint8 pixels.
     mesh: gradients are laid out on it as the parameters are.
-    seed: of what is random; with the step, it says all.
-    micro_batch: pairs that the towers see at once, all devices together; 0 is
-      the whole batch. The result is the same.
-    max_logit_scale: the temperature is clipped here (paper, section 2.5); 0 is
-      nowhere.
-    patch_dropout: the share of patches that a ViT does not see (FLIP, arXiv
+    seed: the random draws are a function of the seed and the step.
+    micro_batch: pairs that the towers see in one pass, all devices together;
+      0 is the whole batch. The result is the same.
+    max_logit_scale: the temperature is clipped here (paper, section 2.5); 0
+      does not clip it.
+    patch_dropout: the fraction of patches that a ViT does not see (FLIP, arXiv
       2212.00794), drawn anew for each image.
   Returns:
-    (state, {'image': uint8 [B, S, S, 3], 'tokens': int32 [B, T]}) to the next
-    state and the scalars of that step, before the update.
+    A function of (state, {'image': uint8 [B, S, S, 3], 'tokens': int32
+    [B, T]}) that returns the next state, and scalars from before the update.
   """
 
   def encode(params, batch_stats, inputs):
@@ -80,9 +141,9 @@ def make_train_step(
     return outputs, updated.get('batch_stats', {})
 
   if micro_batch:
-    gradients_of = in_micro_batches(encode, loss_fn, mesh, micro_batch)
+    gradients_of = micro_batch_gradients(encode, loss_fn, mesh, micro_batch)
   else:
-    gradients_of = whole_batch(encode, loss_fn, mesh)
+    gradients_of = whole_batch_gradients(encode, loss_fn, mesh)
 
   def train_step(state: TrainState, batch: Batch):
     inputs = dict(batch)
@@ -118,17 +179,17 @@ def make_train_step(
       'skipped': 1.0 - finite,
     }
     updated = TrainState(state.step + 1, params, opt_state, batch_stats)
-    return _where(finite, updated, state), metrics
+    return _apply_if(finite, updated, state), metrics
 
   return train_step
 
 
-def _where(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:
-  """The update, or what was before; counters, which are integers, move on."""
+def _apply_if(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:
+  """Returns the updated state, or the old one with advanced counters."""
 
   def choose(new, old):
-    whole = jnp.issubdtype(new.dtype, jnp.integer)
-    return new if whole else jnp.where(finite, new, old)
+    is_counter = jnp.issubdtype(new.dtype, jnp.integer)
+    return new if is_counter else jnp.where(finite, new, old)
 
   return jax.tree.map(choose, updated, state)
 
@@ -136,7 +197,7 @@ def _where(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:
 def draw_patches(
   key: jax.Array, images: int, patches: int, kept: int
 ) -> Int[Array, 'B K']:
-  """For each image, other `kept` of its patches."""
+  """Draws `kept` of the patches, independently for each image."""
   noise = jax.random.uniform(key, (images, patches))
   return jax.lax.top_k(noise, kept)[1]
 
@@ -147,21 +208,21 @@ def jit_train_step(
   """Compiles the step for a mesh, with the state donated.
 
   Args:
-    state: a state or its shapes, whose arrays say where they live.
+    state: a state, or its shapes with their shardings.
     mesh: the batch is split over its batch axes.
   """
-  placed = jax.tree.map(lambda leaf: leaf.sharding, state)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   return jax.jit(
     train_step,
-    in_shardings=(placed, batch_sharding(mesh)),
-    out_shardings=(placed, replicated(mesh)),
+    in_shardings=(shardings, batch_sharding(mesh)),
+    out_shardings=(shardings, replicated(mesh)),
     donate_argnums=0,
     compiler_options=_compiler_options(mesh),
   )
 
 
 def _compiler_options(mesh: Mesh) -> dict[str, bool] | None:
-  """Those of CPUs, unless this release of jaxlib does not know them."""
+  """Returns `CPU_OPTIONS` for a CPU whose compiler knows them, else None."""
   if mesh.devices.flat[0].platform != 'cpu':
     return None
   try:

@@ -1,4 +1,4 @@
-"""Says where a run hangs; it never ends one."""
+"""Warns where a run hangs; it never ends the run."""
 
 import contextlib
 import io
@@ -13,29 +13,30 @@ _FRAMES = 6  # of the stack that are shown, the innermost ones
 
 
 class Watchdog:
-  """A context manager around a training loop; a thread of its own watches.
+  """A context manager whose thread watches over a training loop.
 
-  The loop calls `beat` when a step is done, and names what it waits for with
-  `doing`. Where no beat comes for `seconds`, a line on stderr says what the
-  thread that entered does, and its stack; again at twice the time, and so on.
+  The loop calls `step_finished` after each step, and names what it waits for
+  with `activity`. After `seconds` without a step, a line on stderr says what
+  the loop's thread does, and its stack; again at twice the time, and so on.
   """
 
   def __init__(self, seconds: float | int, stream: io.TextIOBase | None = None):
-    """
+    """Starts nothing yet.
+
     Args:
-      seconds: without a step before it speaks; 0: it never does.
+      seconds: without a step before it warns; 0: it never does.
       stream: stderr, unless given.
     """
     self._seconds = seconds
     self._stream = stream
-    self._doing = 'between two steps'
-    self._beaten = time.monotonic()
+    self._activity = 'between two steps'
+    self._last_step = time.monotonic()
     self._ended = threading.Event()
-    self._watched = threading.get_ident()
+    self._thread = threading.get_ident()
 
   def __enter__(self) -> 'Watchdog':
-    self._watched = threading.get_ident()
-    self.beat()
+    self._thread = threading.get_ident()
+    self.step_finished()
     if self._seconds > 0:
       threading.Thread(target=self._watch, name='watchdog', daemon=True).start()
     return self
@@ -43,37 +44,37 @@ class Watchdog:
   def __exit__(self, *exception: object) -> None:
     self._ended.set()
 
-  def beat(self) -> None:
-    """A step is done."""
-    self._beaten = time.monotonic()
+  def step_finished(self) -> None:
+    """Restarts the clock."""
+    self._last_step = time.monotonic()
 
   @contextlib.contextmanager
-  def doing(self, what: str) -> Iterator[None]:
-    """What the loop does, for as long as the block lasts."""
-    before, self._doing = self._doing, what
+  def activity(self, name: str) -> Iterator[None]:
+    """Names what the loop does in the block."""
+    before, self._activity = self._activity, name
     try:
       yield
     finally:
-      self._doing = before
+      self._activity = before
 
   def _watch(self) -> None:
-    beaten, patience = self._beaten, self._seconds
+    last_step, patience = self._last_step, self._seconds
     while not self._ended.wait(self._seconds / 10):
-      if self._beaten != beaten:
-        beaten, patience = self._beaten, self._seconds
-      silent = time.monotonic() - beaten
+      if self._last_step != last_step:
+        last_step, patience = self._last_step, self._seconds
+      silent = time.monotonic() - last_step
       if silent >= patience:
-        self._report(silent)
+        self._warn(silent)
         patience *= 2
 
-  def _report(self, silent: float) -> None:
-    frame = sys._current_frames().get(self._watched)
+  def _warn(self, silent: float) -> None:
+    frame = sys._current_frames().get(self._thread)
     stack = traceback.extract_stack(frame)[-_FRAMES:] if frame else []
     where = ' > '.join(
       f'{f.name} ({os.path.basename(f.filename)}:{f.lineno})' for f in stack
     )
     print(
-      f'warning: no step for {silent:.0f} s: {self._doing}; at {where}',
+      f'warning: no step for {silent:.0f} s: {self._activity}; at {where}',
       file=self._stream or sys.stderr,
       flush=True,
     )

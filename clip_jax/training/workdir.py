@@ -24,20 +24,21 @@ from clip_jax.parallel import distributed
 
 Result = TypeVar('Result')
 
-_STORES = ('gs://', 's3://')  # that Orbax writes to
-_ELSEWHERE = ('checkpoints', 'profile')  # not mirrored
+REPORT = 'report.html'
+_STORES = ('gs://', 's3://')  # those that Orbax writes to
+_NOT_MIRRORED = ('checkpoints', 'profile')
 _ATTEMPTS = 6  # over a minute or so
-# Trying again will not help these.
+# Errors that another attempt would repeat.
 _FINAL = (FileNotFoundError, PermissionError, ImportError, ValueError)
 
 
 class Workdir:
-  """Where a run's files are.
+  """A run directory, and the local folder that holds its small files.
 
   Attributes:
-    name: as it was given: for people, and for Orbax.
-    folder: of this machine, for everything but the checkpoints. On a disk it
-      is the run directory itself.
+    name: as the user gave it; Orbax gets it, too.
+    folder: on this machine, for everything but the checkpoints. It is the run
+      directory itself, unless that is in an object store.
   """
 
   def __init__(self, name: str | os.PathLike, folder: Path):
@@ -54,18 +55,18 @@ class Workdir:
     return '://' in self.name
 
   def has(self, file: str) -> bool:
-    """Whether the run has written this file."""
+    """Returns whether the run has written this file."""
     return (self.folder / file).exists()
 
   def path(self, file: str) -> str:
-    """Where people find a file."""
+    """Returns where users find a file."""
     return f'{self.name.rstrip("/")}/{file}'
 
   def publish(self) -> None:
-    """Copies what has changed since the last time, in the first process.
+    """Uploads what has changed since the last call, in the first process.
 
     Raises:
-      FailureError: that fails, again and again.
+      FailureError: that fails repeatedly.
     """
     if not self.is_remote or not distributed.is_first_process():
       return
@@ -74,13 +75,13 @@ class Workdir:
       if path.is_file() and inside.name != '.lock':
         state = path.stat().st_size, path.stat().st_mtime_ns
         if self._copied.get(inside) != state:
-          _retrying(self._upload, path, self._remote / str(inside))
+          _with_retries(self._upload, path, self._remote / str(inside))
           self._copied[inside] = state
 
   def fetch(self) -> None:
-    """Copies what a run left here before."""
+    """Downloads the files of a run that is resumed."""
     if self.is_remote:
-      _retrying(self._download, self._remote, self.folder)
+      _with_retries(self._download, self._remote, self.folder)
 
   def _upload(self, path: Path, target: Any) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ class Workdir:
       return
     target.mkdir(parents=True, exist_ok=True)
     for entry in source.iterdir():
-      if entry.name in _ELSEWHERE:
+      if entry.name in _NOT_MIRRORED:
         continue
       if entry.is_dir():
         self._download(entry, target / entry.name)
@@ -100,8 +101,8 @@ class Workdir:
 
 
 @contextlib.contextmanager
-def opened(name: str | os.PathLike) -> Iterator[Workdir]:
-  """The run directory; what is left to copy is copied in the end.
+def open_workdir(name: str | os.PathLike) -> Iterator[Workdir]:
+  """Opens a run directory for a block, and uploads its files in the end.
 
   Args:
     name: a path, or gs://BUCKET/… (s3://…).
@@ -128,12 +129,14 @@ def opened(name: str | os.PathLike) -> Iterator[Workdir]:
       workdir.publish()
 
 
-def _retrying(call: Callable[..., Result], source: Any, target: Any) -> Result:
-  """Calls with both arguments, again after 1, 2, 4, … seconds."""
+def _with_retries(
+  call: Callable[..., Result], source: Any, target: Any
+) -> Result:
+  """Calls `call(source, target)`, again after 1, 2, 4, … seconds."""
   for attempt in range(_ATTEMPTS):
     try:
       return call(source, target)
-    except Exception as error:  # each store has its own
+    except Exception as error:  # each store has its own classes
       reason = ' '.join(str(error).split())[:200] or type(error).__name__
       if isinstance(error, _FINAL) or attempt == _ATTEMPTS - 1:
         raise FailureError(

@@ -57,11 +57,12 @@ def test_captions_of_a_folder_may_be_its_names(clip_jax, workdir, tmp_path):
 
 
 def test_training_says_it_once(folder, capsys):
-  from clip_jax.training.run import make_run
+  from clip_jax.training.config import with_defaults
+  from clip_jax.training.run import prepare_run
 
   config = tiny_config()
   config.data.train = f'folder:{folder}'
   config.evaluation.data = f'folder:{folder}'
   config.evaluation.tasks = ('retrieval',)
-  make_run(config)
+  prepare_run(with_defaults(config))
   assert capsys.readouterr().err.count('left out 1 file: .svg 1') == 1

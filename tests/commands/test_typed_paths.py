@@ -19,7 +19,7 @@ from clip_jax.evaluation.datasets import presence
 from clip_jax.evaluation.datasets.opening import open_dataset
 from clip_jax.inference.references import recognise
 from clip_jax.training import workdir as workdirs
-from clip_jax.training.run import open_evaluation, open_sources
+from clip_jax.training.run import open_evaluation_source, open_training_sources
 from tests.data.pictures import captioned_folder
 from tests.tiny import tiny_config
 
@@ -101,10 +101,10 @@ def test_data_sets_are_read_from_the_home(home):
     assert dataset.train and len(dataset.train.source) == count
     config = tiny_config()
     config.data.train = f'{spec}::{spec}'
-    assert [len(x) for x in open_sources(config)] == [count, count]
+    assert [len(x) for x in open_training_sources(config)] == [count, count]
     config.evaluation.data = spec
     config.evaluation.tasks = ('retrieval',)
-    source = open_evaluation(config)
+    source = open_evaluation_source(config)
     assert source and len(source) == count
   assert open_source('csv:~/table.csv')[0]['image'].startswith(b'\x89PNG')
 
@@ -128,7 +128,7 @@ def test_models_are_read_from_the_home(home):
 
 
 def test_a_run_is_written_to_the_home(home):
-  with workdirs.opened('~/run') as place:
+  with workdirs.open_workdir('~/run') as place:
     assert place.name == str(home / 'run')
     assert place.folder == home / 'run'
 

@@ -599,12 +599,12 @@ _IDENTITY = {'version': 1, 'model': 'x', 'records': 5}
 
 
 def _run_files(folder: Path) -> None:
-  from clip_jax.training.metrics import MetricsWriter
+  from clip_jax.training.metrics import MetricsFile
   from tests.tiny import tiny_config
 
   text = json.dumps(json.loads(tiny_config().to_json_best_effort()))
   (folder / 'config.json').write_text(text)
-  with MetricsWriter(folder) as writer:
+  with MetricsFile(folder) as writer:
     for step in range(1, 6):
       numbers = {'train/loss': 3.0 / step, 'train/grad_norm': float('nan')}
       writer.write(step, numbers | {'eval/zero_shot/top1': 0.1 * step})
@@ -615,9 +615,9 @@ def _read_run_files(folder: Path, random: Random) -> None:
   from clip_jax.report import facts
   from clip_jax.report.curves import draw_curves
   from clip_jax.report.training import _read_config
-  from clip_jax.training import run_directory
+  from clip_jax.training import saved_config
   from clip_jax.training.config import Config
-  from clip_jax.training.metrics import MetricsWriter, read_metrics, series
+  from clip_jax.training.metrics import MetricsFile, read_metrics, series
   from clip_jax.training.workdir import Workdir
   from tests.tiny import tiny_config
 
@@ -630,10 +630,10 @@ def _read_run_files(folder: Path, random: Random) -> None:
   facts.setting(stored, 'data.train')
   if random.random() < 0.2:
     draw_curves(rows, stored)
-  with MetricsWriter(folder) as writer:
+  with MetricsFile(folder) as writer:
     writer.truncate_after(3)
   config = tiny_config()
-  run_directory.check(Workdir(folder, folder), config)
+  saved_config.check_saved_config(Workdir(folder, folder), config)
   del Config
 
 

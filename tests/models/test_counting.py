@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from clip_jax.models.config import CLIPConfig
-from clip_jax.models.counting import image_flops, text_flops, training_flops
+from clip_jax.models.counting import (
+  image_flops,
+  model_flops_utilization,
+  text_flops,
+  training_flops,
+)
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.presets import resolve
 
@@ -81,3 +86,17 @@ def test_patches_that_are_left_out_cost_their_embedding_only():
   assert 0.45 * image_flops(config) < half < 0.52 * image_flops(config)
   saved = training_flops(config) - training_flops(config, 0.5)
   assert saved / 3 == pytest.approx(image_flops(config) - half, rel=0.1)
+
+
+def test_utilization_of_a_pod_slice():
+  """ViT-B/32: 14.8 GFLOPs a pair forward, less 0.95 that the last blocks leave
+  out, so 41.4 with its gradients."""
+  mfu = model_flops_utilization(
+    resolve('ViT-B/32'), 16_000.0, 'TPU v5 lite', 16
+  )
+  assert mfu == pytest.approx(16_000 * 41.4e9 / (16 * 197e12), rel=0.01)
+
+
+def test_a_cpu_has_no_figure():
+  config = resolve('ViT-B/32')
+  assert model_flops_utilization(config, 1.0, 'cpu', 1) is None

@@ -19,8 +19,9 @@ from clip_jax.planning.compiling import (
 )
 from clip_jax.planning.plan import make_plan
 from clip_jax.planning.topology import GIB, parse_topology
-from clip_jax.training.initialization import find_start
-from clip_jax.training.program import make_program
+from clip_jax.training.config import check_devices
+from clip_jax.training.initialization import complete_config
+from clip_jax.training.step import build_train_program
 from configs import base
 from tests.golden_models import GOLDENS
 from tests.tiny import TINY, tiny_config
@@ -60,14 +61,16 @@ def test_a_plan_starts_from_a_model_as_a_run_does():
   """Its tokenizer need not be known: only how many tokens it has."""
   config = base.get_config()
   config.initialize_from = str(GOLDENS / 'open_clip_vit_gelu')
-  found = find_start(config)
-  assert planned_model(found.config) == found.kept.model
+  found = complete_config(config)
+  assert planned_model(found.config) == found.inherited.model
 
 
 def test_the_program_says_what_a_chip_holds():
   config = config_of()
   config.mesh.fsdp = 4
-  made = make_program(config, TINY, Preprocessing(image_size=16))
+  made = build_train_program(
+    config, check_devices(config), TINY, Preprocessing(image_size=16)
+  )
   held = held_bytes(made, abstract_batch(made, TINY, 16))
   whole = sum(x.size * 4 for x in jax.tree.leaves(made.state.params))
   assert whole / 4 <= held['parameters'] < whole / 2

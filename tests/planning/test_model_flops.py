@@ -14,7 +14,8 @@ from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.planning import hlo
 from clip_jax.planning.compiling import abstract_batch
 from clip_jax.planning.costs import operations
-from clip_jax.training.program import make_program
+from clip_jax.training.config import check_devices
+from clip_jax.training.step import build_train_program
 from tests.planning.programs import array, program
 from tests.tiny import TINY, tiny_config
 
@@ -59,7 +60,8 @@ def step_flops(model, remat: str) -> int:
   config.data.batch_size = BATCH
   config.objective.form = 'dense'
   preprocessing = Preprocessing(image_size=model.image.image_size)
-  made = make_program(config, model, preprocessing, jax.devices()[:1])
+  mesh = check_devices(config, jax.devices()[:1])
+  made = build_train_program(config, mesh, model, preprocessing)
   batch = abstract_batch(made, model, BATCH)
   compiled = made.train_step.lower(made.state, batch).compile()
   return flops(hlo.parse(compiled.as_text()))

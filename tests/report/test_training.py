@@ -25,7 +25,7 @@ from clip_jax.report.examples import (
 )
 from clip_jax.report.gallery import changed_words, nearest, spread
 from clip_jax.report.training import write_report
-from clip_jax.training.metrics import MetricsWriter
+from clip_jax.training.metrics import MetricsFile
 
 COLOURS = ('red', 'green', 'blue', 'brown', 'black')
 THINGS = ('apple', 'cat face', 'house', 'hand', 'ball', 'tree', 'old man')
@@ -116,7 +116,7 @@ CONFIG = {
 @pytest.fixture
 def workdir(tmp_path):
   path = tmp_path / 'a <run>'
-  with MetricsWriter(path) as writer:
+  with MetricsFile(path) as writer:
     for step in range(10, 210, 10):
       writer.write(
         step,
@@ -320,7 +320,7 @@ def test_of_ten_names_or_fewer_the_first_five_are_not_told(workdir):
 
 
 def test_training_pairs_and_chance_stand_beside_what_is_held_out(workdir):
-  with MetricsWriter(workdir) as writer:
+  with MetricsFile(workdir) as writer:
     for step, held_out, trained in ((100, 2.5, 2.4), (200, 3.25, 0.5)):
       writer.write(
         step,
@@ -375,7 +375,7 @@ def test_without_examples_there_is_a_page_all_the_same(workdir, source):
 
 
 def test_numbers_that_are_not_finite_do_not_break_the_page(workdir):
-  with MetricsWriter(workdir) as writer:
+  with MetricsFile(workdir) as writer:
     writer.write(
       210,
       {

@@ -22,17 +22,18 @@ from clip_jax import __main__, checkpoints
 from clip_jax.evaluation.features import cache as feature_cache
 from clip_jax.evaluation.suite import run as suite_run
 from clip_jax.parallel import distributed, peer_failures
-from clip_jax.training import feed, loop
+from clip_jax.report import training as report
+from clip_jax.training import evaluations, loop, prefetch
 
 # What begins each phase: an owner, and the name of a function that it has.
 PHASES: dict[str, tuple[Any, str]] = {
   'start': (distributed, '_connect'),
-  'data': (loop, 'make_run'),
+  'data': (loop, 'prepare_run'),
   'restore': (checkpoints.Checkpoints, 'restore'),
-  'step': (feed.Feed, 'launched'),
+  'step': (prefetch.Prefetcher, 'submit'),
   'checkpoint': (checkpoints.Checkpoints, 'save'),
-  'evaluation': (loop, 'evaluate'),
-  'report': (loop, 'write_report'),
+  'evaluation': (evaluations, 'evaluate'),
+  'report': (report, 'write_report'),
   'features': (feature_cache._Entry, 'read'),  # of eval
   'suite': (suite_run, '_evaluate'),
   'end': (distributed, '_disconnect'),

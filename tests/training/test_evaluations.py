@@ -3,7 +3,8 @@
 import pytest
 
 from clip_jax.evaluation import Evaluation
-from clip_jax.training.evaluations import Sample, named
+from clip_jax.training.evaluations import Sample
+from clip_jax.training.metrics import evaluation_metrics
 from tests.evaluation.fakes import ListSource
 
 
@@ -40,7 +41,7 @@ def test_a_sample_of_more_than_there_are_is_all(most):
 
 def test_levels_of_chance_are_beside_their_metrics():
   found = Evaluation({'top1': 0.5, 'ece': 0.1}, [], chance={'top1': 0.2})
-  assert named({'zero_shot': found}) == {
+  assert evaluation_metrics({'zero_shot': found}) == {
     'eval/zero_shot/top1': 0.5,
     'eval/zero_shot/top1_chance': 0.2,
     'eval/zero_shot/ece': 0.1,

@@ -12,10 +12,10 @@ from clip_jax.errors import UsageError
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
+from clip_jax.training.config import check_micro_batch
 from clip_jax.training.gradients import (
-  check_micro_batch,
-  in_micro_batches,
-  whole_batch,
+  micro_batch_gradients,
+  whole_batch_gradients,
 )
 from clip_jax.training.state import variables_of
 from clip_jax.training.step import draw_patches
@@ -89,8 +89,8 @@ def both_ways(
   return [
     jax.jit(gradients)(params, batch_stats, inputs)
     for gradients in (
-      whole_batch(encode, loss_fn, mesh),
-      in_micro_batches(encode, loss_fn, mesh, micro_batch),
+      whole_batch_gradients(encode, loss_fn, mesh),
+      micro_batch_gradients(encode, loss_fn, mesh, micro_batch),
     )
   ]
 
@@ -131,7 +131,7 @@ def test_a_resnet_counts_each_micro_batch_once():
   encode = jax.jit(encode_with(DualEncoder(TINY_RESNET, jnp.float64)))
   mesh = make_mesh(devices=jax.devices()[:1])
   loss_fn = make_loss('softmax', 'dense', mesh, BATCH_AXES, 1)
-  gradients = in_micro_batches(encode, loss_fn, mesh, 4)
+  gradients = micro_batch_gradients(encode, loss_fn, mesh, 4)
   _, _, updated = jax.jit(gradients)(params, batch_stats, inputs)
   expected = batch_stats
   for i in range(0, BATCH, 4):

@@ -17,11 +17,12 @@ from clip_jax.errors import UsageError
 from clip_jax.inference.loading import read_model
 from clip_jax.models.positions import resize_model
 from clip_jax.tokenizers import sentence_piece
-from clip_jax.training.initial_state import first_state
-from clip_jax.training.initialization import find_start, inherit
+from clip_jax.training.config import check_devices
+from clip_jax.training.inheritance import inherit
+from clip_jax.training.initialization import complete_config, initial_state
 from clip_jax.training.loop import train
-from clip_jax.training.program import make_program
-from clip_jax.training.run import make_run
+from clip_jax.training.run import prepare_run
+from clip_jax.training.step import build_train_program
 from configs import base
 from tests.tiny import TINY_SIGLIP, tiny_config, write_pairs
 from tests.tiny_run import (
@@ -84,27 +85,27 @@ def write_vocabulary(path, captions=CAPTIONS, size=25):
 def test_a_config_that_says_nothing_takes_all(trained, pairs):
   config = fine_tuning(base.get_config(), trained, pairs)
   before = config.to_json_best_effort()
-  start = find_start(config)
+  start = complete_config(config)
   assert config.to_json_best_effort() == before
   assert start.notes == [
     f'initialize_from={trained} (step 7): weights, tokenizer, model and '
     'preprocessing are taken from there.'
   ]
-  run = make_run(start.config, start.kept)
+  run = prepare_run(start.config, start.inherited)
   assert run.description == tiny_description()
   recorded = run.config.to_dict()
   assert recorded['tokenizer'] == 'initialize_from'
   assert recorded['model']['image']['width'] == 32
   assert recorded['model']['text']['context_length'] == 16
   assert recorded['data']['background'] == ''
-  state = first_state(run.program, 0, start)
+  state = initial_state(run.program, 0, start)
   jax.tree.map(np.testing.assert_array_equal, state.params, tiny_params())
   assert start.weights is None  # not kept while the run lasts
 
 
 def test_what_is_completed_is_complete(trained, pairs):
-  start = find_start(fine_tuning(base.get_config(), trained, pairs))
-  again = find_start(start.config)
+  start = complete_config(fine_tuning(base.get_config(), trained, pairs))
+  again = complete_config(start.config)
   assert again.config.to_json_best_effort() == (
     start.config.to_json_best_effort()
   )
@@ -219,7 +220,7 @@ def test_a_recipes_vocabulary_of_the_same_size_is_refused(tmp_path):
     assert str(path) in said and OWN in said and NEW in said
     assert '\n' not in said
   config.tokenizer = 'initialize_from'
-  assert start_of(config).kept == tiny_description()
+  assert start_of(config).inherited == tiny_description()
 
 
 def test_one_of_the_same_content_is_welcome_wherever_it_is(tmp_path):
@@ -238,13 +239,13 @@ def test_a_vocabulary_that_would_be_trained_is_the_models(
   config = fine_tuning(tiny_config(), trained, pairs)
   config.tokenizer = 'sentencepiece:runs/pieces.model'
   config.tokenizer_training.vocab_size = 25
-  start = find_start(config)
+  start = complete_config(config)
   assert f'({tmp_path}/runs/pieces.model): the model' in notes_of(start)
-  run = make_run(start.config, start.kept)
+  run = prepare_run(start.config, start.inherited)
   assert run.description.tokenizer == tiny_description().tokenizer
   assert not list(tmp_path.iterdir())
   with pytest.raises(UsageError, match=r'no .*/runs/pieces.model\. Leave it'):
-    find_start(config, stated={'tokenizer'})
+    complete_config(config, stated={'tokenizer'})
 
 
 def test_a_new_vocabulary_begins_anew_on_request(trained, pairs, tmp_path):
@@ -252,11 +253,11 @@ def test_a_new_vocabulary_begins_anew_on_request(trained, pairs, tmp_path):
   config.tokenizer = f'sentencepiece:{tmp_path / "pieces.model"}'
   config.tokenizer_training.vocab_size = 24
   config.initialize_new_vocabulary = True
-  start = find_start(config)
+  start = complete_config(config)
   assert 'new vocabulary: the token embedding begins anew' in notes_of(start)
-  run = make_run(start.config, start.kept)
+  run = prepare_run(start.config, start.inherited)
   assert run.description.model.text.vocab_size == 24
-  params = first_state(run.program, 0, start).params
+  params = initial_state(run.program, 0, start).params
   embedding = params['text'].pop('token_embedding')['embedding']
   assert embedding.shape == (24, 32)
   assert np.std(embedding) == pytest.approx(0.02, rel=0.2)
@@ -284,7 +285,7 @@ def test_a_model_without_a_tokenizer_needs_one_of_its_size(tmp_path):
   with pytest.raises(UsageError, match='another vocabulary than tokenizer=cl'):
     start_of(config, found=found, tokenizer='clip')
   spec = write_vocabulary(tmp_path / 'pieces.model')
-  assert start_of(config, found=found, tokenizer=spec).kept == found
+  assert start_of(config, found=found, tokenizer=spec).inherited == found
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_ways_to_start_from_a_model_need_one(fields):
   config = tiny_config()
   config.update(fields)
   with pytest.raises(UsageError, match='name that in initialize_from'):
-    find_start(config)
+    complete_config(config)
 
 
 def test_a_new_vocabulary_has_to_be_named():
@@ -309,16 +310,16 @@ def test_a_new_vocabulary_has_to_be_named():
 def test_a_sigmoid_loss_from_a_softmax_model_starts_its_bias(trained, pairs):
   config = fine_tuning(base.get_config(), trained, pairs)
   config.objective.name = 'sigmoid'
-  start = find_start(config)
+  start = complete_config(config)
   assert 'which a model of the softmax loss has not: it starts at -10' in (
     notes_of(start)
   )
-  run = make_run(start.config, start.kept)
-  params = first_state(run.program, 0, start).params
+  run = prepare_run(start.config, start.inherited)
+  params = initial_state(run.program, 0, start).params
   assert float(params.pop('logit_bias')) == -10
   jax.tree.map(np.testing.assert_array_equal, params, tiny_params())
   config.model.initial_logit_bias = -3.0
-  start = find_start(config)
+  start = complete_config(config)
   assert 'note: the logit bias starts at -3.' in start.notes
   assert start.config.model.initial_logit_bias == -3
 
@@ -350,8 +351,8 @@ def test_the_bias_that_is_left_out_is_not_in_the_state(pairs):
   weights = start.weights
   params = {**weights.variables['params'], 'logit_bias': np.float32(-9)}
   start.weights = weights._replace(variables={'params': params})
-  run = make_run(start.config, start.kept)
-  assert 'logit_bias' not in first_state(run.program, 0, start).params
+  run = prepare_run(start.config, start.inherited)
+  assert 'logit_bias' not in initial_state(run.program, 0, start).params
 
 
 def test_a_logit_scale_above_the_limit_is_said():
@@ -369,8 +370,8 @@ def test_an_initial_scale_counts_where_the_command_line_says_it(
   name = 'model.initial_logit_scale'
   fields = {name: 20.0, 'data.train': pairs, 'data.batch_size': 16}
   start = start_of(base.get_config(), [name for _ in stated], **fields)
-  run = make_run(start.config, start.kept)
-  found = first_state(run.program, 0, start).params['logit_scale']
+  run = prepare_run(start.config, start.inherited)
+  found = initial_state(run.program, 0, start).params['logit_scale']
   expected = np.log(scale) if scale else tiny_params()['logit_scale']
   assert float(found) == pytest.approx(float(expected))
 
@@ -389,14 +390,17 @@ def program_of(image_size=16, context_length=16, **changes):
   )
   config = tiny_config()
   config.mesh.fsdp = 2
-  return make_program(
-    config, model, Preprocessing(image_size=image_size), jax.devices()[:2]
+  return build_train_program(
+    config,
+    check_devices(config, jax.devices()[:2]),
+    model,
+    Preprocessing(image_size=image_size),
   )
 
 
 def test_the_weights_are_those_of_the_reference_and_the_rest_is_new():
   program = program_of()
-  state = first_state(program, 0, start_of(base.get_config()))
+  state = initial_state(program, 0, start_of(base.get_config()))
   jax.tree.map(np.testing.assert_array_equal, state.params, tiny_params())
   assert int(state.step) == 0
   moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
@@ -408,7 +412,7 @@ def test_the_weights_are_those_of_the_reference_and_the_rest_is_new():
 def test_image_positions_are_interpolated_for_larger_images():
   start = start_of(base.get_config(), **{'data.image_size': 32})
   assert 'its image positions are interpolated' in notes_of(start)
-  state = first_state(program_of(image_size=32), 0, start)
+  state = initial_state(program_of(image_size=32), 0, start)
   resized, _ = resize_model(
     {'params': tiny_params()}, tiny_description().model, image_size=32
   )
@@ -422,7 +426,7 @@ def test_text_positions_are_kept_and_new_ones_appended():
     'its 16 text positions are kept, and 5 new ones, copies of the last'
     in notes_of(start)
   )
-  state = first_state(program_of(context_length=21), 0, start)
+  state = initial_state(program_of(context_length=21), 0, start)
   found = state.params['text']['position_embedding']
   old = tiny_params()['text']['position_embedding']
   np.testing.assert_array_equal(found[:16], old)
@@ -436,14 +440,14 @@ def test_text_positions_are_interpolated_on_request():
     **{'model.text.context_length': 21},
   )
   assert 'interpolated, so that all of them move' in notes_of(start)
-  state = first_state(program_of(context_length=21), 0, start)
+  state = initial_state(program_of(context_length=21), 0, start)
   old = tiny_params()['text']['position_embedding']
   found = state.params['text']['position_embedding']
   assert np.abs(found[1:16] - old[1:]).max() > 0.01
 
 
 def test_without_a_reference_the_weights_are_random():
-  state = first_state(program_of(), 0)
+  state = initial_state(program_of(), 0)
   kernel = state.params['image_projection']['kernel']
   assert not np.allclose(kernel, tiny_params()['image_projection']['kernel'])
   assert np.std(kernel) == pytest.approx(32**-0.5, rel=0.2)
@@ -452,13 +456,13 @@ def test_without_a_reference_the_weights_are_random():
 def test_arrays_of_other_shapes_are_refused_in_one_line():
   """Where a description does not say what the arrays are."""
   with pytest.raises(UsageError, match=r'its image_projection/kernel is \['):
-    first_state(program_of(embed_dim=8), 0, start_of(base.get_config()))
+    initial_state(program_of(embed_dim=8), 0, start_of(base.get_config()))
 
 
 def test_a_reference_to_nothing_is_refused(tmp_path):
   config = fine_tuning(base.get_config(), str(tmp_path / 'none'))
   with pytest.raises(UsageError, match='does not exist'):
-    find_start(config)
+    complete_config(config)
 
 
 # The whole of it.

@@ -1,44 +1,19 @@
 """What a run writes, also when it is killed, and what its watcher sees."""
 
-import glob
 import json
 import math
 import os
-import struct
 import subprocess
 import sys
 
 import pytest
-from tensorboardX.proto import event_pb2
 
 from clip_jax.errors import FailureError
-from clip_jax.training.metrics import MetricsWriter, read_metrics, series
-
-
-def _events(workdir):
-  """All events, in TensorBoard's order: files by name."""
-  events = []
-  for path in sorted(glob.glob(f'{workdir}/tensorboard/events.*')):
-    with open(path, 'rb') as file:
-      while header := file.read(12):
-        (length,) = struct.unpack('Q', header[:8])
-        events.append(event_pb2.Event.FromString(file.read(length)))
-        file.read(4)
-  return events
-
-
-def _scalars(workdir):
-  """What TensorBoard shows: a restart at T hides the steps >= T before it."""
-  shown = []
-  for event in _events(workdir):
-    if event.HasField('session_log'):
-      shown = [item for item in shown if item[0] < event.step]
-    shown += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
-  return shown
+from clip_jax.training.metrics import MetricsFile, read_metrics, series
 
 
 def test_lines_are_json_objects_with_step_time_and_numbers(tmp_path):
-  with MetricsWriter(tmp_path / 'run') as writer:
+  with MetricsFile(tmp_path / 'run') as writer:
     writer.write(10, {'train/loss': 2.5, 'train/learning_rate': 1e-3})
     writer.write(10, {'eval/zero_shot/top1': 0.25})
   lines = (tmp_path / 'run/metrics.jsonl').read_text().splitlines()
@@ -50,16 +25,15 @@ def test_lines_are_json_objects_with_step_time_and_numbers(tmp_path):
 
 
 def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
-  writer = MetricsWriter(tmp_path)
+  writer = MetricsFile(tmp_path)
   writer.write(1, {'train/loss': 1.0})
   assert read_metrics(tmp_path)[0]['train/loss'] == 1.0
-  assert _scalars(tmp_path) == [(1, 'train/loss', 1.0)]
   writer.close()
   writer.close()
 
 
 def test_numbers_that_are_not_finite_stay_legal_json(tmp_path):
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     writer.write(1, {'a': math.nan, 'b': math.inf, 'c': -math.inf})
 
   def refuse(constant):
@@ -74,20 +48,20 @@ def test_numbers_that_are_not_finite_stay_legal_json(tmp_path):
 
 def test_numbers_may_be_arrays_of_one_element(tmp_path):
   numpy = pytest.importorskip('numpy')
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     writer.write(numpy.int64(3), {'a': numpy.float32(0.5)})
   (row,) = read_metrics(tmp_path)
   assert row['step'] == 3 and row['a'] == 0.5
 
 
 def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     writer.write(1, {'a': 1.0})
   path = tmp_path / 'metrics.jsonl'
   whole = path.read_bytes()
   path.write_bytes(whole + b'{"step": 2, "ti')
   assert [row['step'] for row in read_metrics(tmp_path)] == [1]
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     assert path.read_bytes() == whole
     writer.write(2, {'a': 2.0})
   assert [row['step'] for row in read_metrics(tmp_path)] == [1, 2]
@@ -96,7 +70,7 @@ def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
 def test_a_file_that_holds_half_a_line_and_no_more(tmp_path):
   (tmp_path / 'metrics.jsonl').write_bytes(b'{"ste')
   assert read_metrics(tmp_path) == []
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     writer.write(1, {'a': 1.0})
   assert len(read_metrics(tmp_path)) == 1
 
@@ -113,39 +87,26 @@ def test_no_file_no_rows(tmp_path):
 
 
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     for step in (10, 20, 30, 40):
       writer.write(step, {'a': float(step)})
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     writer.truncate_after(20)
     assert [row['step'] for row in read_metrics(tmp_path)] == [10, 20]
     writer.write(30, {'a': -30.0})
   assert series(read_metrics(tmp_path), 'a') == ([10, 20, 30], [10, 20, -30])
-  assert _scalars(tmp_path) == [
-    (10, 'a', 10.0),
-    (20, 'a', 20.0),
-    (30, 'a', -30.0),
-  ]
-  assert not list(tmp_path.glob('*.partial'))
+  assert [path.name for path in tmp_path.iterdir()] == ['metrics.jsonl']
 
 
 def test_truncation_in_an_empty_workdir_writes_nothing(tmp_path):
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     writer.truncate_after(0)
   assert read_metrics(tmp_path) == []
-  assert not (tmp_path / 'tensorboard').exists()
-
-
-def test_starts_within_one_second_keep_their_own_event_files(tmp_path):
-  for step in range(3):
-    with MetricsWriter(tmp_path) as writer:
-      writer.write(step, {'a': 1.0})
-  assert [step for step, _, _ in _scalars(tmp_path)] == [0, 1, 2]
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='Linux only')
 def test_a_full_disk_is_an_error_of_the_call(tmp_path):
-  writer = MetricsWriter(tmp_path)
+  writer = MetricsFile(tmp_path)
   (tmp_path / 'metrics.jsonl').unlink()
   (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
   with pytest.raises(FailureError, match=r'metrics\.jsonl: no space left'):
@@ -164,7 +125,7 @@ def test_series_keeps_the_last_value_of_a_step():
 
 def test_writing_pulls_in_neither_tensorflow_nor_torch():
   code = (
-    'import sys, clip_jax.training.metrics, clip_jax.progress;'
+    'import sys, clip_jax.training.tensorboard, clip_jax.progress;'
     'print([m for m in ("tensorflow", "torch", "matplotlib")'
     ' if m in sys.modules])'
   )
@@ -193,12 +154,12 @@ def test_lines_of_another_form_are_left_out(tmp_path, line):
   good = '{"step": 1, "time": 1.5, "train/loss": "NaN"}'
   (tmp_path / 'metrics.jsonl').write_text(f'{good}\n{line}\n')
   assert [row['step'] for row in read_metrics(tmp_path)] == [1]
-  with MetricsWriter(tmp_path) as writer:
+  with MetricsFile(tmp_path) as writer:
     writer.truncate_after(9)
 
 
 def test_a_pipe_in_its_place_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / 'metrics.jsonl')
-  for read in (read_metrics, MetricsWriter):
+  for read in (read_metrics, MetricsFile):
     with pytest.raises(FailureError, match='a pipe or a device'):
       read(tmp_path)

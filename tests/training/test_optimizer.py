@@ -10,10 +10,10 @@ from clip_jax.errors import UsageError
 from clip_jax.models.counting import abstract_variables
 from clip_jax.training.optimizer import (
   decay_mask,
-  describe_raised,
+  describe_raised_total,
   make_optimizer,
   make_schedule,
-  round_by_chance,
+  stochastic_round,
 )
 from clip_jax.trees import path_name
 from tests.tiny import TINY_RESNET, TINY_SIGLIP, tiny_config
@@ -134,7 +134,7 @@ def test_first_moment_may_be_bfloat16():
 
 def test_rounding_by_chance_is_right_on_average():
   x = jnp.full(40_000, 1.0 + 0.3 * 2**-7)  # three tenths between two numbers
-  rounded = round_by_chance(x, jax.random.key(0))
+  rounded = stochastic_round(x, jax.random.key(0))
   assert rounded.dtype == jnp.bfloat16
   values, counts = np.unique(
     np.asarray(rounded, np.float32), return_counts=True
@@ -146,7 +146,7 @@ def test_rounding_by_chance_is_right_on_average():
 @pytest.mark.parametrize('x', [0.0, 1.0, 2.0**-120, 3e38])
 def test_what_bfloat16_holds_is_not_rounded(x):
   x = jnp.full(100, x).astype(jnp.bfloat16)
-  rounded = round_by_chance(x.astype(jnp.float32), jax.random.key(0))
+  rounded = stochastic_round(x.astype(jnp.float32), jax.random.key(0))
   np.testing.assert_array_equal(rounded, x)
 
 
@@ -194,11 +194,11 @@ def test_more_steps_are_said_with_what_they_do_to_the_rate(
   schedule, before, total, step, rates
 ):
   fields = {'schedule': schedule, 'learning_rate': 1.0, 'warmup_steps': 0}
-  said = describe_raised(fields, before, total, step)
+  said = describe_raised_total(fields, before, total, step)
   assert f'total_steps raised from {before} to {total}' in said
   assert f'at step {step} goes from {rates[0]:.3g} to {rates[1]:.3g}' in said
 
 
 def test_a_constant_rate_stays():
   fields = {'schedule': 'constant', 'learning_rate': 0.1, 'warmup_steps': 2}
-  assert describe_raised(fields, 10, 20, 10).endswith('rate stays 0.1.')
+  assert describe_raised_total(fields, 10, 20, 10).endswith('rate stays 0.1.')

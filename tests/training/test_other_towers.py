@@ -15,9 +15,10 @@ from clip_jax.checkpoints import load_variables
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD, preprocess
 from clip_jax.models.dual_encoder import normalize, unit_length
 from clip_jax.parallel.mesh import batch_sharding
-from clip_jax.training.evaluations import evaluate
-from clip_jax.training.loop import model_of, train
-from clip_jax.training.run import make_run
+from clip_jax.training.config import with_defaults
+from clip_jax.training.evaluations import evaluate, model_of
+from clip_jax.training.loop import train
+from clip_jax.training.run import prepare_run
 from tests.tiny import (
   TINY_RESNET,
   TINY_SIGLIP,
@@ -215,7 +216,7 @@ def test_what_is_loaded_of_a_resnet_computes_with_running_statistics(
 @pytest.mark.parametrize('kind', ['resnet', 'siglip'])
 def test_evaluation_in_training_is_that_of_the_loaded_model(kind, request):
   outcome, workdir, config = request.getfixturevalue(f'{kind}_run')
-  run = make_run(config)
+  run = prepare_run(with_defaults(config))
   loaded = clip_jax.load(workdir)
   variables, _, step = load_variables(workdir)
   state = dataclasses.replace(

@@ -41,6 +41,6 @@ def test_the_trace_is_in_the_run_directory(tmp_path, capsys):
 
 def test_a_run_that_ends_early_still_says_where_the_trace_is(tmp_path, capsys):
   with Profile(3, 9) as profile:
-    profile.reach(3, tmp_path, lambda: None)
+    profile.before_step(3, tmp_path, lambda: None)
   assert f'profiled to {tmp_path / "profile"}' in capsys.readouterr().err
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))

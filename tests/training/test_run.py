@@ -9,7 +9,8 @@ from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
 from clip_jax.models.config import ResNetConfig
 from clip_jax.tokenizers import sentence_piece
-from clip_jax.training.run import make_run
+from clip_jax.training.config import with_defaults
+from clip_jax.training.run import prepare_run
 from tests.tiny import tiny_config, write_pairs
 
 
@@ -22,7 +23,7 @@ def config(tmp_path):
 
 def test_the_description_says_all_that_a_model_needs(config):
   config.data.resize_mode = 'squash'
-  run = make_run(config)
+  run = prepare_run(with_defaults(config))
   description = run.description
   assert description.model.text.vocab_size == 49_408
   assert description.model.text.end_token == 49_407
@@ -36,7 +37,7 @@ def test_the_description_says_all_that_a_model_needs(config):
 
 def test_transparency_can_be_dropped_as_the_published_models_do(config):
   config.data.update(background='', exif=False)
-  preprocessing = make_run(config).description.preprocessing
+  preprocessing = prepare_run(with_defaults(config)).description.preprocessing
   assert preprocessing.background is None
   assert not preprocessing.exif
 
@@ -48,22 +49,22 @@ def test_a_preset_needs_nothing_else(config):
       config.model[tower][name] = None
   config.model.embed_dim = None
   config.model.preset = 'ViT-B/32'
-  run = make_run(config)
+  run = prepare_run(with_defaults(config))
   assert run.description.model.embed_dim == 512
   assert run.description.model.text.context_length == 77
 
 
 def test_single_fields_of_a_preset_are_replaced(config):
   config.model.preset = 'ViT-B/16'
-  model = make_run(config).description.model
+  model = prepare_run(with_defaults(config)).description.model
   assert model.image.patch_size == 8
   assert model.image.activation == 'quick_gelu'
 
 
 def test_batches_depend_on_seed_and_step_alone(config):
-  first = make_run(config).batches(0)
+  first = prepare_run(with_defaults(config)).batches(0)
   expected = [next(first) for _ in range(4)][3]
-  again = next(make_run(config).batches(3))
+  again = next(prepare_run(with_defaults(config)).batches(3))
   assert (expected['image'] == again['image']).all()
   assert (expected['tokens'] == again['tokens']).all()
   first.close()
@@ -73,10 +74,12 @@ def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
   path = tmp_path / 'vocabulary.model'
   config.tokenizer = f'sentencepiece:{path}'
   config.tokenizer_training.vocab_size = 24
-  assert make_run(config).description.model.text.vocab_size == 24
+  assert (
+    prepare_run(with_defaults(config)).description.model.text.vocab_size == 24
+  )
   assert 'training a vocabulary of 24 pieces' in capsys.readouterr().err
   before = path.read_bytes()
-  make_run(config)
+  prepare_run(with_defaults(config))
   assert path.read_bytes() == before
   assert not capsys.readouterr().err
 
@@ -120,7 +123,7 @@ def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
 def test_an_impossible_field_is_one_clear_line(config, field, value, message):
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UsageError, match=re.escape(message)) as caught:
-    make_run(config)
+    prepare_run(with_defaults(config))
   assert '\n' not in str(caught.value)
 
 
@@ -137,7 +140,7 @@ def test_evaluations_are_checked_before_training(config, changes, message):
   if 'captions' in changes:
     config.evaluation.data = 'tfds:emoji#test'
   with pytest.raises(UsageError, match=re.escape(message)):
-    make_run(config)
+    prepare_run(with_defaults(config))
 
 
 def test_a_vocabulary_larger_than_the_captions_give_is_said(
@@ -145,14 +148,14 @@ def test_a_vocabulary_larger_than_the_captions_give_is_said(
 ):
   config.tokenizer = f'sentencepiece:{tmp_path / "pieces.model"}'
   config.tokenizer_training.vocab_size = 9_000
-  size = make_run(config).description.model.text.vocab_size
+  size = prepare_run(with_defaults(config)).description.model.text.vocab_size
   assert size < 100
   assert f'give no more than {size} pieces' in capsys.readouterr().err
 
 
 def test_pixels_are_as_the_config_says(config):
   config.data.update(mean=(0.5, 0.4, 0.3), interpolation='bilinear')
-  preprocessing = make_run(config).description.preprocessing
+  preprocessing = prepare_run(with_defaults(config)).description.preprocessing
   assert preprocessing.mean == (0.5, 0.4, 0.3)
   assert preprocessing.interpolation == 'bilinear'
 
@@ -160,10 +163,10 @@ def test_pixels_are_as_the_config_says(config):
 def test_a_vocabulary_of_other_captions_is_refused(config, tmp_path):
   config.tokenizer = f'sentencepiece:{tmp_path / "pieces.model"}'
   config.tokenizer_training.vocab_size = 24
-  make_run(config)
+  prepare_run(with_defaults(config))
   config.tokenizer_training.vocab_size = 25
   with pytest.raises(UsageError, match='was trained on other captions'):
-    make_run(config)
+    prepare_run(with_defaults(config))
 
 
 def test_somebodys_own_vocabulary_is_taken_as_it_is(config, tmp_path):
@@ -172,14 +175,14 @@ def test_somebodys_own_vocabulary_is_taken_as_it_is(config, tmp_path):
   before = path.read_bytes()
   config.tokenizer = f'sentencepiece:{path}'
   config.tokenizer_training.vocab_size = 25
-  make_run(config)
+  prepare_run(with_defaults(config))
   assert path.read_bytes() == before
 
 
 def test_a_missing_field_is_named(config):
   config.model.image.width = None
   with pytest.raises(UsageError, match=r'missing model\.image\.width: say'):
-    make_run(config)
+    prepare_run(with_defaults(config))
 
 
 def typed(*words):
@@ -198,7 +201,7 @@ def test_a_published_resnet_from_the_command_line(config):
     f'--config.data.train={config.data.train}',
     '--config.data.batch_size=16',
   )
-  run = make_run(typed_config)
+  run = prepare_run(with_defaults(typed_config))
   image = run.description.model.image
   assert image == ResNetConfig(224, (1, 1, 1, 1), width=64, heads=32)
   assert set(run.program.state.batch_stats['image']) == {
@@ -229,18 +232,21 @@ def test_fields_of_another_tower_are_one_clear_line(
     '--config.data.batch_size=16',
   )
   with pytest.raises(UsageError, match=re.escape(message)) as caught:
-    make_run(typed_config)
+    prepare_run(with_defaults(typed_config))
   assert 'model.image' in str(caught.value)
   assert '\n' not in str(caught.value)
 
 
 def test_a_text_pooled_at_its_highest_id_needs_the_end_there(config, tmp_path):
   config.model.text.pooling = 'highest'
-  assert make_run(config).description.model.text.pooling == 'highest'
+  assert (
+    prepare_run(with_defaults(config)).description.model.text.pooling
+    == 'highest'
+  )
   config.tokenizer = f'sentencepiece:{tmp_path / "pieces.model"}'
   config.tokenizer_training.vocab_size = 24
   with pytest.raises(UsageError, match="of 24: take 'end'"):
-    make_run(config)
+    prepare_run(with_defaults(config))
 
 
 def test_images_without_captions_are_refused_before_anything_is_made(
@@ -249,4 +255,4 @@ def test_images_without_captions_are_refused_before_anything_is_made(
   for text in (tmp_path / 'pictures').glob('*.txt'):
     text.unlink()
   with pytest.raises(UsageError, match=r'no captions to train on.*filename'):
-    make_run(config)
+    prepare_run(with_defaults(config))

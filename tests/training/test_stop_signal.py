@@ -11,9 +11,9 @@ from clip_jax.training.stop_signal import StopSignal
 def test_a_signal_is_remembered_and_named(number):
   before = signal.getsignal(number)
   with StopSignal() as stop:
-    assert not stop.at(1)
+    assert not stop.requested(1)
     signal.raise_signal(number)
-    assert stop.at(2)
+    assert stop.requested(2)
     assert stop.name == number.name
     assert signal.getsignal(number) is before
   assert signal.getsignal(number) is before

@@ -10,7 +10,7 @@ import numpy as np
 
 from clip_jax.parallel.mesh import make_mesh
 from clip_jax.training import watchdog as watchdog_module
-from clip_jax.training.feed import Feed
+from clip_jax.training.prefetch import Prefetcher
 from clip_jax.training.watchdog import Watchdog
 from tests.waiting import PATIENCE, Clock, until
 
@@ -37,13 +37,13 @@ def test_a_source_that_blocks_is_named_with_the_stack():
 
   releaser = threading.Thread(target=release)
   with Watchdog(0.2, stream) as watchdog:
-    feed = Feed(
+    feed = Prefetcher(
       blocking_source(), make_mesh(), 8, lambda done: None, watchdog,
       'input (data.train=folder:slow)',
     )  # fmt: skip
     feed.next()
     releaser.start()
-    feed.launched(1, {'loss': jnp.float32(0)})  # hangs until it is reported
+    feed.submit(1, {'loss': jnp.float32(0)})  # hangs until it is reported
     feed.drain()
   releaser.join()
   first = reports(stream)[0]
@@ -54,11 +54,11 @@ def test_a_source_that_blocks_is_named_with_the_stack():
 
 def test_reports_come_at_twice_the_time_and_stop_with_a_step(monkeypatch):
   stream, clock = io.StringIO(), Clock()
-  with Watchdog(0.1, stream) as watchdog, watchdog.doing('evaluating'):
+  with Watchdog(0.1, stream) as watchdog, watchdog.activity('evaluating'):
     monkeypatch.setattr(
       watchdog_module, 'time', SimpleNamespace(monotonic=clock)
     )
-    watchdog.beat()
+    watchdog.step_finished()
     for said, passed in (
       (0, 0.09), (1, 0.02), (1, 0.08), (2, 0.02), (2, 0.18), (3, 0.02),
     ):  # fmt: skip
@@ -66,7 +66,7 @@ def test_reports_come_at_twice_the_time_and_stop_with_a_step(monkeypatch):
       looks = clock.asked
       until(lambda looks=looks: clock.asked > looks + 2)
       assert len(reports(stream)) == said
-    watchdog.beat()
+    watchdog.step_finished()
     clock.pass_by(0.09)
     looks = clock.asked
     until(lambda: clock.asked > looks + 2)
@@ -78,7 +78,7 @@ def test_what_is_done_is_nested_and_silence_is_the_default():
   before = set(threading.enumerate())
   stream = io.StringIO()
   with Watchdog(0.0, stream) as watchdog:
-    with watchdog.doing('outer'), watchdog.doing('inner'):
+    with watchdog.activity('outer'), watchdog.activity('inner'):
       started = set(threading.enumerate()) - before
       assert 'watchdog' not in {thread.name for thread in started}
     assert not reports(stream)

@@ -8,7 +8,7 @@ from clip_jax.checkpoints import Checkpoints
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.training import loop
 from clip_jax.training import workdir as module
-from clip_jax.training.workdir import opened
+from clip_jax.training.workdir import open_workdir
 from tests.tiny import tiny_config, write_pairs
 
 
@@ -46,14 +46,14 @@ def contents(store):
 
 
 def test_a_path_is_its_own_folder(tmp_path):
-  with opened(tmp_path / 'run') as workdir:
+  with open_workdir(tmp_path / 'run') as workdir:
     assert workdir.folder == tmp_path / 'run'
     workdir.publish()
   assert not (tmp_path / 'run').exists()
 
 
 def test_files_are_copied_when_they_have_changed(store):
-  with opened('gs://bucket/run') as workdir:
+  with open_workdir('gs://bucket/run') as workdir:
     (workdir.folder / 'tensorboard').mkdir(parents=True)
     (workdir.folder / '.lock').write_text('')
     (workdir.folder / 'metrics.jsonl').write_text('one\n')
@@ -68,11 +68,11 @@ def test_files_are_copied_when_they_have_changed(store):
 
 
 def test_a_run_that_goes_on_finds_what_it_left(store):
-  with opened('gs://bucket/run') as workdir:
+  with open_workdir('gs://bucket/run') as workdir:
     (workdir.folder / 'tensorboard').mkdir(parents=True)
     (workdir.folder / 'config.json').write_text('{}')
     (workdir.folder / 'tensorboard' / 'events').write_bytes(b'\0')
-  with opened('gs://bucket/run/') as workdir:
+  with open_workdir('gs://bucket/run/') as workdir:
     assert (workdir.folder / 'config.json').read_text() == '{}'
     assert (workdir.folder / 'tensorboard' / 'events').read_bytes() == b'\0'
     assert workdir.folder.name == 'run'
@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_finds_what_it_left(store):
 
 
 def test_a_failure_that_passes_is_tried_again(store, capsys):
-  with opened('gs://bucket/run') as workdir:
+  with open_workdir('gs://bucket/run') as workdir:
     workdir.folder.mkdir()
     (workdir.folder / 'config.json').write_text('{}')
     store.failures = [OSError('503 try later'), OSError('reset')]
@@ -92,7 +92,7 @@ def test_one_that_does_not_is_said(store):
   store.failures = [OSError('503 try later')] * 20
   with (
     pytest.raises(FailureError, match=r'config.json could not be .*try later'),
-    opened('gs://bucket/run') as workdir,
+    open_workdir('gs://bucket/run') as workdir,
   ):
     workdir.folder.mkdir()
     (workdir.folder / 'config.json').write_text('{}')
@@ -130,6 +130,6 @@ def test_a_run_in_a_store_leaves_all_of_its_files_there(
 def test_another_kind_of_store_is_refused():
   with (
     pytest.raises(UsageError, match='begins with gs:// or s3://'),
-    opened('ftp://host/run'),
+    open_workdir('ftp://host/run'),
   ):
     pass

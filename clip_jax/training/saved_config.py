@@ -1,9 +1,8 @@
-"""The run directory's config.json: written once, and compared ever after."""
+"""The run directory's config.json: written by a run, compared on resuming."""
 
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,18 @@ from typing import Any
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD
 from clip_jax.data.sources import same_data
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import check_fields, open_lock, read_bytes, read_json
+from clip_jax.files import (
+  check_fields,
+  open_lock,
+  read_bytes,
+  read_json,
+  replacing,
+)
 from clip_jax.parallel import distributed
 from clip_jax.training.config import Config, dotted
 from clip_jax.training.workdir import Workdir
 
-# Fields that may differ when a run goes on: they change neither the numbers
+# Fields that may differ when a run is resumed: they change neither the numbers
 # that it computes nor the records that it sees.
 _FREE = (
   'log_every_steps',
@@ -26,7 +31,7 @@ _FREE = (
   'model.remat',
   'objective.chunk',
   'objective.form',
-  'objective.micro_batch',  # but of a ResNet, whose norms see fewer images
+  'objective.micro_batch',  # (for a ResNet the batch norms do see it)
   'data.workers',
   'data.cache',
   'data.max_corrupt_records',
@@ -35,9 +40,9 @@ _FREE = (
   'evaluation.',
 )
 
-# What runs did that were started before there was such a field. Of the ways to
-# start from a model, those that were new then: what has begun does not care.
-_BEFORE = {
+# What the runs did that started before a field existed. The ways to start from
+# a model do not matter to a run that has begun.
+_DEFAULTS_OF_OLD_RUNS = {
   'data.background': '',
   'data.convention': 'open_clip',
   'data.exif': False,
@@ -54,25 +59,26 @@ _BEFORE = {
 }
 
 
-def check(workdir: Workdir, config: Config) -> int | None:
+def check_saved_config(workdir: Workdir, config: Config) -> int | None:
   """Refuses a directory that holds another config's run.
 
   `total_steps` may be raised, also on a run that has finished.
 
   Args:
-    config: with nothing left open (see `initialization.find_start`).
+    config: with nothing left open (see `config.with_defaults`).
   Returns:
-    The `total_steps` that the run had, where the config has more.
+    The `total_steps` that the run had, where the config has more; else None.
   Raises:
-    UsageError: it does; the message names the fields that differ. Or it is
-      the folder of the data.
+    UsageError: it holds such a run, whose differing fields the message names,
+      or it is the folder of the data.
     FailureError: its config.json cannot be read.
   """
-  found = recorded(workdir)
-  if found is None:
-    _refuse_data(workdir, config)
+  saved = read_saved_config(workdir)
+  if saved is None:
+    _refuse_data_folder(workdir, config)
     return None
-  new, old = _named(as_json(config)), _BEFORE | _named(found)
+  new = _dotted(config_to_json(config))
+  old = _DEFAULTS_OF_OLD_RUNS | _dotted(saved)
   before = old.get('total_steps', config.total_steps)
   raised = before < config.total_steps
   changed = [
@@ -81,7 +87,7 @@ def check(workdir: Workdir, config: Config) -> int | None:
     if old.get(key) != new.get(key)
     and not key.startswith(_FREE)
     and not (key == 'total_steps' and raised)
-    and not _is_inherited(key, old)
+    and not _was_inherited(key, old)
   ]
   if changed:
     lowered = before > config.total_steps
@@ -93,8 +99,8 @@ def check(workdir: Workdir, config: Config) -> int | None:
   return before if raised else None
 
 
-def _refuse_data(workdir: Workdir, config: Config) -> None:
-  """Keeps a run's files out of a folder of images."""
+def _refuse_data_folder(workdir: Workdir, config: Config) -> None:
+  """Refuses a run directory that is a folder of images."""
   for spec in (*config.data.train.split('::'), config.evaluation.data):
     if spec and not workdir.is_remote and same_data(str(workdir.name), spec):
       raise UsageError(
@@ -103,33 +109,40 @@ def _refuse_data(workdir: Workdir, config: Config) -> None:
       )
 
 
-def recorded(workdir: Workdir) -> dict[str, Any] | None:
+def read_saved_config(workdir: Workdir) -> dict[str, Any] | None:
   """Returns the config of the run in a directory, or None where none is.
 
   Raises:
     FailureError: its config.json cannot be read.
   """
   path = workdir.folder / 'config.json'
-  return _read(path) if path.exists() else None
+  if not path.exists():
+    return None
+  try:
+    return check_fields(path, read_json(path), {}, {'total_steps': int})
+  except FailureError as error:
+    raise FailureError(
+      f'{str(error).rstrip(".")}; restore it or use another --workdir.'
+    ) from error
 
 
-def _is_inherited(key: str, old: dict[str, Any]) -> bool:
-  """Whether a run that started from a model left this field to it.
+def _was_inherited(key: str, old: dict[str, Any]) -> bool:
+  """Returns whether a run took this field from the model that it started from.
 
-  Its shapes were not always written out; checkpoints describe the model.
+  Old runs did not write out these shapes; checkpoints describe the model.
   """
   left_open = old.get(key) is None or key == 'model.preset'
   return bool(old['initialize_from'] and key.startswith('model.') and left_open)
 
 
 @contextlib.contextmanager
-def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
+def claim_workdir(workdir: Workdir, config: Config) -> Iterator[None]:
   """Makes the directory, writes the config, and keeps other runs out.
 
-  Of a run's processes the first does that for all. The lock is the system's, on
+  The first process of a run does that for all. The lock is the system's, on
   WORKDIR/.lock: it ends with the process, however that ends. An object store
-  has none. Where the call turns out to be wrong, the config is again what it
-  was, so that the right one is welcome.
+  has no lock. A usage error in the block restores the config of before, so that
+  a corrected call is accepted.
 
   Raises:
     UsageError: another process trains in this directory.
@@ -148,10 +161,11 @@ def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
       ) from error
     path = workdir.folder / 'config.json'
     before = read_bytes(path) if path.exists() else None
-    _write(path, f'{json.dumps(as_json(config), indent=2)}\n'.encode())
+    text = f'{json.dumps(config_to_json(config), indent=2)}\n'
+    _write(path, text.encode())
     try:
       yield
-    except UsageError:  # nothing ran with this config
+    except UsageError:  # nothing has run with this config
       if before is None:
         path.unlink()
       else:
@@ -160,29 +174,19 @@ def claimed(workdir: Workdir, config: Config) -> Iterator[None]:
 
 
 def _write(path: Path, content: bytes) -> None:
-  temporary = path.with_suffix('.tmp')
-  temporary.write_bytes(content)
-  os.replace(temporary, path)
+  with replacing(path) as temporary:
+    temporary.write_bytes(content)
 
 
-def as_json(config: Config) -> dict[str, Any]:
-  """The config as JSON has it: tuples are lists, unset fields null."""
+def config_to_json(config: Config) -> dict[str, Any]:
+  """Returns the config as JSON values: tuples are lists, unset fields None."""
   return json.loads(config.to_json_best_effort())
 
 
-def _named(fields: dict[str, Any]) -> dict[str, Any]:
-  """Values by their dotted names, with what an unset one stands for."""
-  found = dotted(fields)
-  if found.get('model.image.pooling') == 'average':  # as in CLIPConfig
-    token = found.get('model.image.class_token')
-    found['model.image.class_token'] = bool(token)
-  return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-  try:
-    return check_fields(path, read_json(path), {}, {'total_steps': int})
-  except FailureError as error:
-    raise FailureError(
-      f'{str(error).rstrip(".")}; restore it or use another --workdir.'
-    ) from error
+def _dotted(fields: dict[str, Any]) -> dict[str, Any]:
+  """Returns values by their dotted names, with the default of a class token."""
+  values = dotted(fields)
+  if values.get('model.image.pooling') == 'average':  # as in CLIPConfig
+    token = values.get('model.image.class_token')
+    values['model.image.class_token'] = bool(token)
+  return values

@@ -1,12 +1,17 @@
-"""What a person is told of batches whose pairs repeat each other."""
+"""Warnings of repeated pairs, printed metrics, and skipped steps."""
 
 import itertools
+import json
 
 import pytest
 
 from clip_jax.data.examples import Repeats
-from clip_jax.training.journal import Journal, in_words, repeats_told
-from clip_jax.training.run import make_run
+from clip_jax.errors import FailureError
+from clip_jax.training.config import with_defaults
+from clip_jax.training.monitor import RunMonitor, SkippedSteps, describe_metrics
+from clip_jax.training.prefetch import FinishedStep
+from clip_jax.training.run import prepare_run
+from clip_jax.training.run_summary import describe_repeats
 from tests.tiny import tiny_config, write_pairs
 
 
@@ -14,7 +19,7 @@ def told(repeats, records, batch_size=128, **objective):
   config = tiny_config()
   config.data.batch_size = batch_size
   config.objective.update(**objective)
-  return repeats_told(repeats, records, config)
+  return describe_repeats(repeats, records, config)
 
 
 def test_few_captions_for_many_images():
@@ -61,10 +66,10 @@ def test_what_may_be_chance_is_not_told(repeats):
 def lines_of(tmp_path, capsys, count, steps=4):
   config = tiny_config()
   config.data.train = write_pairs(tmp_path / 'images', count)
-  run = make_run(config)
+  run = prepare_run(with_defaults(config))
   batches = run.batches(0)
-  with Journal(run, tmp_path, 0, batches) as journal:
-    passed = list(itertools.islice(journal.passing(), steps))
+  with RunMonitor(run, tmp_path, 0, batches) as monitor:
+    passed = list(itertools.islice(monitor.checked_batches(), steps))
   batches.close()
   assert len(passed) == steps
   return [x for x in capsys.readouterr().err.splitlines() if 'warning' in x]
@@ -84,7 +89,7 @@ def test_of_batches_without_repeats_nothing_is_told(tmp_path, capsys):
 
 
 def test_an_evaluation_is_told_beside_training_pairs_and_chance():
-  assert in_words(
+  assert describe_metrics(
     {
       'eval/loss/loss': 3.2104,
       'eval/loss/examples': 80,
@@ -103,3 +108,57 @@ def test_an_evaluation_is_told_beside_training_pairs_and_chance():
     '(training pairs 0.9, chance 0.0125), zero_shot/top1 0.5 (chance 0.1), '
     'bias/own/accuracy 0.3'
   )
+
+
+def count_steps(skipped, steps, bad):
+  for step in steps:
+    metrics = {'loss': 1.0, 'skipped': float(step in bad)}
+    skipped.count_step(FinishedStep(step, metrics, None))
+
+
+def ids(step):
+  return [f'{step}-{i}.png' for i in range(2)]
+
+
+def test_a_name_that_is_not_utf_8_is_written_as_json_can(tmp_path):
+  path = tmp_path / 'bad_steps.jsonl'
+  skipped = SkippedSteps(path, lambda _: ['caf\udce9.png'], 3)
+  count_steps(skipped, [1], bad=(1,))
+  assert json.loads(path.read_text())['ids'] == ['caf\udce9.png']
+
+
+def test_skipped_steps_are_counted_and_their_records_named(tmp_path):
+  skipped = SkippedSteps(tmp_path / 'bad_steps.jsonl', ids, 3)
+  count_steps(skipped, range(1, 9), bad=(2, 3, 5, 6))
+  assert skipped.count == 4
+  lines = (tmp_path / 'bad_steps.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [2, 3, 5, 6]
+  assert json.loads(lines[0])['ids'] == ['2-0.png', '2-1.png']
+
+
+def test_too_many_in_a_row_end_the_run(tmp_path):
+  skipped = SkippedSteps(tmp_path / 'bad_steps.jsonl', ids, 3)
+  with pytest.raises(FailureError, match=r'in 3 steps in a row, 4 to 6'):
+    count_steps(skipped, range(1, 9), bad=(1, 2, 4, 5, 6))
+
+
+@pytest.mark.parametrize(
+  ('latest', 'message'),
+  [
+    (None, 'the parameters, and there is no checkpoint yet. bad_steps'),
+    (5, 'the parameters, and the checkpoint of step 5 is good'),
+    (6, 'step 6 has the very parameters with which they failed'),
+    (8, 'step 8 has the very parameters with which they failed'),
+  ],
+)
+def test_the_error_says_which_checkpoint_is_good(latest, message):
+  skipped = SkippedSteps(None, ids, 2, lambda: latest)
+  with pytest.raises(FailureError, match=message) as caught:
+    count_steps(skipped, range(1, 9), bad=(8, 7))
+  assert ('is good' in str(caught.value)) == (latest == 5)
+
+
+def test_no_limit_and_no_file():
+  skipped = SkippedSteps(None, ids, 0)
+  count_steps(skipped, range(1, 50), bad=range(1, 50))
+  assert skipped.count == 49

@@ -1,7 +1,8 @@
-"""Which shapes a run has that starts from a trained model: the model's.
+"""The shapes of a run that starts from a trained model.
 
-Free are the sizes of images and texts, for which positions are made, and with a
-new vocabulary what depends on that.
+They are the model's. Only the sizes of images and texts are free, since
+position embeddings can be resized, and with a new vocabulary what depends on
+that.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,9 +13,9 @@ from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.training.config import Config, dotted
 
-# Fields of a model that may differ from those of its first weights: sizes for
-# which positions are made, the vocabulary, and where the temperature starts.
-_OPEN = (
+# Fields that may differ from those of the initial weights: the sizes that
+# position embeddings depend on, the vocabulary, and the initial temperature.
+_FREE = (
   'image.image_size',
   'text.context_length',
   'text.vocab_size',
@@ -24,7 +25,7 @@ _OPEN = (
 )
 
 
-def take_shapes(
+def inherit_shapes(
   config: Config,
   model: CLIPConfig,
   name: str,
@@ -32,25 +33,27 @@ def take_shapes(
   stated: Collection[str],
   keeps_vocabulary: bool,
 ) -> list[str]:
-  """Makes `config.model` the model's, but for sizes that are free.
+  """Sets `config.model` to the shapes of a model, except for free sizes.
 
   Args:
     config: changed in place.
-    model: that the run starts from.
+    model: the one that the run starts from.
     name: what errors call it.
     stated: dotted names of the fields that the command line gives.
-    keeps_vocabulary: whether the run goes on with the model's.
+    keeps_vocabulary: whether the run keeps the model's vocabulary.
   Returns:
-    Lines for people: what differs.
+    Notes for the user about what differs.
   Raises:
-    UsageError: the command line says other shapes.
+    UsageError: the command line gives other shapes.
   """
-  found, said = dotted(model.to_dict()), _said(config)
-  other = _contradictions(config, found, said, name, stated, keeps_vocabulary)
-  sizes = _sizes(config, found, said, stated, fits=not other)
+  shapes, requested = dotted(model.to_dict()), _requested_shapes(config)
+  other = _contradictions(
+    config, shapes, requested, name, stated, keeps_vocabulary
+  )
+  sizes = _free_sizes(config, shapes, requested, stated, fits=not other)
   pooling = model.text.pooling
   if config.initialize_new_vocabulary:
-    pooling = said.get('text.pooling') or pooling
+    pooling = requested.get('text.pooling') or pooling
     # A new vocabulary's end need not be its highest id.
     pooling = 'end' if pooling == 'highest' else pooling
   vocab_size = None
@@ -60,37 +63,37 @@ def take_shapes(
     vocab_size = config.model.text.vocab_size
   notes = []
   if other:
-    few = first_few([f'{name}={said[name]}' for name in other])
+    few = first_few([f'{name}={requested[name]}' for name in other])
     notes.append(
       f'the recipe is for a model of other shapes ({few}), which give way to '
       "the weights'."
     )
-  found.update(sizes)
-  found.update({'text.pooling': pooling, 'text.vocab_size': vocab_size})
-  _set_model(config, found)
+  shapes.update(sizes)
+  shapes.update({'text.pooling': pooling, 'text.vocab_size': vocab_size})
+  _set_model(config, shapes)
   return notes + _describe_sizes(config, model, sizes)
 
 
 def _contradictions(
   config: Config,
-  found: Mapping[str, Any],
-  said: Mapping[str, Any],
+  shapes: Mapping[str, Any],
+  requested: Mapping[str, Any],
   model: str,
   stated: Collection[str],
   keeps_vocabulary: bool,
 ) -> list[str]:
-  """Names of fields that a recipe says otherwise.
+  """Returns the fields for which the recipe requests another shape.
 
   Raises:
-    UsageError: the command line does.
+    UsageError: the command line requests it.
   """
   new_vocabulary = config.initialize_new_vocabulary
   other = []
-  for name in sorted(said):
-    free = name in _OPEN or (new_vocabulary and name == 'text.pooling')
+  for name in sorted(requested):
+    free = name in _FREE or (new_vocabulary and name == 'text.pooling')
     if name == 'text.vocab_size' and keeps_vocabulary:
       free = f'model.{name}' not in stated
-    if free or found.get(name) == said[name]:
+    if free or shapes.get(name) == requested[name]:
       continue
     key = f'model.{name}'
     by_preset = _field(config.model, name) is None
@@ -99,24 +102,25 @@ def _contradictions(
       preset = f' (model.preset={config.model.preset})'
       raise UsageError(
         f'{model} is another model: its {name} is '
-        f'{found.get(name, "not there")}, and the command line says '
-        f'{key}={said[name]}{preset if by_preset else ""}: leave that out.'
+        f'{shapes.get(name, "not there")}, and the command line says '
+        f'{key}={requested[name]}{preset if by_preset else ""}: leave that out.'
       )
     other.append(name)
   return other
 
 
-def _sizes(
+def _free_sizes(
   config: Config,
-  found: Mapping[str, Any],
-  said: Mapping[str, Any],
+  shapes: Mapping[str, Any],
+  requested: Mapping[str, Any],
   stated: Collection[str],
   *,
   fits: bool,
 ) -> dict[str, int]:
-  """The image size and the context length of the run.
+  """Returns the image size and the context length of the run.
 
-  The command line's, or those of a recipe for such a model, or its own.
+  They are the command line's, or those of a recipe for such a model, or the
+  model's own.
   """
   sizes = {}
   for name, keys in (
@@ -134,7 +138,7 @@ def _sizes(
         f'{one}={size} and {other}={another} contradict each other: leave '
         'one of them out.'
       )
-    default = said.get(name, found[name]) if fits else found[name]
+    default = requested.get(name, shapes[name]) if fits else shapes[name]
     sizes[name] = next(iter(given.values()), default)
   return sizes
 
@@ -142,7 +146,7 @@ def _sizes(
 def _describe_sizes(
   config: Config, model: CLIPConfig, sizes: Mapping[str, int]
 ) -> list[str]:
-  """Lines on sizes that are not the model's, and what becomes of positions."""
+  """Describes sizes that differ from the model's, and the resized positions."""
   lines = []
   size, length = sizes['image.image_size'], sizes['text.context_length']
   old_size, old_length = model.image.image_size, model.text.context_length
@@ -168,15 +172,15 @@ def _describe_sizes(
   return lines
 
 
-def _said(config: Config) -> dict[str, Any]:
-  """The fields of a model that a config says, by itself or by its preset."""
+def _requested_shapes(config: Config) -> dict[str, Any]:
+  """Returns the model's fields that a config gives, itself or by its preset."""
   fields = config.model.to_dict()
   for name in ('preset', 'dtype', 'remat', 'patch_dropout'):
     del fields[name]
-  said = {k: v for k, v in dotted(fields).items() if v is not None}
+  given = {k: v for k, v in dotted(fields).items() if v is not None}
   if not config.model.preset:
-    return said
-  return {**dotted(presets.find(config.model.preset).config.to_dict()), **said}
+    return given
+  return {**dotted(presets.find(config.model.preset).config.to_dict()), **given}
 
 
 def _field(config: Config, name: str) -> Any:
@@ -186,7 +190,7 @@ def _field(config: Config, name: str) -> Any:
 
 
 def _set_model(config: Config, fields: Mapping[str, Any]) -> None:
-  """Writes a model's fields into a config; those of another tower go."""
+  """Sets `config.model` to these fields; other fields become None."""
   model = config.model
   model.preset = ''
   model.embed_dim = fields['embed_dim']

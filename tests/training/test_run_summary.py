@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from clip_jax.data.sources import Source
-from clip_jax.training.opening import (
+from clip_jax.training.config import with_defaults
+from clip_jax.training.run import prepare_run
+from clip_jax.training.run_summary import (
   describe_run,
   draw_captions,
-  warn_of_cut_captions,
   warn_of_training_data,
+  warn_of_truncated_captions,
 )
-from clip_jax.training.run import make_run
 from clip_jax.training.workdir import Workdir
 from tests.tiny import tiny_config, write_pairs
 
@@ -24,7 +25,7 @@ def config(tmp_path):
 
 
 def described(config, first_step=0):
-  run = make_run(config)
+  run = prepare_run(with_defaults(config))
   captions, are_all = draw_captions(run.sources)
   workdir = Workdir('some/run', Path('some/run'))
   return describe_run(run, workdir, first_step, captions, are_all)
@@ -38,7 +39,7 @@ def test_a_run_is_told_in_a_few_lines(config, tmp_path, monkeypatch):
   assert lines['steps'] == (
     '12, each of 16 pairs; an epoch is 1.5 steps, the run 8.0 epochs'
   )
-  run = make_run(config)
+  run = prepare_run(with_defaults(config))
   assert '16 x 16 pixels' in lines['image']
   assert lines['text'].endswith('16 tokens, vocabulary of 49,408')
   assert lines['model'].endswith('parameters, float32, softmax loss')
@@ -98,8 +99,8 @@ def test_of_many_records_some_are_looked_at():
 def test_cut_captions_are_said(config, capsys):
   for length, said in ((4, True), (16, False)):
     config.model.text.context_length = length
-    run = make_run(config)
-    warn_of_cut_captions(run, draw_captions(run.sources)[0])
+    run = prepare_run(with_defaults(config))
+    warn_of_truncated_captions(run, draw_captions(run.sources)[0])
     message = '24 of 24 captions looked at are longer than'
     assert (message in capsys.readouterr().err) == said
 
@@ -128,9 +129,9 @@ def test_data_that_are_trained_on_are_not_held_out(
     f'folder:{tmp_path}/link',
   ):
     config.evaluation.data = spec
-    warn_of_training_data(make_run(config))
+    warn_of_training_data(prepare_run(with_defaults(config)))
     assert f'evaluation.data={spec} is trained on' in capfd.readouterr().err
   config.data.train = first
   config.evaluation.data = held_out
-  warn_of_training_data(make_run(config))
+  warn_of_training_data(prepare_run(with_defaults(config)))
   assert 'trained on' not in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""What a run is about to do, in a few lines for the person who started it."""
+"""Describes a run before its first step, and warns of its data."""
 
 import os
 import random
@@ -8,15 +8,22 @@ from collections.abc import Sequence
 
 import jax
 
+from clip_jax.data.examples import Repeats
 from clip_jax.data.sources import Source, same_data
 from clip_jax.models.config import ResNetConfig
 from clip_jax.models.counting import count_parameters
 from clip_jax.parallel.mesh import batch_shard_count
+from clip_jax.training.config import Config
 from clip_jax.training.run import Run
 from clip_jax.training.workdir import Workdir
 
-_SAMPLE = 10_000  # records whose captions are read, at most
-_SECONDS = 3.0  # for reading them, at most
+# Pairs that repeat another one: the least number, and the least fraction, for
+# a warning.
+_MIN_REPEATS = 8
+_MIN_REPEATED_FRACTION = 0.02
+# Limits of reading captions before the first step.
+_MAX_RECORDS = 10_000
+_MAX_SECONDS = 3.0
 
 
 def draw_captions(sources: Sequence[Source]) -> tuple[list[str], bool]:
@@ -25,8 +32,8 @@ def draw_captions(sources: Sequence[Source]) -> tuple[list[str], bool]:
   A data set may have 10^9 records: no more than a few seconds are spent.
   """
   records = sum(map(len, sources))
-  count = min(records, _SAMPLE)
-  until = time.monotonic() + _SECONDS
+  count = min(records, _MAX_RECORDS)
+  deadline = time.monotonic() + _MAX_SECONDS
   captions, seen = [], 0
   for index in random.Random(0).sample(range(records), count):
     for source in sources:
@@ -35,26 +42,26 @@ def draw_captions(sources: Sequence[Source]) -> tuple[list[str], bool]:
         break
       index -= len(source)
     seen += 1
-    if time.monotonic() > until:
+    if time.monotonic() > deadline:
       break
   return captions, seen == records
 
 
-def warn_of_cut_captions(run: Run, captions: Sequence[str]) -> None:
-  """Says on stderr how many captions the context is too short for."""
+def warn_of_truncated_captions(run: Run, captions: Sequence[str]) -> None:
+  """Warns on stderr of captions that are longer than the context."""
   lengths = run.tokenizer.text_lengths(captions)
-  cut = int((lengths > run.tokenizer.context_length).sum())
-  if cut:
+  truncated = int((lengths > run.tokenizer.context_length).sum())
+  if truncated:
     print(
-      f'warning: {cut:,} of {len(captions):,} captions looked at are longer '
-      f'than model.text.context_length={run.tokenizer.context_length} tokens '
-      'and will be cut.',
+      f'warning: {truncated:,} of {len(captions):,} captions looked at are '
+      'longer than model.text.context_length='
+      f'{run.tokenizer.context_length} tokens and will be truncated.',
       file=sys.stderr,
     )
 
 
 def warn_of_training_data(run: Run) -> None:
-  """Says on stderr that evaluation.data is data that the run trains on."""
+  """Warns on stderr if `evaluation.data` is data that the run trains on."""
   evaluated = run.config.evaluation.data
   if any(
     same_data(evaluated, spec) for spec in run.config.data.train.split('::')
@@ -74,18 +81,17 @@ def describe_run(
   captions: Sequence[str],
   captions_are_all: bool,
 ) -> str:
-  """Returns lines of text: the data, the steps, the model, the devices, and
-  where results go.
+  """Returns lines about the data, steps, model, devices and results.
 
   Args:
     first_step: updates done before.
     captions, captions_are_all: from `draw_captions`.
   """
   pairs = sum(map(len, run.sources))
-  said = _captions(captions, captions_are_all)
+  differing = _captions(captions, captions_are_all)
   count = count_parameters(run.description.model)
   rows = [
-    ('data', f'{pairs:,} pairs in {run.config.data.train}; {said}'),
+    ('data', f'{pairs:,} pairs in {run.config.data.train}; {differing}'),
     ('steps', _steps(run, first_step)),
     ('model', _model(run, count.total)),
     ('  image', _image(run, count.image)),
@@ -98,7 +104,7 @@ def describe_run(
 
 
 def _captions(captions: Sequence[str], are_all: bool) -> str:
-  """How many captions differ, of all or of those looked at."""
+  """Returns how many captions differ, of all or of those looked at."""
   distinct = len(set(captions))
   differ = (
     'all different' if distinct == len(captions) else f'{distinct:,} different'
@@ -112,9 +118,9 @@ def _steps(run: Run, first_step: int) -> str:
   config, batch = run.config, run.config.data.batch_size
   total, pairs = config.total_steps, sum(map(len, run.sources))
   if len(run.sources) > 1 and config.data.weights:
-    share = total * batch / sum(config.data.weights)
+    per_weight = total * batch / sum(config.data.weights)
     epochs = ', '.join(
-      f'{_number(share * weight / len(source))} epochs of {source.spec}'
+      f'{_number(per_weight * weight / len(source))} epochs of {source.spec}'
       for source, weight in zip(run.sources, config.data.weights, strict=True)
     )
   else:
@@ -127,7 +133,7 @@ def _steps(run: Run, first_step: int) -> str:
 
 
 def _number(value: float) -> str:
-  """With one place, or two figures where that would say 0.0."""
+  """Formats with one decimal place, or two digits for a small number."""
   return f'{value:,.1f}' if value >= 1 else f'{value:.2g}'
 
 
@@ -158,12 +164,12 @@ def _text(run: Run, parameters: int) -> str:
 def _devices(run: Run) -> str:
   mesh, processes = run.program.mesh, jax.process_count()
   kind = mesh.devices.flat[0].device_kind
-  some = 'process' if processes == 1 else 'processes'
+  noun = 'process' if processes == 1 else 'processes'
   sides = ' x '.join(f'{k} {n}' for k, n in mesh.shape.items() if n > 1)
   shape = f'; mesh {sides}' if sides else ''
   each = run.config.data.batch_size // batch_shard_count(mesh)
   return (
-    f'{mesh.size:,} x {kind}, {processes:,} {some}{shape}; {each:,} pairs of '
+    f'{mesh.size:,} x {kind}, {processes:,} {noun}{shape}; {each:,} pairs of '
     'a batch on each'
   )
 
@@ -186,3 +192,53 @@ def _output(run: Run, workdir: Workdir) -> str:
     f'{name}: metrics.jsonl, report.html, and checkpoints every '
     f'{checkpoint.every_steps:,} steps, of which {checkpoint.keep} stay'
   )
+
+
+def describe_repeats(repeats: Repeats, records: int, config: Config) -> str:
+  """Returns a warning of batches that repeat pairs, and what would help.
+
+  Args:
+    repeats: of the pairs so far, in the first process.
+    records: in `data.train`.
+  Returns:
+    A line; '' where the repeats are few, or may be chance.
+  """
+  if repeats.either < max(_MIN_REPEATS, _MIN_REPEATED_FRACTION * repeats.pairs):
+    return ''
+  batch_size = config.data.batch_size
+  has_few_records = records < batch_size
+  shares = [
+    f'{100 * count / repeats.pairs:.3g} % of the pairs {what}'
+    for count, what in (
+      (repeats.captions, 'have the caption'),
+      (repeats.images, 'have the image'),
+    )
+    if count
+  ]
+  sentences = [
+    f'{" and ".join(shares)} of another pair of their batch: the loss takes '
+    'each for a wrong answer to the other'
+  ]
+  floor = repeats.floor / repeats.pairs
+  if config.objective.name == 'softmax' and floor >= 0.01:
+    sentences[0] += f', and cannot fall below {floor:.2f}'
+  if has_few_records:
+    sentences.append(
+      f'data.train has {records:,} records, fewer than data.batch_size='
+      f'{batch_size:,}, so that a batch has some of them more than once'
+    )
+  if jax.process_count() > 1:
+    sentences.append(
+      f'This is the first of {jax.process_count():,} processes: whole '
+      'batches repeat more'
+    )
+  helps = []
+  if has_few_records:
+    helps.append(f'a data.batch_size of at most {records:,}, or more data')
+  elif repeats.captions:
+    helps.append(f'a data.batch_size below {batch_size:,}')
+  if repeats.captions > repeats.images:
+    helps.append('captions that tell the images apart')
+  if repeats.images and not has_few_records:
+    helps.append('data without copies of images')
+  return f'{". ".join(sentences)}. What helps: {"; ".join(helps)}.'

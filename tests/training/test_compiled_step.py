@@ -9,10 +9,19 @@ import pytest
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.parallel.mesh import batch_sharding
-from clip_jax.training.program import make_program
+from clip_jax.training.config import check_config, check_devices
+from clip_jax.training.step import build_train_program
 from tests.tiny import TINY, TINY_RESNET, tiny_config
 
 BATCH = 48  # no other axis of a tiny model is 48, 24, 12 or 6
+
+
+def build(config, model):
+  """Checks the config, and builds its program."""
+  check_config(config)
+  preprocessing = Preprocessing(image_size=model.image.image_size)
+  mesh = check_devices(config)
+  return build_train_program(config, mesh, model, preprocessing)
 
 
 def compiled_text(model, **sizes):
@@ -21,7 +30,7 @@ def compiled_text(model, **sizes):
   config.data.batch_size = BATCH
   config.mesh.update(sizes)
   size, length = model.image.image_size, model.text.context_length
-  program = make_program(config, model, Preprocessing(image_size=size))
+  program = build(config, model)
   batch = {
     name: jax.ShapeDtypeStruct(
       shape, dtype, sharding=batch_sharding(program.mesh)
@@ -75,7 +84,7 @@ def test_what_cannot_work_is_one_line_before_anything_is_made(changes, message):
   config = tiny_config()
   config.update_from_flattened_dict(changes)
   with pytest.raises(UsageError, match=re.escape(message)) as caught:
-    make_program(config, TINY, Preprocessing(image_size=16))
+    build(config, TINY)
   assert '\n' not in str(caught.value)
 
 
@@ -83,4 +92,4 @@ def test_patches_of_a_resnet_are_not_left_out():
   config = tiny_config()
   config.model.patch_dropout = 0.5
   with pytest.raises(UsageError, match='is for a ViT'):
-    make_program(config, TINY_RESNET, Preprocessing(image_size=32))
+    build(config, TINY_RESNET)

@@ -8,7 +8,7 @@ import pytest
 
 import tests.tiny
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.training import run_directory
+from clip_jax.training import saved_config
 from clip_jax.training.config import with_defaults
 from clip_jax.training.workdir import Workdir
 
@@ -24,8 +24,8 @@ def tiny_config():
 
 def test_the_config_is_written_in_full(tmp_path):
   workdir = tmp_path / 'a' / 'run'
-  run_directory.check(at(workdir), tiny_config())
-  with run_directory.claimed(at(workdir), tiny_config()):
+  saved_config.check_saved_config(at(workdir), tiny_config())
+  with saved_config.claim_workdir(at(workdir), tiny_config()):
     pass
   config = json.loads((workdir / 'config.json').read_text())
   assert config['optimizer']['b2'] == 0.98
@@ -35,15 +35,15 @@ def test_the_config_is_written_in_full(tmp_path):
 
 
 def test_the_same_config_is_welcome_again(tmp_path):
-  with run_directory.claimed(at(tmp_path), tiny_config()):
+  with saved_config.claim_workdir(at(tmp_path), tiny_config()):
     pass
-  run_directory.check(at(tmp_path), tiny_config())
+  saved_config.check_saved_config(at(tmp_path), tiny_config())
 
 
 def refused(place, config):
   with (
     pytest.raises(UsageError, match='no such model'),
-    run_directory.claimed(place, config),
+    saved_config.claim_workdir(place, config),
   ):
     raise UsageError('no such model')
 
@@ -52,8 +52,8 @@ def test_a_call_that_was_wrong_leaves_the_directory_to_the_next(tmp_path):
   wrong = tiny_config()
   wrong.initialize_from = 'nowhere'
   refused(at(tmp_path), wrong)
-  run_directory.check(at(tmp_path), tiny_config())
-  with run_directory.claimed(at(tmp_path), tiny_config()):
+  saved_config.check_saved_config(at(tmp_path), tiny_config())
+  with saved_config.claim_workdir(at(tmp_path), tiny_config()):
     pass
   before = (tmp_path / 'config.json').read_bytes()
   free = tiny_config()
@@ -76,12 +76,12 @@ def test_a_call_that_was_wrong_leaves_the_directory_to_the_next(tmp_path):
 def test_a_field_that_changes_the_numbers_is_refused(
   tmp_path, field, value, message
 ):
-  with run_directory.claimed(at(tmp_path), tiny_config()):
+  with saved_config.claim_workdir(at(tmp_path), tiny_config()):
     pass
   config = tiny_config()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UsageError, match=re.escape(message)):
-    run_directory.check(at(tmp_path), config)
+    saved_config.check_saved_config(at(tmp_path), config)
 
 
 @pytest.mark.parametrize(
@@ -95,45 +95,45 @@ def test_a_field_that_changes_the_numbers_is_refused(
   ],
 )
 def test_a_field_that_does_not_may_change(tmp_path, field, value):
-  with run_directory.claimed(at(tmp_path), tiny_config()):
+  with saved_config.claim_workdir(at(tmp_path), tiny_config()):
     pass
   config = tiny_config()
   config.update_from_flattened_dict({field: value})
-  run_directory.check(at(tmp_path), config)
+  saved_config.check_saved_config(at(tmp_path), config)
 
 
 def test_more_steps_are_welcome(tmp_path):
-  with run_directory.claimed(at(tmp_path), tiny_config()):
+  with saved_config.claim_workdir(at(tmp_path), tiny_config()):
     pass
   config = tiny_config()
-  assert run_directory.check(at(tmp_path), config) is None
+  assert saved_config.check_saved_config(at(tmp_path), config) is None
   config.total_steps = 99
-  assert run_directory.check(at(tmp_path), config) == 12
+  assert saved_config.check_saved_config(at(tmp_path), config) == 12
   config.seed = 1
   with pytest.raises(UsageError, match=r'config: seed=1 \(the run has 0\)\. U'):
-    run_directory.check(at(tmp_path), config)
+    saved_config.check_saved_config(at(tmp_path), config)
 
 
 def test_a_run_that_left_its_shapes_to_a_model_goes_on(tmp_path):
   """As config.json was before these were written out."""
   old = tiny_config()
   old.initialize_from = 'elsewhere'
-  with run_directory.claimed(at(tmp_path), old):
+  with saved_config.claim_workdir(at(tmp_path), old):
     pass
   config = tiny_config()
   config.initialize_from = 'elsewhere'
   config.model.image.update(activation='quick_gelu', norm_eps=1e-5)
-  run_directory.check(at(tmp_path), config)
+  saved_config.check_saved_config(at(tmp_path), config)
   config.model.image.width = 64
   with pytest.raises(UsageError, match=r'width=64 \(the run has 32\)'):
-    run_directory.check(at(tmp_path), config)
+    saved_config.check_saved_config(at(tmp_path), config)
 
 
 def older_run(workdir, changes, removed):
   """config.json as it was before there were the fields `removed`."""
   config = tiny_config()
   config.update_from_flattened_dict(changes)
-  fields = run_directory.as_json(config)
+  fields = saved_config.config_to_json(config)
   for name in removed:
     *groups, last = name.split('.')
     group = fields
@@ -152,40 +152,40 @@ def test_fields_that_an_older_run_had_not_do_not_stop_it(tmp_path):
   removed = [f'model.image.{name}' for name in new]
   removed += ['model.text.pooling', 'model.initial_logit_bias']
   config = older_run(tmp_path, {'model.image.pooling': 'average'}, removed)
-  run_directory.check(at(tmp_path), config)
+  saved_config.check_saved_config(at(tmp_path), config)
   config.model.image.class_token = False  # what 'average' meant, and means
-  run_directory.check(at(tmp_path), config)
+  saved_config.check_saved_config(at(tmp_path), config)
   config.model.image.class_token = True
   with pytest.raises(UsageError, match=r'class_token=True .the run has False'):
-    run_directory.check(at(tmp_path), config)
+    saved_config.check_saved_config(at(tmp_path), config)
   config.model.image.update(class_token=False, norm_eps=1e-6)
   with pytest.raises(UsageError, match=r'norm_eps=1e-06 .the run has None'):
-    run_directory.check(at(tmp_path), config)
+    saved_config.check_saved_config(at(tmp_path), config)
 
 
 def test_what_an_older_run_did_without_a_field_is_said(tmp_path):
   config = older_run(tmp_path, {}, ['data.background', 'data.exif'])
   message = "data.background='white' (the run has ''); data.exif=True (the run"
   with pytest.raises(UsageError, match=re.escape(message)):
-    run_directory.check(at(tmp_path), config)
+    saved_config.check_saved_config(at(tmp_path), config)
   config.data.update(background='', exif=False)
-  run_directory.check(at(tmp_path), config)
+  saved_config.check_saved_config(at(tmp_path), config)
 
 
 def test_a_damaged_config_is_said(tmp_path):
   (tmp_path / 'config.json').write_text('{"seed": ')
   with pytest.raises(FailureError, match=r'config.json is not JSON'):
-    run_directory.check(at(tmp_path), tiny_config())
+    saved_config.check_saved_config(at(tmp_path), tiny_config())
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
   with (
-    run_directory.claimed(at(tmp_path), tiny_config()),
+    saved_config.claim_workdir(at(tmp_path), tiny_config()),
     pytest.raises(UsageError, match='another process trains in'),
-    run_directory.claimed(at(tmp_path), tiny_config()),
+    saved_config.claim_workdir(at(tmp_path), tiny_config()),
   ):
     pass
-  with run_directory.claimed(at(tmp_path), tiny_config()):
+  with saved_config.claim_workdir(at(tmp_path), tiny_config()):
     pass
 
 
@@ -198,19 +198,22 @@ def test_the_folder_of_the_data_is_no_workdir(tmp_path, field, spec):
     spec = spec.rpartition('::')[2]
   config[section][name] = spec.format(tmp_path)
   with pytest.raises(UsageError, match='is the folder of the data'):
-    run_directory.check(Workdir(str(tmp_path), tmp_path), config)
+    saved_config.check_saved_config(Workdir(str(tmp_path), tmp_path), config)
   inside = tmp_path / 'runs' / 'mine'
-  assert run_directory.check(Workdir(str(inside), inside), config) is None
+  assert (
+    saved_config.check_saved_config(Workdir(str(inside), inside), config)
+    is None
+  )
 
 
 @pytest.mark.parametrize('text', ['[]', '{"total_steps": "12"}', '[' * 10**5])
 def test_a_config_of_another_form_is_refused(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
   with pytest.raises(FailureError, match=r'config\.json.*restore it or use'):
-    run_directory.recorded(Workdir(tmp_path, tmp_path))
+    saved_config.read_saved_config(Workdir(tmp_path, tmp_path))
 
 
 def test_pipes_in_a_run_are_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / 'config.json')
   with pytest.raises(FailureError, match='a pipe or a device'):
-    run_directory.recorded(Workdir(tmp_path, tmp_path))
+    saved_config.read_saved_config(Workdir(tmp_path, tmp_path))
