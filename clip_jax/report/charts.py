@@ -98,6 +98,17 @@ def add_legend(axes: Axes, location: Location = 'best', **layout) -> None:
   )
 
 
+def label_bar(
+  axes: Axes, value: float, bar: int, text: str, rightwards: bool
+) -> None:
+  """Writes a number at the end of its bar."""
+  axes.annotate(
+    text, (value, bar), (3 if rightwards else -3, 0),
+    textcoords='offset points', va='center', color=INK,
+    ha='left' if rightwards else 'right', fontsize=FONT_SIZE - 0.5,
+  )  # fmt: skip
+
+
 def to_svg(
   figure: Figure,
   name: str,

@@ -101,27 +101,19 @@ PLOTS = (
     from_zero=True,
     at_least=1.0,
   ),
-  Plot(
-    'Retrieval R@1, image to text',
-    '',
-    {
-      'eval/retrieval/image_to_text_r1': 'held out',
-      'eval/train_retrieval/image_to_text_r1': 'training pairs',
-    },
-    percent,
-    from_zero=True,
-    at_least=1.0,
-  ),
-  Plot(
-    'Retrieval R@1, text to image',
-    '',
-    {
-      'eval/retrieval/text_to_image_r1': 'held out',
-      'eval/train_retrieval/text_to_image_r1': 'training pairs',
-    },
-    percent,
-    from_zero=True,
-    at_least=1.0,
+  *(
+    Plot(
+      f'Retrieval R@1, {query} to {match}',
+      '',
+      {
+        f'eval/retrieval/{query}_to_{match}_r1': 'held out',
+        f'eval/train_retrieval/{query}_to_{match}_r1': 'training pairs',
+      },
+      percent,
+      from_zero=True,
+      at_least=1.0,
+    )
+    for query, match in (('image', 'text'), ('text', 'image'))
   ),
   Plot('Learning rate', '', {'train/learning_rate': ''}, plain, from_zero=True),
   Plot('Logit scale', '1 / temperature', {'train/logit_scale': ''}, plain),

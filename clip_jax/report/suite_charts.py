@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from clip_jax.evaluation.suite.collected import headline_metric
-from clip_jax.report import suite_figures
+from clip_jax.report import few_shot_figures, suite_figures
 from clip_jax.report.charts import Chart, to_svg
 from clip_jax.report.page import percent
 
@@ -240,7 +240,7 @@ def _few_shot(collected: Collected) -> list[Chart]:
       'As figure 6 of the paper, for this one model: a star at 0 examples is '
       'zero-shot, a curve is of linear probes on its features, the mean over '
       f'draws of the examples{spread}. From few_shot.',
-      suite_figures.draw_few_shot(rows),
+      few_shot_figures.draw_few_shot(rows),
     )
   ]
 
@@ -273,7 +273,7 @@ def _data_efficiency(collected: Collected) -> list[Chart]:
       'As figure 7 of the paper: examples a class that a linear probe needs to '
       'be as good as zero-shot, along straight lines over log(shots); grey '
       'where the curve gives only a bound. From few_shot.',
-      suite_figures.draw_data_efficiency(rows),
+      few_shot_figures.draw_data_efficiency(rows),
     )
   ]
 

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from clip_jax.report import few_shot_figures as few_shot
 from clip_jax.report import suite_figures as draw
 from clip_jax.report.charts import to_svg
 
@@ -57,8 +58,8 @@ def _no_line(rows):
 
 FIGURES = [
   (_differences, DIFFERENCES),
-  (draw.draw_few_shot, CURVE),
-  (draw.draw_data_efficiency, NEEDED),
+  (few_shot.draw_few_shot, CURVE),
+  (few_shot.draw_data_efficiency, NEEDED),
   (draw.draw_reliability, BINS),
   (_robustness, MODELS),
   (_no_line, MODELS),
@@ -90,20 +91,20 @@ def test_bars_are_ordered_and_say_their_values():
 
 def test_the_mean_curve_is_over_the_shots_that_all_have():
   rows = [row for row in CURVE if (row['name'], row['shots']) != ('b', 4)]
-  (axes,) = draw.draw_few_shot(rows).axes
+  (axes,) = few_shot.draw_few_shot(rows).axes
   (mean,) = [line for line in axes.lines if line.get_label() == 'mean']
   assert _points(mean)[:, 1] == pytest.approx([20.0])
 
 
 def test_zero_shot_is_a_star_at_no_examples():
-  (axes,) = draw.draw_few_shot(CURVE[:3]).axes
+  (axes,) = few_shot.draw_few_shot(CURVE[:3]).axes
   stars = [line for line in axes.lines if line.get_marker() == '*']
   assert [_points(x).tolist() for x in stars] == [[[0.0, 10.0]]]
   assert [tick.get_text() for tick in axes.get_xticklabels()] == ['0', '1', '4']
 
 
 def test_bounds_are_no_part_of_the_mean():
-  (axes,) = draw.draw_data_efficiency(NEEDED).axes
+  (axes,) = few_shot.draw_data_efficiency(NEEDED).axes
   labels = [line.get_label() for line in axes.lines]
   assert labels[:2] == ['mean 4', 'median 4']
   assert '> 16' in [text.get_text() for text in axes.texts]
