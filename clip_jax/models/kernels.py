@@ -1,14 +1,18 @@
 """What the towers do differently for the sake of compilers and memory.
 
 Nothing here changes a value. A reader of `layers.py` may take `dot_general` for
-`lax.dot_general`, and the rest for a scan over blocks:
+`lax.dot_general`, and the rest for a scan over blocks. What each saves was
+measured in turns, as seconds of one AMD EPYC core for a train step of ViT-B/32
+with four blocks a tower and 8 pairs: 1.37 as it is.
 
-- `dot_general` multiplies as ever, and has gradients that CPUs are fast at.
-- `scan_to_token` computes the last block for the token that is pooled alone.
+- `dot_general` multiplies as ever, and has gradients that CPUs are fast at;
+  with JAX's own the step takes 1.51.
+- `unstack` takes queries, keys and values apart; with slices it takes 1.44.
+- `scan_to_token` computes the last block for the token that is pooled alone;
+  with all tokens it takes 1.65 (of twelve blocks, a third of that saving).
 - `run_unrolled` runs blocks whose parameters are kept apart, for inference on
-  CPUs (`inference/cpu_layout.py` makes such parameters).
-
-Each is measured against the plain form in benchmarks/README.md.
+  CPUs (`inference/cpu_layout.py` makes such parameters): one image and one text
+  take 0.06, and 0.17 with stacked parameters.
 """
 
 import functools
