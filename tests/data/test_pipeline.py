@@ -298,11 +298,14 @@ def test_the_stream_is_the_same_in_every_version_of_ours():
   assert digest.hexdigest()[:16] == '3597f10f5a7bada3'
 
 
-def test_importing_the_pipeline_needs_no_framework():
+def test_importing_the_pipeline_needs_no_framework_and_no_source():
   code = (
     'import sys, clip_jax.data.pipeline, clip_jax.data.sources; '
+    "data = 'clip_jax.data.'; sources = data + 'sources.'; "
     "bad = {'tensorflow', 'torch', 'matplotlib', 'pandas', "
-    "'tensorflow_datasets'} & set(sys.modules); assert not bad, bad"
+    "'tensorflow_datasets', data + 'inspect', data + 'built_in', "
+    "sources + 'csv', sources + 'folder', sources + 'tfds'"
+    '} & set(sys.modules); assert not bad, bad'
   )
   done = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True
