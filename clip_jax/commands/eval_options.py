@@ -60,13 +60,20 @@ def options_of(values: flags.FlagValues) -> 'Options':
   Raises:
     UsageError: one of them is impossible.
   """
-  from clip_jax.evaluation import Options
+  from clip_jax.evaluation.types import (
+    BiasOptions,
+    FewShotOptions,
+    Options,
+    OverlapOptions,
+    ProbeOptions,
+    RobustnessOptions,
+  )
 
   if values.C is not None and not 0 < values.C < math.inf:
     raise UsageError(f'--C={values.C}: use a positive number, as 1.0.')
   baselines = values.baselines
   if baselines:
-    from clip_jax.evaluation.shift.baselines import read_baselines
+    from clip_jax.evaluation.shift.effective_robustness import read_baselines
 
     read_baselines(baselines)  # what is wrong in it is said at once
   designs = None
@@ -81,18 +88,21 @@ def options_of(values: flags.FlagValues) -> 'Options':
     max_corrupt_records=values.max_corrupt,
     progress=show_progress,
     seed=values.seed,
-    seeds=values.seeds,
-    shots=_shots_of(values.shots),
-    C=values.C,
-    probe_iterations=values.probe_iterations,
-    joint_space=values.joint_space,
-    start_from_text=values.start_from_text,
-    baselines=baselines,
-    overlap_with=values.overlap_with,
-    detector=values.detector,
-    max_distance=values.max_distance,
-    min_similarity=values.min_similarity,
-    designs=designs,
+    few_shot=FewShotOptions(seeds=values.seeds, shots=_shots_of(values.shots)),
+    probe=ProbeOptions(
+      C=values.C,
+      max_iterations=values.probe_iterations,
+      joint_space=values.joint_space,
+      start_from_text=values.start_from_text,
+    ),
+    robustness=RobustnessOptions(baselines=baselines),
+    overlap=OverlapOptions(
+      train=values.overlap_with,
+      detector=values.detector,
+      max_distance=values.max_distance,
+      min_similarity=values.min_similarity,
+    ),
+    bias=BiasOptions(designs=designs),
   )
 
 

@@ -88,7 +88,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     FeatureCache,
     identity_of,
   )
-  from clip_jax.evaluation.shift.baselines import read_baselines
+  from clip_jax.evaluation.shift.effective_robustness import read_baselines
   from clip_jax.evaluation.suite import (
     Setting,
     Suite,
@@ -103,7 +103,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
 
   recognise(reference)  # before anything is made
   root = root or data_root()
-  training = options.overlap_with or training_data(Path(reference)) or ''
+  training = options.overlap.train or training_data(Path(reference)) or ''
   captions = tuple(values.captions)
   wanted = split_names(values.datasets)
   own = {
@@ -128,7 +128,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   identity = identity_of(model, values.dtype)
   options = dataclasses.replace(
     options,
-    overlap_with=training,
+    overlap=dataclasses.replace(options.overlap, train=training),
     cache=FeatureCache(out / 'features', model, identity),
   )
   told: set[str] = set()
@@ -157,7 +157,8 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
       'results': _FORMAT,
       'root': str(root),
       'names': contents_hash(),
-      'baselines': options.baselines and read_baselines(options.baselines),
+      'baselines': options.robustness.baselines
+      and read_baselines(options.robustness.baselines),
       'versions': versions(),
     },
   )

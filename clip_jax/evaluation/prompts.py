@@ -1,18 +1,19 @@
 """Prompts for a data set's classes, and the classifier that they make."""
 
-from collections.abc import Sequence
+import collections
+import textwrap
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.features.encoding import (
-  encode_texts,
-  text_parts,
-)
+from clip_jax.evaluation.features.extraction import text_features
 from clip_jax.evaluation.types import Encoder, Options
 from clip_jax.inference.classifier import check_labels, check_templates
+from clip_jax.tokenizers.base import Tokenizer
 
 
 def classifier_for(
@@ -97,18 +98,117 @@ def mean_directions(
   return (sums / np.maximum(norms, 1e-12)).T.astype(np.float32)
 
 
-def text_features(
-  encoder: Encoder, texts: Sequence[str], options: Options
-) -> Float[np.ndarray, 'N E']:
-  """Unit-length rows, from the cache where there is one.
+Prompts = Sequence[Sequence[str]]  # those of each class
+_SHOWN = 5  # groups that are named
+_LETTERS = 60  # of a name that is a caption
+
+
+def prompt_warnings(
+  encoder: Encoder,
+  dataset: Dataset,
+  options: Options,
+  templates: Sequence[str] | None = None,
+) -> list[dict[str, str]]:
+  """Returns the table 'warnings' of an evaluation with `classifier_for`.
 
   Args:
-    texts: at least one.
-    options: `cache`, `progress`.
-  Raises:
-    FailureError: one is not finite.
+    encoder, dataset, options, templates: see `classifier_for`.
+  Returns:
+    See `warnings_of_prompts`.
   """
-  if options.cache is not None:
-    return options.cache.texts(texts, options)
-  parts = encode_texts(encoder, texts, text_parts(texts), options)
-  return np.concatenate([rows for _, rows in parts])
+  chosen = templates or options.templates_for(dataset)
+  return warnings_of_prompts(
+    encoder, dataset.name, prompts_of(dataset, chosen), dataset.first_names
+  )
+
+
+def warnings_of_prompts(
+  encoder: Encoder,
+  data: str,
+  prompts: Prompts,
+  names: Sequence[str],
+  what: str = 'classes',
+) -> list[dict[str, str]]:
+  """Counts prompts that are cut, and what cannot be told apart by prompts.
+
+  Args:
+    encoder: a `Model`, or another with a `tokenizer`; of one without, it is
+      not known what it reads, and prompts are compared as they are.
+    data: the name of the data.
+    prompts: of each class, or of whatever else is told apart by them.
+    names: of each, to be shown.
+    what: these are called.
+  Returns:
+    At most two rows, 'warning': a line on what was cut, with those that this
+    made the same; and one on those that are the same uncut.
+  """
+  every = [text for own in prompts for text in own]
+  tokenizer = getattr(encoder, 'tokenizer', None)
+  if isinstance(tokenizer, Tokenizer):
+    limit = tokenizer.context_length
+    cut = tokenizer.text_lengths(every) > limit
+    read = [row.tobytes() for row in tokenizer(every)]
+  else:
+    limit, cut, read = 0, np.zeros(len(every), bool), every
+  by_cutting, otherwise = [], []
+  for group in _alike(prompts, read):
+    was_cut = any(cut[part].any() for _, part in group)
+    members = [i for i, _ in group]
+    (by_cutting if was_cut else otherwise).append(members)
+  rows = []
+  if cut.any():
+    line = (
+      f'data {data!r}: {int(cut.sum()):,} of {len(every):,} prompts are longer '
+      f'than the {limit} tokens that the model reads, and were cut'
+    )
+    if by_cutting:
+      line += f': {_told(by_cutting, names, what)}'
+    rows.append({'warning': f'{line}.'})
+  if otherwise:
+    line = f'data {data!r}: {_told(otherwise, names, what)}.'
+    rows.append({'warning': line})
+  return rows
+
+
+def _alike(
+  prompts: Prompts, read: Sequence[str | bytes]
+) -> Iterable[list[tuple[int, slice]]]:
+  """Groups of two or more whose prompts have the same mean.
+
+  Args:
+    read: what the model reads of each prompt, one class's after another's.
+  Returns:
+    Of each member its place among the classes, and those of its prompts.
+  """
+  groups = collections.defaultdict(list)
+  start = 0
+  for place, own in enumerate(prompts):
+    part = slice(start, start + len(own))
+    times = collections.Counter(read[part])
+    shares = frozenset((x, Fraction(n, len(own))) for x, n in times.items())
+    groups[shares].append((place, part))
+    start = part.stop
+  return [group for group in groups.values() if len(group) > 1]
+
+
+def _told(
+  groups: Sequence[Sequence[int]], names: Sequence[str], what: str
+) -> str:
+  """'4 of 9 classes cannot be told apart from others: crane (2 classes), …'."""
+  shown = []
+  for members in groups[:_SHOWN]:
+    times = collections.Counter(
+      textwrap.shorten(names[i], _LETTERS, placeholder='…') for i in members
+    )
+    shown.append(
+      ' = '.join(
+        f'{name} ({n:,} {what})' if n > 1 else name
+        for name, n in list(times.items())[:_SHOWN]
+      )
+      + (' = …' if len(times) > _SHOWN else '')
+    )
+  more = ', …' if len(groups) > _SHOWN else ''
+  return (
+    f'{sum(map(len, groups)):,} of {len(names):,} {what} cannot be told apart '
+    f'from others: {", ".join(shown)}{more}'
+  )

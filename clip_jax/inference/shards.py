@@ -29,7 +29,6 @@ from clip_jax.files import (
   read_json,
   replacing,
   to_bytes,
-  write_bytes,
 )
 from clip_jax.interop.npz_file import read_npz
 
@@ -83,7 +82,7 @@ class ShardStore(Generic[Notes]):
   """The shards of one job in a folder.
 
   Attributes:
-    path: the folder; whoever writes makes it.
+    path: the folder; what is written first makes it.
   """
 
   def __init__(
@@ -124,7 +123,8 @@ class ShardStore(Generic[Notes]):
     Raises:
       FailureError: it cannot be written.
     """
-    write_bytes(self._manifest, to_bytes(content))
+    with replacing(self._manifest, make_folder=True) as temporary:
+      temporary.write_bytes(to_bytes(content))
 
   def has(self, shard: Shard) -> bool:
     """Whether a shard is there."""
@@ -142,7 +142,7 @@ class ShardStore(Generic[Notes]):
     text = json.dumps({**dataclasses.asdict(shard), **fields})
     members = {**arrays, 'notes': np.frombuffer(text.encode(), np.uint8)}
     with (
-      replacing(self.path / shard.file_name) as temporary,
+      replacing(self.path / shard.file_name, make_folder=True) as temporary,
       open(temporary, 'wb') as file,
     ):
       np.savez(file, allow_pickle=False, **members)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from clip_jax.evaluation.metrics.chance import FEW_CLASSES
+from clip_jax.evaluation.metrics.ranking import FEW_CLASSES
 from clip_jax.progress import duration, speed
 from clip_jax.report.examples import Examples
 from clip_jax.report.page import percent, short_count

@@ -11,7 +11,7 @@ import jax
 
 from clip_jax.data.sources import Source, same_data
 from clip_jax.evaluation import Encoder, Evaluation
-from clip_jax.evaluation.metrics.chance import FEW_CLASSES
+from clip_jax.evaluation.metrics.ranking import FEW_CLASSES
 from clip_jax.files import check_fields, read_object
 from clip_jax.parallel.distributed import is_first_process
 from clip_jax.report import facts, gallery, page

@@ -6,20 +6,19 @@ Where the two differ, the model learns its training pairs by heart.
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from clip_jax.data.sources import Record, Source
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
-from clip_jax.evaluation.dataset import Split, of_source
+from clip_jax.evaluation.dataset import of_source
 from clip_jax.evaluation.features.extraction import (
-  Features,
   read_features,
+  text_features,
 )
-from clip_jax.evaluation.prompts import text_features
 from clip_jax.evaluation.tasks.pair_loss import evaluate_loss
+from clip_jax.evaluation.types import Features
 from clip_jax.inference.model import Model
 from clip_jax.training.metrics import TRAIN_PREFIX
 from clip_jax.training.run import Run
@@ -36,9 +35,9 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
   if source is None:
     return {}
   config = run.config
-  remembered: Any = _Remembered(model)  # what a FeatureCache is asked for
   options = Options(
-    max_corrupt_records=config.data.max_corrupt_records, cache=remembered
+    max_corrupt_records=config.data.max_corrupt_records,
+    cache=_FeatureMemory(model),
   )
   # Templates are for class names: retrieval uses the captions unchanged.
   prompted = dataclasses.replace(
@@ -127,8 +126,10 @@ def _has_pairs(source: Source) -> bool:
   return len(list(itertools.islice(with_captions, 2))) == 2
 
 
-class _Remembered:
+class _FeatureMemory:
   """Features of one state, so that each image is encoded once for all."""
+
+  folder = None  # nothing is kept on disk
 
   def __init__(self, model: Model):
     self._model = model
@@ -136,16 +137,18 @@ class _Remembered:
     self._texts: dict[tuple[str, ...], Float[np.ndarray, 'N E']] = {}
 
   def images(self, source: Source, options: Options) -> Features:
-    """As `FeatureCache.images`."""
+    """As `FeatureStore.images`."""
     if source not in self._images:
       fresh = dataclasses.replace(options, cache=None)
-      self._images[source] = read_features(self._model, Split(source), fresh)
+      self._images[source] = read_features(
+        self._model, source, fresh, pooled=True
+      )
     return self._images[source]
 
   def texts(
     self, texts: Sequence[str], options: Options
   ) -> Float[np.ndarray, 'N E']:
-    """As `FeatureCache.texts`."""
+    """As `FeatureStore.texts`."""
     key = tuple(texts)
     if key not in self._texts:
       fresh = dataclasses.replace(options, cache=None)

@@ -14,20 +14,20 @@ import jax
 
 from clip_jax.data.sources import open_source
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.features import encoding
+from clip_jax.evaluation.features import extraction
 from clip_jax.evaluation.features.cache import (
   FeatureCache,
   identity_of,
 )
 from tests.tiny_run import tiny_model
 
-PART_ROWS = 4
+SHARD_ROWS = 4
 
 
 def main(folder: str, cache: str, items: str) -> None:
   """Never returns, unless there are fewer pictures."""
   jax.config.update('jax_num_cpu_devices', 8)  # as tests have it
-  encoding.PART_ROWS = PART_ROWS
+  extraction.SHARD_ROWS = SHARD_ROWS
   model = tiny_model(batch_size=2)
 
   def progress(pictures, total, unit, *, done=0):

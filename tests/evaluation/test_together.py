@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.evaluation.features import encoding
+from clip_jax.evaluation.features import extraction
 from clip_jax.evaluation.suite import stored
 from tests.evaluation import together
 from tests.evaluation.suite.fakes import FakeSuite
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
   pictures = write_pairs(folder / 'pictures', RECORDS)
   (folder / 'pictures' / '002.png').write_text('junk')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(encoding, 'PART_ROWS', together.PART_ROWS)
+    patch.setattr(extraction, 'SHARD_ROWS', together.SHARD_ROWS)
     alone = together.measure(pictures, folder / 'whole')
   (folder / 'alone.json').write_text(json.dumps(alone))
   assert len(parts_of(folder / 'whole')) == 2 * PARTS
@@ -94,7 +94,7 @@ def test_they_go_on_with_the_parts_that_one_of_them_lacks(
   for name in ('metrics', 'records', 'corrupt'):
     assert found[name] == alone[name], name
   assert list(found['corrupt']) == ['002.png']
-  rows = missing * together.PART_ROWS
+  rows = missing * together.SHARD_ROWS
   assert found['encoded']['images'] == rows
   assert alone['encoded']['images'] == RECORDS
 

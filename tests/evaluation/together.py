@@ -19,7 +19,7 @@ import numpy as np
 from clip_jax.data.sources import open_source
 from clip_jax.evaluation import Options
 from clip_jax.evaluation.dataset import of_source
-from clip_jax.evaluation.features import encoding
+from clip_jax.evaluation.features import extraction
 from clip_jax.evaluation.features.cache import FeatureCache, identity_of
 from clip_jax.evaluation.probes.device_solver import spread
 from clip_jax.evaluation.probes.logistic_regression import fit
@@ -32,7 +32,7 @@ from tests.evaluation.rows import blobs
 from tests.evaluation.suite.fakes import FakeSuite
 from tests.tiny_run import tiny_model
 
-PART_ROWS = 4
+SHARD_ROWS = 4
 PAIRS = tuple(
   Pair('food101', task) for task in ('zero_shot', 'linear_probe', 'few_shot')
 )
@@ -40,7 +40,7 @@ PAIRS = tuple(
 
 def main(pictures: str, folder: str) -> None:
   """Writes the answers."""
-  encoding.PART_ROWS = PART_ROWS
+  extraction.SHARD_ROWS = SHARD_ROWS
   with join_cluster(detect_cluster()):
     me = jax.process_index()
     answers: dict[str, Any] = {

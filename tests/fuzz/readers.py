@@ -405,7 +405,7 @@ def _read_source(spec: str) -> Callable[[Path, Random], None]:
       preprocess,
     )
     from clip_jax.data.sources import open_source
-    from clip_jax.evaluation.data_identity import data_identity
+    from clip_jax.evaluation.dataset import data_identity
 
     os.environ['TFDS_DATA_DIR'] = str(folder)
     source = open_source(spec.replace('{}', str(folder)))
@@ -698,7 +698,7 @@ def _baselines(folder: Path) -> None:
 
 
 def _read_baselines(folder: Path, random: Random) -> None:
-  from clip_jax.evaluation.shift.baselines import read_baselines
+  from clip_jax.evaluation.shift.effective_robustness import read_baselines
 
   read_baselines(str(folder / 'b.csv'))
 
@@ -710,7 +710,7 @@ def _caches(folder: Path) -> None:
 def _read_caches(folder: Path, random: Random) -> None:
   from clip_jax.data.sources import open_source
   from clip_jax.evaluation.features.cache import FeatureCache
-  from clip_jax.evaluation.near_duplicates.hash_cache import (
+  from clip_jax.evaluation.near_duplicates.perceptual_hash import (
     read_hashes,
   )
   from clip_jax.evaluation.types import Options

@@ -19,8 +19,8 @@ import threading
 from typing import Any
 
 from clip_jax import __main__, checkpoints
-from clip_jax.evaluation.features import cache as feature_cache
 from clip_jax.evaluation.suite import run as suite_run
+from clip_jax.inference import shards
 from clip_jax.parallel import distributed, peer_failures
 from clip_jax.report import training as report
 from clip_jax.training import evaluations, loop, prefetch
@@ -34,7 +34,7 @@ PHASES: dict[str, tuple[Any, str]] = {
   'checkpoint': (checkpoints.Checkpoints, 'save'),
   'evaluation': (evaluations, 'evaluate'),
   'report': (report, 'write_report'),
-  'features': (feature_cache._Entry, 'read'),  # of eval
+  'features': (shards.ShardStore, 'read_all'),  # of eval
   'suite': (suite_run, '_evaluate'),
   'end': (distributed, '_disconnect'),
 }

@@ -5,9 +5,10 @@
 paper's own results.
 """
 
-from clip_jax.evaluation.datasets.matching import match, match_names
 from clip_jax.evaluation.datasets.names import (
   class_names,
+  match,
+  match_names,
   source,
   templates,
   wordnet_ids,

@@ -18,9 +18,7 @@ from clip_jax.data.sources.csv import CsvSource
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import ClassOfLabel, Dataset, Split
-from clip_jax.evaluation.datasets.greyscale import Greyscale
-from clip_jax.evaluation.datasets.matching import OUTSIDE, match
-from clip_jax.evaluation.datasets.names import Names, read_names
+from clip_jax.evaluation.datasets.names import OUTSIDE, Names, match, read_names
 from clip_jax.evaluation.datasets.presence import (
   ROOT_VARIABLE,
   data_root,
@@ -33,6 +31,7 @@ from clip_jax.evaluation.datasets.targets import (
   CSV_TARGETS,
   TFDS_TARGETS,
   CaptionLabels,
+  Greyscale,
 )
 
 __all__ = ['data_root', 'open_dataset', 'present']

@@ -5,12 +5,14 @@ CLEVR), some are columns of a table (FairFace), some the words of an emoji's
 name. `note` in the table describes them for people.
 """
 
+import io
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_jax.data.images import convert, decode
 from clip_jax.data.sources import Record, Source
 from clip_jax.data.sources.csv import Columns
 from clip_jax.data.sources.tfds import Answer, Target
@@ -173,3 +175,30 @@ class CaptionLabels(Source):
   def __getitem__(self, index: int) -> Record:
     row, label = self._kept[index]
     return {**self._source[row], 'label': label}
+
+
+class Greyscale(Source):
+  """A source whose pictures are grey; all else is as it was."""
+
+  def __init__(self, source: Source):
+    self.spec = f'{source.spec}, greyscale'  # not the same pictures
+    self.label_names = source.label_names
+    self.notices = source.notices
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def id(self, index: int) -> str:
+    return self._source.id(index)
+
+  def captions(self, index: int) -> list[str]:
+    return self._source.captions(index)
+
+  def __getitem__(self, index: int) -> Record:
+    record = self._source[index]
+    # Luma of ITU-R 601, as Pillow has it.
+    grey = convert(convert(decode(record['image']), 'L'), 'RGB')
+    encoded = io.BytesIO()
+    grey.save(encoded, 'PNG')
+    return {**record, 'image': encoded.getvalue()}

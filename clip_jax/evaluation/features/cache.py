@@ -1,15 +1,15 @@
-"""Features on disk: a model meets each picture once, whatever is evaluated.
+"""Features on disk: a model meets each image once, whatever is evaluated.
 
 ```
 FOLDER/
-  images/KEY/        the pictures of one source through one model
-    about.json         all that the rows depend on; KEY is its hash
-    00000000.npz       a part: vectors, and what is known of each record
+  images/KEY/        the images of one source through one model
+    manifest.json      all that the rows depend on; KEY is its hash
+    00000000.npz       a shard: features, and what is known of each record
   texts/KEY/         the same of a list of texts
 ```
 
-A part is there whole or not at all, so that an evaluation that was killed goes
-on with the parts that are missing; one that is damaged is made again.
+A shard is there whole or not at all, so that an evaluation that was killed goes
+on with the shards that are missing; one that is damaged is made again.
 
 KEY depends on the parameters (a sample of each array), the shapes and
 activations, the tokenizer, the preprocessing, the dtype, and the data
@@ -25,35 +25,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from clip_jax.data.sources import Source
-from clip_jax.errors import FailureError, reason_of
-from clip_jax.evaluation.data_identity import data_identity
-from clip_jax.evaluation.features.encoding import (
-  PictureNotes,
-  encode_pictures,
+from clip_jax.evaluation.dataset import data_identity
+from clip_jax.evaluation.features.extraction import (
+  encode_images,
   encode_texts,
-  picture_parts,
-  text_parts,
+  image_shards,
+  join_features,
+  text_shards,
 )
-from clip_jax.evaluation.features.extraction import Features, joined
-from clip_jax.evaluation.types import Encoder, Options
-from clip_jax.files import replacing
-from clip_jax.inference.bulk.parts import (
-  Part,
-  read_notes_as,
-  read_vectors,
-  write_part,
-)
-from clip_jax.inference.bulk.records import refuse_corrupt
+from clip_jax.evaluation.types import Encoder, Features, Options
+from clip_jax.inference.encode_shards import check_corrupt
 from clip_jax.inference.fingerprint import fingerprint
 from clip_jax.inference.model import Model
+from clip_jax.inference.shards import Shard, ShardStore
+from clip_jax.parallel.distributed import is_first_process
 
-VERSION = 2  # of the entries
+VERSION = 3  # of the entries
 # Where the model came from is for people to read.
 _NO_KEY = ('origin', 'step')
 
@@ -61,14 +52,25 @@ Notes = TypeVar('Notes')
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageNotes:
+  """What the file of a shard says beside its arrays: see `Features`."""
+
+  ids: list[str]
+  captions: list[list[str]]
+  label_sets: list[list[int]] | None
+  difficult: list[list[int]] | None
+  corrupt: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class TextNotes:
-  """The texts of a part."""
+  """The texts of a shard."""
 
   texts: list[str]
 
 
 def identity_of(model: Model, dtype: str) -> dict[str, Any]:
-  """What a model's features depend on, as JSON has it.
+  """Returns what a model's features depend on, as JSON has it.
 
   Args:
     dtype: of the model's arithmetic.
@@ -91,7 +93,7 @@ class FeatureCache:
   """The features of one model, below a folder.
 
   Of several processes each has to call the same, and gets the same rows;
-  process 0 writes. They go on with the parts that all of them can read.
+  process 0 writes. They go on with the shards that all of them can read.
 
   Attributes:
     folder: where entries are kept, of any number of models.
@@ -111,36 +113,45 @@ class FeatureCache:
     self._identity = dict(identity)
 
   def images(self, source: Source, options: Options) -> Features:
-    """All readable pictures; those that are not here yet are encoded.
+    """Returns all readable images of a source, from disk where they are there.
 
     Args:
       options: `max_corrupt_records` (over the whole source), `progress`.
     Raises:
-      FailureError: too many pictures are corrupt, features are not finite, or
+      FailureError: too many images are corrupt, a feature is not finite, or
         the disk cannot be written.
     """
-    about = {**self._identity, **data_identity(source)}
-    entry = _Entry(self.folder / 'images', about, PictureNotes)
-    parts = picture_parts(source)
-    found = entry.read(parts)
+    entry = _Entry(
+      self.folder / 'images',
+      {**self._identity, **data_identity(source)},
+      ImageNotes,
+      {
+        'embeddings': (np.float32, 2),
+        'pooled': (np.float32, 2),  # [N, 0] where it is not known
+        'labels': (np.int64, 1),
+      },
+    )
+    shards = image_shards(source)
+    features: dict[int, Features] = {}
+    for number, (notes, arrays) in entry.store.read_all(shards).items():
+      if _is_whole(notes, arrays):
+        features[number] = _to_features(notes, arrays)
     corrupt = {
-      key: reason
-      for notes, _ in found.values()
-      for key, reason in notes.corrupt.items()
+      key: why for x in features.values() for key, why in x.corrupt.items()
     }
-    refuse_corrupt(source, corrupt, options.max_corrupt_records)
-    missing = [part for part in parts if part.number not in found]
-    for part, notes, vectors in encode_pictures(
-      self._encoder, source, missing, options, corrupt
+    check_corrupt(source, corrupt, options.max_corrupt_records)
+    missing = [shard for shard in shards if shard.number not in features]
+    for shard, made in encode_images(
+      self._encoder, source, missing, options, corrupt, pooled=True
     ):
-      entry.write(part, notes, vectors)
-      found[part.number] = notes, vectors
-    return joined(source, [found[part.number] for part in parts])
+      entry.write(shard, *_from_features(made))
+      features[shard.number] = made
+    return join_features(source, [features[shard.number] for shard in shards])
 
   def texts(
     self, texts: Sequence[str], options: Options
   ) -> Float[np.ndarray, 'N E']:
-    """One row a text.
+    """Returns one row a text, from disk where they are there.
 
     Args:
       texts: at least one.
@@ -149,66 +160,89 @@ class FeatureCache:
       FailureError: a feature is not finite, or the disk cannot be written.
     """
     texts = list(texts)
-    content = json.dumps(texts).encode()
-    about = {
-      **self._identity,
-      'texts': len(texts),
-      'content': hashlib.sha256(content).hexdigest(),
-    }
-    entry = _Entry(self.folder / 'texts', about, TextNotes)
-    parts = text_parts(texts)
-    found = entry.read(parts)
-    missing = [part for part in parts if part.number not in found]
-    for part, vectors in encode_texts(self._encoder, texts, missing, options):
-      notes = TextNotes(texts[part.start : part.stop])
-      entry.write(part, notes, vectors)
-      found[part.number] = notes, vectors
-    return np.concatenate([found[part.number][1] for part in parts])
+    content = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    entry = _Entry(
+      self.folder / 'texts',
+      {**self._identity, 'texts': len(texts), 'content': content},
+      TextNotes,
+      {'embeddings': (np.float32, 2)},
+    )
+    shards = text_shards(texts)
+    rows: dict[int, np.ndarray] = {}
+    for number, (_, arrays) in entry.store.read_all(shards).items():
+      if len(arrays['embeddings']) == len(shards[number]):
+        rows[number] = arrays['embeddings']
+    missing = [shard for shard in shards if shard.number not in rows]
+    for shard, made in encode_texts(self._encoder, texts, missing, options):
+      notes = TextNotes(texts[shard.start : shard.stop])
+      entry.write(shard, notes, {'embeddings': made})
+      rows[shard.number] = made
+    return np.concatenate([rows[shard.number] for shard in shards])
 
 
 class _Entry(Generic[Notes]):
-  """The folder of one entry."""
+  """The shards of one source or list of texts.
 
-  def __init__(self, folder: Path, about: Mapping[str, Any], kind: type[Notes]):
+  Attributes:
+    store: its folder, which is named by all that the features depend on.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    about: dict[str, Any],
+    notes: type[Notes],
+    arrays: Mapping[str, tuple[type, int]],
+  ):
     self._about = about
-    self._kind = kind
     hashed = {k: v for k, v in about.items() if k not in _NO_KEY}
     text = json.dumps(hashed, sort_keys=True)
-    self.path = folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    self.store = ShardStore(folder / key, notes, arrays)
 
-  def read(
-    self, parts: Sequence[Part]
-  ) -> dict[int, tuple[Notes, Float[np.ndarray, 'N E']]]:
-    """By their numbers, the parts that all processes have, whole."""
-    found = {}
-    for part in parts:
-      try:
-        notes = read_notes_as(self._kind, self.path, part)
-        found[part.number] = notes, read_vectors(self.path, part)
-      except (FailureError, OSError):  # damaged, or not there
-        continue
-    if jax.process_count() > 1:
-      mine = np.array([part.number in found for part in parts])
-      everywhere = multihost_utils.process_allgather(mine).all(axis=0)
-      found = {n: x for n, x in found.items() if everywhere[n]}
-    return found
+  def write(
+    self, shard: Shard, notes: Notes, arrays: Mapping[str, np.ndarray]
+  ) -> None:
+    """Writes a shard; of several processes the first one does.
 
-  def write(self, part: Part, notes: Notes, vectors: np.ndarray) -> None:
-    """Of several processes the first one does."""
-    if jax.process_index():
+    Raises:
+      FailureError: it cannot be written.
+    """
+    if not is_first_process():
       return
-    try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      self._describe()
-      write_part(self.path, part, notes, vectors)
-    except OSError as error:
-      reason = reason_of(error)
-      raise FailureError(
-        f'{self.path} could not be written: {reason}.'
-      ) from error
+    if self.store.read_manifest() is None:
+      self.store.write_manifest(self._about)
+    self.store.write(shard, notes, arrays)
 
-  def _describe(self) -> None:
-    path = self.path / 'about.json'
-    if not path.exists():
-      with replacing(path) as temporary:
-        temporary.write_text(json.dumps(self._about, indent=2), 'utf-8')
+
+def _is_whole(notes: ImageNotes, arrays: Mapping[str, np.ndarray]) -> bool:
+  """Whether a shard has a row of everything for each of its images."""
+  columns = [notes.captions, notes.label_sets, notes.difficult]
+  lengths = [len(x) for x in (*columns, *arrays.values()) if x is not None]
+  return set(lengths) == {len(notes.ids)}
+
+
+def _to_features(
+  notes: ImageNotes, arrays: Mapping[str, np.ndarray]
+) -> Features:
+  pooled = arrays['pooled']
+  return Features(
+    **vars(notes),
+    embeddings=arrays['embeddings'],
+    labels=arrays['labels'],
+    pooled=pooled if pooled.shape[1] else None,
+  )
+
+
+def _from_features(
+  features: Features,
+) -> tuple[ImageNotes, dict[str, np.ndarray]]:
+  names = [field.name for field in dataclasses.fields(ImageNotes)]
+  pooled = features.pooled
+  if pooled is None:
+    pooled = np.empty((len(features), 0), np.float32)
+  return ImageNotes(**{name: getattr(features, name) for name in names}), {
+    'embeddings': features.embeddings,
+    'pooled': pooled,
+    'labels': features.labels,
+  }

@@ -1,6 +1,6 @@
-"""Texts and pictures through their towers at the same time.
+"""Texts and images through their towers at the same time.
 
-Pictures wait for disks and decoders, which leaves the device to the prompts.
+Images wait for disks and decoders, which leaves the device to the prompts.
 """
 
 import dataclasses
@@ -9,40 +9,31 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import jax
-
+from clip_jax.evaluation.features.extraction import may_overlap
 from clip_jax.evaluation.types import Options
 from clip_jax.progress import Progress
 
-First = TypeVar('First')
-Second = TypeVar('Second')
+Texts = TypeVar('Texts')
+Images = TypeVar('Images')
 
 
-def may_overlap() -> bool:
-  """Whether two calls of an encoder may compute at the same time.
-
-  What is split over devices has to be started in the same order on each.
-  """
-  return jax.device_count() == 1
-
-
-def at_once(
+def encode_concurrently(
   options: Options,
-  first: Callable[[Options], First],
-  second: Callable[[Options], Second],
-) -> tuple[First, Second]:
-  """Both results; one after the other where they may not overlap.
+  texts: Callable[[Options], Texts],
+  images: Callable[[Options], Images],
+) -> tuple[Texts, Images]:
+  """Returns both results; one is made after the other on several devices.
 
   Where one of the two fails, the other stops at its next item.
 
   Args:
     options: given to both, with a `progress` that can stop them.
-    first, second: read their items through `options.progress`.
+    texts, images: read their items through `options.progress`.
   Raises:
     Whatever the first one raises that fails.
   """
   if not may_overlap():
-    return first(options), second(options)
+    return texts(options), images(options)
   stop = threading.Event()
   options = dataclasses.replace(
     options, progress=_stoppable(options.progress, stop)
@@ -55,29 +46,29 @@ def at_once(
       stop.set()
       raise
 
-  with ThreadPoolExecutor(1, thread_name_prefix='at_once') as pool:
-    aside = pool.submit(run, first)
+  with ThreadPoolExecutor(1, thread_name_prefix='texts') as pool:
+    of_texts = pool.submit(run, texts)
     try:
-      result = run(second)
+      of_images = run(images)
     except _StoppedError:
-      aside.result()  # raises why
+      of_texts.result()  # raises why
       raise
-    return aside.result(), result
+    return of_texts.result(), of_images
 
 
 class _StoppedError(Exception):
   """Ends work whose result nobody will see."""
 
 
-def _stoppable(progress: Progress, stop: threading.Event):
-  """A `Progress` that ends with an error once it is told to stop."""
+def _stoppable(progress: Progress, stop: threading.Event) -> Progress:
+  """Returns a `Progress` that ends with an error once it is told to stop."""
 
-  def watched(
-    items: Iterable[Any], total: int, unit: str, /, *, done: int = 0
+  def stoppable(
+    items: Iterable[Any], total: int, unit: str, /, **counts: Any
   ) -> Iterator[Any]:
-    for item in progress(items, total, unit, done=done):
+    for item in progress(items, total, unit, **counts):
       if stop.is_set():
         raise _StoppedError
       yield item
 
-  return watched
+  return stoppable

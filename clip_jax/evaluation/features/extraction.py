@@ -1,199 +1,219 @@
-"""The image features of a split with what is known of each picture.
+"""Images and texts through an encoder: the features that evaluators ask for.
 
-Every evaluator gets them here, so that a picture goes through the encoder once
-for all of them where a cache is given.
+Fresh features and those of a cache go the same way, shard by shard, each
+batched by itself, so that both are the same bits.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
+from clip_jax.data.images import Preprocessing
 from clip_jax.data.reading import none_readable
 from clip_jax.data.sources import Source
-from clip_jax.errors import FailureError, UsageError
-from clip_jax.evaluation.dataset import OUTSIDE, Split
-from clip_jax.evaluation.features.encoding import (
-  PictureNotes,
-  encode_pictures,
-  picture_parts,
+from clip_jax.errors import FailureError
+from clip_jax.evaluation.types import (
+  Encoder,
+  Features,
+  Options,
+  PoolingEncoder,
 )
-from clip_jax.evaluation.types import Encoder, Options
+from clip_jax.inference.classifier import check_finite
+from clip_jax.inference.encode_shards import (
+  EncodedShard,
+  encode_shards,
+  image_items,
+)
+from clip_jax.inference.shards import Shard, make_shards, records_of
 
-# Classes, or of multi-label data whether each is there; metrics take both.
-Answers = Int[np.ndarray, ' N'] | Bool[np.ndarray, 'N C']
+SHARD_ROWS = 4096  # records a shard, which is what a kill costs at most
 
 
-@dataclasses.dataclass(frozen=True)
-class Features:
-  """N pictures that could be read, in the order of their source.
+def image_shards(source: Source) -> list[Shard]:
+  """Returns how the records of a source are divided."""
+  return make_shards('image', len(source), SHARD_ROWS)
 
-  Attributes:
-    vectors: float32, unit length.
-    ids: of the records.
-    captions: of each picture, its texts.
-    labels: of the source; -1 for a record without one.
-    several: of multi-label data (VOC2007), instead of `labels`: the labels of
-      each picture.
-    difficult: of such data, labels of each picture that are neither right nor
-      wrong there.
-    corrupt: id to reason, of the pictures that were left out.
-    pooled: float32, of any length: what the image tower has before the joint
-      space; None of an encoder that does not tell it.
+
+def text_shards(texts: Sequence[str]) -> list[Shard]:
+  """Returns how texts are divided."""
+  return make_shards('text', len(texts), SHARD_ROWS)
+
+
+def may_overlap() -> bool:
+  """Whether two calls of an encoder may compute at the same time.
+
+  What is split over devices has to be started in the same order on each.
   """
-
-  vectors: Float[np.ndarray, 'N E']
-  ids: list[str]
-  captions: list[list[str]]
-  labels: Int[np.ndarray, ' N']
-  several: list[list[int]] | None = None
-  difficult: list[list[int]] | None = None
-  corrupt: dict[str, str] = dataclasses.field(default_factory=dict)
-  pooled: Float[np.ndarray, 'N D'] | None = None
-
-  def __len__(self) -> int:
-    return len(self.ids)
-
-  def of(self, rows: np.ndarray) -> 'Features':
-    """Some of them: indices, or a mask."""
-    picked = np.arange(len(self))[rows].tolist()
-    several, difficult, pooled = self.several, self.difficult, self.pooled
-    return dataclasses.replace(
-      self,
-      vectors=self.vectors[picked],
-      ids=[self.ids[i] for i in picked],
-      captions=[self.captions[i] for i in picked],
-      labels=self.labels[picked],
-      several=several and [several[i] for i in picked],
-      difficult=difficult and [difficult[i] for i in picked],
-      pooled=None if pooled is None else pooled[picked],
-    )
+  return jax.device_count() == 1
 
 
-class Answered(NamedTuple):
-  """The pictures of a split that are evaluated.
-
-  Attributes:
-    features: of them.
-    answers: what is right for each.
-    difficult: of multi-label data, the classes that are neither right nor
-      wrong for a picture.
-  """
-
-  features: Features
-  answers: Answers
-  difficult: Bool[np.ndarray, 'N C'] | None
-
-
-def read_features(encoder: Encoder, split: Split, options: Options) -> Features:
-  """All readable pictures of a split through the encoder, or from the cache.
+def read_features(
+  encoder: Encoder, source: Source, options: Options, *, pooled: bool = False
+) -> Features:
+  """Returns all readable images of a source encoded, or from the cache.
 
   Args:
     options: `cache`, `max_corrupt_records`, `progress`.
+    pooled: whether the features before the joint space are asked for, too. A
+      cache has them all the same.
   Raises:
-    FailureError: too many pictures are corrupt, or features are not finite.
+    FailureError: too many images are corrupt, or features are not finite.
   """
-  source = split.source
   if options.cache is not None:
     return options.cache.images(source, options)
-  parts = encode_pictures(encoder, source, picture_parts(source), options, {})
-  return joined(source, [(notes, vectors) for _, notes, vectors in parts])
+  shards = image_shards(source)
+  encoded = encode_images(encoder, source, shards, options, {}, pooled=pooled)
+  return join_features(source, [features for _, features in encoded])
 
 
-def joined(
-  source: Source, parts: Sequence[tuple[PictureNotes, np.ndarray]]
-) -> Features:
-  """All parts of a source as one, in their order.
+def text_features(
+  encoder: Encoder, texts: Sequence[str], options: Options
+) -> Float[np.ndarray, 'N E']:
+  """Returns unit-length rows, from the cache where there is one.
 
   Args:
-    parts: rows as `encode_pictures` has them.
+    texts: at least one.
+    options: `cache`, `progress`.
   Raises:
-    FailureError: no picture could be read.
+    FailureError: one is not finite.
   """
-  corrupt = {
-    key: reason for notes, _ in parts for key, reason in notes.corrupt.items()
-  }
-  parts = [(notes, rows) for notes, rows in parts if len(rows)]
+  if options.cache is not None:
+    return options.cache.texts(texts, options)
+  encoded = encode_texts(encoder, texts, text_shards(texts), options)
+  return np.concatenate([rows for _, rows in encoded])
+
+
+def encode_images(
+  encoder: Encoder,
+  source: Source,
+  shards: Sequence[Shard],
+  options: Options,
+  corrupt: Mapping[str, str],
+  *,
+  pooled: bool,
+) -> Iterator[tuple[Shard, Features]]:
+  """Yields shards of a source in their order.
+
+  Args:
+    shards: of `image_shards`; progress counts the others as done.
+    options: `max_corrupt_records`, `progress`.
+    corrupt: id to reason, of images of other shards that were left out.
+    pooled: see `read_features`.
+  Raises:
+    FailureError: too many images are corrupt, or features are not finite.
+  """
+  # Of an encoder that somebody else brings nothing is known.
+  own = getattr(encoder, 'preprocessing', None)
+  items = image_items(
+    source,
+    records_of(shards),
+    corrupt,
+    options.max_corrupt_records,
+    preprocessing=own if isinstance(own, Preprocessing) else None,
+  )
+  done = len(source) - sum(map(len, shards))
+  shown = options.progress(items, len(source), 'images', done=done)
+
+  def encode(images: Iterable[Any]) -> dict[str, np.ndarray]:
+    if not (pooled and isinstance(encoder, PoolingEncoder)):
+      return {'embeddings': encoder.encode_image(images)}
+    before, embeddings = encoder.pooled_and_encoded(images)
+    return {'embeddings': embeddings, 'pooled': before}
+
+  with (
+    contextlib.closing(items),
+    contextlib.closing(
+      encode_shards(encode, shards, iter(shown), overlap=may_overlap())
+    ) as results,
+  ):
+    for result in results:
+      yield result.shard, _features_of(result)
+
+
+def encode_texts(
+  encoder: Encoder,
+  texts: Sequence[str],
+  shards: Sequence[Shard],
+  options: Options,
+) -> Iterator[tuple[Shard, Float[np.ndarray, 'N E']]]:
+  """Yields shards of some texts in their order.
+
+  Args:
+    shards: of `text_shards`; progress counts the others as done.
+    options: `progress`.
+  Raises:
+    FailureError: a feature is not finite.
+  """
+  items = (texts[i] for i in records_of(shards))
+  done = len(texts) - sum(map(len, shards))
+  shown = iter(options.progress(items, len(texts), 'texts', done=done))
+  for shard in shards:
+    rows = encoder.encode_text(itertools.islice(shown, len(shard)))
+    check_finite(rows, shard.kind)
+    yield shard, rows
+
+
+def join_features(source: Source, shards: Sequence[Features]) -> Features:
+  """Returns all shards of a source as one, in their order.
+
+  Raises:
+    FailureError: no image could be read.
+  """
+  corrupt = {key: why for part in shards for key, why in part.corrupt.items()}
+  parts = [part for part in shards if len(part)]
   if not parts:
     raise FailureError(none_readable(source.spec, corrupt))
-  every = [notes for notes, _ in parts]
-  rows = np.concatenate([rows for _, rows in parts])
-  width = every[0].pooled_width
+  joined = concatenate_features(parts)
+  return dataclasses.replace(joined, corrupt=corrupt)
+
+
+def concatenate_features(parts: Sequence[Features]) -> Features:
+  """Returns the features of all images of some parts, in order."""
+  pooled = [part.pooled for part in parts if part.pooled is not None]
   return Features(
-    rows[:, width:],
-    [key for notes in every for key in notes.ids],
-    [texts for notes in every for texts in notes.captions],
-    np.array([label for notes in every for label in notes.labels], np.int64),
-    several=_of_each([notes.several for notes in every], every),
-    difficult=_of_each([notes.difficult for notes in every], every),
-    corrupt=corrupt,
-    pooled=rows[:, :width] if width else None,
+    np.concatenate([part.embeddings for part in parts]),
+    [key for part in parts for key in part.ids],
+    [texts for part in parts for texts in part.captions],
+    np.concatenate([part.labels for part in parts]),
+    _join_lists([part.label_sets for part in parts], parts),
+    _join_lists([part.difficult for part in parts], parts),
+    {key: why for part in parts for key, why in part.corrupt.items()},
+    np.concatenate(pooled) if pooled else None,
   )
 
 
-def _of_each(
-  parts: Sequence[list[list[int]] | None], every: Sequence[PictureNotes]
+def _join_lists(
+  lists: Sequence[list[list[int]] | None], parts: Sequence[Features]
 ) -> list[list[int]] | None:
-  """Lists of all pictures in one, where any part has them."""
-  if all(part is None for part in parts):
+  """Returns the lists of all images in one, where any shard has them."""
+  if all(of_shard is None for of_shard in lists):
     return None
   return [
     labels
-    for part, notes in zip(parts, every, strict=True)
-    for labels in part or [[]] * len(notes.ids)
+    for of_shard, part in zip(lists, parts, strict=True)
+    for labels in of_shard or [[]] * len(part)
   ]
 
 
-def labelled(features: Features, split: Split, task: str) -> Features:
-  """Those whose class is evaluated, their labels being classes.
-
-  Raises:
-    UsageError: no record has a label, one is out of range, or records have
-      several.
-  """
-  if features.several is not None:
-    raise UsageError(
-      f'data {split.source.spec!r} has several labels a picture: {task} takes '
-      'one.'
-    )
-  if len(features) and (features.labels < 0).all():
-    raise UsageError(
-      f'data {split.source.spec!r}: record {features.ids[0]} has no label, '
-      f'which {task} needs.'
-    )
-  classes = split.classes(features.labels)
-  kept = classes != OUTSIDE
-  return dataclasses.replace(features.of(kept), labels=classes[kept])
-
-
-def answered(
-  features: Features, split: Split, classes: int, task: str
-) -> Answered:
-  """The pictures that are evaluated, and what is right for each.
-
-  Args:
-    features: of the split.
-    classes: C.
-    task: for messages.
-  Raises:
-    UsageError, FailureError: see `labelled`.
-  """
-  if features.several is not None:
-    truth = _marked(features.several, split, classes)
-    difficult = _marked(features.difficult or [], split, classes)
-    return Answered(features, truth, difficult if difficult.any() else None)
-  features = labelled(features, split, task)
-  return Answered(features, features.labels, None)
-
-
-def _marked(
-  several: Sequence[Sequence[int]], split: Split, classes: int
-) -> Bool[np.ndarray, 'N C']:
-  """Which classes the labels of each picture are."""
-  marked = np.zeros((len(several), classes), bool)
-  for row, labels in enumerate(several):
-    there = split.classes(np.array(labels, np.int64))
-    marked[row, there[there != OUTSIDE]] = True
-  return marked
+def _features_of(encoded: EncodedShard[dict[str, np.ndarray]]) -> Features:
+  records = [item.record for item in encoded.items if item.record is not None]
+  label_sets = difficult = None
+  if any('labels' in record for record in records):
+    label_sets = [record.get('labels', []) for record in records]
+    difficult = [record.get('difficult', []) for record in records]
+  return Features(
+    encoded.features['embeddings'],
+    ids=[record['id'] for record in records],
+    captions=[record['caption'] for record in records],
+    labels=np.array([record.get('label', -1) for record in records], np.int64),
+    label_sets=label_sets,
+    difficult=difficult,
+    corrupt=encoded.corrupt,
+    pooled=encoded.features.get('pooled'),
+  )

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import roc_auc_score
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.evaluation.metrics.labels import check_in_range
 from clip_jax.evaluation.metrics.ranking import (
   accuracies,
   best_classes,
+  check_in_range,
 )
 
 _TENTHS = np.arange(11)  # recalls 0, 0.1 … 1 of the VOC2007 rule

@@ -5,7 +5,6 @@ whether its accuracy on pictures that were also trained on is more than chance
 above that on the rest.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -44,10 +43,10 @@ class MeanInterval(NamedTuple):
 def clopper_pearson(
   successes: int, trials: int, confidence: float = 0.95
 ) -> Interval:
-  """The exact binomial interval of a proportion (section 5).
+  """Returns the exact binomial interval of a proportion (section 5).
 
   It holds the true proportion in at least `confidence` of all samples,
-  whatever the proportion is; scipy's `binomtest` has the same.
+  whatever the proportion is.
 
   Args:
     successes: such as pictures classified right; 0 to `trials`.
@@ -58,18 +57,15 @@ def clopper_pearson(
   """
   _check_counts(successes, trials)
   _check_confidence(confidence)
-  tail = (1 - confidence) / 2
-  misses = trials - successes
-  # At the ends the beta distribution has no mass left to cut.
-  low = stats.beta.ppf(tail, successes, misses + 1) if successes else 0.0
-  high = stats.beta.isf(tail, successes + 1, misses) if misses else 1.0
-  return Interval(float(low), float(high))
+  test = stats.binomtest(successes, trials)
+  interval = test.proportion_ci(confidence, method='exact')
+  return Interval(float(interval.low), float(interval.high))
 
 
 def overlap_p_value(
   overlap_correct: int, overlap_total: int, clean_accuracy: float
 ) -> float:
-  """Whether a model does better on what it may have been trained on.
+  """Tests whether a model does better on what it may have been trained on.
 
   The one-tailed (greater) binomial test of section 5: the chance of at least
   `overlap_correct` right out of `overlap_total`, were each right with the
@@ -98,7 +94,7 @@ def overlap_p_value(
 def mean_interval(
   values: Float[np.ndarray, 'S'], confidence: float = 0.95
 ) -> MeanInterval:
-  """The mean over seeds, with its interval by Student's t distribution.
+  """Returns the mean over seeds, with its interval by Student's t distribution.
 
   For what is drawn anew with each seed, such as few-shot accuracies.
 
@@ -117,9 +113,8 @@ def mean_interval(
       'much they differ.'
     )
   mean = float(values.mean())
-  deviation = float(values.std(ddof=1)) / math.sqrt(len(values))
-  reach = float(stats.t.isf((1 - confidence) / 2, len(values) - 1)) * deviation
-  return MeanInterval(mean, mean - reach, mean + reach)
+  reach = stats.sem(values) * stats.t.isf((1 - confidence) / 2, len(values) - 1)
+  return MeanInterval(mean, mean - float(reach), mean + float(reach))
 
 
 def _check_counts(successes: int, trials: int) -> None:

@@ -1,9 +1,11 @@
 """The best classes of each row, and how often the right one is among them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from clip_jax.errors import UsageError
 
 _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 
@@ -105,3 +107,87 @@ def accuracies(
   """
   hits = best == labels[:, None]
   return {f'top{k}': float(hits[:, :k].any(axis=1).mean()) for k in ranks}
+
+
+def check_in_range(labels: Int[np.ndarray, 'N'], classes: int) -> None:
+  """Refuses labels that name no class.
+
+  Args:
+    labels: the class of each row.
+    classes: C, how many there are.
+  Raises:
+    UsageError: there are no labels, or one is not in 0..C-1.
+  """
+  if not len(labels):
+    raise UsageError('no labels: there is nothing to evaluate.')
+  outside = np.flatnonzero((labels < 0) | (labels >= classes))
+  if len(outside):
+    raise UsageError(
+      f'label {labels[outside[0]]} of row {outside[0]:,} is outside the range '
+      f'of {classes:,} classes, 0 to {classes - 1:,} ({len(outside):,} of '
+      f'{len(labels):,} rows are).'
+    )
+
+
+def count_each(
+  labels: Int[np.ndarray, 'N'], classes: int, names: Sequence[str] = ()
+) -> Int[np.ndarray, 'C']:
+  """How many rows each class has, where each must have some.
+
+  Args:
+    labels: the class of each row.
+    classes: C, how many there are.
+    names: of the classes, for messages; () calls them by their numbers.
+  Raises:
+    UsageError: see `check_in_range`; or a class has no rows.
+  """
+  check_in_range(labels, classes)
+  counts = np.bincount(labels, minlength=classes)
+  empty = np.flatnonzero(counts == 0)
+  if len(empty):
+    shown = ', '.join(
+      repr(names[c]) if names else str(c) for c in empty[:5].tolist()
+    )
+    more = ', …' if len(empty) > 5 else ''
+    raise UsageError(
+      f'{len(empty):,} of {classes:,} classes have no examples: {shown}{more}; '
+      'give each some.'
+    )
+  return counts
+
+
+# Of up to so many classes, five are half or more: top-5 says nothing.
+FEW_CLASSES = 10
+
+
+def ranks_of(classes: int) -> tuple[int, ...]:
+  """Returns the k of the top-k accuracies that say something."""
+  return (1, 5) if classes > FEW_CLASSES else (1,)
+
+
+def chance_levels(
+  names: Iterable[str], classes: int, metric: str | None = None
+) -> dict[str, float]:
+  """Returns what answers drawn evenly among all classes would give.
+
+  Args:
+    names: of the numbers of an evaluation.
+    classes: how many there are to choose from.
+    metric: by which all of them are measured, as `metrics.METRICS` names it;
+      None takes each for the name of its own.
+  Returns:
+    Fractions, of those numbers that guessing has a level for: none of a mean
+    average precision, which depends on the pictures.
+  """
+  top1, top5 = 1 / classes, min(1.0, 5 / classes)
+  levels = {
+    'accuracy': top1,
+    'top1': top1,
+    'top5': top5,
+    'mean_top1_top5': (top1 + top5) / 2,
+    'mean_per_class': top1,
+    'roc_auc': 0.5,
+  }
+  return {
+    name: levels[metric or name] for name in names if (metric or name) in levels
+  }

@@ -1,57 +1,49 @@
 """Which test images are near-duplicates of training images: two detectors.
 
 The perceptual one compares hashes, and lays what is near upon the test image;
-the learned one compares the features of the model that is evaluated.
+the learned one compares the features of the model that is evaluated. Every
+pair is compared, a block at a time: what is kept grows as the number of test
+images, never as that of pairs.
 """
 
 import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
 from clip_jax.data.decoding import CorruptImageError, decode
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
-from clip_jax.evaluation.dataset import Split
-from clip_jax.evaluation.features.extraction import (
-  Features,
-  read_features,
-)
-from clip_jax.evaluation.features.nearest import (
-  Nearest,
-  near_hashes,
-  nearest_features,
-  nearest_hashes,
-)
-from clip_jax.evaluation.near_duplicates.hash_cache import (
-  places_of,
-  read_hashes,
-)
-from clip_jax.evaluation.near_duplicates.same_image import (
-  is_same,
-  thumbnail,
-)
+from clip_jax.evaluation.examples import Examples
+from clip_jax.evaluation.features.extraction import read_features
+from clip_jax.evaluation.near_duplicates.perceptual_hash import read_hashes
+from clip_jax.evaluation.near_duplicates.same_image import is_same, thumbnail
 from clip_jax.evaluation.types import Encoder, Options
 
-# Of each test picture: training pictures with a near hash that are looked at,
-# and of these the ones that look most like it, which are laid upon it.
+# Of each test image: training images with a near hash that are looked at, and
+# of these the ones that look most like it, which are laid upon it.
 _CANDIDATES, _COMPARED = 64, 4
-_KEPT = 20_000  # pictures to compare in memory, 28 kB each
+_THUMBNAILS = 20_000  # kept in memory, 28 kB each
+_BLOCK = 2048  # images of each side that are compared at once
 
 
-class Found(NamedTuple):
-  """What a detector says of the test pictures.
+class NearDuplicates(NamedTuple):
+  """What a detector says of N test images.
 
   Attributes:
-    nearest: of each.
-    train_ids: of the training pictures.
-    corrupt: id to reason, of training pictures that could not be compared.
-    refuted: test pictures whose hash is near, and which are not the same.
-    uncompared: test pictures without texture, which count as clean.
+    rows: the training image that is nearest to each; of equals the first. -1
+      where there is none to compare with.
+    values: bits that differ or a cosine; NaN where there is none.
+    train_ids: of the training images.
+    corrupt: id to reason, of training images that could not be compared.
+    refuted: test images whose hash is near, and which are not the same.
+    uncompared: how many test images have no texture, and so count as clean.
   """
 
-  nearest: Nearest
+  rows: Int[np.ndarray, ' N']
+  values: Float[np.ndarray, ' N']
   train_ids: list[str]
   corrupt: dict[str, str]
   refuted: Bool[np.ndarray, ' N']
@@ -59,91 +51,174 @@ class Found(NamedTuple):
 
 
 def find_perceptual(
-  test: Features, split: Split, train: Split, options: Options
-) -> Found:
+  test: Examples, test_source: Source, train: Source, options: Options
+) -> NearDuplicates:
   """Finds near-duplicates by hashes, and by laying near images upon each other.
 
   Flat images are compared with none, and none with them.
 
   Args:
-    test: features of the test images; only their ids are used.
-    split, train: the test images and the training images.
-    options: `max_distance`, `cache`, `max_corrupt_records`, `progress`.
+    test: of which only the ids are used.
+    test_source, train: the test images and the training images.
+    options: `overlap.max_distance`, `cache`, `max_corrupt_records`, `progress`.
   Raises:
     FailureError: too many are corrupt, or cached hashes are of other images.
   """
-  ours = read_hashes(split.source, options)
-  theirs = read_hashes(train.source, options)
+  ours = read_hashes(test_source, options)
+  theirs = read_hashes(train, options)
   places = {key: row for row, key in enumerate(ours.ids)}
   if not places.keys() >= set(test.ids):
     raise FailureError(
-      f'data {split.source.spec!r} has changed since its pictures were hashed: '
+      f'data {test_source.spec!r} has changed since its images were hashed: '
       'remove the folder hashes from the cache.'
     )
-  rows = np.array([places[key] for key in test.ids], np.int64)
-  bits, flat = ours.bits[rows], ours.flat[rows]
+  our_rows = np.array([places[key] for key in test.ids], np.int64)
+  bits, flat = ours.bits[our_rows], ours.flat[our_rows]
   kept = np.flatnonzero(~theirs.flat)
-  found = nearest_hashes(bits[~flat], theirs.bits[kept])
-  nearest = Nearest(np.full(len(test), -1), np.full(len(test), np.nan))
-  nearest.rows[~flat] = kept[found.rows] if len(kept) else -1
-  nearest.values[~flat] = found.values
+  rows, values = np.full(len(test), -1), np.full(len(test), np.nan)
+  nearest, values[~flat] = nearest_hashes(bits[~flat], theirs.bits[kept])
+  rows[~flat] = kept[nearest] if len(kept) else -1
   refuted = np.zeros(len(test), bool)
-  candidates = near_hashes(
-    bits[~flat], theirs.bits[kept], options.max_distance, _CANDIDATES
+  candidates = hashes_within(
+    bits[~flat], theirs.bits[kept], options.overlap.max_distance, _CANDIDATES
   )
   textured = np.flatnonzero(~flat).tolist()
   close = [(i, kept[x]) for i, x in zip(textured, candidates, strict=True) if x]
-  pictures = _Thumbnails(split.source, places_of(split.source, ours))
-  trained = _Thumbnails(train.source, places_of(train.source, theirs))
+  our_images = _Thumbnails(test_source, ours.corrupt)
+  their_images = _Thumbnails(train, theirs.corrupt)
   for i, others in options.progress(close, len(close), 'comparisons'):
-    same = _first_same(pictures[int(rows[i])], others, trained)
+    same = _first_same(our_images[int(our_rows[i])], others, their_images)
     if same is None:
       refuted[i] = True
     else:
-      nearest.rows[i] = same
-      nearest.values[i] = int(np.bitwise_count(bits[i] ^ theirs.bits[same]))
-  uncompared = int(flat.sum())
-  return Found(nearest, theirs.ids, theirs.corrupt, refuted, uncompared)
+      rows[i] = same
+      values[i] = int(np.bitwise_count(bits[i] ^ theirs.bits[same]))
+  return NearDuplicates(
+    rows, values, theirs.ids, theirs.corrupt, refuted, int(flat.sum())
+  )
+
+
+def find_learned(
+  encoder: Encoder, test: Examples, train: Source, options: Options
+) -> NearDuplicates:
+  """Finds the training images whose features are nearest, by their cosine."""
+  theirs = read_features(encoder, train, options)
+  rows, values = nearest_features(test.features.embeddings, theirs.embeddings)
+  refuted = np.zeros(len(test), bool)
+  return NearDuplicates(rows, values, theirs.ids, theirs.corrupt, refuted, 0)
+
+
+def nearest_hashes(
+  test: UInt64[np.ndarray, ' N'], train: UInt64[np.ndarray, ' M']
+) -> tuple[Int[np.ndarray, ' N'], Float[np.ndarray, ' N']]:
+  """Finds the nearest hash of each by the number of bits that differ.
+
+  Returns:
+    Rows of `train`, of equals the first, and bits; -1 and NaN of no `train`.
+  """
+  rows, values = _greatest(
+    test, train, lambda x, y: -_differing(x, y).astype(np.int8)
+  )
+  return rows, 0.0 - values  # 0, and not -0
+
+
+def nearest_features(
+  test: Float[np.ndarray, 'N E'], train: Float[np.ndarray, 'M E']
+) -> tuple[Int[np.ndarray, ' N'], Float[np.ndarray, ' N']]:
+  """Finds the nearest unit-length row of each by the cosine.
+
+  Returns:
+    Rows of `train`, of equals the first, and cosines, at most 1; -1 and NaN
+    of no `train`.
+  """
+  rows, values = _greatest(test, train, lambda x, y: x @ y.T)
+  return rows, np.minimum(values, 1.0)
+
+
+def hashes_within(
+  test: UInt64[np.ndarray, ' N'],
+  train: UInt64[np.ndarray, ' M'],
+  max_distance: int,
+  most: int,
+) -> list[list[int]]:
+  """Finds, for each test hash, the training hashes within some bits.
+
+  Returns:
+    Rows of `train`, the nearest first, `most` at most.
+  """
+  near: list[list[tuple[int, int]]] = [[] for _ in test]
+  for ours, theirs in _blocks(len(test), len(train)):
+    bits = _differing(test[ours], train[theirs])
+    for i, j in np.argwhere(bits <= max_distance).tolist():
+      near[ours.start + i].append((int(bits[i, j]), theirs.start + j))
+  return [[row for _, row in sorted(pairs)[:most]] for pairs in near]
+
+
+def _differing(
+  first: UInt64[np.ndarray, ' n'], second: UInt64[np.ndarray, ' m']
+) -> UInt8[np.ndarray, 'n m']:
+  return np.bitwise_count(first[:, None] ^ second[None])
+
+
+def _greatest(
+  test: np.ndarray,
+  train: np.ndarray,
+  compare: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[Int[np.ndarray, ' N'], Float[np.ndarray, ' N']]:
+  """Finds the best score of each; `compare` gives those of two blocks."""
+  rows = np.full(len(test), -1, np.int64)
+  values = np.full(len(test), np.nan)
+  for ours, theirs in _blocks(len(test), len(train)):
+    scores = compare(test[ours], train[theirs])
+    best = scores.argmax(axis=1)
+    value = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+    better = (rows[ours] < 0) | (value > values[ours])
+    rows[ours] = np.where(better, theirs.start + best, rows[ours])
+    values[ours] = np.where(better, value, values[ours])
+  return rows, values
+
+
+def _blocks(first: int, second: int) -> Iterator[tuple[slice, slice]]:
+  for top in range(0, first, _BLOCK):
+    for left in range(0, second, _BLOCK):
+      yield slice(top, top + _BLOCK), slice(left, left + _BLOCK)
 
 
 def _first_same(
-  picture: np.ndarray | None, others: np.ndarray, trained: '_Thumbnails'
+  image: np.ndarray | None, others: np.ndarray, trained: '_Thumbnails'
 ) -> int | None:
-  """The training picture that is the same; those that look like it first."""
-  if picture is None:
+  """Finds a training image that is the same; those that look like it first."""
+  if image is None:
     return None
-  looks = [(row, trained[row]) for row in others.tolist()]
-  there = [(row, x) for row, x in looks if x is not None]
-  there.sort(key=lambda pair: float(np.square(pair[1] - picture).mean()))
+  thumbnails = [(row, trained[row]) for row in others.tolist()]
+  there = [(row, other) for row, other in thumbnails if other is not None]
+  there.sort(key=lambda pair: float(np.square(pair[1] - image).mean()))
   for row, other in there[:_COMPARED]:
-    if is_same(picture, other):
+    if is_same(image, other):
       return row
   return None
 
 
 class _Thumbnails:
-  """What is compared of a source's pictures; those used last are in memory."""
+  """What is compared of a source's images; those used last are in memory."""
 
-  def __init__(self, source: Source, places: list[int]):
-    self._source, self._places = source, places
-    self._read = functools.lru_cache(maxsize=_KEPT)(self._find)
+  def __init__(self, source: Source, corrupt: dict[str, str]):
+    """Reads nothing yet.
+
+    Args:
+      corrupt: id to reason, of the images that were not hashed.
+    """
+    self._source = source
+    numbers = range(len(source))
+    self._records = [i for i in numbers if source.id(i) not in corrupt]
+    self._cached = functools.lru_cache(maxsize=_THUMBNAILS)(self._read)
 
   def __getitem__(self, row: int) -> np.ndarray | None:
-    """Of the picture that was hashed in this row; None if it is gone."""
-    return self._read(row)
+    """That of the image with this row among the hashes; None if it is gone."""
+    return self._cached(row)
 
-  def _find(self, row: int) -> np.ndarray | None:
+  def _read(self, row: int) -> np.ndarray | None:
     try:
-      return thumbnail(decode(self._source[self._places[row]]['image']))
+      return thumbnail(decode(self._source[self._records[row]]['image']))
     except CorruptImageError:
       return None
-
-
-def find_learned(
-  encoder: Encoder, test: Features, train: Split, options: Options
-) -> Found:
-  """Finds the training images whose features are nearest, by their cosine."""
-  theirs = read_features(encoder, train, options)
-  nearest = nearest_features(test.vectors, theirs.vectors)
-  none = np.zeros(len(test), bool)
-  return Found(nearest, theirs.ids, theirs.corrupt, none, 0)

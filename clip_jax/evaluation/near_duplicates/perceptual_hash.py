@@ -1,14 +1,22 @@
-"""Near-duplicates among pictures, for the overlap analysis (paper, section 5).
+"""Near-duplicates among images, for the overlap analysis (paper, section 5).
 
-The paper trains a detector; this one needs no training. A picture's hash is
+The paper trains a detector; this one needs no training. An image's hash is
 the signs of its lowest frequencies, which outlive another size, another
 encoding and a little cropping; a copy differs in few of the 64 bits, another
-picture in about half. Within 8 bits are re-encoded and resized copies, and most
-that lost 2 % of each side; pictures of one pattern, as flags or clock faces,
-are near each other, too: `same_image` tells these apart.
+image in about half. Within 8 bits are re-encoded and resized copies, and most
+that lost 2 % of each side; images of one pattern, as flags or clock faces, are
+near each other, too: `same_image` tells these apart.
+
+Hashes are kept beside features. They depend on the data alone (`data_identity`
+says which are told apart), so that all models share them.
 """
 
+import contextlib
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +24,16 @@ from jaxtyping import Bool, Float, UInt64
 from PIL import Image
 from scipy.fft import dctn
 
-from clip_jax.data.decoding import pillow_errors
+from clip_jax.data.decoding import CorruptImageError, pillow_errors
 from clip_jax.data.images import Preprocessing, upright
+from clip_jax.data.reading import none_readable
+from clip_jax.data.sources import Source
+from clip_jax.errors import FailureError
+from clip_jax.evaluation.dataset import data_identity
+from clip_jax.evaluation.types import Options
+from clip_jax.inference.encode_shards import check_corrupt, image_items
+from clip_jax.inference.shards import Shard, ShardStore
+from clip_jax.parallel.distributed import is_first_process
 
 BITS = 64
 _SIDE = 32  # pixels that the frequencies are of
@@ -25,67 +41,165 @@ _LOW = 8  # frequencies kept, each way
 # How a person sees it: turned upright, and transparency on white.
 _SEEN = Preprocessing(image_size=_SIDE, background='white', exif=True)
 # Frequencies this close to the median, of pixels 0 to 255, count as below it.
-# Symmetric pictures have half of theirs at 0, which JPEG moves by about one.
+# Symmetric images have half of theirs at 0, which JPEG moves by about one.
 _MARGIN = 2.0
-# A picture of fewer frequencies away from the median is flat. A gradient has 4.
+# An image of fewer frequencies away from the median is flat. A gradient has 4.
 _TEXTURE = 8
+_VERSION = 2  # of the hashes and of their files
+_BLOCK = 4096  # images whose spectra are in memory at once
 
 
 class Hashes(NamedTuple):
-  """Of pictures, in their order.
+  """The hashes of N images, in their order.
 
   Attributes:
     bits: uint64 [N].
-    flat: bool [N]: pictures without texture, such as one colour or a gradient.
+    flat: bool [N]: images without texture, such as one colour or a gradient.
       All of them are alike, whatever they are of: leave them out of a search.
   """
 
-  bits: UInt64[np.ndarray, 'N']
-  flat: Bool[np.ndarray, 'N']
+  bits: UInt64[np.ndarray, ' N']
+  flat: Bool[np.ndarray, ' N']
 
 
-def hash_pictures(pictures: Iterable[Image.Image]) -> Hashes:
-  """The hashes of many pictures, one at a time in memory, and which are flat.
+def hash_images(images: Iterable[Image.Image]) -> Hashes:
+  """Returns the hashes of images, of which one at a time is in memory.
 
   Args:
-    pictures: of any mode and size.
+    images: of any mode and size.
   Raises:
     CorruptImageError: one cannot be made grey, though it was decoded.
   """
-  return hash_spectra([spectrum(picture) for picture in pictures])
+  return hash_spectra([spectrum(image) for image in images])
 
 
-def hash_spectra(found: Sequence[Float[np.ndarray, '64']]) -> Hashes:
-  """The hashes of pictures of which these are the `spectrum`."""
-  spectra = np.array(found).reshape(len(found), BITS)
-  far = spectra - np.median(spectra, axis=1, keepdims=True)
+def hash_spectra(
+  spectra: Sequence[Float[np.ndarray, '64']],
+) -> Hashes:
+  """Returns the hashes of images of which these are the `spectrum`."""
+  values = np.array(spectra).reshape(len(spectra), BITS)
+  far = values - np.median(values, axis=1, keepdims=True)
   weights = np.left_shift(np.uint64(1), np.arange(BITS, dtype=np.uint64))
   bits = ((far > _MARGIN) * weights).sum(axis=1, dtype=np.uint64)
   # Brightness, the first of the frequencies, is no texture.
   return Hashes(bits, (np.abs(far[:, 1:]) > _MARGIN).sum(axis=1) < _TEXTURE)
 
 
-def perceptual_hash(picture: Image.Image) -> np.uint64:
-  """64 bits that a copy of the picture shares, all but a few.
+def perceptual_hash(image: Image.Image) -> np.uint64:
+  """Returns 64 bits that a copy of the image shares, all but a few.
 
-  The picture in grey at 32 x 32 pixels; of its discrete cosine transform the
+  The image in grey at 32 x 32 pixels; of its discrete cosine transform the
   8 x 8 lowest frequencies; a bit each, whether above their median.
   """
-  return hash_pictures([picture]).bits[0]
+  return hash_images([image]).bits[0]
 
 
 @pillow_errors()
-def spectrum(picture: Image.Image) -> Float[np.ndarray, '64']:
-  """A picture's lowest frequencies; the first is its brightness.
+def spectrum(image: Image.Image) -> Float[np.ndarray, '64']:
+  """Returns the lowest frequencies of an image; the first is its brightness.
 
   Raises:
     CorruptImageError: it cannot be made grey, though it was decoded.
   """
-  grey = upright(picture, _SEEN).convert('L')
-  # A large picture is first halved a few times, which is much faster.
+  grey = upright(image, _SEEN).convert('L')
+  # A large image is first halved a few times, which is much faster.
   small = grey.resize(
     (_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0
   )
   pixels = np.asarray(small, np.float64)
   frequencies = np.asarray(dctn(pixels, norm='ortho'))
   return frequencies[:_LOW, :_LOW].ravel()
+
+
+@dataclasses.dataclass(frozen=True)
+class HashedImages:
+  """N images that could be read, in the order of their source.
+
+  Attributes:
+    ids: of the records.
+    bits: uint64.
+    flat: images without texture, which are alike whatever they are of.
+    corrupt: id to reason, of the images that were left out.
+  """
+
+  ids: list[str]
+  bits: UInt64[np.ndarray, ' N']
+  flat: Bool[np.ndarray, ' N']
+  corrupt: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Notes:
+  """What the file of the hashes says beside its arrays."""
+
+  ids: list[str]
+  corrupt: dict[str, str]
+
+
+def read_hashes(source: Source, options: Options) -> HashedImages:
+  """Returns all readable images of a source, hashed, or from the cache.
+
+  Args:
+    options: `cache`, `max_corrupt_records`, `progress`.
+  Raises:
+    FailureError: too many images are corrupt, or the cache cannot be written.
+  """
+  folder = options.cache.folder if options.cache is not None else None
+  if folder is None:
+    return _hash_all(source, options)
+  store = _store(folder, source)
+  shard = Shard(0, 'image', 0, len(source))
+  for notes, arrays in store.read_all([shard]).values():
+    hashes = HashedImages(notes.ids, **arrays, corrupt=notes.corrupt)
+    if len(hashes.ids) == len(hashes.bits) == len(hashes.flat):
+      check_corrupt(source, hashes.corrupt, options.max_corrupt_records)
+      return hashes
+  hashes = _hash_all(source, options)
+  if is_first_process():
+    store.write(
+      shard,
+      _Notes(hashes.ids, hashes.corrupt),
+      {'bits': hashes.bits, 'flat': hashes.flat},
+    )
+  return hashes
+
+
+def _store(folder: Path, source: Source) -> ShardStore[_Notes]:
+  identity = {'version': _VERSION, **data_identity(source)}
+  text = json.dumps(identity, sort_keys=True)
+  key = hashlib.sha256(text.encode()).hexdigest()[:32]
+  arrays = {'bits': (np.uint64, 1), 'flat': (bool, 1)}
+  return ShardStore(folder / 'hashes' / key, _Notes, arrays)
+
+
+def _hash_all(source: Source, options: Options) -> HashedImages:
+  ids: list[str] = []
+  corrupt: dict[str, str] = {}
+  parts: list[Hashes] = []
+  spectra: list[np.ndarray] = []
+  limit = options.max_corrupt_records
+  items = image_items(source, range(len(source)), {}, limit)
+  with contextlib.closing(items):
+    for item in options.progress(items, len(source), 'hashes'):
+      reason = item.reason
+      if not reason:
+        try:
+          spectra.append(spectrum(item.content))
+          ids.append(item.id)
+        except CorruptImageError as error:  # which decoding did not notice
+          reason = str(error)
+      if reason:
+        corrupt[item.id] = reason
+        check_corrupt(source, corrupt, limit)
+      if len(spectra) == _BLOCK:
+        parts.append(hash_spectra(spectra))
+        spectra = []
+  if not ids:
+    raise FailureError(none_readable(source.spec, corrupt))
+  parts.append(hash_spectra(spectra))
+  return HashedImages(
+    ids,
+    np.concatenate([part.bits for part in parts]),
+    np.concatenate([part.flat for part in parts]),
+    corrupt,
+  )

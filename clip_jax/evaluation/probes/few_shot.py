@@ -10,19 +10,22 @@ steps are chosen on the same examples.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from clip_jax.errors import UsageError
-from clip_jax.evaluation.probes.examples import (
-  Examples,
+from clip_jax.evaluation.examples import Examples
+from clip_jax.evaluation.probes.logistic_regression import LinearClassifier
+from clip_jax.evaluation.probes.sampling import sample
+from clip_jax.evaluation.probes.tuning import (
+  GRID,
+  STEPS_PER_DECADE,
   fit_probe,
+  place_inputs,
   sweep_c,
   validation_score,
 )
-from clip_jax.evaluation.probes.logistic_regression import LinearClassifier
-from clip_jax.evaluation.probes.regularization import GRID, STEPS_PER_DECADE
-from clip_jax.evaluation.probes.sampling import sample
 from clip_jax.evaluation.types import Options
 
 # Of a probe that starts from the text: none is the zero-shot classifier.
@@ -30,9 +33,8 @@ STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
 _DECADES = 2  # between the C that it tries
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How the probes of one k are fitted.
+class Regularization(NamedTuple):
+  """How the probes of one k are kept from overfitting.
 
   Attributes:
     C: the inverse of the regularisation.
@@ -44,34 +46,34 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shots:
+class FewShotProbes:
   """The probes of one k, a seed each.
 
   Attributes:
     k: examples a class.
     short: classes that have fewer, and gave all they have.
-    settings: of all the probes.
+    regularization: of all the probes.
     probes: one a seed; none where `note` says why.
     note: '' or why there are no probes.
   """
 
   k: int
   short: int
-  settings: Settings | None
+  regularization: Regularization | None
   probes: list[LinearClassifier]
   note: str = ''
 
 
-def shot_probes(
+def few_shot_probes(
   pool: Examples, options: Options, text: LinearClassifier | None = None
-) -> Iterator[Shots]:
+) -> Iterator[FewShotProbes]:
   """Fits probes on k examples of each class, for every k of the options.
 
   The examples of a k are a part of those of a greater one with the same seed.
 
   Args:
     pool: to draw from, labels of one class each.
-    options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`.
+    options: `few_shot`, `probe`, `seed`.
     text: what the probes start from; see `STEPS`. None: from zeros.
   Returns:
     One for each k, rising. A k of which no class has so many examples has a
@@ -82,73 +84,83 @@ def shot_probes(
       examples, or all are of one class.
     FailureError: a feature is not finite.
   """
-  if options.seeds < 1 or not options.shots:
-    raise UsageError(
-      f'seeds={options.seeds}, shots={options.shots}: use one or more of each.'
-    )
-  fewest = min(options.shots)
-  if fewest < 1:
-    raise UsageError(f'shots={fewest}: use 1 or more a class.')
-  settings = None
-  for k in sorted(set(options.shots)):
+  shots, seeds = options.few_shot.shots, options.few_shot.seeds
+  if seeds < 1 or not shots:
+    raise UsageError(f'seeds={seeds}, shots={shots}: use one or more of each.')
+  if min(shots) < 1:
+    raise UsageError(f'shots={min(shots)}: use 1 or more a class.')
+  chosen = None
+  for k in sorted(set(shots)):
     most = int(np.bincount(pool.answers, minlength=pool.classes).max())
     if k > most:
       note = f'no class has {k} examples: the largest has {most}.'
-      yield Shots(k, pool.classes, None, [], note)
+      yield FewShotProbes(k, pool.classes, None, [], note)
       continue
-    settings = _choose(pool, k, options, text) or settings
+    chosen = _choose(pool, k, options, text) or chosen
     short = len(sample(pool.answers, k, 0, classes=pool.classes).short)
-    if settings is None:
+    if chosen is None:
       note = f'no class has more than {k} examples, to choose C on: give a C.'
-      yield Shots(k, short, None, [], note)
+      yield FewShotProbes(k, short, None, [], note)
       continue
     probes = [
       fit_probe(
         _draw(pool, k, options.seed + i),
-        settings.C,
-        iterations=settings.iterations,
+        chosen.C,
+        iterations=chosen.iterations,
         initial=text,
       )
-      for i in range(options.seeds)
+      for i in range(seeds)
     ]
-    yield Shots(k, short, settings, probes)
+    yield FewShotProbes(k, short, chosen, probes)
 
 
 def _draw(pool: Examples, k: int, seed: int) -> Examples:
-  return pool.of(sample(pool.answers, k, seed, classes=pool.classes).indices)
+  rows = sample(pool.answers, k, seed, classes=pool.classes).indices
+  return pool.select(rows)
 
 
 def _choose(
   pool: Examples, k: int, options: Options, text: LinearClassifier | None
-) -> Settings | None:
-  """On the next k of each class; None where there are none."""
+) -> Regularization | None:
+  """Chooses on the next k of each class; None where there are none."""
   rows = sample(pool.answers, k, options.seed, classes=pool.classes).indices
   more = sample(pool.answers, 2 * k, options.seed, classes=pool.classes).indices
-  fitting, held = pool.of(rows), pool.of(np.setdiff1d(more, rows))
-  if text is None and options.C is not None:
-    return Settings(options.C, options.probe_iterations)
-  if not len(held):
+  fitting, held_out = pool.select(rows), pool.select(np.setdiff1d(more, rows))
+  if text is None and options.probe.C is not None:
+    return Regularization(options.probe.C, options.probe.max_iterations)
+  if not len(held_out):
     return None
   if text is None:
-    best = sweep_c(fitting, held, options)
-    return Settings(best.best_C, options.probe_iterations)
-  return _choose_steps(fitting, held, options, text)
+    best = sweep_c(fitting, held_out, options)
+    return Regularization(best.best_C, options.probe.max_iterations)
+  return _choose_steps(fitting, held_out, options, text)
 
 
 def _choose_steps(
-  fitting: Examples, held: Examples, options: Options, text: LinearClassifier
-) -> Settings:
-  """Of equal scores the fewest steps, and of these the smallest C."""
+  fitting: Examples,
+  held_out: Examples,
+  options: Options,
+  text: LinearClassifier,
+) -> Regularization:
+  """Chooses, of equal scores, the fewest steps, and of these the smallest C."""
   coarse = GRID[:: _DECADES * STEPS_PER_DECADE]
   tried = [
-    Settings(C, steps)
+    Regularization(C, steps)
     for steps in STEPS
-    if steps <= options.probe_iterations
-    for C in (coarse if options.C is None else (options.C,))
+    if steps <= options.probe.max_iterations
+    for C in (coarse if options.probe.C is None else (options.probe.C,))
   ]
+  inputs = place_inputs(fitting)
   scores = [
     validation_score(
-      fit_probe(fitting, x.C, iterations=x.iterations, initial=text), held
+      fit_probe(
+        fitting,
+        x.C,
+        iterations=x.iterations,
+        initial=text,
+        inputs=inputs,
+      ),
+      held_out,
     )
     for x in tried
   ]

@@ -15,14 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import ThreadpoolController
 
 from clip_jax.errors import FailureError, UsageError, check_choice
-from clip_jax.evaluation.metrics.labels import check_in_range
-from clip_jax.evaluation.metrics.ranking import scores_of
+from clip_jax.evaluation.metrics.ranking import check_in_range, scores_of
 from clip_jax.evaluation.probes import device_solver
 
 SOLVERS = ('sklearn', 'optax')
@@ -36,7 +34,7 @@ TOLERANCE = 1e-6
 _SMALL = 10_000_000
 
 # On devices there may be more rows than labels: the rest fills up shards.
-Features = Float[np.ndarray, 'N D'] | Float[Array, 'M D']
+Inputs = Float[np.ndarray, 'N D'] | Float[Array, 'M D']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +53,18 @@ class LinearClassifier:
   iterations: int = 0
   converged: bool = True
 
-  def scores(self, features: Features) -> Float[np.ndarray, 'N C']:
+  def scores(self, features: Inputs) -> Float[np.ndarray, 'N C']:
     """float32 logits of each row."""
     rows = np.asarray(features, np.float32)
     return scores_of(rows, self.weights) + self.bias
 
-  def predict(self, features: Features) -> Int[np.ndarray, 'N']:
+  def predict(self, features: Inputs) -> Int[np.ndarray, 'N']:
     """The class with the highest score; of equals the lower."""
     return self.scores(features).argmax(axis=1)
 
 
-def place(
-  features: Features, classes: int, solver: str | None = None
-) -> Features:
-  """Features where the solver wants them, for several fits on the same rows.
+def place(features: Inputs, classes: int, solver: str | None = None) -> Inputs:
+  """Inputs where the solver wants them, for several fits on the same rows.
 
   Where `fit` gets others, it moves them each time.
 
@@ -85,7 +81,7 @@ def place(
 
 
 def fit(
-  features: Features,
+  features: Inputs,
   labels: Int[np.ndarray, 'N'],
   *,
   C: float,
@@ -151,7 +147,7 @@ def fit(
 
 
 def fit_multilabel(
-  features: Features,
+  features: Inputs,
   truth: Bool[np.ndarray, 'N C'],
   *,
   C: float,
@@ -210,28 +206,14 @@ def fit_multilabel(
   )
 
 
-def objective(
-  classifier: LinearClassifier,
-  features: Float[np.ndarray, 'N D'],
-  labels: Int[np.ndarray, 'N'],
-  C: float,
-) -> float:
-  """What `fit` minimises, at a classifier, in float64."""
-  weights = classifier.weights.astype(np.float64)
-  logits = features.astype(np.float64) @ weights + classifier.bias
-  right = logits[np.arange(len(labels)), labels]
-  losses = np.asarray(logsumexp(logits, axis=1)) - right
-  return float(0.5 * (weights**2).sum() + C * losses.sum())
-
-
-def _choose_solver(features: Features, classes: int) -> str:
+def _choose_solver(features: Inputs, classes: int) -> str:
   if isinstance(features, jax.Array):
     return 'optax'
   return 'sklearn' if features.size * classes <= _SMALL else 'optax'
 
 
 def _check(
-  features: Features,
+  features: Inputs,
   labels: np.ndarray,
   C: float,
   classes: int,
@@ -288,7 +270,7 @@ def _threads() -> ThreadpoolController:
 
 
 def _solve_on_host(
-  features: Features,
+  features: Inputs,
   labels: np.ndarray,
   weights: np.ndarray,
   bias: np.ndarray,

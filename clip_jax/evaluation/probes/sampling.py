@@ -5,15 +5,12 @@ examples are the same whatever other classes there are.
 """
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from clip_jax.errors import UsageError
-from clip_jax.evaluation.metrics.labels import (
+from clip_jax.evaluation.metrics.ranking import (
   check_in_range,
   count_each,
 )
@@ -62,7 +59,7 @@ def sample(
   return Sample(np.sort(rows), short)
 
 
-def split(
+def hold_out(
   labels: Int[np.ndarray, 'N'], fraction: float, seed: int, *, classes: int
 ) -> tuple[Int[np.ndarray, 'T'], Int[np.ndarray, 'V']]:
   """Holds out a part of every class, to choose C on (appendix A.3).
@@ -98,61 +95,13 @@ def split(
   return np.flatnonzero(rest), validation
 
 
-def shots_to_match(
-  shots: Sequence[float | int], accuracies: Sequence[float], target: float
-) -> float | None:
-  """How many shots a class a probe needs to match zero-shot (figure 7).
-
-  Straight lines between the points of the curve over log(shots), as the
-  paper's estimate; where they first reach the target.
-
-  Args:
-    shots: examples a class, rising and positive; the last may be the mean
-      count of the whole training split.
-    accuracies: of the probe at each.
-    target: zero-shot accuracy of the same model.
-  Returns:
-    Shots a class, between the first and the last. `inf` where the curve never
-    reaches the target: more than the last are needed, if any number does.
-    None where the first point is already above it: fewer than the first are
-    needed, and the curve does not say how many.
-  Raises:
-    UsageError: there are no points, not as many of both, or the shots do not
-      rise from above 0.
-  """
-  _check_curve(shots, accuracies)
-  if accuracies[0] > target:
-    return None
-  if accuracies[0] == target:
-    return float(shots[0])
-  for i in range(1, len(shots)):
-    if accuracies[i] >= target:
-      rise = accuracies[i] - accuracies[i - 1]
-      part = (target - accuracies[i - 1]) / rise
-      low, high = math.log(shots[i - 1]), math.log(shots[i])
-      return math.exp(low + part * (high - low))
-  return math.inf
-
-
 def _shuffled_classes(
   labels: np.ndarray, classes: int, seed: int, stream: int
 ) -> list[np.ndarray]:
-  """The rows of each class in a random order."""
+  """Returns the rows of each class in a random order."""
   order = np.argsort(labels, kind='stable')
   starts = np.searchsorted(labels[order], np.arange(1, classes))
   return [
     np.random.default_rng([seed, stream, c]).permutation(rows)
     for c, rows in enumerate(np.split(order, starts))
   ]
-
-
-def _check_curve(
-  shots: Sequence[float | int], accuracies: Sequence[float]
-) -> None:
-  if not shots or len(shots) != len(accuracies):
-    raise UsageError(
-      f'{len(shots)} numbers of shots and {len(accuracies)} accuracies: give '
-      'one of each a point, and at least one point.'
-    )
-  if shots[0] <= 0 or any(b <= a for a, b in itertools.pairwise(shots)):
-    raise UsageError(f'shots {list(shots)}: they must rise, from above 0.')

@@ -1,25 +1,32 @@
-"""Which classes a data set and a shift of it share (paper, section 3.3).
+"""The classes that a data set and a shift of it share (paper, section 3.3).
+
+The shifted data sets of ImageNet have classes of their own: some of its 1,000
+(ImageNet-R, -A, ObjectNet), or wider ones that hold several (Youtube-BB,
+ImageNet-Vid). A classifier of ImageNet answers for a wide class by the most
+likely of what it holds. Zero-shot CLIP can instead be given the names of the
+new classes, which is the adaptation to class shift of figure 14.
 
 Classes are the same where both are of ImageNet's WordNet ids and have one in
-common, and otherwise where they have a name in common. A class of the shift
-may hold several of the reference.
+common, and otherwise where they have a name in common.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.datasets.matching import spelling
-from clip_jax.evaluation.datasets.names import wordnet_ids
+from clip_jax.evaluation.datasets.names import spelling, wordnet_ids
 from clip_jax.evaluation.datasets.table import DATASETS
-from clip_jax.evaluation.shift.class_shift import (
-  UNMAPPED,
-  class_shift,
-  map_classes,
-)
+from clip_jax.evaluation.examples import Examples, read_examples
+from clip_jax.evaluation.metrics.classification import accuracy
+from clip_jax.evaluation.probes.logistic_regression import LinearClassifier
+from clip_jax.evaluation.types import Encoder, Options
+
+UNMAPPED = -1  # a class that the other data set does not have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +43,85 @@ class SharedClasses:
   of_reference: Int[np.ndarray, ' C']
   of_shift: Int[np.ndarray, ' T']
 
-  def pool(self, scores: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N S']:
-    """Scores of the reference's classes as ones of the shared: the highest."""
-    return class_shift(scores, self.of_reference, len(self.names))
+  def pool_reference(
+    self, scores: Float[np.ndarray, 'N C']
+  ) -> Float[np.ndarray, 'N S']:
+    """Returns scores of the reference's classes as ones of the shared."""
+    return pool_scores(scores, self.of_reference)
 
-  def restrict(
+  def pool_shift(
     self, scores: Float[np.ndarray, 'N T']
   ) -> Float[np.ndarray, 'N S']:
-    """Scores of the shift's classes as ones of the shared."""
-    return class_shift(scores, self.of_shift, len(self.names))
+    """Returns scores of the shift's classes as ones of the shared."""
+    return pool_scores(scores, self.of_shift)
 
 
-def share(reference: Dataset, shift: Dataset) -> SharedClasses:
+class ModelAccuracy(NamedTuple):
+  """A model on both data sets.
+
+  Attributes:
+    name: for people.
+    reference_accuracy, shift_accuracy: fractions, 0 to 1.
+    kind: 'zero_shot', 'adapted', 'probe', 'full_probe' or 'baseline'.
+  """
+
+  name: str
+  reference_accuracy: float
+  shift_accuracy: float
+  kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedExamples:
+  """The test images of the shared classes, labelled by these.
+
+  Attributes:
+    shared: the classes.
+    reference, shift: images of each.
+  """
+
+  shared: SharedClasses
+  reference: Examples
+  shift: Examples
+
+  def measure(
+    self, name: str, kind: str, classifiers: Sequence[LinearClassifier]
+  ) -> ModelAccuracy:
+    """Returns the mean accuracies of classifiers of the reference's classes.
+
+    Args:
+      kind: 'zero_shot' is of texts, others of what probes see.
+    Raises:
+      FailureError: a score is NaN.
+    """
+    both: list[float] = []
+    for test in (self.reference, self.shift):
+      texts = kind == 'zero_shot'
+      rows = test.features.embeddings if texts else test.inputs
+      scores = [self.shared.pool_reference(x.scores(rows)) for x in classifiers]
+      both.append(float(np.mean([accuracy(x, test.answers) for x in scores])))
+    return ModelAccuracy(name, both[0], both[1], kind)
+
+
+def pool_scores(
+  scores: Float[np.ndarray, 'N C'], groups: Int[np.ndarray, 'C']
+) -> Float[np.ndarray, 'N S']:
+  """Returns scores of shared classes: each the highest of those it holds.
+
+  Where each holds one, this chooses among a part of the classes.
+
+  Args:
+    scores: of a data set's classes, higher is likelier.
+    groups: the shared class of each, 0..S-1, or UNMAPPED; each holds one or
+      more.
+  """
+  order = np.argsort(groups, kind='stable')
+  order = order[groups[order] != UNMAPPED]
+  _, starts = np.unique(groups[order], return_index=True)
+  return np.maximum.reduceat(scores[:, order], starts, axis=1)
+
+
+def find_shared_classes(reference: Dataset, shift: Dataset) -> SharedClasses:
   """Finds the classes that both have.
 
   Raises:
@@ -59,44 +133,76 @@ def share(reference: Dataset, shift: Dataset) -> SharedClasses:
   for target, keys in enumerate(theirs):
     for key in keys:
       holders.setdefault(key, []).append(target)
-  mapping: dict[str, str] = {}
+  of_reference = np.full(len(ours), UNMAPPED, np.int64)
   for source, keys in enumerate(ours):
-    found = sorted({t for key in keys for t in holders.get(key, ())})
-    if len(found) > 1:
-      names = [shift.first_names[t] for t in found[:2]]
+    matches = sorted({t for key in keys for t in holders.get(key, ())})
+    if len(matches) > 1:
+      names = [shift.first_names[t] for t in matches[:2]]
       raise UsageError(
         f'class {reference.first_names[source]!r} of {reference.name!r} may be '
         f'{names[0]!r} or {names[1]!r} of {shift.name!r}: give each class of '
         'the shift names of its own.'
       )
-    if found:
-      mapping[str(source)] = str(found[0])
-  targets = sorted({int(t) for t in mapping.values()})
+    if matches:
+      of_reference[source] = matches[0]
+  targets = np.setdiff1d(of_reference, [UNMAPPED])
   if len(targets) < 2:
     raise UsageError(
       f'data {reference.name!r} and {shift.name!r} share {len(targets)} '
       'classes, by their names: a shift has two or more of its reference.'
     )
-  of_shift = np.full(len(theirs), UNMAPPED, np.int64)
+  of_shift = np.full(len(theirs) + 1, UNMAPPED, np.int64)
   of_shift[targets] = np.arange(len(targets))
   return SharedClasses(
     tuple(shift.first_names[t] for t in targets),
-    map_classes(  # of places, since a name may be there twice (crane)
-      [str(c) for c in range(len(ours))], [str(t) for t in targets], mapping
-    ),
-    of_shift,
+    of_shift[of_reference],  # the last entry is for those UNMAPPED
+    of_shift[:-1],
   )
+
+
+def read_shared_examples(
+  encoder: Encoder,
+  reference: Dataset,
+  shift: Dataset,
+  options: Options,
+  task: str,
+) -> SharedExamples:
+  """Reads the test splits of a data set and of a shift of it.
+
+  Raises:
+    UsageError: see `find_shared_classes`; images have several labels, or none
+      of one of the splits is of a shared class.
+    FailureError: see `read_examples`.
+  """
+  shared = find_shared_classes(reference, shift)
+  tests = []
+  for dataset, groups in (
+    (reference, shared.of_reference),
+    (shift, shared.of_shift),
+  ):
+    test = read_examples(
+      encoder, dataset.test, dataset, options, task, multilabel=False
+    )
+    labels = groups[test.answers]
+    if (labels == UNMAPPED).all():
+      raise UsageError(
+        f'data {dataset.name!r}: no test image is of a class that the shift '
+        'and its reference share.'
+      )
+    test = dataclasses.replace(test, answers=labels, classes=len(shared.names))
+    tests.append(test.select(labels != UNMAPPED))
+  return SharedExamples(shared, *tests)
 
 
 def _keys(
   reference: Dataset, shift: Dataset
 ) -> tuple[list[set[str]], list[set[str]]]:
-  """What the classes of each are known by."""
+  """Returns what the classes of each are known by."""
   both = []
   for dataset in (reference, shift):
     ids = wordnet_ids(dataset.name) if dataset.name in DATASETS else ()
     if len(ids) == len(dataset.class_names):
-      both.append([set(several) for several in ids])
+      both.append([set(ids_of_class) for ids_of_class in ids])
   if len(both) < 2 or not both[0]:
     both = [
       [{spelling(name) for name in names} for names in dataset.class_names]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.evaluation.data_identity import data_identity
-from clip_jax.evaluation.dataset import Dataset, Split
+from clip_jax.evaluation.dataset import Dataset, Split, data_identity
 from clip_jax.evaluation.datasets.table import DatasetFacts
 from clip_jax.evaluation.suite import stored
 from clip_jax.evaluation.suite.plan import Pair
@@ -20,6 +19,7 @@ from clip_jax.parallel.distributed import all_processes_agree, is_first_process
 
 # None of these changes a number.
 _NOT_CONDITIONS = ('progress', 'cache', 'max_corrupt_records')
+_OF_TASKS = ('probe', 'few_shot', 'robustness', 'overlap', 'bias')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Suite:
     facts = self.table[pair.dataset]
     reference = self.table.get(facts.shift_of or '')
     options = {
-      field.name: getattr(self.options, field.name)
-      for field in dataclasses.fields(self.options)
-      if field.name not in _NOT_CONDITIONS
+      name: dataclasses.asdict(value) if name in _OF_TASKS else value
+      for name, value in vars(self.options).items()
+      if name not in _NOT_CONDITIONS
     }
     return {
       **self.depends,

@@ -21,17 +21,12 @@ import numpy as np
 from jaxtyping import Int
 
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.features.concurrency import at_once
-from clip_jax.evaluation.features.extraction import (
-  Features,
-  labelled,
-  read_features,
-)
+from clip_jax.evaluation.examples import Examples, examples_of
+from clip_jax.evaluation.features.concurrency import encode_concurrently
+from clip_jax.evaluation.features.extraction import read_features
 from clip_jax.evaluation.metrics.intervals import clopper_pearson
-from clip_jax.evaluation.metrics.labels import check_in_range
 from clip_jax.evaluation.metrics.ranking import top_classes
-from clip_jax.evaluation.prompt_warnings import prompt_warnings
-from clip_jax.evaluation.prompts import classifier_for
+from clip_jax.evaluation.prompts import classifier_for, prompt_warnings
 from clip_jax.evaluation.tasks.bias_designs import (
   Candidates,
   added_names,
@@ -83,31 +78,32 @@ def evaluate(
   """
   dataset.require_classes('bias')
   designs = shipped_designs()
-  if options.designs is not None:
-    designs = checked(options.designs, 'of the options')
+  if options.bias.designs is not None:
+    designs = checked(options.bias.designs, 'of the options')
   groups = dataset.first_names
   offered = candidates(designs, groups)
   added = tuple((name,) for name in added_names(designs))
   asked = dataclasses.replace(
     dataset, class_names=(*dataset.class_names, *added)
   )
-  weights, features = at_once(
+  weights, features = encode_concurrently(
     options,
     lambda options: classifier_for(encoder, asked, options),
-    lambda options: read_features(encoder, dataset.test, options),
+    lambda options: read_features(encoder, dataset.test.source, options),
   )
-  features = labelled(features, dataset.test, 'bias')
-  check_in_range(features.labels, len(groups))
+  examples = examples_of(
+    features, dataset.test, dataset, 'bias', multilabel=False
+  )
   chosen: dict[str, Int[np.ndarray, ' N']] = {}
   for design, names in offered.items():
     best, _ = top_classes(
-      features.vectors,
+      examples.features.embeddings,
       weights[:, names.columns],
       k=1,
       logit_scale=encoder.logit_scale,
     )
     chosen[design] = best[:, 0]
-  result = _describe(features, groups, offered, chosen)
+  result = _describe(examples, groups, offered, chosen)
   warnings = prompt_warnings(encoder, asked, options)
   return dataclasses.replace(
     result, tables={**result.tables, 'warnings': warnings}
@@ -150,14 +146,14 @@ class _Tally(NamedTuple):
 
 
 def _describe(
-  features: Features,
+  examples: Examples,
   groups: tuple[str, ...],
   offered: dict[str, Candidates],
   chosen: dict[str, np.ndarray],
 ) -> Evaluation:
-  there = np.unique(features.labels)
+  there = np.unique(examples.answers)
   shown = [groups[g] for g in there]
-  metrics = {'examples': float(len(features)), 'groups': float(len(there))}
+  metrics = {'examples': float(len(examples)), 'groups': float(len(there))}
   chance: dict[str, float] = {}
   tables: dict[str, list[dict[str, Any]]] = {
     'rates': [],
@@ -168,7 +164,7 @@ def _describe(
   }
   for design, names in offered.items():
     shape = (len(groups), len(names.names))
-    counts = count_names(features.labels, chosen[design], shape)[there]
+    counts = count_names(examples.answers, chosen[design], shape)[there]
     of_kind = names.kind_of[:, None] == np.arange(len(names.kinds))  # C K
     tally = _Tally(design, names, shown, there, counts, counts @ of_kind)
     tables['rates'] += _rates(tally)
@@ -178,8 +174,8 @@ def _describe(
     metrics |= _metrics(tally)
     if names.has_groups:
       chance[f'{design}/accuracy'] = 1 / len(names.names)
-  records = _records(features, groups, offered, chosen)
-  return Evaluation(metrics, records, features.corrupt, tables, chance)
+  records = _records(examples, groups, offered, chosen)
+  return Evaluation(metrics, records, examples.corrupt, tables, chance)
 
 
 def _metrics(tally: _Tally) -> dict[str, float]:
@@ -283,13 +279,13 @@ def _disparity(rates: np.ndarray, groups: list[str]) -> dict[str, Any]:
 
 
 def _records(
-  features: Features,
+  examples: Examples,
   groups: tuple[str, ...],
   offered: dict[str, Candidates],
   chosen: dict[str, np.ndarray],
 ) -> list[dict[str, Any]]:
   records = []
-  for i, key in enumerate(features.ids):
+  for i, key in enumerate(examples.ids):
     predicted: dict[str, str] = {}
     kind: dict[str, str] = {}
     for design, names in offered.items():
@@ -299,7 +295,7 @@ def _records(
     records.append(
       {
         'id': key,
-        'label': groups[features.labels[i]],
+        'label': groups[examples.answers[i]],
         'predicted': predicted,
         'kind': kind,
       }

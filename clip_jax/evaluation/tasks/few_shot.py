@@ -2,29 +2,31 @@
 examples of each class a probe needs to be as good as the class's name.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.metrics.chance import chance_levels
-from clip_jax.evaluation.metrics.intervals import mean_interval
-from clip_jax.evaluation.probes.examples import (
+from clip_jax.evaluation.examples import (
   Examples,
-  JointExamples,
-  fit_tuned,
-  join,
+  join_examples,
   read_examples,
+)
+from clip_jax.evaluation.metrics.intervals import mean_interval
+from clip_jax.evaluation.metrics.ranking import chance_levels
+from clip_jax.evaluation.probes.few_shot import FewShotProbes, few_shot_probes
+from clip_jax.evaluation.probes.logistic_regression import LinearClassifier
+from clip_jax.evaluation.probes.tuning import (
+  fit_tuned,
   read_training,
-  refuse_multilabel,
   text_weights,
 )
-from clip_jax.evaluation.probes.few_shot import Shots, shot_probes
-from clip_jax.evaluation.probes.logistic_regression import LinearClassifier
-from clip_jax.evaluation.probes.sampling import shots_to_match
-from clip_jax.evaluation.prompt_warnings import prompt_warnings
+from clip_jax.evaluation.prompts import prompt_warnings
 from clip_jax.evaluation.tasks.zero_shot import own_metric
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
@@ -40,12 +42,12 @@ def evaluate(
 
   All numbers are by the data set's metric on its test split. Examples are
   drawn from the training and the validation split together; how C is chosen
-  is said in `shots`. Where no k reaches zero-shot, the curve gets one more
-  point, the probe of all examples (`linear_probe`'s), as in figure 7.
+  is said in `probes.few_shot`. Where no k reaches zero-shot, the curve gets
+  one more point, the probe of all examples (`linear_probe`'s), as in figure 7.
 
   Args:
-    options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`, `templates`,
-      `joint_space`; `start_from_text` adds a second curve, of probes that
+    options: `few_shot`, `probe`, `seed`, `templates`;
+      `probe.start_from_text` adds a second curve, of probes that
       start from the zero-shot classifier and are stopped early, and takes the
       joint space for both.
   Returns:
@@ -68,23 +70,26 @@ def evaluate(
       all are of one class.
     FailureError: features are not finite.
   """
-  train, validation = read_training(encoder, dataset, options, _TASK)
-  refuse_multilabel(train, dataset, _TASK)
-  test = read_examples(encoder, dataset.test, dataset, options, _TASK)
-  pool = join([train, validation])
+  train, validation = read_training(
+    encoder, dataset, options, _TASK, multilabel=False
+  )
+  test = read_examples(
+    encoder, dataset.test, dataset, options, _TASK, multilabel=False
+  )
+  pool = join_examples([train] if validation is None else [train, validation])
   text = text_weights(encoder, dataset, options)
-  found = list(shot_probes(pool, options))
-  curve = [_point(x, test, dataset, 'zeros') for x in found if x.probes]
-  notes = [x.note for x in found if x.note]
-  target = _score(text.scores(test.embeddings), test, dataset)
+  fitted = list(few_shot_probes(pool, options))
+  curve = [_point(x, test, dataset, 'zeros') for x in fitted if x.probes]
+  notes = [x.note for x in fitted if x.note]
+  target = _score(text.scores(test.features.embeddings), test, dataset)
   if all(row['mean'] < target for row in curve):
     tuned = fit_tuned(train, validation, options)
     curve += _full_point(curve, tuned.probe, tuned.C, pool, test, dataset)
   metrics = {'zero_shot': target, **_summary(curve, target, '', notes)}
-  if options.start_from_text:
+  if options.probe.start_from_text:
     started = [
       _point(x, test, dataset, 'text')
-      for x in shot_probes(pool, options, text)
+      for x in few_shot_probes(pool, options, text)
       if x.probes
     ]
     metrics |= _summary(started, target, '_from_text', notes)
@@ -97,7 +102,7 @@ def evaluate(
   return Evaluation(
     metrics={**metrics, 'examples': float(len(test))},
     chance=chance_levels(accuracies, test.classes, dataset.metric),
-    records=_records(found, text, test, dataset.first_names),
+    records=_records(fitted, text, test, dataset.first_names),
     corrupt={**pool.corrupt, **test.corrupt},
     tables={
       'curve': curve,
@@ -113,10 +118,12 @@ def _score(
   return own_metric(dataset, scores, test.answers)
 
 
-def _point(shots: Shots, test: Examples, dataset: Dataset, start: str) -> Row:
-  assert shots.settings
+def _point(
+  shots: FewShotProbes, test: Examples, dataset: Dataset, start: str
+) -> Row:
+  assert shots.regularization
   values = [
-    _score(probe.scores(test.vectors), test, dataset) for probe in shots.probes
+    _score(probe.scores(test.inputs), test, dataset) for probe in shots.probes
   ]
   low = high = None
   if len(values) > 1:
@@ -128,8 +135,8 @@ def _point(shots: Shots, test: Examples, dataset: Dataset, start: str) -> Row:
     'low': low,
     'high': high,
     'values': values,
-    'C': shots.settings.C,
-    'iterations': shots.settings.iterations,
+    'C': shots.regularization.C,
+    'iterations': shots.regularization.iterations,
     'short': shots.short,
     'full': False,
   }
@@ -147,7 +154,7 @@ def _full_point(
   shots = len(pool) / pool.classes
   if curve and shots <= curve[-1]['shots']:
     return []
-  value = _score(probe.scores(test.vectors), test, dataset)
+  value = _score(probe.scores(test.inputs), test, dataset)
   return [
     {
       'start': 'zeros',
@@ -189,18 +196,18 @@ def _summary(
 
 
 def _records(
-  found: list[Shots],
+  fitted: list[FewShotProbes],
   text: LinearClassifier,
-  test: JointExamples,
+  test: Examples,
   names: tuple[str, ...],
 ) -> list[Row]:
-  zero_shot = text.predict(test.embeddings) == test.answers
+  zero_shot = text.predict(test.features.embeddings) == test.answers
   right = {
     str(x.k): np.mean(
-      [probe.predict(test.vectors) == test.answers for probe in x.probes],
+      [probe.predict(test.inputs) == test.answers for probe in x.probes],
       axis=0,
     )
-    for x in found
+    for x in fitted
     if x.probes
   }
   return [
@@ -212,3 +219,51 @@ def _records(
     }
     for i in range(len(test))
   ]
+
+
+def shots_to_match(
+  shots: Sequence[float | int], accuracies: Sequence[float], target: float
+) -> float | None:
+  """How many shots a class a probe needs to match zero-shot (figure 7).
+
+  Straight lines between the points of the curve over log(shots), as the
+  paper's estimate; where they first reach the target.
+
+  Args:
+    shots: examples a class, rising and positive; the last may be the mean
+      count of the whole training split.
+    accuracies: of the probe at each.
+    target: zero-shot accuracy of the same model.
+  Returns:
+    Shots a class, between the first and the last. `inf` where the curve never
+    reaches the target: more than the last are needed, if any number does.
+    None where the first point is already above it: fewer than the first are
+    needed, and the curve does not say how many.
+  Raises:
+    UsageError: there are no points, not as many of both, or the shots do not
+      rise from above 0.
+  """
+  _check_curve(shots, accuracies)
+  if accuracies[0] > target:
+    return None
+  if accuracies[0] == target:
+    return float(shots[0])
+  for i in range(1, len(shots)):
+    if accuracies[i] >= target:
+      rise = accuracies[i] - accuracies[i - 1]
+      part = (target - accuracies[i - 1]) / rise
+      low, high = math.log(shots[i - 1]), math.log(shots[i])
+      return math.exp(low + part * (high - low))
+  return math.inf
+
+
+def _check_curve(
+  shots: Sequence[float | int], accuracies: Sequence[float]
+) -> None:
+  if not shots or len(shots) != len(accuracies):
+    raise UsageError(
+      f'{len(shots)} numbers of shots and {len(accuracies)} accuracies: give '
+      'one of each a point, and at least one point.'
+    )
+  if shots[0] <= 0 or any(b <= a for a, b in itertools.pairwise(shots)):
+    raise UsageError(f'shots {list(shots)}: they must rise, from above 0.')

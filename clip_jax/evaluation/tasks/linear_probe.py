@@ -8,10 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.metrics.chance import (
-  chance_levels,
-  ranks_of,
-)
+from clip_jax.evaluation.examples import Examples, read_examples
 from clip_jax.evaluation.metrics.classification import (
   mean_per_class,
 )
@@ -19,16 +16,16 @@ from clip_jax.evaluation.metrics.intervals import clopper_pearson
 from clip_jax.evaluation.metrics.ranking import (
   accuracies,
   best_classes,
+  chance_levels,
+  ranks_of,
 )
-from clip_jax.evaluation.probes.examples import (
-  Examples,
+from clip_jax.evaluation.probes.tuning import (
   TunedProbe,
   fit_tuned,
-  read_examples,
   read_training,
   text_weights,
 )
-from clip_jax.evaluation.prompt_warnings import prompt_warnings
+from clip_jax.evaluation.prompts import prompt_warnings
 from clip_jax.evaluation.tasks.zero_shot import own_metric
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 from clip_jax.inference.classifier import sigmoid, softmax
@@ -44,14 +41,13 @@ def evaluate(
 
   C is chosen on the validation split, or where there is none on a fifth of
   the training split (stratified, by the seed); the probe is then fitted on
-  both. What it sees is said in `probing`.
+  both. What it sees is said in `probes.tuning`.
 
   Args:
-    options: `C`, `probe_iterations`, `seed`, `joint_space`; `start_from_text`
-      starts from the zero-shot classifier's weights, in the joint space. The
-      optimum is one, so that the start changes the result only where
-      `probe_iterations` are too few to reach it, and otherwise the number of
-      steps.
+    options: `probe`, `seed`. `probe.start_from_text` starts from the zero-shot
+      classifier's weights, in the joint space. The optimum is one, so that the
+      start changes the result only where `probe.max_iterations` are too few to
+      reach it, and otherwise the number of steps.
   Returns:
     metrics: 'top1' with 'top1_low' and 'top1_high' (the exact interval of
       95 %), of more than ten classes 'top5', 'mean_per_class', the data
@@ -73,11 +69,11 @@ def evaluate(
   train, validation = read_training(encoder, dataset, options, _TASK)
   test = read_examples(encoder, dataset.test, dataset, options, _TASK)
   initial, warnings = None, []
-  if options.start_from_text:
+  if options.probe.start_from_text:
     initial = text_weights(encoder, dataset, options)
     warnings = prompt_warnings(encoder, dataset, options)
   tuned = fit_tuned(train, validation, options, initial)
-  scores = tuned.probe.scores(test.vectors)
+  scores = tuned.probe.scores(test.inputs)
   best = best_classes(scores, _SHOWN)
   fitted = [part for part in (train, validation) if part is not None]
   measured = _measure(scores, best, test, dataset)
@@ -145,7 +141,7 @@ def _tables(
     'C': tuned.C,
     'iterations': tuned.probe.iterations,
     'converged': tuned.probe.converged,
-    'start': 'text' if options.start_from_text else 'zeros',
+    'start': 'text' if options.probe.start_from_text else 'zeros',
   }
   sweep = [{'C': C, 'score': score} for C, score in tuned.sweep.items()]
   return {'probe': [probe], 'sweep': sweep}

@@ -14,29 +14,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from clip_jax.data.sources import open_source
+from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError, check_choice
-from clip_jax.evaluation.dataset import Dataset, Split
-from clip_jax.evaluation.features.extraction import (
-  Features,
-  labelled,
-  read_features,
-)
-from clip_jax.evaluation.metrics.chance import chance_levels
+from clip_jax.evaluation.dataset import Dataset
+from clip_jax.evaluation.examples import Examples, examples_of
+from clip_jax.evaluation.features.extraction import read_features
 from clip_jax.evaluation.metrics.intervals import (
   OVERLAP_CONFIDENCE,
   clopper_pearson,
   overlap_p_value,
 )
-from clip_jax.evaluation.metrics.ranking import top_classes
+from clip_jax.evaluation.metrics.ranking import chance_levels, top_classes
 from clip_jax.evaluation.near_duplicates.detectors import (
-  Found,
+  NearDuplicates,
   find_learned,
   find_perceptual,
 )
 from clip_jax.evaluation.near_duplicates.perceptual_hash import BITS
-from clip_jax.evaluation.prompt_warnings import prompt_warnings
-from clip_jax.evaluation.prompts import classifier_for
+from clip_jax.evaluation.prompts import classifier_for, prompt_warnings
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
 DETECTORS = ('perceptual', 'learned')
@@ -63,8 +58,7 @@ def evaluate(
   metric is.
 
   Args:
-    options: `overlap_with`, `detector`, `max_distance`, `min_similarity`;
-      `templates`, `cache`, `max_corrupt_records`, `progress`.
+    options: `overlap`; `templates`, `cache`, `max_corrupt_records`, `progress`.
   Returns:
     metrics: 'examples', 'overlap_examples', 'clean_examples', and
       'refuted_examples' and 'uncompared_examples' of the perceptual detector
@@ -91,37 +85,36 @@ def evaluate(
   """
   _check(options)
   dataset.require_classes('overlap')
-  train = _training_split(dataset, options)
-  test = labelled(
-    read_features(encoder, dataset.test, options), dataset.test, 'overlap'
+  train = _training_source(dataset, options)
+  features = read_features(encoder, dataset.test.source, options)
+  test = examples_of(
+    features, dataset.test, dataset, 'overlap', multilabel=False
   )
-  if not len(test):
-    raise UsageError(f'data {dataset.name!r}: no picture has a class.')
   predicted = _predict(encoder, dataset, test, options)
-  correct = predicted == test.labels
-  if options.detector == 'perceptual':
-    found = find_perceptual(test, dataset.test, train, options)
+  correct = predicted == test.answers
+  if options.overlap.detector == 'perceptual':
+    duplicates = find_perceptual(test, dataset.test.source, train, options)
   else:
-    found = find_learned(encoder, test, train, options)
-  overlapping = _hits(found, _threshold(options), options)
+    duplicates = find_learned(encoder, test, train, options)
+  overlapping = _hits(duplicates, _threshold(options), options)
   metrics = compare(correct, overlapping)
-  if options.detector == 'perceptual':
-    metrics['refuted_examples'] = float(found.refuted.sum())
-    metrics['uncompared_examples'] = float(found.uncompared)
+  if options.overlap.detector == 'perceptual':
+    metrics['refuted_examples'] = float(duplicates.refuted.sum())
+    metrics['uncompared_examples'] = float(duplicates.uncompared)
   accuracies = [name for name in metrics if name.startswith('accuracy_')]
   return Evaluation(
     metrics,
-    _records(dataset, test, predicted, found, overlapping, options),
+    _records(dataset, test, predicted, duplicates, overlapping, options),
     {
-      **{f'{train.source.spec} {x}': y for x, y in found.corrupt.items()},
+      **{f'{train.spec} {x}': y for x, y in duplicates.corrupt.items()},
       **test.corrupt,
     },
     {
-      'thresholds': _sweep(correct, found, options),
-      'pairs': _pairs(test, found, overlapping, options),
+      'thresholds': _sweep(correct, duplicates, options),
+      'pairs': _pairs(test, duplicates, overlapping, options),
       'warnings': [
         *prompt_warnings(encoder, dataset, options),
-        *_shared(found, overlapping),
+        *_shared(duplicates, overlapping),
       ],
     },
     chance_levels(accuracies, len(dataset.class_names), 'accuracy'),
@@ -161,89 +154,97 @@ def compare(
 
 
 def _check(options: Options) -> None:
-  check_choice('detector', options.detector, DETECTORS)
-  if not 0 <= options.max_distance <= BITS:
-    raise UsageError(f'max_distance={options.max_distance} bits: use 0 to 64.')
-  if not -1 <= options.min_similarity <= 1:
+  check_choice('detector', options.overlap.detector, DETECTORS)
+  if not 0 <= options.overlap.max_distance <= BITS:
     raise UsageError(
-      f'min_similarity={options.min_similarity}: use a cosine, -1 to 1.'
+      f'max_distance={options.overlap.max_distance} bits: use 0 to 64.'
+    )
+  if not -1 <= options.overlap.min_similarity <= 1:
+    raise UsageError(
+      f'min_similarity={options.overlap.min_similarity}: use a cosine, -1 to 1.'
     )
 
 
-def _training_split(dataset: Dataset, options: Options) -> Split:
-  if options.overlap_with:
-    return Split(open_source(options.overlap_with))
+def _training_source(dataset: Dataset, options: Options) -> Source:
+  if options.overlap.train:
+    return open_source(options.overlap.train)
   if dataset.train is None:
     raise UsageError(
       f'data {dataset.name!r} has no training split: name what the model was '
       'trained on with --overlap_with=SPEC.'
     )
-  return dataset.train
+  return dataset.train.source
 
 
 def _predict(
-  encoder: Encoder, dataset: Dataset, test: Features, options: Options
+  encoder: Encoder, dataset: Dataset, test: Examples, options: Options
 ) -> Int[np.ndarray, ' N']:
   weights = classifier_for(encoder, dataset, options)
   best, _ = top_classes(
-    test.vectors, weights, k=1, logit_scale=encoder.logit_scale
+    test.features.embeddings, weights, k=1, logit_scale=encoder.logit_scale
   )
   return best[:, 0]
 
 
 def _threshold(options: Options) -> float:
-  perceptual = options.detector == 'perceptual'
-  return float(options.max_distance if perceptual else options.min_similarity)
+  perceptual = options.overlap.detector == 'perceptual'
+  return float(
+    options.overlap.max_distance
+    if perceptual
+    else options.overlap.min_similarity
+  )
 
 
 def _within(
   values: Float[np.ndarray, ' N'], threshold: float, options: Options
 ) -> Bool[np.ndarray, ' N']:
   """Which pictures overlap; those that were not compared do not."""
-  if options.detector == 'perceptual':
+  if options.overlap.detector == 'perceptual':
     return values <= threshold
   return values >= threshold
 
 
 def _hits(
-  found: Found, threshold: float, options: Options
+  duplicates: NearDuplicates, threshold: float, options: Options
 ) -> Bool[np.ndarray, ' N']:
-  return _within(found.nearest.values, threshold, options) & ~found.refuted
+  return _within(duplicates.values, threshold, options) & ~duplicates.refuted
 
 
-def _shared(found: Found, overlapping: np.ndarray) -> list[dict[str, Any]]:
+def _shared(
+  duplicates: NearDuplicates, overlapping: np.ndarray
+) -> list[dict[str, Any]]:
   """A warning where many hits are of one training picture.
 
   That is a pattern, such as a star or a sign, rather than copies; and such hits
   are no independent draws, as the p-value takes them to be.
   """
-  rows, counts = np.unique(found.nearest.rows[overlapping], return_counts=True)
+  rows, counts = np.unique(duplicates.rows[overlapping], return_counts=True)
   if not len(rows) or counts.max() < max(_MANY_HITS, _MANY * counts.sum()):
     return []
   most = int(counts.argmax())
   return [
     {
-      'warning': f'{counts[most]:,} of {counts.sum():,} overlapping pictures '
-      f'are near one training picture, {found.train_ids[rows[most]]}: look at '
-      'it; hits of one pattern are no copies, and the p-value takes them for '
-      'independent.'
+      'warning': f'{counts[most]:,} of {counts.sum():,} overlapping images '
+      f'are near one training image, {duplicates.train_ids[rows[most]]}: look '
+      'at it; hits of one pattern are no copies, and the p-value takes them '
+      'for independent.'
     }
   ]
 
 
 def _thresholds(options: Options) -> list[float]:
   """Of the sweep, strictest first, with the one that is used."""
-  if options.detector == 'perceptual':
+  if options.overlap.detector == 'perceptual':
     return sorted({*_DISTANCES, _threshold(options)})
   return sorted({*_SIMILARITIES, _threshold(options)}, reverse=True)
 
 
 def _sweep(
-  correct: np.ndarray, found: Found, options: Options
+  correct: np.ndarray, duplicates: NearDuplicates, options: Options
 ) -> list[dict[str, Any]]:
   rows = []
   for threshold in _thresholds(options):
-    metrics = compare(correct, _hits(found, threshold, options))
+    metrics = compare(correct, _hits(duplicates, threshold, options))
     rows.append(
       {
         'threshold': _plain(threshold, options),
@@ -257,19 +258,27 @@ def _sweep(
 
 def _plain(value: float, options: Options) -> int | float:
   """Bits are whole numbers."""
-  return int(value) if options.detector == 'perceptual' else float(value)
+  return (
+    int(value) if options.overlap.detector == 'perceptual' else float(value)
+  )
 
 
 def _measure(options: Options) -> str:
-  return 'distance' if options.detector == 'perceptual' else 'similarity'
+  return (
+    'distance' if options.overlap.detector == 'perceptual' else 'similarity'
+  )
 
 
 def _pairs(
-  test: Features, found: Found, overlapping: np.ndarray, options: Options
+  test: Examples,
+  duplicates: NearDuplicates,
+  overlapping: np.ndarray,
+  options: Options,
 ) -> list[dict[str, Any]]:
-  values = found.nearest.values
+  values = duplicates.values
   order = np.argsort(
-    values if options.detector == 'perceptual' else -values, kind='stable'
+    values if options.overlap.detector == 'perceptual' else -values,
+    kind='stable',
   )
   before = np.zeros(len(test), bool)
   rows = []
@@ -281,7 +290,7 @@ def _pairs(
       rows.append(
         {
           'test': test.ids[i],
-          'train': found.train_ids[found.nearest.rows[i]],
+          'train': duplicates.train_ids[duplicates.rows[i]],
           _measure(options): _plain(float(values[i]), options),
           'overlapping': bool(overlapping[i]),
         }
@@ -291,28 +300,28 @@ def _pairs(
 
 def _records(
   dataset: Dataset,
-  test: Features,
+  test: Examples,
   predicted: np.ndarray,
-  found: Found,
+  duplicates: NearDuplicates,
   overlapping: np.ndarray,
   options: Options,
 ) -> list[dict[str, Any]]:
   names = dataset.first_names
   records = []
   for i, key in enumerate(test.ids):
-    row = int(found.nearest.rows[i])
-    value = float(found.nearest.values[i])
+    row = int(duplicates.rows[i])
+    value = float(duplicates.values[i])
     compared = row >= 0
     records.append(
       {
         'id': key,
-        'label': names[test.labels[i]],
+        'label': names[test.answers[i]],
         'predicted': names[predicted[i]],
-        'correct': bool(predicted[i] == test.labels[i]),
-        'nearest': found.train_ids[row] if compared else None,
+        'correct': bool(predicted[i] == test.answers[i]),
+        'nearest': duplicates.train_ids[row] if compared else None,
         _measure(options): _plain(value, options) if compared else None,
         'overlapping': bool(overlapping[i]),
-        'refuted': bool(found.refuted[i]),
+        'refuted': bool(duplicates.refuted[i]),
       }
     )
   return records

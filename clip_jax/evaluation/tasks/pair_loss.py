@@ -38,7 +38,7 @@ def evaluate_loss(
     UsageError: there are fewer than two pictures with captions.
     FailureError: too many pictures are corrupt, or the loss is not finite.
   """
-  features = read_features(encoder, dataset.test, options)
+  features = read_features(encoder, dataset.test.source, options)
   rows = [i for i, own in enumerate(features.captions) if own]
   if len(rows) < 2:
     raise UsageError(
@@ -50,7 +50,7 @@ def evaluate_loss(
   places = {text: i for i, text in enumerate(different)}
   encoded = text_features(encoder, different, options)
   loss = pair_loss(
-    features.vectors[rows],
+    features.embeddings[rows],
     encoded[[places[text] for text in texts]],
     logit_scale=encoder.logit_scale,
     logit_bias=getattr(encoder, 'logit_bias', None) or 0.0,

@@ -7,16 +7,19 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.features.concurrency import at_once
-from clip_jax.evaluation.features.extraction import (
-  answered,
-  read_features,
+from clip_jax.evaluation.examples import examples_of
+from clip_jax.evaluation.features.concurrency import encode_concurrently
+from clip_jax.evaluation.features.extraction import read_features
+from clip_jax.evaluation.metrics.ranking import (
+  chance_levels,
+  scaled,
+  scores_of,
 )
-from clip_jax.evaluation.metrics.chance import chance_levels
-from clip_jax.evaluation.metrics.labels import check_in_range
-from clip_jax.evaluation.metrics.ranking import scaled, scores_of
-from clip_jax.evaluation.prompt_warnings import prompt_warnings
-from clip_jax.evaluation.prompts import mean_directions, prompt_features
+from clip_jax.evaluation.prompts import (
+  mean_directions,
+  prompt_features,
+  prompt_warnings,
+)
 from clip_jax.evaluation.tasks.zero_shot import own_metric
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 from clip_jax.inference.classifier import PLAIN, check_templates
@@ -50,23 +53,18 @@ def evaluate(
   templates = options.templates_for(dataset)
   check_templates(templates)
   prompts = list(dict.fromkeys([*PLAIN, PHOTO, *templates]))
-  rows, features = at_once(
+  rows, features = encode_concurrently(
     options,
     lambda options: prompt_features(encoder, dataset, options, prompts),
-    lambda options: read_features(encoder, dataset.test, options),
+    lambda options: read_features(encoder, dataset.test.source, options),
   )
-  classes = len(dataset.class_names)
-  features, truth, difficult = answered(
-    features, dataset.test, classes, 'prompt_gain'
-  )
-  if truth.ndim == 1:
-    check_in_range(truth, classes)
+  examples = examples_of(features, dataset.test, dataset, 'prompt_gain')
 
   def measure(chosen: Sequence[str]) -> float:
     picked = rows[:, [prompts.index(template) for template in chosen]]
     weights = scaled(_weights(dataset, picked), encoder.logit_scale)
-    scores = scores_of(features.vectors, weights)
-    return own_metric(dataset, scores, truth, difficult)
+    scores = scores_of(examples.features.embeddings, weights)
+    return own_metric(dataset, scores, examples.answers, examples.difficult)
 
   bare, photo, ensemble = (
     measure(PLAIN), measure([PHOTO]), measure(templates)
@@ -87,13 +85,13 @@ def evaluate(
       'photo_gain': photo - bare,
       'ensemble_gain': ensemble - bare,
       'templates': float(len(templates)),
-      'examples': float(len(features)),
+      'examples': float(len(examples)),
     },
     chance=chance_levels(
-      ('bare', 'photo', 'ensemble'), classes, dataset.metric
+      ('bare', 'photo', 'ensemble'), examples.classes, dataset.metric
     ),
     records=[],
-    corrupt=features.corrupt,
+    corrupt=examples.corrupt,
     tables={
       'prompts': table,
       'warnings': _warnings(encoder, dataset, options, templates),

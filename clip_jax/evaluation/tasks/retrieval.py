@@ -9,8 +9,11 @@ from jaxtyping import Float, Int
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.features.extraction import read_features
-from clip_jax.evaluation.prompt_warnings import warnings_of_prompts
-from clip_jax.evaluation.prompts import mean_directions, text_features
+from clip_jax.evaluation.prompts import (
+  mean_directions,
+  text_features,
+  warnings_of_prompts,
+)
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 from clip_jax.inference.classifier import check_templates
 
@@ -50,7 +53,7 @@ def evaluate(
   """
   templates = options.templates_for(dataset)
   check_templates(templates)
-  features = read_features(encoder, dataset.test, options)
+  features = read_features(encoder, dataset.test.source, options)
   most = CAPTIONS.get(dataset.name)
   captions = [own[:most] for own in features.captions]
   texts = [text for own in captions for text in own]
@@ -66,8 +69,8 @@ def evaluate(
   prompts = [[t.replace('{}', text) for t in templates] for text in different]
   unique = _prompted(encoder, prompts, options)
   rows = unique[np.array([places[text] for text in texts])]
-  found = recalls(features.vectors, rows, owners)
-  nearest, similarities = nearest_rows(features.vectors, unique, k=5)
+  found = recalls(features.embeddings, rows, owners)
+  nearest, similarities = nearest_rows(features.embeddings, unique, k=5)
   return Evaluation(
     metrics={
       **found,

@@ -10,28 +10,27 @@ from jaxtyping import Float
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.metrics.chance import chance_levels
+from clip_jax.evaluation.examples import join_examples
 from clip_jax.evaluation.metrics.classification import accuracy
-from clip_jax.evaluation.probes.examples import (
+from clip_jax.evaluation.metrics.ranking import chance_levels
+from clip_jax.evaluation.probes.few_shot import few_shot_probes
+from clip_jax.evaluation.probes.tuning import (
   fit_tuned,
-  join,
   read_training,
   text_weights,
 )
-from clip_jax.evaluation.probes.few_shot import shot_probes
-from clip_jax.evaluation.prompt_warnings import prompt_warnings
-from clip_jax.evaluation.shift.baselines import read_baselines
+from clip_jax.evaluation.prompts import prompt_warnings
 from clip_jax.evaluation.shift.effective_robustness import (
   LogitFit,
   effective_robustness,
   fit_logits,
+  read_baselines,
   relative_robustness,
 )
-from clip_jax.evaluation.shift.shared_classes import share
-from clip_jax.evaluation.shift.shared_tests import (
-  Measured,
-  SharedTests,
-  read_tests,
+from clip_jax.evaluation.shift.shared_classes import (
+  ModelAccuracy,
+  SharedExamples,
+  read_shared_examples,
 )
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
@@ -52,7 +51,7 @@ def evaluate(
   """As `evaluate_shift`, of a data set that names its reference.
 
   Args:
-    options: `baselines`, and those of `evaluate_shift`.
+    options: `robustness`, and those of `evaluate_shift`.
   Raises:
     UsageError: it is no shift of another; see also `evaluate_shift` and
       `read_baselines`.
@@ -63,7 +62,11 @@ def evaluate(
       f'data {dataset.name!r} is no shift of another data set, which '
       f'{_TASK} needs: use one that is, as imagenet_v2 is of imagenet.'
     )
-  baselines = read_baselines(options.baselines) if options.baselines else ()
+  baselines = (
+    read_baselines(options.robustness.baselines)
+    if options.robustness.baselines
+    else ()
+  )
   return evaluate_shift(encoder, dataset.reference, dataset, options, baselines)
 
 
@@ -84,8 +87,7 @@ def evaluate_shift(
   figure 15.
 
   Args:
-    options: `shots`, `seeds`, `seed`, `C`, `probe_iterations`, `templates`,
-      `joint_space`.
+    options: `few_shot`, `probe`, `seed`, `templates`.
     baselines: standard models: a name, the accuracies on the reference and on
       the shift, fractions; see `read_baselines`.
   Returns:
@@ -113,14 +115,16 @@ def evaluate_shift(
   """
   for dataset in (reference, shift):
     dataset.require_classes(_TASK)
-  shared = share(reference, shift)
-  tests = read_tests(encoder, reference, shift, shared, options, _TASK)
+  tests = read_shared_examples(encoder, reference, shift, options, _TASK)
+  shared = tests.shared
   zero_shot = text_weights(encoder, reference, options)
   plain = tests.measure('zero-shot', 'zero_shot', [zero_shot])
-  own = shared.restrict(
-    text_weights(encoder, shift, options).scores(tests.shift.embeddings)
+  own = shared.pool_shift(
+    text_weights(encoder, shift, options).scores(
+      tests.shift.features.embeddings
+    )
   )
-  adapted = Measured(
+  adapted = ModelAccuracy(
     'zero-shot, adapted to class shift',
     plain.reference_accuracy,  # the reference's names are its own
     accuracy(own, tests.shift.answers),
@@ -128,7 +132,7 @@ def evaluate_shift(
   )
   notes: list[str] = []
   probes = list(_probes(encoder, reference, tests, options, notes))
-  standard = [Measured(*row, kind='baseline') for row in baselines]
+  standard = [ModelAccuracy(*row, kind='baseline') for row in baselines]
   line = _line(standard, probes, notes)
   metrics = _metrics(plain, adapted, probes, line, tests)
   return Evaluation(
@@ -140,7 +144,9 @@ def evaluate_shift(
     ),
     records=_records(
       tests,
-      zero_shot=shared.pool(zero_shot.scores(tests.shift.embeddings)),
+      zero_shot=shared.pool_reference(
+        zero_shot.scores(tests.shift.features.embeddings)
+      ),
       adapted=own,
     ),
     corrupt={**tests.reference.corrupt, **tests.shift.corrupt},
@@ -161,10 +167,10 @@ def evaluate_shift(
 def _probes(
   encoder: Encoder,
   reference: Dataset,
-  tests: SharedTests,
+  tests: SharedExamples,
   options: Options,
   notes: list[str],
-) -> Iterator[Measured]:
+) -> Iterator[ModelAccuracy]:
   """Those of k examples, the mean over seeds, then that of all examples."""
   try:
     _ = reference.require_train(_TASK).source  # opened when it is asked for
@@ -172,7 +178,8 @@ def _probes(
     notes.append(f'no probes: {error}')
     return
   train, validation = read_training(encoder, reference, options, _TASK)
-  for shots in shot_probes(join([train, validation]), options):
+  parts = [train] if validation is None else [train, validation]
+  for shots in few_shot_probes(join_examples(parts), options):
     if shots.probes:
       yield tests.measure(f'{shots.k}-shot probe', 'probe', shots.probes)
     else:
@@ -182,7 +189,9 @@ def _probes(
 
 
 def _line(
-  standard: Sequence[Measured], probes: Sequence[Measured], notes: list[str]
+  standard: Sequence[ModelAccuracy],
+  probes: Sequence[ModelAccuracy],
+  notes: list[str],
 ) -> LogitFit | None:
   """Through the standard models; without these, through the probes."""
   models = standard or probes
@@ -206,11 +215,11 @@ def _line(
 
 
 def _metrics(
-  plain: Measured,
-  adapted: Measured,
-  probes: Sequence[Measured],
+  plain: ModelAccuracy,
+  adapted: ModelAccuracy,
+  probes: Sequence[ModelAccuracy],
   line: LogitFit | None,
-  tests: SharedTests,
+  tests: SharedExamples,
 ) -> dict[str, float]:
   metrics = {
     'zero_shot_reference': plain.reference_accuracy,
@@ -237,7 +246,7 @@ def _metrics(
 
 
 def _records(
-  tests: SharedTests,
+  tests: SharedExamples,
   *,
   zero_shot: Float[np.ndarray, 'N S'],
   adapted: Float[np.ndarray, 'N S'],

@@ -9,31 +9,22 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.features.concurrency import at_once
-from clip_jax.evaluation.features.extraction import (
-  Answered,
-  Answers,
-  Features,
-  answered,
-  read_features,
-)
+from clip_jax.evaluation.examples import Answers, Examples, examples_of
+from clip_jax.evaluation.features.concurrency import encode_concurrently
+from clip_jax.evaluation.features.extraction import read_features
 from clip_jax.evaluation.metrics.calibration import (
   calibration_error,
   reliability_table,
 )
-from clip_jax.evaluation.metrics.chance import (
-  chance_levels,
-  ranks_of,
-)
-from clip_jax.evaluation.metrics.labels import check_in_range
 from clip_jax.evaluation.metrics.ranking import (
   accuracies,
+  chance_levels,
+  ranks_of,
   scaled,
   scores_of,
   top_classes,
 )
-from clip_jax.evaluation.prompt_warnings import prompt_warnings
-from clip_jax.evaluation.prompts import classifier_for
+from clip_jax.evaluation.prompts import classifier_for, prompt_warnings
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
 PAIRS = 50  # confusions that are told
@@ -69,18 +60,14 @@ def evaluate(
     FailureError: too many pictures are corrupt, or features are not finite.
   """
   dataset.require_classes('zero_shot')
-  weights, features = at_once(
+  weights, features = encode_concurrently(
     options,
     lambda options: classifier_for(encoder, dataset, options),
-    lambda options: read_features(encoder, dataset.test, options),
+    lambda options: read_features(encoder, dataset.test.source, options),
   )
-  classes = len(dataset.class_names)
-  found = answered(features, dataset.test, classes, 'zero_shot')
-  if found.answers.ndim == 2:
-    result = _several_labels(encoder, dataset, found, weights)
-  else:
-    check_in_range(found.answers, classes)
-    result = _one_label(encoder, dataset, found.features, weights)
+  examples = examples_of(features, dataset.test, dataset, 'zero_shot')
+  evaluate_examples = _multilabel if examples.multilabel else _single_label
+  result = evaluate_examples(encoder, dataset, examples, weights)
   warnings = prompt_warnings(encoder, dataset, options)
   return dataclasses.replace(
     result, tables={**result.tables, 'warnings': warnings}
@@ -112,19 +99,19 @@ def own_metric(
   return METRICS[dataset.metric](scores, truth)
 
 
-def _one_label(
+def _single_label(
   encoder: Encoder,
   dataset: Dataset,
-  features: Features,
+  examples: Examples,
   weights: Float[np.ndarray, 'E C'],
 ) -> Evaluation:
   from clip_jax.evaluation.metrics.intervals import (
     clopper_pearson,
   )
 
-  labels, names = features.labels, dataset.first_names
+  labels, names = examples.answers, dataset.first_names
   best, probabilities = top_classes(
-    features.vectors, weights, k=5, logit_scale=encoder.logit_scale
+    examples.features.embeddings, weights, k=5, logit_scale=encoder.logit_scale
   )
   right = best[:, 0] == labels
   low, high = clopper_pearson(int(right.sum()), len(labels))
@@ -137,14 +124,14 @@ def _one_label(
     'examples': float(len(labels)),
   }
   if dataset.metric != 'accuracy':
-    scores = _scores(encoder, features, weights)
+    scores = _scores(encoder, examples, weights)
     metrics[dataset.metric] = own_metric(dataset, scores, labels)
   return Evaluation(
     metrics=metrics,
     chance=chance_levels(metrics, len(names)),
     records=[
       {
-        'id': features.ids[i],
+        'id': examples.ids[i],
         'label': names[label],
         'rank': top.index(label) if label in top else None,
         'top': _named(top, values, names),
@@ -153,33 +140,33 @@ def _one_label(
         zip(labels.tolist(), best.tolist(), probabilities.tolist(), strict=True)
       )
     ],
-    corrupt=features.corrupt,
+    corrupt=examples.corrupt,
     tables={
       'per_class': _per_class(labels, right, names),
       'confusions': _confusions(
-        features.ids, labels, best[:, 0], probabilities[:, 0], names
+        examples.ids, labels, best[:, 0], probabilities[:, 0], names
       ),
       'reliability': [row._asdict() for row in bins],
     },
   )
 
 
-def _several_labels(
+def _multilabel(
   encoder: Encoder,
   dataset: Dataset,
-  found: Answered,
+  examples: Examples,
   weights: Float[np.ndarray, 'E C'],
 ) -> Evaluation:
-  features, truth, difficult = found
+  truth, difficult = examples.answers, examples.difficult
   names = dataset.first_names
-  scores = _scores(encoder, features, weights)
+  scores = _scores(encoder, examples, weights)
   best, probabilities = top_classes(
-    features.vectors, weights, k=5, logit_scale=encoder.logit_scale
+    examples.features.embeddings, weights, k=5, logit_scale=encoder.logit_scale
   )
   return Evaluation(
     metrics={
       'map_11_point': own_metric(dataset, scores, truth, difficult),
-      'examples': float(len(features)),
+      'examples': float(len(examples)),
     },
     records=[
       {
@@ -188,10 +175,10 @@ def _several_labels(
         'top': _named(top, values, names),
       }
       for key, there, top, values in zip(
-        features.ids, truth, best.tolist(), probabilities.tolist(), strict=True
+        examples.ids, truth, best.tolist(), probabilities.tolist(), strict=True
       )
     ],
-    corrupt=features.corrupt,
+    corrupt=examples.corrupt,
     tables={
       'per_class': [
         {
@@ -211,9 +198,10 @@ def _several_labels(
 
 
 def _scores(
-  encoder: Encoder, features: Features, weights: Float[np.ndarray, 'E C']
+  encoder: Encoder, examples: Examples, weights: Float[np.ndarray, 'E C']
 ) -> Float[np.ndarray, 'N C']:
-  return scores_of(features.vectors, scaled(weights, encoder.logit_scale))
+  weights = scaled(weights, encoder.logit_scale)
+  return scores_of(examples.features.embeddings, weights)
 
 
 def _named(

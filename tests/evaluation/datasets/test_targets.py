@@ -1,11 +1,16 @@
 """Answers made of what TFDS lists for a picture, or of its caption."""
 
+import io
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
+from clip_jax.data.images import CorruptImageError
+from clip_jax.data.sources import open_source
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.datasets import match
@@ -13,6 +18,7 @@ from clip_jax.evaluation.datasets.targets import (
   CAPTION_TARGETS,
   TFDS_TARGETS,
   CaptionLabels,
+  Greyscale,
   gender,
   skin_tone,
 )
@@ -226,3 +232,23 @@ def test_a_record_whose_captions_say_two_things_is_left_out():
   captions = [['dark skin tone', 'light skin tone']]
   source = ListSource([1], captions=captions)
   assert len(CaptionLabels(source, 'skin_tone', captions)) == 0
+
+
+def test_colours_go_and_brightness_stays(tmp_path):
+  (tmp_path / 'red').mkdir()
+  Image.new('RGB', (3, 2), (200, 0, 0)).save(tmp_path / 'red' / 'a.png')
+  colour = open_source(f'folder:{tmp_path}')
+  grey = Greyscale(colour)
+  pixels = np.asarray(Image.open(io.BytesIO(grey[0]['image'])))
+  assert pixels.shape == (2, 3, 3)
+  # ITU-R 601: 0.299 of red.
+  np.testing.assert_allclose(pixels, 0.299 * 200, atol=1)
+  assert (len(grey), grey.label_names) == (1, ('red',))
+  assert {**grey[0], 'image': b''} == {**colour[0], 'image': b''}
+  assert (grey.id(0), grey.captions(0)) == (colour.id(0), colour.captions(0))
+  assert grey.spec != colour.spec  # A cache must not take one for the other.
+
+
+def test_an_unreadable_picture_stays_one():
+  with pytest.raises(CorruptImageError):
+    Greyscale(ListSource([None]))[0]

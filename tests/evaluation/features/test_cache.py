@@ -13,9 +13,8 @@ from PIL import Image
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.data_identity import data_identity
-from clip_jax.evaluation.dataset import Split, of_source
-from clip_jax.evaluation.features import encoding
+from clip_jax.evaluation.dataset import data_identity, of_source
+from clip_jax.evaluation.features import extraction
 from clip_jax.evaluation.features.cache import (
   FeatureCache,
   identity_of,
@@ -29,12 +28,12 @@ from tests.tiny import write_pairs
 from tests.tiny_run import tiny_model
 
 LEVELS = [0, 50, None, 100, 0, None, 50]  # three parts of three
-FIELDS = ('ids', 'captions', 'several', 'difficult', 'corrupt')
+FIELDS = ('ids', 'captions', 'label_sets', 'difficult', 'corrupt')
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-  monkeypatch.setattr(encoding, 'PART_ROWS', 3)
+def small_shards(monkeypatch):
+  monkeypatch.setattr(extraction, 'SHARD_ROWS', 3)
 
 
 class Counting(TableEncoder):
@@ -63,19 +62,19 @@ def cached(folder, encoder=None, **identity):
 
 
 def same(ours, theirs):
-  np.testing.assert_array_equal(ours.vectors, theirs.vectors)
+  np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)
   np.testing.assert_array_equal(ours.labels, theirs.labels)
   for name in FIELDS:
     assert getattr(ours, name) == getattr(theirs, name), name
 
 
 def test_cached_features_are_the_fresh_ones_and_cost_nothing(tmp_path):
-  fresh = read_features(Counting(), Split(source()), Options())
+  fresh = read_features(Counting(), source(), Options())
   assert fresh.ids == [f'picture/{i}' for i in (0, 1, 3, 4, 6)]
   assert list(fresh.corrupt) == ['picture/2', 'picture/5']
   for images in (5, 0):
     encoder, cache = cached(tmp_path)
-    same(read_features(encoder, Split(source()), Options(cache=cache)), fresh)
+    same(read_features(encoder, source(), Options(cache=cache)), fresh)
     assert encoder.images == images
 
 
@@ -85,16 +84,16 @@ def test_what_is_before_the_joint_space_comes_of_the_same_pass(tmp_path):
       vectors = self.encode_image(images)
       return np.repeat(3 * vectors, 2, axis=1), vectors
 
-  plain = read_features(Counting(), Split(source()), Options())
+  plain = read_features(Counting(), source(), Options())
   assert plain.pooled is None
   for images in (5, 0):
     encoder, cache = cached(tmp_path, Pooling())
-    found = read_features(encoder, Split(source()), Options(cache=cache))
+    found = read_features(encoder, source(), Options(cache=cache))
     same(found, plain)
     np.testing.assert_array_equal(
-      found.pooled, np.repeat(3 * plain.vectors, 2, axis=1)
+      found.pooled, np.repeat(3 * plain.embeddings, 2, axis=1)
     )
-    part = found.of(np.array([3, 1]))
+    part = found.select(np.array([3, 1]))
     np.testing.assert_array_equal(part.pooled, found.pooled[[3, 1]])
     assert encoder.images == images
 
@@ -125,7 +124,7 @@ def test_several_labels_come_back(tmp_path):
   for _ in range(2):
     _, cache = cached(tmp_path)
     found = cache.images(Several([0, 50, None, 0, 0]), Options())
-    assert found.several == [[0, 0], [1, 0], [3, 0], [4, 0]]
+    assert found.label_sets == [[0, 0], [1, 0], [3, 0], [4, 0]]
     assert found.difficult == [[1], [2], [4], [5]]
     assert found.labels.tolist() == [-1] * 4
 
@@ -133,13 +132,13 @@ def test_several_labels_come_back(tmp_path):
 def test_an_entry_says_what_it_is_of(tmp_path):
   _, cache = cached(tmp_path, origin='runs/emoji')
   cache.images(source(), Options())
-  (about,) = tmp_path.glob('images/*/about.json')
-  found = json.loads(about.read_text())
+  (manifest,) = tmp_path.glob('images/*/manifest.json')
+  found = json.loads(manifest.read_text())
   assert found['model'] == 'x'
   assert found['origin'] == 'runs/emoji'
   assert found['data'] == 'list:'
   assert found['records'] == 7
-  assert not list(tmp_path.rglob('*.tmp'))
+  assert not list(tmp_path.rglob('.*.part'))
 
 
 def test_what_is_missing_or_damaged_is_made_and_the_rest_kept(tmp_path):
@@ -149,7 +148,7 @@ def test_what_is_missing_or_damaged_is_made_and_the_rest_kept(tmp_path):
   kept = third.read_bytes()
   first.unlink()
   damaged = bytearray(second.read_bytes())
-  damaged[len(damaged) // 2] ^= 1  # one bit
+  damaged[damaged.index(whole.embeddings[2:4].tobytes())] ^= 1  # one bit
   second.write_bytes(damaged)
   seen = []
 
@@ -168,7 +167,7 @@ def test_what_is_missing_or_damaged_is_made_and_the_rest_kept(tmp_path):
 
 
 @pytest.mark.parametrize('size', [0, 100])
-def test_a_part_that_was_cut_off_is_made_again(tmp_path, size):
+def test_a_shard_that_was_cut_off_is_made_again(tmp_path, size):
   _, cache = cached(tmp_path)
   whole = cache.images(source(), Options())
   part = min(tmp_path.glob('images/*/*.npz'))
@@ -178,18 +177,18 @@ def test_a_part_that_was_cut_off_is_made_again(tmp_path, size):
   assert encoder.images == 2
 
 
-def test_a_pickle_in_a_part_is_never_read(tmp_path):
+def test_a_pickle_in_a_shard_is_never_read(tmp_path):
   _, cache = cached(tmp_path)
   whole = cache.images(source(), Options())
   part = min(tmp_path.glob('images/*/*.npz'))
   rows = np.array([print, 'no'], object)
-  np.savez(part, vectors=rows, notes=rows)
+  np.savez(part, embeddings=rows, notes=rows)
   encoder, cache = cached(tmp_path)
   same(cache.images(source(), Options()), whole)
   assert encoder.images == 2
 
 
-def test_corrupt_pictures_are_counted_over_all_parts(tmp_path):
+def test_corrupt_pictures_are_counted_over_all_shards(tmp_path):
   strict = Options(max_corrupt_records=1)
   with pytest.raises(FailureError, match='over max_corrupt_records=1'):
     cached(tmp_path)[1].images(source(), strict)
@@ -228,7 +227,7 @@ def test_other_data_have_an_entry_of_their_own(tmp_path, other):
   encoder, cache = cached(tmp_path)
   same(
     cache.images(other, Options()),
-    read_features(Counting(), Split(other), Options()),
+    read_features(Counting(), other, Options()),
   )
   assert encoder.images
 
@@ -247,7 +246,7 @@ def test_another_model_has_an_entry_of_its_own(tmp_path):
   assert encoder.images == 0
 
 
-def test_texts_are_kept_in_parts_too(tmp_path):
+def test_texts_are_kept_in_shards_too(tmp_path):
   texts = [f'text {i}' for i in (3, 1, 4, 1, 5, 2, 6)]
   fresh = text_features(Counting(), texts, Options())
   encoder, cache = cached(tmp_path)
@@ -291,7 +290,7 @@ def test_a_full_disk_is_one_line(small_disk):
   (small_disk / 'filler').write_bytes(b'x' * (2**20 - 4096 * 2))
   _, cache = cached(small_disk / 'cache')
   many = source([0] * 3000, labels=[0] * 3000, captions=[['x' * 99]] * 3000)
-  encoding.PART_ROWS = 3000
+  extraction.SHARD_ROWS = 3000
   with pytest.raises(FailureError, match='could not be written: no space'):
     cache.images(many, Options())
 
@@ -345,7 +344,7 @@ def test_models_are_told_apart_by_parameters_and_arithmetic():
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bits(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(encoding, 'PART_ROWS', kill_cached.PART_ROWS)
+  monkeypatch.setattr(extraction, 'SHARD_ROWS', kill_cached.SHARD_ROWS)
   spec = write_pairs(tmp_path / 'pictures', 24)
   (tmp_path / 'pictures' / '002.png').write_text('junk')
   source = open_source(spec)
@@ -367,8 +366,8 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bits(
 
   cache = FeatureCache(tmp_path / 'cache', model, identity_of(model, 'float32'))
   found = cache.images(source, Options(progress=progress))
-  kept = kill_cached.PART_ROWS * len(parts)
+  kept = kill_cached.SHARD_ROWS * len(parts)
   assert seen == [kept] * (24 - kept)
-  same(found, read_features(model, Split(source), Options()))
+  same(found, read_features(model, source, Options()))
   assert list(found.corrupt) == ['002.png']
   assert len(found) == 23

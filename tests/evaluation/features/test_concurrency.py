@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.features.concurrency import at_once
+from clip_jax.evaluation.features.concurrency import encode_concurrently
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_both_results_come_with_their_progress(one_device):
     seen.append((total, unit, done))
     return items
 
-  found = at_once(
+  found = encode_concurrently(
     Options(progress=progress), collect('texts'), collect('images')
   )
   assert found == (['texts'] * 3, ['images'] * 3)
@@ -41,12 +41,14 @@ def test_both_results_come_with_their_progress(one_device):
 
 def test_they_run_at_the_same_time(one_device):
   met = threading.Barrier(2, timeout=60)
-  at_once(Options(), lambda _: met.wait(), lambda _: met.wait())
+  encode_concurrently(Options(), lambda _: met.wait(), lambda _: met.wait())
 
 
 def test_over_several_devices_the_first_comes_first():
   order = []
-  at_once(Options(), lambda _: order.append(1), lambda _: order.append(2))
+  encode_concurrently(
+    Options(), lambda _: order.append(1), lambda _: order.append(2)
+  )
   assert jax.device_count() == 8 and order == [1, 2]
 
 
@@ -57,6 +59,6 @@ def test_the_error_of_one_ends_the_other(one_device, error):
 
   for pair in ((fail, endless), (endless, fail)):
     with pytest.raises(type(error)) as caught:
-      at_once(Options(), *pair)
+      encode_concurrently(Options(), *pair)
     assert caught.value is error
-  assert not [x for x in threading.enumerate() if x.name.startswith('at_once')]
+  assert not [x for x in threading.enumerate() if x.name.startswith('texts')]

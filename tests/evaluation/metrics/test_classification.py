@@ -15,7 +15,7 @@ from clip_jax.evaluation.metrics.classification import (
   mean_top1_top5,
   roc_auc,
 )
-from clip_jax.evaluation.metrics.labels import count_each
+from clip_jax.evaluation.metrics.ranking import count_each
 
 NAMES = (
   'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5',

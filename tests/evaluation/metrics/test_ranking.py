@@ -1,18 +1,24 @@
 """Zero-shot is one number, whichever evaluator gives it."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.metrics import ranking
+from clip_jax.evaluation.metrics.classification import METRICS
 from clip_jax.evaluation.metrics.ranking import (
+  chance_levels,
+  ranks_of,
   scaled,
   scores_of,
   top_classes,
 )
 from clip_jax.evaluation.tasks.prompt_gain import PHOTO
+from clip_jax.evaluation.tasks.retrieval import recalls, recalls_by_chance
+from clip_jax.evaluation.types import FewShotOptions, ProbeOptions
 from tests.evaluation.rows import RowEncoder, dataset_of
 
 # Two classes whose directions differ by rounding, and pictures about as near to
@@ -37,7 +43,11 @@ ENCODER = RowEncoder(
   },
 )
 DATA = dataset_of(LABELS, train=range(60), test=range(PICTURES), names=[*TEXTS])
-QUICK = Options(shots=(1,), seeds=1, C=1.0, templates=('{}',))
+QUICK = Options(
+  templates=('{}',),
+  few_shot=FewShotOptions(shots=(1,), seeds=1),
+  probe=ProbeOptions(C=1.0),
+)
 
 
 def test_the_case_has_ties_that_another_order_would_break():
@@ -90,3 +100,51 @@ def test_no_rows_have_no_scores():
     np.ones((0, 4), np.float32), weights, k=2, logit_scale=1.0
   )
   assert best.shape == values.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+  'metric', ['accuracy', 'mean_per_class', 'roc_auc', 'mean_top1_top5']
+)
+def test_the_level_is_the_mean_metric_of_random_scores(metric):
+  rng = np.random.default_rng(0)
+  classes = 2 if metric == 'roc_auc' else 12
+  labels = rng.integers(0, classes, 60) // 2 * 2 if classes > 2 else None
+  labels = rng.integers(0, 2, 60) if labels is None else labels
+  found = [
+    METRICS[metric](rng.random((60, classes)), labels) for _ in range(400)
+  ]
+  (level,) = chance_levels([metric], classes).values()
+  error = np.std(found) / math.sqrt(len(found))
+  assert abs(np.mean(found) - level) < 4 * error
+
+
+def test_numbers_that_guessing_has_no_level_for_have_none():
+  names = ['top1', 'ece', 'examples', 'map_11_point', 'top1_low']
+  assert chance_levels(names, 4) == {'top1': 0.25}
+  assert chance_levels(['bare', 'photo'], 4, 'map_11_point') == {}
+  assert chance_levels(['bare'], 4, 'accuracy') == {'bare': 0.25}
+
+
+def test_top5_is_of_more_than_ten_classes():
+  assert ranks_of(10) == (1,)
+  assert ranks_of(11) == (1, 5)
+  assert chance_levels(['top5'], 3) == {'top5': 1.0}
+
+
+def test_recalls_of_chance_are_the_mean_of_random_features():
+  rng = np.random.default_rng(0)
+  texts = [3, 0, 1, 2, 1]
+  owners = np.repeat(np.arange(len(texts)), texts)
+
+  def random_recalls():
+    images, words = (
+      x / np.linalg.norm(x, axis=1, keepdims=True)
+      for x in rng.normal(size=(2, sum(texts), 64)).astype(np.float32)
+    )
+    return recalls(images[: len(texts)], words, owners, (1, 3, 10))
+
+  found = [random_recalls() for _ in range(1500)]
+  for name, level in recalls_by_chance(texts, (1, 3, 10)).items():
+    values = [x[name] for x in found]
+    error = max(np.std(values) / math.sqrt(len(values)), 1e-9)
+    assert abs(np.mean(values) - level) < 4 * error, name

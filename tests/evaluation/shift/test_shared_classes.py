@@ -2,11 +2,18 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.datasets import class_names, wordnet_ids
-from clip_jax.evaluation.shift.shared_classes import share
+from clip_jax.evaluation.metrics.classification import accuracy
+from clip_jax.evaluation.shift.shared_classes import (
+  UNMAPPED,
+  find_shared_classes,
+  pool_scores,
+)
 from tests.evaluation.rows import RowSource
 
 
@@ -32,7 +39,7 @@ def known(name):
   ],
 )
 def test_the_shifts_of_imagenet_are_found_by_their_ids(name, classes, held):
-  found = share(known('imagenet'), known(name))
+  found = find_shared_classes(known('imagenet'), known(name))
   assert len(found.names) == classes
   ids = wordnet_ids('imagenet')
   theirs = wordnet_ids(name)
@@ -48,7 +55,7 @@ def test_the_shifts_of_imagenet_are_found_by_their_ids(name, classes, held):
 
 
 def test_names_are_matched_whatever_their_spelling_and_order():
-  found = share(
+  found = find_shared_classes(
     named('a', 'tabby cat', 'dog', 'bird', 'sea'),
     named('b', ('Dog', 'hound'), 'fish', 'Tabby_Cat', 'BIRD'),
   )
@@ -56,22 +63,52 @@ def test_names_are_matched_whatever_their_spelling_and_order():
   assert found.of_reference.tolist() == [1, 0, 2, -1]
   assert found.of_shift.tolist() == [0, -1, 1, 2]
   scores = np.array([[0.1, 0.2, 0.3, 9.0]])
-  np.testing.assert_array_equal(found.pool(scores), [[0.2, 0.1, 0.3]])
-  np.testing.assert_array_equal(found.restrict(scores), [[0.1, 0.3, 9.0]])
+  np.testing.assert_array_equal(found.pool_reference(scores), [[0.2, 0.1, 0.3]])
+  np.testing.assert_array_equal(found.pool_shift(scores), [[0.1, 0.3, 9.0]])
 
 
 def test_a_class_of_the_shift_may_hold_several():
-  found = share(
+  found = find_shared_classes(
     named('fine', 'poodle', 'oak', 'beagle', 'ash'),
     named('coarse', ('tree', 'oak', 'ash'), ('dog', 'poodle', 'beagle')),
   )
   assert found.of_reference.tolist() == [1, 0, 1, 0]
-  pooled = found.pool(np.array([[0.1, 0.2, 0.5, 0.3]]))
+  pooled = found.pool_reference(np.array([[0.1, 0.2, 0.5, 0.3]]))
   np.testing.assert_array_equal(pooled, [[0.3, 0.5]])
 
 
 def test_data_that_share_too_little_or_share_it_twice_are_refused():
   with pytest.raises(UsageError, match="'a' and 'b' share 1 classes"):
-    share(named('a', 'x', 'y'), named('b', 'x', 'z'))
+    find_shared_classes(named('a', 'x', 'y'), named('b', 'x', 'z'))
   with pytest.raises(UsageError, match="'x' of 'a' may be 'x' or 'y' of 'b'"):
-    share(named('a', ('x', 'y'), 'z'), named('b', 'x', 'y', 'z'))
+    find_shared_classes(named('a', ('x', 'y'), 'z'), named('b', 'x', 'y', 'z'))
+
+
+def test_a_wide_class_is_as_likely_as_the_likeliest_it_holds():
+  groups = np.array([1, 0, 0, UNMAPPED, 1])
+  scores = np.array(
+    [[0.1, 0.2, 0.3, 9, 0.25], [0.1, 0.2, 0.3, 9, 0.35], [-3, -5, -4, -1, -9]]
+  )
+  pooled = pool_scores(scores, groups)
+  np.testing.assert_array_equal(pooled, [[0.3, 0.25], [0.3, 0.35], [-4, -3]])
+  # The unmapped class is likeliest in all and is none of what is asked.
+  assert accuracy(pooled, np.array([0, 1, 1])) == 1
+
+
+def test_a_part_of_the_classes_in_another_order():
+  scores = np.arange(10.0).reshape(2, 5)
+  groups = np.array([UNMAPPED, 1, UNMAPPED, 0, UNMAPPED])
+  np.testing.assert_array_equal(pool_scores(scores, groups), scores[:, [3, 1]])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 12))
+def test_each_target_is_the_maximum_of_its_own(seed, targets, more):
+  rng = np.random.default_rng(seed)
+  groups = rng.permutation(
+    np.concatenate([np.arange(targets), rng.integers(-1, targets, more)])
+  )
+  scores = rng.normal(size=(4, len(groups))).astype(np.float32)
+  found = pool_scores(scores, groups)
+  assert found.dtype == np.float32
+  for t in range(targets):
+    np.testing.assert_array_equal(found[:, t], scores[:, groups == t].max(1))

@@ -11,6 +11,7 @@ from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.datasets import DATASETS
 from clip_jax.evaluation.suite import Pair, make_plan
 from clip_jax.evaluation.suite.plan import TASKS_OF_LOCAL, tasks_of
+from clip_jax.evaluation.types import ProbeOptions
 from tests.evaluation.rows import RowEncoder, RowSource, blobs
 from tests.evaluation.suite.fakes import TABLE, TASKS, absence
 
@@ -82,10 +83,12 @@ def test_several_labels_a_picture_are_asked_what_takes_several():
   )
   for task in tasks_of(DATASETS['mnist']):
     if task in asked:
-      result = find_evaluator(task)(encoder, data, Options(C=1.0))
+      result = find_evaluator(task)(
+        encoder, data, Options(probe=ProbeOptions(C=1.0))
+      )
       assert result.metrics['examples'] == 16
     else:
-      with pytest.raises(UsageError, match=f'several labels a picture: {task}'):
+      with pytest.raises(UsageError, match=f'several labels an image: {task}'):
         find_evaluator(task)(encoder, data, Options())
 
 

@@ -14,6 +14,7 @@ from clip_jax.evaluation.dataset import Split
 from clip_jax.evaluation.suite import evaluate_suite, make_plan, stored
 from clip_jax.evaluation.suite.plan import Pair
 from clip_jax.evaluation.suite.run import run
+from clip_jax.evaluation.types import FewShotOptions
 from clip_jax.parallel import peer_failures
 from tests.evaluation.suite.fakes import (
   SETTING,
@@ -115,7 +116,9 @@ def test_what_depends_on_something_else_is_done_again(tmp_path, what):
   if what == 'weights':
     fake.depends = {'model': {'weights': 'abd', 'dtype': 'float32'}}
   else:
-    fake.options = dataclasses.replace(fake.options, shots=(1, 3))
+    fake.options = dataclasses.replace(
+      fake.options, few_shot=FewShotOptions(shots=(1, 3))
+    )
   _run(fake)
   assert sum(fake.calls.values()) == len(PLAN.pairs)
 

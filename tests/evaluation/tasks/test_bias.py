@@ -14,6 +14,7 @@ from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split, of_source
 from clip_jax.evaluation.datasets.opening import open_dataset
 from clip_jax.evaluation.metrics.intervals import clopper_pearson
 from clip_jax.evaluation.tasks.bias import evaluate
+from clip_jax.evaluation.types import BiasOptions
 from tests.evaluation.datasets import tiny_fairface
 from tests.evaluation.fakes import ListSource, TableEncoder
 
@@ -47,7 +48,9 @@ def dataset(levels=LEVELS, labels=LABELS, names=('old', 'young')):
 
 def run(data=None, designs=DESIGNS, **options):
   return evaluate(
-    ENCODER, data or dataset(), Options(designs=designs, **options)
+    ENCODER,
+    data or dataset(),
+    Options(**options, bias=BiasOptions(designs=designs)),
   )
 
 
@@ -184,7 +187,8 @@ def test_prompts_are_the_options_templates():
   )
   data = dataset([0], [0])
   options = Options(
-    designs={'d': {'own': ['{groups}', 'ape']}}, templates=('an {}',)
+    templates=('an {}',),
+    bias=BiasOptions(designs={'d': {'own': ['{groups}', 'ape']}}),
   )
   evaluate(encoder, data, options)
   assert encoder.texts == ['an old', 'an young', 'an ape']
@@ -243,7 +247,7 @@ def test_the_faces_of_fairface_are_grouped_by_two_attributes_at_once(tmp_path):
     'own': {'group': ['{groups}']},
     'gender': {'male': ['man'], 'female': ['woman']},  # table 5
   }
-  result = evaluate(encoder, data, Options(designs=designs))
+  result = evaluate(encoder, data, Options(bias=BiasOptions(designs=designs)))
   found = counts(result)
   assert found['gender', 'East Asian Female'] == {'male': 0, 'female': 1}
   assert found['gender', 'East Asian Male'] == {'male': 0, 'female': 1}
@@ -277,7 +281,7 @@ def test_the_notes_say_what_the_numbers_are_not():
 
 
 def test_it_is_the_same_each_time_and_by_its_name():
-  options = Options(designs=DESIGNS)
+  options = Options(bias=BiasOptions(designs=DESIGNS))
   assert find_evaluator('bias')(ENCODER, dataset(), options) == run()
 
 

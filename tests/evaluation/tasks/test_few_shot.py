@@ -2,18 +2,23 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options
 from clip_jax.evaluation.dataset import Split
 from clip_jax.evaluation.metrics.intervals import mean_interval
-from clip_jax.evaluation.probes import few_shot as shots
-from clip_jax.evaluation.probes.sampling import sample, shots_to_match
+from clip_jax.evaluation.probes import few_shot as probes
+from clip_jax.evaluation.probes.sampling import sample
 from clip_jax.evaluation.tasks import few_shot
+from clip_jax.evaluation.tasks.few_shot import shots_to_match
+from clip_jax.evaluation.types import FewShotOptions, ProbeOptions
 from tests.evaluation.rows import (
   PoolingRowEncoder,
   RowEncoder,
@@ -29,7 +34,9 @@ ENCODER = RowEncoder(ROWS, CENTRES)
 ASKEW = RowEncoder(  # a poor zero-shot classifier
   ROWS, {'0': [1, 0, 0] + [0] * 5, '1': [1, 1, 0] + [0] * 5, '2': [1] * 8}
 )
-QUICK = Options(shots=(1, 2, 4), seeds=3, C=1.0)
+QUICK = Options(
+  few_shot=FewShotOptions(shots=(1, 2, 4), seeds=3), probe=ProbeOptions(C=1.0)
+)
 
 
 def curve_of(result, start='zeros'):
@@ -68,7 +75,9 @@ def test_probes_see_what_is_before_the_joint_space_and_zero_shot_that():
   found = few_shot.evaluate(clear, DATA, QUICK)
   assert found.metrics['zero_shot'] == plain.metrics['zero_shot'] < 1
   assert found.metrics['1_shot'] == 1 > plain.metrics['4_shot']
-  joint = dataclasses.replace(QUICK, joint_space=True)
+  joint = dataclasses.replace(
+    QUICK, probe=ProbeOptions(C=1.0, joint_space=True)
+  )
   assert few_shot.evaluate(clear, DATA, joint) == plain
 
 
@@ -83,7 +92,7 @@ def test_a_seed_is_one_result_and_another_seed_another():
 
 def test_c_is_chosen_on_as_many_examples_as_the_probe_sees(monkeypatch):
   seen = []
-  original = shots.sweep_c
+  original = probes.sweep_c
 
   def watched(fitting, held, options):
     seen.append((set(fitting.ids), set(held.ids)))
@@ -91,8 +100,10 @@ def test_c_is_chosen_on_as_many_examples_as_the_probe_sees(monkeypatch):
     assert np.bincount(held.answers).tolist() == [len(held) // 3] * 3
     return original(fitting, held, options)
 
-  monkeypatch.setattr(shots, 'sweep_c', watched)
-  result = few_shot.evaluate(ENCODER, DATA, Options(shots=(1, 2, 4), seeds=1))
+  monkeypatch.setattr(probes, 'sweep_c', watched)
+  result = few_shot.evaluate(
+    ENCODER, DATA, Options(few_shot=FewShotOptions(shots=(1, 2, 4), seeds=1))
+  )
   assert [(len(a), len(b)) for a, b in seen] == [(3, 3), (6, 6), (12, 12)]
   for fitted, held in seen:
     assert not fitted & held
@@ -102,7 +113,12 @@ def test_c_is_chosen_on_as_many_examples_as_the_probe_sees(monkeypatch):
 
 def test_shots_to_match_is_read_off_the_curve():
   result = few_shot.evaluate(
-    ASKEW, DATA, Options(shots=(1, 2, 4, 8), seeds=4, C=1.0)
+    ASKEW,
+    DATA,
+    Options(
+      few_shot=FewShotOptions(shots=(1, 2, 4, 8), seeds=4),
+      probe=ProbeOptions(C=1.0),
+    ),
   )
   curve = curve_of(result)
   needed = shots_to_match(
@@ -119,7 +135,13 @@ def test_shots_to_match_is_read_off_the_curve():
 
 def test_where_no_k_reaches_zero_shot_the_whole_split_is_a_point():
   data = dataset_of(LABELS, train=range(24), test=range(90, 180))
-  result = few_shot.evaluate(ENCODER, data, Options(shots=(1,), seeds=2, C=1.0))
+  result = few_shot.evaluate(
+    ENCODER,
+    data,
+    Options(
+      few_shot=FewShotOptions(shots=(1,), seeds=2), probe=ProbeOptions(C=1.0)
+    ),
+  )
   first, full = curve_of(result)
   assert first['mean'] < result.metrics['zero_shot']
   assert full['full']
@@ -133,12 +155,15 @@ def test_where_no_k_reaches_zero_shot_the_whole_split_is_a_point():
 
 
 def test_probes_from_the_text_are_no_worse_than_it_on_what_is_held_out():
-  options = Options(shots=(1, 2, 4), seeds=2, start_from_text=True)
+  options = Options(
+    few_shot=FewShotOptions(shots=(1, 2, 4), seeds=2),
+    probe=ProbeOptions(start_from_text=True),
+  )
   result = few_shot.evaluate(ENCODER, DATA, options)
   started = curve_of(result, 'text')
   assert [row['shots'] for row in started] == [1, 2, 4]
   for row in started:
-    assert row['iterations'] in shots.STEPS
+    assert row['iterations'] in probes.STEPS
     assert result.metrics[f'{row["shots"]:.0f}_shot_from_text'] == row['mean']
   # With one shot the text is worth more than the example.
   assert started[0]['mean'] > curve_of(result)[0]['mean']
@@ -146,13 +171,14 @@ def test_probes_from_the_text_are_no_worse_than_it_on_what_is_held_out():
 
 def test_no_step_from_the_text_is_zero_shot():
   options = Options(
-    shots=(2,), seeds=2, start_from_text=True, probe_iterations=0, C=1.0
+    few_shot=FewShotOptions(shots=(2,), seeds=2),
+    probe=ProbeOptions(start_from_text=True, max_iterations=0, C=1.0),
   )
   pool = few_shot.read_examples(
     ENCODER, DATA.require_train('a test'), DATA, options, 'few_shot'
   )
   text = few_shot.text_weights(ENCODER, DATA, options)
-  (found,) = shots.shot_probes(pool, options, text)
+  (found,) = probes.few_shot_probes(pool, options, text)
   assert found.probes == [text, text]
 
 
@@ -161,7 +187,7 @@ def test_a_k_beyond_every_class_is_left_out_with_a_note():
     int(i) for c in range(3) for i in np.flatnonzero(c == LABELS)[: 2 + c]
   ]
   data = dataset_of(LABELS, train=rows, test=range(90, 180))
-  options = Options(shots=(1, 3, 4, 5), seeds=2)
+  options = Options(few_shot=FewShotOptions(shots=(1, 3, 4, 5), seeds=2))
   result = few_shot.evaluate(ENCODER, data, options)
   notes = [row['note'] for row in result.tables['notes']]
   assert notes[0] == 'no class has 5 examples: the largest has 4.'
@@ -176,8 +202,14 @@ def test_without_an_example_to_choose_c_on_it_must_be_given():
   rows = [int(np.flatnonzero(c == LABELS)[0]) for c in range(3)]
   data = dataset_of(LABELS, train=rows, test=range(90, 180))
   with pytest.raises(UsageError, match='none can be held out: give a valid'):
-    few_shot.evaluate(ENCODER, data, Options(shots=(1,)))
-  result = few_shot.evaluate(ENCODER, data, Options(shots=(1,), C=1.0))
+    few_shot.evaluate(
+      ENCODER, data, Options(few_shot=FewShotOptions(shots=(1,)))
+    )
+  result = few_shot.evaluate(
+    ENCODER,
+    data,
+    Options(few_shot=FewShotOptions(shots=(1,)), probe=ProbeOptions(C=1.0)),
+  )
   assert result.metrics['1_shot'] > 0
 
 
@@ -202,11 +234,23 @@ def test_validation_pictures_are_drawn_from_too():
     (
       {'train': Split(RowSource([0, 1], several=[[0], [1, 2]]))},
       QUICK,
-      'has several labels a picture: few_shot takes one',
+      'has several labels an image: few_shot takes one',
     ),
-    ({}, Options(shots=(0, 1)), 'shots=0: use 1 or more a class'),
-    ({}, Options(seeds=0), r'seeds=0, shots=\(1, .*: use one or more of each'),
-    ({}, Options(shots=()), r'shots=\(\): use one or more of each'),
+    (
+      {},
+      Options(few_shot=FewShotOptions(shots=(0, 1))),
+      'shots=0: use 1 or more a class',
+    ),
+    (
+      {},
+      Options(few_shot=FewShotOptions(seeds=0)),
+      r'seeds=0, shots=\(1, .*: use one or more of each',
+    ),
+    (
+      {},
+      Options(few_shot=FewShotOptions(shots=())),
+      r'shots=\(\): use one or more of each',
+    ),
   ],
 )
 def test_what_has_no_curve_is_refused_in_one_line(changes, options, message):
@@ -214,3 +258,49 @@ def test_what_has_no_curve_is_refused_in_one_line(changes, options, message):
   with pytest.raises(UsageError, match=message) as caught:
     few_shot.evaluate(ENCODER, data, options)
   assert '\n' not in str(caught.value)
+
+
+def test_zero_shot_between_two_points_is_matched_between_their_logs():
+  shots, accuracies = (1, 2, 4, 8, 16), (0.2, 0.3, 0.5, 0.6, 0.7)
+  assert shots_to_match(shots, accuracies, 0.4) == pytest.approx(math.sqrt(8))
+  assert shots_to_match(shots, accuracies, 0.65) == pytest.approx(
+    8 * math.sqrt(2)
+  )
+  quarter = shots_to_match((10, 1000), (0.0, 1.0), 0.25)
+  assert quarter == pytest.approx(10**1.5)
+
+
+@given(
+  st.lists(st.floats(0.01, 1), min_size=2, max_size=6),
+  st.floats(0, 1),
+)
+def test_the_curve_has_the_target_at_the_shots_found(rises, part):
+  accuracies = np.cumsum(rises) / np.sum(rises)
+  shots = [2.0**i for i in range(len(accuracies))]
+  target = accuracies[0] + part * (accuracies[-1] - accuracies[0])
+  found = shots_to_match(shots, accuracies.tolist(), float(target))
+  assert found is not None
+  there = np.interp(np.log2(found), np.log2(shots), accuracies)
+  assert there == pytest.approx(target)
+
+
+def test_points_themselves_and_the_ends_beyond():
+  shots, accuracies = (1, 2, 4), (0.2, 0.3, 0.5)
+  for k, accuracy in zip(shots, accuracies, strict=True):
+    assert shots_to_match(shots, accuracies, accuracy) == pytest.approx(k)
+  assert shots_to_match(shots, accuracies, 0.51) == math.inf
+  assert shots_to_match(shots, accuracies, 0.19) is None
+
+
+def test_a_curve_that_dips_matches_where_it_first_does():
+  assert shots_to_match((1, 2, 4, 8), (0.1, 0.5, 0.3, 0.7), 0.5) == 2
+
+
+def test_curves_that_make_no_sense_are_refused():
+  with pytest.raises(UsageError, match='2 numbers of shots and 1 accuracies'):
+    shots_to_match((1, 2), (0.1,), 0.5)
+  with pytest.raises(UsageError, match='0 numbers of shots'):
+    shots_to_match((), (), 0.5)
+  for shots in ((0, 1), (2, 1), (1, 1)):
+    with pytest.raises(UsageError, match='they must rise, from above 0'):
+      shots_to_match(shots, (0.1, 0.2), 0.5)

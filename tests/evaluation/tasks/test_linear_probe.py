@@ -13,14 +13,15 @@ from sklearn.metrics import balanced_accuracy_score
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.dataset import Dataset, Split
+from clip_jax.evaluation.examples import join_examples, read_examples
 from clip_jax.evaluation.metrics.classification import (
   map_11_point,
 )
 from clip_jax.evaluation.metrics.intervals import clopper_pearson
 from clip_jax.evaluation.probes import device_solver, logistic_regression
-from clip_jax.evaluation.probes import examples as probing
-from clip_jax.evaluation.probes.regularization import GRID
+from clip_jax.evaluation.probes.tuning import GRID
 from clip_jax.evaluation.tasks import linear_probe
+from clip_jax.evaluation.types import FewShotOptions, ProbeOptions
 from clip_jax.inference.model import Model
 from clip_jax.parallel.mesh import make_mesh
 from tests.evaluation.rows import (
@@ -41,7 +42,7 @@ DATA = dataset_of(
 ENCODER = RowEncoder(
   ROWS, {str(c): np.eye(8)[c].tolist() for c in range(3)}
 )  # the text knows the centres
-QUICK = Options(C=1.0)
+QUICK = Options(probe=ProbeOptions(C=1.0))
 
 
 def predictions(result):
@@ -54,7 +55,7 @@ def test_the_golden_probe_is_reproduced_through_an_encoder():
   n, labels = case['n_train'], golden['y']
   data = dataset_of(labels, train=range(n), test=range(n, len(labels)))
   result = linear_probe.evaluate(
-    RowEncoder(golden['X']), data, Options(C=case['C'])
+    RowEncoder(golden['X']), data, Options(probe=ProbeOptions(C=case['C']))
   )
   chances = golden['tight.proba_test']
   assert predictions(result) == [str(c) for c in chances.argmax(axis=1)]
@@ -132,9 +133,9 @@ def test_the_data_sets_own_metric_is_there_by_name():
 def test_from_the_text_few_steps_are_better_and_many_end_at_the_same():
   def run(start_from_text, probe_iterations):
     options = Options(
-      C=1.0,
-      start_from_text=start_from_text,
-      probe_iterations=probe_iterations,
+      probe=ProbeOptions(
+        C=1.0, start_from_text=start_from_text, max_iterations=probe_iterations
+      )
     )
     return linear_probe.evaluate(ENCODER, DATA, options)
 
@@ -220,7 +221,7 @@ def test_pictures_outside_the_classes_are_left_out():
       dataclasses.replace(
         DATA, test=Split(RowSource([0], [0]), np.array([-1]))
       ),
-      "'rows:' has no picture of a class of 'blobs'",
+      "'rows:' has no image of a class of 'blobs'",
     ),
   ],
 )
@@ -250,7 +251,9 @@ def test_a_probe_sees_what_the_tower_has_before_the_joint_space():
 
 @pytest.mark.parametrize('option', ['joint_space', 'start_from_text'])
 def test_a_probe_sees_the_joint_space_where_it_has_to(option):
-  asked = dataclasses.replace(QUICK, **{option: True})
+  asked = dataclasses.replace(
+    QUICK, probe=dataclasses.replace(QUICK.probe, **{option: True})
+  )
   expected = linear_probe.evaluate(RowEncoder(BLANK), DATA, QUICK)
   found = linear_probe.evaluate(BLIND, DATA, asked)
   assert found.metrics == expected.metrics
@@ -296,9 +299,8 @@ def test_difficult_objects_are_neither_learned_nor_tested():
 
 
 def test_only_what_is_joined_is_copied():
-  rows = ROWS.astype(np.float32)
-  part = probing.Examples(rows, LABELS, 3, ['x'] * 90)
-  assert probing.join([part, None]) is part
+  part = read_examples(ENCODER, DATA.test, DATA, QUICK, 'a test')
+  assert join_examples([part]) is part
 
 
 def test_on_devices_the_rows_are_placed_once_for_a_sweep(monkeypatch):
@@ -336,7 +338,9 @@ def test_eight_devices_give_the_numbers_of_one():
     class_names=(('dark',), ('bright',)),
   )
   meshes = [None, make_mesh(8, 1, 1, devices=jax.devices()[:8])]
-  options = Options(shots=(1, 2), seeds=2, C=1.0)
+  options = Options(
+    few_shot=FewShotOptions(shots=(1, 2), seeds=2), probe=ProbeOptions(C=1.0)
+  )
   for task in ('linear_probe', 'few_shot'):
     one, eight = (
       find_evaluator(task)(

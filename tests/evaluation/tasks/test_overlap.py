@@ -16,14 +16,15 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation import (
   EVALUATORS,
   Options,
-  data_identity,
   find_evaluator,
 )
+from clip_jax.evaluation import dataset as evaluation_dataset
 from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split
 from clip_jax.evaluation.features.cache import FeatureCache
 from clip_jax.evaluation.features.extraction import read_features
-from clip_jax.evaluation.near_duplicates import hash_cache
+from clip_jax.evaluation.near_duplicates import perceptual_hash
 from clip_jax.evaluation.tasks.overlap import compare, evaluate
+from clip_jax.evaluation.types import OverlapOptions
 from tests.evaluation.drawings import drawings
 from tests.evaluation.fakes import ListSource, TableEncoder
 from tests.evaluation.textures import (
@@ -115,7 +116,7 @@ def test_hand_worked_case():
 
 
 def test_pairs_are_the_nearest_first_and_go_beyond_the_threshold():
-  reach = Options(max_distance=40)
+  reach = Options(overlap=OverlapOptions(max_distance=40))
   every = evaluate(ENCODER, dataset(seen()), reach).tables['pairs']
   assert len(every) == 6  # all but the flat one
   distances = [row['distance'] for row in every]
@@ -123,7 +124,9 @@ def test_pairs_are_the_nearest_first_and_go_beyond_the_threshold():
   assert {(row['test'], row['train']) for row in every[:3]} == {
     ('test:0', 'train:3'), ('test:1', 'train:1'), ('test:2', 'train:5')
   }  # fmt: skip
-  none = evaluate(ENCODER, dataset(seen()), Options(max_distance=0))
+  none = evaluate(
+    ENCODER, dataset(seen()), Options(overlap=OverlapOptions(max_distance=0))
+  )
   shown = none.tables['pairs']
   assert [row['test'] for row in shown[:3]] == [x['test'] for x in every[:3]]
   assert [row['overlapping'] for row in shown] == [
@@ -141,7 +144,9 @@ def test_few_pairs_of_each_step_are_shown():
 
 
 def test_the_sweep_grows_and_holds_the_threshold_in_use():
-  result = evaluate(ENCODER, dataset(seen()), Options(max_distance=21))
+  result = evaluate(
+    ENCODER, dataset(seen()), Options(overlap=OverlapOptions(max_distance=21))
+  )
   rows = result.tables['thresholds']
   assert [row['threshold'] for row in rows] == [*range(17), 21]
   counts = [row['overlapping'] for row in rows]
@@ -192,7 +197,9 @@ def test_flat_training_pictures_only_are_like_nothing():
 def test_where_all_overlaps_there_is_no_clean_accuracy():
   source = dataset(seen()).test.source
   data = dataset(source)
-  result = evaluate(ENCODER, data, Options(detector='learned'))
+  result = evaluate(
+    ENCODER, data, Options(overlap=OverlapOptions(detector='learned'))
+  )
   assert result.metrics == {
     'examples': 7,
     'overlap_examples': 7,
@@ -213,7 +220,9 @@ def test_the_learned_detector_goes_by_the_models_own_features():
     Split(ListSource([2, 1])),
     class_names=(('up',), ('right',)),
   )
-  options = Options(detector='learned', min_similarity=0.9)
+  options = Options(
+    overlap=OverlapOptions(detector='learned', min_similarity=0.9)
+  )
   result = evaluate(ENCODER, data, options)
   near = 0.99 / math.hypot(0.1, 0.99)
   assert [r['similarity'] for r in result.records] == pytest.approx(
@@ -226,7 +235,9 @@ def test_the_learned_detector_goes_by_the_models_own_features():
   assert result.metrics['accuracy_overlap'] == 1 / 2
   assert result.metrics['accuracy_clean'] == 1
   assert 'uncompared_examples' not in result.metrics
-  strict = Options(detector='learned', min_similarity=1.0)
+  strict = Options(
+    overlap=OverlapOptions(detector='learned', min_similarity=1.0)
+  )
   assert evaluate(ENCODER, data, strict).metrics['overlap_examples'] == 1
   thresholds = [row['threshold'] for row in result.tables['thresholds']]
   assert thresholds == [n / 100 for n in range(99, 79, -1)]
@@ -240,7 +251,7 @@ def test_labels_outside_the_classes_are_in_no_set():
   result = evaluate(ENCODER, data, Options())
   assert result.metrics['examples'] == LABELS.count(0)
   assert {row['label'] for row in result.records} == {'up'}
-  with pytest.raises(UsageError, match='no picture has a class'):
+  with pytest.raises(UsageError, match='no image of a class'):
     evaluate(
       ENCODER,
       dataset(seen(), class_of_label=np.array([OUTSIDE, OUTSIDE])),
@@ -250,7 +261,9 @@ def test_labels_outside_the_classes_are_in_no_set():
 
 def test_what_was_trained_on_may_be_named(tmp_path):
   # Noise, none of which is a test picture.
-  options = Options(overlap_with=write_pairs(tmp_path / 'pairs', count=3))
+  options = Options(
+    overlap=OverlapOptions(train=write_pairs(tmp_path / 'pairs', count=3))
+  )
   result = evaluate(ENCODER, dataset(None), options)
   assert result.metrics['overlap_examples'] == 0
   PICTURES[4].save(tmp_path / 'pairs' / '003.png')
@@ -263,10 +276,22 @@ def test_what_was_trained_on_may_be_named(tmp_path):
   ('options', 'message'),
   [
     (Options(), "'compass' has no training split: name .* --overlap_with"),
-    (Options(detector='best'), "detector='best': choose one of perceptual, le"),
-    (Options(max_distance=65), 'max_distance=65 bits: use 0 to 64'),
-    (Options(min_similarity=1.5), 'min_similarity=1.5: use a cosine'),
-    (Options(overlap_with='nosuch'), "data 'nosuch': no such folder or table"),
+    (
+      Options(overlap=OverlapOptions(detector='best')),
+      "detector='best': choose one of perceptual, le",
+    ),
+    (
+      Options(overlap=OverlapOptions(max_distance=65)),
+      'max_distance=65 bits: use 0 to 64',
+    ),
+    (
+      Options(overlap=OverlapOptions(min_similarity=1.5)),
+      'min_similarity=1.5: use a cosine',
+    ),
+    (
+      Options(overlap=OverlapOptions(train='nosuch')),
+      "data 'nosuch': no such folder or table",
+    ),
   ],
 )
 def test_a_wrong_call_is_one_line(options, message):
@@ -278,7 +303,7 @@ def test_a_wrong_call_is_one_line(options, message):
 def test_cached_hashes_of_other_pictures_are_refused(tmp_path, monkeypatch):
   # Renamed at a place that the key does not look at.
   first, second = dataset(seen()), dataset(seen())
-  monkeypatch.setattr(data_identity, '_SAMPLES', 1)
+  monkeypatch.setattr(evaluation_dataset, '_SAMPLES', 1)
   cache = Cache(tmp_path, ENCODER, {})
   evaluate(ENCODER, first, Options(cache=cache))
   again = evaluate(ENCODER, first, Options(cache=cache))
@@ -287,7 +312,7 @@ def test_cached_hashes_of_other_pictures_are_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(
     second.test.source, 'id', lambda i: 'other' if i == 1 else name(i)
   )
-  with pytest.raises(FailureError, match="'test:' has changed since its pict"):
+  with pytest.raises(FailureError, match="'test:' has changed since its imag"):
     evaluate(ENCODER, second, Options(cache=cache))
 
 
@@ -296,7 +321,7 @@ class Cache(FeatureCache):
 
   def images(self, source, options):
     fresh = dataclasses.replace(options, cache=None)
-    return read_features(ENCODER, Split(source), fresh)
+    return read_features(ENCODER, source, fresh)
 
   def texts(self, texts, options):
     return ENCODER.encode_text(texts)
@@ -373,7 +398,7 @@ def test_many_hits_of_one_picture_are_said():
   result = evaluate(ENCODER, of_drawings(copies, train), Options())
   (row,) = result.tables['warnings']
   assert row['warning'].startswith(
-    '12 of 13 overlapping pictures are near one training picture, train:1: '
+    '12 of 13 overlapping images are near one training image, train:1: '
   )
   few = evaluate(ENCODER, of_drawings(copies[8:], train), Options())
   assert few.tables['warnings'] == []
@@ -385,8 +410,8 @@ def test_pictures_whose_hash_fails_are_counted_as_corrupt(monkeypatch):
       raise CorruptImageError('damaged image: late')
     return real(picture)
 
-  real = hash_cache.spectrum
-  monkeypatch.setattr(hash_cache, 'spectrum', spectrum)
+  real = perceptual_hash.spectrum
+  monkeypatch.setattr(perceptual_hash, 'spectrum', spectrum)
   train = TextureSource([marked(texture(3), 7), texture(4)], spec='train:')
   found = evaluate(ENCODER, dataset(train), Options())
   assert found.corrupt == {'train: train:0': 'damaged image: late'}

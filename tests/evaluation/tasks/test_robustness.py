@@ -10,12 +10,17 @@ import pytest
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.dataset import Dataset, Split
-from clip_jax.evaluation.shift.baselines import Baseline
 from clip_jax.evaluation.shift.effective_robustness import (
+  Baseline,
   effective_robustness,
   fit_logits,
 )
 from clip_jax.evaluation.tasks.robustness import evaluate, evaluate_shift
+from clip_jax.evaluation.types import (
+  FewShotOptions,
+  ProbeOptions,
+  RobustnessOptions,
+)
 from clip_jax.inference.model import Model
 from clip_jax.parallel.mesh import make_mesh
 from tests.evaluation.rows import (
@@ -56,7 +61,9 @@ FAR_TEXTS = {
   'far e': [0, 0, 1, 1, 0, 0, 0, 0],
 }
 ENCODER = RowEncoder(np.concatenate([ROWS, FAR]), TEXTS | FAR_TEXTS)
-QUICK = Options(shots=(1, 2, 4), seeds=2, C=1.0)
+QUICK = Options(
+  few_shot=FewShotOptions(shots=(1, 2, 4), seeds=2), probe=ProbeOptions(C=1.0)
+)
 LINE = [
   Baseline('small', 0.5, 0.3),
   Baseline('middle', 0.7, 0.45),
@@ -228,7 +235,9 @@ def test_baselines_are_read_from_the_options_file(tmp_path):
   lines = ['model,reference_accuracy,shift_accuracy']
   lines += [f'{name},{x},{y}' for name, x, y in LINE]
   path.write_text('\n'.join(lines))
-  options = dataclasses.replace(QUICK, baselines=str(path))
+  options = dataclasses.replace(
+    QUICK, robustness=RobustnessOptions(baselines=str(path))
+  )
   result = find_evaluator('robustness')(ENCODER, SHIFT, options)
   assert result == evaluate_shift(ENCODER, REFERENCE, SHIFT, QUICK, LINE)
 
@@ -250,7 +259,7 @@ def test_baselines_are_read_from_the_options_file(tmp_path):
           np.ones(160, int), train=None, test=range(3), names='beb'
         ).test,
       ),
-      "'far': no test picture is of a class that the shift",
+      "'far': no test image is of a class that the shift",
     ),
   ],
 )

@@ -6,12 +6,13 @@ import pytest
 
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.dataset import Dataset, Split
-from clip_jax.evaluation.prompt_warnings import (
+from clip_jax.evaluation.prompts import (
   prompt_warnings,
   warnings_of_prompts,
 )
 from clip_jax.evaluation.suite.collected import warnings_of
 from clip_jax.evaluation.tasks.bias_designs import checked
+from clip_jax.evaluation.types import BiasOptions, FewShotOptions, ProbeOptions
 from clip_jax.tokenizers.clip import CLIPTokenizer
 from tests.evaluation.fakes import ListSource, TableEncoder, unit
 
@@ -173,14 +174,16 @@ def test_every_task_with_prompts_tells_it(task: str, start_from_text: bool):
   data = dataclasses.replace(data, reference=data)
   designs = checked({'own': {'group': ['{groups}']}}, 'of a test')
   options = Options(
-    start_from_text=start_from_text, shots=(1,), seeds=1, C=1.0, designs=designs
+    probe=ProbeOptions(start_from_text=start_from_text, C=1.0),
+    few_shot=FewShotOptions(shots=(1,), seeds=1),
+    bias=BiasOptions(designs=designs),
   )
   result = find_evaluator(task)(ENCODER, data, options)
   (line,) = {row['warning'] for row in result.tables['warnings']}
   what = '1 of 1 prompts' if task == 'retrieval' else '3 of 3 prompts'
   assert line.startswith(f"data 'pets': {what} are longer")
   if task == 'linear_probe':
-    options = dataclasses.replace(options, start_from_text=False)
+    options = dataclasses.replace(options, probe=ProbeOptions(C=1.0))
     result = find_evaluator(task)(ENCODER, data, options)
     assert result.tables['warnings'] == []
 
