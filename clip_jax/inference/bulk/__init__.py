@@ -1,1 +1,0 @@
-"""Shards as the evaluation still has them; see `clip_jax.inference.shards`."""
