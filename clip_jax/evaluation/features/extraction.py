@@ -123,7 +123,7 @@ def encode_images(
   def encode(images: Iterable[Any]) -> dict[str, np.ndarray]:
     if not (pooled and isinstance(encoder, PoolingEncoder)):
       return {'embeddings': encoder.encode_image(images)}
-    before, embeddings = encoder.pooled_and_encoded(images)
+    before, embeddings = encoder.encode_image_with_pooled(images)
     return {'embeddings': embeddings, 'pooled': before}
 
   with (
