@@ -1,8 +1,9 @@
-"""All of the paper's evaluations of a model, on what data this machine has.
+"""All of the paper's evaluations of a model, on the data that this machine has.
 
-`plan.py` says what is asked of which data set, `run.py` runs it and `stored.py`
-keeps each result, `collected.py` puts them together and `spreadsheet.py` makes
-a table of them. `clip_jax/report/suite.py` draws the page.
+`plan.py` chooses the evaluations of each data set, `run.py` runs them and
+`stored.py` keeps each result, `collected.py` puts them together and
+`spreadsheet.py` makes a table of them. `clip_jax/report/suite.py` draws the
+page.
 """
 
 from collections.abc import Mapping
@@ -11,16 +12,16 @@ from typing import Any
 from clip_jax.evaluation.suite import stored
 from clip_jax.evaluation.suite.collected import Setting, collect
 from clip_jax.evaluation.suite.plan import Pair, Plan, make_plan
-from clip_jax.evaluation.suite.run import Say, Suite, run
+from clip_jax.evaluation.suite.run import PairCallback, Suite, run
 from clip_jax.evaluation.suite.spreadsheet import to_csv
 from clip_jax.evaluation.suite.stored import Result
 from clip_jax.parallel.distributed import is_first_process
 
 __all__ = [
   'Pair',
+  'PairCallback',
   'Plan',
   'Result',
-  'Say',
   'Setting',
   'Suite',
   'evaluate_suite',
@@ -31,7 +32,7 @@ JSON_FILE, CSV_FILE = 'results.json', 'results.csv'
 
 
 def evaluate_suite(
-  suite: Suite, plan: Plan, setting: Setting, say: Say
+  suite: Suite, plan: Plan, setting: Setting, callback: PairCallback
 ) -> Mapping[str, Any]:
   """Runs a plan and writes results.json and results.csv.
 
@@ -40,13 +41,13 @@ def evaluate_suite(
 
   Args:
     suite: what is evaluated, and where results are kept.
-    plan: which pairs.
-    setting: what was asked for, to be shown.
-    say: is told of each pair as it begins and as it ends.
+    plan: the pairs to evaluate.
+    setting: what the suite was asked to do, to be shown.
+    callback: is called as a pair begins and as it ends.
   Returns:
     The content of results.json.
   """
-  results = run(suite, plan.pairs, say)
+  results = run(suite, plan.pairs, callback)
   collected = collect(setting, plan, results, suite.table)
   if is_first_process():
     json_text = stored.dump(collected, indent=1)

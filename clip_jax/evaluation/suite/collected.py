@@ -1,4 +1,4 @@
-"""DIR/results.json: every result with what is known of model, data, machine.
+"""DIR/results.json: all results, with facts of the model, data and machine.
 
 The page and the CSV are made from this alone.
 """
@@ -8,13 +8,13 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clip_jax.evaluation.datasets.published import Published, published
+from clip_jax.evaluation.datasets.published import published
 from clip_jax.evaluation.datasets.table import DatasetFacts
 from clip_jax.evaluation.suite.plan import Plan
-from clip_jax.evaluation.suite.stored import Result, normal
+from clip_jax.evaluation.suite.stored import Result, as_json
 
-# The paper's tables: (our task, our metric) -> its own name there. Of
-# classification it is the data set's own metric.
+# Our metric -> its name in the paper's tables. Of classification, the paper
+# has the data set's own metric.
 _PUBLISHED_RETRIEVAL = {
   'image_to_text_r1': 'text_retrieval_r1',
   'text_to_image_r1': 'image_retrieval_r1',
@@ -24,12 +24,12 @@ _PUBLISHED_TASKS = ('zero_shot', 'linear_probe')
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What was asked for, to be shown.
+  """What the suite was asked to do, as its outputs show it.
 
   Attributes:
-    model: the reference.
-    command: that makes it again.
-    seed: of all that is drawn.
+    model: the reference of the model.
+    command: the command line that repeats the suite.
+    seed: of all random draws.
     step: of the checkpoint, where that is known.
     published: the model of the paper that this one is said to be, if any.
     root: the folder of data sets.
@@ -53,9 +53,12 @@ def collect(
   results: Sequence[Result],
   table: Mapping[str, DatasetFacts],
 ) -> dict[str, Any]:
-  """All of it, JSON-able; records of single examples stay in their files."""
+  """Returns the content of results.json.
+
+  Records of single examples stay in the files of their results.
+  """
   named = {*(pair.dataset for pair in plan.pairs), *plan.absent}
-  return normal(
+  return as_json(
     {
       **dataclasses.asdict(setting),
       'date': datetime.datetime.now().astimezone().isoformat('T', 'seconds'),
@@ -75,10 +78,10 @@ def collect(
 
 
 def warnings_of(collected: Mapping[str, Any]) -> list[str]:
-  """What a user has to see beside the numbers, each line once.
+  """Returns the warnings of all evaluations, each line once.
 
   Args:
-    collected: results.json.
+    collected: the content of results.json.
   """
   lines = (
     row['warning']
@@ -91,7 +94,7 @@ def warnings_of(collected: Mapping[str, Any]) -> list[str]:
 def headline_metric(
   metrics: Mapping[str, float], metric: str | None
 ) -> str | None:
-  """The name of the number that a classification is judged by.
+  """Returns the name of the metric that a classification is judged by.
 
   Args:
     metrics: of an evaluation.
@@ -103,63 +106,55 @@ def headline_metric(
   return None
 
 
-def published_numbers(
-  model: str | None,
-  dataset: str,
-  task: str,
-  metrics: Mapping[str, float],
-  metric: str | None,
-) -> dict[str, Published]:
-  """What the paper has for the metrics of a result, by metric.
-
-  Args:
-    model: a name of the paper's, or None for a model that is not of it.
-    dataset, task, metrics: of the result.
-    metric: of the data set.
-  """
-  if model is None:
-    return {}
-  if task == 'retrieval':
-    asked = _PUBLISHED_RETRIEVAL
-  elif task in _PUBLISHED_TASKS:
-    name = headline_metric(metrics, metric)
-    asked = {name: task} if name else {}
-  else:
-    return {}
-  found = {
-    name: published(model, dataset, theirs) for name, theirs in asked.items()
-  }
-  return {name: value for name, value in found.items() if value is not None}
-
-
 def _result(
   setting: Setting, result: Result, table: Mapping[str, DatasetFacts]
 ) -> dict[str, Any]:
-  dataset, task = result.pair.dataset, result.pair.task
-  numbers = published_numbers(
-    setting.published,
-    dataset,
-    task,
-    result.metrics,
-    table[dataset].metric,
-  )
+  """Returns a result as results.json has it."""
   return {
-    'dataset': dataset,
-    'task': task,
+    'dataset': result.pair.dataset,
+    'task': result.pair.task,
     'error': result.error,
     'metrics': result.metrics,
     'chance': result.chance,
-    'published': {
-      name: dataclasses.asdict(number) for name, number in numbers.items()
-    },
+    'published': _published(
+      setting.published, result, table[result.pair.dataset].metric
+    ),
     'corrupt': result.corrupt,
     'tables': _tables(result),
     'seconds': result.seconds,
   }
 
 
+def _published(
+  model: str | None, result: Result, metric: str | None
+) -> dict[str, dict[str, Any]]:
+  """Returns the paper's numbers for the metrics of a result, by metric.
+
+  Args:
+    model: a name of the paper's, or None for a model that is not in it.
+    result: of any task.
+    metric: of the data set.
+  """
+  dataset, task = result.pair.dataset, result.pair.task
+  names: Mapping[str, str] = {}
+  if task == 'retrieval':
+    names = _PUBLISHED_RETRIEVAL
+  elif task in _PUBLISHED_TASKS:
+    own = headline_metric(result.metrics, metric)
+    names = {own: task} if own else {}
+  numbers = {
+    name: published(model, dataset, theirs) if model else None
+    for name, theirs in names.items()
+  }
+  return {
+    name: dataclasses.asdict(number)
+    for name, number in numbers.items()
+    if number is not None
+  }
+
+
 def _tables(result: Result) -> dict[str, list[dict[str, Any]]]:
-  """With a picture of the class that was given, beside each confusion."""
+  """Adds to each confusion the id of an image of the class that was given."""
   if 'confusions' not in result.tables:
     return result.tables
   of_label: dict[str, str] = {}
@@ -174,6 +169,6 @@ def _tables(result: Result) -> dict[str, list[dict[str, Any]]]:
 
 
 def _shared_conditions(results: Sequence[Result]) -> dict[str, Any]:
-  """What all results depend on: all but their data sets."""
+  """Returns everything that all results depend on, data sets apart."""
   first = next((result.depends for result in results), {})
   return {name: value for name, value in first.items() if name != 'data'}

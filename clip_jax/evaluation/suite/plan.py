@@ -1,4 +1,4 @@
-"""Which evaluator is asked of which data set, and which sets are absent."""
+"""Chooses the evaluations of each data set, and finds the absent data sets."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ TASKS_OF_GROUP: Mapping[str, tuple[str, ...]] = {
   'bias': ('bias',),
 }
 
-# Of the sets that every machine has: together they ask everything.
+# Data sets that every machine has; together they use every evaluator.
 TASKS_OF_LOCAL: Mapping[str, tuple[str, ...]] = {
   'emoji': ('zero_shot', 'retrieval', 'overlap'),
   'emoji_skin_tones': ('zero_shot', 'prompt_gain', *_PROBES, 'bias'),
@@ -27,12 +27,12 @@ TASKS_OF_LOCAL: Mapping[str, tuple[str, ...]] = {
   'digits': ('zero_shot', 'prompt_gain', *_PROBES),
 }
 
-# These take one class a picture. Of VOC2007, whose pictures have several, there
-# is no accuracy on what overlaps, and no drawing of k examples a class.
+# These need one class an image. The images of VOC2007 have more, so that there
+# is no accuracy on those that overlap, and no draw of k examples a class.
 _OF_ONE_LABEL = ('few_shot', 'overlap')
 
-# Looks for a data set below the user's folder: None where it is there, else
-# why it is not.
+# Looks for a data set below the user's folder; returns why it is absent, or
+# None where it is present.
 Absence = Callable[[DatasetFacts, Path], str | None]
 
 
@@ -49,11 +49,11 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What will be evaluated.
+  """The evaluations to run.
 
   Attributes:
     pairs: in order, those of one data set together.
-    absent: data set to why it is not here.
+    absent: data set to why it is not on this machine.
   """
 
   pairs: tuple[Pair, ...]
@@ -61,7 +61,7 @@ class Plan:
 
 
 def tasks_of(facts: DatasetFacts) -> tuple[str, ...]:
-  """The evaluators that a data set is for."""
+  """Returns the evaluators that a data set is for."""
   if facts.tasks:
     return facts.tasks
   if facts.name in TASKS_OF_LOCAL:
@@ -82,7 +82,7 @@ def make_plan(
   datasets: Sequence[str] = (),
   tasks: Sequence[str] = (),
 ) -> Plan:
-  """All that can be evaluated on this machine, in the table's order.
+  """Returns all that can be evaluated on this machine, in the table's order.
 
   Args:
     table: data sets by name.

@@ -1,4 +1,4 @@
-"""Runs the plan: each result is stored at once, and a failure stops nothing."""
+"""Runs the plan: each result is stored right away, and no failure stops it."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ _OF_TASKS = ('probe', 'few_shot', 'robustness', 'overlap', 'bias')
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-  """What is evaluated, with what.
+  """A model to evaluate, and everything that its evaluation needs.
 
   Attributes:
     encoder: the model.
@@ -45,7 +45,7 @@ class Suite:
   depends: Mapping[str, Any]
 
   def conditions(self, pair: Pair, dataset: Dataset | None) -> dict[str, Any]:
-    """All that the numbers of a pair depend on.
+    """Returns everything that the numbers of a pair depend on.
 
     Args:
       dataset: of the pair; None where it could not be opened.
@@ -67,22 +67,24 @@ class Suite:
     }
 
 
-# (how many pairs there are before it, of how many, which, its result: None
-# as it begins; whether it was there already)
-Say = Callable[[int, int, Pair, Result | None, bool], None]
+# Called with the index of a pair, the number of pairs, the pair, its result
+# (None as it begins), and whether the result was stored before.
+PairCallback = Callable[[int, int, Pair, Result | None, bool], None]
 
 
-def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
-  """The result of every pair, stored or computed.
+def run(
+  suite: Suite, pairs: Iterable[Pair], callback: PairCallback
+) -> list[Result]:
+  """Returns the result of every pair, stored or computed.
 
-  What is there under the same conditions is taken from there. Whatever an
+  A stored result of the same conditions is not computed again. Whatever an
   evaluator or a data set raises becomes the `error` of its results. Of several
   processes, which encode together, process 0 writes; a result that not all of
   them can read is computed again, by all.
 
   Args:
     pairs: those of one data set together, so that it is opened once.
-    say: is told of each pair as it begins and as it ends.
+    callback: is called as a pair begins and as it ends.
   """
   pairs = list(pairs)
   results: list[Result] = []
@@ -90,7 +92,7 @@ def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
     opened = _open(suite, name)  # also to know what it is now
     for pair in group:
       conditions = suite.conditions(pair, opened.dataset)
-      place = len(results)
+      index = len(results)
       kept = stored.read(suite.folder, pair, conditions)
       limit = suite.options.max_corrupt_records
       if kept is not None and len(kept.corrupt) > limit:
@@ -99,14 +101,14 @@ def run(suite: Suite, pairs: Iterable[Pair], say: Say) -> list[Result]:
       if not all_processes_agree(kept is not None):
         kept = None
       if kept is None:
-        say(place, len(pairs), pair, None, False)
+        callback(index, len(pairs), pair, None, False)
         result = _evaluate(suite, pair, opened, conditions)
         if is_first_process():
           stored.write(suite.folder, result)
-        say(place, len(pairs), pair, result, False)
+        callback(index, len(pairs), pair, result, False)
       else:
         result = kept
-        say(place, len(pairs), pair, kept, True)
+        callback(index, len(pairs), pair, kept, True)
       results.append(result)
   return results
 
@@ -120,7 +122,7 @@ class _Opened:
 
 
 def _identities(dataset: Dataset) -> dict[str, Any]:
-  """Which pictures there are in each split, and in those of its reference."""
+  """Returns the identity of the images of each split, and of its reference."""
   found: dict[str, Any] = {}
   for name in ('test', 'train', 'validation'):
     split: Split | None = getattr(dataset, name)
@@ -144,7 +146,7 @@ def _evaluate(
   suite: Suite, pair: Pair, opened: _Opened, conditions: dict[str, Any]
 ) -> Result:
   started = time.monotonic()
-  depends = stored.normal(conditions)
+  depends = stored.as_json(conditions)
   if opened.dataset is None:
     return Result(pair, depends, error=opened.error)
   try:
@@ -156,17 +158,17 @@ def _evaluate(
   return Result(
     pair,
     depends,
-    metrics=stored.normal(found.metrics),
-    records=stored.normal(found.records),
+    metrics=stored.as_json(found.metrics),
+    records=stored.as_json(found.records),
     corrupt=dict(found.corrupt),
-    tables=stored.normal(found.tables),
-    chance=stored.normal(found.chance),
+    tables=stored.as_json(found.tables),
+    chance=stored.as_json(found.chance),
     seconds=time.monotonic() - started,
   )
 
 
 def _one_line(error: Exception) -> str:
-  """As it is told to a user; other errors than ours with their kind."""
+  """Returns an error in one line; one that is not ours with its type."""
   text = ' '.join(str(error).split())
   if isinstance(error, UsageError | FailureError):
     return text

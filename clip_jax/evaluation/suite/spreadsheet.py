@@ -1,4 +1,4 @@
-"""DIR/results.csv: a row a (data set, task, metric)."""
+"""DIR/results.csv: a row for each metric of each task and data set."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ _ENDS = ('_low', '_high')
 
 
 def to_csv(collected: Mapping[str, Any]) -> str:
-  """The numbers of `collected.collect`, in the units of the metrics.
+  """Returns the numbers of results.json, in the units of the metrics.
 
   Published percentages become fractions, too. Failures have no rows.
   """
@@ -41,7 +41,7 @@ def to_csv(collected: Mapping[str, Any]) -> str:
 
 
 def rows_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """One row a metric; ends of intervals stand beside their metric."""
+  """Returns one row for each metric, with the ends of its interval."""
   metrics = result['metrics']
   n = metrics.get('examples')
   rows = []
@@ -71,7 +71,7 @@ def rows_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def interval_of(
   metrics: Mapping[str, float], name: str
 ) -> tuple[float | None, float | None]:
-  """The ends of a metric's interval, where it has one."""
+  """Returns the ends of a metric's interval, where it has one."""
   low, high = (metrics.get(f'{name}{end}') for end in _ENDS)
   n = metrics.get('examples')
   if low is None and name in _PROPORTIONS and n:

@@ -1,7 +1,7 @@
-"""One result a file: DIR/results/DATASET.TASK.json, there whole or not at all.
+"""Stores results, one a file: DIR/results/DATASET.TASK.json.
 
-Beside the numbers stands all that they depend on. A result that was made
-under the same conditions is not made again, and a killed suite goes on.
+Beside the numbers stands everything that they depend on. A result of the same
+conditions is not computed again, so that a killed suite goes on.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ _FOLDER = 'results'
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What came of one evaluator on one data set.
+  """The outcome of one evaluator on one data set.
 
   Attributes:
-    pair: which.
-    depends: what the numbers depend on, JSON-able.
+    pair: the evaluator and the data set.
+    depends: everything that the numbers depend on, JSON-able.
     metrics, records, corrupt, tables, chance: of the `Evaluation`.
-    seconds: it took.
+    seconds: how long it took.
     error: the reason in one line, where it failed; the rest is then empty.
   """
 
@@ -43,21 +43,21 @@ class Result:
 
 
 def path_of(folder: Path, pair: Pair) -> Path:
-  """Where the result of a pair is stored."""
+  """Returns the file of the result of a pair."""
   return folder / _FOLDER / f'{pair.dataset}.{pair.task}.json'
 
 
 def write(folder: Path, result: Result) -> None:
-  """Stores a result: under another name first, then moved."""
+  """Stores a result; its file is replaced as a whole."""
   value = dataclasses.asdict(result)
   value['sha256'] = _digest(value)
   replace_text(path_of(folder, result.pair), dump(value))
 
 
 def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
-  """The stored result, where there is one of the same conditions.
+  """Returns the stored result of the same conditions, if there is one.
 
-  A failure is not one: what failed is tried again.
+  A stored failure does not count, so that it is tried again.
   """
   try:
     path = path_of(folder, pair)
@@ -68,7 +68,7 @@ def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
     result = read_fields(path, value, Result)
   except FailureError:
     return None  # none, or by another version of this program
-  if result.error is not None or result.depends != normal(depends):
+  if result.error is not None or result.depends != as_json(depends):
     return None
   return result
 
@@ -77,18 +77,18 @@ def _digest(value: dict[str, Any]) -> str:
   return hashlib.sha256(dump(value).encode('utf-8', 'replace')).hexdigest()
 
 
-def normal(value: Any) -> Any:
-  """As it is read back from JSON: tuples become lists."""
+def as_json(value: Any) -> Any:
+  """Returns a value as it is read back from JSON: tuples become lists."""
   return json.loads(dump(value))
 
 
 def dump(value: Any, indent: int | None = None) -> str:
-  """JSON of plain values and of numpy's scalars."""
+  """Returns the JSON text of plain values and of numpy's scalars."""
   return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain)
 
 
 def replace_text(path: Path, text: str) -> None:
-  """Writes a file that is there whole, or as it was before.
+  """Writes a file, which is replaced as a whole.
 
   Raises:
     FailureError: it cannot be written.
