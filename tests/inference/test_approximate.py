@@ -10,6 +10,7 @@ from clip_jax.errors import UsageError
 from clip_jax.inference.approximate import ApproximateIndex
 from clip_jax.inference.embeddings import SUFFIXES
 from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.nearest import search_table
 from tests.inference.tables import unit_rows, write_table
 
 pytest.importorskip('usearch')

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from clip_jax.inference import embeddings_reader
+from clip_jax.inference import embeddings_reader, nearest
 from clip_jax.inference.embeddings import SUFFIXES
 from clip_jax.inference.embeddings_reader import open_embeddings
 from tests.inference.tables import unit_rows, write_table
