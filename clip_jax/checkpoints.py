@@ -25,13 +25,12 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from clip_jax.checkpoint_arrays import HostCopy, restore_numpy
 from clip_jax.errors import FailureError, UsageError, one_line
 from clip_jax.files import check_folder
-from clip_jax.host_copy import HostCopy
 from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
 from clip_jax.parallel import distributed, peer_failures
-from clip_jax.restoring import restore_numpy
 from clip_jax.trees import flat
 
 _TREES = ('params', 'opt_state', 'batch_stats')

@@ -29,11 +29,11 @@ from clip_jax.inference.programs import (
   lower,
   row_specs,
 )
-from clip_jax.interop.filling import read_aligned
 from clip_jax.interop.safetensors_file import (
   open_safetensors,
   write_safetensors,
 )
+from clip_jax.interop.tensor_file import read_aligned
 from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
 from clip_jax.trees import nested

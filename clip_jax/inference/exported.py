@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,16 @@ import jax
 import jax.export
 import numpy as np
 from jax.core import ShapedArray
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float, UInt8
 
 from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import check_fields, read_bytes, typed_path
 from clip_jax.inference import artifact
-from clip_jax.inference.batching import check_batch_size, run_in_batches
-from clip_jax.inference.inputs import ImageInputs, OnError, encode_images
 from clip_jax.inference.zero_shot import ZeroShotModel, describe_model
-from clip_jax.interop.filling import read_aligned
 from clip_jax.interop.safetensors_file import open_safetensors
+from clip_jax.interop.tensor_file import read_aligned
 
 # What `jax.export` itself puts into a program with a symbolic size. Any other
 # custom call could reach code outside of the program.
@@ -71,10 +69,8 @@ class Exported(ZeroShotModel):
         this machine's platform is not among those it was exported for.
       FailureError: a file of it is damaged.
     """
-    super().__init__()
+    super().__init__(batch_size)
     self._path = typed_path(path)
-    check_batch_size(batch_size)
-    self._batch_size = batch_size
     self.manifest = artifact.read_manifest(self._path)
     _check_runs_here(self._path, self.manifest)
     artifact.verify(self._path, self.manifest)
@@ -117,36 +113,44 @@ class Exported(ZeroShotModel):
       )
     return tokenizers.from_description(self._tokenizer_description)
 
-  def encode_image(
-    self,
-    images: ImageInputs,
-    *,
-    batch_size: int | None = None,
-    progress: bool = False,
-    on_error: OnError = 'raise',
-  ) -> Float[np.ndarray, 'B E']:
-    run = functools.partial(
-      self._run, self._image_program, batch_size=batch_size
-    )
-    return encode_images(
-      run, images, self.preprocessing, progress=progress, on_error=on_error
-    )
-
-  def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
-    texts = [texts] if isinstance(texts, str) else texts
-    return self._run(self._text_program, texts, self.tokenizer)
-
   def encode_pixels(
     self, pixels: UInt8[np.ndarray, 'B S S 3']
   ) -> Float[np.ndarray, 'B E']:
-    """Image features of pictures that are already of the model's size."""
-    return self._run(self._image_program, pixels, np.stack)
+    """Returns image features of images that are of the model's size already."""
+    return self._encode('encode_image', pixels, np.stack)
 
-  def encode_tokens(
-    self, tokens: Int32[np.ndarray, 'N T']
-  ) -> Float[np.ndarray, 'N E']:
-    """Text features of token ids, rows as `tokenizer` makes them."""
-    return self._run(self._text_program, tokens, np.stack)
+  def _encode(self, *arguments: Any, **options: Any) -> np.ndarray:
+    features = super()._encode(*arguments, **options)
+    if not np.isfinite(features).all():
+      raise FailureError(
+        f'{self._path} gives features that are not finite numbers: its weights '
+        'are damaged, or were before it was exported.'
+      )
+    return features
+
+  def _encoder(
+    self, name: str, **options: Any
+  ) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...]]:
+    program = (
+      self._image_program if name == 'encode_image' else self._text_program
+    )
+
+    def call(rows: jax.Array) -> jax.Array:
+      expected = program.input
+      if rows.dtype != expected.dtype or rows.shape[1:] != expected.shape[1:]:
+        raise UsageError(
+          f'rows of {rows.dtype} {list(rows.shape[1:])}: the model reads '
+          f'{expected.dtype} {list(expected.shape[1:])}.'
+        )
+      try:
+        return program.call(program.weights, rows)
+      except (jax.errors.JaxRuntimeError, ValueError, TypeError) as error:
+        raise FailureError(
+          f'a program of {self._path} cannot be run: {error}. Export the model '
+          'again.'
+        ) from error
+
+    return call, (program.features,)
 
   @functools.cached_property
   def _image_program(self) -> '_Program':
@@ -179,43 +183,6 @@ class Exported(ZeroShotModel):
     weights = _read_weights(self._path / artifact.WEIGHTS, program.weights)
     placed = jax.device_put(weights, may_alias=True)
     return dataclasses.replace(program, weights=placed)
-
-  def _run(
-    self,
-    program: '_Program',
-    items: Iterable[Any],
-    prepare: Callable[[Any], np.ndarray],
-    batch_size: int | None = None,
-  ) -> np.ndarray:
-    if batch_size is None:
-      batch_size = self._batch_size
-    check_batch_size(batch_size)
-
-    def call(rows: jax.Array) -> jax.Array:
-      expected = program.input
-      if rows.dtype != expected.dtype or rows.shape[1:] != expected.shape[1:]:
-        raise UsageError(
-          f'rows of {rows.dtype} {list(rows.shape[1:])}: the model reads '
-          f'{expected.dtype} {list(expected.shape[1:])}.'
-        )
-      try:
-        return program.call(program.weights, rows)
-      except (jax.errors.JaxRuntimeError, ValueError, TypeError) as error:
-        raise FailureError(
-          f'a program of {self._path} cannot be run: {error}. Export the model '
-          'again.'
-        ) from error
-
-    batches = run_in_batches(call, items, prepare, batch_size=batch_size)
-    found = np.concatenate(
-      [np.empty((0, program.features), np.float32), *batches]
-    )
-    if not np.isfinite(found).all():
-      raise FailureError(
-        f'{self._path} gives features that are not finite numbers: its weights '
-        'are damaged, or were before it was exported.'
-      )
-    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,7 +69,7 @@ def encode_images(
     rows = []
     for index, image in items:
       try:
-        rows.append(prepared(image, index, preprocessing))
+        rows.append(prepare_image(image, index, preprocessing))
       except CorruptImageError as error:
         if on_error == 'raise':
           raise
@@ -80,8 +80,8 @@ def encode_images(
       else np.empty((0, *preprocessing.shape, 3), np.uint8)
     )
 
-  items = many(images)
-  found = run(enumerate(_watched(items) if progress else items), prepare)
+  items = as_image_list(images)
+  found = run(enumerate(_with_bar(items) if progress else items), prepare)
   for index, error in sorted(failed.items()):
     if callable(on_error):
       on_error(index, error)
@@ -90,7 +90,7 @@ def encode_images(
   return found
 
 
-def many(images: ImageInputs) -> Iterable[Any]:
+def as_image_list(images: ImageInputs) -> Iterable[Any]:
   """One image or many, as many; open files are read as they come.
 
   Raises:
@@ -130,7 +130,7 @@ class _Read:
     return map(_read, self._images)
 
 
-def prepared(
+def prepare_image(
   image: Any, index: int, preprocessing: Preprocessing
 ) -> UInt8[np.ndarray, 'S S 3']:
   """One image as the model reads it.
@@ -240,7 +240,7 @@ def _as_array(images: Any, name: str) -> np.ndarray:
     raise UsageError(f'{name}: {error}') from error
 
 
-def _watched(items: Iterable[Any]) -> Iterable[Any]:
+def _with_bar(items: Iterable[Any]) -> Iterable[Any]:
   from tqdm import tqdm
 
   return tqdm(items, unit=' images')

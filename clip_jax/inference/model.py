@@ -7,7 +7,7 @@ labels, L patches, D width of the image tower.
 import functools
 import json
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -20,9 +20,8 @@ from clip_jax import tokenizers
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference import cpu_layout
-from clip_jax.inference.batching import check_batch_size, run_in_batches
 from clip_jax.inference.encoders import make_encoders
-from clip_jax.inference.inputs import ImageInputs, OnError, encode_images
+from clip_jax.inference.inputs import ImageInputs
 from clip_jax.inference.zero_shot import ZeroShotModel, describe_model
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig, ResNetConfig
@@ -78,21 +77,18 @@ class Model(ZeroShotModel):
     Raises:
       UsageError: the dtype is unknown, or the batch size below 1.
     """
-    super().__init__()
+    super().__init__(batch_size, mesh)
     if dtype not in ('float32', 'bfloat16'):
       raise UsageError(f'dtype={dtype!r}: use float32 or bfloat16.')
-    check_batch_size(batch_size)
     self.config: CLIPConfig = description.model
     self.preprocessing: Preprocessing = description.preprocessing
     self.description = description
     self.step = step
     self.origin = origin
-    self._variables = _placed(variables, mesh)
+    self._variables = _to_device(variables, mesh)
     self._dtype = dtype
-    self._ready = False  # for the encoders, where they want another form
+    self._unrolled = False  # for the encoders, where they want another form
     self._lock = threading.Lock()
-    self._mesh = mesh
-    self._batch_size = batch_size
     self._encoders = make_encoders(
       self.config,
       dtype,
@@ -132,18 +128,18 @@ class Model(ZeroShotModel):
     and stacks them anew whenever this is asked for.
     """
     with self._lock:
-      if self._ready:
+      if self._unrolled:
         return cpu_layout.stack(self._variables)
       # The first encoding uses ours up.
       return jax.tree.map(lambda leaf: leaf, self._variables)
 
   @property
-  def _operands(self) -> dict[str, Any]:
+  def _encoder_variables(self) -> dict[str, Any]:
     """The variables in the form that the encoders take."""
     with self._lock:  # of threads that encode at once, one does it
-      if self._encoders.unrolled and not self._ready:
+      if self._encoders.unrolled and not self._unrolled:
         self._variables = cpu_layout.unroll(self._variables)
-        self._ready = True
+        self._unrolled = True
       return self._variables
 
   @functools.cached_property
@@ -188,23 +184,6 @@ class Model(ZeroShotModel):
       bias = self._variables['params'].get('logit_bias')
     return None if bias is None else float(jax.device_get(bias))
 
-  def encode_image(
-    self,
-    images: ImageInputs,
-    *,
-    batch_size: int | None = None,
-    progress: bool = False,
-    on_error: OnError = 'raise',
-  ) -> Float[np.ndarray, 'B E']:
-    self._check_has('image')
-    return self._run_images(
-      self._encoders.encode_image,
-      images,
-      batch_size=batch_size,
-      progress=progress,
-      on_error=on_error,
-    )
-
   def encode_image_with_pooled(
     self, images: ImageInputs
   ) -> tuple[Float[np.ndarray, 'B D'], Float[np.ndarray, 'B E']]:
@@ -222,33 +201,13 @@ class Model(ZeroShotModel):
     Raises:
       CorruptImageError, UsageError: as `encode_image`.
     """
-    self._check_has('image')
-    image, width = self.config.image, self.config.embed_dim
-    if not isinstance(image, ResNetConfig):
-      width = image.pooled_width
-    rows = self._run_images(
-      self._encoders.encode_image_with_pooled,
-      images,
-      (width + self.config.embed_dim,),
-    )
+    rows = self._encode_images('encode_image_with_pooled', images)
+    width = rows.shape[1] - self.config.embed_dim
     return rows[:, :width], rows[:, width:]
-
-  def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
-    self._check_has('text')
-    many = [texts] if isinstance(texts, str) else texts
-    return self._run_texts(many, self._tokenize)
 
   def encode_tokens(
     self, tokens: Int[np.ndarray, 'N T']
   ) -> Float[np.ndarray, 'N E']:
-    """Text features of unit length, from ids of another tokenizer.
-
-    Args:
-      tokens: rows of the context length, specials and padding included.
-    Raises:
-      UsageError: rows are of another length, or an id is not in the
-        vocabulary.
-    """
     self._check_has('text')
     text = self.config.text
     if tokens.shape[1] != text.context_length:
@@ -261,7 +220,7 @@ class Model(ZeroShotModel):
         f'token ids from {tokens.min()} to {tokens.max()}: this model has 0 '
         f'to {text.vocab_size - 1}.'
       )
-    return self._run_texts(tokens, lambda rows: np.stack(rows).astype(np.int32))
+    return super().encode_tokens(tokens)
 
   def image_tokens(
     self, images: ImageInputs, layer: int = -2
@@ -287,8 +246,26 @@ class Model(ZeroShotModel):
         f'layer={layer}: the image tower has {depth} {_parts(self.config)}, '
         f'so use 0 to {depth - 1}, or -{depth} to -1 from the end.'
       )
-    function = functools.partial(self._encoders.image_tokens, layer=index)
-    return self._run_images(function, images, _token_shape(self.config, index))
+    return self._encode_images('image_tokens', images, layer=index)
+
+  def _encoder(
+    self, name: str, **options: Any
+  ) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...]]:
+    self._check_has('text' if name == 'encode_text' else 'image')
+    encode = getattr(self._encoders, name)
+    shape = (self.config.embed_dim,)
+    if name == 'encode_image_with_pooled':
+      shape = (self._pooled_width() + self.config.embed_dim,)
+    if name == 'image_tokens':
+      shape = _token_shape(self.config, options['layer'])
+    variables = self._encoder_variables
+    return functools.partial(encode, variables, **options), shape
+
+  def _pooled_width(self) -> int:
+    image = self.config.image
+    if isinstance(image, ResNetConfig):
+      return self.config.embed_dim
+    return image.pooled_width
 
   def _check_has(self, tower: str) -> None:
     """Refuses what a tower that did not come along would be needed for.
@@ -304,64 +281,15 @@ class Model(ZeroShotModel):
         'from.'
       )
 
-  def _run_texts(
-    self, texts: Iterable[Any], prepare: Callable[[list[Any]], np.ndarray]
-  ) -> np.ndarray:
-    batches = run_in_batches(
-      functools.partial(self._encoders.encode_text, self._operands),
-      texts,
-      prepare,
-      batch_size=self._batch_size,
-      mesh=self._mesh,
-    )
-    return self._rows(batches, (self.config.embed_dim,))
-
-  def _run_images(
-    self,
-    function: Callable[..., jax.Array],
-    images: ImageInputs,
-    shape: tuple[int, ...] | None = None,
-    *,
-    batch_size: int | None = None,
-    progress: bool = False,
-    on_error: OnError = 'raise',
-  ) -> np.ndarray:
-    if batch_size is None:
-      batch_size = self._batch_size
-    check_batch_size(batch_size)
-
-    def run(items, prepare) -> np.ndarray:
-      batches = run_in_batches(
-        functools.partial(function, self._operands),
-        items,
-        prepare,
-        batch_size=batch_size,
-        mesh=self._mesh,
-      )
-      return self._rows(batches, shape or (self.config.embed_dim,))
-
-    return encode_images(
-      run, images, self.preprocessing, progress=progress, on_error=on_error
-    )
-
-  def _rows(
-    self, batches: Iterable[np.ndarray], shape: tuple[int, ...]
-  ) -> np.ndarray:
-    return np.concatenate([np.empty((0, *shape), np.float32), *batches])
-
-  def _tokenize(self, texts: list[Any]) -> np.ndarray:
-    for text in texts:
-      if not isinstance(text, str):
-        raise UsageError(f'a text of type {type(text).__name__}: give strings.')
-    return self.tokenizer(texts)
-
 
 @functools.lru_cache(maxsize=4)
 def _tokenizer(description: str) -> tokenizers.Tokenizer:
   return tokenizers.from_description(json.loads(description))
 
 
-def _placed(variables: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+def _to_device(
+  variables: Mapping[str, Any], mesh: Mesh | None
+) -> dict[str, Any]:
   """Arrays on the device, floats as float32; JAX's stay where they are."""
 
   def place(leaf):

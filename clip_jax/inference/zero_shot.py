@@ -3,16 +3,21 @@
 import abc
 import collections
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
+from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference import classifier as classifiers
+from clip_jax.inference.batching import check_batch_size, run_in_batches
 from clip_jax.inference.classifier import Templates
-from clip_jax.inference.inputs import ImageInputs, OnError
+from clip_jax.inference.inputs import ImageInputs, OnError, encode_images
+from clip_jax.tokenizers.base import Tokenizer
 
 _KEPT_CLASSIFIERS = 8
 
@@ -21,15 +26,33 @@ class ZeroShotModel(abc.ABC):
   """What `Model` and `Exported` make of their encoders.
 
   Attributes:
+    preprocessing: how an image becomes uint8 [S, S, 3] and then floats.
     logit_scale: what cosine similarities are multiplied by: 1 / temperature.
     logit_bias: what is added to them then; None of a model without one.
   """
 
-  def __init__(self):
+  preprocessing: Preprocessing
+
+  def __init__(self, batch_size: int, mesh: Mesh | None = None):
+    """Keeps what both kinds encode with.
+
+    Args:
+      batch_size: rows on the device at once.
+      mesh: its batch axes share each batch; None, the default device.
+    Raises:
+      UsageError: the batch size is below 1.
+    """
+    check_batch_size(batch_size)
+    self._batch_size = batch_size
+    self._mesh = mesh
     self._classifiers: collections.OrderedDict[
       tuple[tuple[str, ...], tuple[str | tuple[str, ...], ...]],
       tuple[np.ndarray, np.ndarray],
     ] = collections.OrderedDict()
+
+  @property
+  @abc.abstractmethod
+  def tokenizer(self) -> Tokenizer: ...
 
   @property
   @abc.abstractmethod
@@ -40,6 +63,18 @@ class ZeroShotModel(abc.ABC):
   def logit_bias(self) -> float | None: ...
 
   @abc.abstractmethod
+  def _encoder(
+    self, name: str, **options: Any
+  ) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...]]:
+    """Returns an encoder: rows to results, and the shape of one result.
+
+    Args:
+      name: 'encode_image', 'encode_text', and others that a class has.
+      options: of that encoder.
+    Raises:
+      UsageError: the model does not have it.
+    """
+
   def encode_image(
     self,
     images: ImageInputs,
@@ -48,7 +83,7 @@ class ZeroShotModel(abc.ABC):
     progress: bool = False,
     on_error: OnError = 'raise',
   ) -> Float[np.ndarray, 'B E']:
-    """Image features of unit length.
+    """Returns image features of unit length.
 
     Args:
       images: one or many of: a path, encoded bytes, an open file, a PIL image,
@@ -67,10 +102,16 @@ class ZeroShotModel(abc.ABC):
         is no such file, it is a FileNotFoundError, too.
       UsageError: one is something else.
     """
+    return self._encode_images(
+      'encode_image',
+      images,
+      batch_size=batch_size,
+      progress=progress,
+      on_error=on_error,
+    )
 
-  @abc.abstractmethod
   def encode_text(self, texts: str | Iterable[str]) -> Float[np.ndarray, 'N E']:
-    """Text features of unit length.
+    """Returns text features of unit length.
 
     Args:
       texts: one or many. What is longer than the context is cut; the
@@ -78,6 +119,23 @@ class ZeroShotModel(abc.ABC):
     Raises:
       UsageError: one is not a string, or there is no tokenizer.
     """
+    texts = [texts] if isinstance(texts, str) else texts
+    return self._encode('encode_text', texts, self._tokenize)
+
+  def encode_tokens(
+    self, tokens: Int[np.ndarray, 'N T']
+  ) -> Float[np.ndarray, 'N E']:
+    """Returns text features of unit length, from the ids of a tokenizer.
+
+    Args:
+      tokens: rows of the context length, specials and padding included.
+    Raises:
+      UsageError: rows are of another length, or an id is not in the
+        vocabulary.
+    """
+    return self._encode(
+      'encode_text', tokens, lambda rows: np.stack(rows).astype(np.int32)
+    )
 
   def classifier(
     self,
@@ -171,6 +229,55 @@ class ZeroShotModel(abc.ABC):
     if independent:
       return classifiers.sigmoid(logits + np.float32(bias))
     return classifiers.softmax(logits)
+
+  def _encode(
+    self,
+    name: str,
+    items: Iterable[Any],
+    prepare: Callable[[list[Any]], np.ndarray],
+    batch_size: int | None = None,
+    **options: Any,
+  ) -> np.ndarray:
+    """Sends items through an encoder in batches.
+
+    Args:
+      name, options: see `_encoder`.
+      prepare: some items to an array with a row for each.
+      batch_size: rows on the device at once; None: the model's.
+    """
+    if batch_size is None:
+      batch_size = self._batch_size
+    check_batch_size(batch_size)
+    function, shape = self._encoder(name, **options)
+    batches = run_in_batches(
+      function, items, prepare, batch_size=batch_size, mesh=self._mesh
+    )
+    return np.concatenate([np.empty((0, *shape), np.float32), *batches])
+
+  def _encode_images(
+    self,
+    name: str,
+    images: ImageInputs,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    on_error: OnError = 'raise',
+    **options: Any,
+  ) -> np.ndarray:
+    """Sends images through an encoder; see `encode_image`."""
+
+    def run(items, prepare) -> np.ndarray:
+      return self._encode(name, items, prepare, batch_size, **options)
+
+    return encode_images(
+      run, images, self.preprocessing, progress=progress, on_error=on_error
+    )
+
+  def _tokenize(self, texts: list[Any]) -> np.ndarray:
+    for text in texts:
+      if not isinstance(text, str):
+        raise UsageError(f'a text of type {type(text).__name__}: give strings.')
+    return self.tokenizer(texts)
 
 
 def describe_model(

@@ -16,8 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from clip_jax.errors import FailureError
-from clip_jax.interop.filling import aligned, fill
-from clip_jax.interop.tensor_file import Tensors
+from clip_jax.interop.tensor_file import Tensors, aligned, fill
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.counting import abstract_variables
 from clip_jax.trees import flat, nested

@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import replacing
-from clip_jax.interop.mapped_file import MappedFile
 from clip_jax.interop.tensor_file import (
+  MappedFile,
   TensorInfo,
   Tensors,
   check_any,

@@ -1,7 +1,13 @@
-"""An opened weight file: what it holds, and a way to read one tensor."""
+"""An opened weight file: what it holds, a way to read one tensor, and memory.
+
+A source that is mapped from a file is in memory only a piece at a time, however
+large it is; and a CPU device takes an aligned array without a copy.
+"""
 
 import dataclasses
 import math
+import mmap
+import os
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import open_regular
 
 DTYPES = frozenset(
   np.dtype(kind)
@@ -135,3 +142,75 @@ def check_any(path: Path, names: Mapping[str, Any]) -> None:
   """Raises UsageError where there is not one tensor."""
   if not names:
     raise UsageError(f'{path} is not a weight file: it holds no tensor.')
+
+
+class MappedFile:
+  """The bytes of a file, which are read when they are touched.
+
+  The file must not shrink while it is mapped; replacing it does no harm. The
+  map lasts as long as an array that looks into it.
+
+  Attributes:
+    bytes: uint8 [size], read-only.
+  """
+
+  def __init__(self, path: Path):
+    self._map: mmap.mmap | None = None
+    self.bytes = np.zeros(0, np.uint8)
+    with open_regular(path) as file:
+      if os.fstat(file.fileno()).st_size:  # an empty file cannot be mapped
+        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.bytes = np.frombuffer(self._map, np.uint8)
+
+  def release(self) -> None:
+    """Takes the pages read so far out of the process's memory.
+
+    Arrays that look into the file stay valid: what they touch again comes
+    back, mostly from the system's cache.
+    """
+    if self._map is not None and hasattr(self._map, 'madvise'):
+      self._map.madvise(mmap.MADV_DONTNEED)
+
+
+PIECE = 8 * 2**20  # bytes
+_ALIGNMENT = 64  # bytes
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """An array, not filled yet, that starts where XLA's own buffers may."""
+  size = math.prod(shape) * dtype.itemsize
+  memory = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def fill(
+  place: np.ndarray, source: np.ndarray, release: Callable[[], None]
+) -> None:
+  """Copies numbers, in the place's dtype.
+
+  Args:
+    place, source: of one shape.
+    release: called after each piece, to let go of the source's memory.
+  """
+  if not source.ndim or not source.size:
+    place[...] = source
+    return
+  # Along the axis that is outermost in the source's memory, whose order the
+  # place need not have: a piece is then one stretch of a file.
+  axis = int(np.argmax(np.abs(source.strides)))
+  step = max(1, PIECE * source.shape[axis] // source.nbytes)
+  for begin in range(0, source.shape[axis], step):
+    piece = (slice(None),) * axis + (slice(begin, begin + step),)
+    place[piece] = source[piece]
+    release()
+
+
+def read_aligned(
+  tensors: Tensors, name: str, dtype: np.dtype | None = None
+) -> np.ndarray:
+  """One tensor of a file in memory of its own; `dtype` None is the file's."""
+  info = tensors.infos[name]
+  array = aligned(info.shape, dtype or info.dtype)
+  fill(array, tensors.read(name), tensors.release)
+  return array

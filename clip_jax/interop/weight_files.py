@@ -7,21 +7,29 @@
 Files are recognised by what they hold, never by their name. They are data from
 strangers: whatever is in them, reading executes nothing and allocates no more
 than the tensors that they are long enough to hold.
+
+A model in several files has an index that names them, safetensors or torch's:
+
+    {"metadata": {…}, "weight_map": {"tensor": "model-1-of-2.safetensors"}}
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from clip_jax.errors import UsageError, reason_of
+import numpy as np
+
+from clip_jax.errors import FailureError, UsageError, reason_of
 from clip_jax.files import open_regular, typed_path
 from clip_jax.interop import (
   npz_file,
   safetensors_file,
-  shards,
   state_dicts,
   torch_file,
 )
-from clip_jax.interop.tensor_file import TensorInfo, Tensors
+from clip_jax.interop.safetensors_file import MAX_HEADER, parse_json
+from clip_jax.interop.tensor_file import TensorInfo, Tensors, check_any, damaged
 from clip_jax.interop.zip_archive import ZipArchive
 
 __all__ = ['TensorInfo', 'Tensors', 'open_tensors']
@@ -65,7 +73,7 @@ def _open(path: Path) -> Tensors:
       raise UsageError(f'{path} is a device or a pipe: name a weight file.')
     head = _head(path)
     if _is_text(head) and head.lstrip().startswith(b'{'):
-      return shards.open_index(path, _open_file)
+      return open_index(path, _open_file)
     return _open_file(path)
   except FileNotFoundError as error:
     raise UsageError(f'{path}: there is no such file or directory.') from error
@@ -154,3 +162,63 @@ def _not_weights(path: Path, why: str) -> UsageError:
   return UsageError(
     f'{path} is not a weight file that can be read: {why}. Give {_FORMATS}.'
   )
+
+
+def open_index(path: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
+  """Opens the shards that an index names, all in the index's directory.
+
+  Args:
+    path: of the index.
+    open_file: opens one shard, of whatever format; no further index.
+  Raises:
+    FailureError: the index or a shard is damaged, a shard is missing, lies
+      elsewhere, or lacks a tensor that the index says is in it.
+  """
+  fields = _read_index(path)
+  weight_map = fields['weight_map']
+  shards = {
+    name: open_file(_shard(path, name))
+    for name in sorted(set(weight_map.values()))
+  }
+  infos = {}
+  for name, shard in weight_map.items():
+    if name not in shards[shard].infos:
+      raise damaged(path, f'{name!r} is not in {shard}, where it should be')
+    infos[name] = shards[shard].infos[name]
+  metadata: dict[str, Any] = {}
+  for shard in shards.values():
+    metadata |= shard.metadata
+  own = fields.get('metadata')
+
+  def load(name: str) -> np.ndarray:
+    return shards[weight_map[name]].read(name)
+
+  def release() -> None:
+    for shard in shards.values():
+      shard.release()
+
+  metadata |= own if isinstance(own, dict) else {}
+  kind = next(iter(shards.values())).format
+  return Tensors(path, kind, infos, metadata, load, release)
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+  if path.stat().st_size > MAX_HEADER:
+    raise damaged(path, f'it is an index of over {MAX_HEADER:,} bytes')
+  fields = parse_json(path, path.read_bytes(), 'text')
+  weight_map = fields.get('weight_map')
+  if not isinstance(weight_map, dict) or not all(
+    isinstance(shard, str) for shard in weight_map.values()
+  ):
+    raise damaged(path, 'it has no weight_map of tensors to file names')
+  check_any(path, weight_map)
+  return fields
+
+
+def _shard(index: Path, name: str) -> Path:
+  if not name or name in ('.', '..') or set(name) & set('/\\\0'):
+    raise damaged(index, f'the shard {name[:80]!r} is not a plain file name')
+  shard = index.parent / name
+  if not shard.is_file():
+    raise FailureError(f'{index}: its shard {name} is missing: fetch it too.')
+  return shard

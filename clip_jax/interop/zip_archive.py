@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.interop.filling import PIECE
-from clip_jax.interop.mapped_file import MappedFile
-from clip_jax.interop.tensor_file import damaged
+from clip_jax.interop.tensor_file import PIECE, MappedFile, damaged
 
 _LOCAL = struct.Struct('<4s5H3L2H')  # a member's local header
 _ENCRYPTED = 0x1 | 0x40 | 0x2000

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip_jax.inference.unrolled import unrolled
+from clip_jax.inference.onnx_export import unroll_jaxpr
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 2, 2) / 10
 
@@ -30,7 +30,7 @@ def names(jaxpr):
 def test_it_computes_the_same(reverse):
   rows = np.ones((4, 2), np.float32)
   closed = jax.make_jaxpr(lambda w, x: model(w, x, reverse))(WEIGHTS, rows)
-  found = unrolled(closed, [WEIGHTS])(rows)
+  found = unroll_jaxpr(closed, [WEIGHTS])(rows)
   np.testing.assert_allclose(found, model(WEIGHTS, rows, reverse), rtol=1e-6)
 
 
@@ -39,7 +39,7 @@ def test_nothing_is_left_but_operations_on_the_rows():
   rows = jax.ShapeDtypeStruct((b, 2), jnp.float32)
   closed = jax.make_jaxpr(model)(WEIGHTS, rows)
   assert 'scan' in names(closed.jaxpr)
-  flat = jax.make_jaxpr(unrolled(closed, [WEIGHTS]))(rows)
+  flat = jax.make_jaxpr(unroll_jaxpr(closed, [WEIGHTS]))(rows)
   # Masked weights are known, so nothing is left of the mask.
   assert names(flat.jaxpr) == {'dot_general', 'max', 'add'}
   assert len(flat.jaxpr.eqns) == 3 * len(WEIGHTS)
@@ -52,4 +52,4 @@ def test_a_scan_that_gathers_outputs_is_refused():
 
   closed = jax.make_jaxpr(cumulative)(WEIGHTS, WEIGHTS[0])
   with pytest.raises(NotImplementedError, match='gathers outputs'):
-    unrolled(closed, [WEIGHTS])(WEIGHTS[0])
+    unroll_jaxpr(closed, [WEIGHTS])(WEIGHTS[0])
