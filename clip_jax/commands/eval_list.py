@@ -7,7 +7,6 @@ from typing import Any
 
 from clip_jax.commands import printing
 from clip_jax.data.built_in import prepared_folder
-from clip_jax.evaluation.datasets import DATASETS, DatasetFacts
 from clip_jax.evaluation.datasets.names import read_names
 from clip_jax.evaluation.datasets.presence import (
   ROOT_VARIABLE,
@@ -15,6 +14,7 @@ from clip_jax.evaluation.datasets.presence import (
   filled,
   present,
 )
+from clip_jax.evaluation.datasets.table import DATASETS, DatasetFacts
 
 _TITLES = {
   'paper': 'The data sets of the paper (table 9)',

@@ -79,11 +79,11 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
 
   from clip_jax.data.sources.base import DEFAULT_CAPTIONS
   from clip_jax.evaluation import EVALUATORS, find_evaluator
-  from clip_jax.evaluation.datasets import DATASETS
   from clip_jax.evaluation.datasets.names import contents_hash
   from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.evaluation.datasets.own import open_own, own_row, split_names
   from clip_jax.evaluation.datasets.presence import data_root, present
+  from clip_jax.evaluation.datasets.table import DATASETS
   from clip_jax.evaluation.features.cache import (
     FeatureCache,
     identity_of,

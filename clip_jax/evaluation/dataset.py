@@ -6,7 +6,7 @@ import hashlib
 import json
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -14,12 +14,11 @@ from jaxtyping import Int
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
 from clip_jax.errors import UsageError
-from clip_jax.evaluation.datasets.names import OUTSIDE
 
-if TYPE_CHECKING:
-  from clip_jax.evaluation.datasets.table import Metric
-
-
+OUTSIDE = -1  # a label that the data set has and its evaluation leaves out
+Metric = Literal[
+  'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5'
+]
 ClassOfLabel = Int[np.ndarray, ' labels'] | None
 
 
@@ -119,7 +118,7 @@ class Dataset:
   validation: Split | None = None
   class_names: tuple[tuple[str, ...], ...] = ()
   templates: tuple[str, ...] = ()
-  metric: 'Metric' = 'accuracy'
+  metric: Metric = 'accuracy'
   title: str = ''
   reference: 'Dataset | None' = None
 
@@ -176,9 +175,6 @@ def of_source(source: Source) -> Dataset:
     Split(source),
     class_names=tuple((name,) for name in names),
   )
-
-
-__all__ = ['OUTSIDE', 'Dataset', 'Split', 'of_source']
 
 
 _SAMPLES = 64  # records read in full, evenly spaced

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clip_jax.commands.eval_list import print_list
-from clip_jax.evaluation.datasets import DATASETS
+from clip_jax.evaluation.datasets.table import DATASETS
 
 
 @pytest.fixture(autouse=True)

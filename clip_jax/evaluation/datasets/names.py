@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Int
 
 from clip_jax.errors import UsageError
+from clip_jax.evaluation.dataset import OUTSIDE
 
 _FOLDER = 'prompts'
 
@@ -145,9 +146,6 @@ def _others(
 
 def _tuples(rows: list[str | list[str]]) -> tuple[tuple[str, ...], ...]:
   return tuple((x,) if isinstance(x, str) else tuple(x) for x in rows)
-
-
-OUTSIDE = -1  # a label that the data set has and its evaluation leaves out
 
 
 def match(

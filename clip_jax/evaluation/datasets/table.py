@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypedDict
 
-Metric = Literal[
-  'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5'
-]
+from clip_jax.evaluation.dataset import Metric
+
 Group = Literal['paper', 'shift', 'retrieval', 'bias', 'local', 'own']
 # What the right answer of a picture is: the record's label; each of the
 # labels of an object in it (VOC); something computed from the objects of a

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.evaluation.datasets import (
-  DATASETS,
+from clip_jax.evaluation.datasets import names as names_module
+from clip_jax.evaluation.datasets.names import (
   class_names,
   match,
   match_names,
+  read_names,
   source,
   templates,
   wordnet_ids,
 )
-from clip_jax.evaluation.datasets import names as names_module
-from clip_jax.evaluation.datasets.names import read_names
+from clip_jax.evaluation.datasets.table import DATASETS
 
 # Classes and templates of each list (paper, table 9; prompts.md).
 COUNTS = {

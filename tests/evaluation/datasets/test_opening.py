@@ -11,8 +11,9 @@ from PIL import Image
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import OUTSIDE, Split
-from clip_jax.evaluation.datasets import DATASETS, class_names, templates
+from clip_jax.evaluation.datasets.names import class_names, templates
 from clip_jax.evaluation.datasets.opening import open_dataset
+from clip_jax.evaluation.datasets.table import DATASETS
 from tests.evaluation.datasets import tiny_fairface, tiny_tfds
 from tests.evaluation.fakes import ListSource
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_jax.evaluation.datasets import DATASETS
 from clip_jax.evaluation.datasets.presence import data_root, filled, present
+from clip_jax.evaluation.datasets.table import DATASETS
 from tests.evaluation.datasets import tiny_tfds
 
 VOC = {

@@ -2,7 +2,8 @@
 
 import pytest
 
-from clip_jax.evaluation.datasets import DATASETS, Published, published
+from clip_jax.evaluation.datasets.published import Published, published
+from clip_jax.evaluation.datasets.table import DATASETS
 from clip_jax.models.presets import PRESETS
 
 MODELS = (

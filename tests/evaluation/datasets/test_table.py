@@ -2,7 +2,7 @@
 
 import pytest
 
-from clip_jax.evaluation.datasets import DATASETS, DatasetFacts
+from clip_jax.evaluation.datasets.table import DATASETS, DatasetFacts
 from clip_jax.evaluation.datasets.targets import (
   CAPTION_TARGETS,
   CSV_TARGETS,

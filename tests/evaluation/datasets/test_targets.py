@@ -13,7 +13,7 @@ from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import open_source
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
-from clip_jax.evaluation.datasets import match
+from clip_jax.evaluation.datasets.names import match
 from clip_jax.evaluation.datasets.targets import (
   CAPTION_TARGETS,
   TFDS_TARGETS,

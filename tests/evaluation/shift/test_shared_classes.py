@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset, Split
-from clip_jax.evaluation.datasets import class_names, wordnet_ids
+from clip_jax.evaluation.datasets.names import class_names, wordnet_ids
 from clip_jax.evaluation.metrics.classification import accuracy
 from clip_jax.evaluation.shift.shared_classes import (
   UNMAPPED,

@@ -8,7 +8,7 @@ import pytest
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import EVALUATORS, Options, find_evaluator
 from clip_jax.evaluation.dataset import Dataset, Split
-from clip_jax.evaluation.datasets import DATASETS
+from clip_jax.evaluation.datasets.table import DATASETS
 from clip_jax.evaluation.suite import Pair, make_plan
 from clip_jax.evaluation.suite.plan import TASKS_OF_LOCAL, tasks_of
 from clip_jax.evaluation.types import ProbeOptions
