@@ -165,15 +165,17 @@ def _settings(collected: Collected) -> list[tuple[str, str]]:
     'data sets below': collected['root'],
     'training data': collected['overlap_with'],
     'dtype': conditions.get('model', {}).get('dtype'),
-    **conditions.get('options', {}),
   }
+  for name, value in conditions.get('options', {}).items():
+    # Options of one task are a dict of their own.
+    if isinstance(value, dict):
+      settings |= {f'{name}.{key}': x for key, x in value.items()}
+    else:
+      settings[name] = value
   return [
-    (
-      name,
-      ', '.join(map(str, value)) if isinstance(value, list) else str(value),
-    )
-    for name, value in settings.items()
-    if value not in (None, '', [])
+    (name, ', '.join(map(str, x)) if isinstance(x, list) else str(x))
+    for name, x in settings.items()
+    if x not in (None, '', [])
   ]
 
 

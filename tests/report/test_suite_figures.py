@@ -119,12 +119,3 @@ def test_robustness_is_drawn_in_logits():
   assert legend
   names = [text.get_text() for text in legend.get_texts()]
   assert names == ['no loss (y = x)', 'line through probes', 'zero-shot']
-
-
-def test_an_inline_figure_takes_the_pages_colours_and_refers_to_nothing():
-  text = _svg(_differences(DIFFERENCES))
-  assert 'var(--ink)' in text and 'rgb(var(--accent))' in text
-  assert 'var(--sans)' in text and 'DejaVu' not in text
-  assert 'http' not in text and 'xmlns' not in text
-  assert 'aria-label="what it shows"' in text
-  assert text == _svg(_differences(DIFFERENCES))  # and is the same each time

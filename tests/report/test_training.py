@@ -1,35 +1,19 @@
 """The report of a run, read back as a browser reads it."""
 
-import html
-import html.parser
-import io
 import json
 import math
 import re
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from clip_jax.data.images import CorruptImageError
-from clip_jax.data.sources import Source
 from clip_jax.evaluation import Options, find_evaluator
 from clip_jax.evaluation.dataset import of_source
-from clip_jax.report import facts
-from clip_jax.report.examples import (
-  Prediction,
-  confusions,
-  read_examples,
-  some_right_some_wrong,
-)
-from clip_jax.report.gallery import changed_words, nearest, spread
 from clip_jax.report.training import write_report
 from clip_jax.training.metrics import MetricsFile
+from tests.report.fakes import NAMES, CaptionedSource, FakeModel, FakeSource
+from tests.report.html_page import Page
 
-COLOURS = ('red', 'green', 'blue', 'brown', 'black')
-THINGS = ('apple', 'cat face', 'house', 'hand', 'ball', 'tree', 'old man')
-NAMES = tuple(f'{colour} {thing}' for colour in COLOURS for thing in THINGS)
 SECTIONS = (
   'headline',
   'curves',
@@ -41,70 +25,6 @@ SECTIONS = (
   'environment',
   'reproduce',
 )
-VOID = {'meta', 'img', 'br', 'hr', 'link', 'input'}
-
-
-def _png(i, size=(40, 30)):
-  encoded = io.BytesIO()
-  Image.new('RGB', size, (37 * i % 256, 90, 200)).save(encoded, 'PNG')
-  return encoded.getvalue()
-
-
-class _Source(Source):
-  spec = 'folder:held out'
-
-  def __init__(self, texts=NAMES, labelled=True, broken=()):
-    self.texts = list(texts)
-    self.label_names = tuple(texts) if labelled else None
-    self.broken = broken
-
-  def __len__(self):
-    return len(self.texts)
-
-  def __getitem__(self, index):
-    if index in self.broken:
-      raise CorruptImageError('damaged image')
-    record = {
-      'id': str(index),
-      'image': _png(index),
-      'caption': self.captions(index),
-    }
-    return record | ({'label': index} if self.label_names else {})
-
-  def captions(self, index):
-    return [self.texts[index]] if self.texts[index] else []
-
-  def id(self, index):
-    return str(index)
-
-
-class _Model:
-  """Random unit features, the same at every call."""
-
-  logit_scale = 20.0
-
-  def __init__(self):
-    self.params = {'a': np.zeros((3, 4), np.float32), 'b': np.zeros(5)}
-    self.calls = []
-
-  def encode_image(self, images):
-    images = list(images)
-    self.calls.append(('image', len(images)))
-    rng = np.random.default_rng(0)
-    return _unit(rng.normal(size=(len(images), 16)))
-
-  def encode_text(self, texts):
-    texts = list(texts)
-    self.calls.append(('text', len(texts)))
-    rng = np.random.default_rng(1)
-    return _unit(rng.normal(size=(len(texts), 16)))
-
-
-def _unit(x):
-  x = x / np.linalg.norm(x, axis=1, keepdims=True)
-  return x.astype(np.float32)
-
-
 CONFIG = {
   'seed': 3,
   'tokenizer': 'sentencepiece:<b>.model',
@@ -135,45 +55,12 @@ def workdir(tmp_path):
   return path
 
 
-class _Page(html.parser.HTMLParser):
-  """Elements with their attributes; refuses what is not well formed."""
-
-  def __init__(self, text):
-    super().__init__(convert_charrefs=True)
-    self.elements, self.open, self.texts = [], [], []
-    self.feed(text)
-    self.close()
-    assert self.open == []
-
-  def handle_starttag(self, tag, attrs):
-    names = [name for name, _ in attrs]
-    assert len(names) == len(set(names)), (tag, attrs)
-    self.elements.append((tag, dict(attrs)))
-    if tag not in VOID:
-      self.open.append(tag)
-
-  def handle_startendtag(self, tag, attrs):
-    self.elements.append((tag, dict(attrs)))
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag, (tag, self.getpos())
-
-  def handle_data(self, data):
-    self.texts.append(data)
-
-  def tags(self, name):
-    return [attrs for tag, attrs in self.elements if tag == name]
-
-  def text(self):
-    return re.sub(r'\s+', ' ', ''.join(self.texts))
-
-
 def _read(path):
-  return _Page(path.read_text(encoding='utf-8'))
+  return Page(path.read_text(encoding='utf-8'))
 
 
 def test_the_page_has_all_its_sections_and_is_well_formed(workdir):
-  path = write_report(workdir, _Model(), _Source())
+  path = write_report(workdir, FakeModel(), FakeSource())
   assert path == workdir / 'report.html'
   page = _read(path)
   sections = page.tags('header')[:1] + page.tags('section')
@@ -188,7 +75,7 @@ def test_the_page_has_all_its_sections_and_is_well_formed(workdir):
 
 
 def test_the_page_loads_nothing(workdir):
-  page = _read(write_report(workdir, _Model(), _Source()))
+  page = _read(write_report(workdir, FakeModel(), FakeSource()))
   assert all(
     attrs['src'].startswith('data:image/') for attrs in page.tags('img')
   )
@@ -201,7 +88,7 @@ def test_the_page_loads_nothing(workdir):
 
 
 def test_numbers_are_those_of_metrics_jsonl(workdir):
-  text = _read(write_report(workdir, _Model(), _Source())).text()
+  text = _read(write_report(workdir, FakeModel(), FakeSource())).text()
   assert 'zero-shot top-1 45.7' in text and 'zero-shot top-5 91.2' in text
   assert 'steps 200of 64 pairs each' in text
   assert 'parameters 1717' in text
@@ -215,7 +102,7 @@ def test_texts_of_others_are_escaped(workdir):
   evil = '<script>alert("x")</script> & \'co\''
   texts = [*NAMES, evil, f'{evil} two', f'{evil} three']
   path = write_report(
-    workdir, _Model(), _Source(texts), command='echo "<i>" && ls'
+    workdir, FakeModel(), FakeSource(texts), command='echo "<i>" && ls'
   )
   raw = path.read_text()
   assert '<script' not in raw and '<i>"' not in raw and '<b>.model' not in raw
@@ -226,8 +113,8 @@ def test_texts_of_others_are_escaped(workdir):
 
 
 def test_every_image_and_name_is_encoded_once(workdir):
-  model = _Model()
-  write_report(workdir, model, _Source(), templates=('a {}',))
+  model = FakeModel()
+  write_report(workdir, model, FakeSource(), templates=('a {}',))
   kinds = [call[0] for call in model.calls]
   assert kinds.count('image') == 1
   texts = [count for kind, count in model.calls if kind == 'text']
@@ -236,14 +123,14 @@ def test_every_image_and_name_is_encoded_once(workdir):
 
 
 def test_an_evaluation_spares_the_names_and_gives_the_same_page(workdir):
-  source = _Source(broken={3})
+  source = FakeSource(broken={3})
   evaluation = find_evaluator('zero_shot')(
-    _Model(), of_source(source), Options()
+    FakeModel(), of_source(source), Options()
   )
-  model = _Model()
+  model = FakeModel()
   pages = [
     write_report(workdir, encoder, source, evaluation=given).read_text()
-    for encoder, given in ((model, evaluation), (_Model(), None))
+    for encoder, given in ((model, evaluation), (FakeModel(), None))
   ]
   assert pages[0] == pages[1]
   assert ('text', len(NAMES)) not in model.calls
@@ -251,7 +138,7 @@ def test_an_evaluation_spares_the_names_and_gives_the_same_page(workdir):
 
 def test_the_same_seed_gives_the_same_page(workdir):
   def body(seed):
-    path = write_report(workdir, _Model(), _Source(), seed=seed)
+    path = write_report(workdir, FakeModel(), FakeSource(), seed=seed)
     return path.read_text()
 
   assert body(0) == body(0)
@@ -259,15 +146,15 @@ def test_the_same_seed_gives_the_same_page(workdir):
 
 
 def test_a_large_source_is_drawn_from(workdir):
-  model = _Model()
-  page = _read(write_report(workdir, model, _Source(), examples=10))
+  model = FakeModel()
+  page = _read(write_report(workdir, model, FakeSource(), examples=10))
   assert ('image', 10) in model.calls
   assert '35 examples, of which this page uses 10.' in page.text()
 
 
 def test_without_labels_captions_are_ranked_for_each_image(workdir):
-  source = _Source(labelled=False)
-  page = _read(write_report(workdir, _Model(), source))
+  source = FakeSource(labelled=False)
+  page = _read(write_report(workdir, FakeModel(), source))
   assert len(page.tags('article')) == 12
   text = page.text()
   assert 'Held-out images and the captions they are given' in text
@@ -279,43 +166,23 @@ def test_without_labels_captions_are_ranked_for_each_image(workdir):
   assert any(a.get('class') == 'matrix' for a in page.tags('table'))
 
 
-class _Captioned(_Source):
-  """Two captions an image; one image has none."""
-
-  def captions(self, index):
-    if index == 4:
-      return []
-    return [f'first of {index}', f'{self.texts[index]} 25 cents']
-
-
-def test_any_caption_of_a_image_is_right(workdir):
-  examples = read_examples(
-    _Model(), _Captioned(labelled=False), evaluation=None, templates=(),
-    limit=100, seed=0,
-  )  # fmt: skip
-  assert len(examples) == 34 and examples.choices == 68
-  assert examples.captioned and examples.predictions is not None
-  for i, prediction in enumerate(examples.predictions):
-    assert prediction.right == examples.texts[i]
-    assert len(prediction.answers) == 2 and len(prediction.top) == 5
-  second = Prediction('a', [('x', 0.5), ('b', 0.4), ('a', 0.1)], ('b',))
-  assert second.rank == 1
-  assert confusions([Prediction('a', [('b', 1.0)], ('b',))], 5) == []
-
-
 def test_queries_are_whole_captions(workdir):
-  source = _Captioned(labelled=False)
-  page = (write_report(workdir, _Model(), source)).read_text()
+  source = CaptionedSource(labelled=False)
+  page = (write_report(workdir, FakeModel(), source)).read_text()
   asked = re.findall(r'class="asked">“(.*?)”', page)
   assert len(asked) == 4 == len(set(asked))
   assert set(asked) <= {f'first of {i}' for i in range(35)}
 
 
 def test_of_ten_names_or_fewer_the_first_five_are_not_told(workdir):
-  text = _read(write_report(workdir, _Model(), _Source(NAMES[:10]))).text()
+  text = _read(
+    write_report(workdir, FakeModel(), FakeSource(NAMES[:10]))
+  ).text()
   assert 'first five' not in text and 'top-5' not in text
   assert 'guessing would get 10.0 % right.' in text
-  text = _read(write_report(workdir, _Model(), _Source(NAMES[:11]))).text()
+  text = _read(
+    write_report(workdir, FakeModel(), FakeSource(NAMES[:11]))
+  ).text()
   assert 'one of its first five' in text and 'zero-shot top-5' in text
 
 
@@ -332,7 +199,7 @@ def test_training_pairs_and_chance_stand_beside_what_is_held_out(workdir):
           'eval/train_retrieval/image_to_text_r1': 0.875,
         },
       )
-  path = write_report(workdir, _Model(), _Source())
+  path = write_report(workdir, FakeModel(), FakeSource())
   text = _read(path).text()
   assert 'retrieval; training pairs 87.5 %; chance 1.2 %' in text
   assert 'held-out loss 3.25training pairs 0.50' in text
@@ -346,26 +213,18 @@ def test_training_pairs_and_chance_stand_beside_what_is_held_out(workdir):
   assert text.count('chance 1.2 %') == 2  # in words, and a line of the figure
 
 
-def test_a_held_out_loss_that_does_not_rise_is_not_blamed():
-  rows = [
-    {'step': i, 'eval/loss/loss': x} for i, x in enumerate((3.0, 2.0, 2.05))
-  ]
-  assert facts.overfitting(rows) == ''
-  assert facts.overfitting([]) == ''
-
-
 def test_without_texts_or_numbers_there_is_a_page_all_the_same(tmp_path):
-  source = _Source(['', '', ''], labelled=False)
-  text = _read(write_report(tmp_path, _Model(), source)).text()
+  source = FakeSource(['', '', ''], labelled=False)
+  text = _read(write_report(tmp_path, FakeModel(), source)).text()
   assert 'fewer than two different texts' in text
   assert 'no texts to ask with' in text
   assert 'metrics.jsonl is empty' in text
   assert 'Before training' in text
 
 
-@pytest.mark.parametrize('source', [None, _Source(['a'], broken={0})])
+@pytest.mark.parametrize('source', [None, FakeSource(['a'], broken={0})])
 def test_without_examples_there_is_a_page_all_the_same(workdir, source):
-  model = _Model()
+  model = FakeModel()
   text = _read(write_report(workdir, model, source)).text()
   assert 'After 200 steps. No held-out data were given.' in text
   assert 'There are no held-out images.' in text
@@ -384,105 +243,36 @@ def test_numbers_that_are_not_finite_do_not_break_the_page(workdir):
         'train/examples_per_second': math.nan,
       },
     )
-  text = _read(write_report(workdir, _Model(), _Source())).text()
+  text = _read(write_report(workdir, FakeModel(), FakeSource())).text()
   assert 'Loss nats a pair nan' in text
 
 
 def test_images_that_cannot_be_read_are_left_out(workdir):
-  model = _Model()
-  write_report(workdir, model, _Source(broken={0, 5}))
+  model = FakeModel()
+  write_report(workdir, model, FakeSource(broken={0, 5}))
   assert ('image', len(NAMES) - 2) in model.calls
 
 
 def test_a_page_that_is_there_is_replaced(workdir):
   (workdir / 'report.html').write_text('old')
-  write_report(workdir, _Model(), _Source())
+  write_report(workdir, FakeModel(), FakeSource())
   assert (workdir / 'report.html').read_text().startswith('<!doctype html>')
 
 
 @pytest.mark.slow
 def test_thousands_of_names_take_seconds(workdir):
   texts = [f'{i} {name}' for i in range(115) for name in NAMES]
-  source = _Source(texts)
+  source = FakeSource(texts)
   start = time.process_time()  # others may keep the machine busy
-  write_report(workdir, _Model(), source, examples=450)
+  write_report(workdir, FakeModel(), source, examples=450)
   assert time.process_time() - start < 15
 
 
-def _predictions(ranks):
-  names = [f'name {i}' for i in range(5)]
-  return [
-    Prediction(
-      'other' if rank is None else names[rank], [(n, 0.2) for n in names]
-    )
-    for rank in ranks
-  ]
-
-
-def test_right_and_wrong_ones_take_turns():
-  ranks = [0, 0, 0, 0, 2, 1, None, 3]
-  assert [p.rank for p in _predictions(ranks)] == ranks
-  chosen = some_right_some_wrong(_predictions(ranks), 6, seed=0)
-  assert [ranks[i] == 0 for i in chosen] == [True, False] * 3
-  assert len(set(chosen)) == 6
-  few = some_right_some_wrong(_predictions([0, 0, 0, 0, 4]), 4, seed=0)
-  assert len(few) == 4 and 4 in few
-  none = some_right_some_wrong(_predictions([1, None]), 6, seed=0)
-  assert sorted(none) == [0, 1]
-
-
-def test_confusions_count_then_compare_probabilities():
-  answers = [('a', 'b', 0.9), ('a', 'a', 1.0), ('c', 'd', 0.2), ('c', 'd', 0.4)]
-  found = confusions(
-    [Prediction(right, [(given, p)]) for right, given, p in answers], 5
-  )
-  assert [(c.right, c.given, c.times, c.example) for c in found] == [
-    ('c', 'd', 2, 3),
-    ('a', 'b', 1, 0),
-  ]
-  assert found[0].probability == pytest.approx(0.3)
-
-
-def test_spread_takes_what_is_unlike_the_rest():
-  features = _unit(np.array([[1, 0], [1, 0.01], [0, 1], [1, 0.02]]))
-  for seed in range(4):
-    assert 2 in spread(features, 2, seed)
-  assert sorted(spread(features, 9, 0)) == [0, 1, 2, 3]
-  assert spread(features[:0], 3, 0) == []
-
-
-def test_nearest_is_sorted_and_leaves_out():
-  features = _unit(np.array([[1, 0], [1, 1], [0, 1]]))
-  found = nearest(features, features[0], 2, without=[0])
-  assert [i for i, _ in found] == [1, 2]
-  assert found[0][1] == pytest.approx(math.sqrt(0.5))
-
-
-def test_changed_words():
-  assert changed_words('a red Hat', 'a blue hat') == [
-    ('a', False),
-    (' ', False),
-    ('red', True),
-    (' ', False),
-    ('Hat', False),
-  ]
-  longer = changed_words('old man', 'man')
-  assert [piece for piece, differs in longer if differs] == ['old']
-
-
-def test_a_resumed_run_does_not_count_its_pause():
-  rows = [
-    {'step': 10, 'time': 0.0, 'train/examples_per_second': 10.0},
-    {'step': 20, 'time': 9e9, 'train/examples_per_second': 20.0},
-  ]
-  assert facts.training_seconds(rows, 100) == 150
-
-
 def test_examples_that_were_trained_on_are_said_to_be(workdir):
-  source = _Source()
+  source = FakeSource()
   said = 'among those that were trained on'
-  assert said not in write_report(workdir, _Model(), source).read_text()
+  assert said not in write_report(workdir, FakeModel(), source).read_text()
   source.spec = json.loads((workdir / 'config.json').read_text())['data'][
     'train'
   ]
-  assert said in write_report(workdir, _Model(), source).read_text()
+  assert said in write_report(workdir, FakeModel(), source).read_text()
