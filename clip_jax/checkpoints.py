@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from clip_jax.checkpoint_arrays import HostCopy, restore_numpy
-from clip_jax.errors import FailureError, UsageError, one_line
+from clip_jax.errors import FailureError, UsageError, print_warnings
 from clip_jax.files import check_folder
 from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
@@ -404,10 +404,9 @@ def _quiet() -> None:
 
 def _report_damage(directory: Any, error: Exception) -> None:
   reason = ' '.join(str(error).split())[:200]
-  print(
-    one_line(
-      f'warning: checkpoint {directory} cannot be read '
-      f'({type(error).__name__}: {reason}); trying the one before.'
-    ),
-    file=sys.stderr,
+  print_warnings(
+    [
+      f'checkpoint {directory} cannot be read ({type(error).__name__}: '
+      f'{reason}); trying the one before.'
+    ]
   )

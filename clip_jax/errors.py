@@ -1,9 +1,10 @@
-"""The two kinds of error that a user meets, and the exit codes they become.
+"""The two kinds of error that a user meets, and the warnings beside them.
 
 A message is one line: what was wrong, where, and what would be right.
 """
 
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Collection, Iterable, Sequence
 
 _MAX_MESSAGE = 600  # characters; names and values in it may come from a file
 
@@ -28,6 +29,21 @@ class MissingModelError(UsageError, FileNotFoundError):
 
 class MissingFileError(FailureError, FileNotFoundError):
   """A file that was named and is not there (exit code 1)."""
+
+
+def print_warnings(lines: Iterable[str]) -> None:
+  """Prints each different line once on stderr: what makes results doubtful."""
+  _print_once('warning', lines)
+
+
+def print_notes(lines: Iterable[str]) -> None:
+  """Prints each different line once on stderr: what is good to know."""
+  _print_once('note', lines)
+
+
+def _print_once(kind: str, lines: Iterable[str]) -> None:
+  for line in dict.fromkeys(lines):
+    print(f'{kind}: {one_line(line)}', file=sys.stderr)
 
 
 def one_line(text: str) -> str:

@@ -1,6 +1,12 @@
 """Messages are lines that a terminal can show."""
 
-from clip_jax.errors import FailureError, UsageError, one_line
+from clip_jax.errors import (
+  FailureError,
+  UsageError,
+  one_line,
+  print_notes,
+  print_warnings,
+)
 
 
 def test_control_characters_and_broken_names_are_escaped():
@@ -14,3 +20,11 @@ def test_a_long_message_keeps_its_beginning_and_its_end():
   line = one_line(f'begin {"x" * 100_000} end')
   assert len(line) < 700
   assert line.startswith('begin x') and line.endswith('x end')
+
+
+def test_warnings_and_notes_are_one_line_each_and_printed_once(capsys):
+  print_warnings(['a\nb', 'c', 'c'])
+  print_notes(line for line in ('d', 'e'))
+  captured = capsys.readouterr()
+  assert captured.err == 'warning: a b\nwarning: c\nnote: d\nnote: e\n'
+  assert not captured.out

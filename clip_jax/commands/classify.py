@@ -34,7 +34,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
-from clip_jax.errors import UsageError, first_few, one_line
+from clip_jax.errors import (
+  UsageError,
+  first_few,
+  one_line,
+  print_notes,
+  print_warnings,
+)
 from clip_jax.files import typed_place
 from clip_jax.progress import show_progress
 
@@ -180,18 +186,16 @@ def _labels_of(values: flags.FlagValues) -> list[str]:
     )
   once = list(dict.fromkeys(labels))
   if len(once) == 1 and not values.independent:
-    print(
-      f'note: {once[0]!r} is the only label, and so has all of the '
-      'probability; name what else it could be, or try --independent.',
-      file=sys.stderr,
+    print_notes(
+      [
+        f'{once[0]!r} is the only label, and so has all of the probability; '
+        'name what else it could be, or try --independent.'
+      ]
     )
   if len(once) < len(labels):
     twice = [x for x in once if labels.count(x) > 1]
-    print(
-      'warning: given more than once, and counted once: '
-      f'{first_few([*map(repr, twice)])}.',
-      file=sys.stderr,
-    )
+    names = first_few([*map(repr, twice)])
+    print_warnings([f'given more than once, and counted once: {names}.'])
   return once
 
 
@@ -227,7 +231,7 @@ def _asked(words: list[str]) -> list[str | _Set]:
       if len(words) == 1:
         raise UsageError(f'no file {one}.')
     asked.append(one)
-  printing.report_notices(
+  print_notes(
     line for x in asked if isinstance(x, _Set) for line in x.source.notices
   )
   return asked

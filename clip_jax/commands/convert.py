@@ -15,11 +15,10 @@ and loads there as it is:
 What the other library cannot be told is said. The directory appears whole.
 """
 
-import sys
-
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
+from clip_jax.errors import print_notes
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -55,7 +54,6 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       }
     )
     return
-  for difference in converted.differences:
-    print(f'note: {difference}', file=sys.stderr)
+  print_notes(converted.differences)
   for name, size in converted.files.items():
     print(f'{size:13,}  {out}/{name}')

@@ -38,12 +38,10 @@ others (photographs with a published model: 0.95 to 0.99).
 A trained tokenizer is sentencepiece:FILE in a config.
 """
 
-import sys
-
 from absl import flags
 
 from clip_jax.commands import common_flags, data_dedup, printing
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, print_notes
 from clip_jax.progress import show_progress
 
 
@@ -111,7 +109,7 @@ def _inspect(values: flags.FlagValues, words: list[str]) -> None:
     tokenizer=tokenizer,
     progress=show_progress,
   )
-  printing.report_notices(summary['notices'])
+  print_notes(summary['notices'])
   if values.json:
     printing.print_json(summary)
     return
@@ -129,15 +127,16 @@ def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.tokenizers import sentence_piece
 
   source = open_source(spec, captions=tuple(values.captions))
-  printing.report_notices(source.notices)
+  print_notes(source.notices)
   pieces = sentence_piece.train(
     source.texts(), values.vocab_size, out, model_type=values.model_type
   )
   if pieces < values.vocab_size:
-    print(
-      f'note: {spec} gives no more than {pieces:,} pieces, fewer than '
-      f'--vocab_size={values.vocab_size}.',
-      file=sys.stderr,
+    print_notes(
+      [
+        f'{spec} gives no more than {pieces:,} pieces, fewer than '
+        f'--vocab_size={values.vocab_size}.'
+      ]
     )
   result = {'path': out, 'vocab_size': pieces, 'data': spec}
   if values.json:

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, print_notes
 from clip_jax.files import typed_path
 from clip_jax.progress import show_progress
 
@@ -95,7 +95,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   source = None
   if values.images:
     source = open_source(values.images, captions=tuple(values.captions))
-    printing.report_notices(source.notices)
+    print_notes(source.notices)
   if worker is None:
     worker = (0, 1)
     if jax.distributed.is_initialized():

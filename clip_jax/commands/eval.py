@@ -53,7 +53,7 @@ from clip_jax.commands import (
   eval_suite,
   printing,
 )
-from clip_jax.errors import UsageError, one_line
+from clip_jax.errors import UsageError, one_line, print_notes, print_warnings
 from clip_jax.files import replacing
 
 if TYPE_CHECKING:
@@ -148,12 +148,12 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   )
   notices = dataset.notices
   if is_first_process():
-    printing.report_notices(notices)
+    print_notes(notices)
     if values.train and same_data(values.train, name):
-      printing.report_warnings(
+      print_warnings(
         [
-          f'warning: --train={values.train} is the data that is evaluated: '
-          'what was learned from is not held out, and counts as right answers.'
+          f'--train={values.train} is the data that is evaluated: what was '
+          'learned from is not held out, and counts as right answers.'
         ]
       )
   model = common_flags.load_over_devices(values)
@@ -162,12 +162,12 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   result = evaluate(model, dataset, options)
   if not is_first_process():
     return
-  printing.report_notices(x for x in dataset.notices if x not in notices)
+  print_notes(x for x in dataset.notices if x not in notices)
   printing.report_corrupt(result.corrupt)
   warnings = result.tables.get('warnings', [])
-  printing.report_warnings(row['warning'] for row in warnings)
+  print_warnings(row['warning'] for row in warnings)
   notes = result.tables.get('notes', [])
-  printing.report_warnings(row['note'] for row in notes)
+  print_notes(row['note'] for row in notes)
   about = {
     'task': task,
     'data': name,

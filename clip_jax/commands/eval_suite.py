@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from clip_jax.commands import common_flags, printing
-from clip_jax.errors import FailureError, UsageError, check_choice
+from clip_jax.errors import (
+  FailureError,
+  UsageError,
+  check_choice,
+  print_notes,
+  print_warnings,
+)
 from clip_jax.files import read_json
 
 if TYPE_CHECKING:
@@ -120,7 +126,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     tasks=values.tasks,
   )
   if wanted.names and is_first_process():  # each was asked for
-    printing.report_warnings(
+    print_notes(
       f'left out {name}: {reason}' for name, reason in plan.absent.items()
     )
 
@@ -140,7 +146,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
       theirs = DEFAULT_CAPTIONS if own else captions
       dataset = open_dataset(name, root=root, captions=theirs)
     if is_first_process():
-      printing.report_notices(x for x in dataset.notices if x not in told)
+      print_notes(x for x in dataset.notices if x not in told)
       told.update(dataset.notices)
     return dataset
 
@@ -175,7 +181,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   collected = evaluate_suite(suite, plan, setting, say)
   if is_first_process():
     write_page(out / 'report.html', collected, opened)
-    printing.report_warnings(warnings_of(collected))
+    print_warnings(warnings_of(collected))
   if values.json and is_first_process():
     printing.print_json(collected)
   elif is_first_process():

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.commands import common_flags
+from clip_jax.errors import FailureError, UsageError, print_notes
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def in_source(values: flags.FlagValues, spec: str) -> Items:
   from clip_jax.data.sources import open_source
 
   source = open_source(spec, captions=tuple(values.captions))
-  printing.report_notices(source.notices)
+  print_notes(source.notices)
   if not values.model:
     return _exact_in_source(values, source)
   with _embedded(values, source) as (path, corrupt):

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +95,6 @@ def report_corrupt(corrupt: dict[str, str]) -> None:
   for key, reason in list(corrupt.items())[:5]:
     print(one_line(f'left out {key}: {reason}'), file=sys.stderr)
   print(f'{len(corrupt):,} corrupt in all.', file=sys.stderr)
-
-
-def report_warnings(lines: Iterable[str]) -> None:
-  """Prints on stderr what makes numbers doubtful, each line once."""
-  for line in dict.fromkeys(lines):
-    print(one_line(line), file=sys.stderr)
-
-
-def report_notices(lines: Iterable[str]) -> None:
-  """Prints on stderr what a source left out or understood, each line once."""
-  report_warnings(f'note: {line}' for line in lines)
 
 
 def words_of(flag: str, value: str) -> list[str]:

@@ -3,13 +3,12 @@ weights of a linear classifier.
 """
 
 import functools
-import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from clip_jax.errors import FailureError, UsageError, first_few
+from clip_jax.errors import FailureError, UsageError, first_few, print_warnings
 
 PLAIN = ('{}',)  # the name itself, for models that were trained on names
 
@@ -138,10 +137,11 @@ def check_templates(templates: Sequence[Template]) -> None:
 
 @functools.cache
 def _question(template: str) -> None:
-  print(
-    f'warning: template {template!r} is one prompt with '
-    f'{template.count("{}")} slots; several templates are given one by one.',
-    file=sys.stderr,
+  print_warnings(
+    [
+      f'template {template!r} is one prompt with {template.count("{}")} slots; '
+      'several templates are given one by one.'
+    ]
   )
 
 

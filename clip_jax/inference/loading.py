@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax import checkpoints, tokenizers
-from clip_jax.errors import UsageError, one_line
+from clip_jax.errors import UsageError, print_notes, print_warnings
 from clip_jax.inference.export import load_exported
 from clip_jax.inference.model import BATCH_SIZE, Model
 from clip_jax.inference.references import recognise
@@ -176,10 +175,8 @@ def _read(
     variables, description = load_exported(path, dtype)
     return Loaded(description, variables, None, origin, 'open_clip')
   foreign = read_published(path, hints=hints, dtype=dtype)
-  for guess in foreign.guesses:
-    print(f'warning: {one_line(guess)}', file=sys.stderr)
-  for note in foreign.notes:
-    print(f'note: {one_line(note)}', file=sys.stderr)
+  print_warnings(foreign.guesses)
+  print_notes(foreign.notes)
   return Loaded(
     foreign.description, foreign.variables, None, origin, foreign.positions
   )

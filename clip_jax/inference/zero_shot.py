@@ -2,7 +2,6 @@
 
 import abc
 import collections
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from clip_jax.data.images import Preprocessing
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, print_warnings
 from clip_jax.inference import classifier as classifiers
 from clip_jax.inference.batching import check_batch_size, run_in_batches
 from clip_jax.inference.classifier import Templates
@@ -176,8 +175,7 @@ class ZeroShotModel(abc.ABC):
     )
     key = tuple(labels), tuple(said)
     if key not in self._classifiers:
-      for line in classifiers.same_names(labels):
-        print(f'warning: {line}', file=sys.stderr)
+      print_warnings(classifiers.same_names(labels))
       directions = classifiers.zero_shot_weights(
         self.encode_text, labels, templates
       )

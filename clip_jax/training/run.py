@@ -1,7 +1,6 @@
 """Prepares a run: opens its data, shapes its model, builds its train step."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from clip_jax.data.pipeline import (
   training_batches,
 )
 from clip_jax.data.sources import Source, open_source
-from clip_jax.errors import UsageError, one_line
+from clip_jax.errors import UsageError, print_notes
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.description import Description
@@ -172,9 +171,7 @@ def open_evaluation_source(config: Config) -> Source | None:
 def _print_notices(sources: Sequence[Source]) -> None:
   """Prints what the sources left out or inferred, each notice once."""
   if distributed.is_first_process():
-    lines = (line for source in sources for line in source.notices)
-    for line in dict.fromkeys(lines):
-      print(f'note: {one_line(line)}', file=sys.stderr)
+    print_notes(line for source in sources for line in source.notices)
 
 
 def load_tokenizer(
