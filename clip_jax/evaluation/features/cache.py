@@ -39,7 +39,7 @@ from clip_jax.evaluation.features.extraction import (
 )
 from clip_jax.evaluation.types import Encoder, Features, Options
 from clip_jax.inference.encode_shards import check_corrupt
-from clip_jax.inference.fingerprint import fingerprint
+from clip_jax.inference.identity import fingerprint
 from clip_jax.inference.model import Model
 from clip_jax.inference.shards import Shard, ShardStore
 from clip_jax.parallel.distributed import is_first_process
