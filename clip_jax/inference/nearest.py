@@ -1,5 +1,6 @@
-"""The nearest rows of a table of embeddings: exact, by one matrix product."""
+"""The nearest rows of each query: exact, by matrix products and one top k."""
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,14 +9,64 @@ from jaxtyping import Float, Int64
 from clip_jax.errors import FailureError
 from clip_jax.inference.embeddings_reader import Chunk, EmbeddingsTable
 
-_QUERIES = 256  # that one pass over the table answers
+_QUERIES = 256  # that are compared with a block of a table together
+# Of an array: 32 MB of similarities.
+_ARRAY_QUERIES, _ARRAY_ROWS = 1024, 8192
 
 
 class Nearest(NamedTuple):
   """The K nearest rows of each of Q queries, the most similar first."""
 
-  rows: Int64[np.ndarray, 'Q K']  # places in the table
+  rows: Int64[np.ndarray, 'Q K']  # places in the table or array
   similarities: Float[np.ndarray, 'Q K']  # float32, cosine
+
+
+def top_k(
+  similarities: Float[np.ndarray, 'Q n'], k: int
+) -> Int64[np.ndarray, 'Q K']:
+  """Returns the columns of the k largest numbers of each row, largest first.
+
+  Args:
+    similarities: without NaN.
+    k: K is the smaller of this and n.
+  Returns:
+    Equal numbers are in the order of their columns.
+  """
+  k = min(k, similarities.shape[1])
+  if not k:
+    return np.empty((len(similarities), 0), np.int64)
+  least = np.partition(similarities, -k, axis=1)[:, -k, None]
+  above, equal = similarities > least, similarities == least
+  wanted = k - above.sum(axis=1, keepdims=True)
+  if (equal.sum(axis=1, keepdims=True) != wanted).any():
+    # More reach the last place than there is room for: the first of them.
+    equal &= equal.cumsum(axis=1, dtype=np.int32) <= wanted
+  columns = np.nonzero(above | equal)[1].reshape(-1, k)
+  values = np.take_along_axis(similarities, columns, axis=1)
+  order = np.argsort(-values, axis=1, kind='stable')
+  return np.take_along_axis(columns, order, axis=1)
+
+
+def nearest_rows(
+  queries: Float[np.ndarray, 'Q E'], rows: Float[np.ndarray, 'M E'], *, k: int
+) -> Nearest:
+  """Compares every row of an array with every query.
+
+  Memory grows as Q + M, not as their product.
+
+  Args:
+    queries, rows: of unit length.
+    k: K is the smaller of this and M.
+  """
+  starts = range(0, len(rows), _ARRAY_ROWS)
+
+  def blocks(queries):
+    for start in starts:
+      block = rows[start : start + _ARRAY_ROWS]
+      numbers = np.arange(start, start + len(block))
+      yield numbers, queries @ block.T
+
+  return _for_all(queries, _ARRAY_QUERIES, k, blocks)
 
 
 def search_table(
@@ -39,38 +90,62 @@ def search_table(
     Equal similarities are in the order of the table; those of equal rows
     may differ in the last bit.
   """
-  blocks = [
-    _search_block(table, queries[i : i + _QUERIES], kind, top)
-    for i in range(0, len(queries), _QUERIES)
+
+  def blocks(queries):
+    for chunk in table.chunks(kind):
+      similarities = queries @ chunk.vectors.T
+      if not np.isfinite(similarities).all():
+        check_finite(table, chunk)
+        raise FailureError('a query has a feature that is not a finite number.')
+      yield chunk.rows, similarities
+
+  return _for_all(queries, _QUERIES, top, blocks)
+
+
+# Some queries to blocks: the numbers of n rows, and how similar they are [Q n].
+Blocks = Callable[
+  [Float[np.ndarray, 'Q E']], Iterable[tuple[np.ndarray, np.ndarray]]
+]
+
+
+def _for_all(
+  queries: Float[np.ndarray, 'Q E'], step: int, k: int, blocks: Blocks
+) -> Nearest:
+  """The nearest of all queries, `step` of them at a time."""
+  parts = [
+    _nearest(len(some), k, blocks(some))
+    for some in np.split(queries, range(step, len(queries), step))
   ]
   return Nearest(
-    np.concatenate([block.rows for block in blocks]),
-    np.concatenate([block.similarities for block in blocks]),
+    np.concatenate([part.rows for part in parts]),
+    np.concatenate([part.similarities for part in parts]),
   )
 
 
-def _search_block(
-  table: EmbeddingsTable,
-  queries: Float[np.ndarray, 'Q E'],
-  kind: str | None,
-  top: int,
+def _nearest(
+  queries: int, k: int, blocks: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> Nearest:
-  best = Nearest(
-    np.empty((len(queries), 0), np.int64),
-    np.empty((len(queries), 0), np.float32),
-  )
-  for chunk in table.chunks(kind):
-    similarities = queries @ chunk.vectors.T  # Q n
-    if not np.isfinite(similarities).all():
-      check_finite(table, chunk)
-      raise FailureError('a query has a feature that is not a finite number.')
-    rows = np.broadcast_to(chunk.rows, similarities.shape)
-    best = _best(
-      np.concatenate([best.rows, rows], axis=1),
-      np.concatenate([best.similarities, similarities], axis=1),
-      top,
-    )
-  return best
+  """The nearest of so many queries, from similarities block by block."""
+  rows = np.empty((queries, 0), np.int64)
+  values = np.empty((queries, 0), np.float32)
+  for numbers, similarities in blocks:
+    some = np.arange(queries)
+    if values.shape[1] == k:
+      # Most blocks have nothing better for most queries.
+      some = np.flatnonzero(similarities.max(axis=1) > values[:, -1])
+    columns = top_k(similarities[some], k)
+    new = np.take_along_axis(similarities[some], columns, axis=1)
+    # Those of earlier blocks come first, and so stay before their equals.
+    both = np.concatenate([values[some], new], axis=1)
+    named = np.concatenate([rows[some], numbers[columns]], axis=1)
+    order = top_k(both, k)
+    named = np.take_along_axis(named, order, axis=1)
+    both = np.take_along_axis(both, order, axis=1)
+    if len(some) == queries:
+      rows, values = named, both
+    else:
+      rows[some], values[some] = named, both
+  return Nearest(rows, values)
 
 
 def check_finite(table: EmbeddingsTable, chunk: Chunk) -> None:
@@ -88,23 +163,3 @@ def check_finite(table: EmbeddingsTable, chunk: Chunk) -> None:
       f'{table.path}, row {row:,} ({name}): a feature is not a finite number; '
       'embed again.'
     )
-
-
-def _best(
-  rows: Int64[np.ndarray, 'Q n'],
-  similarities: Float[np.ndarray, 'Q n'],
-  top: int,
-) -> Nearest:
-  """The top of each query's candidates, which are in the table's order."""
-  keep = min(top, rows.shape[1])
-  picked = np.empty((len(rows), keep), np.int64)
-  for i, row in enumerate(similarities):
-    # All that reach the last place, since which of the equals a partition
-    # takes is not defined; then a stable sort of these few.
-    least = np.partition(row, -keep)[-keep]
-    reach = np.flatnonzero(row >= least)
-    picked[i] = reach[np.argsort(-row[reach], kind='stable')[:keep]]
-  return Nearest(
-    np.take_along_axis(rows, picked, 1),
-    np.take_along_axis(similarities, picked, 1),
-  )

@@ -1,9 +1,9 @@
 """numpy's .npz, in which big_vision publishes: a zip of .npy members.
 
 Headers are numpy's own to parse; the members are mapped from the file. Why not
-`numpy.load` as a whole: it allocates what a header says before it looks how long
-the member is, cannot map one, and of 604 MB took 0.67 to 0.93 s of a processor
-where this takes 0.34 s, copy into aligned memory included.
+`numpy.load` as a whole: it allocates what a header says before it looks how
+long the member is, cannot map one, and of 604 MB took 0.67 to 0.93 s of a
+processor where this takes 0.34 s, copy into aligned memory included.
 """
 
 import io

@@ -69,3 +69,23 @@ def test_memory_does_not_grow_with_the_table(tmp_path, suffix, monkeypatch):
       peaks.append(tracemalloc.get_traced_memory()[1])
       tracemalloc.stop()
   assert peaks[1] < 1.5 * peaks[0] < 12e6
+
+
+def test_the_nearest_rows_of_an_array_are_those_of_a_full_sort(monkeypatch):
+  monkeypatch.setattr(nearest, '_ARRAY_QUERIES', 4)
+  monkeypatch.setattr(nearest, '_ARRAY_ROWS', 7)
+  queries, rows = unit_rows(2, 9), unit_rows(3, 40)
+  found = nearest.nearest_rows(queries, rows, k=5)
+  np.testing.assert_array_equal(found.rows, plain(rows, queries, 5))
+  values = -np.sort(-(queries @ rows.T))[:, :5]
+  np.testing.assert_allclose(found.similarities, values, atol=1e-6)
+  assert nearest.nearest_rows(queries, rows[:3], k=5).rows.shape == (9, 3)
+  assert nearest.nearest_rows(queries[:0], rows, k=5).rows.shape == (0, 5)
+
+
+def test_equal_numbers_are_in_the_order_of_their_columns():
+  rng = np.random.default_rng(0)
+  for k in (1, 3, 8, 20):
+    numbers = rng.integers(0, 4, (50, 13)).astype(np.float32)
+    expected = np.argsort(-numbers, axis=1, kind='stable')[:, :k]
+    np.testing.assert_array_equal(nearest.top_k(numbers, k), expected)

@@ -16,6 +16,7 @@ from clip_jax.evaluation.prompts import (
 )
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 from clip_jax.inference.classifier import check_templates
+from clip_jax.inference.nearest import nearest_rows
 
 RANKS = (1, 5, 10)
 # Captions a picture, by data set: some pictures of COCO have six or seven, and
@@ -216,41 +217,6 @@ class _Places:
     level = self._near - self._ahead
     places = (np.array(ranks)[:, None] - self._ahead) / (level + 1)
     return np.clip(places, 0, 1)
-
-
-def nearest_rows(
-  queries: Float[np.ndarray, 'N E'],
-  rows: Float[np.ndarray, 'M E'],
-  *,
-  k: int,
-) -> tuple[Int[np.ndarray, 'N K'], Float[np.ndarray, 'N K']]:
-  """The rows nearest to each query, in memory that grows as N + M.
-
-  Args:
-    queries, rows: unit-length rows.
-    k: K is the smaller of this and M.
-  Returns:
-    Indices of rows, the nearest first, and their similarities.
-  """
-  k = min(k, len(rows))
-  indices = np.zeros((len(queries), k), np.int64)
-  values = np.full((len(queries), k), -np.inf, np.float32)
-  for chosen, columns in _tiles(len(queries), len(rows)):
-    scores = queries[chosen] @ rows[columns].T
-    # Most tiles have nothing better for most queries.
-    better = np.flatnonzero(scores.max(axis=1) > values[chosen, -1])
-    scores = scores[better]
-    few = min(k, scores.shape[1])
-    best = np.argpartition(-scores, few - 1, axis=1)[:, :few]
-    places = better + chosen.start
-    found = np.concatenate(
-      [values[places], np.take_along_axis(scores, best, axis=1)], axis=1
-    )
-    which = np.concatenate([indices[places], best + columns.start], axis=1)
-    order = np.argsort(-found, axis=1, kind='stable')[:, :k]
-    values[places] = np.take_along_axis(found, order, axis=1)
-    indices[places] = np.take_along_axis(which, order, axis=1)
-  return indices, values
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:

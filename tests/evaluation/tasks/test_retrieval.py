@@ -173,17 +173,6 @@ def test_templates_go_around_the_captions():
     retrieval.evaluate(encoder, data, Options(templates=('a',)))
 
 
-def test_the_nearest_are_those_of_a_full_sort(monkeypatch):
-  monkeypatch.setattr(retrieval, '_TILE', (4, 7))
-  rng = np.random.default_rng(0)
-  queries, rows = unit(rng.normal(size=(9, 6))), unit(rng.normal(size=(40, 6)))
-  indices, values = retrieval.nearest_rows(queries, rows, k=5)
-  scores = queries @ rows.T
-  np.testing.assert_array_equal(indices, np.argsort(-scores)[:, :5])
-  np.testing.assert_allclose(values, -np.sort(-scores)[:, :5], atol=1e-6)
-  assert retrieval.nearest_rows(queries, rows[:3], k=5)[0].shape == (9, 3)
-
-
 def test_a_large_retrieval_holds_no_matrix_of_all_similarities(monkeypatch):
   images = unit(np.random.default_rng(0).normal(size=(3000, 4)))
   owners = np.repeat(np.arange(3000), 2)
