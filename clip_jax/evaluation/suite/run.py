@@ -90,8 +90,9 @@ def run(
   results: list[Result] = []
   for name, group in itertools.groupby(pairs, lambda pair: pair.dataset):
     opened = _open(suite, name)  # also to know what it is now
+    dataset = None if isinstance(opened, str) else opened
     for pair in group:
-      conditions = suite.conditions(pair, opened.dataset)
+      conditions = suite.conditions(pair, dataset)
       index = len(results)
       kept = stored.read(suite.folder, pair, conditions)
       limit = suite.options.max_corrupt_records
@@ -113,44 +114,39 @@ def run(
   return results
 
 
-@dataclasses.dataclass(frozen=True)
-class _Opened:
-  """A data set, or why it could not be opened."""
-
-  dataset: Dataset | None
-  error: str = ''
-
-
 def _identities(dataset: Dataset) -> dict[str, Any]:
   """Returns the identity of the images of each split, and of its reference."""
-  found: dict[str, Any] = {}
+  identities: dict[str, Any] = {}
   for name in ('test', 'train', 'validation'):
     split: Split | None = getattr(dataset, name)
     try:
-      found[name] = split and data_identity(split.source)
+      identities[name] = split and data_identity(split.source)
     except Exception as error:  # what reads it will say so, too
-      found[name] = _one_line(error)
+      identities[name] = _one_line(error)
   if dataset.reference is not None:
-    found['reference'] = _identities(dataset.reference)
-  return found
+    identities['reference'] = _identities(dataset.reference)
+  return identities
 
 
-def _open(suite: Suite, name: str) -> _Opened:
+def _open(suite: Suite, name: str) -> Dataset | str:
+  """Returns a data set, or why it could not be opened."""
   try:
-    return _Opened(suite.open(name))
+    return suite.open(name)
   except Exception as error:
-    return _Opened(None, _one_line(error))
+    return _one_line(error)
 
 
 def _evaluate(
-  suite: Suite, pair: Pair, opened: _Opened, conditions: dict[str, Any]
+  suite: Suite, pair: Pair, opened: Dataset | str, conditions: dict[str, Any]
 ) -> Result:
+  """Returns the result of a pair, which may be a failure."""
   started = time.monotonic()
   depends = stored.as_json(conditions)
-  if opened.dataset is None:
-    return Result(pair, depends, error=opened.error)
+  if isinstance(opened, str):
+    return Result(pair, depends, error=opened)
   try:
-    found = suite.find(pair.task)(suite.encoder, opened.dataset, suite.options)
+    evaluate = suite.find(pair.task)
+    evaluation = evaluate(suite.encoder, opened, suite.options)
   except Exception as error:
     peer_failures.wait_if_peer_lost(error)
     seconds = time.monotonic() - started
@@ -158,11 +154,11 @@ def _evaluate(
   return Result(
     pair,
     depends,
-    metrics=stored.as_json(found.metrics),
-    records=stored.as_json(found.records),
-    corrupt=dict(found.corrupt),
-    tables=stored.as_json(found.tables),
-    chance=stored.as_json(found.chance),
+    metrics=stored.as_json(evaluation.metrics),
+    records=stored.as_json(evaluation.records),
+    corrupt=dict(evaluation.corrupt),
+    tables=stored.as_json(evaluation.tables),
+    chance=stored.as_json(evaluation.chance),
     seconds=time.monotonic() - started,
   )
 
