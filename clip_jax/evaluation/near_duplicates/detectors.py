@@ -7,7 +7,7 @@ images, never as that of pairs.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from clip_jax.evaluation.features.extraction import read_features
 from clip_jax.evaluation.near_duplicates.perceptual_hash import read_hashes
 from clip_jax.evaluation.near_duplicates.same_image import is_same, thumbnail
 from clip_jax.evaluation.types import Encoder, Options
+from clip_jax.inference.nearest import nearest_rows
 
 # Of each test image: training images with a near hash that are looked at, and
 # of these the ones that look most like it, which are laid upon it.
@@ -116,10 +117,16 @@ def nearest_hashes(
   Returns:
     Rows of `train`, of equals the first, and bits; -1 and NaN of no `train`.
   """
-  rows, values = _greatest(
-    test, train, lambda x, y: -_differing(x, y).astype(np.int8)
-  )
-  return rows, 0.0 - values  # 0, and not -0
+  rows = np.full(len(test), -1, np.int64)
+  values = np.full(len(test), np.nan)
+  for ours, theirs in _blocks(len(test), len(train)):
+    bits = _differing(test[ours], train[theirs])
+    best = bits.argmin(axis=1)
+    value = np.take_along_axis(bits, best[:, None], axis=1)[:, 0]
+    better = (rows[ours] < 0) | (value < values[ours])
+    rows[ours] = np.where(better, theirs.start + best, rows[ours])
+    values[ours] = np.where(better, value, values[ours])
+  return rows, values
 
 
 def nearest_features(
@@ -131,8 +138,11 @@ def nearest_features(
     Rows of `train`, of equals the first, and cosines, at most 1; -1 and NaN
     of no `train`.
   """
-  rows, values = _greatest(test, train, lambda x, y: x @ y.T)
-  return rows, np.minimum(values, 1.0)
+  if not len(train):
+    return np.full(len(test), -1), np.full(len(test), np.nan)
+  nearest = nearest_rows(test, train, k=1)
+  cosines = nearest.similarities[:, 0].astype(np.float64)
+  return nearest.rows[:, 0], np.minimum(cosines, 1.0)
 
 
 def hashes_within(
@@ -158,24 +168,6 @@ def _differing(
   first: UInt64[np.ndarray, ' n'], second: UInt64[np.ndarray, ' m']
 ) -> UInt8[np.ndarray, 'n m']:
   return np.bitwise_count(first[:, None] ^ second[None])
-
-
-def _greatest(
-  test: np.ndarray,
-  train: np.ndarray,
-  compare: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> tuple[Int[np.ndarray, ' N'], Float[np.ndarray, ' N']]:
-  """Finds the best score of each; `compare` gives those of two blocks."""
-  rows = np.full(len(test), -1, np.int64)
-  values = np.full(len(test), np.nan)
-  for ours, theirs in _blocks(len(test), len(train)):
-    scores = compare(test[ours], train[theirs])
-    best = scores.argmax(axis=1)
-    value = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
-    better = (rows[ours] < 0) | (value > values[ours])
-    rows[ours] = np.where(better, theirs.start + best, rows[ours])
-    values[ours] = np.where(better, value, values[ours])
-  return rows, values
 
 
 def _blocks(first: int, second: int) -> Iterator[tuple[slice, slice]]:
