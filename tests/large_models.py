@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clip_jax.checkpoints import Checkpoints
+from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.data.images import Preprocessing
 from clip_jax.inference.export import export
 from clip_jax.inference.model import Model

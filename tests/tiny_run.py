@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax import tokenizers
-from clip_jax.checkpoints import Checkpoints
+from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.data.images import Preprocessing
 from clip_jax.inference.model import Model
 from clip_jax.models.description import Description

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from clip_jax import checkpoints, tokenizers
+from clip_jax import tokenizers
+from clip_jax.checkpoints.reading import load_variables
 from clip_jax.errors import UsageError, print_notes, print_warnings
 from clip_jax.inference.export import load_exported
 from clip_jax.inference.model import BATCH_SIZE, Model
@@ -169,7 +170,7 @@ def _read(
   if kind in ('run', 'step', 'exported'):
     hints.refuse(f"{origin} is clip_jax's own, and")
   if kind in ('run', 'step'):
-    variables, description, step = checkpoints.load_variables(path)
+    variables, description, step = load_variables(path)
     return Loaded(description, variables, step, origin, 'open_clip')
   if kind == 'exported':
     variables, description = load_exported(path, dtype)

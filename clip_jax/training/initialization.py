@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from clip_jax import checkpoints
+from clip_jax.checkpoints.reading import read_description
 from clip_jax.errors import UsageError
 from clip_jax.models.positions import resize_model
 from clip_jax.training.config import INHERITED, Config, Start, with_defaults
@@ -50,7 +50,7 @@ def complete_config(
     if 'tokenizer' not in stated and saved.get('tokenizer') == INHERITED:
       config = copy.deepcopy(config)
       config.tokenizer = INHERITED  # even if the recipe's file exists by now
-    own = checkpoints.read_description(workdir.name)
+    own = read_description(workdir.name)
     if own is not None:
       return inherit(config, own, f'the run in {workdir.name}', stated)
   from clip_jax.inference.loading import read_model

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from clip_jax.checkpoints import Checkpoints
+from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.parallel import distributed
 from clip_jax.training.config import Config, Start

@@ -18,7 +18,8 @@ import sys
 import threading
 from typing import Any
 
-from clip_jax import __main__, checkpoints
+from clip_jax import __main__
+from clip_jax.checkpoints import manager
 from clip_jax.evaluation.suite import run as suite_run
 from clip_jax.inference import shards
 from clip_jax.parallel import distributed, peer_failures
@@ -29,9 +30,9 @@ from clip_jax.training import evaluations, loop, prefetch
 PHASES: dict[str, tuple[Any, str]] = {
   'start': (distributed, '_connect'),
   'data': (loop, 'prepare_run'),
-  'restore': (checkpoints.Checkpoints, 'restore'),
+  'restore': (manager.Checkpoints, 'restore'),
   'step': (prefetch.Prefetcher, 'submit'),
-  'checkpoint': (checkpoints.Checkpoints, 'save'),
+  'checkpoint': (manager.Checkpoints, 'save'),
   'evaluation': (evaluations, 'evaluate'),
   'report': (report, 'write_report'),
   'features': (shards.ShardStore, 'read_all'),  # of eval

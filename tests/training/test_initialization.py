@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from clip_jax.checkpoints import load_variables
+from clip_jax.checkpoints.reading import load_variables
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference.loading import read_model

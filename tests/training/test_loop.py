@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from clip_jax.checkpoints import load_variables, steps_of
+from clip_jax.checkpoints.reading import load_variables, steps_of
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.loop import train

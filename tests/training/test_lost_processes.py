@@ -12,7 +12,7 @@ import random
 
 import pytest
 
-from clip_jax.checkpoints import steps_of
+from clip_jax.checkpoints.reading import steps_of
 from clip_jax.parallel.distributed import RESUME_ADVICE
 from tests.processes import start_together
 from tests.tiny import write_pairs

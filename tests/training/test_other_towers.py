@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import clip_jax
-from clip_jax.checkpoints import load_variables
+from clip_jax.checkpoints.reading import load_variables
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD, preprocess
 from clip_jax.models.dual_encoder import normalize, unit_length
 from clip_jax.parallel.mesh import batch_sharding

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from clip_jax.checkpoints import steps_of
+from clip_jax.checkpoints.reading import steps_of
 from clip_jax.training.metrics import read_metrics
 from tests.processes import start_together
 from tests.tiny import write_pairs

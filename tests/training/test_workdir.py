@@ -4,7 +4,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from clip_jax.checkpoints import Checkpoints
+from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.training import loop
 from clip_jax.training import workdir as module

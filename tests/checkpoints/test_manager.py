@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from clip_jax.checkpoints import Checkpoints, load_variables, steps_of
+from clip_jax.checkpoints.manager import Checkpoints, HostCopy
+from clip_jax.checkpoints.reading import load_variables, steps_of
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
 from clip_jax.parallel import peer_failures
+from clip_jax.parallel.mesh import make_mesh
 from clip_jax.training.state import TrainState
 from tests.tiny_run import tiny_description, tiny_params, write_run
 from tests.waiting import until
@@ -284,3 +288,43 @@ def test_a_vast_manifest_is_not_read_into_memory(tmp_path, capsys):
     os.truncate(path, 2**33)
   assert load_variables(run)[2] == 3
   assert 'over the limit' in capsys.readouterr().err
+
+
+def sharded_tree(value):
+  sharding = NamedSharding(make_mesh(4, 2, 1), P('fsdp'))
+  return {
+    'w': jax.device_put(jnp.full((8, 3), value, jnp.float32), sharding),
+    'count': jnp.int32(value),
+  }
+
+
+def pointers(arrays):
+  return [
+    shard.data.unsafe_buffer_pointer()
+    for leaf in jax.tree.leaves(arrays)
+    for shard in leaf.addressable_shards
+  ]
+
+
+def test_a_copy_is_equal_elsewhere_and_as_sharded():
+  original = sharded_tree(1)
+  copy = HostCopy().copy(original)
+  jax.tree.map(np.testing.assert_array_equal, copy, original)
+  assert copy['w'].sharding == original['w'].sharding
+  assert not set(pointers(copy)) & set(pointers(original))
+
+
+def test_the_next_copy_takes_the_same_memory():
+  copies = HostCopy()
+  first = pointers(copies.copy(sharded_tree(1)))
+  second = copies.copy(sharded_tree(2))
+  assert pointers(second) == first
+  np.testing.assert_array_equal(second['w'], np.full((8, 3), 2.0))
+
+
+def test_a_copy_that_is_still_read_is_left_alone():
+  copies = HostCopy()
+  shard = copies.copy(sharded_tree(1))['w'].addressable_shards[0].data
+  held = np.asarray(shard)
+  copies.copy(sharded_tree(2))
+  np.testing.assert_array_equal(held, np.full_like(held, 1.0))

@@ -1,0 +1,158 @@
+"""Reads checkpoints for inference, and what describes them."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+from etils import epath
+from orbax.checkpoint import type_handlers
+
+from clip_jax.errors import FailureError, UsageError, print_warnings
+from clip_jax.files import check_folder
+from clip_jax.models.counting import check_variables
+from clip_jax.models.description import Description
+from clip_jax.trees import flat
+
+# Files of a checkpoint that are read as a whole, by the end of their name.
+TEXT_FILES = (
+  *('metadata', '_METADATA', '_sharding', '.zarray', '.json'),
+  'manifest.ocdbt',
+)
+
+
+def steps_of(workdir: str | Path) -> list[int]:
+  """Returns the steps of a run's whole checkpoints, newest first."""
+  root = epath.Path(workdir) / 'checkpoints'
+  if not root.is_dir():
+    return []
+  names = (path.name for path in root.iterdir() if path.is_dir())
+  return sorted((int(name) for name in names if is_step(name)), reverse=True)
+
+
+def read_description(workdir: str | Path) -> Description | None:
+  """Returns the newest readable description of a run's checkpoints."""
+  silence_orbax()
+  root = epath.Path(workdir) / 'checkpoints'
+  for step in steps_of(workdir):
+    try:
+      return _read_item_description(root / str(step))
+    except Exception:  # `Checkpoints.restore` reports damage
+      continue
+  return None
+
+
+def is_step(name: str) -> bool:
+  """Returns whether a folder's name is a step in ASCII digits ('²' is none)."""
+  return name.isascii() and name.isdigit()
+
+
+def load_variables(
+  reference: str | Path,
+) -> tuple[dict[str, Any], Description, int]:
+  """Reads the variables of a checkpoint, without the optimizer's state.
+
+  Args:
+    reference: a run's workdir (its newest readable checkpoint), or one
+      checkpoint's directory.
+  Returns:
+    Collections by name ('params', and a ResNet's 'batch_stats') of numpy
+    arrays, their description, and their step.
+  Raises:
+    UsageError: there is no checkpoint at `reference`.
+    FailureError: there are, and none can be read.
+  """
+  silence_orbax()
+  directories = list(_candidates(Path(reference)))
+  if not directories:
+    raise UsageError(
+      f'no checkpoint in {reference}: expected the workdir of a run, or one '
+      'of its checkpoints/STEP.'
+    )
+  for directory in directories:
+    try:
+      return (*_read(directory), int(directory.name))
+    except Exception as error:
+      report_damage(directory, error)
+  raise FailureError(f'no checkpoint in {reference} can be read.')
+
+
+def _candidates(reference: Path) -> Iterator[Path]:
+  if is_step(reference.name) and (reference / 'params').is_dir():
+    yield reference
+  for step in steps_of(reference):
+    yield reference / 'checkpoints' / str(step)
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], Description]:
+  """Reads variables as numpy arrays, wherever the run's devices were."""
+  check_folder(directory, TEXT_FILES)
+  path = epath.Path(directory).absolute()
+  variables = {
+    name: restore_numpy(path / name)
+    for name in ('params', 'batch_stats')
+    if name == 'params' or (path / name).exists()
+  }
+  description = _read_item_description(path)
+  check_variables(description.model, flat(variables), str(directory))
+  return variables, description
+
+
+def _read_item_description(path: epath.Path) -> Description:
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    return Description.from_dict(reader.restore(path / 'description'))
+
+
+def restore_numpy(path: epath.Path) -> Any:
+  """Reads one item of a checkpoint in little more memory than it takes.
+
+  Orbax would read a tree at once, into memory that a device then copies. Here
+  TensorStore, in which Orbax keeps arrays, writes each to where it stays.
+
+  Args:
+    path: of the item's directory.
+  Returns:
+    A tree of numpy arrays, which a CPU device takes without a copy.
+  Raises:
+    Exception: whatever Orbax and TensorStore raise on a damaged one.
+  """
+  with ocp.PyTreeCheckpointer() as reader:
+    tree = reader.metadata(path).item_metadata.tree
+  leaves, structure = jax.tree.flatten(tree)
+  context = type_handlers.get_ts_context(use_ocdbt=True)
+  arrays: list[Any] = [None] * len(leaves)
+  # The largest first: while it is decoded, most of the memory is still free.
+  for i in sorted(range(len(leaves)), key=lambda i: -np.prod(leaves[i].shape)):
+    arrays[i] = _read_array(path, leaves[i].name, context)
+  return jax.tree.unflatten(structure, arrays)
+
+
+def _read_array(path: epath.Path, name: str, context: ts.Context) -> np.ndarray:
+  from clip_jax.interop.tensor_file import aligned
+
+  info = type_handlers.ParamInfo(name=name, parent_dir=path, use_zarr3=False)
+  spec = type_handlers.get_json_tspec_read(info, use_ocdbt=True)
+  store = ts.open(spec, open=True, read=True, context=context).result()
+  array = aligned(tuple(store.shape), store.dtype.numpy_dtype)
+  ts.array(array).write(store).result()
+  return array
+
+
+def silence_orbax() -> None:
+  """Silences Orbax's log, which repeats what it raises."""
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+
+
+def report_damage(directory: Any, error: Exception) -> None:
+  """Warns on stderr of a checkpoint that cannot be read."""
+  reason = ' '.join(str(error).split())[:200]
+  print_warnings(
+    [
+      f'checkpoint {directory} cannot be read ({type(error).__name__}: '
+      f'{reason}); trying the one before.'
+    ]
+  )
