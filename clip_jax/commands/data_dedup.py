@@ -1,4 +1,4 @@
-"""`data dedup`: which pictures are copies of others, and which to keep."""
+"""`data dedup`: which images are copies of others, and which to keep."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   """Finds the copies, and prints and writes what was found."""
   if len(words) != 1:
     raise UsageError(
-      'data dedup takes one SPEC, such as folder:pictures, or one file that '
+      'data dedup takes one SPEC, such as folder:images, or one file that '
       'clip-jax embed wrote.'
     )
   name = words[0]

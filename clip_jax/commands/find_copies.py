@@ -179,5 +179,5 @@ def _images_of(table: 'EmbeddingsTable') -> 'Source | None':
   try:
     return table.open_images()
   except (UsageError, FailureError) as error:
-    print(f'the page has no pictures: {error}', file=sys.stderr)
+    print(f'the page has no images: {error}', file=sys.stderr)
     return None

@@ -1,4 +1,4 @@
-"""What is searched for, as it is typed: texts and pictures."""
+"""What is searched for, as it is typed: texts and images."""
 
 import os
 import sys
@@ -24,10 +24,10 @@ _SUFFIXES = (
 
 
 class Query(NamedTuple):
-  """A text, or a picture's path."""
+  """A text, or an image's path."""
 
   value: str
-  is_picture: bool
+  is_image: bool
 
 
 def define(values: flags.FlagValues) -> None:
@@ -36,7 +36,7 @@ def define(values: flags.FlagValues) -> None:
     'text', [], 'a text, whatever it looks like', flag_values=values
   )
   common_flags.define_path(
-    values, 'image', "a picture's path, whatever it ends in", several=True
+    values, 'image', "an image's path, whatever it ends in", several=True
   )
   common_flags.define_path(
     values, 'queries', 'a UTF-8 file with one text a line'
@@ -47,7 +47,7 @@ def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
   """All queries: words, then --text, --image, and --queries.
 
   Raises:
-    UsageError: there is none, one is empty, or a picture is not there.
+    UsageError: there is none, one is empty, or an image is not there.
   """
   queries = []
   files = [values.queries] if values.queries else []
@@ -64,28 +64,28 @@ def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
     queries += [Query(text, False) for text in lines]
   if not queries:
     raise UsageError(
-      'nothing to search for: give a text or a picture after the flags.'
+      'nothing to search for: give a text or an image after the flags.'
     )
   if any(not query.value.strip() for query in queries):
-    raise UsageError('a query is empty: give a text or a picture.')
+    raise UsageError('a query is empty: give a text or an image.')
   return queries
 
 
 def _query_of(word: str) -> Query:
-  """A word that names a file is a picture, whatever the file is called.
+  """A word that names a file is an image, whatever the file is called.
 
-  The name of a folder is a text, as `cat` is where the pictures of cats lie in
+  The name of a folder is a text, as `cat` is where the images of cats lie in
   a folder of this name; so is what only looks a little like a path.
 
   Raises:
-    UsageError: it names a file that is no picture, or looks like the path of a
-      picture that is not there.
+    UsageError: it names a file that is no image, or looks like the path of a
+      image that is not there.
   """
   words = f'to search for the words, use --text={word!r}.'
   if not word.strip():
     return Query(word, False)  # which is refused with the others
   if is_url(word):
-    raise UsageError(f'{word} is a URL: save the picture and name its file.')
+    raise UsageError(f'{word} is a URL: save the image and name its file.')
   path = os.path.expanduser(word)  # a text may well begin with a tilde
   if os.path.lexists(path) and not os.path.isdir(path):
     with _opened('', path, f'; {words}') as file:
@@ -96,7 +96,7 @@ def _query_of(word: str) -> Query:
     return Query(path, True)
   if _looks_like_a_path(path):
     what = ', but a folder' if os.path.isdir(path) else ''
-    raise UsageError(f'no picture {word}{what}: {words}')
+    raise UsageError(f'no image {word}{what}: {words}')
   return Query(word, False)
 
 
@@ -104,13 +104,13 @@ def _image_of(path: str) -> str:
   """The path of --image, whatever it ends in."""
   found = os.fspath(typed_path(path))
   if not os.path.lexists(found):
-    raise UsageError(f'--image: no picture {path}.')
+    raise UsageError(f'--image: no image {path}.')
   _opened('--image: ', found, '.').close()
   return found
 
 
 def _opened(before: str, path: str, after: str) -> BinaryIO:
-  """Opens a file that must be a picture's.
+  """Opens a file that must be an image's.
 
   Raises:
     UsageError: it is none; between these two parts the message says why.
@@ -136,10 +136,10 @@ def encode(model: 'Model', queries: list[Query]) -> 'np.ndarray':
   import numpy as np
 
   vectors = np.empty((len(queries), model.config.embed_dim), np.float32)
-  pictures = [i for i, query in enumerate(queries) if query.is_picture]
-  texts = [i for i, query in enumerate(queries) if not query.is_picture]
-  if pictures:
-    vectors[pictures] = model.encode_image([queries[i].value for i in pictures])
+  images = [i for i, query in enumerate(queries) if query.is_image]
+  texts = [i for i, query in enumerate(queries) if not query.is_image]
+  if images:
+    vectors[images] = model.encode_image([queries[i].value for i in images])
   if texts:
     before = model.tokenizer.truncated
     vectors[texts] = model.encode_text([queries[i].value for i in texts])

@@ -1,4 +1,4 @@
-"""Finds the pictures or texts that are most similar to a text or a picture.
+"""Finds the images or texts that are most similar to a text or an image.
 
 usage:
   clip-jax search --model=REF --index=FILE QUERY…
@@ -11,9 +11,9 @@ examples:
   cat names.txt | clip-jax search --model=REF --index=FILE -
 
 FILE is what `clip-jax embed` wrote, with the same model. A QUERY is a text, or,
-where there is a file of this name, a picture, whatever its suffix. --text and
+where there is a file of this name, an image, whatever its suffix. --text and
 --image say which it is, and each line of --queries, or of the standard input
-for -, is a text. Pictures are searched where the file has some, unless --kind
+for -, is a text. Images are searched where the file has some, unless --kind
 says otherwise.
 
 Of rows that are nearly the same (a cosine of --fold_above, and one caption) the
@@ -21,7 +21,7 @@ first is shown, with the ids of the others; --nofold shows them all.
 
 The search is exact. For millions of rows, --approximate builds an index once,
 in FILE.usearch, and uses it from then on: much faster, and a few of the nearest
-may be missed. --html writes a page of pictures; they come from the data set
+may be missed. --html writes a page of images; they come from the data set
 that was embedded, or from --images.
 """
 
@@ -78,7 +78,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'images',
     None,
-    "the page's pictures, SCHEME:LOCATION[#SPLIT]",
+    "the page's images, SCHEME:LOCATION[#SPLIT]",
     flag_values=values,
   )
   common_flags.define_images(values)
@@ -137,7 +137,7 @@ def _kind_of(
 
 
 def _source_of(table: 'EmbeddingsTable', images: str | None) -> 'Source | None':
-  """Where the page's pictures are: --images, or what was embedded."""
+  """Where the page's images are: --images, or what was embedded."""
   if images:
     from clip_jax.data.sources import open_source
 
@@ -146,7 +146,7 @@ def _source_of(table: 'EmbeddingsTable', images: str | None) -> 'Source | None':
     return table.open_images()
   except UsageError as error:
     raise UsageError(
-      f"--html: the index's pictures are not there any more ({error}): say "
+      f"--html: the index's images are not there any more ({error}): say "
       'where with --images=SPEC.'
     ) from error
 
@@ -267,7 +267,7 @@ def _fold(
     )
     for rank, (first, *copies) in enumerate(groups[: values.top], 1)
   ]
-  return QueryResult(query.value, query.is_picture, matches)
+  return QueryResult(query.value, query.is_image, matches)
 
 
 def _write(
@@ -295,7 +295,7 @@ def _write(
     where = 'unknown: say where with --images=SPEC'
     if source is not None:
       where = f'not in {source.spec}, or cannot be read'
-    print(f'{absent:,} pictures are {where}.', file=sys.stderr)
+    print(f'{absent:,} images are {where}.', file=sys.stderr)
   print(f'wrote {page}', file=sys.stderr)
 
 

@@ -5,8 +5,6 @@ import contextlib
 import io
 from collections.abc import Collection, Mapping
 
-from PIL import Image
-
 from clip_jax.data.image_formats import format_of
 from clip_jax.data.images import (
   CorruptImageError,
@@ -42,22 +40,13 @@ def data_uri(image: ImageLike, side: int = SIDE) -> str:
     name = _WEB_FORMATS.get(format_of(image))
     if name and max(decoded.size) <= side:
       return _uri(name, image)
-  encoded = io.BytesIO()
-  thumbnail(decoded, side).save(encoded, 'JPEG', quality=85)
-  return _uri('jpeg', encoded.getvalue())
-
-
-@pillow_errors()
-def thumbnail(image: Image.Image, side: int) -> Image.Image:
-  """Returns an image as it is displayed, with no side longer than `side`.
-
-  Raises:
-    CorruptImageError: its palette or its transparency is damaged.
-  """
-  # Before it is scaled, so that no colour of clear pixels bleeds into others.
-  small = as_displayed(image).copy()
+  # Turned and laid on white before it is scaled, so that no colour of clear
+  # pixels bleeds into others.
+  small = as_displayed(decoded).copy()
   small.thumbnail((side, side))
-  return small
+  encoded = io.BytesIO()
+  small.save(encoded, 'JPEG', quality=85)
+  return _uri('jpeg', encoded.getvalue())
 
 
 def data_uris(source: Source, ids: Collection[str]) -> dict[str, str]:

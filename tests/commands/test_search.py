@@ -175,7 +175,7 @@ def test_pictures_that_have_moved(
   for i in range(3):
     Image.new('RGB', (9, 9)).save(there / 'aardvark' / f'{i}.png')
   result = clip_jax(*call, f'--images=folder:{there}')
-  assert '1 pictures are not in folder:' in result.err
+  assert '1 images are not in folder:' in result.err
   text = page.read_text()
   assert text.count('src="data:') == 4
   assert text.count('no image at hand') == 1
@@ -191,8 +191,8 @@ def test_wrong_calls_are_one_line(
   refused('nothing to search for', *call)
   refused('a query is empty', *call, ' ')
   refused('--top=0 must be at least 1', *call, '--top=0', 'a')
-  refused('no picture nosuch.jpg: to search for the words', *call, 'nosuch.jpg')
-  refused('--image: no picture nosuch', *call, '--image=nosuch')
+  refused('no image nosuch.jpg: to search for the words', *call, 'nosuch.jpg')
+  refused('--image: no image nosuch', *call, '--image=nosuch')
   refused('no such file', *call, '--queries=nosuch.txt')
   refused('--kind=nosuch', *call, '--kind=nosuch', 'a')
   refused('there is no folder', *call, '--html=no/page.html', 'a')
@@ -302,8 +302,8 @@ def test_what_cannot_be_a_query_is_one_line(
   call = ['search', f'--model={workdir}', f'--index={npz}']
   (tmp_path / 'folder').mkdir()
   for word in ('a.HEIC', 'a b.jfif', './cat', '/no/cat', 'folder/cat', '~/c'):
-    refused(f'no picture {word}: to search for the words', *call, word)
-  refused('no picture folder/, but a folder', *call, 'folder/')
+    refused(f'no image {word}: to search for the words', *call, word)
+  refused('no image folder/, but a folder', *call, 'folder/')
   refused('--image: folder: a folder, not a file', *call, '--image=folder')
   (tmp_path / 'notes').write_text('red square\n')
   refused("not of an image: to search for the words, use --text='notes'",
@@ -312,7 +312,7 @@ def test_what_cannot_be_a_query_is_one_line(
   refused('pipe: a pipe or a device, not a file', *call, 'pipe')
   refused('pipe: a pipe or a device, not a file', *call, '--image=pipe')
   refused('is a pipe or a device', *call[:2], '--index=pipe', 'cat')
-  refused('is a URL: save the picture', *call, 'https://a.org/cat.png')
+  refused('is a URL: save the image', *call, 'https://a.org/cat.png')
 
 
 @pytest.mark.parametrize('name', ['table', 'e.dat', 'e.zip', 'wrong'])
