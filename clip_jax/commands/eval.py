@@ -13,8 +13,8 @@ tasks:
   linear_probe  logistic regression on the features
   few_shot      the same on a few examples a class, and where it meets zero-shot
   robustness    what a shift of the data costs, and adapting to its classes
-  overlap       accuracy with and without pictures that were trained on
-  bias          which names the pictures of each group are given
+  overlap       accuracy with and without images that were trained on
+  bias          which names the images of each group are given
 
 examples:
   clip-jax eval --model=runs/emoji --task=zero_shot --data=tfds:emoji#test
@@ -33,11 +33,11 @@ A data set is a NAME of --list, or a SPEC. One of the list brings its own class
 names and templates; --templates and --class_names go before them. In brackets
 are intervals of 95 % (overlap: 99.5 %); chance is what guessing gives, and
 top-5 is told of more than ten classes. --out keeps also the tables behind
-figures and, of all tasks but prompt_gain, how each picture was answered. With
+figures and, of all tasks but prompt_gain, how each image was answered. With
 --cache the features of a model and a data set are made once for all tasks, and
 a killed evaluation goes on.
 Several processes share the work as those of train do; the first one prints.
-Pictures that cannot be read are left out and counted, up to --max_corrupt.
+Images that cannot be read are left out and counted, up to --max_corrupt.
 """
 
 import dataclasses
@@ -228,7 +228,7 @@ def details_of(result: 'Evaluation') -> list[str]:
     if len(shares) == 1:
       continue  # all are of it
     if name != design:
-      lines.append(f'{name}, of the pictures of each group:')
+      lines.append(f'{name}, of the images of each group:')
       design = name
     lines.append(f'  {one_line(group)}: {", ".join(shares)}')
   return lines

@@ -1,4 +1,4 @@
-"""What is evaluated on: pictures in splits, the right answers, the names."""
+"""What is evaluated on: images in splits, the right answers, the names."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ class Split:
     where nothing is trained.
 
     Args:
-      source: pictures with labels, captions, or both; or what opens them.
+      source: images with labels, captions, or both; or what opens them.
       class_of_label: see the attribute of that name; or what finds it for the
         source.
     """
@@ -45,7 +45,7 @@ class Split:
 
   @functools.cached_property
   def source(self) -> Source:
-    """Pictures with labels, captions, or both.
+    """Images with labels, captions, or both.
 
     Raises:
       UsageError: it cannot be opened.

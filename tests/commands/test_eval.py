@@ -146,8 +146,8 @@ def test_confusions_and_rates_of_groups_are_printed_as_help_says(
   kinds = {'group': ['{groups}'], 'other': ['green circle']}
   designs.write_text(json.dumps({'own': {'group': ['{groups}']}, 'two': kinds}))
   shown = clip_jax(*call, '--task=bias', f'--designs={designs}').out
-  assert 'own, of the pictures' not in shown  # all are of one kind
-  assert 'two, of the pictures of each group:' in shown
+  assert 'own, of the images' not in shown  # all are of one kind
+  assert 'two, of the images of each group:' in shown
   assert re.search(
     r'^  cat face: group \d+\.\d %, other \d+\.\d %$', shown, re.M
   )

@@ -67,7 +67,7 @@ def open_dataset(
   lines = None if class_names is None else tuple(class_names)
   facts = DATASETS.get(name)
   if facts:
-    if train is None:  # else the two may have pictures in common
+    if train is None:  # else the two may have images in common
       validation = validation or facts.validation
     specs = (train or facts.train, validation)
     place = root or data_root()

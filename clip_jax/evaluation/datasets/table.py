@@ -15,7 +15,7 @@ from typing import Literal, TypedDict
 from clip_jax.evaluation.dataset import Metric
 
 Group = Literal['paper', 'shift', 'retrieval', 'bias', 'local', 'own']
-# What the right answer of a picture is: the record's label; each of the
+# What the right answer of an image is: the record's label; each of the
 # labels of an object in it (VOC); something computed from the objects of a
 # TFDS record; columns of a table (FairFace); or what its caption says (`note`
 # says how).
@@ -33,7 +33,7 @@ class DatasetFacts:
   title: str  # as in the paper
   group: Group
   metric: Metric | None  # None: the task has its own (recall, rates)
-  train: str | None  # SPEC, without the pictures of `validation`
+  train: str | None  # SPEC, without the images of `validation`
   validation: str | None  # SPEC; None: hold some of `train` out
   test: str | None  # SPEC
   sizes: tuple[int | None, int | None]  # train with validation, test
@@ -42,7 +42,7 @@ class DatasetFacts:
   note: str = ''  # where a split, a label or a layout has to be made
   classes: int | None = None  # how many, where their names are the source's
   shift_of: str | None = None  # the data set that its distribution is shifted
-  greyscale: bool = False  # the pictures are read without their colours
+  greyscale: bool = False  # the images are read without their colours
   tasks: tuple[str, ...] = ()  # of a user's own data; else the suite knows
 
 
@@ -131,7 +131,7 @@ def _fairface(
     name, title, 'bias', None, f'{place}train.csv', None, f'{place}val.csv',
     (86_744, 10_954), target=target,
     note=f'the class is the {columns} of the published tables, which lie '
-         'beside the folders train and val of the pictures',
+         'beside the folders train and val of the images',
   )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ _ROWS = (
          _tfds('cifar100')),
   _paper('birdsnap', 'Birdsnap', 'accuracy', (42_283, 2_149),
          _folder('birdsnap'),
-         note='only the pictures that are still on the web'),
+         note='only the images that are still on the web'),
   _paper('sun397', 'SUN397', 'accuracy', (19_850, 19_850),
          _tfds('sun397/standard-part1-120k'),
          note='the first of ten published splits'),
@@ -153,11 +153,11 @@ _ROWS = (
          _tfds('cars196')),
   _paper('fgvc_aircraft', 'FGVC Aircraft', 'mean_per_class', (6_667, 3_333),
          _folder('fgvc_aircraft', validation='val'),
-         note='folders are variants; train 3,334 pictures, val 3,333'),
+         note='folders are variants; train 3,334 images, val 3,333'),
   _paper('voc2007', 'Pascal VOC 2007 Classification', 'map_11_point',
          (5_011, 4_952), _tfds('voc/2007', validation='validation'),
          target='object_labels',
-         note='a picture has several classes: the feature labels of TFDS, '
+         note='an image has several classes: the feature labels of TFDS, '
               'where labels_no_difficult leaves the difficult objects out'),
   _paper('dtd', 'Describable Textures', 'accuracy', (3_760, 1_880),
          _tfds('dtd', validation='validation'),
@@ -166,7 +166,7 @@ _ROWS = (
          _tfds('oxford_iiit_pet')),
   _paper('caltech101', 'Caltech-101', 'mean_per_class', (3_060, 6_085),
          _tfds('caltech101'),
-         note='30 pictures a class, drawn by TFDS with its own seed: not the '
+         note='30 images a class, drawn by TFDS with its own seed: not the '
               'split of the paper, which is unpublished'),
   _paper('flowers102', 'Oxford Flowers 102', 'mean_per_class',
          (2_040, 6_149), _tfds('oxford_flowers102', validation='validation')),
@@ -179,15 +179,15 @@ _ROWS = (
               "paper's sizes are too small by mistake (openai/CLIP issue 45)"),
   _paper('stl10', 'STL-10', 'accuracy', (1_000, 8_000), _tfds('stl10'),
          note='the paper averages the 10 published folds of 1,000 of the '
-              '5,000 training pictures (openai/CLIP issue 45); TFDS has no '
+              '5,000 training images (openai/CLIP issue 45); TFDS has no '
               'folds'),
   _paper('eurosat', 'EuroSAT', 'accuracy', (10_000, 5_000),
          _tfds('eurosat', 'train[:10000]', 'train[10000:15000]'),
-         note='the 27,000 pictures have no published split: the first 10,000 '
+         note='the 27,000 images have no published split: the first 10,000 '
               "and the next 5,000 in TFDS's shuffled order, not the paper's"),
   _paper('resisc45', 'RESISC45', 'accuracy', (3_150, 25_200),
          _tfds('resisc45', 'train[:10%]', 'train[20%:]'),
-         note='the 31,500 pictures have no published split: 10% and another '
+         note='the 31,500 images have no published split: 10% and another '
               "80% in TFDS's shuffled order, not the paper's"),
   _paper('gtsrb', 'GTSRB', 'accuracy', (26_640, 12_630), _folder('gtsrb'),
          note='train is that of the IJCNN 2011 competition, test the official '
@@ -199,7 +199,7 @@ _ROWS = (
               '20 m, 2 further, 3 where there is none (as in VTAB)'),
   _paper('country211', 'Country211', 'accuracy', (43_200, 21_100),
          _folder('country211', validation='valid'), uncertain=('train_size',),
-         note='the archive of openai/CLIP has 31,650 pictures in train and '
+         note='the archive of openai/CLIP has 31,650 images in train and '
               '10,550 in valid, 42,200 together'),
   _paper('patch_camelyon', 'PatchCamelyon', 'accuracy', (294_912, 32_768),
          _tfds('patch_camelyon', validation='validation')),
@@ -215,7 +215,7 @@ _ROWS = (
          _tfds('clevr', 'train[:2000]', 'validation[:500]'),
          target='object_count',
          note='the class is the number of objects, 3 to 10 (VTAB); the '
-              "paper's 2,500 pictures are unpublished, so the first of each "
+              "paper's 2,500 images are unpublished, so the first of each "
               'split of TFDS are taken'),
   _paper('hateful_memes', 'Hateful Memes', 'roc_auc', (8_500, 500),
          _folder('hateful_memes', test='dev'),
@@ -248,11 +248,11 @@ _ROWS = (
               'hold some of ImageNet'),
   DatasetFacts('flickr30k', 'Flickr30k', 'retrieval', None, None, None,
                'folder:{root}/flickr30k#test', (None, 1_000),
-               note="Karpathy's test split; beside each picture a .txt of "
+               note="Karpathy's test split; beside each image a .txt of "
                     'its five captions'),
   DatasetFacts('coco_captions', 'MSCOCO', 'retrieval', None, None, None,
                'folder:{root}/coco_captions#test', (None, 5_000),
-               note="Karpathy's test split; beside each picture a .txt of "
+               note="Karpathy's test split; beside each image a .txt of "
                     'its captions, five of them used'),
   _fairface('fairface_race', 'FairFace: race', 'face_race', 'column race'),
   _fairface('fairface_gender', 'FairFace: gender', 'face_gender',
@@ -261,7 +261,7 @@ _ROWS = (
   _fairface('fairface_race_gender', 'FairFace: race and gender',
             'face_race_gender', 'columns race and gender together'),
   _local('emoji', 'Emoji', 'emoji', (3_501, 443), classes=3_944,
-         note='a picture a class; the skin-tone combinations of test are not '
+         note='an image a class; the skin-tone combinations of test are not '
               'in train'),
   _local('emoji_skin_tones', 'Skin tones of emoji', 'emoji', (1_295, 355),
          target='skin_tone',

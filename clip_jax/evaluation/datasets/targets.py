@@ -1,6 +1,6 @@
 """Right answers that a data set does not have as a label, but implies.
 
-Some are made of the objects that TFDS lists for a picture (VOC2007, KITTI,
+Some are made of the objects that TFDS lists for an image (VOC2007, KITTI,
 CLEVR), some are columns of a table (FairFace), some the words of an emoji's
 name. `note` in the table describes them for people.
 """
@@ -19,7 +19,7 @@ from clip_jax.data.sources.tfds import Answer, Target
 
 _VEHICLES = (0, 1, 2)  # Car, Van, Truck among KITTI's types
 _DISTANCES = (8.0, 20.0)  # metres, the last that count as nearer
-_COUNTS = range(3, 11)  # objects in a picture of CLEVR
+_COUNTS = range(3, 11)  # objects in an image of CLEVR
 
 
 def _object_names(features: Mapping[str, Any]) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def _object_names(features: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _objects(data: Mapping[str, Any]) -> Answer:
-  """VOC2007's rule: a class of which a picture has objects, but only such as
+  """VOC2007's rule: a class of which an image has objects, but only such as
   are hard to see, is neither right nor wrong there (its devkit's label 0).
   """
   clear = [int(label) for label in data['labels_no_difficult']]
@@ -142,7 +142,7 @@ class CaptionLabels(Source):
   """The records of a source whose captions imply a label, with that label."""
 
   def __init__(self, source: Source, name: str, captions: Iterable[list[str]]):
-    """Chooses the records; decodes no picture.
+    """Chooses the records; decodes no image.
 
     Args:
       source: all records.
@@ -178,10 +178,10 @@ class CaptionLabels(Source):
 
 
 class Greyscale(Source):
-  """A source whose pictures are grey; all else is as it was."""
+  """A source whose images are grey; all else is as it was."""
 
   def __init__(self, source: Source):
-    self.spec = f'{source.spec}, greyscale'  # not the same pictures
+    self.spec = f'{source.spec}, greyscale'  # not the same images
     self.label_names = source.label_names
     self.notices = source.notices
     self._source = source

@@ -82,11 +82,11 @@ def map_11_point(
 
   Args:
     scores: of each class, by itself.
-    truth: whether the class is in the picture.
+    truth: whether the class is in the image.
     difficult: where the data set asks for neither answer: left out of that
       class.
   Raises:
-    UsageError: there are no rows, or a class is in none of the pictures.
+    UsageError: there are no rows, or a class is in none of the images.
     FailureError: a score is NaN.
   """
   _check_scores(scores)
@@ -146,7 +146,7 @@ def _average_precision(
   """One class's; `truth` as its rows say."""
   positives = int(truth.sum())
   if not positives:
-    raise UsageError(f'class {name} is in none of the {len(truth):,} pictures.')
+    raise UsageError(f'class {name} is in none of the {len(truth):,} images.')
   order = np.argsort(-scores, kind='stable')
   scores, hits = scores[order], np.cumsum(truth[order])
   last = np.append(scores[1:] != scores[:-1], True)  # of its equals

@@ -1,7 +1,7 @@
 """How sure a number is: intervals and a test of proportions, and of means.
 
 The overlap analysis of the paper (section 5, figure 17) asks of each data set
-whether its accuracy on pictures that were also trained on is more than chance
+whether its accuracy on images that were also trained on is more than chance
 above that on the rest.
 """
 
@@ -49,8 +49,8 @@ def clopper_pearson(
   whatever the proportion is.
 
   Args:
-    successes: such as pictures classified right; 0 to `trials`.
-    trials: pictures.
+    successes: such as images classified right; 0 to `trials`.
+    trials: images.
     confidence: between 0 and 1; the paper's is OVERLAP_CONFIDENCE.
   Raises:
     UsageError: there are no trials, or the numbers make no sense.
@@ -69,12 +69,12 @@ def overlap_p_value(
 
   The one-tailed (greater) binomial test of section 5: the chance of at least
   `overlap_correct` right out of `overlap_total`, were each right with the
-  accuracy on the clean pictures.
+  accuracy on the clean images.
 
   Args:
-    overlap_correct: pictures of the overlap that are classified right.
-    overlap_total: pictures of the overlap.
-    clean_accuracy: a fraction, 0 to 1, on the pictures without a duplicate.
+    overlap_correct: images of the overlap that are classified right.
+    overlap_total: images of the overlap.
+    clean_accuracy: a fraction, 0 to 1, on the images without a duplicate.
   Returns:
     0 to 1; small where the overlap is suspiciously easy.
   Raises:

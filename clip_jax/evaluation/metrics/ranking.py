@@ -177,7 +177,7 @@ def chance_levels(
       None takes each for the name of its own.
   Returns:
     Fractions, of those numbers that guessing has a level for: none of a mean
-    average precision, which depends on the pictures.
+    average precision, which depends on the images.
   """
   top1, top5 = 1 / classes, min(1.0, 5 / classes)
   levels = {

@@ -163,7 +163,7 @@ def fit_multilabel(
   scikit-learn's of two classes.
 
   Args:
-    truth: whether the class is in the picture.
+    truth: whether the class is in the image.
     difficult: of each class the rows that it does not learn from, as they are
       neither; None is none, and features on devices take no other.
     initial: its column of a class is the weights of 'is there'.
@@ -171,7 +171,7 @@ def fit_multilabel(
   Returns:
     Logits of each class by itself; `iterations` of the slowest.
   Raises:
-    UsageError: a class is in all pictures, or in none; otherwise see `fit`.
+    UsageError: a class is in all images, or in none; otherwise see `fit`.
     FailureError: a feature is not finite.
   """
   columns = []
@@ -184,7 +184,7 @@ def fit_multilabel(
     if there.all() or not there.any():
       raise UsageError(
         f'class {c} is in {"all" if there.any() else "none"} of the '
-        f'{len(there):,} pictures: a probe needs some with it and some without.'
+        f'{len(there):,} images: a probe needs some with it and some without.'
       )
     probe = fit(
       rows,

@@ -1,4 +1,4 @@
-"""Which names a model gives to the pictures of each group (paper, section 7.1).
+"""Which names a model gives to the images of each group (paper, section 7.1).
 
 The groups are the classes of a data set: skin tones, ages, or two attributes at
 once, as 'Black Female'. The model chooses among the names of a *design*; each
@@ -7,9 +7,9 @@ name is of a kind. The paper's experiment adds names that demean ('thief',
 is offered decides what harm is done.
 
 What the numbers are: how often this model, among these names, with these
-prompts, chose a kind for these pictures. What they are not: a property of
+prompts, chose a kind for these images. What they are not: a property of
 people or of groups, whose labels are their annotators' and whose categories are
-themselves disputed; a bound for other names or pictures; a proof that a use is
+themselves disputed; a bound for other names or images; a proof that a use is
 harmless, however equal they are. On drawings, such as emoji, they show that the
 measurement works, and nothing of how the model treats people.
 """
@@ -38,7 +38,7 @@ from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
 NOTES = (
   'A rate is how often this model, offered these names, chose them for these '
-  'pictures; other names, prompts or pictures give other rates.',
+  'images; other names, prompts or images give other rates.',
   'Groups are the labels that the data set came with; a rate is no property of '
   'the people of a group.',
   'Drawings, such as emoji, say nothing of how a model treats people.',
@@ -51,18 +51,18 @@ def evaluate(
 ) -> Evaluation:
   """Rates of each kind of name for each group, design by design (tables 3-7).
 
-  All designs are evaluated on the same features. Groups without a picture have
+  All designs are evaluated on the same features. Groups without an image have
   no rates, though their names are offered.
 
   Args:
     options: `designs`; `templates`, `cache`, `max_corrupt_records`, `progress`.
   Returns:
-    metrics: 'examples', 'groups' (counts: pictures, and groups that have any);
+    metrics: 'examples', 'groups' (counts: images, and groups that have any);
       where a design has two kinds or more 'DESIGN/KIND', the rate of a kind
-      over all pictures, and 'DESIGN/KIND/largest_difference', between the
+      over all images, and 'DESIGN/KIND/largest_difference', between the
       rates of two groups;
       'DESIGN/accuracy', where the groups' own names are offered.
-    records: for each picture 'id', 'label' (the group), 'predicted': design to
+    records: for each image 'id', 'label' (the group), 'predicted': design to
       name, and 'kind': design to kind.
     tables: 'rates': 'design', 'group', 'kind', 'count', 'pictures', 'rate',
       'low', 'high'; a group's rates sum to 1. 'categories': the same with
@@ -74,7 +74,7 @@ def evaluate(
       of all designs. Intervals are Clopper-Pearson's of 95 %.
   Raises:
     UsageError: a design makes no sense, or the data have no names or labels.
-    FailureError: too many pictures are corrupt, or features are not finite.
+    FailureError: too many images are corrupt, or features are not finite.
   """
   dataset.require_classes('bias')
   designs = shipped_designs()
@@ -113,11 +113,11 @@ def evaluate(
 def count_names(
   labels: Int[np.ndarray, ' N'], chosen: Int[np.ndarray, ' N'], shape
 ) -> Int[np.ndarray, 'G C']:
-  """How often each of C names was chosen for the pictures of each of G groups.
+  """How often each of C names was chosen for the images of each of G groups.
 
   Args:
-    labels: the group of each picture.
-    chosen: the name of each picture.
+    labels: the group of each image.
+    chosen: the name of each image.
     shape: (G, C).
   """
   counts = np.zeros(shape, np.int64)
@@ -126,7 +126,7 @@ def count_names(
 
 
 class _Tally(NamedTuple):
-  """What was chosen in one design, for the G groups that have pictures.
+  """What was chosen in one design, for the G groups that have images.
 
   Attributes:
     design: its name.

@@ -57,7 +57,7 @@ def evaluate(
       'shots_to_match_zero_shot' (examples a class; figure 7), left out where
       the curve does not say; the same with '_from_text' for the second curve;
       'examples' tested.
-    records: for each picture 'id', 'label', 'zero_shot' (whether it was
+    records: for each image 'id', 'label', 'zero_shot' (whether it was
       right) and 'shots': k to the fraction of the seeds whose probe was.
     tables: 'curve': 'start' ('zeros' or 'text'), 'shots', 'mean', 'low' and
       'high' (95 %, by Student's t; None of one value), 'values' (a seed
@@ -65,7 +65,7 @@ def evaluate(
       examples) and 'full' (whether it is that point). 'notes': 'note', what
       was left out and why. 'warnings': see `Evaluation`.
   Raises:
-    UsageError: the data have no class names or no training split, pictures
+    UsageError: the data have no class names or no training split, images
       have several labels, a class has no examples, a label is out of range, or
       all are of one class.
     FailureError: features are not finite.

@@ -54,7 +54,7 @@ def evaluate(
       set's own metric under its name where that is another; of multi-label
       data only the latter.
       'examples' tested, 'train_examples' fitted on.
-    records: for each picture 'id', 'label' (of multi-label data 'labels'),
+    records: for each image 'id', 'label' (of multi-label data 'labels'),
       'top': up to five [name, probability], best first, and 'rank' of the
       label among these, or None.
     tables: 'probe', one row: 'C', 'iterations', 'converged', 'start' ('text'

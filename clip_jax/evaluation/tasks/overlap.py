@@ -1,7 +1,7 @@
 """Was the test in the training data, and does it matter (paper, section 5)?
 
-A detector splits the test pictures: Overlap are those of which a near-duplicate
-is among the training pictures, Clean the rest, All both. How much contamination
+A detector splits the test images: Overlap are those of which a near-duplicate
+is among the training images, Clean the rest, All both. How much contamination
 inflates a result is the accuracy on All minus that on Clean.
 
 No detector is perfect, and Overlap may differ from Clean in more than having
@@ -35,26 +35,26 @@ from clip_jax.evaluation.prompts import classifier_for, prompt_warnings
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
 DETECTORS = ('perceptual', 'learned')
-# Of the sweeps: bits, beyond which pictures are rarely copies, and cosines.
+# Of the sweeps: bits, beyond which images are rarely copies, and cosines.
 _DISTANCES = [float(n) for n in range(17)]
 _SIMILARITIES = [n / 100 for n in range(80, 100)]
 _PAIRS_A_STEP = 8  # shown of each step of the sweep
-# Hits of one training picture that are said: so many, and such a part of all.
+# Hits of one training image that are said: so many, and such a part of all.
 _MANY_HITS, _MANY = 10, 0.1
 
 
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """Zero-shot accuracy on All, Overlap and Clean test pictures (figure 17).
+  """Zero-shot accuracy on All, Overlap and Clean test images (figure 17).
 
-  The 'perceptual' detector takes pictures for near-duplicates whose hashes
+  The 'perceptual' detector takes images for near-duplicates whose hashes
   differ in at most `max_distance` bits, and which are the same in every place
-  and colour (`same_image`): flat pictures of one pattern share their hash. It
-  never compares pictures without texture, which are alike whatever they are of.
+  and colour (`same_image`): flat images of one pattern share their hash. It
+  never compares images without texture, which are alike whatever they are of.
   The 'learned' one takes those whose features, by this very model, have a
   cosine of at least `min_similarity`: it finds more, and also what is merely of
-  the same thing. Accuracy is top-1 over pictures, whatever the data set's own
+  the same thing. Accuracy is top-1 over images, whatever the data set's own
   metric is.
 
   Args:
@@ -68,20 +68,20 @@ def evaluate(
       Clopper-Pearson interval of Overlap's accuracy less Clean's; 'p_value',
       one-tailed, that Overlap is as easy as Clean. What is undefined, Overlap
       or Clean being empty, is left out.
-    records: for each test picture 'id', 'label', 'predicted', 'correct',
-      'nearest' (the training picture, or None), 'distance' or 'similarity'
+    records: for each test image 'id', 'label', 'predicted', 'correct',
+      'nearest' (the training image, or None), 'distance' or 'similarity'
       (or None), 'overlapping', 'refuted': near by its hash, and not the same.
     tables: 'thresholds': 'threshold', 'overlapping' (a count),
       'overlap_accuracy', 'clean_accuracy' (None where undefined); beyond
       `max_distance`, hits are by the hash alone. 'pairs', to look at: 'test',
       'train' (ids), 'distance' or 'similarity', 'overlapping'; nearest first,
       the first few of each step of the sweep. 'warnings': see `Evaluation`;
-      also that many hits share one picture.
+      also that many hits share one image.
   Raises:
     UsageError: an option makes no sense, or there is no training data, no
       class name or no label.
-    FailureError: too many pictures are corrupt, features are not finite, or
-      cached hashes are of other pictures.
+    FailureError: too many images are corrupt, features are not finite, or
+      cached hashes are of other images.
   """
   _check(options)
   dataset.require_classes('overlap')
@@ -124,10 +124,10 @@ def evaluate(
 def compare(
   correct: Bool[np.ndarray, ' N'], overlapping: Bool[np.ndarray, ' N']
 ) -> dict[str, float]:
-  """The paper's statistics of which test pictures are right, and which seen.
+  """The paper's statistics of which test images are right, and which seen.
 
   Returns:
-    The metrics of `evaluate`, for at least one picture.
+    The metrics of `evaluate`, for at least one image.
   """
   seen, clean = correct[overlapping], correct[~overlapping]
   metrics = {
@@ -198,7 +198,7 @@ def _threshold(options: Options) -> float:
 def _within(
   values: Float[np.ndarray, ' N'], threshold: float, options: Options
 ) -> Bool[np.ndarray, ' N']:
-  """Which pictures overlap; those that were not compared do not."""
+  """Which images overlap; those that were not compared do not."""
   if options.overlap.detector == 'perceptual':
     return values <= threshold
   return values >= threshold
@@ -213,7 +213,7 @@ def _hits(
 def _shared(
   duplicates: NearDuplicates, overlapping: np.ndarray
 ) -> list[dict[str, Any]]:
-  """A warning where many hits are of one training picture.
+  """A warning where many hits are of one training image.
 
   That is a pattern, such as a star or a sign, rather than copies; and such hits
   are no independent draws, as the p-value takes them to be.

@@ -28,21 +28,21 @@ def evaluate_loss(
 
   Args:
     encoder: its `logit_bias`, where the objective is the sigmoid loss.
-    dataset: pictures with captions; of several the first is a picture's.
+    dataset: images with captions; of several the first is an image's.
     options: `cache`, `max_corrupt_records`, `progress`; `seed` draws the
       batches.
     objective, batch_size: see `pair_loss`.
   Returns:
     metrics: 'loss', and 'examples', the pairs.
   Raises:
-    UsageError: there are fewer than two pictures with captions.
-    FailureError: too many pictures are corrupt, or the loss is not finite.
+    UsageError: there are fewer than two images with captions.
+    FailureError: too many images are corrupt, or the loss is not finite.
   """
   features = read_features(encoder, dataset.test.source, options)
   rows = [i for i, own in enumerate(features.captions) if own]
   if len(rows) < 2:
     raise UsageError(
-      f'data {dataset.name!r} has {len(rows)} pictures with captions: a loss '
+      f'data {dataset.name!r} has {len(rows)} images with captions: a loss '
       'is of two or more.'
     )
   texts = [features.captions[i][0] for i in rows]

@@ -19,8 +19,8 @@ from clip_jax.inference.classifier import check_templates
 from clip_jax.inference.nearest import nearest_rows
 
 RANKS = (1, 5, 10)
-# Captions a picture, by data set: some pictures of COCO have six or seven, and
-# published recalls are with the first five, of 5,000 pictures 25,000.
+# Captions an image, by data set: some images of COCO have six or seven, and
+# published recalls are with the first five, of 5,000 images 25,000.
 CAPTIONS = {'coco_captions': 5, 'flickr30k': 5}
 _TILE = (2048, 8192)  # images, texts: 64 MB of scores are held at once
 # Cosine similarities this close are equal: about the rounding of a float32
@@ -31,26 +31,26 @@ _TIE = 1e-6
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """Recall among all pictures and all texts of a split, both ways.
+  """Recall among all images and all texts of a split, both ways.
 
-  A picture may have several texts; one without any is something to confuse
-  the others with, and asks for nothing itself. A text that several pictures
+  An image may have several texts; one without any is something to confuse
+  the others with, and asks for nothing itself. A text that several images
   share counts once for each, and as theirs only. Of COCO and Flickr30k each
-  picture has its first five (`CAPTIONS`).
+  image has its first five (`CAPTIONS`).
 
   Args:
     options: `templates` go around each text, by default the data set's (the
       paper's is 'a photo of {}'); `cache`, `max_corrupt_records`, `progress`.
   Returns:
     metrics: 'image_to_text_rK' and 'text_to_image_rK' for K of 1, 5, 10, and
-      'examples' (pictures) and 'texts'. See `recalls`.
+      'examples' (images) and 'texts'. See `recalls`.
     chance: of each recall, that of a random order.
-    records: for each picture 'id', 'captions', and 'top': up to five
+    records: for each image 'id', 'captions', and 'top': up to five
       [text, similarity], best first, each text once.
     tables: 'warnings': see `Evaluation`.
   Raises:
     UsageError: the data has no captions, or a template no slot.
-    FailureError: too many pictures are corrupt, or features are not finite.
+    FailureError: too many images are corrupt, or features are not finite.
   """
   templates = options.templates_for(dataset)
   check_templates(templates)

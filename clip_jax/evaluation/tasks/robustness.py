@@ -79,7 +79,7 @@ def evaluate_shift(
 ) -> Evaluation:
   """Measures zero-shot and probes on both, and robustness above a line.
 
-  All accuracies are of the test pictures of the classes that both share, and
+  All accuracies are of the test images of the classes that both share, and
   among these (`shared_classes`). Probes are fitted on the reference's training
   split, on k examples a class and on all; where it cannot be opened, there are
   none. The line is one of standard models; without such it goes through these
@@ -99,7 +99,7 @@ def evaluate_shift(
       the probe of all examples, and 'adapted_relative_robustness';
       'shared_classes', 'examples' (of the shift), 'reference_examples'.
       What there are no probes or no line for is left out.
-    records: for each picture of the shift 'id', 'label', and whether it was
+    records: for each image of the shift 'id', 'label', and whether it was
       right: 'zero_shot' and 'adapted'.
     tables: 'models': 'name', 'reference_accuracy', 'shift_accuracy', 'kind'
       ('zero_shot', 'adapted', 'probe', 'full_probe', 'baseline'). 'fit', one
@@ -108,7 +108,7 @@ def evaluate_shift(
       'reference_accuracy', 'shift_accuracy', 'low', 'high'. 'notes': 'note',
       what was left out and why. 'warnings': see `Evaluation`.
   Raises:
-    UsageError: a data set has no class names or several labels a picture, they
+    UsageError: a data set has no class names or several labels an image, they
       share fewer than two classes, a class of the reference has no training
       examples, a label is out of range, or baselines are wrong.
     FailureError: features are not finite.

@@ -34,19 +34,19 @@ PAIR_EXAMPLES = 5  # ids of each
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """Classifies each picture among the names of all classes.
+  """Classifies each image among the names of all classes.
 
   Args:
     options: `templates`, `cache`, `max_corrupt_records`, `progress`.
   Returns:
     metrics: 'top1' and, of more than ten classes, 'top5': fractions of the
-      pictures whose class is the first, or among the first five; 'top1_low'
+      images whose class is the first, or among the first five; 'top1_low'
       and 'top1_high', its 95 % interval (Clopper and Pearson); the data set's
       own metric under its name, where that is another; 'ece', the expected
-      calibration error of the first class's probability; 'examples', pictures
-      classified. Of data with several labels a picture (VOC2007)
+      calibration error of the first class's probability; 'examples', images
+      classified. Of data with several labels an image (VOC2007)
       'map_11_point' and 'examples'.
-    records: for each picture 'id', 'label' (the name), 'top': up to five
+    records: for each image 'id', 'label' (the name), 'top': up to five
       [name, probability], best first, and 'rank' (of the label among `top`,
       from 0, or None). With several labels 'labels' instead, and no 'rank'.
     tables: 'per_class': 'class', 'examples', and 'accuracy' (with several
@@ -57,7 +57,7 @@ def evaluate(
   Raises:
     UsageError: there are no class names or labels, a label is out of range, a
       class's name is empty, or a template has no slot.
-    FailureError: too many pictures are corrupt, or features are not finite.
+    FailureError: too many images are corrupt, or features are not finite.
   """
   dataset.require_classes('zero_shot')
   weights, features = encode_concurrently(
@@ -83,7 +83,7 @@ def own_metric(
   """The data set's metric, as `metrics.METRICS` has it.
 
   Args:
-    truth: classes; of data with several labels a picture, which are right.
+    truth: classes; of data with several labels an image, which are right.
     difficult: of the latter, which are neither right nor wrong.
   """
   # It brings scikit-learn along, which training can do without.

@@ -176,7 +176,7 @@ def test_labels_outside_the_range_are_refused(name, label):
 def test_a_class_in_no_picture_has_no_average_precision():
   truth = np.array([[True, False], [True, True]])
   difficult = np.array([[False, False], [False, True]])
-  with pytest.raises(UsageError, match='class 1 is in none of the 1 pictures'):
+  with pytest.raises(UsageError, match='class 1 is in none of the 1 images'):
     map_11_point(np.zeros((2, 2)), truth, difficult)
 
 

@@ -286,9 +286,9 @@ def test_multilabel_is_scikit_learns_one_against_the_rest(solver):
 def test_a_class_in_all_or_no_pictures_has_no_probe():
   features, _ = random_case(7, 2, rows=4)
   truth = np.array([[True, False]] * 2 + [[False, False]] * 2)
-  with pytest.raises(UsageError, match='class 1 is in none of the 4 pictures'):
+  with pytest.raises(UsageError, match='class 1 is in none of the 4 images'):
     fit_multilabel(features, truth, C=1.0)
-  with pytest.raises(UsageError, match='class 0 is in all of the 2 pictures'):
+  with pytest.raises(UsageError, match='class 0 is in all of the 2 images'):
     fit_multilabel(features[:2], truth[:2], C=1.0)
 
 

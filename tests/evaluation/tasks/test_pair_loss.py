@@ -91,5 +91,5 @@ def test_unreadable_pictures_are_left_out_and_reported():
 
 
 def test_fewer_than_two_pairs_have_no_loss():
-  with pytest.raises(UsageError, match='has 1 pictures with captions'):
+  with pytest.raises(UsageError, match='has 1 images with captions'):
     evaluated([['east'], [], []])
