@@ -113,7 +113,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _run_task(values: flags.FlagValues, root: Path | None) -> None:
-  """One task on one data set."""
+  """Measures one task on one data set, and prints it."""
   from clip_jax.evaluation import EVALUATORS, find_evaluator
 
   reference = common_flags.reference_of(values)
@@ -189,7 +189,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
 
 
 def lines_of(result: 'Evaluation') -> list[str]:
-  """A line a metric, with its interval and the level of chance."""
+  """Returns a line a metric, with its interval and the level of chance."""
   metrics = result.metrics
   bounds = {f'{name}{end}' for name in metrics for end in _BOUNDS}
   shown = {name: x for name, x in metrics.items() if name not in bounds}
@@ -235,7 +235,7 @@ def details_of(result: 'Evaluation') -> list[str]:
 
 
 def _class_names_of(path: str | None) -> list[str] | None:
-  """The lines of a file, of which none may be empty."""
+  """Returns the lines of a file, of which none may be empty."""
   if path is None:
     return None
   lines = printing.lines_of('class_names', path)
@@ -272,7 +272,7 @@ def _out_of(name: str | None) -> Path | None:
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:
-  """Whole or not at all."""
+  """Writes the document, whole or not at all."""
   with (
     replacing(out) as temporary,
     open(temporary, 'w', encoding='utf-8') as file,

@@ -44,7 +44,7 @@ def print_list(root: Path | None, as_json: bool) -> None:
 
 
 def _describe(facts: DatasetFacts, root: Path) -> dict[str, Any]:
-  """A row as JSON has it; `uncertain` names what no source confirms."""
+  """Returns a row for JSON; `uncertain` names what no source confirms."""
   names = read_names(facts.name)
   missing = present(facts, root)
   return {
@@ -93,7 +93,7 @@ def _lines(rows: list[dict[str, Any]], root: Path) -> Iterable[str]:
 
 
 def _number(row: dict[str, Any], key: str) -> str:
-  """'10,000 ', with a mark where it is uncertain; '-' where there is none."""
+  """Returns '10,000 ', marked where uncertain; '-' where there is none."""
   if not row[key]:
     return '- '
   uncertain = key in row['uncertain'] or f'{key}_size' in row['uncertain']

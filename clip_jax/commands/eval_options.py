@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  """Those of `Options`, which says more of each."""
+  """Adds the flags of `Options`, which says more of each."""
 
   def text(name: str, default: str | None, what: str) -> None:
     flags.DEFINE_string(name, default, what, flag_values=values)
@@ -55,7 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def options_of(values: flags.FlagValues) -> 'Options':
-  """What these flags and those of encoding say; without a cache.
+  """Returns what these flags and those of encoding say; without a cache.
 
   Raises:
     UsageError: one of them is impossible.

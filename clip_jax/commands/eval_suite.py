@@ -212,12 +212,12 @@ def training_data(reference: Path) -> str | None:
 
 
 def versions() -> dict[str, str]:
-  """Of what results depend on, by package."""
+  """Returns the versions of the packages that results depend on."""
   return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def command_of(values: flags.FlagValues) -> str:
-  """The command line that does this again."""
+  """Returns the command line that does this again."""
   words = [
     shlex.quote(word)
     for name in sorted(values)
@@ -230,7 +230,7 @@ def command_of(values: flags.FlagValues) -> str:
 def say(
   place: int, total: int, pair: 'Pair', result: 'Result | None', kept: bool
 ) -> None:
-  """A line on stderr as a pair begins (on a terminal), and as it ends."""
+  """Prints a line on stderr as a pair begins (on a terminal) and ends."""
   head = f'[{place + 1}/{total}] {pair}'
   if result is None:
     if sys.stderr.isatty():

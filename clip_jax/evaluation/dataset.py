@@ -129,7 +129,7 @@ class Dataset:
 
   @property
   def notices(self) -> tuple[str, ...]:
-    """What there is to say of the splits that are open, each line once."""
+    """The notices of the splits that are open, each line once."""
     splits = (self.test, self.train, self.validation)
     lines = [line for split in splits if split for line in split.notices]
     lines += self.reference.notices if self.reference else ()
@@ -150,7 +150,7 @@ class Dataset:
       )
 
   def require_train(self, task: str) -> Split:
-    """The split to learn from.
+    """Returns the split to learn from.
 
     Raises:
       UsageError: there is none.
@@ -164,7 +164,7 @@ class Dataset:
 
 
 def of_source(source: Source) -> Dataset:
-  """A user's own data: its label names are the classes.
+  """Returns a user's own data as a data set: its label names are the classes.
 
   Args:
     source: what is evaluated.
@@ -185,7 +185,7 @@ _known: weakref.WeakKeyDictionary[Source, dict[str, Any]] = (
 
 
 def data_identity(source: Source) -> dict[str, Any]:
-  """What the features of a source depend on, as JSON has it.
+  """Returns what the features of a source depend on, as JSON has it.
 
   It notices another SPEC, number of records, or list of label names; any change
   in 64 records spread over the source (all of them, of fewer): bytes, id,

@@ -41,7 +41,7 @@ class Examples:
 
   @property
   def ids(self) -> list[str]:
-    """Those of the records."""
+    """The ids of the records."""
     return self.features.ids
 
   @property

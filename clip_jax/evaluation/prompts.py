@@ -22,7 +22,7 @@ def classifier_for(
   options: Options,
   templates: Sequence[str] | None = None,
 ) -> Float[np.ndarray, 'E C']:
-  """One unit-length column a class, made by the text tower (paper, 3.1.4).
+  """Returns one unit-length column a class, by the text tower (paper, 3.1.4).
 
   Every prompt's embedding has unit length; those of a class, over all of its
   names and all templates, are averaged in embedding space, and the mean is
@@ -49,7 +49,7 @@ def prompt_features(
   options: Options,
   templates: Sequence[str],
 ) -> Float[np.ndarray, 'M T E']:
-  """The embedding of each name in each template.
+  """Returns the embedding of each name in each template.
 
   Args:
     dataset: the M names of its `class_names`, all those of a class together.
@@ -84,7 +84,7 @@ def prompts_of(dataset: Dataset, templates: Sequence[str]) -> list[list[str]]:
 def mean_directions(
   rows: Float[np.ndarray, 'R E'], names: Sequence[int], templates: int
 ) -> Float[np.ndarray, 'E C']:
-  """Unit-length columns: the mean of each class's rows.
+  """Returns unit-length columns: the mean direction of each class's rows.
 
   Args:
     rows: of each name's templates, in the order of the classes.
@@ -173,7 +173,7 @@ def warnings_of_prompts(
 def _alike(
   prompts: Prompts, read: Sequence[str | bytes]
 ) -> Iterable[list[tuple[int, slice]]]:
-  """Groups of two or more whose prompts have the same mean.
+  """Returns groups of two or more whose prompts have the same mean.
 
   Args:
     read: what the model reads of each prompt, one class's after another's.
@@ -194,7 +194,7 @@ def _alike(
 def _told(
   groups: Sequence[Sequence[int]], names: Sequence[str], what: str
 ) -> str:
-  """'4 of 9 classes cannot be told apart from others: crane (2 classes), …'."""
+  """Returns '4 of 9 classes cannot be told apart from others: crane …'."""
   shown = []
   for members in groups[:_SHOWN]:
     times = collections.Counter(

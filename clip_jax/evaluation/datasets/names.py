@@ -47,7 +47,7 @@ class Names:
 
 
 def class_names(name: str) -> tuple[tuple[str, ...], ...]:
-  """The names of each class, in our order; most classes have one.
+  """Returns the names of each class, in our order; most classes have one.
 
   Raises:
     UsageError: there is no data set of that name.
@@ -76,7 +76,7 @@ def wordnet_ids(name: str) -> tuple[tuple[str, ...], ...]:
 
 
 def source(name: str) -> str:
-  """Where the names and templates are from, in a sentence.
+  """Returns where the names and templates are from, in a sentence.
 
   Raises:
     UsageError: there is no data set of that name.
@@ -85,7 +85,7 @@ def source(name: str) -> str:
 
 
 def contents_hash() -> str:
-  """Of all files together: numbers depend on names and templates."""
+  """Returns a hash of all files: numbers depend on names and templates."""
   digest = hashlib.sha256()
   for file in sorted(_files(), key=lambda file: file.name):
     digest.update(f'{file.name}\n{file.read_text(encoding="utf-8")}'.encode())
@@ -151,7 +151,7 @@ def _tuples(rows: list[str | list[str]]) -> tuple[tuple[str, ...], ...]:
 def match(
   label_names: Sequence[str], dataset: str
 ) -> Int[np.ndarray, ' labels']:
-  """The class of each label of a source of a known data set.
+  """Returns the class of each label of a source of a known data set.
 
   Args:
     label_names: as the source spells them, in its order.
@@ -183,7 +183,7 @@ def match_names(
   ignored: Iterable[str] = (),
   of: str = 'the class names',
 ) -> Int[np.ndarray, ' labels']:
-  """The class of each label, by name.
+  """Returns the class of each label, by name.
 
   Letters and digits count, upper and lower case and all else do not. An alias
   goes before a name: of STL-10, '2' is what the aliases say.
@@ -237,7 +237,7 @@ def match_names(
 
 
 def _index(classes: Sequence[Sequence[str]]) -> dict[str, set[int]]:
-  """Key -> the classes that have it; more than one where names repeat."""
+  """Returns key to the classes that have it; several where names repeat."""
   found: dict[str, set[int]] = {}
   for index, names in enumerate(classes):
     for name in names:
@@ -246,7 +246,7 @@ def _index(classes: Sequence[Sequence[str]]) -> dict[str, set[int]]:
 
 
 def spelling(name: str) -> str:
-  """What of a name counts: its letters and digits, in lower case."""
+  """Returns what of a name counts: its letters and digits, in lower case."""
   plain = unicodedata.normalize('NFKD', name).casefold()
   return ''.join(x for x in plain if x.isalnum())
 

@@ -100,7 +100,7 @@ def _open_row(
   lines: tuple[str, ...] | None,
   captions: tuple[str, ...],
 ) -> Dataset:
-  """A data set of the table; `specs` are for training and validation."""
+  """Opens a data set of the table; `specs` are for training and validation."""
   _require(facts, root)
   known = read_names(facts.name)
 
@@ -132,7 +132,7 @@ def _open_row(
 
 
 def _reference(facts: DatasetFacts, root: Path) -> Dataset | None:
-  """What a data set is a shift of, where that is here."""
+  """Opens what a data set is a shift of, where that is here."""
   if not facts.shift_of or present(DATASETS[facts.shift_of], root):
     return None
   return open_dataset(facts.shift_of, root=root)
@@ -157,7 +157,7 @@ def _require(facts: DatasetFacts, root: Path) -> None:
 def _source(
   facts: DatasetFacts, spec: str, captions: tuple[str, ...]
 ) -> Source:
-  """A split of a row, its records labelled as the row says."""
+  """Opens a split of a row, its records labelled as the row says."""
   scheme, _, location = spec.partition(':')
   if facts.target in TFDS_TARGETS and scheme == 'tfds':
     target = TFDS_TARGETS[facts.target]
@@ -196,7 +196,7 @@ def _classes(
 def _renamed(
   source: Source, class_of_label: ClassOfLabel, lines: tuple[str, ...]
 ) -> tuple[tuple[tuple[str, ...], ...], ClassOfLabel]:
-  """A user's names: the classes are the labels, without those left out."""
+  """Returns a user's names: the classes are the labels, but those left out."""
   labels = source.label_names
   if labels is not None and len(lines) != len(labels):
     raise UsageError(
@@ -228,7 +228,7 @@ def _later(
   class_of_label: ClassOfLabel,
   row: str | None = None,
 ) -> Split | None:
-  """A split that is opened when it is first read.
+  """Returns a split that is opened when it is first read.
 
   Args:
     test: its labels, by name, say which class a label is;
@@ -249,7 +249,7 @@ def _later(
 def _as_in(
   test: Source, source: Source, class_of_label: ClassOfLabel
 ) -> ClassOfLabel:
-  """The class of each label of another split, by the label's name."""
+  """Returns the class of each label of another split, by the label's name."""
   if source.label_names == test.label_names:
     return class_of_label
   place = {name: i for i, name in enumerate(test.label_names or ())}

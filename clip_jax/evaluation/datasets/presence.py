@@ -13,17 +13,17 @@ ROOT_VARIABLE = 'CLIP_JAX_DATA'
 
 
 def data_root() -> Path:
-  """The folder of the data sets that TFDS does not prepare."""
+  """Returns the folder of the data sets that TFDS does not prepare."""
   return typed_path(os.environ.get(ROOT_VARIABLE) or '~/clip_data')
 
 
 def filled(spec: str, root: Path) -> str:
-  """A SPEC of the table with the user's folder in the place of `{root}`."""
+  """Returns a SPEC of the table with the user's folder for `{root}`."""
   return spec.replace('{root}', str(typed_path(root)))
 
 
 def present(facts: DatasetFacts, root: Path | None = None) -> str | None:
-  """Why a data set cannot be evaluated here; None where it can.
+  """Returns why a data set cannot be evaluated here; None where it can.
 
   Looks for folders and reads what TFDS says of itself, nothing more; a probe
   may still find its training split missing.
@@ -51,7 +51,7 @@ def present(facts: DatasetFacts, root: Path | None = None) -> str | None:
 
 
 def _not_prepared(name: str, split: str) -> str | None:
-  """Why TFDS cannot read a data set, or None."""
+  """Returns why TFDS cannot read a data set, or None."""
   if name in BUILT_IN:
     return None  # on first use
   folder = Path(prepared_folder()) / name
@@ -65,7 +65,7 @@ def _not_prepared(name: str, split: str) -> str | None:
 
 
 def _unreadable(path: Path, split: str) -> str | None:
-  """Why one version of a data set is of no use, or None."""
+  """Returns why one version of a data set is of no use, or None."""
   try:
     info = read_json(path)
     splits = [row['name'] for row in info['splits']]

@@ -28,7 +28,7 @@ class Published:
 
 
 def published(model: str, dataset: str, task: str) -> Published | None:
-  """What the paper reports, or None where it reports nothing.
+  """Returns what the paper reports, or None where it reports nothing.
 
   Args:
     model: a name of the preset table, such as 'ViT-B/32', or the paper's

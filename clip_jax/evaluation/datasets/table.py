@@ -55,7 +55,7 @@ class _Specs(TypedDict):
 def _folder(
   name: str, train: str = 'train', test: str = 'test', validation: str = ''
 ) -> _Specs:
-  """The SPECs of a data set that a user lays out in folders."""
+  """Returns the SPECs of a data set that a user lays out in folders."""
   place = f'folder:{{root}}/{name}'
   return {
     'train': f'{place}#{train}',
@@ -67,7 +67,7 @@ def _folder(
 def _tfds(
   name: str, train: str = 'train', test: str = 'test', validation: str = ''
 ) -> _Specs:
-  """The SPECs of a data set that TFDS prepares."""
+  """Returns the SPECs of a data set that TFDS prepares."""
   return {
     'train': f'tfds:{name}#{train}',
     'validation': f'tfds:{name}#{validation}' if validation else None,

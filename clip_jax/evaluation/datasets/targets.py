@@ -96,7 +96,7 @@ _OTHER_PEOPLE = {'men', 'women', 'people', 'boy', 'girl', 'family'}
 
 
 def skin_tone(caption: str) -> int | None:
-  """Which of the five tones a name has; None for none, or for two.
+  """Returns which of the five tones a name has; None for none, or for two.
 
   >>> skin_tone('thumbs up medium-dark skin tone')
   3

@@ -216,7 +216,7 @@ class _Entry(Generic[Notes]):
 
 
 def _is_whole(notes: ImageNotes, arrays: Mapping[str, np.ndarray]) -> bool:
-  """Whether a shard has a row of everything for each of its images."""
+  """Returns whether a shard has a row of everything for each of its images."""
   columns = [notes.captions, notes.label_sets, notes.difficult]
   lengths = [len(x) for x in (*columns, *arrays.values()) if x is not None]
   return set(lengths) == {len(notes.ids)}

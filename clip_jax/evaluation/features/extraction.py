@@ -46,7 +46,7 @@ def text_shards(texts: Sequence[str]) -> list[Shard]:
 
 
 def may_overlap() -> bool:
-  """Whether two calls of an encoder may compute at the same time.
+  """Returns whether two calls of an encoder may compute at the same time.
 
   What is split over devices has to be started in the same order on each.
   """

@@ -37,7 +37,7 @@ def reliability_table(
   correct: Bool[np.ndarray, 'N'],
   bins: int = BINS,
 ) -> list[Reliability]:
-  """Predictions by their confidence, in bins of equal width.
+  """Returns predictions by their confidence, in bins of equal width.
 
   Args:
     confidences: the probability of each prediction, 0 to 1.
@@ -72,7 +72,7 @@ def reliability_table(
 
 
 def calibration_error(table: Sequence[Reliability]) -> float:
-  """The bins' gaps between confidence and accuracy, weighted by their counts.
+  """Returns the mean gap of confidence and accuracy, weighted by counts.
 
   Args:
     table: of `reliability_table`, with a prediction in it.

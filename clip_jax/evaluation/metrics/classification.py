@@ -27,7 +27,7 @@ Metric = Callable[[Float[np.ndarray, 'N C'], Any], float]
 def accuracy(
   scores: Float[np.ndarray, 'N C'], labels: Int[np.ndarray, 'N']
 ) -> float:
-  """The fraction of rows whose label has the highest score.
+  """Returns the fraction of rows whose label has the highest score.
 
   Of equal scores the lower class counts as the prediction, here and below.
 
@@ -41,7 +41,7 @@ def accuracy(
 def mean_top1_top5(
   scores: Float[np.ndarray, 'N C'], labels: Int[np.ndarray, 'N']
 ) -> float:
-  """The mean of top-1 and top-5 accuracy: Kinetics700's metric.
+  """Returns the mean of top-1 and top-5 accuracy: Kinetics700's metric.
 
   Raises:
     UsageError, FailureError: see `accuracy`.
@@ -53,7 +53,7 @@ def mean_top1_top5(
 def mean_per_class(
   scores: Float[np.ndarray, 'N C'], labels: Int[np.ndarray, 'N']
 ) -> float:
-  """The mean of the classes' recalls, whatever their sizes.
+  """Returns the mean of the classes' recalls, whatever their sizes.
 
   That of Caltech-101, Oxford Pets, FGVC Aircraft and Flowers102. Classes of
   which no row is have no recall and are left out of the mean.
@@ -74,7 +74,7 @@ def map_11_point(
   truth: Bool[np.ndarray, 'N C'],
   difficult: Bool[np.ndarray, 'N C'] | None = None,
 ) -> float:
-  """Mean over classes of the 11-point average precision: VOC2007's metric.
+  """Returns the mean 11-point average precision of classes, VOC2007's metric.
 
   A class's average precision is the mean, over recalls r = 0, 0.1 … 1, of the
   highest precision at any recall of r or more. Rows with equal scores come
@@ -104,7 +104,7 @@ def map_11_point(
 def roc_auc(
   scores: Float[np.ndarray, 'N C'], labels: Int[np.ndarray, 'N']
 ) -> float:
-  """The area under the ROC curve of class 1: Hateful Memes' metric.
+  """Returns the area under the ROC curve of class 1: Hateful Memes' metric.
 
   The chance that a row of class 1 has the greater margin, `scores[:, 1] -
   scores[:, 0]`, than one of class 0; ties count a half.
@@ -143,7 +143,7 @@ def _top_accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def _average_precision(
   scores: np.ndarray, truth: np.ndarray, name: int
 ) -> float:
-  """One class's; `truth` as its rows say."""
+  """Returns the average precision of one class, by its 11 points."""
   positives = int(truth.sum())
   if not positives:
     raise UsageError(f'class {name} is in none of the {len(truth):,} images.')

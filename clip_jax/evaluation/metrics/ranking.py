@@ -13,7 +13,7 @@ _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 def scores_of(
   features: Float[np.ndarray, 'N D'], weights: Float[np.ndarray, 'D C']
 ) -> Float[np.ndarray, 'N C']:
-  """Linear scores, for all who compare or report them.
+  """Returns linear scores, for all who compare or report them.
 
   Where two classes are level up to rounding, which of them is the best hangs on
   how the product is computed. Zero-shot has to be one number in every
@@ -29,7 +29,7 @@ def scores_of(
 def scaled(
   directions: Float[np.ndarray, 'E C'], logit_scale: float
 ) -> Float[np.ndarray, 'E C']:
-  """The weights of a zero-shot classifier, whose scores are logits.
+  """Returns the weights of a zero-shot classifier, whose scores are logits.
 
   Args:
     directions: unit-length columns.
@@ -41,7 +41,7 @@ def scaled(
 def _parts(
   features: Float[np.ndarray, 'N D'], weights: Float[np.ndarray, 'D C']
 ) -> Iterator[Float[np.ndarray, 'n C']]:
-  """The scores of some rows after others; of no rows one empty part."""
+  """Yields the scores of some rows after others; of no rows an empty part."""
   rows = max(1, _CHUNK_BYTES // (4 * weights.shape[1]))
   for start in range(0, max(1, len(features)), rows):
     yield features[start : start + rows] @ weights
@@ -71,7 +71,7 @@ def top_classes(
   k: int,
   logit_scale: float,
 ) -> tuple[Int[np.ndarray, 'N K'], Float[np.ndarray, 'N K']]:
-  """The best classes of each row, and their probabilities among all C.
+  """Returns the best classes of each row, and their probabilities among all C.
 
   Args:
     features: unit-length rows.
@@ -98,7 +98,7 @@ def accuracies(
   labels: Int[np.ndarray, 'N'],
   ranks: Sequence[int] = (1, 5),
 ) -> dict[str, float]:
-  """Fractions of rows whose label is among the first k: 'top1', 'top5'.
+  """Returns the fractions of rows whose label is among the first k.
 
   Args:
     best: classes, best first.
@@ -132,7 +132,7 @@ def check_in_range(labels: Int[np.ndarray, 'N'], classes: int) -> None:
 def count_each(
   labels: Int[np.ndarray, 'N'], classes: int, names: Sequence[str] = ()
 ) -> Int[np.ndarray, 'C']:
-  """How many rows each class has, where each must have some.
+  """Returns how many rows each class has, where each must have some.
 
   Args:
     labels: the class of each row.

@@ -206,7 +206,7 @@ class _Thumbnails:
     self._cached = functools.lru_cache(maxsize=_THUMBNAILS)(self._read)
 
   def __getitem__(self, row: int) -> np.ndarray | None:
-    """That of the image with this row among the hashes; None if it is gone."""
+    """Returns that of the image in this row of hashes; None if it is gone."""
     return self._cached(row)
 
   def _read(self, row: int) -> np.ndarray | None:

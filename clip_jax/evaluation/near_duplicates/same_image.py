@@ -117,7 +117,7 @@ def _moved(
 
 
 def _worst(values: np.ndarray) -> float:
-  """The largest absolute mean among squares of _BLOCK pixels a side."""
+  """Returns the largest absolute mean among squares of _BLOCK pixels a side."""
   count = values.shape[0] // _BLOCK
   squares = values.reshape(count, _BLOCK, count, _BLOCK)
   return float(np.abs(squares.mean(axis=(1, 3))).max())

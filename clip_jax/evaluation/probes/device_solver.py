@@ -142,7 +142,7 @@ def _where_it_lies(
 
 
 def _put(values: np.ndarray, sharding: Sharding) -> jax.Array:
-  """Also on devices of other processes, which have the same values."""
+  """Places values, also on devices of other processes, which have the same."""
   return jax.make_array_from_callback(
     values.shape, sharding, lambda index: values[index]
   )
@@ -152,7 +152,7 @@ def _put(values: np.ndarray, sharding: Sharding) -> jax.Array:
 def _minimise(
   features, labels, counted, start, C, max_iterations, tolerance, *, replicated
 ):
-  """From `start` to (weights, bias), the steps taken, and whether it is it."""
+  """Returns (weights, bias), the steps taken, and whether they converged."""
   total = counted.sum().astype(jnp.float32)
   # The bias is free, so that features about 0 have the same weights, and a
   # far rounder valley to go down: with an offset the steps are many more.

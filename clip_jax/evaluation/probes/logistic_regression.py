@@ -1,10 +1,14 @@
 """The paper's linear probe (section 3.2, appendix A.3): logistic regression by
-L-BFGS on an encoder's features; `probing` says which.
+L-BFGS on an encoder's features; `tuning` says which.
 
 Two solvers find the one optimum: scikit-learn's on the host, in float64, and
-`device_solver` in float32 on all devices, each with its share of the rows. A
-probe may start from weights that there are, such as the text tower's; where it
-starts does not change where it ends, only how soon.
+`device_solver` (optax) in float32 on all devices, each with its share of the
+rows. Both are needed. On two cores a few-shot probe (160 rows, 512 features, 10
+classes) takes 0.03 s by the first, and 6.9 s by the second, which compiles for
+each new shape; of 20,000 rows and 100 classes ten steps take 6.2 s and 3.9 s,
+and ImageNet's rows are spread over devices by the second alone. A probe may
+start from weights that there are, such as the text tower's; where it starts
+does not change where it ends, only how soon.
 """
 
 import dataclasses
@@ -54,12 +58,12 @@ class LinearClassifier:
   converged: bool = True
 
   def scores(self, features: Inputs) -> Float[np.ndarray, 'N C']:
-    """float32 logits of each row."""
+    """Returns the float32 logits of each row."""
     rows = np.asarray(features, np.float32)
     return scores_of(rows, self.weights) + self.bias
 
   def predict(self, features: Inputs) -> Int[np.ndarray, 'N']:
-    """The class with the highest score; of equals the lower."""
+    """Returns the class with the highest score; of equals the lower."""
     return self.scores(features).argmax(axis=1)
 
 
@@ -157,7 +161,7 @@ def fit_multilabel(
   max_iterations: int = MAX_ITERATIONS,
   tolerance: float = TOLERANCE,
 ) -> LinearClassifier:
-  """One binary probe a class, against all else: of VOC2007.
+  """Fits one binary probe a class, against all else, as of VOC2007.
 
   Minimises for each class 0.5 * ||w||^2 + C * sum(cross entropy), which is
   scikit-learn's of two classes.
@@ -256,7 +260,7 @@ def _start(
 
 
 def _as_pair(initial: LinearClassifier, c: int) -> LinearClassifier:
-  """Columns of 'is not there' and 'is there'."""
+  """Returns one class's weights as columns of 'is not there', 'is there'."""
   half = np.array([-0.5, 0.5], np.float32)
   return LinearClassifier(
     initial.weights[:, c, None] * half, initial.bias[c] * half
@@ -265,7 +269,7 @@ def _as_pair(initial: LinearClassifier, c: int) -> LinearClassifier:
 
 @functools.cache
 def _threads() -> ThreadpoolController:
-  """Of the libraries for linear algebra; to find them takes a while."""
+  """Returns the controller of linear algebra's threads, found once."""
   return ThreadpoolController()
 
 

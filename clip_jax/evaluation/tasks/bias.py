@@ -49,7 +49,7 @@ NOTES = (
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """Rates of each kind of name for each group, design by design (tables 3-7).
+  """Measures how often each kind of name is given to each group (tables 3-7).
 
   All designs are evaluated on the same features. Groups without an image have
   no rates, though their names are offered.
@@ -113,7 +113,7 @@ def evaluate(
 def count_names(
   labels: Int[np.ndarray, ' N'], chosen: Int[np.ndarray, ' N'], shape
 ) -> Int[np.ndarray, 'G C']:
-  """How often each of C names was chosen for the images of each of G groups.
+  """Returns how often each of C names was chosen for each of G groups.
 
   Args:
     labels: the group of each image.
@@ -234,7 +234,7 @@ def _accuracies(tally: _Tally) -> list[dict[str, Any]]:
 
 
 def _hits(tally: _Tally) -> list[int]:
-  """How often each group was given its own name."""
+  """Returns how often each group was given its own name."""
   # The groups' columns come first among all names; see `candidates`.
   place = {int(column): c for c, column in enumerate(tally.names.columns)}
   own = [place[int(g)] for g in tally.places]
@@ -242,7 +242,7 @@ def _hits(tally: _Tally) -> list[int]:
 
 
 def _disparities(tally: _Tally) -> list[dict[str, Any]]:
-  """Of two groups or more."""
+  """Returns the differences between groups, where there are two or more."""
   if len(tally.groups) < 2:
     return []
   rates = tally.kinds / tally.counts.sum(axis=1, keepdims=True)

@@ -49,13 +49,13 @@ class Candidates(NamedTuple):
 
 @functools.cache
 def shipped_designs() -> Designs:
-  """Those of the paper, and the same with the groups' own names."""
+  """Returns the paper's designs, and the same with the groups' own names."""
   file = importlib.resources.files('clip_jax.evaluation.tasks') / _SHIPPED
   return checked(json.loads(file.read_text('utf-8')), _SHIPPED)
 
 
 def read_designs(path: Path) -> Designs:
-  """The designs of a user's file.
+  """Returns the designs of a user's file.
 
   Raises:
     UsageError: it is missing, or no JSON, or no designs; see `checked`.
@@ -89,7 +89,7 @@ def checked(content: Any, where: str) -> Designs:
 
 
 def added_names(designs: Designs) -> tuple[str, ...]:
-  """All names but the groups' own, each once, in order."""
+  """Returns all names but the groups' own, each once, in order."""
   names = (
     name
     for kinds in designs.values()
@@ -103,7 +103,7 @@ def added_names(designs: Designs) -> tuple[str, ...]:
 def candidates(
   designs: Designs, groups: Sequence[str]
 ) -> dict[str, Candidates]:
-  """The names of each design, as places in `[*groups, *added_names]`.
+  """Returns the names of each design, as places in `[*groups, *added_names]`.
 
   Raises:
     UsageError: a name is twice in a design, or it has fewer than two.
@@ -167,7 +167,7 @@ def _candidates(
 def _check_different(
   design: str, kinds: Mapping[str, Sequence[str]], groups: Sequence[str]
 ) -> None:
-  """Groups may share a name (ImageNet's cranes do); what is added may not."""
+  """Refuses an added name that is there twice; groups may share one (crane)."""
   every = [name for own in kinds.values() for name in own]
   for i, name in enumerate(every):
     if name in every[:i]:

@@ -38,7 +38,7 @@ Row = dict[str, Any]
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """The curve of probes over shots, beside the zero-shot classifier.
+  """Measures probes over shots, beside the zero-shot classifier.
 
   All numbers are by the data set's metric on its test split. Examples are
   drawn from the training and the validation split together; how C is chosen
@@ -150,7 +150,7 @@ def _full_point(
   test: Examples,
   dataset: Dataset,
 ) -> list[Row]:
-  """At the mean count of a class; none where a k has as many already."""
+  """Returns the point at the mean count of a class; none where a k has it."""
   shots = len(pool) / pool.classes
   if curve and shots <= curve[-1]['shots']:
     return []
@@ -174,7 +174,7 @@ def _full_point(
 def _summary(
   curve: list[Row], target: float, ending: str, notes: list[str]
 ) -> dict[str, float]:
-  """The curve's metrics; adds to the notes what it does not say."""
+  """Returns the curve's metrics; notes what it does not say."""
   metrics: dict[str, float] = {}
   for row in curve:
     name = 'full' if row['full'] else f'{row["shots"]:.0f}_shot{ending}'
@@ -224,7 +224,7 @@ def _records(
 def shots_to_match(
   shots: Sequence[float | int], accuracies: Sequence[float], target: float
 ) -> float | None:
-  """How many shots a class a probe needs to match zero-shot (figure 7).
+  """Returns how many shots a probe needs to match zero-shot (figure 7).
 
   Straight lines between the points of the curve over log(shots), as the
   paper's estimate; where they first reach the target.

@@ -46,7 +46,7 @@ _MANY_HITS, _MANY = 10, 0.1
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """Zero-shot accuracy on All, Overlap and Clean test images (figure 17).
+  """Measures accuracy on All, Overlap and Clean test images (figure 17).
 
   The 'perceptual' detector takes images for near-duplicates whose hashes
   differ in at most `max_distance` bits, and which are the same in every place
@@ -124,7 +124,7 @@ def evaluate(
 def compare(
   correct: Bool[np.ndarray, ' N'], overlapping: Bool[np.ndarray, ' N']
 ) -> dict[str, float]:
-  """The paper's statistics of which test images are right, and which seen.
+  """Returns the paper's statistics of what is right and what was seen.
 
   Returns:
     The metrics of `evaluate`, for at least one image.
@@ -198,7 +198,7 @@ def _threshold(options: Options) -> float:
 def _within(
   values: Float[np.ndarray, ' N'], threshold: float, options: Options
 ) -> Bool[np.ndarray, ' N']:
-  """Which images overlap; those that were not compared do not."""
+  """Returns which images overlap; those that were not compared do not."""
   if options.overlap.detector == 'perceptual':
     return values <= threshold
   return values >= threshold
@@ -213,7 +213,7 @@ def _hits(
 def _shared(
   duplicates: NearDuplicates, overlapping: np.ndarray
 ) -> list[dict[str, Any]]:
-  """A warning where many hits are of one training image.
+  """Returns a warning where many hits are of one training image.
 
   That is a pattern, such as a star or a sign, rather than copies; and such hits
   are no independent draws, as the p-value takes them to be.
@@ -233,7 +233,7 @@ def _shared(
 
 
 def _thresholds(options: Options) -> list[float]:
-  """Of the sweep, strictest first, with the one that is used."""
+  """Returns the thresholds of the sweep, strictest first, with the used one."""
   if options.overlap.detector == 'perceptual':
     return sorted({*_DISTANCES, _threshold(options)})
   return sorted({*_SIMILARITIES, _threshold(options)}, reverse=True)

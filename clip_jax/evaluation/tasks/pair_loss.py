@@ -75,7 +75,7 @@ def pair_loss(
   batch_size: int,
   seed: int = 0,
 ) -> float:
-  """The mean loss of pairs, as if they came in batches of `batch_size`.
+  """Returns the mean loss of pairs, as if they came in batches of `batch_size`.
 
   They are compared within groups drawn by the seed. A group may have fewer
   pairs than a batch: its wrong answers are then counted so many times as makes

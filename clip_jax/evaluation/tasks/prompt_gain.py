@@ -31,7 +31,7 @@ SINGLE_TEMPLATES = 100  # that are also evaluated one by one
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """Zero-shot with bare names, one common prompt, and the data set's own.
+  """Measures zero-shot with bare names, a common prompt, and the set's own.
 
   By the data set's metric: a fraction, whichever it is.
 
@@ -105,7 +105,7 @@ def _warnings(
   options: Options,
   templates: tuple[str, ...],
 ) -> list[dict[str, str]]:
-  """The warnings of all three kinds of prompt, each once."""
+  """Returns the warnings of all three kinds of prompt, each once."""
   lines = dict.fromkeys(
     row['warning']
     for chosen in dict.fromkeys((templates, (PHOTO,), PLAIN))
@@ -117,7 +117,7 @@ def _warnings(
 def _weights(
   dataset: Dataset, rows: Float[np.ndarray, 'M T E']
 ) -> Float[np.ndarray, 'E C']:
-  """Of the templates whose rows these are."""
+  """Returns the classifier of the templates whose rows these are."""
   counts = [len(names) for names in dataset.class_names]
   flat = rows.reshape(-1, rows.shape[-1])
   return mean_directions(flat, counts, rows.shape[1])

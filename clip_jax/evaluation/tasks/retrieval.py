@@ -31,7 +31,7 @@ _TIE = 1e-6
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """Recall among all images and all texts of a split, both ways.
+  """Measures recall among all images and all texts of a split, both ways.
 
   An image may have several texts; one without any is something to confuse
   the others with, and asks for nothing itself. A text that several images
@@ -105,7 +105,7 @@ def evaluate(
 def _prompted(
   encoder: Encoder, prompts: Sequence[Sequence[str]], options: Options
 ) -> Float[np.ndarray, 'M E']:
-  """Unit-length rows; of several prompts of a text their mean direction."""
+  """Returns unit-length rows: the mean direction of each text's prompts."""
   templates = len(prompts[0])
   every = [prompt for own in prompts for prompt in own]
   rows = text_features(encoder, every, options)
@@ -120,7 +120,7 @@ def recalls(
   owners: Int[np.ndarray, 'M'],
   ranks: tuple[int, ...] = RANKS,
 ) -> dict[str, float]:
-  """Recall at each rank, both ways, in memory that grows as N + M.
+  """Returns recall at each rank, both ways, in memory that grows as N + M.
 
   image_to_text_rK: the fraction of images (that have texts) with at least one
   of their texts among the K nearest of all texts. text_to_image_rK: the
@@ -165,7 +165,7 @@ def recalls(
 def recalls_by_chance(
   texts: Sequence[int], ranks: tuple[int, ...] = RANKS
 ) -> dict[str, float]:
-  """What `recalls` would be, on average, if all orders were random.
+  """Returns what `recalls` would be, on average, if all orders were random.
 
   Args:
     texts: how many each image has.
@@ -175,7 +175,7 @@ def recalls_by_chance(
   own = collections.Counter(n for n in texts if n)
 
   def hit(n: int, k: int) -> float:
-    """That one of an image's n texts is among k of all, drawn at random."""
+    """Returns the chance that one of n texts is among k drawn of all."""
     missed = 1.0
     for i in range(min(k, total)):
       missed *= max(0.0, 1 - n / (total - i))
@@ -220,7 +220,7 @@ class _Places:
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-  """A matrix of this size in tiles, row by row."""
+  """Yields the tiles of a matrix of this size, row by row."""
   height, width = _TILE
   for i in range(0, rows, height):
     for j in range(0, columns, width):

@@ -171,7 +171,7 @@ def _probes(
   options: Options,
   notes: list[str],
 ) -> Iterator[ModelAccuracy]:
-  """Those of k examples, the mean over seeds, then that of all examples."""
+  """Yields probes of k examples, the mean over seeds, then that of all."""
   try:
     _ = reference.require_train(_TASK).source  # opened when it is asked for
   except UsageError as error:
@@ -193,7 +193,7 @@ def _line(
   probes: Sequence[ModelAccuracy],
   notes: list[str],
 ) -> LogitFit | None:
-  """Through the standard models; without these, through the probes."""
+  """Fits the line through the standard models; without any, the probes."""
   models = standard or probes
   x, y = (
     np.array([m.reference_accuracy for m in models], float),

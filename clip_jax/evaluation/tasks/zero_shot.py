@@ -80,7 +80,7 @@ def own_metric(
   truth: Answers,
   difficult: Bool[np.ndarray, 'N C'] | None = None,
 ) -> float:
-  """The data set's metric, as `metrics.METRICS` has it.
+  """Returns the data set's metric, as `metrics.METRICS` has it.
 
   Args:
     truth: classes; of data with several labels an image, which are right.
@@ -215,7 +215,7 @@ def _per_class(
   right: Bool[np.ndarray, ' N'],
   names: Sequence[str],
 ) -> list[dict[str, Any]]:
-  """Of the classes that occur, in their order."""
+  """Returns a row for each class that occurs, in their order."""
   totals = np.bincount(labels)
   hits = np.bincount(labels, weights=right)
   return [
@@ -235,7 +235,7 @@ def _confusions(
   probabilities: Float[np.ndarray, ' N'],
   names: Sequence[str],
 ) -> list[dict[str, Any]]:
-  """The most frequent wrong answers; of equals the most certain."""
+  """Returns the most frequent wrong answers; of equals the most certain."""
   found: dict[tuple[int, int], list[tuple[float, str]]]
   found = collections.defaultdict(list)
   for i in np.flatnonzero(given != labels).tolist():
