@@ -81,7 +81,7 @@ def test_what_was_left_out_is_told_in_a_line(clip_jax, workdir, pictures):
   )  # fmt: skip
   assert result.code == 0, result.err
   lines = result.err.splitlines()
-  assert 'no class has 9 examples: the largest has 3.' in lines
+  assert 'note: no class has 9 examples: the largest has 3.' in lines
   assert f'warning: --train=folder:{pictures} is the data that is' in lines[0]
 
 
@@ -97,8 +97,8 @@ def test_classes_with_the_same_names_are_told_in_a_line(
   result = clip_jax(*call)
   assert result.code == 0
   assert result.err == (
-    f"data 'folder:{pictures}': 2 of 2 classes cannot be told apart from "
-    'others: kitten = cat.\n'
+    f"warning: data 'folder:{pictures}': 2 of 2 classes cannot be told apart "
+    'from others: kitten = cat.\n'
   )
 
 
@@ -161,9 +161,9 @@ def test_prompts_that_are_cut_are_told_in_a_line(clip_jax, workdir, pictures):
   result = clip_jax(*call, f'--templates={words}{{}}')
   assert result.code == 0
   assert result.err == (
-    f"data 'folder:{pictures}': 2 of 2 prompts are longer than the 16 tokens "
-    'that the model reads, and were cut: 2 of 2 classes cannot be told apart '
-    'from others: cat face = red square.\n'
+    f"warning: data 'folder:{pictures}': 2 of 2 prompts are longer than the 16 "
+    'tokens that the model reads, and were cut: 2 of 2 classes cannot be told '
+    'apart from others: cat face = red square.\n'
   )
   assert result.json['metrics']['examples'] == 5
 
