@@ -97,7 +97,7 @@ def _with_shapes(values: flags.FlagValues) -> Any:
   """Returns the config with the shapes of the model that it starts from."""
   if not values.config.initialize_from:
     return values.config
-  from clip_jax.training.initialization import complete_config
+  from clip_jax.training.run import complete_config
 
   start = complete_config(values.config, stated=stated_fields(values))
   print('\n'.join(start.notes), file=sys.stderr)

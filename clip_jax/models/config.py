@@ -30,6 +30,9 @@ _MOST_PATCHES = 65_536
 _MOST_HIDDEN = 1_048_576  # the MLP's width
 _MOST_CONVOLUTIONS = 256  # bottleneck blocks, which are compiled one by one
 
+# How text positions are resized: see `positions.resize_model`.
+TEXT_METHODS = ('append', 'interpolate')
+
 
 @dataclasses.dataclass(frozen=True)
 class VisionTransformerConfig:

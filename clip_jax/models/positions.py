@@ -20,10 +20,9 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.errors import check_choice
-from clip_jax.models.config import CLIPConfig
+from clip_jax.models.config import TEXT_METHODS, CLIPConfig
 
 METHODS = ('open_clip', 'transformers')
-TEXT_METHODS = ('append', 'interpolate')
 _A = -0.75  # of torch's cubic kernel
 
 

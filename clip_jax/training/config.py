@@ -12,10 +12,9 @@ from jax.sharding import Mesh
 from clip_jax.data.images import Preprocessing
 from clip_jax.errors import UsageError, check_choice
 from clip_jax.files import typed_path
-from clip_jax.models.config import CLIPConfig, ResNetConfig
+from clip_jax.models.config import TEXT_METHODS, CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
 from clip_jax.models.layers import REMAT_POLICIES
-from clip_jax.models.positions import TEXT_METHODS
 from clip_jax.objectives.registry import FORMS, OBJECTIVES, check_chunk
 from clip_jax.parallel.mesh import (
   batch_shard_count,
@@ -58,8 +57,7 @@ class Start:
       run keeps; None where the config's tokenizer decides.
     notes: lines for the user about what was taken from where.
     weights: of `initialize_from`; None where there is none, or where the run
-      has checkpoints of its own. `initialization.initial_state` takes
-      them away.
+      has checkpoints of its own. `run.initial_state` takes them away.
     reinitialized: paths of parameters that are random all the same.
   """
 

@@ -8,14 +8,21 @@ vocabulary is asked for: under old weights, its ids would mean other words.
 """
 
 import copy
+import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
 
 from clip_jax import tokenizers
+from clip_jax.checkpoints.reading import read_description
 from clip_jax.errors import UsageError
+from clip_jax.models.config import CLIPConfig
 from clip_jax.models.description import Description
+from clip_jax.models.positions import resize_model
 from clip_jax.training.config import (
   INHERITED,
   Config,
@@ -25,12 +32,39 @@ from clip_jax.training.config import (
   tokenizer_path,
 )
 from clip_jax.training.inherited_shapes import inherit_shapes
+from clip_jax.training.saved_config import read_saved_config
+from clip_jax.training.state import TrainState
+from clip_jax.training.workdir import Workdir
+from clip_jax.trees import first_difference, flat, path_name
 
 if TYPE_CHECKING:
   from clip_jax.inference.loading import Loaded
 
 _INITIAL_BIAS = -10.0  # SigLIP's (arXiv 2303.15343, section 3.2)
 _EMBEDDING = 'text/token_embedding/embedding'
+
+
+def inherit_config(
+  config: Config, workdir: Workdir | None, stated: Collection[str]
+) -> Start:
+  """Completes a config from `initialize_from`, or from the run's checkpoint.
+
+  Args:
+    config, workdir, stated: as in `run.complete_config`.
+  """
+  if workdir is not None:
+    saved = read_saved_config(workdir) or {}
+    if 'tokenizer' not in stated and saved.get('tokenizer') == INHERITED:
+      config = copy.deepcopy(config)
+      config.tokenizer = INHERITED  # even if the recipe's file exists by now
+    own = read_description(workdir.name)
+    if own is not None:
+      return inherit(config, own, f'the run in {workdir.name}', stated)
+  from clip_jax.inference.loading import read_model
+
+  loaded = read_model(config.initialize_from, dtype=np.dtype(np.float32))
+  name = f'initialize_from={config.initialize_from}'
+  return inherit(config, loaded.description, name, stated, loaded)
 
 
 def inherit(
@@ -46,7 +80,7 @@ def inherit(
     config: not changed.
     description: of the model.
     name: what errors call it.
-    stated: as in `complete_config`.
+    stated: as in `run.complete_config`.
     weights: of the model; None where the run resumes its own checkpoint.
   Raises:
     UsageError: the two contradict each other.
@@ -229,3 +263,77 @@ class _Inheritance:
       self._note(f"the config's {', '.join(other)}.")
     fill_preprocessing(self._config, own)
     self._taken.append('preprocessing')
+
+
+def inherit_weights(
+  state: TrainState, start: Start, model: CLIPConfig
+) -> TrainState:
+  """Replaces random weights by those of `start`, which are removed from it.
+
+  Args:
+    state: its weights, of random numbers, give shapes and shardings.
+    start: with weights.
+    model: the shapes of the run, to which positions are resized.
+  Raises:
+    UsageError: the weights are those of another model.
+  """
+  assert start.weights is not None
+  loaded, start.weights = start.weights, None
+  variables, _ = resize_model(
+    loaded.variables,
+    loaded.description.model,
+    image_size=model.image.image_size,
+    context_length=model.text.context_length,
+    method=loaded.positions,
+    text_method=start.config.initialize_text_positions,
+  )
+  params = flat(variables['params'])
+  if model.initial_logit_bias is None:
+    params.pop('logit_bias', None)
+  arrays = {
+    'params': {k: v for k, v in params.items() if k not in start.reinitialized},
+    'batch_stats': flat(variables.get('batch_stats', {})),
+  }
+  _check_shapes(
+    loaded.origin, arrays['params'], state.params, start.reinitialized
+  )
+  _check_shapes(loaded.origin, arrays['batch_stats'], state.batch_stats)
+  return dataclasses.replace(
+    state,
+    params=_replace_leaves(arrays['params'], state.params),
+    batch_stats=_replace_leaves(arrays['batch_stats'], state.batch_stats),
+  )
+
+
+def _check_shapes(
+  origin: str,
+  arrays: Mapping[str, Any],
+  state: Any,
+  reinitialized: Collection[str] = (),
+) -> None:
+  """Refuses arrays whose names or shapes differ from those of a state."""
+  expected = {k: v for k, v in flat(state).items() if k not in reinitialized}
+  differing = first_difference(arrays, expected)
+  if differing is not None:
+    path, old, new = differing
+    raise UsageError(
+      f'initialize_from={origin} is another model: its {path} is {old}, and '
+      f'{new} in the config.'
+    )
+
+
+def _replace_leaves(arrays: Mapping[str, Any], state: Any) -> Any:
+  """Replaces leaves of a state by arrays, in their dtypes and shardings.
+
+  Leaves without an array are kept.
+  """
+
+  def replace(path, leaf):
+    array = arrays.get(path_name(path))
+    if array is None:
+      return leaf
+    return jax.make_array_from_callback(
+      leaf.shape, leaf.sharding, lambda index: array[index].astype(leaf.dtype)
+    )
+
+  return jax.tree_util.tree_map_with_path(replace, state)

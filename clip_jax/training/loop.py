@@ -15,13 +15,17 @@ from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.parallel import distributed
 from clip_jax.training.config import Config, Start
-from clip_jax.training.initialization import complete_config, initial_state
 from clip_jax.training.metrics import evaluation_metrics
 from clip_jax.training.monitor import RunMonitor
 from clip_jax.training.optimizer import describe_raised_total
 from clip_jax.training.prefetch import Prefetcher
 from clip_jax.training.profile import Profile
-from clip_jax.training.run import Run, prepare_run
+from clip_jax.training.run import (
+  Run,
+  complete_config,
+  initial_state,
+  prepare_run,
+)
 from clip_jax.training.run_summary import (
   describe_run,
   draw_captions,

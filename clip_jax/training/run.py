@@ -1,8 +1,11 @@
-"""Prepares a run: opens its data, shapes its model, builds its train step."""
+"""Prepares a run: completes the config, opens the data, builds the step.
+
+What only `initialize_from` needs is in inheritance.py, and loads when used.
+"""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from clip_jax import tokenizers
 from clip_jax.data.augment import Augmentation
@@ -23,12 +26,18 @@ from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.training.config import (
   INHERITED,
   Config,
+  Start,
   check_config,
   check_devices,
   preprocessing_of,
   tokenizer_path,
+  with_defaults,
 )
+from clip_jax.training.state import TrainState, sharded_init
 from clip_jax.training.step import TrainProgram, build_train_program
+
+if TYPE_CHECKING:
+  from clip_jax.training.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +85,50 @@ class Run:
     )
 
 
+def complete_config(
+  config: Config,
+  workdir: 'Workdir | None' = None,
+  stated: Collection[str] = (),
+) -> Start:
+  """Fills what a config leaves open, from `initialize_from` where it is given.
+
+  Args:
+    config: not changed.
+    workdir: of the run. Its checkpoints, if any, describe how the run began:
+      the model that it started from may be gone by then.
+    stated: dotted names of the fields that the command line gives.
+  Raises:
+    UsageError: there is no model at `initialize_from`, or it contradicts the
+      config.
+    FailureError: there is one, and it cannot be read.
+  """
+  if not config.initialize_from:
+    _check_without_model(config)
+    return Start(with_defaults(config))
+  from clip_jax.training.inheritance import inherit_config
+
+  return inherit_config(config, workdir, stated)
+
+
+def _check_without_model(config: Config) -> None:
+  """Refuses fields that mean nothing without a model to start from."""
+  for name, is_given in (
+    ('initialize_new_vocabulary=True', config.initialize_new_vocabulary),
+    (f'tokenizer={INHERITED}', config.tokenizer == INHERITED),
+  ):
+    if is_given:
+      raise UsageError(
+        f'{name} says how to start from a model: name that in initialize_from.'
+      )
+
+
 def prepare_run(config: Config, inherited: Description | None = None) -> Run:
   """Checks the config, opens the data, shapes the model, and builds the step.
 
   Args:
     config: with nothing left open (see `config.with_defaults`).
     inherited: the description of the model whose tokenizer and vocabulary the
-      run keeps (see `initialization`); None where the config decides.
+      run keeps (see inheritance.py); None where the config decides.
   Raises:
     UsageError: a field is impossible, or the data is not there.
   """
@@ -115,6 +161,29 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
     description=Description(model, tokenizer.describe(), preprocessing),
     program=build_train_program(config, mesh, model, preprocessing),
   )
+
+
+def initial_state(
+  program: TrainProgram, seed: int, start: Start | None = None
+) -> TrainState:
+  """Returns the state before the first update.
+
+  The optimizer starts anew in any case, and so does the schedule.
+
+  Args:
+    program: of the run.
+    seed: of the random weights.
+    start: its weights, if any, are used instead, the temperature too, resized
+      to the program's model. They are removed from it, to free their memory.
+  Raises:
+    UsageError: the weights are not those of the program's model.
+  """
+  state = sharded_init(program.module, program.optimizer, program.mesh, seed)
+  if start is None or start.weights is None:
+    return state
+  from clip_jax.training.inheritance import inherit_weights
+
+  return inherit_weights(state, start, program.module.config)
 
 
 def open_training_sources(config: Config) -> list[Source]:
