@@ -21,9 +21,9 @@ from clip_jax.parallel.devices import has_accelerator
 VERBS = {
   'train': 'train a model; run again with the same workdir, resume',
   'eval': 'evaluate a model: zero-shot classification, retrieval',
-  'classify': 'label pictures with names of your choice',
-  'embed': 'write the embeddings of pictures or texts to a file',
-  'search': 'find pictures or texts among what embed wrote',
+  'classify': 'label images with names of your choice',
+  'embed': 'write the embeddings of images or texts to a file',
+  'search': 'find images or texts among what embed wrote',
   'convert': 'write a model in the layout of transformers or open_clip',
   'export': 'write programs and weights that run with JAX alone, or as ONNX',
   'plan': 'compile for a TPU that is not there: does it fit, how fast',

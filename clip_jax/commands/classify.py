@@ -113,7 +113,7 @@ def run(values: flags.FlagValues, words: list[str]) -> int:
   results = _results(values, model, labels, templates, asked, failed)
   if values.json:
     printing.print_json(
-      [{'image': name, 'labels': found} for name, found in results]
+      [{'image': name, 'labels': labels} for name, labels in results]
     )
   elif values.csv:
     _print_csv(results, min(values.top, len(labels)))
@@ -153,10 +153,12 @@ def _results(
       on_error=unread.__setitem__,
     )
     errors.update({left[i]: error for i, error in unread.items()})
-    found = iter(rows.tolist())
+    probabilities = iter(rows.tolist())
     for i, image in enumerate(some):
       if i not in errors:
-        yield _Result(image.name, dict(zip(labels, next(found), strict=True)))
+        yield _Result(
+          image.name, dict(zip(labels, next(probabilities), strict=True))
+        )
         continue
       failed.append(image.name)
       name = one_line(image.name)
@@ -266,10 +268,10 @@ def _lines_of_stdin() -> list[str]:
   """
   data = sys.stdin.buffer.read()
   lines = data.split(b'\0') if b'\0' in data else data.splitlines()
-  found = [os.fsdecode(line) for line in lines if line.strip()]
-  if not found:
+  names = [os.fsdecode(line) for line in lines if line.strip()]
+  if not names:
     raise UsageError('-: stdin is empty; give it an image a line.')
-  return found
+  return names
 
 
 def _images(asked: list[str | _Set]) -> Iterator[_Image]:

@@ -218,7 +218,7 @@ def define_captions(values: flags.FlagValues) -> None:
 
 
 def define_encoding(values: flags.FlagValues) -> None:
-  """How a data set is encoded: rows at once, dtype, corrupt pictures."""
+  """How a data set is encoded: rows at once, dtype, corrupt images."""
   flags.DEFINE_integer(
     'batch_size', 64, 'rows on the device at once', flag_values=values
   )

@@ -11,11 +11,11 @@ examples:
   clip-jax data build emoji
   clip-jax data build digits
   clip-jax data inspect tfds:emoji#test --out=sheet.png --tokenizer=clip
-  clip-jax data inspect folder:pictures --json
+  clip-jax data inspect folder:images --json
   clip-jax data inspect csv:pairs.csv --captions=title,description
   clip-jax data inspect folder:pets#train --captions=path
-  clip-jax data dedup folder:pictures --out=keep.txt
-  clip-jax data dedup folder:pictures --model=runs/emoji --html=copies.html
+  clip-jax data dedup folder:images --out=keep.txt
+  clip-jax data dedup folder:images --model=runs/emoji --html=copies.html
   clip-jax data dedup photos.npz --threshold=0.97 --json
   clip-jax data tokenizer --train --data=tfds:emoji#train --vocab_size=1500 \\
       --out=emoji.model
@@ -28,8 +28,8 @@ a sub-folder, as in folder:pets#train. What is left out is counted on stderr.
 `inspect` counts records, captions, image sizes and corrupt records, and draws
 a contact sheet.
 
-`dedup` finds pictures that are copies: files of the same bytes, and, with a
---model or in what `clip-jax embed` wrote, pictures whose embeddings have a
+`dedup` finds images that are copies: files of the same bytes, and, with a
+--model or in what `clip-jax embed` wrote, images whose embeddings have a
 cosine of at least --threshold. Of each group the first in the data set's order
 is kept, and every copy is that similar to it. --out lists the ids to keep, one
 a line. How near is near depends on the model: look at the --html page, and try
@@ -96,7 +96,7 @@ def _build(values: flags.FlagValues, words: list[str]) -> None:
 
 def _inspect(values: flags.FlagValues, words: list[str]) -> None:
   if len(words) != 1:
-    raise UsageError('data inspect takes one SPEC, such as folder:pictures.')
+    raise UsageError('data inspect takes one SPEC, such as folder:images.')
 
   from clip_jax import tokenizers
   from clip_jax.data.inspect import describe, inspect

@@ -20,7 +20,7 @@ _OF_A_GROUP = 12  # on the page, and printed
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
-  """Finds the copies, and prints and writes what was found."""
+  """Finds the copies, and prints and writes them."""
   if len(words) != 1:
     raise UsageError(
       'data dedup takes one SPEC, such as folder:images, or one file that '
@@ -38,18 +38,18 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       'clip-jax embed wrote. Without them only exact copies are found.'
     )
   if table is None:
-    found = find_copies.in_source(values, name)
+    items = find_copies.in_source(values, name)
   else:
-    found = find_copies.in_table(values, table, {})
+    items = find_copies.in_table(values, table, {})
   if out is not None:
-    _write_kept(out, found)
+    _write_kept(out, items)
   if page is not None:
-    _write_page(page, name, values, found)
+    _write_page(page, name, values, items)
   if values.json:
-    printing.print_json(_as_json(name, found))
+    printing.print_json(_as_json(name, items))
   else:
-    printing.report_corrupt(found.corrupt)
-    _print(found, values)
+    printing.report_corrupt(items.corrupt)
+    _print(items, values)
 
 
 def _table_path(name: str) -> Path | None:
@@ -58,10 +58,10 @@ def _table_path(name: str) -> Path | None:
   return path if path.is_file() else None
 
 
-def _write_kept(out: Path, found: Items) -> None:
+def _write_kept(out: Path, items: Items) -> None:
   from clip_jax.files import replacing
 
-  kept = [found.ids[item] for item in found.copies.kept.tolist()]
+  kept = [items.ids[item] for item in items.copies.kept.tolist()]
   for key in kept:
     if '\n' in key or '\r' in key:
       raise FailureError(
@@ -73,7 +73,7 @@ def _write_kept(out: Path, found: Items) -> None:
 
 
 def _write_page(
-  page: Path, name: str, values: flags.FlagValues, found: Items
+  page: Path, name: str, values: flags.FlagValues, items: Items
 ) -> None:
   from clip_jax.data.sources.base import plural
   from clip_jax.report.search import Match, QueryResult, write_page
@@ -81,28 +81,28 @@ def _write_page(
   def shown(rank: int, item: int) -> Match:
     return Match(
       rank,
-      found.rows[item],
-      found.ids[item],
-      found.kind,
-      found.captions[item],
-      float(found.copies.similarity[item]),
+      items.rows[item],
+      items.ids[item],
+      items.kind,
+      items.captions[item],
+      float(items.copies.similarity[item]),
     )
 
-  groups = found.copies.groups()
+  groups = items.copies.groups()
   results = []
   for kept, copies in list(groups.items())[:_GROUPS_ON_PAGE]:
     members = [kept, *copies][:_OF_A_GROUP]
     count = 'one copy' if len(copies) == 1 else f'{len(copies):,} copies'
     results.append(
       QueryResult(
-        f'{count} of {found.ids[kept]}',
+        f'{count} of {items.ids[kept]}',
         False,
         [shown(rank, item) for rank, item in enumerate(members, 1)],
       )
     )
   total = (
     f'{plural(len(groups), "group")} of copies among '
-    f'{plural(len(found.ids), found.kind)}'
+    f'{plural(len(items.ids), items.kind)}'
   )
   left_out = ''
   if len(groups) > _GROUPS_ON_PAGE:
@@ -110,7 +110,7 @@ def _write_page(
   write_page(
     page,
     results,
-    source=found.source,
+    source=items.source,
     title='clip-jax data dedup',
     heading=total,
     names=[name, *([values.model] if values.model else [])],
@@ -120,21 +120,21 @@ def _write_page(
   print(f'wrote {page}', file=sys.stderr)
 
 
-def _as_json(name: str, found: Items) -> dict[str, Any]:
-  copies = found.copies
+def _as_json(name: str, items: Items) -> dict[str, Any]:
+  copies = items.copies
   return {
     'data': name,
-    'kind': found.kind,
-    'records': len(found.ids),
+    'kind': items.kind,
+    'records': len(items.ids),
     'kept': len(copies.kept),
     **_counts(copies),
-    'corrupt': found.corrupt,
+    'corrupt': items.corrupt,
     'groups': [
       {
-        'kept': found.ids[kept],
+        'kept': items.ids[kept],
         'copies': [
           {
-            'id': found.ids[item],
+            'id': items.ids[item],
             'exact': bool(copies.exact[item]),
             'similarity': float(copies.similarity[item]),
           }
@@ -154,25 +154,25 @@ def _counts(copies: 'Copies') -> dict[str, int]:
   }
 
 
-def _print(found: Items, values: flags.FlagValues) -> None:
+def _print(items: Items, values: flags.FlagValues) -> None:
   from clip_jax.data.sources.base import plural
 
-  groups, counts = found.copies.groups(), _counts(found.copies)
+  groups, counts = items.copies.groups(), _counts(items.copies)
   copies = 'copy' if counts['exact_copies'] == 1 else 'copies'
   near = ' (with --model=REF, near ones too)'
-  if found.threshold is not None:
-    near = f' and {counts["near_copies"]:,} of a cosine from {found.threshold}'
+  if items.threshold is not None:
+    near = f' and {counts["near_copies"]:,} of a cosine from {items.threshold}'
   print(
-    f'{plural(len(found.ids), found.kind)}: '
+    f'{plural(len(items.ids), items.kind)}: '
     f'{counts["exact_copies"]:,} exact {copies}{near}, in '
-    f'{plural(len(groups), "group")}; {len(found.copies.kept):,} to keep'
+    f'{plural(len(groups), "group")}; {len(items.copies.kept):,} to keep'
   )
   for kept, members in list(groups.items())[:_GROUPS_PRINTED]:
-    print(f'  {one_line(found.ids[kept])}')
+    print(f'  {one_line(items.ids[kept])}')
     for item in members[:_OF_A_GROUP]:
-      similarity = f'{found.copies.similarity[item]:.4f}'
-      how = 'exact ' if found.copies.exact[item] else similarity
-      print(f'    {how}  {one_line(found.ids[item])}')
+      similarity = f'{items.copies.similarity[item]:.4f}'
+      how = 'exact ' if items.copies.exact[item] else similarity
+      print(f'    {how}  {one_line(items.ids[item])}')
     if len(members) > _OF_A_GROUP:
       print(f'    … and {len(members) - _OF_A_GROUP:,} more')
   if len(groups) > _GROUPS_PRINTED:

@@ -1,4 +1,4 @@
-"""Writes the embeddings of pictures, of texts, or of both to one file.
+"""Writes the embeddings of images, of texts, or of both to one file.
 
 usage:
   clip-jax embed --model=REF [--images=SPEC] [--texts=FILE] --out=FILE
@@ -9,14 +9,14 @@ examples:
   clip-jax embed --model=REF --texts=queries.txt --out=queries.npz
 
 A texts FILE is UTF-8 with one text a line. The output, .npz or .parquet, has a
-row for each picture and text: its id (a line's is FILE:NUMBER), its kind
+row for each image and text: its id (a line's is FILE:NUMBER), its kind
 (image or text), its caption, and its embedding, float32 of unit length; in an
 .npz the arrays ids, kinds, captions and embeddings (for captions, where numpy
 would need over 1 GB, as one text is very long, captions_utf8: those between
-captions_offsets). Pictures that cannot be read are left out and named, up to
+captions_offsets). Images that cannot be read are left out and named, up to
 --max_corrupt.
 
-The same command again, after pictures or texts were added, changed or removed,
+The same command again, after images or texts were added, changed or removed,
 encodes what is new only, and replaces the file: contents are compared, and not
 dates. Another model, preprocessing or dtype encodes all anew.
 

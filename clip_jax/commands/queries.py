@@ -102,11 +102,11 @@ def _query_of(word: str) -> Query:
 
 def _image_of(path: str) -> str:
   """The path of --image, whatever it ends in."""
-  found = os.fspath(typed_path(path))
-  if not os.path.lexists(found):
+  typed = os.fspath(typed_path(path))
+  if not os.path.lexists(typed):
     raise UsageError(f'--image: no image {path}.')
-  _opened('--image: ', found, '.').close()
-  return found
+  _opened('--image: ', typed, '.').close()
+  return typed
 
 
 def _opened(before: str, path: str, after: str) -> BinaryIO:
@@ -143,10 +143,10 @@ def encode(model: 'Model', queries: list[Query]) -> 'np.ndarray':
   if texts:
     before = model.tokenizer.truncated
     vectors[texts] = model.encode_text([queries[i].value for i in texts])
-    cut = model.tokenizer.truncated - before
-    if cut:
+    truncated = model.tokenizer.truncated - before
+    if truncated:
       print(
-        f'{cut:,} of {len(texts):,} queries were cut to '
+        f'{truncated:,} of {len(texts):,} queries were cut to '
         f'{model.tokenizer.context_length} tokens.',
         file=sys.stderr,
       )

@@ -9,9 +9,9 @@ examples:
   clip-jax train --config=configs/emoji.py --workdir=runs/short \\
       --config.total_steps=200 --config.optimizer.learning_rate=1e-3
   clip-jax train --config=configs/emoji.py --workdir=runs/folder \\
-      --config.data.train=folder:pictures --config.tokenizer=clip
+      --config.data.train=folder:images --config.tokenizer=clip
   clip-jax train --config=configs/base.py --workdir=runs/tuned \\
-      --config.initialize_from=ViT-B-32.pt --config.data.train=folder:pictures
+      --config.initialize_from=ViT-B-32.pt --config.data.train=folder:images
 
 With initialize_from, what the config leaves open (shapes, tokenizer, how images
 become pixels) is that model's. A relative path, a tokenizer's too, is looked up

@@ -59,8 +59,8 @@ def load(spec: str, context_length: int | None = None) -> Tokenizer:
   if kind == 'hf':
     from clip_jax.tokenizers.hugging_face import HuggingFaceTokenizer
 
-    found = from_directory(path, context_length)
-    return found or HuggingFaceTokenizer.from_file(path, context_length)
+    published = from_directory(path, context_length)
+    return published or HuggingFaceTokenizer.from_file(path, context_length)
   raise UsageError(f'no tokenizer {spec!r}: give {_SPECS}.')
 
 

@@ -1,4 +1,4 @@
-"""What every tokenizer does: lays out rows, cuts, counts, describes itself.
+"""What every tokenizer does: it lays out rows, truncates, and describes itself.
 
 Shapes: N texts, T tokens of a row (the context length).
 """
@@ -54,7 +54,7 @@ class Tokenizer(abc.ABC):
     self._lock = threading.Lock()
 
   def __call__(self, texts: str | Iterable[str]) -> Int32[np.ndarray, 'N T']:
-    """Rows of ids; one text is a batch of one.
+    """Returns rows of ids; one text is a batch of one.
 
     Raises:
       UsageError: something in `texts` is not a string.
@@ -65,29 +65,31 @@ class Tokenizer(abc.ABC):
     if self.padding_side == 'left':
       inside = inside[:, ::-1]
     rows = np.full(inside.shape, self.pad_id, np.int32)
-    cut = lengths > width  # N
-    if cut.any():
+    truncated = lengths > width  # N
+    if truncated.any():
       ends = np.cumsum(lengths)  # N
-      places = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)  # M
-      rows[inside] = ids[places < width]
-      rows[cut, -1] = ids[ends[cut] - 1]
+      token_index = np.arange(len(ids)) - np.repeat(
+        ends - lengths, lengths
+      )  # M
+      rows[inside] = ids[token_index < width]
+      rows[truncated, -1] = ids[ends[truncated] - 1]
       with self._lock:
-        self.truncated += int(cut.sum())
+        self.truncated += int(truncated.sum())
     else:
       rows[inside] = ids  # both row by row
     return rows
 
   def text_lengths(self, texts: str | Iterable[str]) -> Int32[np.ndarray, ' N']:
-    """Tokens of each text with its specials, before any cutting."""
+    """Returns how many tokens each text has, specials too, if not truncated."""
     return self._tokenize(_as_list(texts))[1].astype(np.int32)
 
   @abc.abstractmethod
   def encode(self, text: str) -> list[int]:
-    """The ids of one text: no specials, not cut."""
+    """Returns the ids of one text, without specials and not truncated."""
 
   @abc.abstractmethod
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
-    """The text of one row, or of a part of one.
+    """Returns the text of one row, or of a part of one.
 
     Raises:
       UsageError: an id outside the vocabulary.
@@ -95,21 +97,21 @@ class Tokenizer(abc.ABC):
 
   @abc.abstractmethod
   def describe(self) -> dict[str, Any]:
-    """All that `from_description` needs, as JSON: no file, no path."""
+    """Returns all that `from_description` needs, as JSON: no file, no path."""
 
   @classmethod
   @abc.abstractmethod
   def from_description(cls, description: Mapping[str, Any]) -> 'Tokenizer':
-    """The tokenizer of this kind whose `describe()` this is."""
+    """Returns the tokenizer of this kind whose `describe()` this is."""
 
   @abc.abstractmethod
   def _tokenize(
     self, texts: list[str]
   ) -> tuple[Int32[np.ndarray, ' M'], Int32[np.ndarray, ' N']]:
-    """All texts' ids with specials, one after another; how many of each."""
+    """Returns the ids of all texts in a row, and how many each text has."""
 
   def _check_ids(self, ids: Iterable[SupportsIndex]) -> list[int]:
-    """The ids as Python numbers, which every library takes."""
+    """Returns the ids as Python numbers, which every library takes."""
     checked = [int(i) for i in ids]
     for i in checked:
       if not 0 <= i < self.vocab_size:
@@ -125,14 +127,14 @@ class Tokenizer(abc.ABC):
 def concatenate(
   rows: list[list[int]],
 ) -> tuple[Int32[np.ndarray, ' M'], Int32[np.ndarray, ' N']]:
-  """Lists of ids as `_tokenize` gives them."""
+  """Returns lists of ids in the form of `_tokenize`."""
   lengths = np.fromiter(map(len, rows), np.int32, len(rows))
   ids = np.fromiter((i for row in rows for i in row), np.int32, lengths.sum())
   return ids, lengths
 
 
 def encodable(text: str) -> str:
-  """The text with U+FFFD for lone surrogates, which UTF-8 cannot hold."""
+  """Returns the text with U+FFFD for lone surrogates, which UTF-8 lacks."""
   try:
     text.encode()
   except UnicodeEncodeError:

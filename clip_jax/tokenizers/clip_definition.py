@@ -75,11 +75,11 @@ def clip_definition(
     trim_offsets=False,
     add_prefix_space=False,
   )
-  found = {token.content: token for token in specials}
+  tokens = {token.content: token for token in specials}
   for token in (BOS, EOS):
-    found.setdefault(token, AddedToken(token, special=True))
+    tokens.setdefault(token, AddedToken(token, special=True))
   tokenizer.add_special_tokens(
-    [token for content, token in found.items() if content in vocabulary]
+    [token for content, token in tokens.items() if content in vocabulary]
   )
   return tokenizer.to_str()
 

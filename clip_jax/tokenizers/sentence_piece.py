@@ -5,12 +5,10 @@ the normalisation as well.
 """
 
 import base64
-import contextlib
 import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -18,7 +16,7 @@ import sentencepiece
 from jaxtyping import Int32
 
 from clip_jax.errors import FailureError, MissingFileError, UsageError
-from clip_jax.files import read_bytes, typed_path
+from clip_jax.files import read_bytes, replacing, typed_path
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
 from clip_jax.tokenizers.definition_check import check_sentence_piece
 
@@ -198,7 +196,8 @@ def train(
       raise failures[0] from None
     raise UsageError(_explain(str(error), vocab_size)) from error
   content = model.getvalue()
-  _write(typed_path(path), content)
+  with replacing(typed_path(path), make_folder=True) as temporary:
+    temporary.write_bytes(content)
   return SentencePieceTokenizer(content, origin=str(path)).vocab_size
 
 
@@ -227,20 +226,3 @@ def _explain(message: str, vocab_size: int) -> str:
   if 'sentences_.empty' in message or 'all_chars_count' in message:
     return 'no captions to train a tokenizer on: all are blank or none came.'
   return f'no tokenizer came of these captions: SentencePiece says {message}'
-
-
-def _write(path: Path, model: bytes) -> None:
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open('wb') as file:
-      file.write(model)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
-    raise FailureError(
-      f'cannot write the tokenizer to {path}: {error.strerror}.'
-    ) from error
