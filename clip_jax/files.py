@@ -305,9 +305,9 @@ def read_fields(
     for field in fields
     if field.default is field.default_factory is dataclasses.MISSING
   }
-  found = check_fields(where, content, required)
+  values = check_fields(where, content, required)
   hints = typing.get_type_hints(kind)
-  for name, value in found.items():
+  for name, value in values.items():
     if name not in hints:
       raise FailureError(f'{where}: the field {name!r} is not known.')
     if not _fits(value, hints[name]):
@@ -315,7 +315,7 @@ def read_fields(
         f'{where}: the field {name!r} holds something else than '
         f'{getattr(hints[name], "__name__", hints[name])}.'
       )
-  return kind(**found)
+  return kind(**values)
 
 
 def _fits(value: Any, hint: Any) -> bool:

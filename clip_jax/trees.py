@@ -7,18 +7,18 @@ import jax
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-  """A tree path as 'image/transformer/blocks/…'."""
+  """Returns a tree path as 'image/transformer/blocks/…'."""
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def flat(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by the names of their paths."""
+  """Returns the leaves of a tree by the names of their paths."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {path_name(path): leaf for path, leaf in leaves}
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `flat`, for dictionaries."""
+  """Returns the inverse of `flat`, for dictionaries."""
   tree: dict[str, Any] = {}
   for name, leaf in leaves.items():
     *parents, last = name.split('/')
@@ -30,7 +30,7 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(
-  found: Mapping[str, Any], wanted: Mapping[str, Any]
+  actual: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> tuple[str, list[int] | str, list[int] | str] | None:
   """Compares the names and shapes of two flat trees.
 
@@ -38,10 +38,10 @@ def first_difference(
     Where they differ first, by name: the name, and in each of them the shape,
     or 'not there'. None where they agree.
   """
-  for name in sorted(found.keys() | wanted.keys()):
+  for name in sorted(actual.keys() | wanted.keys()):
     old, new = (
       list(leaves[name].shape) if name in leaves else 'not there'
-      for leaves in (found, wanted)
+      for leaves in (actual, wanted)
     )
     if old != new:
       return name, old, new

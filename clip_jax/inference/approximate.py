@@ -24,7 +24,7 @@ from clip_jax.inference.nearest import Nearest, check_finite
 
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 128
-# At least; more where more rows are asked for. Texts lie far from all pictures,
+# At least; more where more rows are asked for. Texts lie far from all images,
 # and such queries need a wide search: among 10,000 rows of 512 dimensions the
 # recall@10 of queries far from every cluster is 0.94 with 128 and 1.0 with 512
 # (among 30,000: 0.98).
@@ -82,9 +82,9 @@ class ApproximateIndex:
     """See `nearest.search_table`; some of the nearest rows may be missed."""
     keep = min(top, self.rows)
     self._index.expansion_search = max(_EXPANSION_SEARCH, 2 * keep)
-    found = self._index.search(queries, keep)
-    rows = np.reshape(found.keys, (len(queries), -1)).astype(np.int64)
-    distances = np.reshape(found.distances, (len(queries), -1))
+    matches = self._index.search(queries, keep)
+    rows = np.reshape(matches.keys, (len(queries), -1)).astype(np.int64)
+    distances = np.reshape(matches.distances, (len(queries), -1))
     return Nearest(rows, (1 - distances).astype(np.float32))
 
   def _stale(self, identity: dict[str, Any]) -> str:

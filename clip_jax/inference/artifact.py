@@ -33,12 +33,12 @@ PROGRAMS = ('encode_image', 'encode_text')
 
 
 def program_file(name: str) -> str:
-  """The file of one of `PROGRAMS`."""
+  """Returns the file of one of `PROGRAMS`."""
   return f'{name}.jaxexport'
 
 
 def onnx_file(name: str) -> str:
-  """The ONNX file of one of `PROGRAMS`."""
+  """Returns the ONNX file of one of `PROGRAMS`."""
   return f'{name}.onnx'
 
 
@@ -77,7 +77,7 @@ class Manifest:
   files: Mapping[str, FileEntry]
 
   def to_json(self) -> str:
-    """The content of manifest.json."""
+    """Returns the content of manifest.json."""
     fields = {'format': FORMAT, 'format_version': FORMAT_VERSION}
     return json.dumps(fields | dataclasses.asdict(self), indent=2) + '\n'
 
@@ -91,7 +91,7 @@ def is_artifact(path: Path) -> bool:
 
 
 def read_manifest(path: Path) -> Manifest:
-  """The manifest of an exported directory.
+  """Returns the manifest of an exported directory.
 
   Raises:
     UsageError: `path` is no such directory, or one of a later format.
@@ -147,14 +147,14 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def file_sha256(path: Path) -> str:
-  """The SHA-256 of a file, in hexadecimal."""
+  """Returns the SHA-256 of a file, in hexadecimal."""
   file: Any  # what `file_digest` takes has no name in typing
   with open_regular(path) as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def damaged(file: Path, what: str) -> FailureError:
-  """The error for a file that is not as it was exported."""
+  """Returns the error for a file that is not as it was exported."""
   return FailureError(f'{file} is damaged: {what}. Export the model again.')
 
 

@@ -30,7 +30,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def padded_size(count: int, batch_size: int, ways: int = 1) -> int:
-  """The rows of the batch that `count` inputs travel in.
+  """Returns the rows of the batch that `count` inputs travel in.
 
   A power of two times `ways`, or the whole batch: over any number of calls
   a function is compiled for few sizes.

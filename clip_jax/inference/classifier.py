@@ -24,7 +24,7 @@ def zero_shot_weights(
   labels: Sequence[str],
   templates: Sequence[Template] = PLAIN,
 ) -> Float[np.ndarray, 'E C']:
-  """One unit-length column a label: the mean direction of its prompts.
+  """Returns one unit-length column a label: the mean direction of its prompts.
 
   Each prompt's embedding has unit length; a label's are averaged, and the
   mean is brought to unit length again.
@@ -73,7 +73,7 @@ def softmax(logits: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
 
 
 def sigmoid(logits: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
-  """The probability of each entry by itself."""
+  """Returns the probability of each entry by itself."""
   return np.exp(-np.logaddexp(np.float32(0), -logits))
 
 

@@ -34,7 +34,8 @@ def is_on_cpus(variables: Any) -> bool:
 
 
 def unroll(tree: dict[str, Any]) -> dict[str, Any]:
-  """Every stack `blocks` as `block_0`, `block_1`, … with transposed kernels.
+  """Returns every stack `blocks` as `block_0`, `block_1`, … with transposed
+  kernels.
 
   Args:
     tree: nested dictionaries, which are used up: each stack is let go of when
@@ -64,7 +65,9 @@ def restore(tree: Any) -> Any:
 
 
 def stack(tree: dict[str, Any]) -> dict[str, Any]:
-  """The inverse of `unroll`: the variables of `DualEncoder`, as new arrays."""
+  """Returns the inverse of `unroll`: the variables of `DualEncoder`, as new
+  arrays.
+  """
   layers = {key: value for key, value in tree.items() if _is_block(key)}
   stacked = {
     key: stack(value) if isinstance(value, dict) else value

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from clip_jax.inference.embeddings_reader import EmbeddingsTable
 
 _TILE = 2048  # rows compared with as many at once: 16 MB of similarities
-# What rounding may take from the cosine of two equal pictures, which went
+# What rounding may take from the cosine of two equal images, which went
 # through the encoder in different batches.
 _ROUNDING = 1e-5
 
@@ -42,11 +42,11 @@ class Copies:
 
   def groups(self) -> dict[int, list[int]]:
     """Returns, for each kept item that has copies, these copies, in order."""
-    found: dict[int, list[int]] = {}
+    groups: dict[int, list[int]] = {}
     copies = np.flatnonzero(self.of != np.arange(len(self.of)))
     for copy in copies[np.argsort(self.of[copies], kind='stable')].tolist():
-      found.setdefault(int(self.of[copy]), []).append(copy)
-    return found
+      groups.setdefault(int(self.of[copy]), []).append(copy)
+    return groups
 
 
 def exact_copies(digests: Iterable[bytes]) -> Copies:

@@ -4,7 +4,7 @@
 (float32 [N, E]) and `digests` (uint8 [N, 16]); `.parquet` has the columns `id`,
 `kind`, `caption`, `embedding` and `digest`. A kind is 'image' or 'text'; a
 text's caption is the text, an image's its first caption, or ''; a digest is of
-a picture's bytes, or of a text's. What made the file is JSON: the array
+an image's bytes, or of a text's. What made the file is JSON: the array
 `about`, or `about` in Parquet's metadata.
 
 numpy's strings are as wide as the longest of their array. Where that would be

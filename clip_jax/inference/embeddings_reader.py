@@ -70,23 +70,25 @@ class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
 
   @abc.abstractmethod
   def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
-    """All rows in order, or those of one kind, a few megabytes at a time."""
+    """Returns all rows in order, or those of one kind, a few megabytes at a
+    time.
+    """
 
   @abc.abstractmethod
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
-    """What some rows say."""
+    """Returns what some rows say."""
 
   @abc.abstractmethod
   def contents(self) -> Iterator[Contents]:
-    """All rows in order, some at a time; only where it `has_digests`."""
+    """Returns all rows in order, some at a time, where it `has_digests`."""
 
   @abc.abstractmethod
   def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
-    """The vectors of some rows, float32; n of them are in memory."""
+    """Returns the vectors of some rows, float32; n of them are in memory."""
 
   @abc.abstractmethod
   def count_kinds(self) -> dict[str, int]:
-    """How many rows there are of each kind."""
+    """Returns how many rows there are of each kind."""
 
   def open_images(self) -> Source | None:
     """Opens the images that were embedded; None where it names none.
@@ -155,7 +157,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _about(path: Path, text: str | bytes | None) -> dict[str, Any]:
   """What made a table, its fields of the types that its readers need."""
   where = f'{path}, about'
-  found = check_fields(
+  fields = check_fields(
     where,
     parse_json(text, where) if text else {},
     {},
@@ -168,9 +170,9 @@ def _about(path: Path, text: str | bytes | None) -> dict[str, Any]:
       'origin': (str, type(None)),
     },
   )
-  if not all(isinstance(name, str) for name in found.get('captions', [])):
+  if not all(isinstance(name, str) for name in fields.get('captions', [])):
     raise FailureError(f"{where}: the field 'captions' holds no names.")
-  return found
+  return fields
 
 
 class _NpzTable(EmbeddingsTable):
@@ -329,12 +331,12 @@ class _ParquetTable(EmbeddingsTable):
         yield Chunk(rows, vectors.astype(np.float32, copy=False))
 
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
-    found = {}
+    entries = {}
     for table, start, members in self._groups(rows, ['id', 'kind', 'caption']):
       for row in members:
         values = table.slice(row - start, 1).to_pylist()[0]
-        found[row] = Entry(values['id'], values['kind'], values['caption'])
-    return found
+        entries[row] = Entry(values['id'], values['kind'], values['caption'])
+    return entries
 
   def contents(self) -> Iterator[Contents]:
     for batch in self._batches(_CHUNK_ROWS, ['id', 'kind', 'digest']):
@@ -346,7 +348,7 @@ class _ParquetTable(EmbeddingsTable):
       )
 
   def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
-    found = np.empty((len(rows), self.dims), np.float32)
+    vectors = np.empty((len(rows), self.dims), np.float32)
     places: dict[int, list[int]] = collections.defaultdict(list)
     for place, row in enumerate(rows):
       places[row].append(place)
@@ -355,8 +357,8 @@ class _ParquetTable(EmbeddingsTable):
       with _reading(self.path):
         values = values.reshape(table.num_rows, self.dims)
       for row in members:
-        found[places[row]] = values[row - start]
-    return found
+        vectors[places[row]] = values[row - start]
+    return vectors
 
   def _groups(
     self, rows: Iterable[int], columns: list[str]
@@ -407,9 +409,9 @@ def _map_arrays(path: Path) -> dict[str, Any]:
   """The arrays of an .npz by name, mapped from the file."""
   archive = ZipArchive(path)
   arrays: dict[str, Any] = {}
-  for member, found in archive.members.items():
+  for member, info in archive.members.items():
     name = member.removesuffix('.npy')
-    if found.compressed:
+    if info.compressed:
       if f'{name}_utf8.npy' in archive.members:
         continue  # which holds the same, and can be mapped
       raise UsageError(

@@ -46,7 +46,7 @@ def make_encoders(
   mesh: Mesh | None,
   unroll: bool,
 ) -> Encoders:
-  """The functions that all models with these arguments share."""
+  """Returns the functions that all models with these arguments share."""
   module = DualEncoder(config, jnp.dtype(dtype))
   # Accelerators would round float32 products to bfloat16 or TF32.
   precision = 'highest' if dtype == 'float32' else 'default'

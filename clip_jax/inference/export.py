@@ -93,7 +93,8 @@ def export(
 def load_exported(
   path: str | os.PathLike, dtype: np.dtype | None = None
 ) -> tuple[dict[str, Any], Description]:
-  """What was exported, for a `Model`: its variables and its description.
+  """Returns what was exported, for a `Model`: its variables and its
+  description.
 
   Args:
     path: the exported directory.

@@ -127,37 +127,37 @@ def pixels_of(preprocessing: Preprocessing) -> str:
   Grey of 16 bits, which it scales where there is a background, is left out.
   """
   p, side = preprocessing, preprocessing.side
-  lines = ['picture = Image.open(path)']
+  lines = ['image = Image.open(path)']
   if p.exif:
-    lines.append('picture = ImageOps.exif_transpose(picture)')
+    lines.append('image = ImageOps.exif_transpose(image)')
   ground = p.background or ('white' if p.convention == 'transformers' else None)
   if ground:
     lines += [
-      f"ground = Image.new('RGBA', picture.size, {ground!r})",
-      "ground.alpha_composite(picture.convert('RGBA'))",
-      "picture = ground.convert('RGB')",
+      f"ground = Image.new('RGBA', image.size, {ground!r})",
+      "ground.alpha_composite(image.convert('RGBA'))",
+      "image = ground.convert('RGB')",
     ]
   resample = f'Image.Resampling.{p.interpolation.upper()}'
   to = p.resize_to or side
   if p.resize_mode == 'shortest':
     lines += [
-      'short = min(picture.size)',
-      f'size = [int({to} * side / short) for side in picture.size]',
-      f'picture = picture.resize(size, {resample})',
+      'short = min(image.size)',
+      f'size = [int({to} * side / short) for side in image.size]',
+      f'image = image.resize(size, {resample})',
     ]
   elif p.resize_mode == 'squash':
     rows, columns = (to, to) if isinstance(to, int) else to
     size = f'({columns}, {rows})'
-    lines.append(f'picture = picture.resize({size}, {resample})')
+    lines.append(f'image = image.resize({size}, {resample})')
   elif p.resize_mode == 'longest':
     lines += [
-      f'ratio = max(picture.size) / {side}',
-      'size = [max(1, round(side / ratio)) for side in picture.size]',
-      f'picture = picture.resize(size, {resample})',
+      f'ratio = max(image.size) / {side}',
+      'size = [max(1, round(side / ratio)) for side in image.size]',
+      f'image = image.resize(size, {resample})',
       f'left, top = (({side} - side) // 2 for side in size)',
       f'right, bottom = {side} - size[0] - left, {side} - size[1] - top',
       'borders = (left, top, right, bottom)',
-      'picture = ImageOps.expand(picture, borders, fill=0)',
+      'image = ImageOps.expand(image, borders, fill=0)',
     ]
   if p.resize_mode in ('shortest', 'none') or p.resize_to is not None:
     half = (
@@ -166,8 +166,8 @@ def pixels_of(preprocessing: Preprocessing) -> str:
       else f'round((side - {side}) / 2)'
     )
     lines += [
-      f'left, top = ({half} for side in picture.size)',
-      f'picture = picture.crop((left, top, left + {side}, top + {side}))',
+      f'left, top = ({half} for side in image.size)',
+      f'image = image.crop((left, top, left + {side}, top + {side}))',
     ]
-  lines.append("return np.asarray(picture.convert('RGB'))")
+  lines.append("return np.asarray(image.convert('RGB'))")
   return '\n'.join(['def pixels_of(path):', *(f'  {line}' for line in lines)])

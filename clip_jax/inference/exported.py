@@ -233,11 +233,11 @@ def _stablehlo_text(file: Path, program: bytes) -> str:
 def foreign_calls(text: str) -> list[str]:
   """Returns the custom calls in StableHLO that jax itself does not make."""
   calls = [a or b or c for a, b, c in _CUSTOM_CALL.findall(text)]
-  found = [repr(name) for name in sorted({*calls} - CUSTOM_CALLS)]
+  names = [repr(name) for name in sorted({*calls} - CUSTOM_CALLS)]
   # One that is written in a way that is not known is one too many.
   if len(calls) != text.count('custom_call'):
-    found.append('one of an unknown form')
-  return found
+    names.append('one of an unknown form')
+  return names
 
 
 def _check_runs_here(path: Path, manifest: artifact.Manifest) -> None:

@@ -49,7 +49,7 @@ def encode_images(
   progress: bool,
   on_error: OnError,
 ) -> np.ndarray:
-  """The rows that an encoder makes of images.
+  """Returns the rows that an encoder makes of images.
 
   Args:
     run: items, and what makes an array [n, S, S, 3] of some, to rows.
@@ -81,17 +81,17 @@ def encode_images(
     )
 
   items = as_image_list(images)
-  found = run(enumerate(_with_bar(items) if progress else items), prepare)
+  features = run(enumerate(_with_bar(items) if progress else items), prepare)
   for index, error in sorted(failed.items()):
     if callable(on_error):
       on_error(index, error)
     else:
       print(f'left out {error}', file=sys.stderr)
-  return found
+  return features
 
 
 def as_image_list(images: ImageInputs) -> Iterable[Any]:
-  """One image or many, as many; open files are read as they come.
+  """Returns one image or many, as many; open files are read as they come.
 
   Raises:
     UsageError: it is no image, and nothing that holds some.
@@ -133,7 +133,7 @@ class _Read:
 def prepare_image(
   image: Any, index: int, preprocessing: Preprocessing
 ) -> UInt8[np.ndarray, 'S S 3']:
-  """One image as the model reads it.
+  """Returns one image as the model reads it.
 
   Raises:
     CorruptImageError: it cannot be read; the message names it.
@@ -164,7 +164,7 @@ def prepare_image(
 
 
 def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, '...']:
-  """An array of one image, as uint8 [H, W, 3], [H, W, 4] or [H, W].
+  """Returns an array of one image, as uint8 [H, W, 3], [H, W, 4] or [H, W].
 
   Channels may come last or first: [3, H, W] is such an image unless its last
   axis could be the channels, too. Floats are in [0, 1], integers in 0 to 255.

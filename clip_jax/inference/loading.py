@@ -46,7 +46,7 @@ def load(
   mesh: Mesh | None = None,
   batch_size: int = BATCH_SIZE,
 ) -> Model:
-  """The model that a reference stands for.
+  """Returns the model that a reference stands for.
 
   Args:
     reference: a run's workdir (its newest complete checkpoint) or one
@@ -60,7 +60,7 @@ def load(
     text_positions: 'append' keeps them for another context length: texts that
       fit either way have the features that they had. 'interpolate' is what
       open_clip does.
-    as_displayed: treat pictures as a viewer would show them: photographs
+    as_displayed: treat images as a viewer would show them: photographs
       turned by their EXIF orientation, transparency laid on white, 16-bit grey
       scaled. Most published models were trained without that, and by default
       they get what they were trained with.
@@ -117,7 +117,7 @@ def read_model(
   dtype: np.dtype | None = None,
   whole: bool = True,
 ) -> Loaded:
-  """What `load` makes a model of: the description and the arrays.
+  """Returns what `load` makes a model of: the description and the arrays.
 
   What the files leave open is said on stderr.
 

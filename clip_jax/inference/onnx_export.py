@@ -193,7 +193,7 @@ _CALLS = frozenset(
 def unroll_jaxpr(
   closed: ClosedJaxpr, weights: Sequence[np.ndarray]
 ) -> Callable[..., Any]:
-  """The function of a jaxpr's last arguments, the first being known.
+  """Returns the function of a jaxpr's last arguments, the first being known.
 
   Args:
     closed: what `jax.make_jaxpr` gives; symbolic sizes may be in it.

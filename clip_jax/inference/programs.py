@@ -52,7 +52,7 @@ def encoders(model: Model) -> dict[str, Encoder]:
 
 
 def row_specs(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
-  """What each encoder reads: pixels [b, S, S, 3], or ids [b, T]."""
+  """Returns what each encoder reads: pixels [b, S, S, 3], or ids [b, T]."""
   (b,) = jax.export.symbolic_shape('b')
   size, length = model.preprocessing.side, model.config.text
   return {
@@ -67,7 +67,7 @@ def lower(
   rows: jax.ShapeDtypeStruct,
   platforms: Sequence[str],
 ) -> jax.export.Exported:
-  """A program of the weights that the encoder uses, and a batch."""
+  """Returns a program of the weights that the encoder uses, and a batch."""
   specs = specs_of(weights)
   used = {name: specs[name] for name in _used(encoder, specs, rows)}
   # The module's `setup` looks for the others too, and computes nothing of them.
@@ -90,7 +90,9 @@ def lower(
 
 
 def flat_weights(model: Model) -> dict[str, np.ndarray]:
-  """The model's variables by path, in the dtypes that its programs take."""
+  """Returns the model's variables by path, in the dtypes that its programs
+  take.
+  """
   half = model.module.dtype == jnp.bfloat16
   weights = {}
   for name, leaf in trees.flat(model.variables).items():
@@ -103,7 +105,7 @@ def flat_weights(model: Model) -> dict[str, np.ndarray]:
 def specs_of(
   weights: Mapping[str, np.ndarray],
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """The weights' shapes and dtypes."""
+  """Returns the weights' shapes and dtypes."""
   return {
     name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     for name, leaf in weights.items()

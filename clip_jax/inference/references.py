@@ -81,7 +81,7 @@ KINDS = (
 
 
 def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
-  """The kind of a reference (a name in `KINDS`) and its path.
+  """Returns the kind of a reference (a name in `KINDS`) and its path.
 
   Raises:
     MissingModelError: nothing is there.

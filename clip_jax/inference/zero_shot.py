@@ -199,7 +199,7 @@ class ZeroShotModel(abc.ABC):
     progress: bool = False,
     on_error: OnError = 'raise',
   ) -> Float[np.ndarray, 'B C']:
-    """The probability of each label, for each image.
+    """Returns the probability of each label, for each image.
 
     Args:
       images, batch_size, progress, on_error: as in `encode_image`.
@@ -281,7 +281,7 @@ class ZeroShotModel(abc.ABC):
 def describe_model(
   kind: str, *facts: str | Mapping[str, Any] | None, origin: str | None
 ) -> str:
-  """What `repr` says of a model.
+  """Returns what `repr` says of a model.
 
   Args:
     facts: in their order, '' is left out; the one that is no string describes

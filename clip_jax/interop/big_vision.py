@@ -14,7 +14,7 @@ _PREFIX = 'params/'
 
 
 def stacked_towers(keys: Mapping[str, object]) -> frozenset[str]:
-  """Which of the towers 'img' and 'txt' have their layers in one array."""
+  """Returns the towers, of 'img' and 'txt', with their layers in one array."""
   return frozenset(
     tower
     for tower, stack in (('img', 'Transformer'), ('txt', 'Encoder_0'))
@@ -23,7 +23,7 @@ def stacked_towers(keys: Mapping[str, object]) -> frozenset[str]:
 
 
 def table(config: CLIPConfig, stacked: frozenset[str]) -> Table:
-  """The keys of a SigLIP model; `stacked` as `stacked_towers` says."""
+  """Returns the keys of a SigLIP model; `stacked` as `stacked_towers` says."""
   image, text = f'{_PREFIX}img/', f'{_PREFIX}txt/'
   pool, head = 'params/image/attention_pool', f'{image}MAPHead_0/'
   rows = [

@@ -78,7 +78,7 @@ def read_config(
   where: str,
   keys: Collection[str] = ('vision_model', 'text_model'),
 ) -> CLIPConfig:
-  """A model of transformers' as ours.
+  """Returns a model of transformers' as ours.
 
   Args:
     config: the content of its config.json.
@@ -234,14 +234,14 @@ def _words(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(config: CLIPConfig) -> Table:
-  """The keys of the class that `write_config` names."""
+  """Returns the keys of the class that `write_config` names."""
   if config.initial_logit_bias is None:
     return clip_table(config)
   return siglip_table(config)
 
 
 def write_config(config: CLIPConfig) -> dict[str, Any]:
-  """The inverse of `read_config`, the content of a config.json.
+  """Returns the inverse of `read_config`, the content of a config.json.
 
   Raises:
     UsageError: transformers cannot express the model; the message says what.
@@ -315,9 +315,9 @@ def _check(
       'text.projection': (text.projection, ('affine',)),
     }
   wrong = [
-    f'{name}={found!r}'
-    for name, (found, possible) in wanted.items()
-    if found not in possible
+    f'{name}={value!r}'
+    for name, (value, possible) in wanted.items()
+    if value not in possible
   ]
   if text.pooling == 'end' and text.end_token == _LEGACY_EOS:
     wrong.append('text.end_token=2, which it takes for "the highest id"')

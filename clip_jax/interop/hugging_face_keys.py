@@ -18,7 +18,7 @@ from clip_jax.models.config import CLIPConfig, VisionTransformerConfig
 
 
 def clip_table(config: CLIPConfig) -> Table:
-  """The keys of a `CLIPModel`."""
+  """Returns the keys of a `CLIPModel`."""
   vision = 'vision_model.'
   embeddings = f'{vision}embeddings.'
   rows = [
@@ -49,7 +49,9 @@ def clip_table(config: CLIPConfig) -> Table:
 
 
 def siglip_table(config: CLIPConfig) -> Table:
-  """The keys of a `SiglipModel`, which fixed-resolution SigLIP 2 is too."""
+  """Returns the keys of a `SiglipModel`, which fixed-resolution SigLIP 2 is
+  too.
+  """
   vision = 'vision_model.'
   pool, head = 'params/image/attention_pool', f'{vision}head.'
   embeddings = f'{vision}embeddings.'

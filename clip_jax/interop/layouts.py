@@ -115,7 +115,7 @@ class _Entry(NamedTuple):
 
 
 def absent_towers(table: Table, infos: Mapping[str, Any]) -> tuple[str, ...]:
-  """The towers, 'image' or 'text', of which a file has not one key."""
+  """Returns the towers, 'image' or 'text', of which a file has not one key."""
   return tuple(
     tower
     for tower in ('image', 'text')
@@ -144,7 +144,7 @@ def read(
   dtype: np.dtype | None = None,
   absent: Sequence[str] = (),
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """A foreign file as our variables, key by key.
+  """Returns a foreign file as our variables, key by key.
 
   At any time, a piece of one foreign tensor is in memory besides what is
   returned (all of one that does not lie in the file as it is needed). Nothing
@@ -197,29 +197,29 @@ def read(
       if not c.matches(buffers[c.theirs].reshape(c.shape))
     ],
   )
-  found: dict[str, np.ndarray] = {}
+  arrays: dict[str, np.ndarray] = {}
   for entry in entries:
     path = entry.row.ours
-    if path not in found:
-      found[path] = aligned(
+    if path not in arrays:
+      arrays[path] = aligned(
         shapes[path].shape, _dtype(path, entries, infos, dtype)
       )
-    place = found[path][(*entry.index, ...)]  # a view, of a scalar too
+    place = arrays[path][(*entry.index, ...)]  # a view, of a scalar too
     ours = entry.row.form.to_ours(tensors.read(entry.key), place.shape)
     fill(place, ours, tensors.release)
   if absent:
-    found = {**_temperature(config), **found}
-  return nested(found), buffers
+    arrays = {**_temperature(config), **arrays}
+  return nested(arrays), buffers
 
 
 def _temperature(config: CLIPConfig) -> dict[str, np.ndarray]:
   """That of the start of training, for a tower that came alone."""
   scale = np.float32(math.log(config.initial_logit_scale))
-  found = {'params/logit_scale': np.asarray(scale)}
+  scalars = {'params/logit_scale': np.asarray(scale)}
   if config.initial_logit_bias is not None:
     bias = np.float32(config.initial_logit_bias)
-    found['params/logit_bias'] = np.asarray(bias)
-  return found
+    scalars['params/logit_bias'] = np.asarray(bias)
+  return scalars
 
 
 def write(
@@ -287,11 +287,11 @@ def _wrong_shapes(entries, shapes, infos) -> list[str]:
     if entry.key in infos:
       ours = _blank(shapes[entry.row.ours])[entry.index]
       expected = entry.row.form.to_theirs(ours).shape
-      found = infos[entry.key].shape
+      shape = infos[entry.key].shape
       # A number alone may come with axes of length 1, as open_clip's
       # `nonscalar_logit_scale` has it.
-      if found != expected and not (ours.ndim == 0 and _same_size(found, ())):
-        wrong.append(f'{entry.key} {list(found)}, not {list(expected)}')
+      if shape != expected and not (ours.ndim == 0 and _same_size(shape, ())):
+        wrong.append(f'{entry.key} {list(shape)}, not {list(expected)}')
   return wrong
 
 
@@ -303,9 +303,9 @@ def _wrong_constants(constants, infos) -> list[str]:
   ]
 
 
-def _same_size(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+def _same_size(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
   """Whether two shapes are the same but for axes of length 1."""
-  return [n for n in found if n != 1] == [n for n in wanted if n != 1]
+  return [n for n in shape if n != 1] == [n for n in wanted if n != 1]
 
 
 def _wrong_kinds(entries, shapes, infos) -> list[str]:

@@ -101,7 +101,7 @@ def read_npz(
       kind.
   """
   open_regular(path).close()
-  archive, found = ZipArchive(path), {}
+  archive, arrays = ZipArchive(path), {}
   for name, (dtype, rank) in wanted.items():
     if f'{name}.npy' not in archive.members:
       raise damaged(path, f'it has no array {name!r}')
@@ -109,8 +109,8 @@ def read_npz(
     if array.dtype != dtype or array.ndim != rank:
       kind = f'{array.dtype} {list(array.shape)}'
       raise damaged(path, f'{name!r} is an array of {kind}')
-    found[name] = settled(array)
-  return found
+    arrays[name] = settled(array)
+  return arrays
 
 
 def _header(

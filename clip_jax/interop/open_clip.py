@@ -55,7 +55,7 @@ _TEXT_POOLING = {'argmax': 'highest', 'eos': 'end', 'last': 'last'}
 
 
 def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
-  """A model config of open_clip's as ours.
+  """Returns a model config of open_clip's as ours.
 
   Args:
     config: the content of one of its model config files, or 'model_cfg' of
@@ -207,7 +207,7 @@ def _choice(
 
 
 def write_config(config: CLIPConfig) -> dict[str, Any]:
-  """The inverse of `read_config`: what 'model_cfg' holds.
+  """Returns the inverse of `read_config`: what 'model_cfg' holds.
 
   Raises:
     UsageError: open_clip cannot express the model; the message says what.
@@ -230,7 +230,8 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
 
 
 def as_computed_there(config: CLIPConfig) -> CLIPConfig:
-  """A published SigLIP with the activations that open_clip computes it with.
+  """Returns a published SigLIP with the activations that open_clip computes it
+  with.
 
   Its authors' code has tanh's GELU everywhere. open_clip has what timm gives
   the image tower of that size, and in the text tower the exact GELU for
@@ -248,7 +249,7 @@ def as_computed_there(config: CLIPConfig) -> CLIPConfig:
 
 
 def variant_of_config(config: CLIPConfig) -> Variant:
-  """The keys of the model that open_clip makes of `write_config`."""
+  """Returns the keys of the model that open_clip makes of `write_config`."""
   if getattr(config.image, 'pooling', '') == 'attention':
     return Variant(text_prefix='text.', trunk=True)
   return Variant()

@@ -30,7 +30,7 @@ def is_run(path: Path) -> bool:
 
 
 def read_params(file: Path) -> dict[str, str]:
-  """The options of a run by name, without those that are None.
+  """Returns the options of a run by name, without those that are None.
 
   Raises:
     FailureError: the file cannot be read.
@@ -44,7 +44,9 @@ def read_params(file: Path) -> dict[str, str]:
 
 
 def params_of(weights: Path) -> tuple[Path, dict[str, str]] | None:
-  """The options of the run that a checkpoint is of, and where they are said."""
+  """Returns the options of the run that a checkpoint is of, and where they are
+  said.
+  """
   for run in (weights.parent, weights.parent.parent):
     if is_run(run):
       return run / PARAMS, read_params(run / PARAMS)
@@ -52,7 +54,7 @@ def params_of(weights: Path) -> tuple[Path, dict[str, str]] | None:
 
 
 def newest(run: Path) -> tuple[Path, str]:
-  """The newest checkpoint of a run, and a sentence that says so.
+  """Returns the newest checkpoint of a run, and a sentence that says so.
 
   Raises:
     FailureError: there is none.
@@ -85,7 +87,7 @@ def newest(run: Path) -> tuple[Path, str]:
 
 
 def activation(params: Mapping[str, str]) -> str:
-  """What open_clip's own models of a run compute with."""
+  """Returns what open_clip's own models of a run compute with."""
   quick = (
     params.get('force_quick_gelu') == 'True'
     or params['model'].endswith('-quickgelu')
@@ -96,7 +98,7 @@ def activation(params: Mapping[str, str]) -> str:
 
 
 def preprocess_cfg(params: Mapping[str, str]) -> dict[str, Any]:
-  """What the options say of `preprocess_cfg`."""
+  """Returns what the options say of `preprocess_cfg`."""
   fields: dict[str, Any] = {
     name: params[f'image_{name}']
     for name in ('interpolation', 'resize_mode')
@@ -104,6 +106,6 @@ def preprocess_cfg(params: Mapping[str, str]) -> dict[str, Any]:
   }
   for name in ('mean', 'std'):
     if f'image_{name}' in params:
-      found = _NUMBER.findall(params[f'image_{name}'])
-      fields[name] = [float(number) for number in found]
+      numbers = _NUMBER.findall(params[f'image_{name}'])
+      fields[name] = [float(number) for number in numbers]
   return fields

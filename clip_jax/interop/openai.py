@@ -47,14 +47,14 @@ class Variant:
 
 
 def variant_of(keys: Mapping[str, object]) -> Variant:
-  """The variant that a state dict is of, told from its keys."""
+  """Returns the variant that a state dict is of, told from its keys."""
   custom = any(key.startswith('text.') for key in keys)
   trunk = any(key.startswith('visual.trunk.') for key in keys)
   return Variant('text.' if custom else '', trunk)
 
 
 def table(config: CLIPConfig, variant: Variant) -> Table:
-  """The keys of a model."""
+  """Returns the keys of a model."""
   image, text = config.image, variant.text_prefix
   rows = [Row('params/logit_scale', 'logit_scale')]
   if config.initial_logit_bias is not None:
@@ -82,7 +82,7 @@ def table(config: CLIPConfig, variant: Variant) -> Table:
 
 
 def linear(ours: str, theirs: str, form: Form = MATRIX) -> list[Row]:
-  """A torch Linear with a bias."""
+  """Returns a torch Linear with a bias."""
   return [
     Row(f'{ours}/kernel', f'{theirs}.weight', form),
     Row(f'{ours}/bias', f'{theirs}.bias'),
@@ -90,7 +90,7 @@ def linear(ours: str, theirs: str, form: Form = MATRIX) -> list[Row]:
 
 
 def norm(ours: str, theirs: str) -> list[Row]:
-  """The gain and bias of a torch norm."""
+  """Returns the gain and bias of a torch norm."""
   return [
     Row(f'{ours}/scale', f'{theirs}.weight'),
     Row(f'{ours}/bias', f'{theirs}.bias'),

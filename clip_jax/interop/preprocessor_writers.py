@@ -12,7 +12,7 @@ from clip_jax.interop.preprocessors import RESAMPLE
 
 # Measured as `_options` says.
 _TRANSPARENT = (
-  'it sees another picture than {}, and features move by 0.9 of their length, '
+  'it sees another image than {}, and features move by 0.9 of their length, '
   "by up to 0.4 in a single number (measured with the emoji demo's model)"
 )
 
@@ -25,7 +25,7 @@ class Written(NamedTuple):
 
 
 def write_hugging_face(preprocessing: Preprocessing) -> Written:
-  """The content of a preprocessor_config.json.
+  """Returns the content of a preprocessor_config.json.
 
   Raises:
     UsageError: the resize mode 'longest', which has no counterpart.
@@ -116,21 +116,21 @@ def write_open_clip(preprocessing: Preprocessing) -> Written:
     how = f'resizes to {p.side} pixels' if p.resize_to else 'resizes'
     differences.append(
       f'open_clip {how} where this model crops the centre of '
-      f'{p.resize_to or "the picture as it is"}: it sees more of the border.'
+      f'{p.resize_to or "the image as it is"}: it sees more of the border.'
     )
   return Written(config, differences)
 
 
 def _options(preprocessing: Preprocessing, library: str) -> list[str]:
-  """Sentences on the options for users' own pictures.
+  """Sentences on the options for users' own images.
 
   The sizes were measured with the model of the emoji demo, between the features
-  of 200 of its pictures before and after; those of two pictures that have
+  of 200 of its images before and after; those of two images that have
   nothing in common are 1.4 apart.
   """
-  found = []
+  sentences = []
   if preprocessing.exif:
-    found.append(
+    sentences.append(
       f'{library} takes photographs as stored, not as EXIF says: features of '
       'one that lies on its side move by 0.9 of their length. Turn them first, '
       'with PIL.ImageOps.exif_transpose.'
@@ -139,15 +139,15 @@ def _options(preprocessing: Preprocessing, library: str) -> list[str]:
   if ground:
     # transformers lays them upon white, as its convention has it.
     if (library, ground) != ('transformers', 'white'):
-      found.append(
-        f'{library} does not lay transparent pictures upon {ground}: '
+      sentences.append(
+        f'{library} does not lay transparent images upon {ground}: '
         f'{_TRANSPARENT.format("this model")}. Lay them upon it first: '
-        f"ground = Image.new('RGBA', picture.size, {ground!r}); "
-        "ground.alpha_composite(picture.convert('RGBA')); "
+        f"ground = Image.new('RGBA', image.size, {ground!r}); "
+        "ground.alpha_composite(image.convert('RGBA')); "
         "ground.convert('RGB')."
       )
-    found.append(
+    sentences.append(
       f'{library} cuts grey of 16 bits off where 8 bits end, so that nearly '
-      'all is white: convert such pictures to 8 bits first.'
+      'all is white: convert such images to 8 bits first.'
     )
-  return found
+  return sentences

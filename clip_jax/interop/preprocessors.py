@@ -55,7 +55,7 @@ _OPEN_CLIP_DEFAULTS: dict[str, Any] = {
 
 
 def read_hugging_face_directory(directory: Path) -> Preprocessing | None:
-  """The preprocessing of a published directory; None where it has none.
+  """Returns the preprocessing of a published directory; None where it has none.
 
   Raises:
     UsageError: see `read_hugging_face`.
@@ -79,7 +79,7 @@ def read_hugging_face(
 
   Raises:
     UsageError: another processor than CLIP's and SigLIP's, a value that is
-      not supported, or a picture that does not come out square.
+      not supported, or an image that does not come out square.
   """
   kind = str(
     config.get('image_processor_type')
@@ -174,7 +174,7 @@ def _geometry(
   if not values.get('do_resize', True):
     if crop is None:
       raise UsageError(
-        f'{origin}: do_resize and do_center_crop are off, so that pictures '
+        f'{origin}: do_resize and do_center_crop are off, so that images '
         'keep their sizes: a model reads squares of one.'
       )
     return {
@@ -230,7 +230,7 @@ def _pair(size: Any, name: str, origin: str) -> tuple[int, int]:
 def _square(sides: tuple[int, int], name: str, origin: str) -> int:
   if sides[0] != sides[1]:
     raise UsageError(
-      f'{origin}: {name}={sides[0]} x {sides[1]}: pictures have to come out as '
+      f'{origin}: {name}={sides[0]} x {sides[1]}: images have to come out as '
       'one square.'
     )
   return sides[0]

@@ -124,7 +124,7 @@ def _has_images(tensors: Tensors) -> bool:
 def config_of(
   tensors: Tensors, layout: str, hints: Hints
 ) -> tuple[CLIPConfig, tuple[str, ...]]:
-  """The config, and what had to be assumed for it."""
+  """Returns the config, and what had to be assumed for it."""
   directory, where = tensors.path.parent, str(tensors.path)
   if layout == 'hugging_face':
     return _of_transformers(tensors, hints), ()
@@ -279,7 +279,7 @@ def _activated(config: CLIPConfig, activation: str | None) -> CLIPConfig:
 
 
 def table_of(layout: str, config: CLIPConfig, tensors: Tensors) -> Table:
-  """The keys that a config of that layout has.
+  """Returns the keys that a config of that layout has.
 
   Raises:
     FailureError: the config is of another family than the weights.

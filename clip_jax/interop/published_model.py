@@ -86,7 +86,7 @@ def read_published(
   hints: Hints = NO_HINTS,
   dtype: np.dtype | None = None,
 ) -> PublishedModel:
-  """A directory of transformers or open_clip, or a weight file.
+  """Returns a directory of transformers or open_clip, or a weight file.
 
   Args:
     path: a directory with a config and weights, or a weight file of OpenAI's,
@@ -150,7 +150,7 @@ def _weights_of(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def weights_in(path: Path) -> Path:
-  """The weight file of a directory; a file is itself.
+  """Returns the weight file of a directory; a file is itself.
 
   Raises:
     UsageError: there is none.

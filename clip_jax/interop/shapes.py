@@ -33,7 +33,7 @@ _HEAD_WIDTH = 64
 
 
 def of_openai(infos: Infos, where: str) -> CLIPConfig:
-  """The config of a state dict with OpenAI's keys.
+  """Returns the config of a state dict with OpenAI's keys.
 
   Args:
     infos: of its tensors.
@@ -72,7 +72,7 @@ def of_openai(infos: Infos, where: str) -> CLIPConfig:
 
 
 def of_big_vision(infos: Infos, where: str) -> CLIPConfig:
-  """The config of a SigLIP checkpoint of big_vision's.
+  """Returns the config of a SigLIP checkpoint of big_vision's.
 
   Raises:
     FailureError: keys are missing that would tell.
@@ -160,14 +160,14 @@ def _stack(infos: Infos, prefix: str, width: int) -> dict[str, Any]:
 def _count(infos: Infos, pattern: str) -> int:
   """How many layers there are, from 0 without a gap."""
   before, after = map(re.escape, pattern.split('{}'))
-  found = {
+  numbers = {
     int(match[1])
     for match in (re.fullmatch(f'{before}(\\d+){after}', k) for k in infos)
     if match
   }
-  if found != set(range(len(found))) or not found:
-    raise KeyError(pattern.format(len(found)))
-  return len(found)
+  if numbers != set(range(len(numbers))) or not numbers:
+    raise KeyError(pattern.format(len(numbers)))
+  return len(numbers)
 
 
 def _square(positions: int) -> int:
@@ -179,9 +179,9 @@ def _square(positions: int) -> int:
 
 def _as_published(config: CLIPConfig) -> CLIPConfig:
   """`config` with what the published model of the same shapes has: heads, an
-  activation, and a picture's border that no whole patch covers (384 pixels in
+  activation, and an image's border that no whole patch covers (384 pixels in
   patches of 14). Of OpenAI's and open_clip's rows, OpenAI's come first. One
-  for pictures of another size will do: heads do not depend on it.
+  for images of another size will do: heads do not depend on it.
   """
   fitting = _published(config)
   grid = config.image.grid

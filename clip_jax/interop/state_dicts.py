@@ -73,7 +73,7 @@ class Selection(NamedTuple):
 
 
 def selected(tensors: Tensors, wanted: str | None = None) -> Tensors:
-  """A file with the model's tensors alone, under their own names.
+  """Returns a file with the model's tensors alone, under their own names.
 
   Args:
     tensors: all of a file; those in dicts have names joined by dots.

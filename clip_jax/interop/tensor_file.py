@@ -106,7 +106,7 @@ class Tensors:
 def checked_info(
   path: Path, name: str, shape: tuple[Any, ...], dtype: np.dtype
 ) -> TensorInfo:
-  """A tensor's description, if an array can be like that.
+  """Returns a tensor's description, if an array can be like that.
 
   Raises:
     FailureError: a size is no natural number, or they are too many or large.
@@ -128,7 +128,7 @@ def settled(array: np.ndarray) -> np.ndarray:
 
 
 def damaged(path: Path, what: str) -> FailureError:
-  """The error for a file whose content is not what its format demands."""
+  """Returns the error for a file that is not what its format demands."""
   if len(what) > _MAX_MESSAGE:  # names in it are of any length
     what = what[:_MAX_MESSAGE] + '…'
   end = '' if what.endswith('?') else '.'
@@ -177,7 +177,7 @@ _ALIGNMENT = 64  # bytes
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-  """An array, not filled yet, that starts where XLA's own buffers may."""
+  """Returns an empty array that starts where XLA's own buffers may."""
   size = math.prod(shape) * dtype.itemsize
   memory = np.empty(size + _ALIGNMENT, np.uint8)
   start = -memory.ctypes.data % _ALIGNMENT
@@ -209,7 +209,9 @@ def fill(
 def read_aligned(
   tensors: Tensors, name: str, dtype: np.dtype | None = None
 ) -> np.ndarray:
-  """One tensor of a file in memory of its own; `dtype` None is the file's."""
+  """Returns one tensor of a file in memory of its own; `dtype` None is the
+  file's.
+  """
   info = tensors.infos[name]
   array = aligned(info.shape, dtype or info.dtype)
   fill(array, tensors.read(name), tensors.release)

@@ -31,7 +31,8 @@ _NAME = re.compile(r'vit_(\w+?)_patch(\d+)_siglip_(\d+)')
 
 
 def read_tower(fields: dict[str, Any]) -> VisionTransformerConfig:
-  """The tower of a `vision_cfg`; takes the fields that it reads out of it.
+  """Returns the tower of a `vision_cfg`; takes the fields that it reads out of
+  it.
 
   Raises:
     UsageError: it is none of timm's SigLIP towers.
@@ -67,7 +68,7 @@ def read_tower(fields: dict[str, Any]) -> VisionTransformerConfig:
 
 
 def write_tower(image: VisionTransformerConfig) -> dict[str, Any]:
-  """The inverse of `read_tower`.
+  """Returns the inverse of `read_tower`.
 
   Raises:
     UsageError: timm has no name for the tower.
@@ -86,7 +87,9 @@ def write_tower(image: VisionTransformerConfig) -> dict[str, Any]:
 def with_its_activation(
   image: VisionTransformerConfig,
 ) -> VisionTransformerConfig:
-  """The tower with the activation that timm gives the one of these sizes."""
+  """Returns the tower with the activation that timm gives the one of these
+  sizes.
+  """
   fields = _named(image)
   if fields is None:
     return image
@@ -118,8 +121,8 @@ def _same(one: VisionTransformerConfig, other: VisionTransformerConfig) -> bool:
 
 
 def side_of(size: Any) -> int:
-  """A side in pixels of what may be written as [height, width]."""
+  """Returns a side in pixels of what may be written as [height, width]."""
   sides = set(size) if isinstance(size, list | tuple) else {size}
   if len(sides) != 1:
-    raise UsageError(f'pictures of {size} are not square.')
+    raise UsageError(f'images of {size} are not square.')
   return sides.pop()

@@ -169,7 +169,7 @@ def _same(value: Any, *_: Any) -> Any:
 
 
 def resolve(name: str) -> Name | np.dtype:
-  """What stands for something that the pickle names."""
+  """Returns what stands for something that the pickle names."""
   if name in _DESCRIPTIONS or name in _OPAQUE or name.startswith(_SCRIPT):
     return Name(name)
   if name not in _VALUES:
@@ -182,7 +182,7 @@ def resolve(name: str) -> Name | np.dtype:
 
 
 def describe(name: str, arguments: tuple[Any, ...]) -> Any:
-  """The description of what a call would make.
+  """Returns the description of what a call would make.
 
   Args:
     name: of a `Name` that `resolve` gave.

@@ -33,7 +33,7 @@ MAX_INSTRUCTIONS = 1_000_000
 
 
 def parse(data: bytes) -> Any:
-  """The value that a pickle describes.
+  """Returns the value that a pickle describes.
 
   Returns:
     dicts, lists, tuples, sets, numbers, text and None; with `TensorView`,

@@ -85,13 +85,13 @@ def _open(path: Path) -> Tensors:
 def _in_directory(directory: Path) -> Path:
   """The file that stands for a directory."""
   for pattern in ('*.safetensors.index.json', '*.safetensors'):
-    found = sorted(directory.glob(pattern))
-    if len(found) == 1:
-      return found[0]
-    if found:
-      names = ', '.join(path.name for path in found[:4])
+    matches = sorted(directory.glob(pattern))
+    if len(matches) == 1:
+      return matches[0]
+    if matches:
+      names = ', '.join(path.name for path in matches[:4])
       raise UsageError(
-        f'{directory} holds {len(found)} {pattern} ({names}, …): name one.'
+        f'{directory} holds {len(matches)} {pattern} ({names}, …): name one.'
       )
   raise UsageError(
     f'{directory} holds no weights (model.safetensors, pytorch_model.bin and '

@@ -133,7 +133,7 @@ class ZipArchive:
       raise self._broken(name) from error
 
   def read(self, name: str, *, check: bool = True) -> np.ndarray:
-    """A member's bytes: a view of the map where stored, else memory.
+    """Returns a member's bytes: a view of the map where stored, else memory.
 
     Args:
       name: of the member.
