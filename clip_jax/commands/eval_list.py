@@ -11,7 +11,7 @@ from clip_jax.evaluation.datasets.names import read_names
 from clip_jax.evaluation.datasets.presence import (
   ROOT_VARIABLE,
   data_root,
-  filled,
+  fill_root,
   present,
 )
 from clip_jax.evaluation.datasets.table import DATASETS, DatasetFacts
@@ -58,8 +58,8 @@ def _describe(facts: DatasetFacts, root: Path) -> dict[str, Any]:
     'train': facts.sizes[0],
     'test': facts.sizes[1],
     'uncertain': list(facts.uncertain),
-    'spec': filled(facts.test, root) if facts.test else None,
-    'train_spec': filled(facts.train, root) if facts.train else None,
+    'spec': fill_root(facts.test, root) if facts.test else None,
+    'train_spec': fill_root(facts.train, root) if facts.train else None,
     'target': facts.target,
     'note': facts.note,
     'present': missing is None,

@@ -151,7 +151,7 @@ def warnings_of_prompts(
   else:
     limit, cut, read = 0, np.zeros(len(every), bool), every
   by_cutting, otherwise = [], []
-  for group in _alike(prompts, read):
+  for group in _group_alike(prompts, read):
     was_cut = any(cut[part].any() for _, part in group)
     members = [i for i, _ in group]
     (by_cutting if was_cut else otherwise).append(members)
@@ -162,15 +162,15 @@ def warnings_of_prompts(
       f'than the {limit} tokens that the model reads, and were cut'
     )
     if by_cutting:
-      line += f': {_told(by_cutting, names, what)}'
+      line += f': {_describe_groups(by_cutting, names, what)}'
     rows.append({'warning': f'{line}.'})
   if otherwise:
-    line = f'data {data!r}: {_told(otherwise, names, what)}.'
+    line = f'data {data!r}: {_describe_groups(otherwise, names, what)}.'
     rows.append({'warning': line})
   return rows
 
 
-def _alike(
+def _group_alike(
   prompts: Prompts, read: Sequence[str | bytes]
 ) -> Iterable[list[tuple[int, slice]]]:
   """Returns groups of two or more whose prompts have the same mean.
@@ -191,7 +191,7 @@ def _alike(
   return [group for group in groups.values() if len(group) > 1]
 
 
-def _told(
+def _describe_groups(
   groups: Sequence[Sequence[int]], names: Sequence[str], what: str
 ) -> str:
   """Returns '4 of 9 classes cannot be told apart from others: crane …'."""

@@ -200,15 +200,15 @@ def match_names(
     UsageError: a label is no class, or may be one of two; two labels are the
       same class.
   """
-  found = _index(classes)
+  classes_of = _index(classes)
   for alias, name in (aliases or {}).items():
-    if spelling(name) not in found:
+    if spelling(name) not in classes_of:
       raise UsageError(
         f'alias {alias!r}: {name!r} is no class of {of}: '
         f'{_nearest(spelling(name), classes)}.'
       )
-    found[spelling(alias)] = found[spelling(name)]
-  left_out = {spelling(name) for name in ignored} - set(found)
+    classes_of[spelling(alias)] = classes_of[spelling(name)]
+  left_out = {spelling(name) for name in ignored} - set(classes_of)
   result: list[int] = []
   label_of: dict[int, str] = {}
   for label in label_names:
@@ -216,16 +216,16 @@ def match_names(
     if key in left_out:
       result.append(OUTSIDE)
       continue
-    if key not in found:
+    if key not in classes_of:
       raise UsageError(
         f'label {label!r} is no class of {of}: {_nearest(key, classes)}.'
       )
-    if len(found[key]) > 1:
+    if len(classes_of[key]) > 1:
       raise UsageError(
-        f'label {label!r} may be any of {len(found[key])} classes of {of}: '
-        'name it otherwise, for ImageNet by its WordNet id.'
+        f'label {label!r} may be any of {len(classes_of[key])} classes of '
+        f'{of}: name it otherwise, for ImageNet by its WordNet id.'
       )
-    (index,) = found[key]
+    (index,) = classes_of[key]
     if index in label_of:
       raise UsageError(
         f'labels {label_of[index]!r} and {label!r} are the same class of {of}, '
@@ -238,11 +238,11 @@ def match_names(
 
 def _index(classes: Sequence[Sequence[str]]) -> dict[str, set[int]]:
   """Returns key to the classes that have it; several where names repeat."""
-  found: dict[str, set[int]] = {}
+  classes_of: dict[str, set[int]] = {}
   for index, names in enumerate(classes):
     for name in names:
-      found.setdefault(spelling(name), set()).add(index)
-  return found
+      classes_of.setdefault(spelling(name), set()).add(index)
+  return classes_of
 
 
 def spelling(name: str) -> str:

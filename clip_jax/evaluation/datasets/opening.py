@@ -22,7 +22,7 @@ from clip_jax.evaluation.datasets.names import OUTSIDE, Names, match, read_names
 from clip_jax.evaluation.datasets.presence import (
   ROOT_VARIABLE,
   data_root,
-  filled,
+  fill_root,
   present,
 )
 from clip_jax.evaluation.datasets.table import DATASETS, DatasetFacts
@@ -105,7 +105,7 @@ def _open_row(
   known = read_names(facts.name)
 
   def opened(spec: str) -> Source:
-    return _source(facts, filled(spec, root), captions)
+    return _source(facts, fill_root(spec, root), captions)
 
   assert facts.test
   source = opened(facts.test)
@@ -143,7 +143,7 @@ def _require(facts: DatasetFacts, root: Path) -> None:
   reason = present(facts, root)
   if reason is None:
     return
-  spec = filled(facts.test or '', root)
+  spec = fill_root(facts.test or '', root)
   scheme, _, location = spec.partition(':')
   if scheme == 'tfds':
     build = f'tfds build {location.partition("#")[0]}'
@@ -260,5 +260,5 @@ def _as_in(
       f'data {source.spec!r} has {what}, unlike {test.spec!r}: both need the '
       'same classes.'
     )
-  found = np.array([place[name] for name in source.label_names], np.int64)
-  return found if class_of_label is None else class_of_label[found]
+  classes = np.array([place[name] for name in source.label_names], np.int64)
+  return classes if class_of_label is None else class_of_label[classes]

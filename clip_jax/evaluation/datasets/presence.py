@@ -17,7 +17,7 @@ def data_root() -> Path:
   return typed_path(os.environ.get(ROOT_VARIABLE) or '~/clip_data')
 
 
-def filled(spec: str, root: Path) -> str:
+def fill_root(spec: str, root: Path) -> str:
   """Returns a SPEC of the table with the user's folder for `{root}`."""
   return spec.replace('{root}', str(typed_path(root)))
 
@@ -36,7 +36,7 @@ def present(facts: DatasetFacts, root: Path | None = None) -> str | None:
   """
   if facts.test is None:
     return 'no test split'
-  spec = filled(facts.test, root or data_root())
+  spec = fill_root(facts.test, root or data_root())
   scheme, _, location = spec.partition(':')
   if scheme == 'tfds':
     name, _, split = location.partition('#')
@@ -56,11 +56,11 @@ def _not_prepared(name: str, split: str) -> str | None:
     return None  # on first use
   folder = Path(prepared_folder()) / name
   # A data set with a default configuration may be named without it.
-  found = [*folder.glob('*/dataset_info.json')]
-  found = found or [*folder.glob('*/*/dataset_info.json')]
-  if not found:
+  infos = [*folder.glob('*/dataset_info.json')]
+  infos = infos or [*folder.glob('*/*/dataset_info.json')]
+  if not infos:
     return 'not prepared'
-  reasons = [_unreadable(path, split) for path in found]
+  reasons = [_unreadable(path, split) for path in infos]
   return None if None in reasons else reasons[-1]
 
 

@@ -102,12 +102,12 @@ def skin_tone(caption: str) -> int | None:
   3
   """
   parts = caption.split()
-  found = {
+  tones = {
     f'{before} skin tone'
     for before, *rest in zip(parts, parts[1:], parts[2:], strict=False)
     if rest == ['skin', 'tone']
   }
-  return _TONES.index(found.pop()) if len(found) == 1 else None
+  return _TONES.index(tones.pop()) if len(tones) == 1 else None
 
 
 def gender(caption: str) -> int | None:
@@ -117,10 +117,10 @@ def gender(caption: str) -> int | None:
   1
   """
   parts = caption.split()
-  found = [part for part in parts if part in _PEOPLE]
-  if len(found) != 1 or _OTHER_PEOPLE & set(parts):
+  people = [part for part in parts if part in _PEOPLE]
+  if len(people) != 1 or _OTHER_PEOPLE & set(parts):
     return None
-  return _PEOPLE.index(found[0])
+  return _PEOPLE.index(people[0])
 
 
 class CaptionTarget(NamedTuple):
@@ -158,8 +158,8 @@ class CaptionLabels(Source):
     self._source = source
     self._kept: list[tuple[int, int]] = []  # index, label
     for index, texts in enumerate(captions):
-      found = {target.label(text) for text in texts}
-      labels = [label for label in found if label is not None]
+      answers = {target.label(text) for text in texts}
+      labels = [label for label in answers if label is not None]
       if len(labels) == 1:
         self._kept.append((index, labels[0]))
 

@@ -46,8 +46,8 @@ def mean_top1_top5(
   Raises:
     UsageError, FailureError: see `accuracy`.
   """
-  found = _top_accuracies(scores, labels)
-  return (found['top1'] + found['top5']) / 2
+  top = _top_accuracies(scores, labels)
+  return (top['top1'] + top['top5']) / 2
 
 
 def mean_per_class(

@@ -7,7 +7,7 @@ as a crop of a few percent moved it, and brightness and contrast are fitted,
 nothing is left but what encoders do. Images of one pattern differ somewhere.
 
 Measured on 840 drawings of seven kinds and on the 3,944 emoji: see
-tests/evaluation/test_same_image.py.
+tests/evaluation/near_duplicates/test_same_image.py.
 """
 
 import numpy as np
@@ -97,12 +97,12 @@ def _aligned(
                _moved(source, place), np.ones_like(source))  # fmt: skip
       matrix = np.stack(terms, -1)[inner, inner].reshape(-1, len(terms))
       normal = matrix.T @ matrix + 1e-3 * np.eye(len(terms))
-      found = np.linalg.solve(normal, matrix.T @ target)
-      gain = found[4]
+      solution = np.linalg.solve(normal, matrix.T @ target)
+      gain = solution[4]
       if gain < 0.05:  # its negative, or nothing in common
         return None
       limit = np.array([0.04, 1.5, 0.04, 1.5])
-      place += np.clip(found[:4] / gain, -limit, limit)
+      place += np.clip(solution[:4] / gain, -limit, limit)
   away = np.abs(place - [1, 0, 1, 0])
   limits = [_MOST_SCALE, _MOST_SHIFT, _MOST_SCALE, _MOST_SHIFT]
   return place if (away <= limits).all() else None

@@ -215,8 +215,8 @@ def _minimise(
   converged = (last.slope <= tolerance) | (last.stalled >= _STALLED_STEPS)
   weights, bias = last.params
   bias = bias - _product(centre, weights)
-  found = (weights, bias), optax.tree.get(last.state, 'count'), converged
-  return jax.lax.with_sharding_constraint(found, replicated)
+  solution = (weights, bias), optax.tree.get(last.state, 'count'), converged
+  return jax.lax.with_sharding_constraint(solution, replicated)
 
 
 def _product(rows, weights):

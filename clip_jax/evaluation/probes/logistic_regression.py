@@ -129,7 +129,7 @@ def fit(
   present = np.unique(labels)
   start = _start(initial, features.shape[1], present)
   solve = _solve_on_host if solver == 'sklearn' else device_solver.solve
-  found = solve(
+  solution = solve(
     features,
     np.searchsorted(present, labels),
     *start,
@@ -137,17 +137,21 @@ def fit(
     max_iterations=max_iterations,
     tolerance=tolerance,
   )
-  if not (np.isfinite(found.weights).all() and np.isfinite(found.bias).all()):
+  if not (
+    np.isfinite(solution.weights).all() and np.isfinite(solution.bias).all()
+  ):
     raise FailureError(
       f'the probe with C={C:g} diverged: features this large have scores that '
       'overflow. Scale them down.'
     )
   weights = np.zeros((features.shape[1], classes), np.float32)
-  weights[:, present] = found.weights
+  weights[:, present] = solution.weights
   # Its weights are 0 at the optimum, while its bias falls without end.
   bias = np.full(classes, -np.inf, np.float32)
-  bias[present] = found.bias - found.bias.mean()
-  return LinearClassifier(weights, bias, found.iterations, found.converged)
+  bias[present] = solution.bias - solution.bias.mean()
+  return LinearClassifier(
+    weights, bias, solution.iterations, solution.converged
+  )
 
 
 def fit_multilabel(
@@ -304,11 +308,14 @@ def _solve_on_host(
   with warnings.catch_warnings(), _threads().limit(limits=1):
     warnings.simplefilter('ignore', ConvergenceWarning)
     model.fit(rows - centre, labels)
-  found, shift = np.asarray(model.coef_).T, np.asarray(model.intercept_)
+  coefficients, shift = np.asarray(model.coef_).T, np.asarray(model.intercept_)
   if pair:
-    found = np.concatenate([-found / 2, found / 2], axis=1)
+    coefficients = np.concatenate([-coefficients / 2, coefficients / 2], axis=1)
     shift = np.concatenate([-shift / 2, shift / 2])
   iterations = int(model.n_iter_[0])
   return device_solver.Solution(
-    found, shift - centre @ found, iterations, iterations < max_iterations
+    coefficients,
+    shift - centre @ coefficients,
+    iterations,
+    iterations < max_iterations,
   )

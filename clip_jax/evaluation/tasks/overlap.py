@@ -114,7 +114,7 @@ def evaluate(
       'pairs': _pairs(test, duplicates, overlapping, options),
       'warnings': [
         *prompt_warnings(encoder, dataset, options),
-        *_shared(duplicates, overlapping),
+        *_repeated_hits(duplicates, overlapping),
       ],
     },
     chance_levels(accuracies, len(dataset.class_names), 'accuracy'),
@@ -210,7 +210,7 @@ def _hits(
   return _within(duplicates.values, threshold, options) & ~duplicates.refuted
 
 
-def _shared(
+def _repeated_hits(
   duplicates: NearDuplicates, overlapping: np.ndarray
 ) -> list[dict[str, Any]]:
   """Returns a warning where many hits are of one training image.

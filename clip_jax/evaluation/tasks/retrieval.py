@@ -70,11 +70,11 @@ def evaluate(
   prompts = [[t.replace('{}', text) for t in templates] for text in different]
   unique = _prompted(encoder, prompts, options)
   rows = unique[np.array([places[text] for text in texts])]
-  found = recalls(features.embeddings, rows, owners)
+  recall = recalls(features.embeddings, rows, owners)
   nearest, similarities = nearest_rows(features.embeddings, unique, k=5)
   return Evaluation(
     metrics={
-      **found,
+      **recall,
       'examples': float(len(captions)),
       'texts': float(len(texts)),
     },
@@ -182,13 +182,13 @@ def recalls_by_chance(
     return 1 - missed
 
   asking = sum(own.values())
-  found = {}
+  levels = {}
   for k in ranks:
     rates = sum(times * hit(n, k) for n, times in own.items())
-    found[f'image_to_text_r{k}'] = rates / asking
+    levels[f'image_to_text_r{k}'] = rates / asking
   for k in ranks:
-    found[f'text_to_image_r{k}'] = min(1.0, k / len(texts))
-  return found
+    levels[f'text_to_image_r{k}'] = min(1.0, k / len(texts))
+  return levels
 
 
 class _Places:

@@ -236,11 +236,11 @@ def _confusions(
   names: Sequence[str],
 ) -> list[dict[str, Any]]:
   """Returns the most frequent wrong answers; of equals the most certain."""
-  found: dict[tuple[int, int], list[tuple[float, str]]]
-  found = collections.defaultdict(list)
+  mistakes: dict[tuple[int, int], list[tuple[float, str]]]
+  mistakes = collections.defaultdict(list)
   for i in np.flatnonzero(given != labels).tolist():
     pair = int(labels[i]), int(given[i])
-    found[pair].append((float(probabilities[i]), ids[i]))
+    mistakes[pair].append((float(probabilities[i]), ids[i]))
   rows = [
     {
       'right': names[pair[0]],
@@ -251,7 +251,7 @@ def _confusions(
         key for _, key in sorted(times, key=lambda x: -x[0])[:PAIR_EXAMPLES]
       ],
     }
-    for pair, times in found.items()
+    for pair, times in mistakes.items()
   ]
   rows.sort(
     key=lambda r: (-r['times'], -r['probability'], r['right'], r['given'])

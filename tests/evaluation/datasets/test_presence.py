@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_jax.evaluation.datasets.presence import data_root, filled, present
+from clip_jax.evaluation.datasets.presence import data_root, fill_root, present
 from clip_jax.evaluation.datasets.table import DATASETS
 from tests.evaluation.datasets import tiny_tfds
 
@@ -26,7 +26,7 @@ def test_the_folder_is_the_users_or_a_default(monkeypatch: pytest.MonkeyPatch):
   assert data_root() == Path('/data')
   monkeypatch.delenv('CLIP_JAX_DATA')
   assert data_root() == Path.home() / 'clip_data'
-  assert filled('folder:{root}/x#test', Path('/a')) == 'folder:/a/x#test'
+  assert fill_root('folder:{root}/x#test', Path('/a')) == 'folder:/a/x#test'
 
 
 def test_a_folder_is_missing_empty_or_there(tmp_path):
