@@ -6,9 +6,6 @@ SHA-256 is. usearch reads it from disk as it searches, and follows what stands
 there wherever that leads: what is damaged must not come to it.
 """
 
-import json
-import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import read_json
+from clip_jax.files import read_json, replacing, to_bytes, write_bytes
 from clip_jax.inference.artifact import file_sha256
 from clip_jax.inference.embeddings_reader import Chunk, EmbeddingsTable
 from clip_jax.inference.nearest import Nearest, check_finite
@@ -126,26 +123,24 @@ class ApproximateIndex:
     for chunk in watch(table.chunks(kind)):
       check_finite(table, chunk)
       index.add(chunk.rows.astype(np.uint64), chunk.vectors)
-    temporary = self.path.with_name(f'.{self.path.name}.{uuid.uuid4().hex}')
+    # A kill between these leaves an index without a description, which is
+    # built again; never a description of another index.
     try:
-      index.save(temporary)
-      # A kill between these leaves an index without a description, which is
-      # built again; never a description of another index.
-      self._about.unlink(missing_ok=True)
-      about = {
-        'table': identity,
-        'bytes': temporary.stat().st_size,
-        'sha256': file_sha256(temporary),
-      }
-      os.replace(temporary, self.path)
-      temporary.write_text(json.dumps(about, indent=2), encoding='utf-8')
-      os.replace(temporary, self._about)
-    except (OSError, RuntimeError) as error:
+      with replacing(self.path) as temporary:
+        index.save(temporary)
+        self._about.unlink(missing_ok=True)
+    except RuntimeError as error:  # usearch's, as of a full disk
+      if isinstance(error, FailureError):
+        raise
       raise FailureError(
         f'{self.path} could not be written: {str(error).lower()}.'
       ) from error
-    finally:
-      temporary.unlink(missing_ok=True)
+    about = {
+      'table': identity,
+      'bytes': self.path.stat().st_size,
+      'sha256': file_sha256(self.path),
+    }
+    write_bytes(self._about, to_bytes(about))
 
 
 def _identity(
