@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
   # Steps in a row whose loss or gradient is not finite, none of which is
   # applied, before the run stops; 0: it never does.
   c.max_skipped_steps = 10
-  c.stall_seconds = 300.0  # without a step, before it is said why; 0: never
+  c.stall_seconds = 300.0  # without a step, before a warning; 0: never
   # A REF whose weights come first, instead of random ones. For another image
   # size, a ViT's positions are interpolated.
   c.initialize_from = ''

@@ -26,14 +26,14 @@ def define_config(values: flags.FlagValues) -> None:
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
-  """`values(argv)`, where every mistake is one kind of error.
+  """Parses flags as `values(argv)` does, with one kind of error.
 
   Returns:
     The arguments that are not flags, the program's name first.
   Raises:
     UsageError: the file cannot be used, or a key or a value is wrong.
   """
-  argv = _typed(argv)
+  argv = _expand_home(argv)
   config = _load(argv)
   if config is not None:
     _check_keys(config, argv)
@@ -42,12 +42,14 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
   except flags.UnrecognizedFlagError:
     raise
   except (TypeError, ValueError, flags.IllegalFlagValueError) as error:
-    said = ' '.join(str(error).split())
-    raise UsageError(f'{said} (see configs/base.py for the fields)') from error
+    reason = ' '.join(str(error).split())
+    raise UsageError(
+      f'{reason} (see configs/base.py for the fields)'
+    ) from error
 
 
-def _typed(argv: list[str]) -> list[str]:
-  """The arguments, with the `~` of --config=~/FILE.py expanded."""
+def _expand_home(argv: list[str]) -> list[str]:
+  """Expands the `~` of --config=~/FILE.py."""
   return [
     f'{flag[1]}{typed_place(flag[2])}'
     if (flag := re.fullmatch(r'(--?config=)(.+)', word))
@@ -57,7 +59,7 @@ def _typed(argv: list[str]) -> list[str]:
 
 
 def _load(argv: list[str]) -> ConfigDict | None:
-  """The config of --config as its file makes it, without overrides."""
+  """Returns the config of --config as its file makes it, without overrides."""
   flag = re.search(r'(?:^|\0)--?config[=\0]([^\0]+)', '\0'.join(argv))
   if flag is None:
     return None
@@ -88,13 +90,13 @@ def stated_fields(values: flags.FlagValues) -> frozenset[str]:
 
 
 def config_path(values: flags.FlagValues) -> Path:
-  """The file of --config, which was given, without its argument."""
+  """Returns the file of --config, which must be given, without its argument."""
   flag: Any = values['config']
   return Path(flag.config_filename.partition(':')[0])
 
 
 def read_config(path: Path) -> ConfigDict:
-  """The config of a file as it makes it.
+  """Returns the config that a file makes.
 
   Raises:
     UsageError: there is no such file, or it cannot be run.
@@ -105,7 +107,7 @@ def read_config(path: Path) -> ConfigDict:
 
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
-  """`values(argv)` with `argv` as sys.argv, where config_flags looks."""
+  """Parses with `argv` as sys.argv, where config_flags looks."""
   before, sys.argv = sys.argv, argv
   try:
     return values(argv)
@@ -114,7 +116,7 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
 
 
 def _check_keys(config: ConfigDict, argv: list[str]) -> None:
-  """Refuses an override of a field that is not there, naming the nearest."""
+  """Refuses an override of an unknown field, and names the nearest one."""
   known = list(_fields(config))
   for word in argv:
     match = re.match(r'--?config\.([^=]+)', word)

@@ -1,6 +1,6 @@
 """Tells what devices this machine has, and how many the CPU provides.
 
-Both are for before JAX starts, which is imported only to be told.
+Both are called before JAX starts.
 """
 
 import glob

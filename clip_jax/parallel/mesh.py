@@ -44,14 +44,14 @@ def make_mesh(
   count = len(devices) // slices
   free = [axis for axis, size in sizes.items() if size == -1]
   fixed = math.prod(size for size in sizes.values() if size != -1)
-  said = ', '.join(f'mesh.{axis}={size}' for axis, size in sizes.items())
+  requested = ', '.join(f'mesh.{axis}={size}' for axis, size in sizes.items())
   if len(free) > 1 or any(s < 1 and s != -1 for s in sizes.values()):
-    raise UsageError(f'{said}: sizes of at least 1, and -1 at most once.')
+    raise UsageError(f'{requested}: sizes of at least 1, and -1 at most once.')
   if count % fixed or (not free and fixed != count):
     each = f' in each of {slices} slices' if slices > 1 else ''
     raise UsageError(
-      f'{said} does not fit {count} devices{each}: the sizes must multiply to '
-      f'{count} (-1 stands for the rest).'
+      f'{requested} does not fit {count} devices{each}: the sizes must '
+      f'multiply to {count} (-1 stands for the rest).'
     )
   for axis in free:
     sizes[axis] = count // fixed
