@@ -53,7 +53,7 @@ def one_line(text: str) -> str:
   surrogates, which stand for bytes of file names that are not UTF-8, are
   escaped; the middle of a long text is left out.
   """
-  line = ' '.join(text.split())
+  line = ' '.join(part.strip() for part in text.splitlines() if part.strip())
   line = ''.join(x if x.isprintable() else escaped(x) for x in line)
   if len(line) > _MAX_MESSAGE:
     line = f'{line[: _MAX_MESSAGE * 2 // 3]} … {line[-_MAX_MESSAGE // 3 :]}'

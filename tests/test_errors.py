@@ -28,3 +28,8 @@ def test_warnings_and_notes_are_one_line_each_and_printed_once(capsys):
   captured = capsys.readouterr()
   assert captured.err == 'warning: a b\nwarning: c\nnote: d\nnote: e\n'
   assert not captured.out
+
+
+def test_only_line_breaks_are_taken_out_of_a_message():
+  """Names that differ by a blank are told apart."""
+  assert one_line("'a  b' and\n  'a b'") == "'a  b' and 'a b'"

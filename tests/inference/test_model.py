@@ -292,7 +292,7 @@ def test_labels_that_are_one_name_have_equal_columns_and_a_word(capsys):
   lines = capsys.readouterr().err.splitlines()
   assert lines == [
     "warning: labels that are one name share what it gets: 'crane' (1) and "
-    "'crane' (3); 'red_square' (4) and 'Red square' (5)."
+    "'crane' (3); 'red_square' (4) and 'Red  square' (5)."
   ]
   probabilities = model.classify(PIXELS, labels)
   np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
