@@ -124,7 +124,7 @@ def _underscored(word: str) -> str:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-  """One line about an error, and the exit code."""
+  """Returns one line about an error, and the exit code."""
   if isinstance(error, UsageError):
     return one_line(str(error)), 2
   if isinstance(error, FailureError):

@@ -70,7 +70,7 @@ def typed_place(place: str | os.PathLike) -> str:
 
 
 def is_url(text: str) -> bool:
-  """Whether a text is a URL, such as https://… or data:…, and no path."""
+  """Returns whether a text is a URL, such as https://… or data:…."""
   return bool(re.match(r'[A-Za-z][A-Za-z0-9+.-]+://|data:[a-z]+/', text))
 
 
@@ -227,7 +227,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def _depth(content: Any) -> int:
-  """How many lists and objects lie in one another at the most."""
+  """Returns how many lists and objects lie in one another at the most."""
   depth, level = 0, [content]
   while level := [x for x in level if isinstance(x, list | dict)]:
     depth += 1
@@ -319,7 +319,7 @@ def read_fields(
 
 
 def _fits(value: Any, hint: Any) -> bool:
-  """Whether a value of JSON is of an annotated type."""
+  """Returns whether a value of JSON is of an annotated type."""
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if hint is Any:
     return True

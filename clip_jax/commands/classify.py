@@ -169,7 +169,7 @@ def _results(
 
 
 def _labels_of(values: flags.FlagValues) -> list[str]:
-  """The labels, each once.
+  """Returns the labels, each once.
 
   Raises:
     UsageError: there are none, or one is empty.
@@ -261,7 +261,8 @@ def _one(word: str, alone: bool = False) -> str | _Set:
 
 
 def _lines_of_stdin() -> list[str]:
-  """The lines of stdin, or what a NUL separates; names of files in any bytes.
+  """Returns the lines of stdin, or what a NUL separates; names of files in any
+  bytes.
 
   Raises:
     UsageError: there are none.

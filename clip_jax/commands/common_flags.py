@@ -33,7 +33,7 @@ class PathParser(flags.ArgumentParser):
 def define_path(
   values: flags.FlagValues, name: str, what: str, *, several: bool = False
 ) -> None:
-  """A flag that names a file or folder; `several` may be given."""
+  """Defines a flag that names a file or folder; `several` may be given."""
   parser, serializer = PathParser(), flags.ArgumentSerializer()
   if several:
     flags.DEFINE_multi(parser, serializer, name, [], what, values)
@@ -42,7 +42,7 @@ def define_path(
 
 
 def define_model(values: flags.FlagValues) -> None:
-  """--model, and how it is read: what `clip_jax.load` takes."""
+  """Defines --model, and how it is read: what `clip_jax.load` takes."""
   text, number = flags.DEFINE_string, flags.DEFINE_integer
   define_path(
     values,
@@ -96,7 +96,7 @@ def define_model(values: flags.FlagValues) -> None:
 
 
 def reference_of(values: flags.FlagValues) -> str:
-  """The value of --model.
+  """Returns the value of --model.
 
   Raises:
     UsageError: it was not given.
@@ -105,7 +105,7 @@ def reference_of(values: flags.FlagValues) -> str:
 
 
 def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
-  """The model of --model, read as the flags beside it say.
+  """Returns the model of --model, read as the flags beside it say.
 
   Args:
     options: of `clip_jax.load`, such as `dtype`.
@@ -126,7 +126,7 @@ def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
 
 
 def load_over_devices(values: flags.FlagValues) -> 'Model':
-  """The model of --model as `define_encoding` says, over all devices."""
+  """Loads --model as `define_encoding` says, over all devices."""
   import jax
 
   from clip_jax.parallel.mesh import make_mesh
@@ -140,7 +140,9 @@ def load_over_devices(values: flags.FlagValues) -> 'Model':
 
 
 def read_model(values: flags.FlagValues) -> 'Loaded':
-  """The same model before it is on a device, in the dtypes of its files."""
+  """Returns the same model before it is on a device, in the dtypes of its
+  files.
+  """
   from clip_jax.inference import loading
 
   return loading.read_model(
@@ -173,7 +175,7 @@ def _reading(values: flags.FlagValues) -> dict[str, Any]:
 def define_templates(
   values: flags.FlagValues, default: tuple[str, ...] | None = ('{}',)
 ) -> None:
-  """--templates: prompts around names; see `templates_of`."""
+  """Defines --templates: prompts around names; see `templates_of`."""
   flags.DEFINE_multi_string(
     'templates',
     default,
@@ -184,7 +186,7 @@ def define_templates(
 
 
 def templates_of(values: flags.FlagValues) -> list[str]:
-  """The prompts of --templates, those of its files included.
+  """Returns the prompts of --templates, those of its files included.
 
   Raises:
     UsageError: one has no slot for the name, or was meant to be several.
@@ -208,7 +210,7 @@ def templates_of(values: flags.FlagValues) -> list[str]:
 
 
 def define_captions(values: flags.FlagValues) -> None:
-  """--captions: which columns of a data set are texts."""
+  """Defines --captions: which columns of a data set are texts."""
   flags.DEFINE_list(
     'captions',
     ['caption'],
@@ -218,7 +220,7 @@ def define_captions(values: flags.FlagValues) -> None:
 
 
 def define_encoding(values: flags.FlagValues) -> None:
-  """How a data set is encoded: rows at once, dtype, corrupt images."""
+  """Defines how a data set is encoded: rows at once, dtype, corrupt images."""
   flags.DEFINE_integer(
     'batch_size', 64, 'rows on the device at once', flag_values=values
   )
@@ -235,7 +237,7 @@ def define_encoding(values: flags.FlagValues) -> None:
 
 
 def define_images(values: flags.FlagValues) -> None:
-  """--max_megapixels: which images are too large to be read."""
+  """Defines --max_megapixels: which images are too large to be read."""
   flags.DEFINE_float(
     'max_megapixels',
     None,
@@ -257,7 +259,7 @@ def limit_images(values: flags.FlagValues) -> None:
 
 
 def define_json(values: flags.FlagValues) -> None:
-  """--json: one JSON document on stdout, and nothing else there."""
+  """Defines --json: one JSON document on stdout, and nothing else there."""
   flags.DEFINE_bool(
     'json', False, 'print one JSON document', flag_values=values
   )

@@ -46,7 +46,10 @@ def keep() -> bool:
 
 
 def _computes_on_cpu() -> bool:
-  """Whether JAX will; it is not asked, for it would start its threads."""
+  """Returns whether JAX will compute on a CPU.
+
+  JAX itself is not asked, for it would start its threads.
+  """
   platforms = _platforms()
   if platforms:
     return platforms.split(',')[0] == 'cpu'
@@ -68,7 +71,7 @@ def _is_chosen() -> bool:
 
 
 def _mallopt() -> Callable[[int, int], int] | None:
-  """The function of glibc, or None where another C library is."""
+  """Returns the function of glibc, or None where another C library is."""
   try:
     glibc = ctypes.CDLL(None)
     return glibc.mallopt if hasattr(glibc, 'gnu_get_libc_version') else None

@@ -53,7 +53,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _table_path(name: str) -> Path | None:
-  """The file of embeddings that a word names, if it names a file at all."""
+  """Returns the file of embeddings that a word names, if it names a file at
+  all.
+  """
   path = typed_path(name)
   return path if path.is_file() else None
 

@@ -173,7 +173,7 @@ def _report(
 
 
 def _report_parts(summary: 'Summary', out: str, *, as_json: bool) -> None:
-  """Of a share: the others have parts to make yet."""
+  """Prints that the other workers have shards to make yet."""
   if as_json:
     printing.print_json(
       {'out': out, 'parts': summary.shards, 'planned': summary.planned}

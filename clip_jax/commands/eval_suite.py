@@ -190,7 +190,8 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
 
 
 def training_data(reference: Path) -> str | None:
-  """What a run was trained on, where the reference is one's and says so.
+  """Returns what a run was trained on, where the reference is one's and says
+  so.
 
   Args:
     reference: a run's workdir, or a checkpoint inside it.

@@ -160,7 +160,7 @@ def in_table(
 def _rows_of(
   table: 'EmbeddingsTable', kind: str
 ) -> tuple[list[int], list[bytes]]:
-  """The rows of a kind, and a digest of each that tells their contents."""
+  """Returns the rows of a kind, and a digest of the content of each."""
   if not table.has_digests:
     rows = [row for chunk in table.chunks(kind) for row in chunk.rows.tolist()]
     return rows, [row.to_bytes(8, 'big') for row in rows]
@@ -175,7 +175,7 @@ def _rows_of(
 
 
 def _images_of(table: 'EmbeddingsTable') -> 'Source | None':
-  """The images that were embedded, where they still are."""
+  """Returns the images that were embedded, where they still are."""
   try:
     return table.open_images()
   except (UsageError, FailureError) as error:

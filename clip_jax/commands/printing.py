@@ -49,7 +49,7 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def print_json(value: Any) -> None:
-  """One JSON document on stdout, in UTF-8, or ASCII where stdout has no UTF-8.
+  """Prints one JSON document, in ASCII where stdout is not UTF-8.
 
   Surrogates, of file names that are not UTF-8, are escaped, as os.fsencode
   takes them back; numbers that are not finite, which JSON has not, are null.
@@ -70,8 +70,8 @@ def _finite(value: Any) -> Any:
 
 
 def metric(name: str, value: float) -> str:
-  """The value of an evaluator's metric: a count, a fraction in percent, or a
-  difference of two in points.
+  """Returns the value of an evaluator's metric: a count, a fraction in percent,
+  or a difference of two in points.
   """
   if name in _PLAIN:
     return f'{value:10.4g}'
@@ -98,7 +98,7 @@ def report_corrupt(corrupt: dict[str, str]) -> None:
 
 
 def words_of(flag: str, value: str) -> list[str]:
-  """The items of a flag: 'a,b,c', or '@FILE' with one a line.
+  """Returns the items of a flag: 'a,b,c', or '@FILE' with one a line.
 
   Raises:
     UsageError: the file is missing or is not UTF-8.
@@ -109,7 +109,7 @@ def words_of(flag: str, value: str) -> list[str]:
 
 
 def lines_of(flag: str, path: str) -> TextLines:
-  """The lines of a UTF-8 file that are not blank.
+  """Returns the lines of a UTF-8 file that are not blank.
 
   Raises:
     UsageError: it is missing, or a line of it is not UTF-8.
@@ -121,7 +121,7 @@ def lines_of(flag: str, path: str) -> TextLines:
 
 
 def require(value: str | None, flag: str, example: str) -> str:
-  """A flag's value.
+  """Returns a flag's value.
 
   Raises:
     UsageError: it was not given.
@@ -132,7 +132,7 @@ def require(value: str | None, flag: str, example: str) -> str:
 
 
 def folder_of(name: str | None, flag: str) -> Path | None:
-  """The folder that a flag names, which need not be there yet.
+  """Returns the folder that a flag names, which need not be there yet.
 
   Raises:
     UsageError: it is a file.
@@ -146,7 +146,7 @@ def folder_of(name: str | None, flag: str) -> Path | None:
 
 
 def file_of(name: str | None, flag: str) -> Path | None:
-  """The file that a flag names, to be written.
+  """Returns the file that a flag names, to be written.
 
   Raises:
     UsageError: it is a folder, or in none.

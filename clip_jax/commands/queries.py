@@ -31,7 +31,7 @@ class Query(NamedTuple):
 
 
 def define(values: flags.FlagValues) -> None:
-  """--text, --image and --queries."""
+  """Defines --text, --image and --queries."""
   flags.DEFINE_multi_string(
     'text', [], 'a text, whatever it looks like', flag_values=values
   )
@@ -44,7 +44,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
-  """All queries: words, then --text, --image, and --queries.
+  """Returns all queries: words, then --text, --image, and --queries.
 
   Raises:
     UsageError: there is none, one is empty, or an image is not there.
@@ -101,7 +101,7 @@ def _query_of(word: str) -> Query:
 
 
 def _image_of(path: str) -> str:
-  """The path of --image, whatever it ends in."""
+  """Returns the path of --image, whatever it ends in."""
   typed = os.fspath(typed_path(path))
   if not os.path.lexists(typed):
     raise UsageError(f'--image: no image {path}.')
@@ -122,7 +122,7 @@ def _opened(before: str, path: str, after: str) -> BinaryIO:
 
 
 def _looks_like_a_path(path: str) -> bool:
-  """Whether a word is written as a path, even where there is no file."""
+  """Returns whether a word is written as a path, file or no file."""
   folder, name = os.path.split(path)
   return (
     os.path.splitext(name)[1].lower() in _SUFFIXES

@@ -123,7 +123,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 def _kind_of(
   table: 'EmbeddingsTable', asked: str | None
 ) -> tuple[str | None, int]:
-  """Which rows are searched (None: all), and how many they are."""
+  """Returns which rows are searched (None: all), and how many they are."""
   counts = table.count_kinds()
   if not table.rows:
     raise UsageError(f'{table.path} has no rows.')
@@ -137,7 +137,7 @@ def _kind_of(
 
 
 def _source_of(table: 'EmbeddingsTable', images: str | None) -> 'Source | None':
-  """Where the page's images are: --images, or what was embedded."""
+  """Returns where the page's images are: --images, or what was embedded."""
   if images:
     from clip_jax.data.sources import open_source
 

@@ -74,7 +74,8 @@ class Split:
     return self.source.notices if opened else ()
 
   def classes(self, labels: Int[np.ndarray, ' N']) -> Int[np.ndarray, ' N']:
-    """The class of each record from its label, `OUTSIDE` where it has none.
+    """Returns the class of each record from its label, `OUTSIDE` where it has
+    none.
 
     Raises:
       UsageError: a label is out of the range of the source's names.

@@ -74,7 +74,9 @@ def prompt_features(
 
 
 def prompts_of(dataset: Dataset, templates: Sequence[str]) -> list[list[str]]:
-  """The prompts of each class: of each of its names those of all templates."""
+  """Returns the prompts of each class: of each of its names those of all
+  templates.
+  """
   return [
     [template.replace('{}', name) for name in names for template in templates]
     for names in dataset.class_names

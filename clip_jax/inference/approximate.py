@@ -85,7 +85,7 @@ class ApproximateIndex:
     return Nearest(rows, (1 - distances).astype(np.float32))
 
   def _stale(self, identity: dict[str, Any]) -> str:
-    """Why the index must be built; '' where it serves."""
+    """Returns why the index must be built; '' where it serves."""
     if not self.path.exists() or not self._about.exists():
       return 'there is none yet'
     try:
@@ -146,7 +146,7 @@ class ApproximateIndex:
 def _identity(
   table: EmbeddingsTable, kind: str | None, rows: int
 ) -> dict[str, Any]:
-  """What an index must have been built of."""
+  """Returns what an index must have been built of."""
   status = Path(table.path).stat()
   return {
     'kind': kind,

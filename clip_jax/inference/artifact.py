@@ -83,7 +83,7 @@ class Manifest:
 
 
 def is_artifact(path: Path) -> bool:
-  """Whether a directory was written by `clip-jax export`."""
+  """Returns whether a directory was written by `clip-jax export`."""
   try:
     return _read_object(path / MANIFEST).get('format') == FORMAT
   except FailureError:
@@ -159,7 +159,7 @@ def damaged(file: Path, what: str) -> FailureError:
 
 
 def _parse(path: Path, fields: dict[str, Any]) -> Manifest:
-  """A manifest from the object in its file.
+  """Returns a manifest from the object in its file.
 
   Raises:
     FailureError: a field is missing or of another type.
@@ -214,7 +214,7 @@ def _check(path: Path, content: Any, fields: Mapping[str, Any]) -> None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-  """A JSON object from a file.
+  """Returns a JSON object from a file.
 
   Raises:
     MissingFileError: there is no such file.

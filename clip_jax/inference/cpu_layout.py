@@ -25,7 +25,7 @@ class Transposed:
 
 
 def is_on_cpus(variables: Any) -> bool:
-  """Whether the arrays lie whole on CPUs: only these want another form."""
+  """Returns whether all arrays lie whole on CPUs."""
   return all(
     leaf.is_fully_replicated
     and all(device.platform == 'cpu' for device in leaf.devices())
@@ -85,7 +85,7 @@ def _is_block(key: str) -> bool:
 
 
 def _split(blocks: dict[str, Any], module: str = '') -> list[dict[str, Any]]:
-  """A tree of stacked arrays as one tree a layer; `blocks` is used up."""
+  """Returns one tree a layer of stacked arrays; `blocks` is used up."""
   parts: dict[str, list[Any]] = {}
   for key in list(blocks):
     leaf = blocks.pop(key)

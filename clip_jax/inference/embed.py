@@ -278,7 +278,9 @@ def _make_shards(
 def _with_reused(
   encoded: EncodedShard[np.ndarray], earlier: EarlierTable
 ) -> Float[np.ndarray, 'N E']:
-  """The vectors of a shard's rows: those encoded, and those that were there."""
+  """Returns the vectors of a shard's rows: those encoded, and those that were
+  there.
+  """
   rows = np.array(
     [item.reused_row for item in encoded.items if not item.reason], np.int64
   )
@@ -318,7 +320,7 @@ def _summary_of_shards(folder: EmbedFolder) -> Summary:
 
 
 def _is_of(out: Path, identity: dict[str, Any]) -> bool:
-  """Whether the output is there, and is this job's."""
+  """Returns whether the output is there, and is this job's."""
   try:
     with open_embeddings(out) as table:
       same = identity['outline'] == table.about.get('outline')
@@ -328,7 +330,7 @@ def _is_of(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def _summary_of_output(out: Path) -> Summary:
-  """The summary of an output that another process has joined."""
+  """Returns the summary of an output that another process has joined."""
   with open_embeddings(out) as table:
     counts = table.count_kinds()
     return Summary(
@@ -382,7 +384,7 @@ def _join(
 
 
 def _compare(folder: EmbedFolder, earlier: EarlierTable) -> Update:
-  """What became of the rows that were there."""
+  """Returns what became of the rows that were there."""
   update = Update()
   for kind in ('image', 'text'):
     notes = (

@@ -207,7 +207,7 @@ class EmbedFolder:
       yield there
 
   def has(self, shard: Shard) -> bool:
-    """Whether a shard is there."""
+    """Returns whether a shard is there."""
     return self._store.has(shard)
 
   def done(self) -> list[Shard]:
@@ -299,7 +299,7 @@ class EmbedFolder:
       yield
 
   def _remove_if_empty(self) -> None:
-    """Where no work is lost by it, and no other process is at work here."""
+    """Removes the folder, unless work or another process is still in it."""
     with contextlib.suppress(OSError), self._lock():
       names = os.listdir(self.path)
       if not any(name.endswith('.npz') for name in names) and not any(

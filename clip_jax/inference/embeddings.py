@@ -59,7 +59,7 @@ class Rows:
 
 
 class Lengths(NamedTuple):
-  """Of some texts: characters of the longest, and bytes of all as UTF-8."""
+  """Counts the characters of the longest text, and all bytes as UTF-8."""
 
   longest: int = 0
   size: int = 0
@@ -172,7 +172,9 @@ def _write_strings(
   lengths: Lengths,
   columns: Callable[[], Iterator[Sequence[str]]],
 ) -> None:
-  """A column as numpy has it, and as UTF-8 where that is mostly padding."""
+  """Returns a column as numpy has it, and as UTF-8 where that is mostly
+  padding.
+  """
   dtype = np.dtype(f'<U{max(1, lengths.longest)}')
   padded = count * dtype.itemsize
   wasteful = padded > max(_PADDING_BYTES, _PADDING_TIMES * lengths.size)
@@ -195,7 +197,7 @@ def _write_strings(
 
 
 def _offsets(columns: Iterator[Sequence[str]]) -> Iterator[np.ndarray]:
-  """Where each string begins among the UTF-8 of all, and where all end."""
+  """Yields where each string begins among the UTF-8 of all, and the end."""
   end = 0
   yield np.array([0], '<i8')
   for column in columns:
@@ -206,7 +208,7 @@ def _offsets(columns: Iterator[Sequence[str]]) -> Iterator[np.ndarray]:
 
 
 def _encoded(text: str) -> bytes:
-  """UTF-8, with what stands for bytes of file names that are not."""
+  """Encodes a text as UTF-8, the odd bytes of file names included."""
   return text.encode('utf-8', 'surrogatepass')
 
 
@@ -273,7 +275,7 @@ def _write_parquet(
 
 
 def _regrouped(blocks: Iterable[Rows], least: int) -> Iterator[Rows]:
-  """The same rows in blocks of at least so many bytes, but for the last."""
+  """Yields the rows in blocks of at least so many bytes, but for the last."""
   waiting: list[Rows] = []
   for block in blocks:
     waiting.append(block)
@@ -295,7 +297,7 @@ def _joined(blocks: Sequence[Rows]) -> Rows:
 
 
 def _utf8(texts: Iterable[str]) -> list[str]:
-  """Without lone surrogates, as in file names that are not UTF-8."""
+  """Replaces lone surrogates, as in file names that are not UTF-8."""
   return [text.encode('utf-8', 'backslashreplace').decode() for text in texts]
 
 

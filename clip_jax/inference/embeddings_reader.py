@@ -155,7 +155,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _about(path: Path, text: str | bytes | None) -> dict[str, Any]:
-  """What made a table, its fields of the types that its readers need."""
+  """Returns what made a table, with its fields of the right types."""
   where = f'{path}, about'
   fields = check_fields(
     where,
@@ -363,7 +363,7 @@ class _ParquetTable(EmbeddingsTable):
   def _groups(
     self, rows: Iterable[int], columns: list[str]
   ) -> Iterator[tuple[Any, int, list[int]]]:
-    """Each group that has some of the rows, its first row, and which."""
+    """Yields each group that has some of the rows, its first row, and which."""
     groups = range(self._file.num_row_groups)
     sizes = [self._file.metadata.row_group(i).num_rows for i in groups]
     starts = np.cumsum([0, *sizes]).tolist()
@@ -406,7 +406,7 @@ class _ParquetTable(EmbeddingsTable):
 
 
 def _map_arrays(path: Path) -> dict[str, Any]:
-  """The arrays of an .npz by name, mapped from the file."""
+  """Returns the arrays of an .npz by name, mapped from the file."""
   archive = ZipArchive(path)
   arrays: dict[str, Any] = {}
   for member, info in archive.members.items():

@@ -291,7 +291,8 @@ def _open_program(file: Path) -> _Program:
 def _read_weights(
   file: Path, expected: dict[str, ShapedArray]
 ) -> dict[str, np.ndarray]:
-  """The weights that a program takes, as a CPU device takes them at once.
+  """Returns the weights that a program takes, as a CPU device takes them at
+  once.
 
   Raises:
     FailureError: one is missing, or of another shape or dtype.

@@ -216,7 +216,7 @@ def refuse_url(name: str) -> None:
 
 
 def _read(image: Any) -> Any:
-  """An open file's bytes, as a whole; other images as they are."""
+  """Returns an open file's bytes, as a whole; other images as they are."""
   if isinstance(image, Image.Image) or not hasattr(image, 'read'):
     return image
   try:

@@ -1,4 +1,4 @@
-"""From a reference to a model in use (DESIGN, sections 3.3 and 3.5)."""
+"""Loads the model that a reference names, whatever kind it is of."""
 
 import dataclasses
 import os
@@ -186,7 +186,9 @@ def _read(
 def _tokenizer(
   description: Description, spec: str | None, context_length: int | None
 ) -> Any:
-  """The description of the tokenizer, for the context that was asked for."""
+  """Returns the description of the tokenizer, for the context that was asked
+  for.
+  """
   if spec is not None:
     length = context_length or description.model.text.context_length
     return tokenizers.load(spec, length).describe()

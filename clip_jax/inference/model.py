@@ -304,7 +304,7 @@ def _to_device(
 
 
 def _shape_of(config: CLIPConfig) -> str:
-  """A model that is no preset: its image tower, and its text tower."""
+  """Returns a model that is no preset: its image tower, and its text tower."""
   image, text = config.image, config.text
   kind = 'ResNet'
   if not isinstance(image, ResNetConfig):

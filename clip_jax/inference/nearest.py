@@ -111,7 +111,7 @@ Blocks = Callable[
 def _for_all(
   queries: Float[np.ndarray, 'Q E'], step: int, k: int, blocks: Blocks
 ) -> Nearest:
-  """The nearest of all queries, `step` of them at a time."""
+  """Returns the nearest of all queries, `step` of them at a time."""
   parts = [
     _nearest(len(some), k, blocks(some))
     for some in np.split(queries, range(step, len(queries), step))
@@ -125,7 +125,7 @@ def _for_all(
 def _nearest(
   queries: int, k: int, blocks: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> Nearest:
-  """The nearest of so many queries, from similarities block by block."""
+  """Returns the nearest of the queries, from similarities block by block."""
   rows = np.empty((queries, 0), np.int64)
   values = np.empty((queries, 0), np.float32)
   for numbers, similarities in blocks:

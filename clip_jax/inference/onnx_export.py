@@ -133,7 +133,7 @@ def _difference(
   weights: Mapping[str, np.ndarray],
   rows: np.ndarray,
 ) -> float:
-  """How far onnxruntime's features are from the encoder's."""
+  """Returns how far onnxruntime's features are from the encoder's."""
   _, _, onnxruntime = _libraries()
   options = onnxruntime.SessionOptions()
   options.log_severity_level = 3  # errors
@@ -245,7 +245,7 @@ def _apply(eqn: JaxprEqn, arguments: list[Any]) -> list[Any]:
 
 
 def _unroll(params: dict[str, Any], arguments: list[Any]) -> list[Any]:
-  """The turns of a scan, one after another."""
+  """Returns the turns of a scan, one after another."""
   consts_end = params['num_consts']
   carry_end = consts_end + params['num_carry']
   consts, carry = arguments[:consts_end], arguments[consts_end:carry_end]
@@ -265,7 +265,7 @@ def _unroll(params: dict[str, Any], arguments: list[Any]) -> list[Any]:
 
 
 def _is_known(eqn: JaxprEqn, arguments: list[Any]) -> bool:
-  """Whether a result follows from constants, and has a size."""
+  """Returns whether a result follows from constants, and has a size."""
   avals: list[Any] = [v.aval for v in eqn.outvars]
   sizes = [size for aval in avals for size in aval.shape]
   return not any(isinstance(x, Tracer) for x in arguments) and not any(

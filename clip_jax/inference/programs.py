@@ -117,7 +117,7 @@ def _used(
   specs: Mapping[str, jax.ShapeDtypeStruct],
   rows: jax.ShapeDtypeStruct,
 ) -> list[str]:
-  """The weights that an encoder computes with: those of its tower."""
+  """Returns the weights that an encoder computes with: those of its tower."""
   jaxpr = jax.make_jaxpr(encoder)(specs, rows).jaxpr
   read = {
     v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, Literal)

@@ -99,7 +99,7 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
 
 
 def _finding(path: Path) -> str:
-  """What is at a path that is no model, in a few words."""
+  """Returns what is at a path that is no model, in a few words."""
   if not path.exists():
     if os.fspath(path) in PRESETS:
       return (

@@ -173,7 +173,7 @@ def open_earlier_table(
 def _reasons(
   table: EmbeddingsTable, identity: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-  """Why the rows of each kind, of those that a job has, do not serve."""
+  """Returns why the rows of each kind cannot be used again."""
   reasons = {}
   for kind in table.count_kinds():
     if kind not in _DEPENDS or not identity[f'{kind}s']:

@@ -127,7 +127,7 @@ class ShardStore(Generic[Notes]):
       temporary.write_bytes(to_bytes(content))
 
   def has(self, shard: Shard) -> bool:
-    """Whether a shard is there."""
+    """Returns whether a shard is there."""
     return (self.path / shard.file_name).exists()
 
   def write(

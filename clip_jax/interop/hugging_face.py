@@ -188,7 +188,7 @@ def _read_siglip(
 def _fields(
   config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """A tower's fields; the older 'NAME_dict' wins where a file has both."""
+  """Returns a tower's fields; the older 'NAME_dict' wins over 'NAME'."""
   fields = dict(defaults, **(config.get(name) or {}))
   if config.get(f'{name}_dict'):
     fields |= {**defaults, **config[f'{name}_dict']}
@@ -196,7 +196,7 @@ def _fields(
 
 
 def _tower(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """What both kinds of tower call the same."""
+  """Returns what both kinds of tower call the same."""
   activation, width = fields['hidden_act'], fields['hidden_size']
   if activation not in _ACTIVATIONS:
     raise UsageError(

@@ -128,7 +128,7 @@ def absent_towers(table: Table, infos: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _tower_of(path: str) -> str | None:
-  """'image' or 'text', of a path in our variables; None: the temperature."""
+  """Returns 'image' or 'text' for a path in our variables; None: neither."""
   name = path.split('/')[1]
   return next((x for x in ('image', 'text') if name.startswith(x)), None)
 
@@ -213,7 +213,7 @@ def read(
 
 
 def _temperature(config: CLIPConfig) -> dict[str, np.ndarray]:
-  """That of the start of training, for a tower that came alone."""
+  """Returns the initial temperature, for a tower that came alone."""
   scale = np.float32(math.log(config.initial_logit_scale))
   scalars = {'params/logit_scale': np.asarray(scale)}
   if config.initial_logit_bias is not None:
@@ -228,7 +228,7 @@ def write(
   config: CLIPConfig,
   constants: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, np.ndarray]:
-  """Our variables under foreign keys, in their own dtypes.
+  """Returns our variables under the layout's keys, in their own dtypes.
 
   Args:
     variables: collections by name, of arrays.
@@ -260,7 +260,7 @@ def write(
 
 
 def _entries(table: Table, shapes: Mapping[str, Any]) -> list[_Entry]:
-  """The rows of a table, one for each key.
+  """Returns the rows of a table, one for each key.
 
   Raises:
     KeyError: a row names a path that the config does not have, or the rows
@@ -304,7 +304,7 @@ def _wrong_constants(constants, infos) -> list[str]:
 
 
 def _same_size(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-  """Whether two shapes are the same but for axes of length 1."""
+  """Returns whether two shapes are the same but for axes of length 1."""
   return [n for n in shape if n != 1] == [n for n in wanted if n != 1]
 
 
@@ -320,12 +320,12 @@ def _wrong_kinds(entries, shapes, infos) -> list[str]:
 
 
 def _blank(leaf: Any) -> np.ndarray:
-  """An array of that shape which takes no memory, for its shape alone."""
+  """Returns an array of the same shape that takes no memory."""
   return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 def _dtype(path: str, entries, infos, wanted: np.dtype | None) -> np.dtype:
-  """The dtype that holds all the keys of one of our arrays."""
+  """Returns the dtype that holds all the keys of one of our arrays."""
   kinds = {infos[e.key].dtype for e in entries if e.row.ours == path}
   if kinds == {np.dtype(np.int64)}:
     return np.dtype(np.int32)

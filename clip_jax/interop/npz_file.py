@@ -131,7 +131,7 @@ def _header(
 
 
 def _native(path: Path, name: str, stored: np.dtype) -> np.dtype:
-  """The dtype that a stored one is read as."""
+  """Returns the dtype that a stored one is read as."""
   if stored.hasobject:
     raise damaged(
       path, f'{name!r} holds Python objects, which are never unpickled'

@@ -118,7 +118,7 @@ def _initial_scale(logarithm: float | int | None, sigmoid: bool) -> float:
 def _image(
   fields: dict[str, Any], quick: bool
 ) -> VisionTransformerConfig | ResNetConfig:
-  """The image tower; takes the fields that it reads out of `fields`."""
+  """Returns the image tower; takes the fields that it reads out of `fields`."""
   if fields.get('timm_model_name'):
     return timm.read_tower(fields)
   size = side_of(fields.pop('image_size', 224))
@@ -145,7 +145,7 @@ def _image(
 
 
 def _text(fields: dict[str, Any], quick: bool) -> TextTransformerConfig:
-  """The text tower; takes the fields that it reads out of `fields`."""
+  """Returns the text tower; takes the fields that it reads out of `fields`."""
   if fields.get('hf_model_name'):
     raise UsageError(
       f'a text tower of transformers (hf_model_name='

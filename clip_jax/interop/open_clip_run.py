@@ -22,7 +22,7 @@ _NUMBER = re.compile(r'-?\d+(?:\.\d+)?(?:e-?\d+)?')
 
 
 def is_run(path: Path) -> bool:
-  """Whether a directory is one of open_clip's runs."""
+  """Returns whether a directory is one of open_clip's runs."""
   try:
     return (path / PARAMS).is_file() and 'model' in read_params(path / PARAMS)
   except FailureError:  # a file of that name in whatever format

@@ -201,7 +201,9 @@ def _timm(image: VisionTransformerConfig) -> list[Row]:
 
 
 def _scalars(config: CLIPConfig) -> list[Constant]:
-  """What OpenAI's state dicts say besides; open_clip's do not have them."""
+  """Returns what OpenAI's state dicts say besides; open_clip's do not have
+  them.
+  """
   return [
     Constant(name, (), functools.partial(np.array_equal, value))
     for name, value in (
@@ -213,7 +215,9 @@ def _scalars(config: CLIPConfig) -> list[Constant]:
 
 
 def _masks(config: CLIPConfig, text: str) -> list[Constant]:
-  """The causal mask, which some archives hold as a buffer, once or a block."""
+  """Returns the causal mask, which some archives hold as a buffer, once or a
+  block.
+  """
   if not config.text.causal:
     return []
   size = config.text.context_length
@@ -226,7 +230,9 @@ def _masks(config: CLIPConfig, text: str) -> list[Constant]:
 
 
 def _is_causal(mask: np.ndarray) -> bool:
-  """Whether a mask hides what is later, by True or a number such as -inf."""
+  """Returns whether a mask hides what is later, by True or a number such as
+  -inf.
+  """
   shape = mask.shape
   hidden = mask if mask.dtype == bool else mask.astype(np.float32) <= -1e4
   later = np.arange(shape[1])[None] > np.arange(shape[0])[:, None]

@@ -75,7 +75,7 @@ def read_hugging_face_directory(directory: Path) -> Preprocessing | None:
 def read_hugging_face(
   config: Mapping[str, Any], origin: str = 'the image processor'
 ) -> Preprocessing:
-  """From the content of a preprocessor_config.json, old or new.
+  """Reads the content of a preprocessor_config.json, old or new.
 
   Raises:
     UsageError: another processor than CLIP's and SigLIP's, a value that is
@@ -114,7 +114,7 @@ def read_hugging_face(
 
 
 def read_open_clip(config: Any, image_size: int | None = None) -> Preprocessing:
-  """From open_clip's `preprocess_cfg`.
+  """Reads open_clip's `preprocess_cfg`.
 
   Args:
     config: the keys that differ from open_clip's defaults.
@@ -167,7 +167,7 @@ def read_open_clip(config: Any, image_size: int | None = None) -> Preprocessing:
 def _geometry(
   values: Mapping[str, Any], family: str, origin: str
 ) -> dict[str, Any]:
-  """The fields of `Preprocessing` that say what is resized and cropped."""
+  """Returns the fields of `Preprocessing` for resizing and cropping."""
   crop = None
   if values['do_center_crop']:
     crop = _pair(values.get('crop_size', 224), 'crop_size', origin)
@@ -209,7 +209,7 @@ def _geometry(
 
 
 def _pair(size: Any, name: str, origin: str) -> tuple[int, int]:
-  """A height and a width, of all the forms that files have."""
+  """Returns a height and a width, of all the forms that files have."""
   pair: Any = size
   if isinstance(size, Mapping) and set(size) == {'height', 'width'}:
     pair = (size['height'], size['width'])
@@ -239,7 +239,7 @@ def _square(sides: tuple[int, int], name: str, origin: str) -> int:
 def _normalisation(
   values: Mapping[str, Any], origin: str
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-  """The mean and deviation of values in [0, 1] that come to the same.
+  """Returns the mean and deviation of values in [0, 1] that come to the same.
 
   (x * factor - mean) / std, with x the pixel and any of the three left out.
   """
@@ -280,6 +280,6 @@ def _channels(
 
 
 def _is_number(value: Any) -> bool:
-  """Whether it is a number that a pixel may be compared with, nor NaN."""
+  """Returns whether a value is a number of a possible size for a pixel."""
   number = isinstance(value, int | float) and not isinstance(value, bool)
   return number and abs(value) < 1e6

@@ -64,14 +64,14 @@ NO_HINTS = Hints()
 
 
 def is_open_clip(path: Path) -> bool:
-  """Whether a directory has a model config of open_clip's."""
+  """Returns whether a directory has a model config of open_clip's."""
   return (path / OPEN_CLIP_CONFIG).exists() or 'vision_cfg' in read_object(
     path / 'config.json'
   )
 
 
 def is_hugging_face(path: Path) -> bool:
-  """Whether a directory has a config of transformers'."""
+  """Returns whether a directory has a config of transformers'."""
   return 'model_type' in read_object(path / 'config.json')
 
 
@@ -117,7 +117,7 @@ def layout_of(tensors: Tensors) -> str:
 
 
 def _has_images(tensors: Tensors) -> bool:
-  """Whether there are keys of an image tower in open_clip's layout."""
+  """Returns whether there are keys of an image tower in open_clip's layout."""
   return any(key.startswith('visual.') for key in tensors.infos)
 
 
@@ -150,7 +150,7 @@ def config_of(
 
 
 def _of_transformers(tensors: Tensors, hints: Hints) -> CLIPConfig:
-  """What config.json says, or without one, a published name."""
+  """Returns what config.json says, or without one, a published name."""
   where, file = str(tensors.path), tensors.path.parent / 'config.json'
   if file.exists():
     Hints(hints.preset, hints.activation, hints.heads).refuse(
@@ -175,7 +175,7 @@ def _of_transformers(tensors: Tensors, hints: Hints) -> CLIPConfig:
 def _of_run(
   tensors: Tensors, file: Path, params: Mapping[str, str], hints: Hints
 ) -> tuple[CLIPConfig, tuple[str, ...]]:
-  """The model of an open_clip run, which its params.txt names."""
+  """Returns the model of an open_clip run, which its params.txt names."""
   Hints(activation=hints.activation).refuse(str(file))
   name, where = params['model'], str(tensors.path)
   if any(key.startswith('text.') for key in tensors.infos):
@@ -205,7 +205,7 @@ def _assumed(config: CLIPConfig) -> str:
 def _told_by_shapes(
   tensors: Tensors, hints: Hints
 ) -> tuple[CLIPConfig, tuple[str, ...]]:
-  """A bare state dict. Only the containers of OpenAI say their activation."""
+  """Reads a bare state dict; only OpenAI's files say their activation."""
   where = str(tensors.path)
   if any(key.startswith('text.') for key in tensors.infos):
     raise UsageError(
@@ -225,7 +225,7 @@ def _told_by_shapes(
 
 
 def _is_openais(tensors: Tensors) -> bool:
-  """Whether a file is of OpenAI's, whose models compute QuickGELU."""
+  """Returns whether a file is of OpenAI's, whose models compute QuickGELU."""
   return 'input_resolution' in tensors.infos
 
 

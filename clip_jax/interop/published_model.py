@@ -126,7 +126,7 @@ def read_published(
 
 
 def _without(weights: Path, tower: str) -> str:
-  """What is said of a model that has one tower."""
+  """Returns what is said of a model that has one tower."""
   return (
     f'{weights} holds {WITH_ARTICLE[OTHER_TOWER[tower]]} tower alone, without '
     f'{WITH_ARTICLE[tower]} one.'
@@ -134,7 +134,7 @@ def _without(weights: Path, tower: str) -> str:
 
 
 def _weights_of(path: Path) -> tuple[Path, tuple[str, ...]]:
-  """The weight file of a reference, and why it is that one."""
+  """Returns the weight file of a reference, and why it is that one."""
   if path.is_dir() and path.name == 'checkpoints':
     path = path.parent if open_clip_run.is_run(path.parent) else path
   if path.is_dir() and open_clip_run.is_run(path):
@@ -168,7 +168,7 @@ def weights_in(path: Path) -> Path:
 def _tokenizer(
   weights: Path, layout: str, config: CLIPConfig, absent: tuple[str, ...]
 ) -> dict[str, Any] | None:
-  """A description of the tokenizer, or None where no file says which."""
+  """Describes the tokenizer, or returns None where no file says which."""
   if 'text' in absent:
     return None
   directory, length = weights.parent, config.text.context_length

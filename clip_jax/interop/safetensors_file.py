@@ -80,7 +80,7 @@ def open_safetensors(path: Path) -> Tensors:
 
 
 def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
-  """The header's fields, and where the tensors' bytes begin."""
+  """Returns the header's fields, and where the tensors' bytes begin."""
   size = int.from_bytes(data[:8].tobytes(), 'little')
   if data.size < 8 or 8 + size > data.size:
     raise damaged(
@@ -127,7 +127,7 @@ def _metadata(path: Path, fields: Any) -> dict[str, Any]:
 def _entry(
   path: Path, name: str, entry: Any
 ) -> tuple[TensorInfo, tuple[int, int]]:
-  """A tensor's description, and its bytes' begin and end."""
+  """Returns a tensor's description, and its bytes' begin and end."""
   match entry:
     case {
       'dtype': str(code),

@@ -158,7 +158,7 @@ def _stack(infos: Infos, prefix: str, width: int) -> dict[str, Any]:
 
 
 def _count(infos: Infos, pattern: str) -> int:
-  """How many layers there are, from 0 without a gap."""
+  """Returns how many layers there are, from 0 without a gap."""
   before, after = map(re.escape, pattern.split('{}'))
   numbers = {
     int(match[1])
@@ -201,8 +201,9 @@ def _as_published(config: CLIPConfig) -> CLIPConfig:
 
 
 def is_published(config: CLIPConfig) -> bool:
-  """Whether there is a published model of these shapes, whose heads are known;
-  its loss does not matter."""
+  """Returns whether there is a published model of these shapes, whose heads are
+  known; its loss does not matter.
+  """
   return bool(
     _published(dataclasses.replace(config, initial_logit_bias=None))
     or _published(config)
@@ -215,7 +216,7 @@ def _published(config: CLIPConfig) -> list[CLIPConfig]:
 
 
 def _arrays(config: CLIPConfig) -> tuple[Any, ...]:
-  """What of a config the shapes of its arrays show, but for the grid."""
+  """Returns what the shapes of arrays show of a config, but for the grid."""
   image: ImageConfig = config.image
   fields = {
     field.name: getattr(image, field.name)

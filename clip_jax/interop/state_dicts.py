@@ -146,7 +146,7 @@ def _unwrapped(names: Collection[str]) -> dict[str, str]:
 
 
 def _prefixes(names: Collection[str]) -> list[str]:
-  """What stands before the keys of each model."""
+  """Returns what stands before the keys of each model."""
   for keys in (_IMAGE_KEYS, _TEXT_KEYS, _BARE_KEYS, *_OPEN_CLIP_TEXT_KEYS):
     found = {
       name.removesuffix(key)
@@ -165,7 +165,7 @@ def _prefixes(names: Collection[str]) -> list[str]:
 
 
 def _owner(name: str, prefixes: Iterable[str]) -> str | None:
-  """The model that a tensor is of: that of the longest prefix."""
+  """Returns the model that a tensor is of: that of the longest prefix."""
   return max(filter(name.startswith, prefixes), key=len, default=None)
 
 
@@ -176,7 +176,7 @@ def _is_average(label: str, prefix: str, names: Collection[str]) -> bool:
 def _choose(
   labels: list[str], averages: list[str], where: str, wanted: str | None
 ) -> tuple[str, tuple[str, ...]]:
-  """The label of the model that is taken, and what is to be said of it."""
+  """Returns the label of the model that is taken, and notes about it."""
   others = [label for label in labels if label not in averages]
   if wanted is not None:
     fitting = [x for x in labels if x == wanted] or [

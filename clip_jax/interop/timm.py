@@ -113,7 +113,9 @@ def _named(image: VisionTransformerConfig) -> dict[str, Any] | None:
 
 
 def _same(one: VisionTransformerConfig, other: VisionTransformerConfig) -> bool:
-  """Whether two towers compute the same: a ratio may be written otherwise."""
+  """Returns whether two towers compute the same: a ratio may be written
+  otherwise.
+  """
   hidden = [int(tower.width * tower.mlp_ratio) for tower in (one, other)]
   return hidden[0] == hidden[1] and one == dataclasses.replace(
     other, mlp_ratio=one.mlp_ratio

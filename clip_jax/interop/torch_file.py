@@ -96,7 +96,7 @@ def _is_big_endian(archive: ZipArchive, root: str) -> bool:
 def _state_dict_tensors(
   path: Path, saved: Any, metadata: dict[str, Any]
 ) -> dict[str, TensorView]:
-  """The tensors in a dict, by name; fills in the metadata beside them."""
+  """Returns the tensors in a dict, by name, and adds to the metadata."""
   views: dict[str, TensorView] = {}
   if isinstance(saved, dict):
     metadata |= _scalars(saved)
@@ -127,7 +127,7 @@ def _scalars(fields: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _script_tensors(path: Path, root: Module) -> dict[str, TensorView]:
-  """The tensors in a tree of modules, by dotted name."""
+  """Returns the tensors in a tree of modules, by dotted name."""
   views = _tensors_in(path, root.attributes)
   if not views:
     raise UsageError(f'{path} is a TorchScript without parameters.')
@@ -135,7 +135,7 @@ def _script_tensors(path: Path, root: Module) -> dict[str, TensorView]:
 
 
 def _tensors_in(path: Path, tree: dict[Any, Any]) -> dict[str, TensorView]:
-  """The tensors in a tree of modules or dicts, by dotted name."""
+  """Returns the tensors in a tree of modules or dicts, by dotted name."""
   views = {}
   for count, (name, value) in enumerate(_walk(path, tree, '', 0)):
     if count > _MAX_ATTRIBUTES:
@@ -148,7 +148,7 @@ def _tensors_in(path: Path, tree: dict[Any, Any]) -> dict[str, TensorView]:
 def _walk(
   path: Path, tree: dict[Any, Any], prefix: str, depth: int
 ) -> Iterator[tuple[str, Any]]:
-  """Every attribute below a module; a module may hang in two places."""
+  """Yields every attribute below a module; a module may hang in two places."""
   if depth > _MAX_DEPTH:
     raise damaged(path, f'its modules are nested over {_MAX_DEPTH} deep')
   if len(prefix) > _MAX_NAME:
@@ -185,7 +185,7 @@ def _info(
 
 
 def _strided(storage: np.ndarray, view: TensorView) -> np.ndarray:
-  """The elements of a view in its storage's bytes, uint8 [size].
+  """Returns the elements of a view in its storage's bytes, uint8 [size].
 
   `torch_pickle` has checked that they lie in the storage's announced size,
   `_info` that this is its real one; numpy checks once more.

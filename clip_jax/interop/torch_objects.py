@@ -164,7 +164,7 @@ def _ordered_dict(*pairs: Any) -> dict[Any, Any]:
 
 
 def _same(value: Any, *_: Any) -> Any:
-  """What marks a value with its type, in a TorchScript."""
+  """Returns what marks a value with its type, in a TorchScript."""
   return value
 
 

@@ -195,7 +195,7 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-  """A dict's key. Hashing a deep tuple would overflow the C stack."""
+  """Returns a dict's key. Hashing a deep tuple would overflow the C stack."""
   if not isinstance(value, str | int | float | bytes | None):
     raise TypeError
   return value

@@ -83,7 +83,7 @@ def _open(path: Path) -> Tensors:
 
 
 def _in_directory(directory: Path) -> Path:
-  """The file that stands for a directory."""
+  """Returns the file that stands for a directory."""
   for pattern in ('*.safetensors.index.json', '*.safetensors'):
     matches = sorted(directory.glob(pattern))
     if len(matches) == 1:
@@ -126,7 +126,7 @@ def _open_archive(path: Path) -> Tensors:
 
 
 def _is_text(head: bytes) -> bool:
-  """Whether bytes begin a text: a safetensors' length has zeros in it."""
+  """Returns whether a file is text: a safetensors length has zero bytes."""
   start = head[:8]
   return bool(start) and all(b in b'\t\r\n' or b >= 32 for b in start)
 

@@ -75,7 +75,7 @@ class ZipArchive:
     self.members = dict(reversed(self.members.items()))
 
   def _directory(self) -> tuple[list[zipfile.ZipInfo], int]:
-    """The members that are files, and where the last of them must end."""
+    """Returns the members that are files, and where the last must end."""
     try:
       with zipfile.ZipFile(self.path) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -99,7 +99,7 @@ class ZipArchive:
     return Member(info.file_size, begin, end, info.CRC, compressed)
 
   def _begin(self, info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin: behind its local header."""
+    """Returns where a member's bytes begin: behind its local header."""
     start = info.header_offset
     header = self._data[max(start, 0) : start + _LOCAL.size].tobytes()
     if start >= 0 and len(header) == _LOCAL.size:
@@ -119,7 +119,7 @@ class ZipArchive:
     )
 
   def prefix(self, name: str, size: int) -> bytes:
-    """At most the first `size` bytes of a member."""
+    """Returns at most the first `size` bytes of a member."""
     member = self.members[name]
     raw = self._data[member.begin : member.end]
     if not member.compressed:
@@ -162,7 +162,7 @@ class ZipArchive:
   def _decompressed(
     self, name: str, member: Member, source: np.ndarray
   ) -> np.ndarray:
-    """Never more than the announced size is made."""
+    """Returns the decompressed bytes, at most as many as are announced."""
     if member.size > max(_BOMB_BYTES, _BOMB_RATIO * source.size):
       raise damaged(
         self.path,

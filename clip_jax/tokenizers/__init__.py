@@ -28,7 +28,7 @@ _SPECS = "'clip', 'sentencepiece:PATH', 'siglip:PATH' or 'hf:PATH'"
 
 
 def load(spec: str, context_length: int | None = None) -> Tokenizer:
-  """The tokenizer that a config or a command line names.
+  """Returns the tokenizer that a config or a command line names.
 
   Args:
     spec: 'clip', 'sentencepiece:PATH' (a model file), 'siglip:PATH' (one that
@@ -67,7 +67,7 @@ def load(spec: str, context_length: int | None = None) -> Tokenizer:
 def from_directory(
   path: str | os.PathLike[str], context_length: int | None = None
 ) -> Tokenizer | None:
-  """The tokenizer of a published model, as its authors' code makes it.
+  """Returns the tokenizer of a published model, as its authors' code makes it.
 
   See `clip_jax.tokenizers.directories` for the rules.
   """
@@ -77,7 +77,7 @@ def from_directory(
 
 
 def from_description(description: Mapping[str, Any]) -> Tokenizer:
-  """The tokenizer whose `describe()` this is: same ids, no file needed.
+  """Returns the tokenizer whose `describe()` this is: same ids, no file needed.
 
   Raises:
     UsageError: a kind that is not known.
@@ -106,7 +106,8 @@ def from_description(description: Mapping[str, Any]) -> Tokenizer:
 
 
 def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
-  """Whether two tokenizers give texts the same ids, as their content says.
+  """Returns whether two tokenizers give texts the same ids, as their content
+  says.
 
   Two files may hold one vocabulary, as when a model was converted: then both
   tokenise the text of every token, and captions. Rows have to have one length.

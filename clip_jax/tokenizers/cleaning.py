@@ -25,7 +25,7 @@ _NO_PUNCTUATION = str.maketrans('_', ' ', string.punctuation.replace('_', ''))
 
 
 def in_order(text: str) -> bool:
-  """Whether `repair` would leave the text as it is, blanks aside."""
+  """Returns whether `repair` would leave the text as it is, blanks aside."""
   if text.isascii() and text.isprintable():
     return '&' not in text
   return _IN_ORDER(text) is not None
@@ -40,7 +40,9 @@ def repair(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-  """What stands between the blanks of the repaired text, in small letters."""
+  """Returns what stands between the blanks of the repaired text, in small
+  letters.
+  """
   return repair(text).lower().split()
 
 
@@ -49,7 +51,7 @@ def _words_as_written(text: str) -> list[str]:
 
 
 def _words_without_punctuation(text: str) -> list[str]:
-  """ASCII punctuation goes, but '_' is a blank."""
+  """Removes ASCII punctuation, and makes '_' a blank."""
   return repair(text).translate(_NO_PUNCTUATION).lower().split()
 
 
@@ -61,7 +63,9 @@ WORDS: dict[str, Callable[[str], list[str]]] = {
 
 
 def words_of(cleaning: str) -> Callable[[str], list[str]]:
-  """The function from a text to its cleaned words; UsageError if unknown."""
+  """Returns the function from a text to its cleaned words; UsageError if
+  unknown.
+  """
   if not isinstance(cleaning, str) or cleaning not in WORDS:
     raise UsageError(
       f'no cleaning {cleaning!r} of texts: one of {", ".join(WORDS)}.'
@@ -70,5 +74,5 @@ def words_of(cleaning: str) -> Callable[[str], list[str]]:
 
 
 def clean(text: str, cleaning: str = 'lower') -> str:
-  """The cleaned text, its words one space apart."""
+  """Returns the cleaned text, its words one space apart."""
   return ' '.join(words_of(cleaning)(text))

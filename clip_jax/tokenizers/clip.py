@@ -67,7 +67,7 @@ class CLIPTokenizer(Tokenizer):
     return np.frombuffer(b''.join(chunks), np.int32).tolist()
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
-    """As the original: specials are written out, words end in a space."""
+    """Decodes ids as OpenAI's code does: a space follows each word."""
     symbols = [self._pairs.symbols[i] for i in self._check_ids(ids)]
     characters = bytes(_BYTES[c] for symbol in symbols for c in symbol)
     return characters.decode('utf-8', 'replace').replace('</w>', ' ')
@@ -128,12 +128,12 @@ class _BytePairs(dict[str, bytes]):
 
 
 def vocabulary() -> list[str]:
-  """The symbols, in the order of their ids; '</w>' ends a word."""
+  """Returns the symbols, in the order of their ids; '</w>' ends a word."""
   return _byte_pairs().symbols
 
 
 def read_merges() -> list[tuple[str, str]]:
-  """The pairs of symbols that become one, best first.
+  """Returns the pairs of symbols that become one, best first.
 
   Raises:
     FailureError: the packaged file is not the original's.

@@ -36,7 +36,7 @@ def clip_definition(
   merges: Sequence[tuple[str, str]],
   specials: Iterable[AddedToken] = (),
 ) -> str:
-  """The text of a tokenizer.json.
+  """Returns the text of a tokenizer.json.
 
   Args:
     vocabulary: symbol -> id, with the two specials.
@@ -85,7 +85,7 @@ def clip_definition(
 
 
 def read_clip_files(directory: Path, specials: Iterable[AddedToken]) -> str:
-  """The definition that a vocab.json and a merges.txt make.
+  """Returns the definition that a vocab.json and a merges.txt make.
 
   Raises:
     FailureError: one of them is damaged, or has no specials.

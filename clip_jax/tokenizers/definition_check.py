@@ -147,7 +147,7 @@ def _check_values(values: np.ndarray, texts: bytes, where: str) -> None:
 
 
 def _offsets(units: np.ndarray) -> np.ndarray:
-  """How far, by exclusive or, a unit's children lie from it."""
+  """Returns how far, by exclusive or, a unit's children lie from it."""
   return (units >> 10 << ((units & (1 << 9)) >> 6)).astype(np.int64)
 
 
@@ -208,7 +208,7 @@ def _values(content: Any, name: Any = None) -> Iterator[tuple[Any, Any]]:
 
 
 def _objects(content: Any) -> Iterator[dict[str, Any]]:
-  """All objects of JSON, outer ones first."""
+  """Yields all objects of JSON, outer ones first."""
   if isinstance(content, dict):
     yield content
     content = list(content.values())

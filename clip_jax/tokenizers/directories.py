@@ -34,7 +34,8 @@ _SENTENCE_PIECE = ('spiece.model', 'tokenizer.model', 'sentencepiece.model')
 def from_directory(
   path: str | os.PathLike[str], context_length: int | None = None
 ) -> Tokenizer | None:
-  """The tokenizer of a published model; None where the directory has none.
+  """Returns the tokenizer of a published model; None where the directory has
+  none.
 
   None also where open_clip's configuration names a tokenizer of Hugging Face
   that does not lie beside it, or has another vocabulary than CLIP's and names

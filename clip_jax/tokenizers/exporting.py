@@ -35,7 +35,8 @@ class TokenizerFiles(NamedTuple):
 
 
 def hugging_face_files(tokenizer: Tokenizer) -> TokenizerFiles:
-  """The files from which transformers' AutoTokenizer makes the same ids.
+  """Returns the files from which transformers' AutoTokenizer makes the same
+  ids.
 
   CLIP's byte-pair encoding is exact for text that needs no repair and names no
   special token; a tokenizer.json cannot express the repair. SigLIP's and those
@@ -57,7 +58,7 @@ def hugging_face_files(tokenizer: Tokenizer) -> TokenizerFiles:
 
 
 def open_clip_text_cfg(tokenizer: Tokenizer) -> dict[str, Any]:
-  """The keys of `model_cfg.text_cfg` that make open_clip's tokenizer.
+  """Returns the keys of `model_cfg.text_cfg` that make open_clip's tokenizer.
 
   With 'hf_tokenizer_name' among them, open_clip reads the files of
   `hugging_face_files` in the directory of its configuration; the name itself

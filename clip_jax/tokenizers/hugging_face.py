@@ -151,7 +151,7 @@ class HuggingFaceTokenizer(Tokenizer):
     return self._tokenizer.to_str()
 
   def token(self, i: int) -> str:
-    """The token that an id stands for."""
+    """Returns the token that an id stands for."""
     return str(self._tokenizer.id_to_token(i))
 
   def encode(self, text: str) -> list[int]:
@@ -161,7 +161,9 @@ class HuggingFaceTokenizer(Tokenizer):
       ).ids
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
-    """The text without its specials, as the file's own decoder writes it."""
+    """Returns the text without its specials, as the file's own decoder writes
+    it.
+    """
     return self._tokenizer.decode(self._check_ids(ids))
 
   def describe(self) -> dict[str, Any]:
@@ -223,7 +225,7 @@ class HuggingFaceTokenizer(Tokenizer):
     return encodable(text)
 
   def _added(self) -> tuple[list[int], list[int]]:
-    """The ids that the file puts before and after every text."""
+    """Returns the ids that the file puts before and after every text."""
     with self._tokenizing():
       added = self._tokenizer.encode('a')
     body = [i for i, m in enumerate(added.special_tokens_mask) if not m]

@@ -43,7 +43,7 @@ class Settings:
   split_specials: bool = False
 
   def named(self) -> dict[str, str]:
-    """The specials that a row is laid out with."""
+    """Returns the specials that a row is laid out with."""
     return {
       name: token.content
       for name, token in self.specials.items()
@@ -111,7 +111,9 @@ def read_settings(directory: Path) -> Settings:
 
 
 def _length(longest: Any) -> int | None:
-  """The context length, or None: files without a limit say 10**30 or so."""
+  """Returns the context length, or None: files without a limit say 10**30 or
+  so.
+  """
   if isinstance(longest, int | float) and 1 <= longest <= MAX_CONTEXT_LENGTH:
     return int(longest)
   return None

@@ -75,7 +75,11 @@ class SentencePieceTokenizer(Tokenizer):
 
   @staticmethod
   def read(path: str | os.PathLike[str]) -> bytes:
-    """A model file's content; UsageError where there is no such file."""
+    """Returns the content of a model file.
+
+    Raises:
+      UsageError: there is no such file.
+    """
     try:
       return read_bytes(path)
     except MissingFileError as error:
@@ -90,14 +94,14 @@ class SentencePieceTokenizer(Tokenizer):
     return self._model
 
   def piece(self, i: int) -> str:
-    """The piece that an id stands for."""
+    """Returns the piece that an id stands for."""
     return self._processor.id_to_piece(i)
 
   def encode(self, text: str) -> list[int]:
     return self._processor.encode(encodable(text))
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
-    """The normalised text, without specials."""
+    """Returns the normalised text, without specials."""
     return self._processor.decode(self._check_ids(ids))
 
   def describe(self) -> dict[str, Any]:
@@ -117,7 +121,9 @@ class SentencePieceTokenizer(Tokenizer):
 
   @staticmethod
   def described_model(description: Mapping[str, Any]) -> bytes:
-    """The model file in a description; FailureError where it is damaged."""
+    """Returns the model file in a description; FailureError where it is
+    damaged.
+    """
     try:
       return base64.b64decode(description['model'], validate=True)
     except (KeyError, TypeError, ValueError) as error:  # also of base64

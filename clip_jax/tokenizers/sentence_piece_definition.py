@@ -25,7 +25,8 @@ _BLANK = '▁'
 
 
 def sentence_piece_definition(model: bytes) -> str:
-  """The text of a tokenizer.json that gives the model's ids, and an eos.
+  """Returns the text of a tokenizer.json that gives the model's ids, and an
+  eos.
 
   Two things cannot be said. A character that the normalisation changes, with
   a mark upon it that does not combine, loses the mark there: the libraries do
@@ -92,7 +93,7 @@ def _model(proto: Any) -> models.Model:
 
 
 def _merges(proto: Any) -> list[tuple[str, str]]:
-  """Every way to make a piece of two others, best piece first.
+  """Returns every way to make a piece of two others, best piece first.
 
   SentencePiece merges what makes the piece with the best score, wherever it
   was cut; here each cut is a merge of its own.
@@ -130,7 +131,7 @@ def _normalizer(spec: Any) -> normalizers.Normalizer:
 
 
 def _lower_case() -> list[normalizers.Normalizer]:
-  """Small letters ahead of the table, which has them too.
+  """Returns normalisers to small letters, which run before the table.
 
   The other library looks a letter with its marks up as a whole, and falls
   back on its first match, which for a capital is the small letter alone. Only

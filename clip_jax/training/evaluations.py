@@ -137,7 +137,7 @@ class _FeatureMemory:
     self._texts: dict[tuple[str, ...], Float[np.ndarray, 'N E']] = {}
 
   def images(self, source: Source, options: Options) -> Features:
-    """As `FeatureStore.images`."""
+    """Returns the features of images; see `FeatureStore.images`."""
     if source not in self._images:
       fresh = dataclasses.replace(options, cache=None)
       self._images[source] = read_features(
@@ -148,7 +148,7 @@ class _FeatureMemory:
   def texts(
     self, texts: Sequence[str], options: Options
   ) -> Float[np.ndarray, 'N E']:
-    """As `FeatureStore.texts`."""
+    """Returns the features of texts; see `FeatureStore.texts`."""
     key = tuple(texts)
     if key not in self._texts:
       fresh = dataclasses.replace(options, cache=None)

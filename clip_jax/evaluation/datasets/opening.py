@@ -181,7 +181,7 @@ def _classes(
   lines: tuple[str, ...] | None,
   row: str = '',
 ) -> tuple[tuple[tuple[str, ...], ...], ClassOfLabel]:
-  """The names of each class, and the class of each label of a source."""
+  """Returns the names of each class, and the class of each label."""
   labels = source.label_names
   class_of_label = None
   if known and known.classes and labels is not None:

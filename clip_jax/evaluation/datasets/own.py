@@ -122,7 +122,7 @@ def _columns_of(spec: str, captions: Sequence[str]) -> Sequence[str]:
 
 
 def _has_captions(source: Source) -> bool:
-  """Whether a source has captions other than the names of its labels."""
+  """Returns whether a source has captions beside the names of its labels."""
   names = set(source.label_names or ())
   texts = itertools.islice(source.texts(), _TEXTS)
   return any(text not in names for text in texts)

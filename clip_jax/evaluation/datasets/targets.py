@@ -41,7 +41,9 @@ def _distance_names(features: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _nearest_vehicle(data: Mapping[str, Any]) -> Answer:
-  """How far ahead the nearest vehicle is, as VTAB (Zhai et al. 2019) asks."""
+  """Returns how far ahead the nearest vehicle is, as VTAB (Zhai et al. 2019)
+  asks.
+  """
   objects = data['objects']
   ahead = [
     float(place[2])
@@ -111,7 +113,8 @@ def skin_tone(caption: str) -> int | None:
 
 
 def gender(caption: str) -> int | None:
-  """Whether a name is of a man, a woman or a person; None for anything else.
+  """Returns whether a name is of a man, a woman or a person; None for anything
+  else.
 
   >>> gender('woman running')
   1

@@ -50,7 +50,8 @@ def _parts(
 def best_classes(
   scores: Float[np.ndarray, 'N C'], k: int
 ) -> Int[np.ndarray, 'N K']:
-  """The best classes of each row, best first; of equals, the lower first.
+  """Returns the best classes of each row, best first; of equals, the lower
+  first.
 
   Args:
     scores: finite.

@@ -35,7 +35,8 @@ _ACROSS, _DOWN = _COLUMNS - _CENTRE, _ROWS - _CENTRE
 
 @pillow_errors()
 def thumbnail(image: Image.Image) -> Float[np.ndarray, '48 48 3']:
-  """What of an image is compared: its grey, 0 to 255, and two of its colours.
+  """Returns what of an image is compared: its grey, 0 to 255, and two of its
+  colours.
 
   Raises:
     CorruptImageError: its pixels cannot be read.
@@ -49,8 +50,8 @@ def thumbnail(image: Image.Image) -> Float[np.ndarray, '48 48 3']:
 def is_same(
   first: Float[np.ndarray, '48 48 3'], second: Float[np.ndarray, '48 48 3']
 ) -> bool:
-  """Whether one is a copy of the other: re-encoded, resized, cropped by a few
-  percent, brighter, or in grey.
+  """Returns whether one is a copy of the other: re-encoded, resized, cropped by
+  a few percent, brighter, or in grey.
 
   Args:
     first, second: see `thumbnail`.

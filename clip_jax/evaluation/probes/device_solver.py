@@ -124,8 +124,8 @@ def solve(
 def _where_it_lies(
   features: np.ndarray | jax.Array,
 ) -> tuple[jax.Array, NamedSharding, NamedSharding]:
-  """The features on their devices, and two placements there: for one number a
-  row, and for what every device holds.
+  """Returns the features on their devices, and two placements there: for one
+  number a row, and for what every device holds.
   """
   array = features if isinstance(features, jax.Array) else spread(features)
   sharding = array.sharding

@@ -211,8 +211,8 @@ class _Places:
     self._near[queries] += np.count_nonzero(others >= right - _TIE, axis=1)
 
   def hits(self, ranks: Sequence[int]) -> Float[np.ndarray, 'K Q']:
-    """How likely each query's answer is among the first k, ties in random
-    order.
+    """Returns how likely each query's answer is among the first k, ties in
+    random order.
     """
     level = self._near - self._ahead
     places = (np.array(ranks)[:, None] - self._ahead) / (level + 1)
