@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+import clip_jax
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import (
   FailureError,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 SUITES = ('paper',)
 FLAGS = ('datasets', 'tasks', 'published')  # beside --out
-_PACKAGES = ('clip-jax', 'jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
+_PACKAGES = ('jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
 _FORMAT = 2  # of results: those of another are made again
 _NAMED_FAILURES = 5
 _SHOWN = 5  # metrics in a line
@@ -214,7 +215,8 @@ def training_data(reference: Path) -> str | None:
 
 def versions() -> dict[str, str]:
   """Returns the versions of the packages that results depend on."""
-  return {name: importlib.metadata.version(name) for name in _PACKAGES}
+  packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {'clip_jax': clip_jax.__version__, **packages}
 
 
 def command_of(values: flags.FlagValues) -> str:

@@ -14,6 +14,7 @@ import jax
 import jinja2
 from markupsafe import Markup
 
+import clip_jax
 from clip_jax import files
 
 PACKAGES = (
@@ -82,8 +83,9 @@ def environment(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     'CPU cores': str(os.cpu_count()),
     'system': f'{platform.system()} {platform.machine()}',
     'Python': platform.python_version(),
+    'clip_jax': clip_jax.__version__,
   }
-  for package in ('clip-jax', *packages):
+  for package in packages:
     try:
       facts[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

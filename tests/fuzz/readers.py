@@ -731,7 +731,7 @@ def _read_caches(folder: Path, random: Random) -> None:
   cache = FeatureCache(folder, Encoder({}, {}), {'model': 'x'})
   options = Options(cache=cache)
   features = cache.images(source, options)
-  assert features.vectors.shape == (4, 2)
+  assert features.embeddings.shape == (4, 2)
   assert cache.texts(['a', 'b'], options).shape == (2, 2)
   hashes = read_hashes(source, options)
   assert len(hashes.ids) == len(hashes.bits) == 4
