@@ -1,4 +1,4 @@
-"""A model in use (DESIGN, section 3.5): encode, classify.
+"""A model in use: encodes images and texts, and classifies.
 
 Shapes: B images, S pixels a side, N texts, T tokens, E the joint space, C
 labels, L patches, D width of the image tower.

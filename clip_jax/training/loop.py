@@ -76,7 +76,7 @@ def train(
 
   Args:
     config: the fields of configs/base.py.
-    workdir: the run directory (DESIGN, section 3.4), also in an object store.
+    workdir: the run directory (training/README.md), also in an object store.
     outputs: what writes the numbers and the report; see `default_outputs`.
     profile: the steps to trace.
     stated: dotted names of the fields that the command line gives: a recipe
