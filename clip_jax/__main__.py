@@ -97,8 +97,10 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 def _flag_fault(error: flags.Error) -> str:
-  """What was wrong with the flags; the library's text of a flag that is on or
-  off shows a tuple."""
+  """Returns what was wrong with the flags, in our words for on/off flags.
+
+  The text of the library shows a tuple for these.
+  """
   cause = error.__context__
   if isinstance(cause, ValueError) and len(cause.args) > 1:
     flag = one_line(str(error)).partition(':')[0]

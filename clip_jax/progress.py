@@ -1,4 +1,4 @@
-"""How far some work is, for the person who waits.
+"""Shows the progress of long work on stderr.
 
 A bar on a terminal; plain lines where the output goes to a file or a pipe.
 """
@@ -40,16 +40,10 @@ class Progress(Protocol):
 
 
 def no_progress(
-  items: Iterable[Any],
-  total: int,
-  unit: str,
-  /,
-  *,
-  done: int = 0,
-  size: Callable[[Any], int] = lambda item: 1,
+  items: Iterable[Any], total: int, unit: str, /, **options: Any
 ) -> Iterable[Any]:
-  """A `Progress` that shows nothing."""
-  del total, unit, done, size
+  """Returns the items: a `Progress` that shows nothing."""
+  del total, unit, options
   return items
 
 
@@ -62,17 +56,10 @@ def show_progress(
   done: int = 0,
   size: Callable[[Any], int] = lambda item: 1,
 ) -> Iterator[Any]:
-  """Shows on stderr how far an iteration is.
+  """Shows on stderr how far an iteration is, with the arguments of `Progress`.
 
   On a terminal it is a bar; elsewhere a line every ten seconds, so that short
   work says nothing.
-
-  Args:
-    items: passed on as they are.
-    total: how many there will be, with those that were done before.
-    unit: what they are: 'images'.
-    done: how many were done before, by a process that was stopped.
-    size: how many an item counts for.
   """
   if sys.stderr.isatty():
     # leave=False: the bar makes way for the result.

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 Call = Callable[[], Any]
-# From (what, batch) to the seconds of one call, where `what` is `image` or
-# `text`, an encoder, or `train`, a step.
+# A map from (what, batch) to the seconds of one call, where `what` is `image`
+# or `text`, an encoder, or `train`, a step.
 Turn = Callable[[str, int], float]
 
 

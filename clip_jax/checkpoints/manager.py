@@ -125,7 +125,7 @@ class Checkpoints:
 
   @property
   def is_saving(self) -> bool:
-    """Whether a checkpoint is still being written."""
+    """True while a checkpoint is being written."""
     return self._manager.is_saving_in_progress()
 
   def wait(self) -> None:
@@ -167,7 +167,8 @@ class Checkpoints:
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       arrays = self._restore_step(step, abstract, description, seed)
-      # Where one process cannot read its part, none resumes from it.
+      # If one process cannot read its shards, no process resumes from this
+      # step.
       if not distributed.all_processes_agree(arrays is not None):
         damaged.append(step)
         continue

@@ -30,8 +30,9 @@ def use() -> None:
   import jax
 
   jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
-  # By itself JAX keeps what took a second to compile, and a verb's many small
-  # programs, most of its start on a fast machine, would be compiled each time.
+  # Unless told otherwise, JAX keeps only what took a second to compile, and a
+  # verb's many small programs, most of its start on a fast machine, would be
+  # compiled each time.
   if _MIN_SECONDS.upper() not in os.environ:
     jax.config.update(_MIN_SECONDS, 0.0)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from clip_jax.parallel.devices import has_accelerator
 
-# Of glibc's malloc.h; mallopt(3) says what they do.
+# Constants of glibc's malloc.h; mallopt(3) says what they do.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8

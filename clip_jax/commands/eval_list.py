@@ -1,4 +1,4 @@
-"""What `clip-jax eval --list` prints: the data sets, and which are here."""
+"""The table of `clip-jax eval --list`: the data sets, and which are here."""
 
 import itertools
 from collections.abc import Iterable

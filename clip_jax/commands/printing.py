@@ -1,4 +1,4 @@
-"""What the verbs share on the way in and out: word lists, JSON."""
+"""Helpers that several verbs use to read flags and to print results."""
 
 import codecs
 import io

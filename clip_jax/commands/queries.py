@@ -1,4 +1,4 @@
-"""What is searched for, as it is typed: texts and images."""
+"""The queries of `clip-jax search`: texts and images, as they are typed."""
 
 import os
 import sys

@@ -19,7 +19,7 @@ BUILT_IN = ('emoji', 'digits')
 def prepared_folder() -> str:
   """Returns TFDS's folder: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
   folder = os.environ.get('TFDS_DATA_DIR')
-  # As TFDS has it, whose import takes a second.
+  # The default of TFDS; importing it to ask would take a second.
   folder = folder or os.path.join('~', 'tensorflow_datasets')
   return typed_place(folder)
 

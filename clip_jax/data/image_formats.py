@@ -21,7 +21,8 @@ _BEGINNINGS: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
     ('PNG', rb'\x89PNG\r\n\x1a\n'),
     ('GIF', rb'GIF8[79]a'),
     ('WEBP', rb'RIFF....WEBP'),
-    # With the size of a header that exists: much text starts with "BM".
+    # A bitmap must also have a header of a known size: texts start with "BM",
+    # too.
     ('BMP', rb'BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0'),
     # Canon's raw files look the same for eight bytes, and hold a thumbnail.
     ('TIFF', rb'(?:II\*\0|MM\0\*|II\x2b\0|MM\0\x2b)(?!....CR)'),

@@ -1,4 +1,4 @@
-"""What is evaluated on: images in splits, the right answers, the names."""
+"""The data set of an evaluation: images in splits, answers, class names."""
 
 import dataclasses
 import functools

@@ -51,12 +51,12 @@ class Examples:
 
   @property
   def multilabel(self) -> bool:
-    """Whether an image may have several classes."""
+    """True if an image may have several classes."""
     return self.answers.ndim == 2
 
   @property
   def inputs(self) -> Float[np.ndarray, 'N D']:
-    """What a probe sees: features before the joint space, where known."""
+    """The input of probes: features before the joint space, where known."""
     pooled = self.features.pooled
     return self.features.embeddings if pooled is None else pooled
 

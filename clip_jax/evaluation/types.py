@@ -1,4 +1,4 @@
-"""What an evaluator is given, and what it gives back."""
+"""The types that an evaluator is given, and the one that it returns."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,7 +94,7 @@ class Features:
 
 @runtime_checkable
 class FeatureStore(Protocol):
-  """Where an evaluator gets features, so that each is computed once.
+  """A source of features for evaluators, which computes each once.
 
   Attributes:
     folder: where it keeps them, for what else is kept; None of memory.
@@ -116,7 +116,7 @@ class FeatureStore(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ProbeOptions:
-  """How linear probes are fitted: linear_probe, few_shot, robustness.
+  """Settings of the probes of linear_probe, few_shot and robustness.
 
   Attributes:
     C: the inverse of their regularisation; None chooses it by the paper's
@@ -149,7 +149,7 @@ class FewShotOptions:
 
 @dataclasses.dataclass(frozen=True)
 class RobustnessOptions:
-  """What robustness is measured against.
+  """Settings of robustness: the models that are compared with.
 
   Attributes:
     baselines: a CSV file of standard models; see `read_baselines`.
@@ -160,7 +160,7 @@ class RobustnessOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OverlapOptions:
-  """How overlap looks for near-duplicates.
+  """Settings of overlap: how near-duplicates are found.
 
   Attributes:
     train: a SPEC of what the model was trained on; '' is the data set's train
@@ -178,7 +178,7 @@ class OverlapOptions:
 
 @dataclasses.dataclass(frozen=True)
 class BiasOptions:
-  """What a model chooses among in bias.
+  """Settings of bias: the names that a model chooses among.
 
   Attributes:
     designs: sets of names: design -> kind -> names; None takes those of the
@@ -190,7 +190,7 @@ class BiasOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How to evaluate: what is common to all tasks, and what is of some.
+  """Settings of an evaluation: common ones, and those of single tasks.
 
   Attributes:
     templates: of the prompts for a class, each with a slot '{}'; None takes
@@ -220,7 +220,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What was measured.
+  """The result of an evaluation.
 
   Attributes:
     metrics: names to numbers; rates are fractions, 0 to 1.

@@ -44,7 +44,7 @@ def onnx_file(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
-  """How long a file is, and the SHA-256 of its content in hexadecimal."""
+  """The size of a file, and the SHA-256 of its content in hexadecimal."""
 
   bytes: int
   sha256: str
@@ -52,7 +52,7 @@ class FileEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What was exported, by which versions, and what its files must hold.
+  """The manifest of an export: versions, and the digests of its files.
 
   Attributes:
     clip_jax, jax: the versions that wrote it.

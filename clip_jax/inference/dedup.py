@@ -1,4 +1,4 @@
-"""Which rows are copies of others: of the same content, or of nearly the same.
+"""Finds rows that are copies of others: of equal or nearly equal content.
 
 Rows are taken in their order, and a row is kept unless it is a copy of one that
 is kept already. So each copy is like the very row that stands for it: copies of
@@ -23,7 +23,7 @@ Watch = Callable[[Iterable[range]], Iterator[range]]
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-  """What N items are copies of.
+  """For each of N items, the item that it is a copy of.
 
   Attributes:
     of: the item that each is a copy of; its own place, of those that are kept.

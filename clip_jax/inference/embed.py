@@ -61,7 +61,7 @@ from clip_jax.progress import Progress
 
 @dataclasses.dataclass(frozen=True)
 class EmbedJob:
-  """What is to be embedded.
+  """The inputs and the output of one call of `embed`.
 
   Attributes:
     model: encodes it.
@@ -145,7 +145,7 @@ class EmbedJob:
 
 @dataclasses.dataclass
 class Summary:
-  """What has been done.
+  """The counts of what a call of `embed` has done.
 
   Attributes:
     shards, planned: those that are there, and all.

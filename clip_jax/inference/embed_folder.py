@@ -32,7 +32,7 @@ from clip_jax.inference.shards import Shard, ShardStore, make_shards
 
 VERSION = 2  # of the files in the folder
 
-# What a person calls the fields of a job's identity that have to agree.
+# Names for people of the fields of a job's identity that have to agree.
 _MEANINGS = {
   'version': "the version of the parts' format",
   'model': 'the model',
@@ -83,7 +83,7 @@ def _describe_model(identity: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Division:
-  """How the records of a job are divided into shards, the images' first.
+  """The division of a job's records into shards, the images' first.
 
   Attributes:
     images, texts: how many records there are.
@@ -103,7 +103,7 @@ class Division:
 
 @dataclasses.dataclass(frozen=True)
 class RowNotes:
-  """What a shard says beside its vectors.
+  """The fields of a shard beside its vectors.
 
   Attributes:
     ids, captions: of its rows.

@@ -75,7 +75,7 @@ class Lengths(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-  """What must be known of a table before its first row is written.
+  """The sizes of a table that must be known before its first row is written.
 
   Attributes:
     rows, dims: N and E.

@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """What a row says beside its vector."""
+  """The fields of a row beside its vector."""
 
   id: str
   kind: str
@@ -133,7 +133,7 @@ def open_embeddings(path: str | os.PathLike) -> EmbeddingsTable:
     ) from error
 
 
-# What numpy and pyarrow raise where bytes are not what they should be; pyarrow
+# The exceptions of numpy and pyarrow for damaged bytes; pyarrow
 # also fails to allocate what a false length asks for.
 _UNREADABLE = (
   OSError, ValueError, LookupError, TypeError, NotImplementedError,

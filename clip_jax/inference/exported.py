@@ -33,7 +33,7 @@ from clip_jax.inference.zero_shot import ZeroShotModel, describe_model
 from clip_jax.interop.safetensors_file import open_safetensors
 from clip_jax.interop.tensor_file import read_aligned
 
-# What `jax.export` itself puts into a program with a symbolic size. Any other
+# `jax.export` itself puts these into a program with a symbolic size. Any other
 # custom call could reach code outside of the program.
 CUSTOM_CALLS = frozenset({'shape_assertion'})
 _PARSE_TIMEOUT = 120  # seconds

@@ -1,4 +1,4 @@
-"""What embeddings depend on, so that those of different models never mix."""
+"""The identity of a model, so that embeddings of two never mix."""
 
 import hashlib
 import json

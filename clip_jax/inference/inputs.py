@@ -1,4 +1,4 @@
-"""What the encoders take: one image or many, of whatever kind."""
+"""The inputs of the encoders: one image or many, of whatever kind."""
 
 import os
 import sys

@@ -21,7 +21,7 @@ from clip_jax.models.positions import resize_model
 
 
 class Loaded(NamedTuple):
-  """What a reference stands for, before it is on a device."""
+  """A model that was read from a reference, before it is on a device."""
 
   description: Description
   variables: dict[str, Any]  # numpy arrays

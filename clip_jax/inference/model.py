@@ -121,7 +121,7 @@ class Model(ZeroShotModel):
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What `module.apply` takes: 'params', and a ResNet's 'batch_stats'.
+    """The argument of `module.apply`: 'params', and a ResNet's 'batch_stats'.
 
     The dictionaries are the caller's own: changing them does not change the
     model. On a CPU, a model that has encoded something keeps its blocks apart,

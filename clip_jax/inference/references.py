@@ -1,4 +1,4 @@
-"""What a reference to a model points at, told from what lies there.
+"""Recognises what a reference to a model points at from its content.
 
 A new kind is a row of `KINDS` and a branch of `loading.read_model`.
 """

@@ -1,4 +1,4 @@
-"""What a finished file already has, so that only the rest is encoded.
+"""Finds the rows that a finished file has, so that only the rest is encoded.
 
 A row serves again where the same content would go through the same model in
 the same way: its vector is taken, and its id and caption are made anew.
@@ -21,7 +21,7 @@ from clip_jax.inference.embeddings_reader import (
   open_embeddings,
 )
 
-# What the vectors of each kind depend on beside the content.
+# The fields that the vectors of each kind depend on, beside the content.
 _DEPENDS = {
   'image': ('model', 'preprocessing', 'dtype'),
   'text': ('model', 'tokenizer', 'dtype'),
@@ -29,7 +29,7 @@ _DEPENDS = {
 
 
 class Update(NamedTuple):
-  """What became of the rows of an earlier file, and of those that are new."""
+  """Counts of the rows that were kept, dropped and added."""
 
   kept: int = 0  # of the same content as a row that was there
   new: int = 0
@@ -111,7 +111,7 @@ class EarlierRows:
 
 
 class EarlierTable:
-  """What a file that is there already says of its rows, vectors aside.
+  """The rows of an earlier file, without their vectors.
 
   Attributes:
     serves: whether the vectors of any of its rows may be taken.

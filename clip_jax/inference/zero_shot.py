@@ -22,7 +22,7 @@ _KEPT_CLASSIFIERS = 8
 
 
 class ZeroShotModel(abc.ABC):
-  """What `Model` and `Exported` make of their encoders.
+  """The methods that `Model` and `Exported` share.
 
   Attributes:
     preprocessing: how an image becomes uint8 [S, S, 3] and then floats.

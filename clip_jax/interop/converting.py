@@ -26,7 +26,7 @@ _NO_TOKENIZER = 'The model came without a tokenizer, so none was written.'
 
 
 class Converted(NamedTuple):
-  """What was written.
+  """The result of a conversion.
 
   Attributes:
     files: names and bytes.

@@ -28,7 +28,7 @@ ALL = slice(None)  # for the `part` of a row
 
 
 class Form(NamedTuple):
-  """How an array looks elsewhere; both functions only move numbers."""
+  """How another layout forms an array; both functions only move numbers."""
 
   to_theirs: Callable[[np.ndarray], np.ndarray]
   to_ours: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]  # and our shape

@@ -35,7 +35,7 @@ _STACKED = 'params/{}/transformer/blocks/'  # of a tower; the first axis: layers
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """What a config leaves open of the keys.
+  """The choices between keys that a config leaves open.
 
   Attributes:
     text_prefix: '' of OpenAI's `CLIP`, 'text.' of `CustomTextCLIP`.

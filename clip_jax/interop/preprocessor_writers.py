@@ -18,7 +18,7 @@ _TRANSPARENT = (
 
 
 class Written(NamedTuple):
-  """What to write, and what it leaves out."""
+  """The file to write, and notes on what it cannot express."""
 
   config: dict[str, Any]
   differences: list[str]  # sentences; empty where all pixels are ours

@@ -27,7 +27,7 @@ RESAMPLE = {
   4: 'box',
   5: 'hamming',
 }
-# What the image processors of transformers do where a file says nothing.
+# The defaults of transformers' image processors.
 _DEFAULTS: dict[str, dict[str, Any]] = {
   'CLIP': {
     'size': {'shortest_edge': 224},

@@ -1,4 +1,4 @@
-"""What foreign weights are: the layout of their keys, and the model's config.
+"""Finds the layout of published weights, and the config of their model.
 
 A directory has its config beside the weights; a bare weight file is told by its
 keys and shapes, and by what a person knows of it.
@@ -30,7 +30,7 @@ ADAPTER = 'adapter_config.json'  # PEFT's
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-  """What a person knows of weights that their files do not say.
+  """Facts about weights that a person states and their files do not.
 
   Attributes:
     preset: of a bare weight file, the published name of its model.
@@ -132,7 +132,7 @@ def config_of(
     file, fields = _open_clip_config(directory)
     Hints(preset=hints.preset, heads=hints.heads).refuse(str(file))
     config = open_clip.read_config(fields, str(file))
-    # As open_clip's own `force_quick_gelu`: some configs leave it out.
+    # The same as open_clip's `force_quick_gelu`: some configs leave it out.
     config = _activated(config, hints.activation)
     return _with_bias(config, tensors), ()
   if hints.preset:

@@ -49,7 +49,7 @@ DTYPES = {
   'U8': np.dtype(np.uint8),
   'BOOL': np.dtype(np.bool_),
 }
-# Of a header; the largest published ones are under 1 MiB.
+# The most bytes of a header; the largest published ones are under 1 MiB.
 MAX_HEADER = 16 * 2**20
 
 

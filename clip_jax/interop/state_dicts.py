@@ -1,4 +1,4 @@
-"""Which tensors of a file are the model's, and their names without wrappers.
+"""Finds the model's tensors in a file, and their names without wrappers.
 
 People save a model inside of others: in a dict of a training run, behind the
 names that data parallelism, compilation or a trainer put before every key, and
@@ -52,7 +52,7 @@ _AVERAGE = re.compile(
   r'(?:^|[._])(?:ema|swa|averaged?|avg|shadow)(?:[._]|$)', re.IGNORECASE
 )
 _COUNTER = 'n_averaged'  # of torch's AveragedModel
-# What a training run saves besides, at the top.
+# Entries that a training run saves beside the model, at the top.
 OF_TRAINING = re.compile(
   r'opt/|optim|lr_|sched|scaler|grad_scaler|loops|callbacks|rng|amp',
   re.IGNORECASE,

@@ -37,7 +37,7 @@ _MAX_BYTES = 2**62
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-  """What is known of a tensor before it is read."""
+  """The shape, dtype and place of a tensor that is not read yet."""
 
   shape: tuple[int, ...]
   dtype: np.dtype  # one of DTYPES, in the machine's byte order

@@ -1,4 +1,4 @@
-"""What stands for the objects in a torch pickle: descriptions.
+"""Descriptions that stand for the objects in a torch pickle.
 
 The tables here are all that a pickle may name. A name is looked up in them and
 nowhere else.

@@ -38,7 +38,7 @@ _DAMAGED = (
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-  """Where a member's bytes lie in the archive."""
+  """The place of a member's bytes in the archive."""
 
   size: int  # bytes, decompressed
   begin: int
@@ -66,7 +66,8 @@ class ZipArchive:
     self.release = self._file.release
     self.members: dict[str, Member] = {}
     infos, limit = self._directory()
-    # From the end of the archive: each member must end where the next begins.
+    # Going back from the end of the archive, each member must end where the
+    # next begins.
     for info in sorted(infos, key=lambda info: -info.header_offset):
       if info.filename in self.members:
         raise damaged(path, f'it has {info.filename!r} twice')

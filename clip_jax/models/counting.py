@@ -1,4 +1,4 @@
-"""How many parameters a model has, and how much arithmetic an example costs.
+"""Counts the parameters of a model, and the FLOPs of an example.
 
 Nothing is computed for either. FLOPs are by formula: only matrix products and
 convolutions count, a multiply-add as 2, and a causal mask saves nothing. That

@@ -1,4 +1,4 @@
-"""What is needed beside the arrays to use a model, as plain data."""
+"""The description of a model: all that its arrays do not say, as plain data."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the towers do differently for the sake of compilers and memory.
+"""Forms of the towers' operations that are chosen for compilers and memory.
 
 Nothing here changes a value. A reader of `layers.py` may take `dot_general` for
 `lax.dot_general`, and the rest for a scan over blocks. What each saves was

@@ -32,9 +32,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
 }
 
-# What the backward pass keeps of a block's forward pass; the rest it computes
-# again. 'none' keeps all, 'dots' the outputs of the weight products, 'full'
-# nothing but the block's input (the paper's gradient checkpointing).
+# The parts that the backward pass keeps of a block's forward pass; the rest it
+# computes again. 'none' keeps all, 'dots' the outputs of the weight products,
+# 'full' nothing but the block's input (the paper's gradient checkpointing).
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
   'none': None,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
 
 class QueryAttention(nn.Module):
-  """What one query reads in a row of tokens: the heart of attention pooling.
+  """Attention of one query to a row of tokens, as attention pooling uses it.
 
   The parameters are those of `Attention` without its output product.
   """

@@ -14,8 +14,9 @@ from typing import Any
 from clip_jax.data.images import Preprocessing
 from clip_jax.models.config import CLIPConfig
 
-# What every SigLIP has in common, whatever its sizes (arXiv 2303.15343): a
-# learned query pools the patches, and texts are read both ways, at their end.
+# The fields that all SigLIPs have in common, whatever its sizes (arXiv
+# 2303.15343): a learned query pools the patches, and texts are read both ways,
+# at their end.
 SIGLIP_IMAGE: dict[str, Any] = dict(
   pooling='attention',
   class_token=False,

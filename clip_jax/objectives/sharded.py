@@ -28,7 +28,7 @@ Loss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Reduction(NamedTuple):
-  """What is computed from all tiles: a sum for each row and for each column.
+  """A reduction over all tiles: a sum for each row and for each column.
 
   Attributes:
     init_rows, init_columns: from rows (columns) to their sums before the first
@@ -45,7 +45,7 @@ class Reduction(NamedTuple):
   merge: Callable[[Tree, Axes], Tree]
 
 
-# From a reduction, this device's rows and its columns to the sums of both.
+# A function of a reduction, this device's rows and its columns: their sums.
 Form = Callable[[Reduction, Tree, Tree], tuple[Tree, Tree]]
 
 

@@ -1,1 +1,1 @@
-"""Where arrays live: the mesh, and the one table of shardings."""
+"""The device mesh, the one table of shardings, and the other processes."""

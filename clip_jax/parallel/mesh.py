@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from clip_jax.errors import UsageError
 
-# From the slowest network to the fastest: slices are connected by the data
-# centre's, and what follows by the chips' own links.
+# The axes, from the slowest network to the fastest: slices are connected by the
+# data centre's, and what follows by the chips' own links.
 AXES = ('slice', 'data', 'fsdp', 'tensor')
 BATCH_AXES = ('slice', 'data', 'fsdp')  # pairs are split over all three
 

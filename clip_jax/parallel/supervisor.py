@@ -21,7 +21,7 @@ from clip_jax.errors import FailureError
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _KEPT_BYTES = 2**16  # of the last native output
 
-# Where the log lines about a lost process begin.
+# The log lines about a lost process begin with these.
 _LOG_START = re.compile(
   rb'^[WEF]\d{4} [^\n\]]*'
   rb'\b(?:coordination_service\w*|preemption_sync_manager|client)\.(?:cc|h):',

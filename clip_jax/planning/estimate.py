@@ -13,7 +13,7 @@ from clip_jax.planning.collectives import Collective
 from clip_jax.planning.costs import Operation
 from clip_jax.planning.topology import Topology
 
-# What programs of large products reach of the figures in the data sheets.
+# The share of a data sheet's figures that programs of large products reach.
 MATRIX_FRACTION = 0.75
 HBM_FRACTION = 0.85
 NETWORK_FRACTION = 0.8

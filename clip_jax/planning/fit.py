@@ -14,7 +14,7 @@ from clip_jax.planning.plan import Plan
 from clip_jax.planning.topology import Topology
 from clip_jax.training.config import Config
 
-# From the fastest to the smallest.
+# The settings, from the fastest to the one of the least memory.
 POLICIES = ('none', 'dots', 'full')
 # A guess may be this much too large before it is not worth a try.
 _OPTIMISM = 1.15

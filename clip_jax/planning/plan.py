@@ -20,7 +20,7 @@ from clip_jax.training.config import Config
 Plan = dict[str, Any]  # as JSON; the keys are those of `make_plan`
 Measure = Callable[[Config, Topology], dict[str, Any]]
 
-# What only a program that fits has.
+# These are known only of a program that fits.
 _COSTS = (
   'flops_per_chip',
   'hbm_bytes_accessed_per_chip',

@@ -19,7 +19,7 @@ NAMES_SHOWN = 5  # of each prediction
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What the model calls an image, and the right answer.
+  """The model's answer for an image, and the right one.
 
   Attributes:
     right: the name, or the image's first caption.

@@ -33,7 +33,7 @@ _KIND_COLOURS = (ACCENT, SECOND, WRONG, SOFT, INK)
 _RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95,
           0.98, 0.99)  # fmt: skip
 _MIN_RATE = 0.002
-# Of robustness, by kind of model: marker, its size, colour, name.
+# Styles in robustness, by kind of model: marker, its size, colour, name.
 _MARKERS = {
   'baseline': ('o', 3.5, SOFT, 'standard models'),
   'probe': ('o', 4.0, SECOND, 'few-shot probes'),

@@ -1,4 +1,4 @@
-"""What every tokenizer does: it lays out rows, truncates, and describes itself.
+"""The base of tokenizers: lays out rows, truncates, and describes itself.
 
 Shapes: N texts, T tokens of a row (the context length).
 """

@@ -1,4 +1,4 @@
-"""What happens to a text before it is tokenised, by the name it goes by.
+"""The ways to clean a text before it is tokenised, by name.
 
 Mojibake and HTML entities are undone, as in the original, and blanks become
 single spaces. Then, as in open_clip's `tokenizer_kwargs.clean`,

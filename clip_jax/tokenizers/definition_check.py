@@ -1,4 +1,4 @@
-"""What a tokenizer's file must hold before a library is given it.
+"""Checks a tokenizer's file before a library is given it.
 
 The libraries are written in Rust and C++. They count through all ids up to the
 highest, allocate what a length claims, and look a table up without looking
@@ -97,7 +97,8 @@ def check_sentence_piece(model: bytes, origin: str) -> None:
 
 def sentence_piece_proto(model: bytes) -> Any:
   """Returns the ModelProto of a SentencePiece model's content."""
-  # Its classes are made while it is imported, unseen by type checkers.
+  # The classes of this module are made while it is imported, unseen by type
+  # checkers.
   module: Any = importlib.import_module('sentencepiece.sentencepiece_model_pb2')
   return module.ModelProto.FromString(model)
 

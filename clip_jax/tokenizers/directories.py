@@ -1,4 +1,4 @@
-"""Which tokenizer a published directory means, and with which settings.
+"""Finds the tokenizer of a published directory, and its settings.
 
 Two layouts are known. Where there is an `open_clip_config.json`, that is what
 the model was trained with, and it decides alone:

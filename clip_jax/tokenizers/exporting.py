@@ -28,7 +28,7 @@ _REPAIRED = 'mojibake, HTML entities, curly quotes or ligatures'
 
 
 class TokenizerFiles(NamedTuple):
-  """What to write, and what it leaves out."""
+  """The files to write, and notes on what they cannot express."""
 
   contents: dict[str, bytes]  # by file name
   differences: list[str]  # sentences; empty where all ids are ours

@@ -28,7 +28,7 @@ _PAD_TOKENS = ('<pad>', '[PAD]', '<|pad|>')  # where no file says which
 
 
 class HuggingFaceTokenizer(Tokenizer):
-  """What `tokenizer.json` says, with rows of one length."""
+  """The tokenizer of a `tokenizer.json`, with rows of one length."""
 
   kind = 'hf'
 

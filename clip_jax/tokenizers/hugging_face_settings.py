@@ -1,4 +1,4 @@
-"""What a Hugging Face directory says of its tokenizer besides the definition.
+"""The settings of a tokenizer in a Hugging Face directory.
 
 `tokenizer_config.json` (and, in older repositories, `special_tokens_map.json`)
 overrules the tokenizer.json beside it, as it does in transformers.

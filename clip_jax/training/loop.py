@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a call of `train` ended.
+  """The outcome of a call of `train`.
 
   Attributes:
     step: updates done.

@@ -40,8 +40,8 @@ _FREE = (
   'evaluation.',
 )
 
-# What the runs did that started before a field existed. The ways to start from
-# a model do not matter to a run that has begun.
+# The values of fields in runs that started before a field existed. The ways to
+# start from a model do not matter to a run that has begun.
 _DEFAULTS_OF_OLD_RUNS = {
   'data.background': '',
   'data.convention': 'open_clip',

@@ -1,4 +1,4 @@
-"""What a run writes beside its config and checkpoints: numbers, and a page."""
+"""The writers of a run's numbers and of its report."""
 
 import dataclasses
 import os
@@ -58,7 +58,7 @@ class FinishedRun:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-  """What the loop writes to.
+  """The writers that the loop is given.
 
   Attributes:
     writers: called with the folder of the run, in the first process.

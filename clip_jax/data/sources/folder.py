@@ -16,9 +16,9 @@ from clip_jax.data.sources.base import (
 from clip_jax.data.sources.listing import Listing, list_images
 from clip_jax.errors import UsageError
 
-# What `captions` may ask of a folder: `caption` is .txt files or classes.
+# The values of `captions` for a folder; `caption` is .txt files or classes.
 CAPTIONS = (*DEFAULT_CAPTIONS, 'filename', 'path')
-# What people call the parts of a data set, and no class.
+# Folders of these names are splits of a data set, and not classes.
 _SPLIT = re.compile(
   r'(train(ing|val)?|val(id|idation)?|test(ing)?|dev|eval)'
   r'([-_ ]?(set|data|images|split|\d{4}))?',

@@ -24,7 +24,7 @@ _NO_IMAGES = (
   '.dng', '.nef', '.nrw', '.arw', '.cr2', '.cr3', '.pef', '.srw', '.3fr',
   '.iiq', '.orf', '.rw2', '.raf',
 )  # fmt: skip
-# What systems put into folders; nothing is said of it.
+# Files that operating systems put into folders; they are skipped silently.
 _SYSTEM_FILES = ('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r')
 _SYSTEM_FOLDERS = (
   '__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information',

@@ -1,4 +1,4 @@
-"""Where data sets are on this machine, and why one is not; opens none."""
+"""Finds the data sets on this machine without opening them."""
 
 import os
 from pathlib import Path

@@ -15,7 +15,7 @@ from typing import Literal, TypedDict
 from clip_jax.evaluation.dataset import Metric
 
 Group = Literal['paper', 'shift', 'retrieval', 'bias', 'local', 'own']
-# What the right answer of an image is: the record's label; each of the
+# The kinds of right answers of an image: the record's label; each of the
 # labels of an object in it (VOC); something computed from the objects of a
 # TFDS record; columns of a table (FairFace); or what its caption says (`note`
 # says how).
@@ -27,7 +27,7 @@ Target = Literal[
 
 @dataclass(frozen=True)
 class DatasetFacts:
-  """What a program, and `eval --list`, needs to know of a data set."""
+  """The facts about a data set that evaluations and `eval --list` need."""
 
   name: str
   title: str  # as in the paper
@@ -135,7 +135,7 @@ def _fairface(
   )  # fmt: skip
 
 
-# In the order of the paper's tables 9 to 11.
+# The rows are in the order of the paper's tables 9 to 11.
 _ROWS = (
   _paper('food101', 'Food-101', 'accuracy', (75_750, 25_250),
          _tfds('food101', test='validation')),

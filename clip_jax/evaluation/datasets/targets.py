@@ -64,7 +64,7 @@ def _object_count(data: Mapping[str, Any]) -> Answer:
   return {'label': len(data['objects']['shape']) - _COUNTS[0]}
 
 
-# Of TFDS features, by `target` of the table.
+# Functions from TFDS features to labels, by `target` of the table.
 TFDS_TARGETS: Mapping[str, Target] = MappingProxyType(
   {
     'object_labels': Target(
@@ -75,7 +75,7 @@ TFDS_TARGETS: Mapping[str, Target] = MappingProxyType(
   }
 )
 
-# Of the tables that FairFace publishes, by `target`: one attribute of a face,
+# The columns of FairFace's tables, by `target`: one attribute of a face,
 # or two at once.
 CSV_TARGETS: Mapping[str, Columns] = MappingProxyType(
   {
@@ -127,7 +127,7 @@ def gender(caption: str) -> int | None:
 
 
 class CaptionTarget(NamedTuple):
-  """What captions say: the names of the labels, and a caption's label."""
+  """A label that captions state: the names of labels, and a caption's label."""
 
   label_names: tuple[str, ...]
   label: Callable[[str], int | None]

@@ -45,7 +45,7 @@ from clip_jax.inference.shards import Shard, ShardStore
 from clip_jax.parallel.distributed import is_first_process
 
 VERSION = 3  # of the entries
-# Where the model came from is for people to read.
+# These fields tell people where a model came from, and are not in the key.
 _NO_KEY = ('origin', 'step')
 
 Notes = TypeVar('Notes')
@@ -53,7 +53,7 @@ Notes = TypeVar('Notes')
 
 @dataclasses.dataclass(frozen=True)
 class ImageNotes:
-  """What the file of a shard says beside its arrays: see `Features`."""
+  """The JSON of a shard's file, beside its arrays: see `Features`."""
 
   ids: list[str]
   captions: list[list[str]]

@@ -108,7 +108,7 @@ def encode_images(
   Raises:
     FailureError: too many images are corrupt, or features are not finite.
   """
-  # Of an encoder that somebody else brings nothing is known.
+  # An encoder that somebody else brings may have no preprocessing.
   own = getattr(encoder, 'preprocessing', None)
   items = image_items(
     source,

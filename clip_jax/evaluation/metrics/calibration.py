@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: of those of 0.8, 80 % are right.
+"""Calibration: of answers with a probability of 0.8, 80 % should be right.
 
 The paper has no such figure; zero-shot probabilities are used as they are, and
 the temperature they come from was trained on batches, not on labels.

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals and a test of proportions, and of means.
+"""Confidence intervals of proportions and means, and a test of proportions.
 
 The overlap analysis of the paper (section 5, figure 17) asks of each data set
 whether its accuracy on images that were also trained on is more than chance

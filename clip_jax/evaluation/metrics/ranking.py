@@ -157,7 +157,7 @@ def count_each(
   return counts
 
 
-# Of up to so many classes, five are half or more: top-5 says nothing.
+# With at most this many classes, five are half or more: top-5 says nothing.
 FEW_CLASSES = 10
 
 

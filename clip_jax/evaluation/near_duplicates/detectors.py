@@ -1,4 +1,4 @@
-"""Which test images are near-duplicates of training images: two detectors.
+"""Two detectors of test images that are near-duplicates of training images.
 
 The perceptual one compares hashes, and lays what is near upon the test image;
 the learned one compares the features of the model that is evaluated. Every
@@ -23,15 +23,15 @@ from clip_jax.evaluation.near_duplicates.same_image import is_same, thumbnail
 from clip_jax.evaluation.types import Encoder, Options
 from clip_jax.inference.nearest import nearest_rows
 
-# Of each test image: training images with a near hash that are looked at, and
-# of these the ones that look most like it, which are laid upon it.
+# For each test image, this many training images with a near hash are looked at,
+# and this many that look most like it are aligned with it.
 _CANDIDATES, _COMPARED = 64, 4
 _THUMBNAILS = 20_000  # kept in memory, 28 kB each
 _BLOCK = 2048  # images of each side that are compared at once
 
 
 class NearDuplicates(NamedTuple):
-  """What a detector says of N test images.
+  """The result of a detector for N test images.
 
   Attributes:
     rows: the training image that is nearest to each; of equals the first. -1
@@ -192,7 +192,7 @@ def _first_same(
 
 
 class _Thumbnails:
-  """What is compared of a source's images; those used last are in memory."""
+  """Thumbnails of a source's images; those used last stay in memory."""
 
   def __init__(self, source: Source, corrupt: dict[str, str]):
     """Reads nothing yet.

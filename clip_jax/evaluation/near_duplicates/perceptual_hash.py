@@ -130,7 +130,7 @@ class HashedImages:
 
 @dataclasses.dataclass(frozen=True)
 class _Notes:
-  """What the file of the hashes says beside its arrays."""
+  """The JSON of the file of hashes, beside its arrays."""
 
   ids: list[str]
   corrupt: dict[str, str]

@@ -1,4 +1,4 @@
-"""Whether two images that a hash takes for copies are the same everywhere.
+"""Compares two images of near hashes pixel by pixel, after aligning them.
 
 Flat images and line drawings of one pattern (stars, signs, clock faces, skin
 tones of an emoji) share their lowest frequencies, and with them the hash. A
@@ -24,8 +24,8 @@ _STEPS = ((2.0, 4), (1.0, 4))
 _EDGE = 3  # pixels at each border that are not compared
 _BLOCK = 6  # pixels; the worst of such squares decides
 _MOST_SCALE, _MOST_SHIFT = 0.12, 4.0  # of a side, and pixels
-# Of the worst square: its difference in units of the image's own contrast, and
-# of its colour, 0 to 255.
+# Limits for the worst square: its difference in units of the image's own
+# contrast, and of its colour, 0 to 255.
 _MOST_GREY, _MOST_COLOUR = 0.35, 12.0
 
 _ROWS, _COLUMNS = np.mgrid[:SIDE, :SIDE].astype(np.float64)

@@ -23,7 +23,7 @@ _STALLED_STEPS = 5
 
 
 class Solution(NamedTuple):
-  """Where the solver stopped.
+  """The point at which the solver stopped.
 
   Attributes:
     weights: float32 [D, C].
@@ -220,7 +220,7 @@ def _minimise(
 
 
 def _product(rows, weights):
-  # In float32 on a TPU, too, whose own products round to bfloat16.
+  # The product is in float32 on a TPU, too, which would round to bfloat16.
   return jnp.matmul(rows, weights, precision='highest')
 
 

@@ -28,13 +28,13 @@ from clip_jax.evaluation.probes.tuning import (
 )
 from clip_jax.evaluation.types import Options
 
-# Of a probe that starts from the text: none is the zero-shot classifier.
+# Steps of a probe that starts from the text; 0 is the zero-shot classifier.
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
 _DECADES = 2  # between the C that it tries
 
 
 class Regularization(NamedTuple):
-  """How the probes of one k are kept from overfitting.
+  """The regularization that was chosen for the probes of one k.
 
   Attributes:
     C: the inverse of the regularisation.

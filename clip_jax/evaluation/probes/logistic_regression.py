@@ -146,7 +146,8 @@ def fit(
     )
   weights = np.zeros((features.shape[1], classes), np.float32)
   weights[:, present] = solution.weights
-  # Its weights are 0 at the optimum, while its bias falls without end.
+  # The weights of such a class are 0 at the optimum, while its bias falls
+  # without end.
   bias = np.full(classes, -np.inf, np.float32)
   bias[present] = solution.bias - solution.bias.mean()
   return LinearClassifier(
@@ -197,7 +198,7 @@ def fit_multilabel(
     probe = fit(
       rows,
       there.astype(np.int64),
-      # Of two columns, each half of the difference, the penalty is half.
+      # Two columns, each half of the difference, have half of the penalty.
       C=C / 2,
       classes=2,
       initial=None if initial is None else _as_pair(initial, c),
@@ -287,7 +288,7 @@ def _solve_on_host(
   max_iterations: int,
   tolerance: float,
 ) -> device_solver.Solution:
-  """As `device_solver.solve`, by scikit-learn."""
+  """Solves the problem of `device_solver.solve` with scikit-learn."""
   rows = np.asarray(features, np.float64)[: len(labels)]
   # The bias is free: centred, the weights are the same and the steps fewer.
   centre = rows.mean(axis=0)

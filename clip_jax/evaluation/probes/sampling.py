@@ -1,4 +1,4 @@
-"""Which examples a few-shot probe sees (paper, section 3.1.5).
+"""Draws the examples of few-shot probes (paper, section 3.1.5).
 
 All of it is a function of the labels and a seed, class by class: a class's
 examples are the same whatever other classes there are.

@@ -1,4 +1,4 @@
-"""All of the paper's evaluations of a model, on the data that this machine has.
+"""Runs the paper's evaluations of a model on the data of this machine.
 
 `plan.py` chooses the evaluations of each data set, `run.py` runs them and
 `stored.py` keeps each result, `collected.py` puts them together and

@@ -24,7 +24,7 @@ _PUBLISHED_TASKS = ('zero_shot', 'linear_probe')
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What the suite was asked to do, as its outputs show it.
+  """The call of the suite, as its outputs show it.
 
   Attributes:
     model: the reference of the model.

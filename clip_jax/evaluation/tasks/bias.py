@@ -1,4 +1,4 @@
-"""Which names a model gives to the images of each group (paper, section 7.1).
+"""The names that a model gives to images of each group (paper, section 7.1).
 
 The groups are the classes of a data set: skin tones, ages, or two attributes at
 once, as 'Black Female'. The model chooses among the names of a *design*; each
@@ -126,7 +126,7 @@ def count_names(
 
 
 class _Tally(NamedTuple):
-  """What was chosen in one design, for the G groups that have images.
+  """The choices in one design, for the G groups that have images.
 
   Attributes:
     design: its name.

@@ -35,7 +35,8 @@ from clip_jax.evaluation.prompts import classifier_for, prompt_warnings
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
 DETECTORS = ('perceptual', 'learned')
-# Of the sweeps: bits, beyond which images are rarely copies, and cosines.
+# The thresholds of the sweeps: bits, beyond which images are rarely copies, and
+# cosines.
 _DISTANCES = [float(n) for n in range(17)]
 _SIMILARITIES = [n / 100 for n in range(80, 100)]
 _PAIRS_A_STEP = 8  # shown of each step of the sweep

@@ -1,4 +1,4 @@
-"""What prompts add to bare class names (paper, section 3.1.4 and Figure 4)."""
+"""The gain of prompts over bare class names (section 3.1.4, figure 4)."""
 
 from collections.abc import Sequence
 from typing import Any

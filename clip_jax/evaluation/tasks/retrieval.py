@@ -192,7 +192,7 @@ def recalls_by_chance(
 
 
 class _Places:
-  """How many others come before each of Q right answers."""
+  """Counts how many others come before each of Q right answers."""
 
   def __init__(self, right: Float[np.ndarray, ' Q']):
     """Nothing is counted yet.

@@ -1,4 +1,4 @@
-"""What a natural shift of the data costs (paper, section 3.3, figures 13 to
+"""The cost of a natural shift of the data (paper, section 3.3, figures 13 to
 15): zero-shot CLIP and probes of it, on a data set and on a shift of it.
 """
 
@@ -48,7 +48,7 @@ _LINE_POINTS = np.linspace(0.02, 0.98, 49)  # reference accuracies of a figure
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """As `evaluate_shift`, of a data set that names its reference.
+  """Calls `evaluate_shift` for a data set that names its reference.
 
   Args:
     options: `robustness`, and those of `evaluate_shift`.
