@@ -1,6 +1,7 @@
 """What the pages of the project say: links, commands and code hold."""
 
 import ast
+import configparser
 import functools
 import importlib
 import pathlib
@@ -21,6 +22,9 @@ PAGES = sorted(
   for path in ROOT.glob(f'{part}/README.md')
 )
 FRONT = ROOT / 'README.md'
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / 'setup.cfg')
+EXTRAS = SETUP['options.extras_require']
 
 
 def name_of(page):
@@ -138,6 +142,15 @@ def test_paths_named_as_code_exist():
       if not (ROOT / path).exists():
         missing.append(f'{name_of(page)}: {path}')
   assert not missing
+
+
+def test_nobody_is_told_to_install_the_other_project_called_clip_jax():
+  """The distribution clip-jax on the package index is somebody else's."""
+  for path in [*PAGES, *(ROOT / 'clip_jax').rglob('*.py')]:
+    text = path.read_text()
+    assert not re.search(r'pip install ["\']?clip[-_]jax', text), path
+    for extra in re.findall(r'pip install "\.\[(\w+)\]"', text):
+      assert extra in EXTRAS, (path, extra)
 
 
 def test_the_front_page_begins_with_the_two_commands():

@@ -163,7 +163,7 @@ def _usearch():
     from usearch.index import Index
   except ImportError as error:
     raise UsageError(
-      '--approximate needs usearch: pip install "clip-jax[search]", or leave '
+      '--approximate needs usearch: pip install ".[search]", or leave '
       'it out for an exact search.'
     ) from error
   return Index

@@ -312,7 +312,6 @@ def pyarrow_parquet():
     import pyarrow.parquet
   except ImportError as error:
     raise UsageError(
-      '.parquet needs pyarrow: pip install "clip-jax[parquet]", or name a '
-      '.npz file.'
+      '.parquet needs pyarrow: pip install ".[parquet]", or name a .npz file.'
     ) from error
   return pyarrow, pyarrow.parquet

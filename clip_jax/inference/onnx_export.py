@@ -162,7 +162,7 @@ def _libraries() -> tuple[Any, Any, Any]:
     import onnxruntime
   except ImportError as error:
     raise UsageError(
-      f'writing ONNX needs {error.name}: pip install "clip-jax[onnx]", or '
+      f'writing ONNX needs {error.name}: pip install ".[onnx]", or '
       'leave out --onnx.'
     ) from error
   return jax2onnx, onnx, onnxruntime

@@ -194,7 +194,7 @@ def test_without_pyarrow_the_extra_is_named(
 ):
   monkeypatch.setitem(sys.modules, 'pyarrow', None)
   refused(
-    'clip-jax[parquet]',
+    'pip install ".[parquet]"',
     'embed', f'--model={workdir}', f'--texts={texts}',
     f'--out={tmp_path / "e.parquet"}',
   )  # fmt: skip

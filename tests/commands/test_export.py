@@ -101,7 +101,7 @@ def test_wrong_calls_are_one_line(refused, workdir, tmp_path):
 def test_without_the_extra_it_is_named(refused, workdir, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'jax2onnx', None)
   refused(
-    'clip-jax[onnx]',
+    'pip install ".[onnx]"',
     'export', f'--model={workdir}', f'--out={tmp_path / "out"}', '--onnx',
   )  # fmt: skip
 
