@@ -119,7 +119,7 @@ def test_without_usearch_the_extra_is_named(
 ):
   path = write_table(tmp_path / 'e.npz', unit_rows(0, 10))
   monkeypatch.setitem(sys.modules, 'usearch.index', None)
-  with pytest.raises(UsageError, match=r'clip-jax\[search\]'):
+  with pytest.raises(UsageError, match=r'pip install "\.\[search\]"'):
     opened(path)
   assert not said
   assert os.listdir(tmp_path) == ['e.npz']
