@@ -9,6 +9,9 @@ from clip_jax.commands import printing
 from clip_jax.errors import UsageError
 
 if TYPE_CHECKING:
+  from clip_jax.data.sources import Source
+  from clip_jax.data.text_lines import TextLines
+  from clip_jax.inference.embed import EmbedJob
   from clip_jax.inference.loading import Loaded
   from clip_jax.inference.model import Model
 
@@ -136,6 +139,36 @@ def load_over_devices(values: flags.FlagValues) -> 'Model':
     dtype=values.dtype,
     batch_size=values.batch_size,
     mesh=make_mesh() if jax.device_count() > 1 else None,
+  )
+
+
+def embed_job(
+  values: flags.FlagValues,
+  source: 'Source | None',
+  *,
+  texts: 'TextLines | None' = None,
+  texts_name: str = '',
+  part_rows: int = 1024,
+  worker: tuple[int, int] = (0, 1),
+) -> 'EmbedJob':
+  """Returns the job that embeds with --model, as `define_encoding` says.
+
+  Args:
+    source, texts, texts_name, worker: see `EmbedJob`.
+    part_rows: records a part; rounded up to whole batches.
+  """
+  from clip_jax.inference.embed import EmbedJob
+
+  return EmbedJob(
+    model=load_model(values, dtype=values.dtype, batch_size=values.batch_size),
+    dtype=values.dtype,
+    source=source,
+    captions=values.captions,
+    texts=texts,
+    texts_name=texts_name,
+    max_corrupt=values.max_corrupt,
+    part_rows=-(-part_rows // values.batch_size) * values.batch_size,
+    worker=worker,
   )
 
 

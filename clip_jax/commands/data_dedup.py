@@ -1,22 +1,26 @@
 """`data dedup`: which images are copies of others, and which to keep."""
 
+import contextlib
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clip_jax.commands import find_copies, printing
-from clip_jax.commands.find_copies import Items
-from clip_jax.errors import FailureError, UsageError, one_line
+from clip_jax.commands import common_flags, printing
+from clip_jax.errors import FailureError, UsageError, one_line, print_notes
 from clip_jax.files import typed_path
+from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
-  from clip_jax.inference.dedup import Copies
+  from clip_jax.data.sources import Source
+  from clip_jax.inference.dedup import ComparedItems, Copies
 
 _GROUPS_PRINTED = 10
 _GROUPS_ON_PAGE = 200
-_OF_A_GROUP = 12  # on the page, and printed
+_MEMBERS_SHOWN = 12  # of a group, on the page and printed
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
@@ -38,18 +42,71 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       'clip-jax embed wrote. Without them only exact copies are found.'
     )
   if table is None:
-    items = find_copies.in_source(values, name)
+    items, source = _compare_source(values, name)
   else:
-    items = find_copies.in_table(values, table, {})
+    items, source = _compare_table(values, table)
   if out is not None:
     _write_kept(out, items)
   if page is not None:
-    _write_page(page, name, values, items)
+    _write_page(page, name, values, items, source)
   if values.json:
     printing.print_json(_as_json(name, items))
   else:
     printing.report_corrupt(items.corrupt)
     _print(items, values)
+
+
+def _compare_source(
+  values: flags.FlagValues, spec: str
+) -> 'tuple[ComparedItems, Source]':
+  """Returns the copies in a data set, near ones too if there is a --model."""
+  from clip_jax.data.sources import open_source
+  from clip_jax.inference.dedup import compare_files
+
+  source = open_source(spec, captions=tuple(values.captions))
+  print_notes(source.notices)
+  if not values.model:
+    return compare_files(source, values.max_corrupt, show_progress), source
+  with _embedded(values, source) as (path, corrupt):
+    items, _ = _compare_table(values, path)
+    return items._replace(corrupt=corrupt), source
+
+
+@contextlib.contextmanager
+def _embedded(
+  values: flags.FlagValues, source: 'Source'
+) -> Iterator[tuple[Path, dict[str, str]]]:
+  """Gives a temporary file of a source's embeddings, and what was corrupt."""
+  from clip_jax.inference.embed import embed
+
+  job = common_flags.embed_job(values, source)
+  with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / 'embeddings.npz'
+    summary = embed(
+      job,
+      path,
+      progress=show_progress,
+      say=lambda line: None,  # of a folder that will be gone
+    )
+    yield path, summary.corrupt
+
+
+def _compare_table(
+  values: flags.FlagValues, path: Path
+) -> 'tuple[ComparedItems, Source | None]':
+  """Returns the copies in a table, and for --html what it was embedded of."""
+  from clip_jax.inference.dedup import compare_embeddings
+  from clip_jax.inference.embeddings_reader import open_embeddings
+
+  with open_embeddings(path) as table:
+    items = compare_embeddings(table, values.threshold, show_progress)
+    if not values.html:
+      return items, None
+    try:
+      return items, table.open_images()
+    except (UsageError, FailureError) as error:
+      print(f'the page has no images: {error}', file=sys.stderr)
+      return items, None
 
 
 def _table_path(name: str) -> Path | None:
@@ -60,7 +117,7 @@ def _table_path(name: str) -> Path | None:
   return path if path.is_file() else None
 
 
-def _write_kept(out: Path, items: Items) -> None:
+def _write_kept(out: Path, items: 'ComparedItems') -> None:
   from clip_jax.files import replacing
 
   kept = [items.ids[item] for item in items.copies.kept.tolist()]
@@ -75,7 +132,11 @@ def _write_kept(out: Path, items: Items) -> None:
 
 
 def _write_page(
-  page: Path, name: str, values: flags.FlagValues, items: Items
+  page: Path,
+  name: str,
+  values: flags.FlagValues,
+  items: 'ComparedItems',
+  source: 'Source | None',
 ) -> None:
   from clip_jax.data.sources.base import plural
   from clip_jax.report.search import Match, QueryResult, write_page
@@ -93,7 +154,7 @@ def _write_page(
   groups = items.copies.groups()
   results = []
   for kept, copies in list(groups.items())[:_GROUPS_ON_PAGE]:
-    members = [kept, *copies][:_OF_A_GROUP]
+    members = [kept, *copies][:_MEMBERS_SHOWN]
     count = 'one copy' if len(copies) == 1 else f'{len(copies):,} copies'
     results.append(
       QueryResult(
@@ -112,7 +173,7 @@ def _write_page(
   write_page(
     page,
     results,
-    source=items.source,
+    source=source,
     title='clip-jax data dedup',
     heading=total,
     names=[name, *([values.model] if values.model else [])],
@@ -122,7 +183,7 @@ def _write_page(
   print(f'wrote {page}', file=sys.stderr)
 
 
-def _as_json(name: str, items: Items) -> dict[str, Any]:
+def _as_json(name: str, items: 'ComparedItems') -> dict[str, Any]:
   copies = items.copies
   return {
     'data': name,
@@ -156,7 +217,7 @@ def _counts(copies: 'Copies') -> dict[str, int]:
   }
 
 
-def _print(items: Items, values: flags.FlagValues) -> None:
+def _print(items: 'ComparedItems', values: flags.FlagValues) -> None:
   from clip_jax.data.sources.base import plural
 
   groups, counts = items.copies.groups(), _counts(items.copies)
@@ -171,12 +232,12 @@ def _print(items: Items, values: flags.FlagValues) -> None:
   )
   for kept, members in list(groups.items())[:_GROUPS_PRINTED]:
     print(f'  {one_line(items.ids[kept])}')
-    for item in members[:_OF_A_GROUP]:
+    for item in members[:_MEMBERS_SHOWN]:
       similarity = f'{items.copies.similarity[item]:.4f}'
       how = 'exact ' if items.copies.exact[item] else similarity
       print(f'    {how}  {one_line(items.ids[item])}')
-    if len(members) > _OF_A_GROUP:
-      print(f'    … and {len(members) - _OF_A_GROUP:,} more')
+    if len(members) > _MEMBERS_SHOWN:
+      print(f'    … and {len(members) - _MEMBERS_SHOWN:,} more')
   if len(groups) > _GROUPS_PRINTED:
     more = plural(len(groups) - _GROUPS_PRINTED, 'more group')
     print(f'  … and {more}: see --html=FILE, or --json for all')

@@ -90,7 +90,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   import jax
 
   from clip_jax.data.sources import open_source
-  from clip_jax.inference.embed import EmbedJob, embed
+  from clip_jax.inference.embed import embed
 
   source = None
   if values.images:
@@ -100,17 +100,12 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     worker = (0, 1)
     if jax.distributed.is_initialized():
       worker = (jax.process_index(), jax.process_count())
-  job = EmbedJob(
-    model=common_flags.load_model(
-      values, dtype=values.dtype, batch_size=values.batch_size
-    ),
-    dtype=values.dtype,
-    source=source,
-    captions=values.captions,
+  job = common_flags.embed_job(
+    values,
+    source,
     texts=texts,
     texts_name=typed_path(values.texts).name if values.texts else '',
-    max_corrupt=values.max_corrupt,
-    part_rows=-(-values.part_rows // values.batch_size) * values.batch_size,
+    part_rows=values.part_rows,
     worker=worker,
   )
   summary = embed(
@@ -137,8 +132,8 @@ def _report(
   printing.report_corrupt(summary.corrupt)
   if summary.truncated and job.texts is not None:
     print(
-      f'{summary.truncated:,} of {len(job.texts):,} texts were cut to '
-      f'{job.model.tokenizer.context_length} tokens.',
+      f'{summary.truncated:,} of {len(job.texts):,} texts were '
+      f'truncated to {job.model.tokenizer.context_length} tokens.',
       file=sys.stderr,
     )
   if summary.update is not None:

@@ -7,11 +7,17 @@ copies, which may be less and less like the first, form no chains.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
 
+from clip_jax.data.reading import none_readable, read_ahead
+from clip_jax.data.sources import Source
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.embeddings_reader import EmbeddingsTable
+from clip_jax.inference.encode_shards import check_corrupt
+from clip_jax.progress import Progress, no_progress
 
 _TILE = 2048  # rows compared with as many at once: 16 MB of similarities
 # What rounding may take from the cosine of two equal images, which went
@@ -26,7 +32,7 @@ class Copies:
   """For each of N items, the item that it is a copy of.
 
   Attributes:
-    of: the item that each is a copy of; its own place, of those that are kept.
+    of: the item that each is a copy of; itself, of those that are kept.
     similarity: cosine with that item; 1 of exact copies.
     exact: whether it is of the very same content.
   """
@@ -47,6 +53,120 @@ class Copies:
     for copy in copies[np.argsort(self.of[copies], kind='stable')].tolist():
       groups.setdefault(int(self.of[copy]), []).append(copy)
     return groups
+
+
+class ComparedItems(NamedTuple):
+  """Images or texts that were compared, and which of them are copies.
+
+  Attributes:
+    kind: 'image' or 'text'.
+    ids, captions: of each item.
+    rows: the index of each in the data set, or in the table of embeddings.
+    copies: among the items.
+    corrupt: id to reason, of images that cannot be read; those of a table were
+      left out when it was made, and are not told again.
+    threshold: of the cosine; None where only exact copies were looked for.
+  """
+
+  kind: str
+  ids: list[str]
+  captions: list[str]
+  rows: list[int]
+  copies: Copies
+  corrupt: dict[str, str]
+  threshold: float | None = None
+
+
+def compare_files(
+  source: Source, max_corrupt: int, progress: Progress = no_progress
+) -> ComparedItems:
+  """Finds the exact copies among the images of a data set, without a model.
+
+  Args:
+    source: the data set.
+    max_corrupt: images that may be unreadable.
+    progress: shows how many images were read.
+  Raises:
+    FailureError: too many images are corrupt, or none can be read.
+  """
+  rows, digests, corrupt = [], [], {}
+  everything = range(len(source))
+  records = read_ahead(source, everything, lambda digest: True)
+  shown = progress(records, len(source), 'images')
+  for row, record in zip(everything, shown, strict=True):
+    if record.reason:
+      corrupt[source.id(row)] = record.reason
+      check_corrupt(source, corrupt, max_corrupt)
+    else:
+      rows.append(row)
+      digests.append(record.digest)
+  if not rows:
+    raise FailureError(none_readable(source.spec, corrupt))
+  return ComparedItems(
+    'image',
+    [source.id(row) for row in rows],
+    [(source.captions(row) or [''])[0] for row in rows],
+    rows,
+    exact_copies(digests),
+    corrupt,
+  )
+
+
+def compare_embeddings(
+  table: EmbeddingsTable,
+  threshold: float,
+  progress: Progress = no_progress,
+) -> ComparedItems:
+  """Finds the copies among a table's images, or its texts if it has no image.
+
+  Args:
+    table: what `clip-jax embed` wrote.
+    threshold: the least cosine of a near copy.
+    progress: shows how many rows were compared.
+  Raises:
+    UsageError: the table has no rows.
+  """
+  if not table.rows:
+    raise UsageError(f'{table.path} has no rows.')
+  kind = 'image' if 'image' in table.count_kinds() else 'text'
+  rows, digests = _rows_and_digests(table, kind)
+  entries = table.entries(rows)
+  copies = near_copies(
+    table,
+    rows,
+    exact_copies(digests),
+    threshold,
+    watch=lambda tiles: iter(progress(tiles, len(rows), 'rows', size=len)),
+  )
+  return ComparedItems(
+    kind,
+    [entries[row].id for row in rows],
+    [entries[row].caption for row in rows],
+    rows,
+    copies,
+    {},
+    threshold,
+  )
+
+
+def _rows_and_digests(
+  table: EmbeddingsTable, kind: str
+) -> tuple[list[int], list[bytes]]:
+  """Returns the rows of a kind, and a digest of the content of each.
+
+  Where the table has no digests, every row gets one of its own.
+  """
+  if not table.has_digests:
+    rows = [row for chunk in table.chunks(kind) for row in chunk.rows.tolist()]
+    return rows, [row.to_bytes(8, 'big') for row in rows]
+  rows, digests, start = [], [], 0
+  for part in table.contents():
+    for i, row_kind in enumerate(part.kinds):
+      if row_kind == kind:
+        rows.append(start + i)
+        digests.append(part.digests[i].tobytes())
+    start += len(part.kinds)
+  return rows, digests
 
 
 def exact_copies(digests: Iterable[bytes]) -> Copies:

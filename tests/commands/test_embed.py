@@ -78,7 +78,7 @@ def test_texts_that_are_cut_are_counted(clip_jax, workdir, tmp_path):
     'embed', f'--model={workdir}', f'--texts={path}',
     f'--out={tmp_path / "e.npz"}',
   )  # fmt: skip
-  assert '1 of 2 texts were cut to 16 tokens' in result.err
+  assert '1 of 2 texts were truncated to 16 tokens' in result.err
 
 
 def test_unreadable_pictures_are_left_out_and_named(
