@@ -131,7 +131,7 @@ def warnings_of_prompts(
   names: Sequence[str],
   what: str = 'classes',
 ) -> list[dict[str, str]]:
-  """Counts prompts that are cut, and what cannot be told apart by prompts.
+  """Counts truncated prompts, and what cannot be told apart by prompts.
 
   Args:
     encoder: a `Model`, or another with a `tokenizer`; of one without, it is
@@ -141,30 +141,30 @@ def warnings_of_prompts(
     names: of each, to be shown.
     what: these are called.
   Returns:
-    At most two rows, 'warning': a line on what was cut, with those that this
-    made the same; and one on those that are the same uncut.
+    At most two rows, 'warning': a line on truncated prompts, with the classes
+    that this made the same; and one on classes that are the same without it.
   """
   every = [text for own in prompts for text in own]
   tokenizer = getattr(encoder, 'tokenizer', None)
   if isinstance(tokenizer, Tokenizer):
     limit = tokenizer.context_length
-    cut = tokenizer.text_lengths(every) > limit
+    truncated = tokenizer.text_lengths(every) > limit
     read = [row.tobytes() for row in tokenizer(every)]
   else:
-    limit, cut, read = 0, np.zeros(len(every), bool), every
-  by_cutting, otherwise = [], []
+    limit, truncated, read = 0, np.zeros(len(every), bool), every
+  by_truncation, otherwise = [], []
   for group in _group_alike(prompts, read):
-    was_cut = any(cut[part].any() for _, part in group)
+    was_truncated = any(truncated[part].any() for _, part in group)
     members = [i for i, _ in group]
-    (by_cutting if was_cut else otherwise).append(members)
+    (by_truncation if was_truncated else otherwise).append(members)
   rows = []
-  if cut.any():
+  if truncated.any():
     line = (
-      f'data {data!r}: {int(cut.sum()):,} of {len(every):,} prompts are longer '
-      f'than the {limit} tokens that the model reads, and were cut'
+      f'data {data!r}: {int(truncated.sum()):,} of {len(every):,} prompts are '
+      f'longer than the {limit} tokens that the model reads, and were truncated'
     )
-    if by_cutting:
-      line += f': {_describe_groups(by_cutting, names, what)}'
+    if by_truncation:
+      line += f': {_describe_groups(by_truncation, names, what)}'
     rows.append({'warning': f'{line}.'})
   if otherwise:
     line = f'data {data!r}: {_describe_groups(otherwise, names, what)}.'

@@ -151,7 +151,7 @@ class Summary:
     shards, planned: those that are there, and all.
     images, texts: rows.
     corrupt: id to reason, of the images left out.
-    truncated: texts that were cut.
+    truncated: how many texts were truncated.
     dims: E; 0 where there is no shard.
     ids, captions: how long they are.
     joined: whether the output is there.

@@ -109,7 +109,7 @@ class RowNotes:
     ids, captions: of its rows.
     digests: of what they were made of, one after another, in hexadecimal.
     corrupt: id to reason, of the records without a row.
-    truncated: texts that were cut to the model's context.
+    truncated: how many texts were truncated to the model's context length.
   """
 
   ids: list[str]

@@ -113,7 +113,7 @@ class ZeroShotModel(abc.ABC):
     """Returns text features of unit length.
 
     Args:
-      texts: one or many. What is longer than the context is cut; the
+      texts: one or many. What is longer than the context is truncated; the
         tokenizer counts those in `tokenizer.truncated`.
     Raises:
       UsageError: one is not a string, or there is no tokenizer.

@@ -71,7 +71,7 @@ def test_images_and_texts_in_one_parquet_file(
   np.testing.assert_allclose(rows[5:], expected, atol=1e-6)
 
 
-def test_texts_that_are_cut_are_counted(clip_jax, workdir, tmp_path):
+def test_texts_that_are_truncated_are_counted(clip_jax, workdir, tmp_path):
   path = tmp_path / 'texts.txt'
   path.write_text('red\n' + 'big red square ' * 20)
   result = clip_jax(

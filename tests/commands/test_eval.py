@@ -153,7 +153,9 @@ def test_confusions_and_rates_of_groups_are_printed_as_help_says(
   )
 
 
-def test_prompts_that_are_cut_are_told_in_a_line(clip_jax, workdir, pictures):
+def test_prompts_that_are_truncated_are_told_in_a_line(
+  clip_jax, workdir, pictures
+):
   call = ['eval', f'--model={workdir}', '--task=zero_shot', '--json',
           f'--data=folder:{pictures}']  # fmt: skip
   assert clip_jax(*call, '--templates=a {}').err == ''
@@ -162,8 +164,8 @@ def test_prompts_that_are_cut_are_told_in_a_line(clip_jax, workdir, pictures):
   assert result.code == 0
   assert result.err == (
     f"warning: data 'folder:{pictures}': 2 of 2 prompts are longer than the 16 "
-    'tokens that the model reads, and were cut: 2 of 2 classes cannot be told '
-    'apart from others: cat face = red square.\n'
+    'tokens that the model reads, and were truncated: 2 of 2 classes cannot be '
+    'told apart from others: cat face = red square.\n'
   )
   assert result.json['metrics']['examples'] == 5
 

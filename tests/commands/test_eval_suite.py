@@ -85,7 +85,9 @@ def test_a_failure_is_told_at_the_end_and_the_others_finish(call, tmp_path):
   assert 'id="failed"' in page and 'id="summary"' in page
 
 
-def test_prompts_that_are_cut_are_told_once_and_on_the_page(call, tmp_path):
+def test_prompts_that_are_truncated_are_told_once_and_on_the_page(
+  call, tmp_path
+):
   words = 'big red square ' * 16
   options = f'--templates={words}{{}}', '--tasks=zero_shot,few_shot', '--C=1'
   line = "data 'rendered_sst2': 2 of 2 prompts are longer than the 16 tokens"

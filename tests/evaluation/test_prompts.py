@@ -1,4 +1,4 @@
-"""What is said of prompts that are cut, or are those of other classes."""
+"""What is said of truncated prompts, or are those of other classes."""
 
 import dataclasses
 
@@ -57,27 +57,27 @@ def test_nothing_is_said_of_what_is_read_whole():
   assert said(['a small {}']) == []  # 'a small red bird' are four words
 
 
-def test_what_is_cut_is_counted():
+def test_truncated_prompts_are_counted():
   assert said(['a {}', 'a small pet {}']) == [
     "data 'pets': 1 of 6 prompts are longer than the 6 tokens that the model "
-    'reads, and were cut.'
+    'reads, and were truncated.'
   ]
 
 
-def test_classes_whose_names_are_cut_off_are_the_same():
+def test_classes_whose_names_are_truncated_are_the_same():
   (line,) = said(['a photo of the {}'])
   assert line.endswith(
-    'were cut: 3 of 3 classes cannot be told apart from others: '
+    'were truncated: 3 of 3 classes cannot be told apart from others: '
     'cat = dog = red bird.'
   )
   # 'a pet of red' is another than 'a pet of cat'.
   (line,) = said(['a pet of {} now'])
   assert line.endswith('3 of 3 prompts are longer than the 6 tokens that the '
-                       'model reads, and were cut.')  # fmt: skip
+                       'model reads, and were truncated.')  # fmt: skip
   names = (('red cat',), ('red dog',), ('fish',))
   (line,) = said(['a pet of {}'], names)
   assert line.endswith(
-    'were cut: 2 of 3 classes cannot be told apart from others: '
+    'were truncated: 2 of 3 classes cannot be told apart from others: '
     'red cat = red dog.'
   )
 
@@ -87,18 +87,18 @@ def test_one_prompt_that_differs_tells_classes_apart():
   assert 'told apart' not in line
 
 
-def test_a_cut_prompt_may_be_another_class_whole():
+def test_a_truncated_prompt_may_be_another_class_whole():
   (line,) = said(['my own {}'], (('old cat',), ('old cat here',)))
   assert line.endswith('1 of 2 prompts are longer than the 6 tokens that the '
-                       'model reads, and were cut: 2 of 2 classes cannot be '
-                       'told apart from others: old cat = old cat here.'
+                       'model reads, and were truncated: 2 of 2 classes cannot '
+                       'be told apart from others: old cat = old cat here.'
                        )  # fmt: skip
 
 
-def test_classes_that_share_a_name_are_not_blamed_on_cutting():
+def test_classes_that_share_a_name_are_not_blamed_on_truncation():
   names = (('crane',), ('crane',), ('a very old red bird',))
-  cut, alike = said(['a {}'], names)
-  assert 'told apart' not in cut
+  truncated, alike = said(['a {}'], names)
+  assert 'told apart' not in truncated
   assert alike == (
     "data 'pets': 2 of 3 classes cannot be told apart from others: "
     'crane (2 classes).'
@@ -120,8 +120,8 @@ def test_all_names_and_templates_of_a_class_count():
   (line,) = said(['this is a big {}'], names)
   # Two equal prompts have the mean of one.
   assert line.endswith('5 of 5 prompts are longer than the 6 tokens that the '
-                       'model reads, and were cut: 3 of 3 classes cannot be '
-                       'told apart from others: cat (2 classes) = dog.'
+                       'model reads, and were truncated: 3 of 3 classes cannot '
+                       'be told apart from others: cat (2 classes) = dog.'
                        )  # fmt: skip
 
 
