@@ -149,7 +149,7 @@ def test_other_things_than_classes_are_called_so():
   names = [own[0] for own in prompts]
   (row,) = warnings_of_prompts(ENCODER, 'texts', prompts, names, 'texts')
   assert row['warning'].endswith(
-    'cut: 2 of 3 texts cannot be told apart from others: '
+    'truncated: 2 of 3 texts cannot be told apart from others: '
     'a cat by the sea = a cat by the lake.'
   )
 
