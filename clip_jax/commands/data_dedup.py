@@ -139,7 +139,8 @@ def _write_page(
   source: 'Source | None',
 ) -> None:
   from clip_jax.data.sources.base import plural
-  from clip_jax.report.search import Match, QueryResult, write_page
+  from clip_jax.inference.search import Match, QueryResult
+  from clip_jax.report.search import write_page
 
   def shown(rank: int, item: int) -> Match:
     return Match(

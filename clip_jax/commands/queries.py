@@ -1,8 +1,7 @@
 """The queries of `clip-jax search`: texts and images, as they are typed."""
 
 import os
-import sys
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from absl import flags
 
@@ -10,11 +9,6 @@ from clip_jax.commands import common_flags, printing
 from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import is_url, open_regular, typed_path
-
-if TYPE_CHECKING:
-  import numpy as np
-
-  from clip_jax.inference.model import Model
 
 # A word that ends so is a path, even where there is no such file.
 _SUFFIXES = (
@@ -30,7 +24,7 @@ class Query(NamedTuple):
   is_image: bool
 
 
-def define(values: flags.FlagValues) -> None:
+def define_flags(values: flags.FlagValues) -> None:
   """Defines --text, --image and --queries."""
   flags.DEFINE_multi_string(
     'text', [], 'a text, whatever it looks like', flag_values=values
@@ -43,7 +37,7 @@ def define(values: flags.FlagValues) -> None:
   )
 
 
-def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
+def parse_queries(values: flags.FlagValues, words: list[str]) -> list[Query]:
   """Returns all queries: words, then --text, --image, and --queries.
 
   Raises:
@@ -55,9 +49,9 @@ def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
     if word == '-':
       files.append('-')
     else:
-      queries.append(_query_of(word))
+      queries.append(_parse_word(word))
   queries += [Query(text, False) for text in values.text]
-  queries += [Query(_image_of(path), True) for path in values.image]
+  queries += [Query(_check_image_path(path), True) for path in values.image]
   for file in files:
     path = '/dev/stdin' if file == '-' else file
     lines = printing.lines_of('queries', path)
@@ -71,14 +65,14 @@ def queries_of(values: flags.FlagValues, words: list[str]) -> list[Query]:
   return queries
 
 
-def _query_of(word: str) -> Query:
-  """A word that names a file is an image, whatever the file is called.
+def _parse_word(word: str) -> Query:
+  """Returns an image where the word names a file, whatever it is called.
 
   The name of a folder is a text, as `cat` is where the images of cats lie in
   a folder of this name; so is what only looks a little like a path.
 
   Raises:
-    UsageError: it names a file that is no image, or looks like the path of a
+    UsageError: it names a file that is no image, or looks like the path of an
       image that is not there.
   """
   words = f'to search for the words, use --text={word!r}.'
@@ -88,7 +82,7 @@ def _query_of(word: str) -> Query:
     raise UsageError(f'{word} is a URL: save the image and name its file.')
   path = os.path.expanduser(word)  # a text may well begin with a tilde
   if os.path.lexists(path) and not os.path.isdir(path):
-    with _opened('', path, f'; {words}') as file:
+    with _open_image('', path, f'; {words}') as file:
       head = file.read(HEAD_BYTES)
     suffix = os.path.splitext(path)[1].lower()
     if not format_of(head) and suffix not in _SUFFIXES:
@@ -100,20 +94,22 @@ def _query_of(word: str) -> Query:
   return Query(word, False)
 
 
-def _image_of(path: str) -> str:
+def _check_image_path(path: str) -> str:
   """Returns the path of --image, whatever it ends in."""
   typed = os.fspath(typed_path(path))
   if not os.path.lexists(typed):
     raise UsageError(f'--image: no image {path}.')
-  _opened('--image: ', typed, '.').close()
+  _open_image('--image: ', typed, '.').close()
   return typed
 
 
-def _opened(before: str, path: str, after: str) -> BinaryIO:
-  """Opens a file that must be an image's.
+def _open_image(before: str, path: str, after: str) -> BinaryIO:
+  """Opens a file that should be an image.
 
+  Args:
+    before, after: what the message of an error begins and ends with.
   Raises:
-    UsageError: it is none; between these two parts the message says why.
+    UsageError: it is no regular file, or cannot be read.
   """
   try:
     return open_regular(path)
@@ -129,25 +125,3 @@ def _looks_like_a_path(path: str) -> bool:
     or path.startswith(('/', './', '../'))
     or (bool(folder) and os.path.isdir(folder))
   )
-
-
-def encode(model: 'Model', queries: list[Query]) -> 'np.ndarray':
-  """Unit-length rows in the order of the queries."""
-  import numpy as np
-
-  vectors = np.empty((len(queries), model.config.embed_dim), np.float32)
-  images = [i for i, query in enumerate(queries) if query.is_image]
-  texts = [i for i, query in enumerate(queries) if not query.is_image]
-  if images:
-    vectors[images] = model.encode_image([queries[i].value for i in images])
-  if texts:
-    before = model.tokenizer.truncated
-    vectors[texts] = model.encode_text([queries[i].value for i in texts])
-    truncated = model.tokenizer.truncated - before
-    if truncated:
-      print(
-        f'{truncated:,} of {len(texts):,} queries were cut to '
-        f'{model.tokenizer.context_length} tokens.',
-        file=sys.stderr,
-      )
-  return vectors

@@ -6,7 +6,7 @@ usage:
 examples:
   clip-jax search --model=runs/emoji --index=emoji.npz "red heart" "blue bird"
   clip-jax search --model=runs/emoji --index=emoji.npz photo.jpg --top=20
-  clip-jax search --model=REF --index=photos.parquet --html=found.html "a dog"
+  clip-jax search --model=REF --index=photos.parquet --html=dogs.html "a dog"
   clip-jax search --model=REF --index=FILE --queries=names.txt --json
   cat names.txt | clip-jax search --model=REF --index=FILE -
 
@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from clip_jax.commands import common_flags, printing, queries
-from clip_jax.commands.queries import Query
 from clip_jax.errors import UsageError, one_line
 from clip_jax.progress import show_progress
 
@@ -41,10 +40,10 @@ if TYPE_CHECKING:
   import numpy as np
 
   from clip_jax.data.sources import Source
-  from clip_jax.inference.embeddings_reader import EmbeddingsTable, Entry
+  from clip_jax.inference.embeddings_reader import EmbeddingsTable
   from clip_jax.inference.model import Model
   from clip_jax.inference.nearest import Nearest
-  from clip_jax.report.search import QueryResult
+  from clip_jax.inference.search import QueryResult
 
 _MANY_ROWS = 1_000_000  # from here on the index is worth building
 
@@ -53,7 +52,7 @@ def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   common_flags.define_model(values)
   common_flags.define_path(values, 'index', 'what clip-jax embed wrote')
-  queries.define(values)
+  queries.define_flags(values)
   flags.DEFINE_integer('top', 10, 'rows to show of each', flag_values=values)
   flags.DEFINE_enum(
     'kind',
@@ -95,20 +94,27 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError(f'--top={values.top} must be at least 1.')
   if not 0 < values.fold_above <= 1:
     raise UsageError(f'--fold_above={values.fold_above}: use a cosine, 0 to 1.')
-  asked = queries.queries_of(values, words)
+  asked = queries.parse_queries(values, words)
   page = printing.file_of(values.html, 'html')
 
   from clip_jax.inference.embeddings_reader import open_embeddings
+  from clip_jax.inference.search import check_model, find_matches
 
   with open_embeddings(index) as table:
     kind, rows = _kind_of(table, values.kind)
     source = _source_of(table, values.images) if page else None
 
     model = common_flags.load_model(values)
-    _check_model(model, table)
-    vectors = queries.encode(model, asked)
-    find = _searcher(values, table, vectors, kind, rows)
-    results = _find_results(values, table, asked, find, rows)
+    check_model(model, table)
+    vectors = _encode(model, asked)
+    results = find_matches(
+      table,
+      asked,
+      _nearest_finder(values, table, vectors, kind, rows),
+      rows=rows,
+      top=values.top,
+      fold_above=values.fold_above if values.fold else None,
+    )
   if page is not None:
     queries_ = 'query' if len(asked) == 1 else 'queries'
     title = f'{asked[0].value} · clip-jax search'
@@ -151,29 +157,24 @@ def _source_of(table: 'EmbeddingsTable', images: str | None) -> 'Source | None':
     ) from error
 
 
-def _check_model(model: 'Model', table: 'EmbeddingsTable') -> None:
-  from clip_jax.inference.identity import fingerprint
+def _encode(model: 'Model', asked: list[queries.Query]) -> 'np.ndarray':
+  """Returns rows of unit length, and says how many texts were truncated."""
+  from clip_jax.inference.search import encode_queries
 
-  if model.config.embed_dim != table.dims:
-    raise UsageError(
-      f'the model makes {model.config.embed_dim} dimensions, and {table.path} '
-      f'has {table.dims}: use the model that made it'
-      f'{_origin(table)}.'
+  texts = sum(not query.is_image for query in asked)
+  before = model.tokenizer.truncated if texts else 0
+  vectors = encode_queries(model, asked)
+  truncated = model.tokenizer.truncated - before if texts else 0
+  if truncated:
+    print(
+      f'{truncated:,} of {texts:,} queries were truncated to '
+      f'{model.tokenizer.context_length} tokens.',
+      file=sys.stderr,
     )
-  made_by = table.about.get('model')
-  if made_by and made_by != fingerprint(model.params):
-    raise UsageError(
-      f'{table.path} was made by another model{_origin(table)}: use that one, '
-      'or embed again.'
-    )
+  return vectors
 
 
-def _origin(table: 'EmbeddingsTable') -> str:
-  origin = table.about.get('origin')
-  return f', {origin}' if origin else ''
-
-
-def _searcher(
+def _nearest_finder(
   values: flags.FlagValues,
   table: 'EmbeddingsTable',
   vectors: 'np.ndarray',
@@ -203,71 +204,6 @@ def _searcher(
   from clip_jax.inference.nearest import search_table
 
   return lambda top: search_table(table, vectors, kind=kind, top=top)
-
-
-def _find_results(
-  values: flags.FlagValues,
-  table: 'EmbeddingsTable',
-  queries: list[Query],
-  find: 'Callable[[int], Nearest]',
-  rows: int,
-) -> 'list[QueryResult]':
-  """Returns the results to show, each with --top different images.
-
-  Copies are folded into one result, so that more are looked for until enough
-  are left.
-  """
-  wanted = values.top
-  while True:
-    nearest = find(wanted)
-    every = sorted(set(nearest.rows.ravel().tolist()))
-    entries = table.entries(every)
-    vectors = dict(zip(every, table.vectors(every), strict=True))
-    results = [
-      _fold(values, entries, vectors, *x)
-      for x in zip(
-        queries,
-        nearest.rows.tolist(),
-        nearest.similarities.tolist(),
-        strict=True,
-      )
-    ]
-    least = min(len(result.matches) for result in results)
-    if wanted >= rows or least >= values.top:
-      return results
-    wanted *= 4
-
-
-def _fold(
-  values: flags.FlagValues,
-  entries: 'dict[int, Entry]',
-  vectors: 'dict[int, np.ndarray]',
-  query: Query,
-  rows: list[int],
-  similarities: list[float],
-) -> 'QueryResult':
-  import numpy as np
-
-  from clip_jax.inference.dedup import fold
-  from clip_jax.report.search import Match, QueryResult
-
-  groups = [[place] for place in range(len(rows))]
-  if values.fold:
-    # Rows of different captions are of different things, however alike.
-    words = [entries[row].caption.casefold() for row in rows]
-    among = np.stack([vectors[row] for row in rows])
-    groups = fold(among, words, values.fold_above)
-  matches = [
-    Match(
-      rank,
-      rows[first],
-      *entries[rows[first]],
-      similarities[first],
-      tuple(entries[rows[copy]].id for copy in copies),
-    )
-    for rank, (first, *copies) in enumerate(groups[: values.top], 1)
-  ]
-  return QueryResult(query.value, query.is_image, matches)
 
 
 def _write(

@@ -1,51 +1,15 @@
 """The page of a search, or of the copies in a data set, with their images."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax.data.images import CorruptImageError
 from clip_jax.data.sources import Source
+from clip_jax.inference.search import QueryResult
 from clip_jax.report import page
 from clip_jax.report.images import data_uri, find_records
 
 _SIDE = 320  # pixels of an image: 160 on the page, at double density
-
-
-@dataclasses.dataclass(frozen=True)
-class Match:
-  """A row of the embeddings that is similar to a query.
-
-  Attributes:
-    rank: from 1.
-    row: its index in the table of embeddings.
-    id, kind, caption: see `embeddings`.
-    similarity: cosine, with the query.
-    copies: ids of rows that are nearly the same, and not shown.
-  """
-
-  rank: int
-  row: int
-  id: str
-  kind: str
-  caption: str
-  similarity: float
-  copies: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class QueryResult:
-  """A query and its matches, the most similar first.
-
-  Attributes:
-    query: the text, or the path of the image.
-    is_image: which of them the query is.
-    matches: may not be empty.
-  """
-
-  query: str
-  is_image: bool
-  matches: list[Match]
 
 
 def write_page(

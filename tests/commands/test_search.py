@@ -15,7 +15,7 @@ from PIL import Image
 
 from clip_jax.commands import search
 from clip_jax.inference.loading import load
-from clip_jax.report.search import Match, QueryResult
+from clip_jax.inference.search import Match, QueryResult
 from tests.inference.tables import unit_rows, write_table
 
 
@@ -228,11 +228,11 @@ def test_a_picture_that_cannot_be_read_fails(clip_jax, workdir, npz, tmp_path):
   assert len(result.err.splitlines()) == 1
 
 
-def test_queries_that_are_cut_are_counted(clip_jax, npz, workdir):
+def test_truncated_queries_are_counted(clip_jax, npz, workdir):
   result = clip_jax(
     'search', f'--model={workdir}', f'--index={npz}', 'red square ' * 20, 'cat'
   )
-  assert '1 of 2 queries were cut to 16 tokens' in result.err
+  assert '1 of 2 queries were truncated to 16 tokens' in result.err
 
 
 def test_a_large_table_is_pointed_to_the_index(
