@@ -3,6 +3,7 @@
 A message is one line: what was wrong, where, and what would be right.
 """
 
+import itertools
 import sys
 from collections.abc import Collection, Iterable, Sequence
 
@@ -74,6 +75,17 @@ def first_few(texts: Sequence[str], separator: str = ', ') -> str:
   """Returns the first three of some texts, and how many more there are."""
   more = f' and {len(texts) - 3:,} more' if len(texts) > 3 else ''
   return f'{separator.join(texts[:3])}{more}'
+
+
+def quote_first(names: Iterable[str], count: int) -> str:
+  """Returns up to three of `count` names in quotation marks."""
+  shown = [repr(name) for name in itertools.islice(names, 3)]
+  return ', '.join(shown) + (', …' if count > len(shown) else '')
+
+
+def plural(count: int, word: str) -> str:
+  """Returns '1 image' or '1,200 images'."""
+  return f'{count:,} {word}{"" if count == 1 else "s"}'
 
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:

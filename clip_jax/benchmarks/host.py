@@ -11,6 +11,7 @@ from clip_jax.benchmarks.timing import (
 from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import training_batches
 from clip_jax.data.sources import open_source
+from clip_jax.data.sources.base import SAMPLE_RECORDS
 from clip_jax.tokenizers.sample_captions import sample_captions
 
 _CAPTIONS = 20_000  # for a tokenizer where no data is named
@@ -57,7 +58,9 @@ def bench_tokenizer(spec: str, data: str, calls: int) -> Figures:
   """
   tokenizer = tokenizers.load(spec)
   captions = (
-    list(open_source(data).texts()) if data else sample_captions(_CAPTIONS)
+    list(open_source(data).texts(SAMPLE_RECORDS))
+    if data
+    else sample_captions(_CAPTIONS)
   )
   tokenizer('')  # the vocabulary is read now, if not before
   start = time.perf_counter()

@@ -128,8 +128,18 @@ def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:
 
   source = open_source(spec, captions=tuple(values.captions))
   print_notes(source.notices)
+  if len(source) > sentence_piece.MAX_RECORDS:
+    print_notes(
+      [
+        f'of the {len(source):,} records of {spec}, the captions of '
+        f'{sentence_piece.MAX_RECORDS:,} are read, evenly spaced.'
+      ]
+    )
   pieces = sentence_piece.train(
-    source.texts(), values.vocab_size, out, model_type=values.model_type
+    source.texts(sentence_piece.MAX_RECORDS),
+    values.vocab_size,
+    out,
+    model_type=values.model_type,
   )
   if pieces < values.vocab_size:
     print_notes(

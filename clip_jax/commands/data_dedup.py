@@ -138,7 +138,7 @@ def _write_page(
   items: 'ComparedItems',
   source: 'Source | None',
 ) -> None:
-  from clip_jax.data.sources.base import plural
+  from clip_jax.errors import plural
   from clip_jax.inference.search import Match, QueryResult
   from clip_jax.report.search import write_page
 
@@ -219,7 +219,7 @@ def _counts(copies: 'Copies') -> dict[str, int]:
 
 
 def _print(items: 'ComparedItems', values: flags.FlagValues) -> None:
-  from clip_jax.data.sources.base import plural
+  from clip_jax.errors import plural
 
   groups, counts = items.copies.groups(), _counts(items.copies)
   copies = 'copy' if counts['exact_copies'] == 1 else 'copies'

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.commands import printing
-from clip_jax.data.built_in import prepared_folder
+from clip_jax.data.built_in import tfds_folder
 from clip_jax.evaluation.datasets.names import read_names
 from clip_jax.evaluation.datasets.presence import (
   ROOT_VARIABLE,
@@ -85,9 +85,7 @@ def _lines(rows: list[dict[str, Any]], root: Path) -> Iterable[str]:
   yield ''
   yield '?: the paper and its data do not agree, or no source confirms it.'
   yield f'folders are below --root or {ROOT_VARIABLE}: {root}'
-  yield (
-    f'tfds: {prepared_folder()}; `tfds build NAME --file_format=array_record`'
-  )
+  yield (f'tfds: {tfds_folder()}; `tfds build NAME --file_format=array_record`')
   there = sum(row['present'] for row in rows)
   yield f'{there} of {len(rows)} are present.'
 

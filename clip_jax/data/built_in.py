@@ -16,7 +16,7 @@ from clip_jax.files import typed_place
 BUILT_IN = ('emoji', 'digits')
 
 
-def prepared_folder() -> str:
+def tfds_folder() -> str:
   """Returns TFDS's folder: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
   folder = os.environ.get('TFDS_DATA_DIR')
   # The default of TFDS; importing it to ask would take a second.
@@ -33,7 +33,7 @@ def build(name: str, data_dir: str | os.PathLike | None = None) -> str:
 
   Args:
     name: one of `BUILT_IN`.
-    data_dir: where TFDS keeps its data sets; see `prepared_folder`.
+    data_dir: where TFDS keeps its data sets; see `tfds_folder`.
   Returns:
     The folder with the records, DATA_DIR/NAME/VERSION.
   Raises:
@@ -41,7 +41,7 @@ def build(name: str, data_dir: str | os.PathLike | None = None) -> str:
   """
   import tensorflow_datasets as tfds
 
-  folder = typed_place(data_dir or prepared_folder())
+  folder = typed_place(data_dir or tfds_folder())
   module = f'clip_jax.data.{name}.{name}_dataset_builder'
   builder_class = importlib.import_module(module).Builder
   builder = builder_class(data_dir=folder, file_format='array_record')

@@ -79,7 +79,7 @@ def check_captions(sources: Iterable[Source]) -> None:
     UsageError: there is such a source; the message says what would help.
   """
   for source in sources:
-    if next(source.texts(), None) is None:
+    if not source.has_captions():
       raise UsageError(
         f'data {source.spec!r}: no captions to train on{source.hint}'
       )

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from clip_jax.data.sources import Source, same_data
+from clip_jax.data.sources import Source, same_data, split_mixture
 from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.evaluation.metrics.ranking import FEW_CLASSES
 from clip_jax.files import check_fields, read_object
@@ -81,7 +81,7 @@ def write_report(
     'date': datetime.date.today().strftime('%-d %B %Y'),
     'spec': spec,
     'trained_on': trained_on,
-    'held_in': any(same_data(spec, one) for one in trained_on.split('::')),
+    'held_in': any(same_data(spec, one) for one in split_mixture(trained_on)),
     'total': 0 if source is None else len(source),
     'examples': shown,
     'summary': facts.summary(shown, rows[-1]['step'] if rows else 0),

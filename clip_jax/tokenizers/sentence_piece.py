@@ -21,6 +21,9 @@ from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
 from clip_jax.tokenizers.definition_check import check_sentence_piece
 
 MODEL_TYPES = ('unigram', 'bpe')
+# The records of a data set whose captions are enough to learn a vocabulary of;
+# the library holds all captions in memory.
+MAX_RECORDS = 10_000_000
 PAD_ID, EOS_ID, UNK_ID = range(3)  # of the models that `train` writes
 _LONGEST_CAPTION_BYTES = 1 << 16  # the library's limit would drop 4,193
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.data.sources import Record, Source
+from clip_jax.data.sources.base import SAMPLE_RECORDS, sample_indices
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
 from clip_jax.evaluation.dataset import of_source
 from clip_jax.evaluation.features.extraction import (
@@ -122,7 +123,8 @@ class Sample(Source):
 
 def _has_pairs(source: Source) -> bool:
   """Returns whether two images or more have captions, as a loss needs."""
-  with_captions = (i for i in range(len(source)) if source.captions(i))
+  indices = sample_indices(len(source), SAMPLE_RECORDS)
+  with_captions = (i for i in indices if source.captions(i))
   return len(list(itertools.islice(with_captions, 2))) == 2
 
 

@@ -16,7 +16,7 @@ from clip_jax.data.pipeline import (
   step_records,
   training_batches,
 )
-from clip_jax.data.sources import Source, open_source
+from clip_jax.data.sources import Source, open_source, split_mixture
 from clip_jax.errors import UsageError, print_notes
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
@@ -192,7 +192,7 @@ def open_training_sources(config: Config) -> list[Source]:
   Raises:
     UsageError: none is named, or the weights do not fit them.
   """
-  specs = [spec.strip() for spec in config.data.train.split('::')]
+  specs = split_mixture(config.data.train)
   if not specs[0]:
     raise UsageError(
       'data.train is empty: name a data set, such as '
@@ -229,7 +229,7 @@ def open_evaluation_source(config: Config) -> Source | None:
       f'evaluation.data={spec!r} has no labels, which zero_shot needs: take '
       f'it out of evaluation.tasks, or name labelled data{source.hint}.'
     )
-  if 'retrieval' in tasks and next(source.texts(), None) is None:
+  if 'retrieval' in tasks and not source.has_captions():
     raise UsageError(
       f'evaluation.data={spec!r} has no captions, which retrieval needs: take '
       f'it out of evaluation.tasks, or name captioned data{source.hint}.'

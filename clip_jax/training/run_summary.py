@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from clip_jax.data.examples import Repeats
-from clip_jax.data.sources import Source, same_data
+from clip_jax.data.sources import Source, same_data, split_mixture
 from clip_jax.models.config import ResNetConfig
 from clip_jax.models.counting import count_parameters
 from clip_jax.parallel.mesh import batch_shard_count
@@ -64,7 +64,7 @@ def warn_of_training_data(run: Run) -> None:
   """Warns on stderr if `evaluation.data` is data that the run trains on."""
   evaluated = run.config.evaluation.data
   if any(
-    same_data(evaluated, spec) for spec in run.config.data.train.split('::')
+    same_data(evaluated, spec) for spec in split_mixture(run.config.data.train)
   ):
     print(
       f'warning: evaluation.data={evaluated} is trained on, so that nothing is '
@@ -180,7 +180,7 @@ def _evaluation(run: Run) -> str:
     return 'none (evaluation.data is empty)'
   every = evaluation.every_steps
   when = f'every {every:,} steps and ' if every else ''
-  pairs = next(run.evaluation_source.texts(), None) is not None
+  pairs = run.evaluation_source.has_captions()
   what = ', '.join((*(['loss'] if pairs else []), *evaluation.tasks))
   return f'{what} on {evaluation.data}, {when}at the end'
 

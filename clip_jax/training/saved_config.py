@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.data.images import CLIP_MEAN, CLIP_STD
-from clip_jax.data.sources import same_data
+from clip_jax.data.sources import same_data, split_mixture
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import (
   check_fields,
@@ -101,10 +101,10 @@ def check_saved_config(workdir: Workdir, config: Config) -> int | None:
 
 def _refuse_data_folder(workdir: Workdir, config: Config) -> None:
   """Refuses a run directory that is a folder of images."""
-  for spec in (*config.data.train.split('::'), config.evaluation.data):
+  for spec in (*split_mixture(config.data.train), config.evaluation.data):
     if spec and not workdir.is_remote and same_data(str(workdir.name), spec):
       raise UsageError(
-        f'--workdir={workdir.name} is the folder of the data {spec.strip()!r}: '
+        f'--workdir={workdir.name} is the folder of the data {spec!r}: '
         "name another for the run's files."
       )
 

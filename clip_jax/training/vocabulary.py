@@ -57,7 +57,18 @@ def _train(config: Config, sources: Sequence[Source], path: Path) -> None:
   # Settings are written first: without a vocabulary they do no harm.
   with replacing(settings_path, make_folder=True) as temporary:
     temporary.write_text(json.dumps(settings, indent=2), encoding='utf-8')
-  captions = (text for source in sources for text in source.texts())
+  for source in sources:
+    if len(source) > sentence_piece.MAX_RECORDS:
+      print(
+        f'note: of the {len(source):,} records of {source.spec}, the captions '
+        f'of {sentence_piece.MAX_RECORDS:,} are read, evenly spaced.',
+        file=sys.stderr,
+      )
+  captions = (
+    text
+    for source in sources
+    for text in source.texts(sentence_piece.MAX_RECORDS)
+  )
   pieces = sentence_piece.train(
     captions, path=path, **config.tokenizer_training
   )

@@ -145,7 +145,7 @@ def test_configs_are_read_from_the_home(home, clip_jax):
 def test_environment_variables_are_expanded(home, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', '~/tfds')
   monkeypatch.setenv('CLIP_JAX_DATA', '~/data')
-  assert built_in.prepared_folder() == str(home / 'tfds')
+  assert built_in.tfds_folder() == str(home / 'tfds')
   assert presence.data_root() == home / 'data'
 
 

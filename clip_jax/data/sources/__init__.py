@@ -5,25 +5,82 @@ A record is a dict with
   'image': encoded bytes;
   'caption': list of str, empty where the data have none;
   'label': int, an index into `label_names`, where the data have labels;
-  'labels': a list of such, where an image may have several;
-  'difficult': a list of such, which are neither right nor wrong for an image.
+  'labels': a list of labels, where an image may have more than one;
+  'difficult': a list of labels that are neither right nor wrong for an image.
 """
 
 import importlib
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS, Record, Source
 from clip_jax.errors import UsageError
+from clip_jax.files import typed_place
 
-__all__ = ['Record', 'Source', 'open_source', 'same_data', 'spec_of']
+__all__ = [
+  'SCHEMES', 'Record', 'Source', 'Spec', 'open_source', 'parse_spec',
+  'same_data', 'split_mixture', 'with_scheme',
+]  # fmt: skip
 
-# The module of each scheme, which is imported when it is used, and its class.
+
+class Scheme(NamedTuple):
+  """How the data sets of a scheme are read.
+
+  Attributes:
+    source_class: the name of the class, in the scheme's own module of this
+      package, which is imported when it is used.
+    is_path: whether locations are paths, whose names may hold a '#'.
+  """
+
+  source_class: str
+  is_path: bool
+
+
 SCHEMES = {
-  'tfds': 'TfdsSource',
-  'folder': 'FolderSource',
-  'csv': 'CsvSource',
+  'tfds': Scheme('TfdsSource', is_path=False),
+  'folder': Scheme('FolderSource', is_path=True),
+  'csv': Scheme('CsvSource', is_path=True),
 }
+
+
+class Spec(NamedTuple):
+  """A parsed SPEC.
+
+  Attributes:
+    text: the whole SPEC, as messages name it.
+    scheme: a key of `SCHEMES`.
+    location: a path, or the name of a data set of TFDS.
+    split: '' where none is named.
+  """
+
+  text: str
+  scheme: str
+  location: str
+  split: str
+
+  def path(self) -> str:
+    """Returns the path of the location; a split is a sub-folder of it.
+
+    Raises:
+      UsageError: a split of a file is named, or the path is impossible.
+    """
+    path = typed_place(self.location)
+    if not self.split:
+      return path
+    if os.path.isfile(path):
+      raise self.error(f'a file has no splits; leave out #{self.split}')
+    return os.path.join(path, self.split)
+
+  def error(self, reason: str, line: int | None = None) -> UsageError:
+    """Returns the error for data that cannot be read as the SPEC says.
+
+    Args:
+      reason: what is wrong, and what would be right.
+      line: of the file, from 1, where one is at fault.
+    """
+    where = '' if line is None else f', line {line}'
+    return UsageError(f'data {self.text!r}{where}: {reason}')
 
 
 def open_source(
@@ -36,68 +93,90 @@ def open_source(
       path of a folder or of a table is taken for such a spec.
     captions: the features (tfds) or columns (csv) that hold captions; a record
       has the texts of all of them. Where only the default is asked for and the
-      data have labels instead, the label's name is the caption. Of a folder
-      see `FolderSource`.
+      data have labels instead, the label's name is the caption. For those of a
+      folder, see `FolderSource`.
   Raises:
     UsageError: the spec is wrong, or what it names is missing or unreadable.
     FailureError: a folder or a file may not be read.
   """
-  understood = spec_of(spec)
-  scheme, colon, location = understood.partition(':')
-  if not colon or scheme not in SCHEMES:
-    raise UsageError(
-      f'data {spec!r}: no such folder or table, and no spec, which is '
-      f'SCHEME:LOCATION[#SPLIT] with SCHEME one of {", ".join(SCHEMES)}'
-    )
-  if not location:
-    raise UsageError(f'data {spec!r}: nothing after {scheme}:')
-  module = importlib.import_module(f'{__name__}.{scheme}')
-  source_class = getattr(module, SCHEMES[scheme])
-  source: Source = source_class(understood, location, tuple(captions))
-  if understood != spec:
-    source.notices = (f'data {spec!r}: taken for {understood}', *source.notices)
+  parsed = parse_spec(spec)
+  module = importlib.import_module(f'{__name__}.{parsed.scheme}')
+  source_class = getattr(module, SCHEMES[parsed.scheme].source_class)
+  source: Source = source_class(parsed, tuple(captions))
+  if parsed.text != spec:
+    notice = f'data {spec!r}: taken for {parsed.text}'
+    source.notices = (notice, *source.notices)
   return source
 
 
+def parse_spec(text: str) -> Spec:
+  """Parses a SPEC, or the path of a folder or a table.
+
+  Raises:
+    UsageError: it is neither.
+  """
+  full = with_scheme(text)
+  scheme, colon, location = full.partition(':')
+  if not colon or scheme not in SCHEMES:
+    raise UsageError(
+      f'data {text!r}: no such folder or table, and no spec, which is '
+      f'SCHEME:LOCATION[#SPLIT] with SCHEME one of {", ".join(SCHEMES)}'
+    )
+  if not location:
+    raise UsageError(f'data {text!r}: nothing after {scheme}:')
+  split = ''
+  if not (SCHEMES[scheme].is_path and _exists(location)) and '#' in location:
+    location, _, split = location.rpartition('#')
+  return Spec(full, scheme, location, split)
+
+
+def with_scheme(text: str) -> str:
+  """Returns a SPEC for the path of a folder or a table; other texts unchanged.
+
+  Raises:
+    UsageError: it is the path of another file.
+  """
+  scheme, colon, _ = text.partition(':')
+  if (colon and scheme in SCHEMES) or not text or '\0' in text:
+    return text
+  path = os.path.expanduser(text)
+  if not os.path.exists(path):
+    path = os.path.expanduser(text.rpartition('#')[0])
+  if os.path.isdir(path):
+    return f'folder:{text}'
+  if not os.path.exists(path):
+    return text
+  if path.lower().endswith(('.csv', '.tsv')):
+    return f'csv:{text}'
+  raise UsageError(
+    f'data {text!r}: a file, where a folder of images (folder:PATH) or a table '
+    'of them (csv:PATH) is read'
+  )
+
+
+def split_mixture(text: str) -> list[str]:
+  """Returns the SPECs of a mixture, which are joined by '::'."""
+  return [spec.strip() for spec in text.split('::')]
+
+
 def same_data(spec: str, other: str) -> bool:
-  """Tells whether two specs name one data set, however they are written."""
+  """Returns whether two SPECs name one data set, however they are written."""
   return _real_location(spec) == _real_location(other)
 
 
 def _real_location(spec: str) -> str:
-  """Returns a folder's or table's real path; other specs stay as they are."""
-  scheme, colon, location = spec.strip().partition(':')
+  """Returns a folder's or table's real path; other SPECs stay as they are."""
+  spec = spec.strip()
+  scheme, colon, location = spec.partition(':')
   if not colon or scheme not in SCHEMES:
-    location = spec.strip()
-  elif scheme not in ('folder', 'csv'):
-    return spec.strip()
+    location = spec
+  elif not SCHEMES[scheme].is_path:
+    return spec
   path = os.path.expanduser(location)
-  if not os.path.exists(path):
+  if not _exists(location):
     path = path.replace('#', '/')  # a split
   return os.path.realpath(path)
 
 
-def spec_of(spec: str) -> str:
-  """Returns a spec, where that may also be the path of a folder or a table.
-
-  What is neither is returned as it is.
-
-  Raises:
-    UsageError: the path is that of another file.
-  """
-  scheme, colon, _ = spec.partition(':')
-  if (colon and scheme in SCHEMES) or not spec or '\0' in spec:
-    return spec
-  path = os.path.expanduser(spec)
-  if not os.path.exists(path):
-    path = os.path.expanduser(spec.rpartition('#')[0])
-  if os.path.isdir(path):
-    return f'folder:{spec}'
-  if not os.path.exists(path):
-    return spec
-  if path.lower().endswith(('.csv', '.tsv')):
-    return f'csv:{spec}'
-  raise UsageError(
-    f'data {spec!r}: a file, where a folder of images (folder:PATH) or a table '
-    'of them (csv:PATH) is read'
-  )
+def _exists(path: str) -> bool:
+  return os.path.exists(os.path.expanduser(path))

@@ -1,19 +1,13 @@
-"""The type of all sources, and the parts that several of them use."""
+"""The interface of all sources, and the parts that they have in common."""
 
 import abc
-import codecs
-import itertools
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
-from clip_jax.data.decoding import read_bytes as read_image_bytes
-from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import read_bytes, typed_place
-
-# The most bytes of a table or of a file of captions: it is read as a whole.
-_MAX_BYTES = 2 * 2**30
 DEFAULT_CAPTIONS = ('caption',)
+# The records that are read to learn whether a source has captions: all of a
+# small source, a sample of a large one.
+SAMPLE_RECORDS = 100_000
 
 
 class Record(TypedDict):
@@ -28,15 +22,19 @@ class Record(TypedDict):
 
 
 class Source(abc.ABC):
-  """Records by index; it pickles, so that worker processes can have it.
+  """Records by index, of which there may be 10^9.
+
+  It pickles, so that worker processes can have it. A subclass has `__len__`,
+  `__getitem__`, `id` and `captions`; where it knows its records without reading
+  them, it also overrides `captioned` and `outline`.
 
   Attributes:
-    spec: what was opened.
+    spec: the SPEC of the data.
     label_names: the name of each label, where the data have such.
-    notices: lines about what was left out or understood; whoever opens a
-      source for a person prints them, once.
-    remedy: what would give records a caption or a label, for the error of who
-      needs one; '' where nothing is known.
+    notices: lines about what was left out or inferred, which are printed once
+      to the person who named the data.
+    remedy: what would give the records a caption or a label, for errors about
+      the lack of one; '' where nothing is known.
   """
 
   spec: str
@@ -45,7 +43,8 @@ class Source(abc.ABC):
   remedy: str = ''
 
   @abc.abstractmethod
-  def __len__(self) -> int: ...
+  def __len__(self) -> int:
+    """Returns the number of records."""
 
   @abc.abstractmethod
   def __getitem__(self, index: int) -> Record:
@@ -61,22 +60,16 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def captions(self, index: int) -> list[str]:
-    """Returns the record's captions, without its image where possible."""
+    """Returns the record's captions, without its image where possible.
 
-  def texts(self) -> Iterator[str]:
-    """Yields the captions of all records in order; corrupt ones have none."""
-    for index in range(len(self)):
-      yield from self.captions(index)
-
-  @property
-  def hint(self) -> str:
-    """The remedy, in brackets behind a message, or ''."""
-    return f' ({self.remedy})' if self.remedy else ''
+    A corrupt record has none.
+    """
 
   def captioned(self) -> Sequence[int] | None:
-    """Returns the indices of records with a caption, if that is known.
+    """Returns the indices of the records with a caption.
 
-    None: it is not known, or all of them have one.
+    None means that all of them have one, or that they would have to be read to
+    find out.
     """
     return None
 
@@ -87,113 +80,27 @@ class Source(abc.ABC):
     """
     yield from ()
 
+  def texts(self, most_records: int | None = None) -> Iterator[str]:
+    """Yields the captions of records, in order.
 
-class FileSource(Source):
-  """Images in files of their own, with captions that are known beforehand.
+    Args:
+      most_records: of a source with more records, no more than so many are
+        read, evenly spaced; None reads all.
+    """
+    most = len(self) if most_records is None else most_records
+    for index in sample_indices(len(self), most):
+      yield from self.captions(index)
 
-  Attributes:
-    _paths: the images, as the source names them.
-    _labels: of each image, or None where there are none.
-  """
+  def has_captions(self) -> bool:
+    """Returns whether a record has a caption, of `SAMPLE_RECORDS` at most."""
+    return any(True for _ in self.texts(SAMPLE_RECORDS))
 
-  _paths: list[str]
-  _labels: list[int] | None
-
-  @abc.abstractmethod
-  def file(self, index: int) -> str:
-    """Returns the path of the record's image file."""
-
-  def __len__(self) -> int:
-    return len(self._paths)
-
-  def captioned(self) -> Sequence[int] | None:
-    with_texts = [i for i in range(len(self)) if self.captions(i)]
-    return with_texts if len(with_texts) < len(self) else None
-
-  def __getitem__(self, index: int) -> Record:
-    record: Record = {
-      'id': self.id(index),
-      'image': read_image_bytes(self.file(index)),
-      'caption': self.captions(index),
-    }
-    if self._labels is not None:
-      record['label'] = self._labels[index]
-    return record
-
-  def outline(self) -> Iterator[str]:
-    for index in range(len(self)):
-      label = self._labels[index] if self._labels is not None else None
-      known = self.id(index), self.captions(index), label
-      yield outline_of(self.file(index), *known)
+  @property
+  def hint(self) -> str:
+    """The remedy in brackets, to follow a message, or ''."""
+    return f' ({self.remedy})' if self.remedy else ''
 
 
-def outline_of(path: str, *known: object) -> str:
-  """Returns a line of what is known of an image, with its file's status."""
-  try:
-    status = os.stat(path)
-    file = (status.st_size, status.st_mtime_ns)
-  except (OSError, ValueError) as error:  # reading it will say so, too
-    file = (getattr(error, 'errno', None),)
-  return repr((*known, *file))
-
-
-def words(class_name: str) -> str:
-  return class_name.replace('_', ' ')
-
-
-def local_path(spec: str, location: str) -> str:
-  """Returns the path of a location; `#split` is a sub-folder of it."""
-  folder, hash_sign, split = location.rpartition('#')
-  if hash_sign and not os.path.exists(os.path.expanduser(location)):
-    folder = typed_place(folder)
-    if os.path.isfile(folder):
-      raise UsageError(
-        f'data {spec!r}: a file has no splits; leave out #{split}'
-      )
-    return os.path.join(folder, split)
-  return typed_place(location)
-
-
-def some(names: Iterable[str], count: int) -> str:
-  """Returns up to three names of `count` things, for a message."""
-  shown = [repr(name) for name in itertools.islice(names, 3)]
-  return ', '.join(shown) + (', …' if count > len(shown) else '')
-
-
-def plural(count: int, word: str) -> str:
-  """Returns '1 image' or '1,200 images'."""
-  return f'{count:,} {word}{"" if count == 1 else "s"}'
-
-
-def read_text(spec: str, path: str) -> str:
-  """Reads UTF-8, or the UTF-16 that spreadsheets write, by its mark.
-
-  Raises:
-    UsageError: it cannot be read, or is in another encoding; the message names
-      the line.
-  """
-  try:
-    data = read_bytes(path, _MAX_BYTES)
-  except FailureError as error:
-    raise UsageError(f'data {spec!r}: {error}') from error
-  encoding = 'utf-8-sig'
-  if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-    encoding = 'utf-16'
-  try:
-    return data.decode(encoding)
-  except UnicodeDecodeError as error:
-    line = data.count(b'\n', 0, error.start) + 1
-    name = 'UTF-16' if encoding == 'utf-16' else 'UTF-8'
-    raise UsageError(
-      f'{path}, line {line}: not {name} (byte 0x{data[error.start]:02x}); '
-      'save the file as UTF-8'
-    ) from error
-
-
-def require_columns(
-  spec: str, wanted: Sequence[str], there: Sequence[str]
-) -> None:
-  known = ', '.join(sorted(there)) or 'none'
-  for name in wanted:
-    if name not in there:
-      raise UsageError(f'data {spec!r}: no column {name!r}; it has {known}')
+def sample_indices(length: int, most: int) -> range:
+  """Returns all of range(length), or at most `most` of it, evenly spaced."""
+  return range(0, length, max(1, -(-length // max(1, most))))

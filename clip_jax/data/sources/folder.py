@@ -4,17 +4,13 @@ import collections
 import os
 import re
 
-from clip_jax.data.sources.base import (
-  DEFAULT_CAPTIONS,
-  FileSource,
-  local_path,
-  plural,
-  read_text,
-  some,
-  words,
-)
+from clip_jax.data.sources import Spec
+from clip_jax.data.sources.base import DEFAULT_CAPTIONS
+from clip_jax.data.sources.columns import words
+from clip_jax.data.sources.image_files import FileSource, read_text
 from clip_jax.data.sources.listing import Listing, list_images
-from clip_jax.errors import UsageError
+from clip_jax.errors import plural, quote_first
+from clip_jax.files import typed_place
 
 # The values of `captions` for a folder; `caption` is .txt files or classes.
 CAPTIONS = (*DEFAULT_CAPTIONS, 'filename', 'path')
@@ -34,10 +30,10 @@ class FolderSource(FileSource):
   sub-folder is the class: a label, and its name (with spaces for underscores)
   the caption. Otherwise they are images without texts. What is an image is
   told by content; hidden files and folders are skipped; the order is that of
-  the paths. `#split` is a sub-folder, `#one+two` are several.
+  the paths. `#split` is a sub-folder, `#one+two` are two of them.
   """
 
-  def __init__(self, spec: str, location: str, captions: tuple[str, ...]):
+  def __init__(self, spec: Spec, captions: tuple[str, ...]):
     """Lists the folder and reads captions, and no image.
 
     Args:
@@ -49,19 +45,19 @@ class FolderSource(FileSource):
         of which none was named; `captions` are not of a folder; or a caption
         is not UTF-8.
     """
-    self.spec = spec
+    self.spec = spec.text
     for name in captions:
       if name not in CAPTIONS:
-        raise UsageError(
-          f'data {spec!r}: a folder has no caption columns ({name}); leave '
-          'captions at its default, or take filename or path'
+        raise spec.error(
+          f'a folder has no caption columns ({name}); leave captions at its '
+          'default, or take filename or path'
         )
-    self._root, splits = _root_and_splits(spec, location)
+    self._root, splits = _root_and_splits(spec)
     listing = list_images(self._root, splits)
     self._paths = listing.images
     if not self._paths:
       left_out = ''.join(f' ({x})' for x in listing.notices())
-      raise UsageError(f'data {spec!r}: no images in {self._root}{left_out}')
+      raise spec.error(f'no images in {self._root}{left_out}')
     if not splits:
       _refuse_splits(spec, self._root, self._paths)
     self._class_depth = 1 if splits else 0
@@ -70,19 +66,14 @@ class FolderSource(FileSource):
     self._labels: list[int] | None = None
     notices = listing.notices()
     if 'caption' in captions and any(listing.captions):
-      self._texts = [self._beside(path) for path in listing.captions]
+      self._texts = [
+        [] if path is None else _lines_of(spec, os.path.join(self._root, path))
+        for path in listing.captions
+      ]
       notices += self._describe_captions(listing)
     else:
       notices += self._label(listing)
-    self.notices = tuple(f'data {spec!r}: {notice}' for notice in notices)
-
-  def _beside(self, text_file: str | None) -> list[str]:
-    if text_file is None:
-      return []
-    text = read_text(self.spec, os.path.join(self._root, text_file))
-    # A disk that lost data leaves NULs, which no text has.
-    lines = (line.replace('\0', ' ').strip() for line in text.splitlines())
-    return [line for line in lines if line]
+    self.notices = tuple(f'data {spec.text!r}: {line}' for line in notices)
 
   def _describe_captions(self, listing: Listing) -> list[str]:
     """Says which images have no captions, and which files took the classes."""
@@ -93,15 +84,15 @@ class FolderSource(FileSource):
       names = (path for path in listing.captions if path is not None)
       self.remedy = (
         f'captions (.txt files) are beside {captioned:,} of '
-        f'{plural(count, "image")} only ({some(names, captioned)}): remove '
-        "them to have sub-folders' names instead, or take captions=path"
+        f'{plural(count, "image")} only ({quote_first(names, captioned)}): '
+        "remove them to have sub-folders' names instead, or take captions=path"
       )
       return [self.remedy]
     if without:
       names = (self._paths[i] for i in without)
       self.remedy = (
         f'{len(without):,} of {plural(count, "image")} have no .txt file of '
-        f'captions ({some(names, len(without))})'
+        f'captions ({quote_first(names, len(without))})'
       )
       return [self.remedy]
     self.remedy = (
@@ -113,7 +104,7 @@ class FolderSource(FileSource):
     names = (path for i in empty if (path := listing.captions[i]))
     return [
       f'{plural(len(empty), ".txt file")} of captions have no text '
-      f'({some(names, len(empty))})'
+      f'({quote_first(names, len(empty))})'
     ]
 
   def _label(self, listing: Listing) -> list[str]:
@@ -135,8 +126,8 @@ class FolderSource(FileSource):
       self.remedy = (
         f'the sub-folders are no classes, as {plural(len(stray), "image")} '
         f'beside them {"is" if len(stray) == 1 else "are"} in none '
-        f'({some(stray, len(stray))}): move or remove what is stray, or take '
-        'captions=path'
+        f'({quote_first(stray, len(stray))}): move or remove what is stray, or '
+        'take captions=path'
       )
       return [] if 'path' in self._columns else [self.remedy]
     classes = [names[depth] for names in parts]
@@ -171,7 +162,7 @@ class FolderSource(FileSource):
       notices.append(
         f'{plural(len(empty), "sub-folder")} without images '
         f'{"is no class" if len(empty) == 1 else "are no classes"} '
-        f'({some(empty, len(empty))})'
+        f'({quote_first(empty, len(empty))})'
       )
     return notices
 
@@ -203,36 +194,38 @@ class FolderSource(FileSource):
     return os.path.join(self._root, self._paths[index])
 
 
-def _root_and_splits(spec: str, location: str) -> tuple[str, tuple[str, ...]]:
-  """Returns the folder, and its sub-folders that '#one+two' named."""
-  root = local_path(spec, location)
+def _root_and_splits(spec: Spec) -> tuple[str, tuple[str, ...]]:
+  """Returns the folder, and its sub-folders that '#one+two' names."""
+  root = spec.path()
   if os.path.isdir(root):
     return root, ()
-  folder, hash_sign, split = location.rpartition('#')
-  whole = local_path(spec, folder) if folder and hash_sign else ''
+  whole = typed_place(spec.location)
   if not os.path.isdir(whole):
     if os.path.isfile(root):
-      raise UsageError(
-        f'data {spec!r}: {root} is a file; csv:PATH reads a table of images'
-      )
-    raise UsageError(f'data {spec!r}: no folder {root}')
-  splits = tuple(split.split('+'))
-  there = sorted(
+      raise spec.error(f'{root} is a file; csv:PATH reads a table of images')
+    raise spec.error(f'no folder {root}')
+  splits = tuple(spec.split.split('+'))
+  folders = sorted(
     entry.name
     for entry in os.scandir(whole)
     if entry.is_dir() and not entry.name.startswith('.')
   )
   for name in splits:
-    if name not in there:
-      known = ', '.join(there) or 'no sub-folders'
-      raise UsageError(
-        f'data {spec!r}: no folder {os.path.join(whole, name)}; {whole} has '
-        f'{known}'
-      )
+    if name not in folders:
+      known = ', '.join(folders) or 'no sub-folders'
+      path = os.path.join(whole, name)
+      raise spec.error(f'no folder {path}; {whole} has {known}')
   return whole, splits
 
 
-def _refuse_splits(spec: str, root: str, paths: list[str]) -> None:
+def _lines_of(spec: Spec, path: str) -> list[str]:
+  """Returns the captions of a text file, one a line."""
+  # A disk that lost data leaves NULs, which no text has.
+  lines = read_text(spec, path).replace('\0', ' ').splitlines()
+  return [text for line in lines if (text := line.strip())]
+
+
+def _refuse_splits(spec: Spec, root: str, paths: list[str]) -> None:
   """Refuses a folder of train/ and test/, which would become classes.
 
   A model would be trained on its test images, to tell "train" from "test".
@@ -250,12 +243,12 @@ def _refuse_splits(spec: str, root: str, paths: list[str]) -> None:
   )
   nested = alone and all(os.sep in path for path in images[splits[0]])
   if len(splits) > 1 or nested:
-    whole = spec.partition('#')[0]
+    whole = spec.text.partition('#')[0]
     first = next((x for x in splits if x.lower().startswith('tr')), splits[0])
-    several = f', or all: {whole}#{"+".join(splits)}' if len(splits) > 1 else ''
-    raise UsageError(
-      f'data {spec!r}: {root} has the splits {", ".join(splits)}, which are '
-      f'no classes: name one, as in {whole}#{first}{several}'
+    together = f', or all: {whole}#{"+".join(splits)}'
+    raise spec.error(
+      f'{root} has the splits {", ".join(splits)}, which are no classes: name '
+      f'one, as in {whole}#{first}{together if len(splits) > 1 else ""}'
     )
 
 

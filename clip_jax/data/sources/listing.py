@@ -12,8 +12,7 @@ from clip_jax.data.image_formats import (
   format_of,
   why_unreadable,
 )
-from clip_jax.data.sources.base import plural, some
-from clip_jax.errors import FailureError
+from clip_jax.errors import FailureError, plural, quote_first
 from clip_jax.files import open_regular
 
 # Files of these are not looked into: text, tables and archives, of which there
@@ -69,7 +68,7 @@ class Listing:
       total = plural(self.left_out.total(), 'file')
       lines.append(f'left out {total}: {counts}{more}{why}')
     if count := len(self.unused_texts):
-      names = some(self.unused_texts, count)
+      names = quote_first(self.unused_texts, count)
       verb = 'has no image beside it'
       if count > 1:
         verb = 'have no image beside them'
@@ -77,7 +76,7 @@ class Listing:
     if count := len(self.repeated):
       lines.append(
         f'left out {plural(count, "link")} to folders that are here already '
-        f'({some(self.repeated, count)})'
+        f'({quote_first(self.repeated, count)})'
       )
     return lines
 

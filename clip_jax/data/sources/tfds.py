@@ -1,24 +1,24 @@
-"""Reads `tfds:NAME[/CONFIG][#SPLIT]`: what TFDS prepared, no TensorFlow."""
+"""Reads `tfds:NAME[/CONFIG][#SPLIT]`, data of TFDS, without TensorFlow."""
 
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
-from clip_jax.data.built_in import BUILT_IN, build, prepared_folder
+from clip_jax.data.built_in import BUILT_IN, build, tfds_folder
 from clip_jax.data.images import CorruptImageError
-from clip_jax.data.sources.base import (
-  DEFAULT_CAPTIONS,
-  Record,
-  Source,
+from clip_jax.data.sources import Spec
+from clip_jax.data.sources.base import Record, Source
+from clip_jax.data.sources.columns import (
+  caption_columns,
+  label_captions,
   require_columns,
-  words,
+  texts_of,
 )
-from clip_jax.errors import UsageError
 from clip_jax.files import check_folder
 
 
-class Answer(TypedDict, total=False):
-  """The right answer for an image; see `Record`."""
+class Labels(TypedDict, total=False):
+  """The fields of a `Record` that say what its image shows."""
 
   label: int
   labels: list[int]
@@ -26,78 +26,71 @@ class Answer(TypedDict, total=False):
 
 
 class Target(NamedTuple):
-  """Makes the right answer of features other than `label`.
+  """Derives labels from features other than `label`.
 
-  Its functions are a module's own, so that a source with one pickles.
+  Its functions are defined in modules, so that a source with one pickles.
 
   Attributes:
-    features: that it reads.
-    label_names: from the data set's features by name.
-    answer: from a record's values by feature.
+    features: the names of the features that it reads.
+    label_names: the names of the labels, from the data set's features by name.
+    labels: a record's labels, from its values by feature.
   """
 
   features: tuple[str, ...]
   label_names: Callable[[Mapping[str, Any]], tuple[str, ...]]
-  answer: Callable[[Mapping[str, Any]], Answer]
+  labels: Callable[[Mapping[str, Any]], Labels]
 
 
 class TfdsSource(Source):
-  """A data set prepared by TFDS in a format with random access."""
+  """A data set that TFDS wrote in a format with random access."""
 
   def __init__(
     self,
-    spec: str,
-    location: str,
+    spec: Spec,
     captions: tuple[str, ...],
     target: Target | None = None,
   ):
-    """Opens one split.
+    """Opens one split, 'train' where the SPEC names none.
 
     Args:
       captions: see `open_source`.
-      target: None takes the feature `label`, where there is one.
+      target: makes the labels; None takes the feature `label`, if there is one.
     Raises:
-      UsageError: it is not prepared, or lacks a split or feature.
+      UsageError: TFDS has not prepared the data set, or it lacks the split or a
+        feature.
     """
     import tensorflow_datasets as tfds
 
-    self.spec = spec
-    self._location = location
-    self._columns = captions
+    self.spec = spec.text
+    self._arguments = spec, captions, target
     self._target = target
-    name, _, split = location.partition('#')
-    self._split = split or 'train'
-    builder: Any = _builder(spec, name)
+    self._split = spec.split or 'train'
+    builder: Any = _builder(spec)
     features: dict[str, Any] = dict(builder.info.features.items())
-    if 'image' not in features:
-      raise UsageError(
-        f'data {self.spec!r}: no feature image; it has {", ".join(features)}'
-      )
+    require_columns(spec, ['image'], features)
     label = features.get('label')
     if isinstance(label, tfds.features.ClassLabel):
       self.label_names = tuple(label.names)
     self._has_label = label is not None and target is None
     if target:
-      require_columns(self.spec, target.features, list(features))
+      require_columns(spec, target.features, features)
       self.label_names = target.label_names(features)
     self._has_id = isinstance(features.get('id'), tfds.features.Text)
-    self._texts = [name for name in self._columns if name in features]
-    if self._columns != DEFAULT_CAPTIONS or self.label_names is None:
-      require_columns(self.spec, self._columns, list(features))
+    self._captions = caption_columns(
+      spec, captions, features, labelled=self.label_names is not None
+    )
     try:
       self._records: Any = builder.as_data_source(
         self._split, decoders={'image': tfds.decode.SkipDecoding()}
       )
     except NotImplementedError as error:
-      raise UsageError(
-        f'data {self.spec!r}: prepared without random access; prepare it '
-        'again with --file_format=array_record'
+      raise spec.error(
+        'prepared without random access; prepare it again with '
+        '--file_format=array_record'
       ) from error
     except (KeyError, ValueError) as error:
-      raise UsageError(
-        f'data {self.spec!r}: no split {self._split!r}; it has '
-        + ', '.join(builder.info.splits)
-      ) from error
+      splits = ', '.join(builder.info.splits)
+      raise spec.error(f'no split {self._split!r}; it has {splits}') from error
 
   def __len__(self) -> int:
     return len(self._records)
@@ -130,42 +123,37 @@ class TfdsSource(Source):
       raise CorruptImageError(f'damaged record: {error}') from error
 
   def _record(self, index: int, data: Mapping[str, Any]) -> Record:
-    texts = []
-    for name in self._texts:
-      value = data[name]
-      values = [value] if isinstance(value, bytes | str) else list(value)
-      texts += [x.decode() if isinstance(x, bytes) else x for x in values]
     record: Record = {
       'id': data['id'].decode() if self._has_id else f'{self._split}/{index}',
       'image': data['image'],
-      'caption': texts,
+      'caption': texts_of(data[name] for name in self._captions),
     }
     if self._target:
-      record = {**record, **self._target.answer(data)}
+      record = {**record, **self._target.labels(data)}
     elif self._has_label:
       record['label'] = int(data['label'])
-    if not self._texts and self.label_names:
+    if not self._captions and self.label_names:
       labels = record.get('labels', [record.get('label', -1)])
       if any(label >= len(self.label_names) for label in labels):
         raise ValueError('its label has no name')
-      record['caption'] = [
-        words(self.label_names[label]) for label in labels if label >= 0
-      ]
+      record['caption'] = label_captions(self.label_names, labels)
     return record
 
   def __reduce__(self):
     # TFDS's reader holds open files; a worker process opens its own.
-    return (
-      TfdsSource, (self.spec, self._location, self._columns, self._target)
-    )  # fmt: skip
+    return TfdsSource, self._arguments
 
 
-def _builder(spec: str, name: str):
-  """Returns a prepared data set by its own files; some build themselves."""
+def _builder(spec: Spec):
+  """Returns the TFDS builder that reads a data set from its own files.
+
+  A built-in data set is built first, where it is not there yet.
+  """
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 
-  data_dir = prepared_folder()
+  name = spec.location
+  data_dir = tfds_folder()
   # TFDS would wait for a pipe.
   check_folder(
     os.path.join(data_dir, name.partition('/')[0]), ('.json', '.txt')
@@ -177,8 +165,8 @@ def _builder(spec: str, name: str):
   except Exception as error:
     there = os.listdir(data_dir) if os.path.isdir(data_dir) else []
     known = sorted({*BUILT_IN, *there} - {'downloads'})
-    raise UsageError(
-      f'data {spec!r}: {name} is not prepared in {data_dir}; known there: '
+    raise spec.error(
+      f'{name} is not prepared in {data_dir}; known there: '
       f'{", ".join(known)} (tfds build {name} --file_format=array_record '
       'prepares it)'
     ) from error

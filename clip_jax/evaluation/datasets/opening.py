@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_jax.data.built_in import prepared_folder
-from clip_jax.data.sources import Source, open_source, spec_of
+from clip_jax.data.built_in import tfds_folder
+from clip_jax.data.sources import Source, open_source, parse_spec, with_scheme
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
 from clip_jax.data.sources.csv import CsvSource
 from clip_jax.data.sources.tfds import TfdsSource
@@ -72,7 +72,7 @@ def open_dataset(
     specs = (train or facts.train, validation)
     place = root or data_root()
     return _open_row(facts, place, specs, lines, tuple(captions))
-  if ':' not in spec_of(name):
+  if ':' not in with_scheme(name):
     near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0)
     raise UsageError(
       f'no data set {name!r}: the nearest is {near[0]!r} (clip-jax eval --list '
@@ -144,10 +144,10 @@ def _require(facts: DatasetFacts, root: Path) -> None:
   if reason is None:
     return
   spec = fill_root(facts.test or '', root)
-  scheme, _, location = spec.partition(':')
-  if scheme == 'tfds':
-    build = f'tfds build {location.partition("#")[0]}'
-    hint = f'{build} --file_format=array_record; read from {prepared_folder()}'
+  parsed = parse_spec(spec)
+  if parsed.scheme == 'tfds':
+    build = f'tfds build {parsed.location}'
+    hint = f'{build} --file_format=array_record; read from {tfds_folder()}'
   else:
     hint = f'--root, {ROOT_VARIABLE} or else ~/clip_data is where it is looked '
     hint += f'for, here {root}'
@@ -158,13 +158,11 @@ def _source(
   facts: DatasetFacts, spec: str, captions: tuple[str, ...]
 ) -> Source:
   """Opens a split of a row, its records labelled as the row says."""
-  scheme, _, location = spec.partition(':')
-  if facts.target in TFDS_TARGETS and scheme == 'tfds':
-    target = TFDS_TARGETS[facts.target]
-    source = TfdsSource(spec, location, captions, target)
-  elif facts.target in CSV_TARGETS and scheme == 'csv':
-    columns = CSV_TARGETS[facts.target]
-    source = CsvSource(spec, location, captions, columns)
+  parsed = parse_spec(spec)
+  if facts.target in TFDS_TARGETS and parsed.scheme == 'tfds':
+    source = TfdsSource(parsed, captions, TFDS_TARGETS[facts.target])
+  elif facts.target in CSV_TARGETS and parsed.scheme == 'csv':
+    source = CsvSource(parsed, captions, CSV_TARGETS[facts.target])
   else:
     source = open_source(spec, captions=captions)
   if facts.target in CAPTION_TARGETS:

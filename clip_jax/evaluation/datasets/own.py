@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clip_jax.data.sources import Source, open_source, spec_of
-from clip_jax.data.sources.base import DEFAULT_CAPTIONS
+from clip_jax.data.sources import Source, open_source, with_scheme
+from clip_jax.data.sources.base import DEFAULT_CAPTIONS, SAMPLE_RECORDS
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.datasets.opening import open_dataset
@@ -73,7 +73,7 @@ def own_row(name: str, spec: str, captions: Sequence[str]) -> DatasetFacts:
   Raises:
     UsageError: it cannot be opened, or has neither labels nor captions.
   """
-  spec = spec_of(spec)
+  spec = with_scheme(spec)
   captions = _columns_of(spec, captions)
   source = open_source(spec, captions=captions)
   train = None
@@ -124,7 +124,7 @@ def _columns_of(spec: str, captions: Sequence[str]) -> Sequence[str]:
 def _has_captions(source: Source) -> bool:
   """Returns whether a source has captions beside the names of its labels."""
   names = set(source.label_names or ())
-  texts = itertools.islice(source.texts(), _TEXTS)
+  texts = itertools.islice(source.texts(SAMPLE_RECORDS), _TEXTS)
   return any(text not in names for text in texts)
 
 

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from clip_jax.data.built_in import BUILT_IN, prepared_folder
-from clip_jax.data.sources.base import local_path
+from clip_jax.data.built_in import BUILT_IN, tfds_folder
+from clip_jax.data.sources import parse_spec
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.datasets.table import DatasetFacts
 from clip_jax.files import read_json, typed_path
@@ -36,13 +36,11 @@ def present(facts: DatasetFacts, root: Path | None = None) -> str | None:
   """
   if facts.test is None:
     return 'no test split'
-  spec = fill_root(facts.test, root or data_root())
-  scheme, _, location = spec.partition(':')
-  if scheme == 'tfds':
-    name, _, split = location.partition('#')
-    return _not_prepared(name, split.partition('[')[0])
-  path = local_path(spec, location)
-  if scheme == 'csv':
+  spec = parse_spec(fill_root(facts.test, root or data_root()))
+  if spec.scheme == 'tfds':
+    return _not_prepared(spec.location, spec.split.partition('[')[0])
+  path = spec.path()
+  if spec.scheme == 'csv':
     return None if os.path.isfile(path) else 'no such file'
   if not os.path.isdir(path):
     return 'no such folder'
@@ -54,7 +52,7 @@ def _not_prepared(name: str, split: str) -> str | None:
   """Returns why TFDS cannot read a data set, or None."""
   if name in BUILT_IN:
     return None  # on first use
-  folder = Path(prepared_folder()) / name
+  folder = Path(tfds_folder()) / name
   # A data set with a default configuration may be named without it.
   infos = [*folder.glob('*/dataset_info.json')]
   infos = infos or [*folder.glob('*/*/dataset_info.json')]

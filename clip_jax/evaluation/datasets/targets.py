@@ -15,7 +15,7 @@ import numpy as np
 from clip_jax.data.images import convert, decode
 from clip_jax.data.sources import Record, Source
 from clip_jax.data.sources.csv import Columns
-from clip_jax.data.sources.tfds import Answer, Target
+from clip_jax.data.sources.tfds import Labels, Target
 
 _VEHICLES = (0, 1, 2)  # Car, Van, Truck among KITTI's types
 _DISTANCES = (8.0, 20.0)  # metres, the last that count as nearer
@@ -26,7 +26,7 @@ def _object_names(features: Mapping[str, Any]) -> tuple[str, ...]:
   return tuple(features['labels'].feature.names)
 
 
-def _objects(data: Mapping[str, Any]) -> Answer:
+def _objects(data: Mapping[str, Any]) -> Labels:
   """VOC2007's rule: a class of which an image has objects, but only such as
   are hard to see, is neither right nor wrong there (its devkit's label 0).
   """
@@ -40,7 +40,7 @@ def _distance_names(features: Mapping[str, Any]) -> tuple[str, ...]:
   return ('below_8', 'below_20', 'above_20', 'no_vehicle')
 
 
-def _nearest_vehicle(data: Mapping[str, Any]) -> Answer:
+def _nearest_vehicle(data: Mapping[str, Any]) -> Labels:
   """Returns how far ahead the nearest vehicle is, as VTAB (Zhai et al. 2019)
   asks.
   """
@@ -60,7 +60,7 @@ def _count_names(features: Mapping[str, Any]) -> tuple[str, ...]:
   return tuple(f'count_{count}' for count in _COUNTS)
 
 
-def _object_count(data: Mapping[str, Any]) -> Answer:
+def _object_count(data: Mapping[str, Any]) -> Labels:
   return {'label': len(data['objects']['shape']) - _COUNTS[0]}
 
 

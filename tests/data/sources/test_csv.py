@@ -4,7 +4,7 @@ import pickle
 import pytest
 
 from clip_jax.data.images import CorruptImageError
-from clip_jax.data.sources import open_source
+from clip_jax.data.sources import open_source, parse_spec
 from clip_jax.data.sources.csv import Columns, CsvSource
 from clip_jax.errors import UsageError
 from tests.data.pictures import write_pictures
@@ -54,15 +54,15 @@ def test_columns_may_have_other_names_and_a_label_several(table):
   spec = table('file,tone,kind\na.png,dark_red,apple\nb.png,green,\n')
   columns = Columns('file', ('tone', 'kind'))
   with pytest.raises(UsageError, match=r"line 3: b\.png has the label ''"):
-    CsvSource(spec, spec[4:], ('caption',), columns)
+    CsvSource(parse_spec(spec), ('caption',), columns)
   spec = table('file,tone,kind\na.png,dark_red,apple\nb.png,green,pear\n')
-  source = CsvSource(spec, spec[4:], ('caption',), columns)
+  source = CsvSource(parse_spec(spec), ('caption',), columns)
   assert source.label_names == ('dark_red apple', 'green pear')
   assert [source[i].get('label') for i in range(2)] == [0, 1]
   assert source[0]['caption'] == ['dark red apple']
   assert source.id(1) == 'b.png'
   assert pickle.loads(pickle.dumps(source))[1] == source[1]
-  texts = CsvSource(spec, spec[4:], ('kind',), columns).captions(1)
+  texts = CsvSource(parse_spec(spec), ('kind',), columns).captions(1)
   assert texts == ['pear']
 
 
@@ -70,7 +70,7 @@ def test_columns_that_are_named_must_be_there(table):
   spec = table('image,label,caption\na.png,cat,x\n')
   for columns in (Columns('file'), Columns('image', ('file',))):
     with pytest.raises(UsageError, match="no column 'file'; it has caption"):
-      CsvSource(spec, spec[4:], ('caption',), columns)
+      CsvSource(parse_spec(spec), ('caption',), columns)
 
 
 def test_labels_by_number_and_tabs(table):

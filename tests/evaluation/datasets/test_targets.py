@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from clip_jax.data.images import CorruptImageError
-from clip_jax.data.sources import open_source
+from clip_jax.data.sources import open_source, parse_spec
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.datasets.names import match
@@ -33,10 +33,8 @@ def opened(tmp_path, monkeypatch: pytest.MonkeyPatch):
 
   def call(name: str, target: str, records: list[dict[str, Any]]) -> TfdsSource:
     tiny_tfds.write(tmp_path, name, {'test': records})
-    location = f'{name}#test'
-    return TfdsSource(
-      f'tfds:{location}', location, ('caption',), TFDS_TARGETS[target]
-    )
+    spec = parse_spec(f'tfds:{name}#test')
+    return TfdsSource(spec, ('caption',), TFDS_TARGETS[target])
 
   return call
 
@@ -167,10 +165,9 @@ def test_a_source_with_a_target_pickles(opened):
 
 def test_a_data_set_without_the_features_is_refused(opened):
   opened('clevr', 'object_count', [clevr('a', 5)])
-  with pytest.raises(UsageError, match=r"'tfds:clevr': no column 'labels'"):
-    TfdsSource(
-      'tfds:clevr', 'clevr#test', ('caption',), TFDS_TARGETS['object_labels']
-    )
+  spec = parse_spec('tfds:clevr#test')
+  with pytest.raises(UsageError, match=r"clevr#test': no column 'labels'"):
+    TfdsSource(spec, ('caption',), TFDS_TARGETS['object_labels'])
 
 
 @pytest.mark.parametrize(

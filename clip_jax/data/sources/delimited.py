@@ -1,7 +1,8 @@
-"""Reads a table as spreadsheets and programs save it, row by row.
+"""Reads a table of delimited text, as spreadsheets save it, row by row.
 
 A quote that never closes makes the rest of the file one cell. Python's own
-reader says nothing of that; here the line where it opened is named.
+reader accepts that in silence; here it is an error, which names the line where
+the quote is.
 """
 
 import csv
@@ -19,7 +20,7 @@ _SPACE = re.compile(' *')
 _LINE_BREAK = re.compile(r'\r\n|\r|\n')
 
 
-class Table:
+class DelimitedTable:
   """The rows of a table with a header.
 
   Attributes:

@@ -1,0 +1,83 @@
+"""Captions and labels of records that have columns, in tables and data sets."""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from clip_jax.data.sources import Spec
+from clip_jax.data.sources.base import DEFAULT_CAPTIONS
+
+
+def require_columns(
+  spec: Spec, wanted: Iterable[str], available: Collection[str]
+) -> None:
+  """Refuses data that lack a column.
+
+  Raises:
+    UsageError: it names the column, and those that the data have.
+  """
+  for name in wanted:
+    if name not in available:
+      known = ', '.join(sorted(available)) or 'none'
+      raise spec.error(f'no column {name!r}; it has {known}')
+
+
+def caption_columns(
+  spec: Spec,
+  wanted: tuple[str, ...],
+  available: Collection[str],
+  *,
+  labelled: bool,
+) -> list[str]:
+  """Returns the columns to read captions from.
+
+  Labelled data may lack the default column: the names of labels are captions
+  then.
+
+  Raises:
+    UsageError: a column is missing.
+  """
+  if wanted != DEFAULT_CAPTIONS or not labelled:
+    require_columns(spec, wanted, available)
+  return [name for name in wanted if name in available]
+
+
+def texts_of(cells: Iterable[Any]) -> list[str]:
+  """Returns the captions of a record, whose cells hold a text or a list each.
+
+  Raises:
+    UnicodeDecodeError: bytes in a cell are not UTF-8.
+  """
+  texts: list[str] = []
+  for cell in cells:
+    values = [cell] if isinstance(cell, bytes | str) else cell
+    texts += [x.decode() if isinstance(x, bytes) else x for x in values]
+  return texts
+
+
+def number_labels(
+  labels: Sequence[str],
+) -> tuple[list[int], tuple[str, ...] | None]:
+  """Returns labels as numbers, and the name of each number.
+
+  Where all labels are whole numbers, they stay, and have no names (None).
+  Otherwise they are numbered by their sorted names. '' is no label: -1.
+  """
+  names = {label for label in labels if label}
+  if all(re.fullmatch(r'[+-]?[0-9]{1,9}', name) for name in names):
+    return [int(label or -1) for label in labels], None
+  label_names = tuple(sorted(names))
+  number = {name: i for i, name in enumerate(label_names)}
+  return [number.get(label, -1) for label in labels], label_names
+
+
+def label_captions(
+  label_names: Sequence[str], labels: Iterable[int]
+) -> list[str]:
+  """Returns the names of a record's labels, as its captions."""
+  return [words(label_names[label]) for label in labels if label >= 0]
+
+
+def words(class_name: str) -> str:
+  """Returns the name of a class in words: 'red_apple' is 'red apple'."""
+  return class_name.replace('_', ' ')
