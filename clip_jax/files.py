@@ -1,8 +1,9 @@
-"""The one door through which a file from outside is opened, and written.
+"""Opens files that come from outside, and writes files whole or not at all.
 
-A path that a person typed has its `~` expanded. What is behind it must be a
-regular file, within a size and, where it is JSON, within a depth; every error
-names the file. What is written comes into its place whole (`replacing`).
+A path that a person typed has its `~` expanded. What is opened must be a
+regular file within a limit of size and, where it is JSON, of depth; every error
+names the file. A file that is written replaces the old one once it is complete
+(`replacing`).
 """
 
 import contextlib
@@ -40,22 +41,21 @@ def typed_path(path: str | os.PathLike) -> Path:
   """Returns the path that a person typed, with its `~` expanded.
 
   Raises:
-    UsageError: see `typed_place`.
+    UsageError: see `expand_path`.
   """
-  return Path(typed_place(path))
+  return Path(expand_path(path))
 
 
-def typed_place(place: str | os.PathLike) -> str:
-  """Returns what a person typed for a path or for a URL such as gs://…
+def expand_path(path: str | os.PathLike) -> str:
+  """Returns the path or URL that a person typed, with its `~` expanded.
 
-  The `~` of a path is expanded, and a URL is left as it is, which a `Path`
-  would not do.
+  A URL such as gs://… stays as it is; a `Path` would drop one of its slashes.
 
   Raises:
     UsageError: it is empty or holds a NUL, which no path can, or it begins
       with the `~` of a user who is not known here.
   """
-  text = os.fspath(place)
+  text = os.fspath(path)
   if not text:
     raise UsageError('a path is empty: name a file or a folder.')
   if '\0' in text:

@@ -19,8 +19,8 @@ def test_a_typed_path_has_its_tilde_expanded(monkeypatch):
   monkeypatch.setenv('HOME', '/home/somebody')
   assert files.typed_path('~/x') == Path('/home/somebody/x')
   assert files.typed_path('x~') == Path('x~')
-  assert files.typed_place('~/x') == '/home/somebody/x'
-  assert files.typed_place('gs://bucket/~/x') == 'gs://bucket/~/x'
+  assert files.expand_path('~/x') == '/home/somebody/x'
+  assert files.expand_path('gs://bucket/~/x') == 'gs://bucket/~/x'
 
 
 def test_an_unknown_user_is_no_folder_called_tilde(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ from clip_jax.errors import (
   print_notes,
   print_warnings,
 )
-from clip_jax.files import typed_place
+from clip_jax.files import expand_path
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _one(word: str, alone: bool = False) -> str | _Set:
   """
   from clip_jax.data.sources import SCHEMES, open_source
 
-  path = typed_place(word)
+  path = expand_path(word)
   if os.path.isdir(path):
     return _Set(open_source(f'folder:{path}'), path)
   if os.path.lexists(path):

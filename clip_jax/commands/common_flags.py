@@ -22,7 +22,7 @@ _MODEL_EXAMPLE = (
 
 
 class PathParser(flags.ArgumentParser):
-  """Parses a path or URL that a person typed; see `files.typed_place`.
+  """Parses a path or URL that a person typed; see `files.expand_path`.
 
   A shell expands the `~` of `--out ~/x`, and not that of `--out=~/x`.
   """
@@ -30,7 +30,7 @@ class PathParser(flags.ArgumentParser):
   syntactic_help = 'a path'
 
   def parse(self, argument: str) -> str:
-    return files.typed_place(argument) if argument else argument
+    return files.expand_path(argument) if argument else argument
 
 
 def define_path(

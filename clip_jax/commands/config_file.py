@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from clip_jax.errors import UsageError
-from clip_jax.files import typed_place
+from clip_jax.files import expand_path
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -51,7 +51,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
 def _expand_home(argv: list[str]) -> list[str]:
   """Expands the `~` of --config=~/FILE.py."""
   return [
-    f'{flag[1]}{typed_place(flag[2])}'
+    f'{flag[1]}{expand_path(flag[2])}'
     if (flag := re.fullmatch(r'(--?config=)(.+)', word))
     else word
     for word in argv

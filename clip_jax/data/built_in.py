@@ -11,7 +11,7 @@ import os
 import sys
 
 from clip_jax.errors import FailureError
-from clip_jax.files import typed_place
+from clip_jax.files import expand_path
 
 BUILT_IN = ('emoji', 'digits')
 
@@ -21,7 +21,7 @@ def tfds_folder() -> str:
   folder = os.environ.get('TFDS_DATA_DIR')
   # The default of TFDS; importing it to ask would take a second.
   folder = folder or os.path.join('~', 'tensorflow_datasets')
-  return typed_place(folder)
+  return expand_path(folder)
 
 
 def build(name: str, data_dir: str | os.PathLike | None = None) -> str:
@@ -41,7 +41,7 @@ def build(name: str, data_dir: str | os.PathLike | None = None) -> str:
   """
   import tensorflow_datasets as tfds
 
-  folder = typed_place(data_dir or tfds_folder())
+  folder = expand_path(data_dir or tfds_folder())
   module = f'clip_jax.data.{name}.{name}_dataset_builder'
   builder_class = importlib.import_module(module).Builder
   builder = builder_class(data_dir=folder, file_format='array_record')

@@ -39,11 +39,28 @@ from clip_jax.data.preprocessing import (
 )
 
 __all__ = [
-  'CLIP_MEAN', 'CLIP_STD', 'CONVENTIONS', 'INTERPOLATIONS', 'MAX_PIXELS',
-  'RESIZE_MODES', 'CorruptImageError', 'ImageLike', 'MissingImageError',
-  'Preprocessing', 'as_displayed', 'check_colour', 'convert',
-  'decode', 'decode_rgb', 'lay_upon', 'limit_megapixels', 'on_white',
-  'pillow_errors', 'preprocess', 'read_bytes', 'upright',
+  'CLIP_MEAN',
+  'CLIP_STD',
+  'CONVENTIONS',
+  'INTERPOLATIONS',
+  'MAX_PIXELS',
+  'RESIZE_MODES',
+  'CorruptImageError',
+  'ImageLike',
+  'MissingImageError',
+  'Preprocessing',
+  'as_displayed',
+  'check_colour',
+  'composite_on',
+  'convert',
+  'decode',
+  'decode_rgb',
+  'limit_megapixels',
+  'on_white',
+  'pillow_errors',
+  'preprocess',
+  'read_bytes',
+  'upright',
 ]  # fmt: skip
 
 # How each EXIF orientation is turned upright; others need no turn.
@@ -142,7 +159,7 @@ def upright(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     if image.mode in SIXTEEN_BITS:
       image = _eight_bits(image)
     if image.has_transparency_data:
-      image = lay_upon(image, preprocessing.background)
+      image = composite_on(image, preprocessing.background)
   return image
 
 
@@ -177,7 +194,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 @pillow_errors()
-def lay_upon(image: Image.Image, colour: str) -> Image.Image:
+def composite_on(image: Image.Image, colour: str) -> Image.Image:
   """Returns a transparent image as RGB, upon a ground of one colour.
 
   Raises:
@@ -203,7 +220,7 @@ def on_white(image: Image.Image) -> Image.Image:
   """
   # Pillow cannot convert 16 bits with a transparent grey.
   if image.has_transparency_data and image.mode not in SIXTEEN_BITS:
-    return lay_upon(image, 'white')
+    return composite_on(image, 'white')
   return image.convert('RGB')
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import typed_path, typed_place
+from clip_jax.files import expand_path, typed_path
 from clip_jax.tokenizers.base import Tokenizer
 
 __all__ = [
@@ -47,7 +47,7 @@ def load(spec: str, context_length: int | None = None) -> Tokenizer:
     from clip_jax.tokenizers.clip import CLIPTokenizer
 
     return CLIPTokenizer(context_length)
-  path = typed_place(path)
+  path = expand_path(path)
   if kind == 'sentencepiece':
     from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import typed_place
+from clip_jax.files import expand_path
 from clip_jax.parallel import distributed
 
 Result = TypeVar('Result')
@@ -110,7 +110,7 @@ def open_workdir(name: str | os.PathLike) -> Iterator[Workdir]:
     UsageError: it is another kind of store.
     FailureError: the store cannot be reached.
   """
-  text = typed_place(name)
+  text = expand_path(name)
   if '://' not in text:
     yield Workdir(text, Path(text))
     return

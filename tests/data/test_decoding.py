@@ -17,10 +17,10 @@ from clip_jax.data.images import (
   CorruptImageError,
   MissingImageError,
   Preprocessing,
+  composite_on,
   convert,
   decode,
   decode_rgb,
-  lay_upon,
   limit_megapixels,
   preprocess,
   upright,
@@ -176,12 +176,12 @@ def test_a_thin_image_takes_little_memory(size, resize_mode, monkeypatch):
 def test_transparency_in_strips_is_that_of_the_whole(monkeypatch):
   rng = np.random.default_rng(0)
   image = Image.fromarray(rng.integers(0, 256, (50, 30, 4), np.uint8))
-  whole = lay_upon(image, 'white')
+  whole = composite_on(image, 'white')
   ground = Image.new('RGBA', image.size, 'white')
   ground.alpha_composite(image)
   np.testing.assert_array_equal(whole, ground.convert('RGB'))
   monkeypatch.setattr('clip_jax.data.images._STRIP_PIXELS', 100)
-  np.testing.assert_array_equal(lay_upon(image, 'white'), whole)
+  np.testing.assert_array_equal(composite_on(image, 'white'), whole)
 
 
 # ------------------------------------------------------------------ what it is

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS, Record, Source
 from clip_jax.errors import UsageError
-from clip_jax.files import typed_place
+from clip_jax.files import expand_path
 
 __all__ = [
   'SCHEMES', 'Record', 'Source', 'Spec', 'open_source', 'parse_spec',
@@ -65,7 +65,7 @@ class Spec(NamedTuple):
     Raises:
       UsageError: a split of a file is named, or the path is impossible.
     """
-    path = typed_place(self.location)
+    path = expand_path(self.location)
     if not self.split:
       return path
     if os.path.isfile(path):

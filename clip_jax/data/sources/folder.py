@@ -10,7 +10,7 @@ from clip_jax.data.sources.columns import words
 from clip_jax.data.sources.image_files import FileSource, read_text
 from clip_jax.data.sources.listing import Listing, list_images
 from clip_jax.errors import plural, quote_first
-from clip_jax.files import typed_place
+from clip_jax.files import expand_path
 
 # The values of `captions` for a folder; `caption` is .txt files or classes.
 CAPTIONS = (*DEFAULT_CAPTIONS, 'filename', 'path')
@@ -199,7 +199,7 @@ def _root_and_splits(spec: Spec) -> tuple[str, tuple[str, ...]]:
   root = spec.path()
   if os.path.isdir(root):
     return root, ()
-  whole = typed_place(spec.location)
+  whole = expand_path(spec.location)
   if not os.path.isdir(whole):
     if os.path.isfile(root):
       raise spec.error(f'{root} is a file; csv:PATH reads a table of images')
