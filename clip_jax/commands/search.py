@@ -183,15 +183,13 @@ def _nearest_finder(
 ) -> 'Callable[[int], Nearest]':
   """Returns the function that finds, for each query, so many nearest rows."""
   if values.approximate:
-    from clip_jax.inference.approximate import ApproximateIndex
+    from clip_jax.inference.table_search import ApproximateIndex
 
     index = ApproximateIndex(
       table,
       kind,
-      watch=lambda chunks: show_progress(
-        chunks, rows, 'rows', size=lambda chunk: len(chunk.rows)
-      ),
       say=lambda line: print(line, file=sys.stderr),
+      progress=show_progress,
     )
     return lambda top: index.search(vectors, top=top)
   if rows > _MANY_ROWS:
@@ -201,7 +199,7 @@ def _nearest_finder(
       file=sys.stderr,
     )
 
-  from clip_jax.inference.nearest import search_table
+  from clip_jax.inference.table_search import search_table
 
   return lambda top: search_table(table, vectors, kind=kind, top=top)
 

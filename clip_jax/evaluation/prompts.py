@@ -12,7 +12,11 @@ from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.features.extraction import text_features
 from clip_jax.evaluation.types import Encoder, Options
-from clip_jax.inference.classifier import check_labels, check_templates
+from clip_jax.inference.classifier import (
+  check_labels,
+  check_templates,
+  mean_directions,
+)
 from clip_jax.tokenizers.base import Tokenizer
 
 
@@ -39,8 +43,21 @@ def classifier_for(
   """
   chosen = tuple(templates or options.templates_for(dataset))
   rows = prompt_features(encoder, dataset, options, chosen)
-  counts = [len(names) for names in dataset.class_names]
-  return mean_directions(rows.reshape(-1, rows.shape[-1]), counts, len(chosen))
+  return class_directions(dataset, rows)
+
+
+def class_directions(
+  dataset: Dataset, rows: Float[np.ndarray, 'M T E']
+) -> Float[np.ndarray, 'E C']:
+  """Returns one unit-length column a class, from what `prompt_features` gives.
+
+  Args:
+    dataset: its `class_names`.
+    rows: of some or all of the templates.
+  """
+  names, templates, width = rows.shape
+  counts = [len(own) * templates for own in dataset.class_names]
+  return mean_directions(rows.reshape(names * templates, width), counts)
 
 
 def prompt_features(
@@ -81,23 +98,6 @@ def prompts_of(dataset: Dataset, templates: Sequence[str]) -> list[list[str]]:
     [template.replace('{}', name) for name in names for template in templates]
     for names in dataset.class_names
   ]
-
-
-def mean_directions(
-  rows: Float[np.ndarray, 'R E'], names: Sequence[int], templates: int
-) -> Float[np.ndarray, 'E C']:
-  """Returns unit-length columns: the mean direction of each class's rows.
-
-  Args:
-    rows: of each name's templates, in the order of the classes.
-    names: how many each class has.
-    templates: rows a name.
-  """
-  counts = np.array(names) * templates
-  starts = np.cumsum([0, *counts[:-1]])
-  sums = np.add.reduceat(rows, starts, axis=0)  # C E: the length is free
-  norms = np.linalg.norm(sums, axis=1, keepdims=True)
-  return (sums / np.maximum(norms, 1e-12)).T.astype(np.float32)
 
 
 Prompts = Sequence[Sequence[str]]  # those of each class

@@ -47,9 +47,22 @@ def zero_shot_weights(
   )
   rows = encode_text(prompts)
   check_finite(rows, 'text')
-  rows = rows.reshape(len(labels), len(templates), -1).mean(1)  # C E
-  norms = np.linalg.norm(rows, axis=1, keepdims=True)
-  return (rows / np.maximum(norms, 1e-12)).T.astype(np.float32)
+  return mean_directions(rows, [len(templates)] * len(labels))
+
+
+def mean_directions(
+  rows: Float[np.ndarray, 'R E'], counts: Sequence[int]
+) -> Float[np.ndarray, 'E C']:
+  """Returns one unit-length column a class: the mean direction of its rows.
+
+  Args:
+    rows: embeddings of prompts, all those of a class together.
+    counts: how many each of the C classes has; at least one.
+  """
+  starts = np.cumsum([0, *counts[:-1]])
+  sums = np.add.reduceat(rows, starts, axis=0)  # C E; the length is set below
+  norms = np.linalg.norm(sums, axis=1, keepdims=True)
+  return (sums / np.maximum(norms, 1e-12)).T.astype(np.float32)
 
 
 def prompt(template: Template, label: str) -> str:

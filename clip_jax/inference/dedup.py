@@ -6,7 +6,7 @@ copies, which may be less and less like the first, form no chains.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +17,13 @@ from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.embeddings_reader import EmbeddingsTable
 from clip_jax.inference.encode_shards import check_corrupt
+from clip_jax.inference.nearest import nearest_in_blocks
 from clip_jax.progress import Progress, no_progress
 
 _TILE = 2048  # rows compared with as many at once: 16 MB of similarities
 # What rounding may take from the cosine of two equal images, which went
 # through the encoder in different batches.
 _ROUNDING = 1e-5
-
-Watch = Callable[[Iterable[range]], Iterator[range]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +135,7 @@ def compare_embeddings(
     rows,
     exact_copies(digests),
     threshold,
-    watch=lambda tiles: iter(progress(tiles, len(rows), 'rows', size=len)),
+    progress=progress,
   )
   return ComparedItems(
     kind,
@@ -187,7 +186,7 @@ def near_copies(
   exact: Copies,
   threshold: float,
   *,
-  watch: Watch = iter,
+  progress: Progress = no_progress,
 ) -> Copies:
   """Finds, beside the exact copies, those of a cosine of at least `threshold`.
 
@@ -199,38 +198,31 @@ def near_copies(
     rows: of the table, of one kind: the N items.
     exact: copies among these items.
     threshold: a cosine.
-    watch: passes on tiles of items and shows how far they are.
+    progress: shows how many of the rows have been compared.
   """
   of, similarity = exact.of.copy(), exact.similarity.copy()
   items, least = exact.kept, threshold - _ROUNDING
   kept: list[int] = []
-  tiles = [
-    range(i, min(i + _TILE, len(items))) for i in range(0, len(items), _TILE)
-  ]
-  for tile in watch(tiles):
-    places = items[tile.start : tile.stop]
-    vectors = _unit_rows(table, rows, places)
-    best = np.full(len(places), -1.0)
-    nearest = places.copy()
-    for start in range(0, len(kept), _TILE):
-      others = np.array(kept[start : start + _TILE])
-      scores = vectors @ _unit_rows(table, rows, others).T
-      place = scores.argmax(axis=1)
-      score = scores[np.arange(len(places)), place]
-      nearest = np.where(score > best, others[place], nearest)
-      best = np.maximum(score, best)
+  tiles = np.split(items, range(_TILE, len(items), _TILE))
+  for tile in progress(tiles, len(rows), 'rows', size=len):
+    vectors = _unit_rows(table, rows, tile)
+    best, nearest = np.full(len(tile), -1.0), tile.copy()
+    if kept:
+      blocks = _similarities(table, rows, vectors, kept)
+      earlier = nearest_in_blocks(len(tile), blocks, k=1)
+      best[:], nearest[:] = earlier.similarities[:, 0], earlier.rows[:, 0]
     within = vectors @ vectors.T
-    fresh: list[int] = []  # kept ones of this tile
-    for i, item in enumerate(places.tolist()):
-      if fresh:
-        j = fresh[int(within[i, fresh].argmax())]
+    kept_here: list[int] = []  # positions in the tile
+    for i, item in enumerate(tile.tolist()):
+      if kept_here:
+        j = kept_here[int(within[i, kept_here].argmax())]
         if within[i, j] > best[i]:
-          best[i], nearest[i] = within[i, j], places[j]
+          best[i], nearest[i] = within[i, j], tile[j]
       if best[i] >= least:
         of[item], similarity[item] = nearest[i], min(best[i], 1.0)
       else:
-        fresh.append(i)
-    kept += places[fresh].tolist()
+        kept_here.append(i)
+    kept += tile[kept_here].tolist()
   # Exact copies go with what they are copies of.
   same = exact.exact & (of[exact.of] == exact.of)
   return Copies(of[of], np.minimum(similarity, similarity[exact.of]), same)
@@ -257,9 +249,21 @@ def fold(
   return list(groups.values())
 
 
+def _similarities(
+  table: EmbeddingsTable,
+  rows: Sequence[int],
+  vectors: Float[np.ndarray, 'Q E'],
+  items: Sequence[int],
+) -> Iterator[tuple[Int64[np.ndarray, ' n'], Float[np.ndarray, 'Q n']]]:
+  """Yields some of the items, and how similar the vectors are to them."""
+  for start in range(0, len(items), _TILE):
+    some = np.array(items[start : start + _TILE])
+    yield some, vectors @ _unit_rows(table, rows, some).T
+
+
 def _unit_rows(
-  table: EmbeddingsTable, rows: Sequence[int], places: np.ndarray
+  table: EmbeddingsTable, rows: Sequence[int], items: np.ndarray
 ) -> Float[np.ndarray, 'n E']:
-  vectors = table.vectors([rows[i] for i in places.tolist()])
+  vectors = table.vectors([rows[i] for i in items.tolist()])
   lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
   return vectors / np.maximum(lengths, 1e-12)

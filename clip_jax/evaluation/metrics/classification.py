@@ -16,9 +16,9 @@ from sklearn.metrics import roc_auc_score
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.metrics.ranking import (
   accuracies,
-  best_classes,
   check_in_range,
 )
+from clip_jax.inference.nearest import top_k
 
 _TENTHS = np.arange(11)  # recalls 0, 0.1 … 1 of the VOC2007 rule
 Metric = Callable[[Float[np.ndarray, 'N C'], Any], float]
@@ -137,7 +137,7 @@ METRICS: dict[str, Metric] = {  # as the rows of data sets name them
 
 def _top_accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   _check(scores, labels)
-  return accuracies(best_classes(scores, 5), labels)
+  return accuracies(top_k(scores, 5), labels)
 
 
 def _average_precision(

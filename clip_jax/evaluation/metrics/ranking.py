@@ -1,4 +1,4 @@
-"""The best classes of each row, and how often the right one is among them."""
+"""Scores of classes, and how often the right one is among the best."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from clip_jax.errors import UsageError
+from clip_jax.inference.nearest import top_k
 
 _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 
@@ -47,24 +48,6 @@ def _parts(
     yield features[start : start + rows] @ weights
 
 
-def best_classes(
-  scores: Float[np.ndarray, 'N C'], k: int
-) -> Int[np.ndarray, 'N K']:
-  """Returns the best classes of each row, best first; of equals, the lower
-  first.
-
-  Args:
-    scores: finite.
-    k: K is the smaller of this and C.
-  """
-  left = scores.copy()
-  best = np.empty((len(left), min(k, left.shape[1])), np.int64)
-  for place in range(best.shape[1]):  # far cheaper than a partition
-    best[:, place] = left.argmax(axis=1)
-    np.put_along_axis(left, best[:, [place]], -np.inf, axis=1)
-  return best
-
-
 def top_classes(
   features: Float[np.ndarray, 'N E'],
   weights: Float[np.ndarray, 'E C'],
@@ -85,7 +68,7 @@ def top_classes(
   """
   indices, values = [], []
   for logits in _parts(features, scaled(weights, logit_scale)):
-    best = best_classes(logits, k)
+    best = top_k(logits, k)
     top = np.take_along_axis(logits, best, axis=1)
     peak = top[:, :1]
     total = np.exp(logits - peak).sum(axis=1, keepdims=True)

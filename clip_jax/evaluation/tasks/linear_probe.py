@@ -15,7 +15,6 @@ from clip_jax.evaluation.metrics.classification import (
 from clip_jax.evaluation.metrics.intervals import clopper_pearson
 from clip_jax.evaluation.metrics.ranking import (
   accuracies,
-  best_classes,
   chance_levels,
   ranks_of,
 )
@@ -29,6 +28,7 @@ from clip_jax.evaluation.prompts import prompt_warnings
 from clip_jax.evaluation.tasks.zero_shot import own_metric
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 from clip_jax.inference.classifier import sigmoid, softmax
+from clip_jax.inference.nearest import top_k
 
 _TASK = 'linear_probe'
 _SHOWN = 5  # classes of a record
@@ -74,7 +74,7 @@ def evaluate(
     warnings = prompt_warnings(encoder, dataset, options)
   tuned = fit_tuned(train, validation, options, initial)
   scores = tuned.probe.scores(test.inputs)
-  best = best_classes(scores, _SHOWN)
+  best = top_k(scores, _SHOWN)
   fitted = [part for part in (train, validation) if part is not None]
   measured = _measure(scores, best, test, dataset)
   return Evaluation(

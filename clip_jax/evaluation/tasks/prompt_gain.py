@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.examples import examples_of
 from clip_jax.evaluation.features.concurrency import encode_concurrently
@@ -16,7 +13,7 @@ from clip_jax.evaluation.metrics.ranking import (
   scores_of,
 )
 from clip_jax.evaluation.prompts import (
-  mean_directions,
+  class_directions,
   prompt_features,
   prompt_warnings,
 )
@@ -62,7 +59,7 @@ def evaluate(
 
   def measure(chosen: Sequence[str]) -> float:
     picked = rows[:, [prompts.index(template) for template in chosen]]
-    weights = scaled(_weights(dataset, picked), encoder.logit_scale)
+    weights = scaled(class_directions(dataset, picked), encoder.logit_scale)
     scores = scores_of(examples.features.embeddings, weights)
     return own_metric(dataset, scores, examples.answers, examples.difficult)
 
@@ -112,12 +109,3 @@ def _warnings(
     for row in prompt_warnings(encoder, dataset, options, chosen)
   )
   return [{'warning': line} for line in lines]
-
-
-def _weights(
-  dataset: Dataset, rows: Float[np.ndarray, 'M T E']
-) -> Float[np.ndarray, 'E C']:
-  """Returns the classifier of the templates whose rows these are."""
-  counts = [len(names) for names in dataset.class_names]
-  flat = rows.reshape(-1, rows.shape[-1])
-  return mean_directions(flat, counts, rows.shape[1])

@@ -8,14 +8,13 @@ from jaxtyping import Float, Int
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.features.extraction import read_features
-from clip_jax.evaluation.prompts import (
-  mean_directions,
+from clip_jax.evaluation.features.extraction import (
+  read_features,
   text_features,
-  warnings_of_prompts,
 )
+from clip_jax.evaluation.prompts import warnings_of_prompts
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
-from clip_jax.inference.classifier import check_templates
+from clip_jax.inference.classifier import check_templates, mean_directions
 from clip_jax.inference.nearest import nearest_rows
 
 RANKS = (1, 5, 10)
@@ -111,7 +110,7 @@ def _prompted(
   rows = text_features(encoder, every, options)
   if templates == 1:
     return rows
-  return mean_directions(rows, [1] * len(prompts), templates).T
+  return mean_directions(rows, [templates] * len(prompts)).T
 
 
 def recalls(

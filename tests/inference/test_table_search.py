@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.inference.approximate import ApproximateIndex
 from clip_jax.inference.embeddings import SUFFIXES
 from clip_jax.inference.embeddings_reader import open_embeddings
-from clip_jax.inference.nearest import search_table
+from clip_jax.inference.table_search import ApproximateIndex, search_table
 from tests.inference.tables import unit_rows, write_table
 
 pytest.importorskip('usearch')
@@ -25,7 +24,7 @@ def said():
 def opened(said):
   def opened(path, kind=None):
     table = open_embeddings(path)
-    return table, ApproximateIndex(table, kind, watch=iter, say=said.append)
+    return table, ApproximateIndex(table, kind, say=said.append)
 
   return opened
 

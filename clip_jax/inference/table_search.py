@@ -1,12 +1,13 @@
-"""The nearest rows through an index: a graph (HNSW) built once, in a file.
+"""Searches a table of embeddings: exactly, or through an index.
 
-The index of TABLE is TABLE.usearch, or TABLE.KIND.usearch where it holds one
-kind of several; a JSON file beside it says of which table it is, and what its
-SHA-256 is. usearch reads it from disk as it searches, and follows what stands
-there wherever that leads: what is damaged must not come to it.
+The index is a graph (HNSW) built once, in a file: that of TABLE is
+TABLE.usearch, or TABLE.KIND.usearch where it holds one kind of row alone. A
+JSON file beside it says of which table it is, and what its SHA-256 is. usearch
+reads the graph from disk as it searches, and follows what stands there wherever
+that leads, so that a damaged file must never come to it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,15 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import read_json, replacing, to_bytes, write_bytes
 from clip_jax.inference.artifact import file_sha256
 from clip_jax.inference.embeddings_reader import Chunk, EmbeddingsTable
-from clip_jax.inference.nearest import Nearest, check_finite
+from clip_jax.inference.nearest import (
+  Nearest,
+  concatenate,
+  nearest_in_blocks,
+  split_queries,
+)
+from clip_jax.progress import Progress, no_progress
 
+_QUERIES = 256  # compared with a chunk of the table at once
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 128
 # At least; more where more rows are asked for. Texts lie far from all images,
@@ -27,7 +35,43 @@ _EXPANSION_ADD = 128
 # (among 30,000: 0.98).
 _EXPANSION_SEARCH = 512
 
-Watch = Callable[[Iterable[Chunk]], Iterator[Chunk]]
+
+def search_table(
+  table: EmbeddingsTable,
+  queries: Float[np.ndarray, 'Q E'],
+  *,
+  kind: str | None = None,
+  top: int = 10,
+) -> Nearest:
+  """Compares every row with every query.
+
+  Memory does not grow with the table: a few megabytes of it are read at a
+  time, and `top` rows a query are kept.
+
+  Args:
+    table: rows of unit length.
+    queries: of unit length, from the model that made the table.
+    kind: 'image' or 'text' compares rows of that kind only.
+    top: rows a query at most; K is less where the table has fewer.
+  Returns:
+    Equal similarities are in the order of the table; those of equal rows
+    may differ in the last bit.
+  """
+
+  def blocks(queries):
+    for chunk in table.chunks(kind):
+      similarities = queries @ chunk.vectors.T
+      if not np.isfinite(similarities).all():
+        _check_finite(table, chunk)
+        raise FailureError('a query has a feature that is not a finite number.')
+      yield chunk.rows, similarities
+
+  return concatenate(
+    [
+      nearest_in_blocks(len(some), blocks(some), k=top)
+      for some in split_queries(queries, _QUERIES)
+    ]
+  )
 
 
 class ApproximateIndex:
@@ -43,16 +87,16 @@ class ApproximateIndex:
     table: EmbeddingsTable,
     kind: str | None,
     *,
-    watch: Watch,
     say: Callable[[str], None],
+    progress: Progress = no_progress,
   ):
     """Opens the index, or builds it.
 
     Args:
       table: rows of unit length.
       kind: only rows of this kind; None, all.
-      watch: passes on chunks and shows how far the building is.
       say: takes a line: that it is built, and why.
+      progress: shows how many rows the new index has.
     Raises:
       UsageError: usearch is not installed.
       FailureError: the index cannot be written.
@@ -67,7 +111,7 @@ class ApproximateIndex:
     reason = self._stale(identity)
     if reason:
       say(f'building {self.path} of {self.rows:,} rows: {reason}')
-      self._build(table, kind, identity, watch)
+      self._build(table, kind, identity, progress)
     index = restore(self.path, view=True)
     if index is None:
       raise FailureError(f'{self.path} cannot be read: remove it.')
@@ -76,7 +120,7 @@ class ApproximateIndex:
   def search(
     self, queries: Float[np.ndarray, 'Q E'], *, top: int = 10
   ) -> Nearest:
-    """See `nearest.search_table`; some of the nearest rows may be missed."""
+    """Does what `search_table` does; may miss some of the nearest rows."""
     keep = min(top, self.rows)
     self._index.expansion_search = max(_EXPANSION_SEARCH, 2 * keep)
     matches = self._index.search(queries, keep)
@@ -111,7 +155,7 @@ class ApproximateIndex:
     table: EmbeddingsTable,
     kind: str | None,
     identity: dict[str, Any],
-    watch: Watch,
+    progress: Progress,
   ) -> None:
     index = _usearch()(
       ndim=table.dims,
@@ -120,8 +164,9 @@ class ApproximateIndex:
       connectivity=_CONNECTIVITY,
       expansion_add=_EXPANSION_ADD,
     )
-    for chunk in watch(table.chunks(kind)):
-      check_finite(table, chunk)
+    chunks = table.chunks(kind)
+    for chunk in progress(chunks, self.rows, 'rows', size=_size):
+      _check_finite(table, chunk)
       index.add(chunk.rows.astype(np.uint64), chunk.vectors)
     # A kill between these leaves an index without a description, which is
     # built again; never a description of another index.
@@ -143,6 +188,10 @@ class ApproximateIndex:
     write_bytes(self._about, to_bytes(about))
 
 
+def _size(chunk: Chunk) -> int:
+  return len(chunk.rows)
+
+
 def _identity(
   table: EmbeddingsTable, kind: str | None, rows: int
 ) -> dict[str, Any]:
@@ -155,6 +204,23 @@ def _identity(
     'bytes': status.st_size,
     'modified_ns': status.st_mtime_ns,
   }
+
+
+def _check_finite(table: EmbeddingsTable, chunk: Chunk) -> None:
+  """Refuses rows that no similarity can be computed of.
+
+  Raises:
+    FailureError: one has a feature that is no number, or vastly large.
+  """
+  # What is finite may be squared, and summed, in unit vectors.
+  wrong = ~(np.abs(chunk.vectors) < 1e18).all(axis=1)
+  if wrong.any():
+    row = int(chunk.rows[wrong.argmax()])
+    name = table.entries([row])[row].id
+    raise FailureError(
+      f'{table.path}, row {row:,} ({name}): a feature is not a finite number; '
+      'embed again.'
+    )
 
 
 def _usearch():
