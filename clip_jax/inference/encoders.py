@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from clip_jax.inference import cpu_layout
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
 from clip_jax.parallel.mesh import replicated
@@ -52,7 +51,6 @@ def make_encoders(
   precision = 'highest' if dtype == 'float32' else 'default'
 
   def apply(variables, x, method, *args) -> Any:
-    variables = cpu_layout.restore(variables)
     with jax.default_matmul_precision(precision):
       return module.apply(variables, x, *args, method=method)
 

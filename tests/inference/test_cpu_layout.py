@@ -34,13 +34,13 @@ def test_unrolled_towers_compute_what_scanned_ones_do():
     ('image_tokens', (IMAGES, 0)),
   ):
     expected = module.apply(variables(), *args, method=method)
-    got = module.apply(cpu_layout.restore(form), *args, method=method)
+    got = module.apply(form, *args, method=method)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_only_the_layout_differs():
   params = variables()['params']
-  form = cpu_layout.restore(cpu_layout.unroll(variables()))['params']
+  form = cpu_layout.unroll(variables())['params']
   for tower in ('image', 'text'):
     stack = params[tower]['transformer']['blocks']
     for i in range(2):
