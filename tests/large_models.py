@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_jax.checkpoints.manager import Checkpoints
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.inference.export import export
 from clip_jax.inference.model import Model
 from clip_jax.interop import big_vision, layouts, openai

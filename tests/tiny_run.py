@@ -12,7 +12,7 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.checkpoints.manager import Checkpoints
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.inference.model import Model
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from clip_jax.benchmarks.timing import WARM_UP, Figures, device_facts
 from clip_jax.benchmarks.train import paper_optimizer
 from clip_jax.checkpoints.manager import Checkpoints
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models import presets
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder

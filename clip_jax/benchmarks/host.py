@@ -8,8 +8,8 @@ from clip_jax.benchmarks.timing import (
   Figures,
   median_seconds,
 )
-from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import training_batches
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import open_source
 from clip_jax.data.sources.base import SAMPLE_RECORDS
 from clip_jax.tokenizers.sample_captions import sample_captions

@@ -17,8 +17,8 @@ from clip_jax.benchmarks.timing import (
   device_facts,
   median_seconds,
 )
-from clip_jax.data.images import Preprocessing
 from clip_jax.data.pipeline import training_batches
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import open_source
 from clip_jax.models import presets
 from clip_jax.models.counting import model_flops_utilization

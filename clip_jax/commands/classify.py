@@ -45,7 +45,7 @@ from clip_jax.files import expand_path
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
-  from clip_jax.data.images import CorruptImageError
+  from clip_jax.data.decoding import CorruptImageError
   from clip_jax.data.sources import Source
   from clip_jax.inference.model import Model
 
@@ -277,7 +277,7 @@ def _lines_of_stdin() -> list[str]:
 
 def _images(asked: list[str | _Set]) -> Iterator[_Image]:
   """Yields all images one at a time, and reads those of data sets."""
-  from clip_jax.data.images import CorruptImageError
+  from clip_jax.data.decoding import CorruptImageError
   from clip_jax.inference.inputs import refuse_url
 
   for one in asked:

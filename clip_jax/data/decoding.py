@@ -184,7 +184,7 @@ def _limit_in_pixels() -> int | None:
 def _how_to_lift(pixels: int) -> str:
   return (
     f'--max_megapixels={-(-pixels // 10**6)} lifts the limit (in a recipe '
-    'data.max_megapixels, in Python clip_jax.data.images.limit_megapixels)'
+    'data.max_megapixels, in Python clip_jax.data.decoding.limit_megapixels)'
   )
 
 

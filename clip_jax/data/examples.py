@@ -13,11 +13,9 @@ from jaxtyping import Float64, Int32
 from PIL import Image
 
 from clip_jax.data.augment import Augmentation, augment
-from clip_jax.data.images import (
-  CorruptImageError,
-  Preprocessing,
-  decode_rgb,
-)
+from clip_jax.data.decoding import CorruptImageError
+from clip_jax.data.images import decode_rgb
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
 

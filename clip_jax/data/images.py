@@ -4,8 +4,7 @@ The published evaluation transforms are exact, to the byte, because Pillow does
 the resizing. Models differ in when the image is converted to RGB: see
 `Preprocessing.convention`. Normalisation happens on the device.
 
-`decoding` reads files, and `preprocessing` says what is done; their names are
-here, too.
+`decoding` reads the files; a `Preprocessing` says what is done to an image.
 """
 
 import math
@@ -20,48 +19,15 @@ from clip_jax.data.decoding import (
   SIXTEEN_BITS,
   CorruptImageError,
   ImageLike,
-  MissingImageError,
   convert,
   decode,
-  limit_megapixels,
   pillow_errors,
-  read_bytes,
 )
 from clip_jax.data.preprocessing import (
-  CLIP_MEAN,
-  CLIP_STD,
-  CONVENTIONS,
   INTERPOLATIONS,
-  RESIZE_MODES,
   Preprocessing,
-  check_colour,
   pair_of,
 )
-
-__all__ = [
-  'CLIP_MEAN',
-  'CLIP_STD',
-  'CONVENTIONS',
-  'INTERPOLATIONS',
-  'MAX_PIXELS',
-  'RESIZE_MODES',
-  'CorruptImageError',
-  'ImageLike',
-  'MissingImageError',
-  'Preprocessing',
-  'as_displayed',
-  'check_colour',
-  'composite_on',
-  'convert',
-  'decode',
-  'decode_rgb',
-  'limit_megapixels',
-  'on_white',
-  'pillow_errors',
-  'preprocess',
-  'read_bytes',
-  'upright',
-]  # fmt: skip
 
 # How each EXIF orientation is turned upright; others need no turn.
 _TURNS = {

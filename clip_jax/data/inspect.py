@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int32
 from PIL import Image, ImageDraw, ImageFont
 
-from clip_jax.data.images import CorruptImageError, as_displayed, decode
+from clip_jax.data.decoding import CorruptImageError, decode
+from clip_jax.data.images import as_displayed
 from clip_jax.data.sources import Source, open_source
 from clip_jax.errors import UsageError
 from clip_jax.files import replacing, typed_path

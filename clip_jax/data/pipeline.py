@@ -25,7 +25,7 @@ from clip_jax.data.examples import (
   View,
   check_limit,
 )
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
 from clip_jax.errors import UsageError
 

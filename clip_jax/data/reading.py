@@ -10,12 +10,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from clip_jax.data.images import (
-  CorruptImageError,
-  Preprocessing,
-  decode,
-  preprocess,
-)
+from clip_jax.data.decoding import CorruptImageError, decode
+from clip_jax.data.images import preprocess
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
 
 _AHEAD = 64  # images

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.reading import read_ahead, too_many_corrupt
 from clip_jax.data.sources import Record, Source
 from clip_jax.errors import FailureError

@@ -4,7 +4,7 @@ import importlib.resources
 import string
 from collections.abc import Mapping, Sequence
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.inference.model import Model
 
 _SOFTMAX = """\

@@ -25,7 +25,7 @@ from jax.core import ShapedArray
 from jaxtyping import Float, UInt8
 
 from clip_jax import tokenizers
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import check_fields, read_bytes, typed_path
 from clip_jax.inference import artifact

@@ -10,12 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clip_jax.data.images import (
-  CorruptImageError,
-  ImageLike,
-  Preprocessing,
-  preprocess,
-)
+from clip_jax.data.decoding import CorruptImageError, ImageLike
+from clip_jax.data.images import preprocess
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError, one_line
 from clip_jax.files import is_url, typed_path
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from clip_jax import tokenizers
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference import cpu_layout
 from clip_jax.inference.encoders import make_encoders

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError, print_warnings
 from clip_jax.inference import classifier as classifiers
 from clip_jax.inference.batching import check_batch_size, run_in_batches

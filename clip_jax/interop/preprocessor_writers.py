@@ -6,7 +6,7 @@ person who converts.
 
 from typing import Any, NamedTuple
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.interop.preprocessors import RESAMPLE
 

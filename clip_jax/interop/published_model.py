@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax import tokenizers
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.files import read_object
 from clip_jax.interop import layouts, open_clip_run, preprocessors
 from clip_jax.interop.layouts import Table

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import CLIPConfig
 
 # The fields that all SigLIPs have in common, whatever its sizes (arXiv

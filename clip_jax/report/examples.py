@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from clip_jax.data.images import CorruptImageError, decode
+from clip_jax.data.decoding import CorruptImageError, decode
 from clip_jax.data.sources import Source
 from clip_jax.evaluation import Encoder, Evaluation
 from clip_jax.evaluation.metrics.ranking import top_classes

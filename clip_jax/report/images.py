@@ -5,14 +5,14 @@ import contextlib
 import io
 from collections.abc import Collection, Mapping
 
-from clip_jax.data.image_formats import format_of
-from clip_jax.data.images import (
+from clip_jax.data.decoding import (
   CorruptImageError,
   ImageLike,
-  as_displayed,
   decode,
   pillow_errors,
 )
+from clip_jax.data.image_formats import format_of
+from clip_jax.data.images import as_displayed
 from clip_jax.data.sources import Source
 
 SIDE = 144  # pixels: 72 on the page, on a screen of double density

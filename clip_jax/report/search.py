@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_jax.data.images import CorruptImageError
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Source
 from clip_jax.inference.search import QueryResult
 from clip_jax.report import page

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError, check_choice
 from clip_jax.files import typed_path
 from clip_jax.models.config import TEXT_METHODS, CLIPConfig, ResNetConfig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip_jax import tokenizers
 from clip_jax.data.augment import Augmentation
-from clip_jax.data.images import limit_megapixels
+from clip_jax.data.decoding import limit_megapixels
 from clip_jax.data.pipeline import (
   Batches,
   check_captions,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clip_jax.data.images import CLIP_MEAN, CLIP_STD
+from clip_jax.data.preprocessing import CLIP_MEAN, CLIP_STD
 from clip_jax.data.sources import same_data, split_mixture
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import (

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize
 from clip_jax.objectives.registry import make_loss

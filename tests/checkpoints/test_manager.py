@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from clip_jax.checkpoints.manager import Checkpoints, HostCopy
 from clip_jax.checkpoints.reading import load_variables, steps_of
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.models.description import Description
 from clip_jax.parallel import peer_failures

@@ -12,7 +12,7 @@ from etils import epath
 from clip_jax.checkpoints import manager
 from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.checkpoints.reading import restore_numpy
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.description import Description
 from clip_jax.training.state import TrainState
 from tests.tiny import TINY

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.augment import Augmentation, add_noise, augment
-from clip_jax.data.images import Preprocessing, decode_rgb, preprocess
+from clip_jax.data.images import decode_rgb, preprocess
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from tests.data.pictures import picture
 

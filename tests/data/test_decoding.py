@@ -13,19 +13,21 @@ from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from clip_jax.data import decoding
 from clip_jax.data.augment import Augmentation, augment
-from clip_jax.data.images import (
+from clip_jax.data.decoding import (
   CorruptImageError,
   MissingImageError,
-  Preprocessing,
-  composite_on,
   convert,
   decode,
-  decode_rgb,
   limit_megapixels,
+)
+from clip_jax.data.images import (
+  composite_on,
+  decode_rgb,
   preprocess,
   upright,
 )
 from clip_jax.data.inspect import contact_sheet
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.report.images import data_uri
 from tests.data.pictures import picture

@@ -10,13 +10,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from clip_jax.data import images
-from clip_jax.data.images import (
-  CorruptImageError,
-  Preprocessing,
-  decode,
-  preprocess,
-)
+from clip_jax.data.decoding import CorruptImageError, decode
+from clip_jax.data.images import preprocess
+from clip_jax.data.preprocessing import CONVENTIONS, RESIZE_MODES, Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.models.description import Description
 from tests.data.pictures import picture
@@ -179,7 +175,7 @@ def test_transparency_of_every_kind(mode):
   assert (preprocess(data, green)[:, :2] == (0, 255, 0)).all()
 
 
-@pytest.mark.parametrize('resize_mode', images.RESIZE_MODES)
+@pytest.mark.parametrize('resize_mode', RESIZE_MODES)
 @pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'big-endian TIFF', 'PPM'])
 def test_grey_of_sixteen_bits_is_scaled_when_asked(kind, resize_mode):
   grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
@@ -282,8 +278,8 @@ def test_a_postscript_program_is_not_run():
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 5_000), (5_000, 1), (3, 2)])
-@pytest.mark.parametrize('resize_mode', images.RESIZE_MODES)
-@pytest.mark.parametrize('convention', images.CONVENTIONS)
+@pytest.mark.parametrize('resize_mode', RESIZE_MODES)
+@pytest.mark.parametrize('convention', CONVENTIONS)
 def test_the_smallest_and_the_thinnest(size, resize_mode, convention):
   image = Image.new('RGB', size, (9, 90, 200))
   pixels = preprocess(

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_jax.data.augment import Augmentation
-from clip_jax.data.images import CorruptImageError, Preprocessing, preprocess
+from clip_jax.data.decoding import CorruptImageError
+from clip_jax.data.images import preprocess
 from clip_jax.data.pipeline import step_records, training_batches
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source, open_source
 from clip_jax.errors import FailureError, UsageError
 from tests.data.pictures import captioned_folder, write_pictures

@@ -356,7 +356,9 @@ def _pictures(folder: Path) -> None:
 
 
 def _read_pictures(folder: Path, random: Random) -> None:
-  from clip_jax.data.images import Preprocessing, decode, preprocess
+  from clip_jax.data.decoding import decode
+  from clip_jax.data.images import preprocess
+  from clip_jax.data.preprocessing import Preprocessing
   from clip_jax.evaluation.near_duplicates.perceptual_hash import (
     perceptual_hash,
   )
@@ -399,11 +401,9 @@ def _damaged(folder: Path, random: Random) -> list[Path]:
 
 def _read_source(spec: str) -> Callable[[Path, Random], None]:
   def read(folder: Path, random: Random) -> None:
-    from clip_jax.data.images import (
-      CorruptImageError,
-      Preprocessing,
-      preprocess,
-    )
+    from clip_jax.data.decoding import CorruptImageError
+    from clip_jax.data.images import preprocess
+    from clip_jax.data.preprocessing import Preprocessing
     from clip_jax.data.sources import open_source
     from clip_jax.evaluation.dataset import data_identity
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from clip_jax.data.images import CorruptImageError, Preprocessing
+from clip_jax.data.decoding import CorruptImageError
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
 
 

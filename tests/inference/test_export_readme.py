@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data.images import Preprocessing, preprocess
+from clip_jax.data.images import preprocess
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.inference.export_readme import pixels_of, readme
 from tests.tiny_run import tiny_model
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_jax.data.images import CorruptImageError, MissingImageError
+from clip_jax.data.decoding import CorruptImageError, MissingImageError
 from clip_jax.errors import UsageError
 from clip_jax.inference.export import export
 from clip_jax.inference.exported import Exported

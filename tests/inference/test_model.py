@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import clip_jax
-from clip_jax.data.images import CorruptImageError, preprocess
+from clip_jax.data.decoding import CorruptImageError
+from clip_jax.data.images import preprocess
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import model as model_module
 from clip_jax.inference.encoders import make_encoders

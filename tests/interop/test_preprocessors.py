@@ -12,7 +12,11 @@ import json
 import numpy as np
 import pytest
 
-from clip_jax.data.images import CLIP_MEAN, CLIP_STD, Preprocessing
+from clip_jax.data.preprocessing import (
+  CLIP_MEAN,
+  CLIP_STD,
+  Preprocessing,
+)
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop.preprocessor_writers import (
   write_hugging_face,

@@ -7,7 +7,7 @@ import types
 import jax
 import pytest
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.planning import child
 from clip_jax.planning.compiling import (

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import ResNetConfig
 from clip_jax.models.counting import training_flops
 from clip_jax.models.dual_encoder import DualEncoder

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from clip_jax.data.images import CorruptImageError
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Source
 
 COLOURS = ('red', 'green', 'blue', 'brown', 'black')

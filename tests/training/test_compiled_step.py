@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.training.config import check_config, check_devices

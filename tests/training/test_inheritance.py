@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from clip_jax.checkpoints.reading import load_variables
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference.loading import read_model
 from clip_jax.models.positions import resize_model

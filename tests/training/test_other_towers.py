@@ -12,7 +12,8 @@ import pytest
 
 import clip_jax
 from clip_jax.checkpoints.reading import load_variables
-from clip_jax.data.images import CLIP_MEAN, CLIP_STD, preprocess
+from clip_jax.data.images import preprocess
+from clip_jax.data.preprocessing import CLIP_MEAN, CLIP_STD
 from clip_jax.models.dual_encoder import normalize, unit_length
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.training.config import with_defaults

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models import presets
 from clip_jax.models.dual_encoder import DualEncoder, normalize
 from clip_jax.objectives.registry import make_loss

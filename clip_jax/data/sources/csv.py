@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from clip_jax.data.images import CorruptImageError
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Record, Spec
 from clip_jax.data.sources.columns import (
   caption_columns,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 from clip_jax.data.built_in import BUILT_IN, build, tfds_folder
-from clip_jax.data.images import CorruptImageError
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Spec
 from clip_jax.data.sources.base import Record, Source
 from clip_jax.data.sources.columns import (

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_jax.data.images import convert, decode
+from clip_jax.data.decoding import convert, decode
 from clip_jax.data.sources import Record, Source
 from clip_jax.data.sources.csv import Columns
 from clip_jax.data.sources.tfds import Labels, Target

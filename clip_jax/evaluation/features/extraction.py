@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from clip_jax.data.images import Preprocessing
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.reading import none_readable
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError

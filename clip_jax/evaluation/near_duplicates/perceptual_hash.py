@@ -25,7 +25,8 @@ from PIL import Image
 from scipy.fft import dctn
 
 from clip_jax.data.decoding import CorruptImageError, pillow_errors
-from clip_jax.data.images import Preprocessing, upright
+from clip_jax.data.images import upright
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.reading import none_readable
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError

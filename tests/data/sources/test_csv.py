@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from clip_jax.data.images import CorruptImageError
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import open_source, parse_spec
 from clip_jax.data.sources.csv import Columns, CsvSource
 from clip_jax.errors import UsageError

@@ -4,7 +4,7 @@ import pickle
 import pytest
 
 from clip_jax.data import image_formats
-from clip_jax.data.images import CorruptImageError, decode
+from clip_jax.data.decoding import CorruptImageError, decode
 from clip_jax.data.sources import open_source
 from clip_jax.errors import UsageError
 from tests.data.pictures import captioned_folder, picture, write_pictures

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clip_jax.data.images import CorruptImageError
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError, UsageError
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from clip_jax.data.images import CorruptImageError
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import open_source, parse_spec
 from clip_jax.data.sources.tfds import TfdsSource
 from clip_jax.errors import UsageError
