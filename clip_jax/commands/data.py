@@ -98,6 +98,8 @@ def _inspect(values: flags.FlagValues, words: list[str]) -> None:
   if len(words) != 1:
     raise UsageError('data inspect takes one SPEC, such as folder:images.')
 
+  sheet = printing.file_of(values.out, 'out', '.png')
+
   from clip_jax import tokenizers
   from clip_jax.data.inspect import describe, inspect
 
@@ -105,7 +107,7 @@ def _inspect(values: flags.FlagValues, words: list[str]) -> None:
   summary = inspect(
     words[0],
     captions=tuple(values.captions),
-    sheet_path=values.out,
+    sheet_path=sheet,
     tokenizer=tokenizer,
     progress=show_progress,
   )

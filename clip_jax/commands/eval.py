@@ -126,7 +126,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   for flag in eval_suite.FLAGS:
     if values[flag].value:
       raise UsageError(f'--{flag} is of --suite, and this is one --task.')
-  out = _out_of(values.out)
+  out = printing.file_of(values.out, 'out', '.json')
   cache = printing.folder_of(values.cache, 'cache')
   evaluate = find_evaluator(task)
   options = eval_options.options_of(values)
@@ -257,18 +257,6 @@ def _with_cache(
 
   cache = FeatureCache(folder, model, identity_of(model, dtype))
   return dataclasses.replace(options, cache=cache)
-
-
-def _out_of(name: str | None) -> Path | None:
-  if name is None:
-    return None
-  out = Path(name)
-  if out.suffix != '.json' or not out.parent.is_dir():
-    raise UsageError(
-      f'--out={name}: name a .json file in a folder that is there (a folder '
-      'is for --suite).'
-    )
-  return out
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:

@@ -145,15 +145,21 @@ def folder_of(name: str | None, flag: str) -> Path | None:
   return folder
 
 
-def file_of(name: str | None, flag: str) -> Path | None:
+def file_of(name: str | None, flag: str, suffix: str = '') -> Path | None:
   """Returns the file that a flag names, to be written.
 
+  Args:
+    name: the value of the flag, or None.
+    flag: its name, for the errors.
+    suffix: what is written ('.png'), where only one format is.
   Raises:
-    UsageError: it is a folder, or in none.
+    UsageError: it is a folder or in none, or ends in another suffix.
   """
   if not name:
     return None
   path = typed_path(name)
+  if path.suffix.lower() != suffix and suffix:
+    raise UsageError(f'--{flag}={name}: name a file that ends in {suffix}.')
   if path.is_dir():
     raise UsageError(f'--{flag}: {path} is a folder: name a file.')
   if not path.parent.is_dir():

@@ -211,7 +211,7 @@ def test_wrong_calls_are_one_line(refused, workdir, pictures, tmp_path):
   refused('the nearest is zero_shot', 'eval', model, data, '--task=zeroshot')
   refused('none', 'eval', model, task, f'--data=folder:{pictures}#none')
   refused('use numbers', 'eval', model, task, data, '--shots=1,two')
-  refused('.json file', 'eval', model, task, data, f'--out={tmp_path}')
+  refused('ends in .json', 'eval', model, task, data, f'--out={tmp_path}')
   (tmp_path / 'file').touch()
   refused(
     'file is a file', 'eval', model, task, data, f'--cache={tmp_path}/file'

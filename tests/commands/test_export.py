@@ -98,6 +98,16 @@ def test_wrong_calls_are_one_line(refused, workdir, tmp_path):
   assert os.listdir(tmp_path) == ['file']
 
 
+def test_a_wrong_call_does_not_load_the_model(
+  refused, workdir, tmp_path, monkeypatch
+):
+  monkeypatch.setattr('clip_jax.commands.common_flags.load_model', None)
+  call = ['export', f'--model={workdir}', f'--out={tmp_path / "out"}']
+  refused("no platform 'rocm'", *call, '--platforms=cpu,rocm')
+  refused("dtype='int8': use", *call, '--dtype=int8')
+  refused('no folder', *call[:2], f'--out={tmp_path}/no/out')
+
+
 def test_without_the_extra_it_is_named(refused, workdir, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'jax2onnx', None)
   refused(

@@ -186,6 +186,15 @@ def test_inspect_counts_and_draws(capsys, tmp_path):
   assert Image.open(sheet).width > 100
 
 
+def test_a_sheet_of_another_format_is_refused(capsys, tmp_path):
+  spec = write_pairs(tmp_path / 'pairs')
+  sheet = tmp_path / 'sheet.jpg'
+  code, _, error = call(capsys, 'data', 'inspect', spec, f'--out={sheet}')
+  assert code == 2
+  assert error == f'error: --out={sheet}: name a file that ends in .png.\n'
+  assert not sheet.exists()
+
+
 @pytest.mark.parametrize(
   'installed, devices, said, expected',
   [

@@ -9,14 +9,20 @@ A record is a dict with
   'difficult': a list of labels that are neither right nor wrong for an image.
 """
 
+import contextlib
 import importlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from clip_jax.data.image_formats import (
+  HEAD_BYTES,
+  PLAIN_SUFFIXES,
+  format_of,
+)
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS, Record, Source
-from clip_jax.errors import UsageError
-from clip_jax.files import expand_path
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import expand_path, open_regular
 
 __all__ = [
   'SCHEMES', 'Record', 'Source', 'Spec', 'open_source', 'parse_spec',
@@ -148,7 +154,24 @@ def with_scheme(text: str) -> str:
     return text
   if path.lower().endswith(('.csv', '.tsv')):
     return f'csv:{text}'
-  raise UsageError(
+  raise not_a_data_set(text, path)
+
+
+def not_a_data_set(text: str, path: str) -> UsageError:
+  """Returns the error of a SPEC that names a file which holds no data set.
+
+  Where the file is an image, the error says what a single image is given to.
+  """
+  is_image = path.lower().endswith(PLAIN_SUFFIXES)
+  with contextlib.suppress(FailureError), open_regular(path) as file:
+    is_image = is_image or bool(format_of(file.read(HEAD_BYTES)))
+  if is_image:
+    return UsageError(
+      f'data {text!r}: one image, where a data set is read: name its folder, '
+      f'as in folder:{os.path.dirname(path) or "."}. One image is for clip-jax '
+      'classify or search, or for Model.encode_image in Python.'
+    )
+  return UsageError(
     f'data {text!r}: a file, where a folder of images (folder:PATH) or a table '
     'of them (csv:PATH) is read'
   )

@@ -4,7 +4,7 @@ import collections
 import os
 import re
 
-from clip_jax.data.sources import Spec
+from clip_jax.data.sources import Spec, not_a_data_set
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
 from clip_jax.data.sources.columns import words
 from clip_jax.data.sources.image_files import FileSource, read_text
@@ -202,7 +202,7 @@ def _root_and_splits(spec: Spec) -> tuple[str, tuple[str, ...]]:
   whole = expand_path(spec.location)
   if not os.path.isdir(whole):
     if os.path.isfile(root):
-      raise spec.error(f'{root} is a file; csv:PATH reads a table of images')
+      raise not_a_data_set(spec.text, root)
     raise spec.error(f'no folder {root}')
   splits = tuple(spec.split.split('+'))
   folders = sorted(

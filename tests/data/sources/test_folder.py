@@ -289,6 +289,15 @@ def test_a_plain_path_is_taken_with_a_word(tmp_path):
   table.write_text('image,caption\nmy:pictures/000.png,x\n')
   assert open_source(str(table)).spec == f'csv:{table}'
   with pytest.raises(UsageError, match='a file, where a folder'):
-    open_source(f'{tmp_path}/my:pictures/000.png')
-  with pytest.raises(UsageError, match='is a file; csv:PATH reads a table'):
     open_source(f'folder:{table}')
+
+
+@pytest.mark.parametrize('scheme', ['', 'folder:'])
+def test_one_image_is_told_what_takes_it(tmp_path, scheme):
+  image = captioned_folder(tmp_path / 'mine', 1) / '000.png'
+  nameless = image.rename(image.with_suffix('')) if scheme else image
+  with pytest.raises(UsageError, match='one image, where a data set') as error:
+    open_source(f'{scheme}{nameless}')
+  assert f'as in folder:{tmp_path}/mine' in str(error.value)
+  assert 'classify' in str(error.value)
+  assert 'Model.encode_image' in str(error.value)
