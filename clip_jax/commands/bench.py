@@ -107,11 +107,10 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
         f'--{name}={values[name].value}: choose one of {", ".join(known)}.'
       )
 
-  from clip_jax.commands import cpu_memory
-  from clip_jax.parallel.devices import use_cpu_devices
+  from clip_jax.parallel.devices import keep_freed_memory, use_cpu_devices
 
   if words[0] == 'train':
-    cpu_memory.keep()
+    keep_freed_memory()
   use_cpu_devices(values.cpu_devices)
   figures = _measure(words[0], values)
   if values.json:

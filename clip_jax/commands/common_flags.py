@@ -113,10 +113,10 @@ def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
   Args:
     options: of `clip_jax.load`, such as `dtype`.
   """
-  from clip_jax.commands import compilation_cache
   from clip_jax.inference.loading import load
+  from clip_jax.parallel.devices import use_compilation_cache
 
-  compilation_cache.use()
+  use_compilation_cache()
   return load(
     reference_of(values),
     preset=values.preset,

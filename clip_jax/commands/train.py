@@ -83,8 +83,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError('no --workdir: name a folder for the run.')
   printing.folder_of(values.workdir, 'workdir')
 
-  from clip_jax.commands import cpu_memory
-  from clip_jax.parallel.devices import use_cpu_devices
+  from clip_jax.parallel.devices import keep_freed_memory, use_cpu_devices
   from clip_jax.parallel.distributed import (
     RESUME_ADVICE,
     detect_cluster,
@@ -93,7 +92,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.training.profile import Profile
 
   profile = Profile.parse(values.profile)
-  cpu_memory.keep()
+  keep_freed_memory()
   use_cpu_devices(values.config.mesh.cpu_devices)
   with join_cluster(detect_cluster(), RESUME_ADVICE):
     finished = _train(values, profile)

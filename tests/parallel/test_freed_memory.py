@@ -7,16 +7,16 @@ import sys
 import jax
 import pytest
 
-from clip_jax.commands import cpu_memory
 from clip_jax.parallel import devices
+from clip_jax.parallel.devices import keep_freed_memory
 
 # Prints the page faults of a block of 64 MB, taken by a thread for the second
 # time.
 FAULTS = """
 import ctypes, resource, sys, threading
-from clip_jax.commands import cpu_memory
+from clip_jax.parallel.devices import keep_freed_memory
 
-if sys.argv[1] == 'keep' and not cpu_memory.keep():
+if sys.argv[1] == 'keep' and not keep_freed_memory():
   sys.exit('it cannot be kept')
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -44,10 +44,13 @@ PAGES = (64 << 20) // os.sysconf('SC_PAGE_SIZE')
 @pytest.fixture
 def clean(monkeypatch):
   """An environment that chooses no allocator, and JAX on a CPU."""
+  before = jax.config.values['jax_platforms']
   for name in list(os.environ):
-    if name.startswith('MALLOC_') or name in cpu_memory._CHOICES:
+    if name.startswith('MALLOC_') or name in devices._ALLOCATOR_VARIABLES:
       monkeypatch.delenv(name)
-  monkeypatch.setattr(cpu_memory, '_platforms', lambda: 'cpu')
+  jax.config.update('jax_platforms', 'cpu')
+  yield
+  jax.config.update('jax_platforms', before)
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def settings(clean, monkeypatch):
   """What is set, without setting it in the process of these tests."""
   made = []
   monkeypatch.setattr(
-    cpu_memory, '_mallopt', lambda: lambda *setting: made.append(setting) or 1
+    devices, '_mallopt', lambda: lambda *setting: made.append(setting) or 1
   )
   return made
 
@@ -71,14 +74,14 @@ def second_faults(how):
   return int(run.stdout)
 
 
-@pytest.mark.skipif(cpu_memory._mallopt() is None, reason='not glibc')
+@pytest.mark.skipif(devices._mallopt() is None, reason='not glibc')
 def test_kept_memory_is_not_faulted_in_again(clean):
   assert second_faults('plain') >= PAGES // 2
   assert second_faults('keep') < PAGES // 100
 
 
 def test_a_cpu_keeps_its_memory(settings):
-  assert cpu_memory.keep()
+  assert keep_freed_memory()
   assert settings == [(-8, 1), (-4, 0), (-1, -1)]
 
 
@@ -87,32 +90,23 @@ def test_a_cpu_keeps_its_memory(settings):
 )
 def test_a_choice_in_the_environment_wins(settings, monkeypatch, name):
   monkeypatch.setenv(name, '4')
-  assert not cpu_memory.keep()
+  assert not keep_freed_memory()
   assert not settings
 
 
 def test_hosts_of_accelerators_are_left_alone(settings, monkeypatch, tmp_path):
-  monkeypatch.setattr(cpu_memory, '_platforms', lambda: 'tpu,cpu')
-  assert not cpu_memory.keep()
+  jax.config.update('jax_platforms', 'tpu,cpu')
+  assert not keep_freed_memory()
   # Where JAX has not been told, the devices of the machine decide.
-  monkeypatch.setattr(cpu_memory, '_platforms', lambda: None)
+  jax.config.update('jax_platforms', None)
   monkeypatch.setattr(devices, 'DEVICE_FILES', (f'{tmp_path}/accel*',))
   (tmp_path / 'accel0').touch()
-  assert not cpu_memory.keep()
+  assert not keep_freed_memory()
   assert not settings
   (tmp_path / 'accel0').unlink()
-  assert cpu_memory.keep()
-
-
-def test_the_platform_is_what_jax_was_told():
-  before = cpu_memory._platforms()
-  jax.config.update('jax_platforms', 'tpu,cpu')
-  try:
-    assert cpu_memory._platforms() == 'tpu,cpu'
-  finally:
-    jax.config.update('jax_platforms', before)
+  assert keep_freed_memory()
 
 
 def test_another_c_library_is_left_alone(clean, monkeypatch):
-  monkeypatch.setattr(cpu_memory, '_mallopt', lambda: None)
-  assert not cpu_memory.keep()
+  monkeypatch.setattr(devices, '_mallopt', lambda: None)
+  assert not keep_freed_memory()

@@ -8,7 +8,7 @@ import jax
 import pytest
 from PIL import Image
 
-from clip_jax.commands import compilation_cache
+from clip_jax.parallel.devices import use_compilation_cache
 from tests.golden_models import GOLDENS
 
 KEY = 'jax_compilation_cache_dir'
@@ -29,7 +29,7 @@ def clean(monkeypatch):
 
 def test_the_folder_of_the_user(monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  compilation_cache.use()
+  use_compilation_cache()
   assert jax.config.values[KEY] == str(tmp_path / 'clip_jax' / 'xla')
   assert (tmp_path / 'clip_jax' / 'xla').is_dir()
   # What compiles in no time is kept, too: there is much of it.
@@ -39,7 +39,7 @@ def test_the_folder_of_the_user(monkeypatch, tmp_path):
 def test_the_users_own_threshold_is_kept(monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setenv(MIN_SECONDS.upper(), '1')
-  compilation_cache.use()
+  use_compilation_cache()
   assert jax.config.values[MIN_SECONDS] == 1
 
 
@@ -77,7 +77,7 @@ def test_a_second_classify_compiles_nothing(tmp_path):
 def test_the_environment_wins(monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '')
-  compilation_cache.use()
+  use_compilation_cache()
   assert jax.config.values[KEY] is None
   assert not list(tmp_path.iterdir())
 
@@ -85,16 +85,16 @@ def test_the_environment_wins(monkeypatch, tmp_path):
 def test_the_tilde_of_the_environment_is_the_home(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '~/programs')
-  compilation_cache.use()
+  use_compilation_cache()
   assert jax.config.values[KEY] == str(tmp_path / 'programs')
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
   monkeypatch.setenv('XDG_CACHE_HOME', '~/cache')
-  compilation_cache.use()
+  use_compilation_cache()
   assert jax.config.values[KEY] == str(tmp_path / 'cache/clip_jax/xla')
 
 
 def test_a_folder_that_cannot_be_made_is_left_alone(monkeypatch, tmp_path):
   (tmp_path / 'file').write_text('')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-  compilation_cache.use()
+  use_compilation_cache()
   assert jax.config.values[KEY] is None
