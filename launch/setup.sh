@@ -22,19 +22,23 @@ make_venv() {
   fi
 }
 
-# Makes .venv-peers: what .venv has, and the libraries that launch/peers.txt
-# pins. It takes 5.5 GB of disk, as torch brings CUDA's libraries.
-make_peers_venv() {
-  local stamp=.venv-peers/installed
-  local wanted
-  wanted=$(cat requirements.txt launch/peers.txt | cksum)
+# Makes .venv-NAME: what .venv has, and over it what launch/NAME.txt pins.
+# `peers` takes 5.5 GB of disk, as torch brings CUDA's libraries.
+make_layered_venv() {
+  local name=$1 stamp=.venv-$1/installed constraints wanted
+  wanted=$(cat requirements.txt "launch/$name.txt" | cksum)
   [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
-  echo "installing into .venv-peers (a few minutes, once) ..." >&2
-  .venv/bin/python -m venv --clear .venv-peers
+  echo "installing into .venv-$name (a few minutes, once) ..." >&2
+  .venv/bin/python -m venv --clear ".venv-$name"
   local site='import sysconfig; print(sysconfig.get_path("purelib"))'
-  .venv/bin/python -c "$site" >"$(.venv-peers/bin/python -c "$site")/venv.pth"
-  .venv-peers/bin/python -m pip install -qq --disable-pip-version-check \
-    --constraint requirements.txt --requirement launch/peers.txt
+  .venv/bin/python -c "$site" >"$(".venv-$name/bin/python" -c "$site")/venv.pth"
+  # Its own pins come before those of requirements.txt.
+  constraints=.venv-$name/constraints.txt
+  sed -n 's/==.*/==/p' "launch/$name.txt" |
+    grep --invert-match --ignore-case --fixed-strings --file=- requirements.txt \
+      >"$constraints"
+  ".venv-$name/bin/python" -m pip install -qq --disable-pip-version-check \
+    --constraint "$constraints" --requirement "launch/$name.txt"
   echo "$wanted" >"$stamp"
 }
 

@@ -3,17 +3,23 @@
 #   bash launch/test.sh [pytest arguments]     e.g. -m 'not slow', -k tokenizer
 #   bash launch/test.sh peers                  only the tests that need torch,
 #                                              open_clip and transformers
+#   bash launch/test.sh engines                only the tests that need Beam,
+#                                              Ray and img2dataset
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh
 make_venv test
 export JAX_PLATFORMS=cpu
 
-if [ "${1:-}" = peers ]; then
-  make_peers_venv
-  # Without them, the tests would be skipped.
-  .venv-peers/bin/python -c 'import open_clip, torch, transformers'
-  exec .venv-peers/bin/python -m pytest -m peers "${@:2}"
+# Without these, the tests would be skipped.
+declare -A needed=(
+  [peers]='open_clip, torch, transformers'
+  [engines]='apache_beam, img2dataset, ray'
+)
+if [ -n "${1:-}" ] && [ -n "${needed[$1]:-}" ]; then
+  make_layered_venv "$1"
+  ".venv-$1/bin/python" -c "import ${needed[$1]}"
+  exec ".venv-$1/bin/python" -m pytest -m "$1" "${@:2}"
 fi
 
 .venv/bin/ruff check .
