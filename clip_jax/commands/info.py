@@ -41,11 +41,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       'info needs --model=REF, --preset=NAME or --all, and one of them.'
     )
   if values.all:
-    from clip_jax.models import presets
-    from clip_jax.progress import show_progress
+    from clip_jax.models.presets import PRESETS
 
-    names = show_progress(presets.PRESETS, len(presets.PRESETS), 'shapes')
-    facts = [_of_preset(name, None) for name in names]
+    facts = [_of_preset(name, None) for name in PRESETS]
   elif values.model:
     facts = _of_model(values)
   else:

@@ -1,15 +1,14 @@
 """Counts the parameters of a model, and the FLOPs of an example.
 
-Nothing is computed for either. FLOPs are by formula: only matrix products and
-convolutions count, a multiply-add as 2, and a causal mask saves nothing. That
-is what a dense implementation on matrix units does, and the convention of
-open_clip's model_profile.csv. Norms, softmax and activations add under four
-percent.
+Both are by formula, so that a table of all published shapes is there at once.
+Of FLOPs, only matrix products and convolutions count, a multiply-add as 2, and
+a causal mask saves nothing. That is what a dense implementation on matrix units
+does, and the convention of open_clip's model_profile.csv. Norms, softmax and
+activations add under four percent.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,24 +81,78 @@ def check_variables(
     )
 
 
-@functools.cache
 def count_parameters(config: CLIPConfig) -> ParameterCount:
   """Counts the parameters that `DualEncoder(config)` would be given.
 
   The running statistics of a ResNet are not parameters.
   """
-  params = abstract_variables(config)['params']
+  image, text = config.image, config.text
+  if isinstance(image, ResNetConfig):
+    image_count = _resnet_parameters(image)
+  else:
+    image_count = _vision_parameters(image)
+  image_count += _projection_parameters(
+    image.projection, image.pooled_width, config.embed_dim
+  )
+  text_count = (
+    (text.vocab_size + text.context_length) * text.width
+    + text.depth * _block_parameters(text)
+    + 2 * text.width  # the last LayerNorm
+    + _projection_parameters(text.projection, text.width, config.embed_dim)
+  )
+  temperature = 1 if config.initial_logit_bias is None else 2
+  return ParameterCount(
+    total=image_count + text_count + temperature,
+    image=image_count,
+    text=text_count,
+  )
 
-  def count(tree) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
-  towers = {
-    name: sum(
-      count(tree) for key, tree in params.items() if key.startswith(name)
-    )
-    for name in ('image', 'text')
-  }
-  return ParameterCount(total=count(params), **towers)
+def _vision_parameters(tower: VisionTransformerConfig) -> int:
+  """Returns the parameters of a ViT, without its projection."""
+  width, tokens = tower.width, tower.patches + tower.class_token
+  total = 3 * tower.patch_size**2 * width + tower.patch_bias * width
+  total += tower.class_token * width + tokens * width
+  total += (2 * tower.pre_norm + 2) * width  # LayerNorms
+  total += tower.depth * _block_parameters(tower)
+  if tower.pooling == 'attention':  # a block with a probe and one LayerNorm
+    total += _block_parameters(tower) + width - 2 * width
+  return total
+
+
+def _resnet_parameters(tower: ResNetConfig) -> int:
+  """Returns the parameters of a ResNet, without the last product of its
+  pooling. Each convolution is followed by a scale and a bias a channel.
+  """
+  half, width, pooled = tower.width // 2, tower.width, tower.pooled_width
+  total = 9 * (3 * half + half * half + half * width) + 2 * (2 * half + width)
+  inputs = width
+  for stage, blocks in enumerate(tower.layers):
+    inner = width * 2**stage
+    outputs = 4 * inner
+    total += inputs * outputs + 2 * outputs  # the shortcut's
+    for _ in range(blocks):
+      total += inner * (inputs + 9 * inner + outputs)
+      total += 2 * (2 * inner + outputs)
+      inputs = outputs
+  positions = (tower.patches + 1) * pooled
+  return total + positions + 3 * (pooled * pooled + pooled)
+
+
+def _block_parameters(
+  tower: VisionTransformerConfig | TextTransformerConfig,
+) -> int:
+  """Returns those of attention, the MLP and two LayerNorms, with biases."""
+  width, hidden = tower.width, _hidden(tower)
+  attention = 4 * (width * width + width)
+  mlp = width * hidden + hidden + hidden * width + width
+  return attention + mlp + 4 * width
+
+
+def _projection_parameters(kind: str, width: int, embed_dim: int) -> int:
+  if kind == 'none':
+    return 0
+  return width * embed_dim + (embed_dim if kind == 'affine' else 0)
 
 
 def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:

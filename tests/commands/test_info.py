@@ -92,6 +92,11 @@ def test_all_is_a_row_for_each_preset(clip_jax):
   assert names == list(PRESETS)
 
 
+def test_all_traces_no_model(clip_jax, monkeypatch):
+  monkeypatch.setattr('jax.eval_shape', None)  # which takes seconds for each
+  assert clip_jax('info', '--all').code == 0
+
+
 def test_a_model(clip_jax, workdir):
   facts = clip_jax('info', f'--model={workdir}', '--json').json
   assert facts['step'] == 7

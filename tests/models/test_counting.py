@@ -8,13 +8,15 @@ import pytest
 
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.counting import (
+  abstract_variables,
+  count_parameters,
   image_flops,
   model_flops_utilization,
   text_flops,
   training_flops,
 )
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.models.presets import resolve
+from clip_jax.models.presets import PRESETS, resolve
 
 # GFLOPs of one image and one text: open_clip, docs/model_profile.csv.
 PUBLISHED = {
@@ -23,6 +25,51 @@ PUBLISHED = {
   'ViT-L/14': 175.3,
   'ViT-L/14@336': 395.2,
 }
+
+
+def assert_counts_what_flax_makes(config: CLIPConfig):
+  params = abstract_variables(config)['params']
+
+  def size(prefix):
+    trees = [tree for key, tree in params.items() if key.startswith(prefix)]
+    return sum(leaf.size for leaf in jax.tree.leaves(trees))
+
+  count = count_parameters(config)
+  assert (count.image, count.text) == (size('image'), size('text'))
+  assert count.total == size('')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', list(PRESETS))
+def test_parameters_of_published_shapes_are_those_that_flax_makes(name):
+  assert_counts_what_flax_makes(resolve(name))
+
+
+@pytest.mark.parametrize(
+  'image',
+  [
+    {'layers': (2, 1, 1, 1), 'width': 32, 'heads': 4, 'image_size': 64},
+    {},
+    {'pooling': 'average', 'class_token': False, 'patch_bias': True},
+    {'pooling': 'average', 'projection': 'affine', 'mlp_ratio': 2.7},
+    {'pooling': 'attention', 'class_token': False, 'pre_norm': False},
+    {'projection': 'none', 'norm_after_pooling': True},
+  ],
+)
+def test_parameters_are_those_that_flax_makes(image):
+  shape = {'width': 32, 'depth': 2, 'heads': 2}
+  text = {'vocab_size': 50, 'context_length': 7, 'end_token': 49, **shape}
+  vision = {'image_size': 32, 'patch_size': 8, **shape}
+  for bias, projection in ((None, 'linear'), (-10.0, 'affine')):
+    config = CLIPConfig.from_dict(
+      {
+        'embed_dim': 32,
+        'image': image if 'layers' in image else vision | image,
+        'text': text | {'projection': projection},
+        'initial_logit_bias': bias,
+      }
+    )
+    assert_counts_what_flax_makes(config)
 
 
 @pytest.mark.parametrize('name', list(PUBLISHED))
