@@ -87,6 +87,15 @@ def test_the_training_loop_loads_the_core_and_little_else():
   assert not [name for name in names if apart.match(name)]
 
 
+def test_loading_a_model_opens_no_reader_before_it_is_needed():
+  names = loaded_by('clip_jax.inference.loading')
+  readers = re.compile(
+    r'clip_jax\.(interop\.(layouts|openai|torch_\w+|weight_files|published_model)'
+    r'|inference\.export\w*|checkpoints\.\w+)$'
+  )
+  assert not [name for name in names if readers.match(name)]
+
+
 def test_every_part_has_its_place_in_the_order():
   assert {part(name) for name in modules()} == set(RANK)
 

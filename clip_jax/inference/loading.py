@@ -9,13 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clip_jax import tokenizers
-from clip_jax.checkpoints.reading import load_variables
 from clip_jax.errors import UsageError, print_notes, print_warnings
-from clip_jax.inference.export import load_exported
 from clip_jax.inference.model import BATCH_SIZE, Model
 from clip_jax.inference.references import recognise
-from clip_jax.interop.published_config import NO_HINTS, Hints
-from clip_jax.interop.published_model import read_published
+from clip_jax.interop.published_files import NO_HINTS, Hints
 from clip_jax.models.description import Description
 from clip_jax.models.positions import resize_model
 
@@ -164,22 +161,31 @@ def read_model(
 def _read(
   reference: str | os.PathLike, hints: Hints, dtype: np.dtype | None
 ) -> Loaded:
-  """Reads a model as it was saved: no size or tokenizer is changed."""
+  """Reads a model as it was saved: no size or tokenizer is changed.
+
+  Each reader is imported for the models that it reads alone.
+  """
   kind, path = recognise(reference)
   origin = os.fspath(path)
   if kind in ('run', 'step', 'exported'):
     hints.refuse(f"{origin} is clip_jax's own, and")
   if kind in ('run', 'step'):
+    from clip_jax.checkpoints.reading import load_variables
+
     variables, description, step = load_variables(path)
     return Loaded(description, variables, step, origin, 'open_clip')
   if kind == 'exported':
+    from clip_jax.inference.export import load_exported
+
     variables, description = load_exported(path, dtype)
     return Loaded(description, variables, None, origin, 'open_clip')
-  foreign = read_published(path, hints=hints, dtype=dtype)
-  print_warnings(foreign.guesses)
-  print_notes(foreign.notes)
+  from clip_jax.interop.published_model import read_published
+
+  model = read_published(path, hints=hints, dtype=dtype)
+  print_warnings(model.guesses)
+  print_notes(model.notes)
   return Loaded(
-    foreign.description, foreign.variables, None, origin, foreign.positions
+    model.description, model.variables, None, origin, model.positions
   )
 
 

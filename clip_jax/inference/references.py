@@ -12,7 +12,7 @@ from clip_jax.errors import MissingModelError, UsageError, first_few
 from clip_jax.files import typed_path
 from clip_jax.inference.artifact import is_artifact
 from clip_jax.interop import open_clip_run
-from clip_jax.interop.published_config import (
+from clip_jax.interop.published_files import (
   ADAPTER,
   is_hugging_face,
   is_open_clip,

@@ -12,12 +12,13 @@ from clip_jax.errors import UsageError
 from clip_jax.files import replacing_folder, to_bytes, typed_path
 from clip_jax.interop import (
   hugging_face,
+  hugging_face_keys,
   layouts,
   open_clip,
   openai,
   preprocessor_writers,
 )
-from clip_jax.interop.published_config import OPEN_CLIP_CONFIG
+from clip_jax.interop.published_files import OPEN_CLIP_CONFIG
 from clip_jax.interop.safetensors_file import write_safetensors
 from clip_jax.models.description import Description
 from clip_jax.tokenizers import exporting
@@ -94,13 +95,13 @@ def check_call(target: str, directory: str | os.PathLike) -> None:
     raise UsageError(
       f'no layout {target!r}: choose one of {", ".join(_LAYOUTS)}.'
     )
-  place = typed_path(directory)
-  if not place.parent.is_dir():
-    raise UsageError(f'{place}: there is no folder {place.parent}.')
-  free = not place.exists() or (place.is_dir() and not any(place.iterdir()))
+  path = typed_path(directory)
+  if not path.parent.is_dir():
+    raise UsageError(f'{path}: there is no folder {path.parent}.')
+  free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
   if not free:
     raise UsageError(
-      f'{place} exists and is not an empty folder: name another --out.'
+      f'{path} exists and is not an empty folder: name another --out.'
     )
 
 
@@ -119,7 +120,7 @@ def _hugging_face(
     }
     files, differences = exporting.hugging_face_files(tokenizer)
   return _Layout(
-    table=hugging_face.table(description.model),
+    table=hugging_face_keys.table(description.model),
     weights='model.safetensors',
     contents={
       'config.json': to_bytes(config),
@@ -157,7 +158,7 @@ _LAYOUTS = {'hf': _hugging_face, 'open_clip': _open_clip}
 
 
 def _in_one_dtype(variables: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Floats as they are where all have one dtype, else as float32."""
+  """Returns floats as they are where all have one dtype, else as float32."""
   leaves = jax.tree.leaves(variables)
   kinds = {leaf.dtype for leaf in leaves if leaf.dtype.kind not in 'iub'}
   if len(kinds) == 1:

@@ -9,8 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.interop.hugging_face_keys import clip_table, siglip_table
-from clip_jax.interop.layouts import Table
+from clip_jax.interop.timm import side_of
 from clip_jax.models.config import (
   CLIPConfig,
   TextTransformerConfig,
@@ -216,14 +215,9 @@ def _tower(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _pixels(fields: Mapping[str, Any]) -> dict[str, Any]:
   if fields['num_channels'] != 3:
     raise UsageError(f'num_channels={fields["num_channels"]}: 3 is supported.')
-  sizes = {}
-  for name in ('image_size', 'patch_size'):
-    size = fields[name]
-    sides = set(size) if isinstance(size, list) else {size}
-    if len(sides) != 1:
-      raise UsageError(f'{name}={size} is not square.')
-    sizes[name] = sides.pop()
-  return sizes
+  return {
+    name: side_of(name, fields[name]) for name in ('image_size', 'patch_size')
+  }
 
 
 def _words(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,13 +225,6 @@ def _words(fields: Mapping[str, Any]) -> dict[str, Any]:
     vocab_size=fields['vocab_size'],
     context_length=fields['max_position_embeddings'],
   )
-
-
-def table(config: CLIPConfig) -> Table:
-  """Returns the keys of the class that `write_config` names."""
-  if config.initial_logit_bias is None:
-    return clip_table(config)
-  return siglip_table(config)
 
 
 def write_config(config: CLIPConfig) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from clip_jax.interop.openai import linear, norm
 from clip_jax.models.config import CLIPConfig, VisionTransformerConfig
 
 
-def clip_table(config: CLIPConfig) -> Table:
+def table(config: CLIPConfig) -> Table:
+  """Returns the keys of the class that `hugging_face.write_config` names."""
+  if config.initial_logit_bias is None:
+    return _clip_table(config)
+  return _siglip_table(config)
+
+
+def _clip_table(config: CLIPConfig) -> Table:
   """Returns the keys of a `CLIPModel`."""
   vision = 'vision_model.'
   embeddings = f'{vision}embeddings.'
@@ -48,7 +55,7 @@ def clip_table(config: CLIPConfig) -> Table:
   return Table("transformers' CLIPModel", rows, _positions(config))
 
 
-def siglip_table(config: CLIPConfig) -> Table:
+def _siglip_table(config: CLIPConfig) -> Table:
   """Returns the keys of a `SiglipModel`, which fixed-resolution SigLIP 2 is
   too.
   """

@@ -1,8 +1,8 @@
 """Two-way tables between our variables and the keys of a foreign weight file.
 
-A row names a place in our tree, the key that holds it elsewhere, and the form
-it has there; reading and writing both follow from it. What a layout is for is
-said by the files that build such tables: `openai`, `hugging_face`,
+A row names a path in our tree, the key that holds its array elsewhere, and the
+form it has there; reading and writing both follow from it. The files that build
+such tables say what a layout is for: `openai`, `hugging_face_keys`,
 `big_vision`.
 """
 
@@ -58,7 +58,7 @@ COUNTER = Form(  # a torch counter has 64 bits
 
 
 def within(axes: int) -> Form:
-  """Theirs has `axes` axes of length 1 around ours, at the front."""
+  """Returns the form of arrays with more axes, of length 1, at the front."""
   return Form(
     lambda x: x.reshape((1,) * axes + x.shape),
     lambda x, shape: x.reshape(shape),
@@ -204,9 +204,9 @@ def read(
       arrays[path] = aligned(
         shapes[path].shape, _dtype(path, entries, infos, dtype)
       )
-    place = arrays[path][(*entry.index, ...)]  # a view, of a scalar too
-    ours = entry.row.form.to_ours(tensors.read(entry.key), place.shape)
-    fill(place, ours, tensors.release)
+    target = arrays[path][(*entry.index, ...)]  # a view, of a scalar too
+    ours = entry.row.form.to_ours(tensors.read(entry.key), target.shape)
+    fill(target, ours, tensors.release)
   if absent:
     arrays = {**_temperature(config), **arrays}
   return nested(arrays), buffers
@@ -234,7 +234,7 @@ def write(
     variables: collections by name, of arrays.
     table: the layout to write.
     config: of the variables.
-    constants: what `read` found besides, to be written as well.
+    constants: the second result of `read`, to be written as well.
   Raises:
     FailureError: the variables are not those of the config.
   """
@@ -309,7 +309,7 @@ def _same_size(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _wrong_kinds(entries, shapes, infos) -> list[str]:
-  """Weights that are no numbers to compute with, as quantised ones are."""
+  """Returns the weights that cannot be computed with, as quantised ones."""
   return [
     f'{e.key} (it holds {infos[e.key].dtype})'
     for e in entries
@@ -341,7 +341,7 @@ def _refuse(
   unexpected: Sequence[str] = (),
   wrong: Sequence[str] = (),
 ) -> None:
-  """Raises where a list is not empty; names all of them."""
+  """Raises a FailureError that names all keys, where a list is not empty."""
   said = [
     f'{kind}: {", ".join(sorted(names))}'
     for kind, names in (

@@ -152,7 +152,7 @@ def write_npz(
   Args:
     tensors: numbers; bfloat16 is written as big_vision does, as '|V2'.
   Raises:
-    UsageError: the place cannot be written, or .npz cannot hold a dtype.
+    UsageError: the path cannot be written, or .npz cannot hold a dtype.
     FailureError: the disk is full, or the like.
   """
   for name, tensor in tensors.items():

@@ -109,7 +109,7 @@ def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
 
 
 def _initial_scale(logarithm: float | int | None, sigmoid: bool) -> float:
-  """1 / temperature at the start of training: of no use to trained weights."""
+  """Returns 1 / temperature at the start of training."""
   if logarithm is not None:
     return math.exp(logarithm)
   return 10.0 if sigmoid else 1 / 0.07
@@ -121,7 +121,7 @@ def _image(
   """Returns the image tower; takes the fields that it reads out of `fields`."""
   if fields.get('timm_model_name'):
     return timm.read_tower(fields)
-  size = side_of(fields.pop('image_size', 224))
+  size = side_of('image_size', fields.pop('image_size', 224))
   width, layers = fields.pop('width', 768), fields.pop('layers', 12)
   head_width = fields.pop('head_width', 64)
   patch_size = fields.pop('patch_size', 16)
@@ -129,7 +129,7 @@ def _image(
     return ResNetConfig(size, tuple(layers), width, width * 32 // head_width)
   return VisionTransformerConfig(
     image_size=size,
-    patch_size=side_of(patch_size),
+    patch_size=side_of('patch_size', patch_size),
     width=width,
     depth=layers,
     heads=width // head_width,
@@ -270,7 +270,7 @@ def _write_vit(
 ) -> dict[str, Any]:
   impossible = [
     said
-    for said, found in (
+    for said, applies in (
       ('no class token', not image.class_token),
       ('a bias of the patch embedding', image.patch_bias),
       (f"projection={image.projection!r}", image.projection != 'linear'),
@@ -279,7 +279,7 @@ def _write_vit(
         (image.activation == 'quick_gelu') != (text_activation == 'quick_gelu'),
       ),
     )
-    if found
+    if applies
   ]  # fmt: skip
   if impossible:
     raise UsageError(

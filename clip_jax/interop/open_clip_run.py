@@ -12,8 +12,6 @@ from typing import Any
 
 from clip_jax.errors import FailureError
 from clip_jax.files import read_text
-from clip_jax.interop.torch_file import open_torch
-from clip_jax.interop.zip_archive import ZipArchive
 
 PARAMS = 'params.txt'
 _EPOCH = re.compile(r'epoch_(\d{1,9})\.pt', re.ASCII)
@@ -68,6 +66,9 @@ def newest(run: Path) -> tuple[Path, str]:
   }
   latest = folder / _LATEST
   if latest.is_file():
+    from clip_jax.interop.torch_file import open_torch
+    from clip_jax.interop.zip_archive import ZipArchive
+
     # Its name does not say its epoch.
     with open_torch(latest, ZipArchive(latest)) as tensors:
       epoch = tensors.metadata.get('epoch')

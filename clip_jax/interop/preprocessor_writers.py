@@ -84,7 +84,7 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
 
 
 def write_open_clip(preprocessing: Preprocessing) -> Written:
-  """open_clip's `preprocess_cfg`.
+  """Returns the content of open_clip's `preprocess_cfg`.
 
   Raises:
     UsageError: nearest-neighbour interpolation, which open_clip has not.
@@ -122,7 +122,7 @@ def write_open_clip(preprocessing: Preprocessing) -> Written:
 
 
 def _options(preprocessing: Preprocessing, library: str) -> list[str]:
-  """Sentences on the options for users' own images.
+  """Returns sentences on the options for users' own images.
 
   The sizes were measured with the model of the emoji demo, between the features
   of 200 of its images before and after; those of two images that have

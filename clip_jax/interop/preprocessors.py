@@ -118,7 +118,7 @@ def read_open_clip(config: Any, image_size: int | None = None) -> Preprocessing:
 
   Args:
     config: the keys that differ from open_clip's defaults.
-    image_size: of the model, which open_clip puts in the place of `size`.
+    image_size: of the model, which open_clip takes instead of `size`.
   Raises:
     UsageError: a key or a value that is not known.
   """

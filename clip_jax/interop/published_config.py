@@ -14,90 +14,30 @@ from clip_jax.files import check_fields, read_object
 from clip_jax.interop import (
   big_vision,
   hugging_face,
+  hugging_face_keys,
   open_clip,
   open_clip_run,
   openai,
   shapes,
 )
 from clip_jax.interop.layouts import Table
+from clip_jax.interop.published_files import (
+  OPEN_CLIP_CONFIG,
+  Hints,
+  is_open_clip,
+  refuse_adapter,
+)
 from clip_jax.interop.weight_files import Tensors
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig, ResNetConfig
 
-OPEN_CLIP_CONFIG = 'open_clip_config.json'
-ADAPTER = 'adapter_config.json'  # PEFT's
-
-
-@dataclasses.dataclass(frozen=True)
-class Hints:
-  """Facts about weights that a person states and their files do not.
-
-  Attributes:
-    preset: of a bare weight file, the published name of its model.
-    activation: of the Transformers of a bare weight file, or of an open_clip
-      directory whose config leaves it out.
-    heads: of a bare weight file: of the image tower, or of both.
-    weights: which of several models in a file, such as 'ema_state_dict'.
-  """
-
-  preset: str | None = None
-  activation: str | None = None
-  heads: tuple[int, ...] | None = None
-  weights: str | None = None
-
-  def refuse(self, teller: str) -> None:
-    """Refuses hints for files that say everything: they would be ignored.
-
-    Raises:
-      UsageError: there is one.
-    """
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if value is not None:
-        raise UsageError(
-          f'{field.name}={value!r} is for a bare weight file: {teller} says '
-          'what it is.'
-        )
-
-
-NO_HINTS = Hints()
-
-
-def is_open_clip(path: Path) -> bool:
-  """Returns whether a directory has a model config of open_clip's."""
-  return (path / OPEN_CLIP_CONFIG).exists() or 'vision_cfg' in read_object(
-    path / 'config.json'
-  )
-
-
-def is_hugging_face(path: Path) -> bool:
-  """Returns whether a directory has a config of transformers'."""
-  return 'model_type' in read_object(path / 'config.json')
-
-
-def refuse_adapter(path: Path) -> None:
-  """Refuses an adapter, which holds changes of a model and no model.
-
-  Args:
-    path: of a directory with an `adapter_config.json`, or of a file in it.
-  Raises:
-    UsageError: always; it shows how the adapter is merged.
-  """
-  folder = path if path.is_dir() else path.parent
-  try:
-    base = read_object(folder / ADAPTER).get('base_model_name_or_path')
-  except FailureError:
-    base = None
-  raise UsageError(
-    f'{path} is a PEFT adapter, not a model: merge it first: python -c "from '
-    'transformers import AutoModel; from peft import PeftModel; '
-    f'PeftModel.from_pretrained(AutoModel.from_pretrained('
-    f'{base or "BASE MODEL"!r}), {str(folder)!r}).merge_and_unload()'
-    ".save_pretrained('merged')\", and name that folder, merged."
-  )
-
 
 def layout_of(tensors: Tensors) -> str:
+  """Returns 'hugging_face', 'open_clip' (OpenAI's keys) or 'big_vision'.
+
+  Raises:
+    UsageError: the keys are none of these, or of an adapter.
+  """
   infos = tensors.infos
   if any('.lora_' in key for key in infos):
     refuse_adapter(tensors.path)
@@ -245,15 +185,16 @@ def _check_openais(tensors: Tensors, config: CLIPConfig, hints: Hints) -> None:
 
 
 def _with_bias(config: CLIPConfig, tensors: Tensors) -> CLIPConfig:
-  """`config` with a bias where only the weights say that they have one, as
-  those of open_clip's runs with a sigmoid loss."""
+  """Returns the config, with a bias where only the weights say that there is
+  one, as those of open_clip's runs with a sigmoid loss.
+  """
   if 'logit_bias' not in tensors.infos or config.initial_logit_bias is not None:
     return config
   return dataclasses.replace(config, **presets.SIGLIP_TEMPERATURE)
 
 
 def _hinted(config: CLIPConfig, hints: Hints) -> CLIPConfig:
-  """`config` with what a person knows better."""
+  """Returns the config with what a person knows better."""
   config = _activated(config, hints.activation)
   heads = hints.heads or ()
   if len(heads) > 2:
@@ -268,7 +209,7 @@ def _hinted(config: CLIPConfig, hints: Hints) -> CLIPConfig:
 
 
 def _activated(config: CLIPConfig, activation: str | None) -> CLIPConfig:
-  """`config` with another activation in its Transformers."""
+  """Returns the config with another activation in its Transformers."""
   if activation is None:
     return config
   image = config.image
@@ -288,7 +229,7 @@ def table_of(layout: str, config: CLIPConfig, tensors: Tensors) -> Table:
     siglip = 'vision_model.head.probe' in tensors.infos
     if 'vision_model.embeddings.position_embedding.weight' in tensors.infos:
       _check_family(tensors, siglip, config.initial_logit_bias is not None)
-    return hugging_face.table(config)
+    return hugging_face_keys.table(config)
   variant = openai.variant_of(tensors.infos)
   pooling = getattr(config.image, 'pooling', None)
   if layout == 'big_vision' or _has_images(tensors):

@@ -18,15 +18,17 @@ from clip_jax.files import read_object
 from clip_jax.interop import layouts, open_clip_run, preprocessors
 from clip_jax.interop.layouts import Table
 from clip_jax.interop.published_config import (
+  config_of,
+  layout_of,
+  table_of,
+)
+from clip_jax.interop.published_files import (
   ADAPTER,
   NO_HINTS,
   OPEN_CLIP_CONFIG,
   Hints,
-  config_of,
   is_hugging_face,
   is_open_clip,
-  layout_of,
-  table_of,
 )
 from clip_jax.interop.weight_files import open_tensors
 from clip_jax.models import presets
@@ -172,14 +174,14 @@ def _tokenizer(
   if 'text' in absent:
     return None
   directory, length = weights.parent, config.text.context_length
-  found = None
+  tokenizer = None
   if layout != 'big_vision' and (
     is_open_clip(directory) or is_hugging_face(directory)
   ):
-    found = tokenizers.from_directory(directory, length)
-  if found is None and config.text.vocab_size == _CLIP_VOCABULARY:
-    found = tokenizers.load('clip', length)
-  return None if found is None else found.describe()
+    tokenizer = tokenizers.from_directory(directory, length)
+  if tokenizer is None and config.text.vocab_size == _CLIP_VOCABULARY:
+    tokenizer = tokenizers.load('clip', length)
+  return None if tokenizer is None else tokenizer.describe()
 
 
 def _preprocessing(
@@ -187,15 +189,15 @@ def _preprocessing(
 ) -> Preprocessing:
   directory, size = weights.parent, config.image.image_size
   if layout == 'hugging_face':
-    found = preprocessors.read_hugging_face_directory(directory)
-    if found is None and preset:
-      found = presets.preprocessing_of(preset)
-    if found is None:
+    preprocessing = preprocessors.read_hugging_face_directory(directory)
+    if preprocessing is None and preset:
+      preprocessing = presets.preprocessing_of(preset)
+    if preprocessing is None:
       family = 'CLIP' if config.initial_logit_bias is None else 'Siglip'
-      found = preprocessors.read_hugging_face(
+      preprocessing = preprocessors.read_hugging_face(
         {'image_processor_type': f'{family}ImageProcessor'}
       )
-    return found.of_size(size)
+    return preprocessing.of_size(size)
   if layout == 'big_vision':
     # Bicubic and antialiased as in transformers and open_clip; big_vision's
     # own is TensorFlow's bilinear resize, which Pillow does not have. All

@@ -178,7 +178,7 @@ def write_safetensors(
     tensors: of the dtypes in `DTYPES`. Only what is not C-contiguous is copied.
     metadata: for `__metadata__`; torch's tools expect {'format': 'pt'}.
   Raises:
-    UsageError: the place cannot be written, or a dtype has no code.
+    UsageError: the path cannot be written, or a dtype has no code.
     FailureError: the disk is full, or the like.
   """
   for name, tensor in tensors.items():

@@ -140,7 +140,7 @@ def _resnet(infos: Infos) -> ResNetConfig:
 
 
 def _stack(infos: Infos, prefix: str, width: int) -> dict[str, Any]:
-  """Depth, heads and MLP of big_vision's encoder, whose kernels show heads."""
+  """Returns width, depth, heads and MLP ratio of an encoder of big_vision's."""
   stacked = f'{prefix}encoderblock/'
   if f'{stacked}LayerNorm_0/scale' in infos:
     block, depth = stacked, infos[f'{stacked}LayerNorm_0/scale'].shape[0]
@@ -178,10 +178,11 @@ def _square(positions: int) -> int:
 
 
 def _as_published(config: CLIPConfig) -> CLIPConfig:
-  """`config` with what the published model of the same shapes has: heads, an
-  activation, and an image's border that no whole patch covers (384 pixels in
-  patches of 14). Of OpenAI's and open_clip's rows, OpenAI's come first. One
-  for images of another size will do: heads do not depend on it.
+  """Returns the config with what the published model of these shapes has.
+
+  That is heads, an activation, and an image's border that no whole patch covers
+  (384 pixels in patches of 14). Of OpenAI's and open_clip's rows, OpenAI's come
+  first. One for images of another size will do: heads do not depend on it.
   """
   fitting = _published(config)
   grid = config.image.grid

@@ -46,8 +46,8 @@ _WRAPPERS = frozenset(
     *('_checkpoint_wrapped_module', '_forward_module'),
   }
 )
-# The usual places of a state dict, where no key says that it is a CLIP's.
-PLACES = ('state_dict', 'model_state_dict', 'model')
+# The usual keys of a state dict, where no name in it says that it is a CLIP's.
+STATE_DICT_KEYS = ('state_dict', 'model_state_dict', 'model')
 _AVERAGE = re.compile(
   r'(?:^|[._])(?:ema|swa|averaged?|avg|shadow)(?:[._]|$)', re.IGNORECASE
 )
@@ -77,7 +77,7 @@ def selected(tensors: Tensors, wanted: str | None = None) -> Tensors:
 
   Args:
     tensors: all of a file; those in dicts have names joined by dots.
-    wanted: which of several models, by the name of its place.
+    wanted: which of several models, by the name of its key.
   Raises:
     UsageError: see `select`.
   """
@@ -101,17 +101,17 @@ def select(
   Args:
     names: in the file.
     where: the file, for notes and errors.
-    wanted: which of several models, by the name of its place.
+    wanted: which of several models, by the name of its key.
   Raises:
     UsageError: there is none of that name, or several and none was named.
   """
   clean = _unwrapped(names)
   labels = {prefix.rstrip('./') or _TOP: prefix for prefix in _prefixes(clean)}
   if not labels:
-    return Selection(_without_place(names), ())
+    return Selection(_without_prefix(names), ())
   averages = [x for x in labels if _is_average(x, labels[x], clean)]
   label, said = _choose(list(labels), averages, where, wanted)
-  found = {
+  chosen = {
     name.removeprefix(labels[label]): original
     for name, original in clean.items()
     if _owner(name, labels.values()) == labels[label]
@@ -129,12 +129,12 @@ def select(
       f'{where}: {len(left):,} tensors that are not of the CLIP model under '
       f'{label!r} are left out ({", ".join(left[:2])}{more}).',
     )
-  found.pop(_COUNTER, None)
-  return Selection(_with_tower(found), said)
+  chosen.pop(_COUNTER, None)
+  return Selection(_with_tower(chosen), said)
 
 
 def _unwrapped(names: Collection[str]) -> dict[str, str]:
-  """Names without the modules around modules -> names in the file.
+  """Returns names without wrappers, each with its name in the file.
 
   Where two would become one, all stay as they are.
   """
@@ -148,7 +148,7 @@ def _unwrapped(names: Collection[str]) -> dict[str, str]:
 def _prefixes(names: Collection[str]) -> list[str]:
   """Returns what stands before the keys of each model."""
   for keys in (_IMAGE_KEYS, _TEXT_KEYS, _BARE_KEYS, *_OPEN_CLIP_TEXT_KEYS):
-    found = {
+    candidates = {
       name.removesuffix(key)
       for name in names
       for key in keys
@@ -156,7 +156,7 @@ def _prefixes(names: Collection[str]) -> list[str]:
     }
     prefixes = [
       x
-      for x in sorted(found)
+      for x in sorted(candidates)
       if (not x or x[-1] in './') and not OF_TRAINING.match(x)
     ]
     if prefixes:
@@ -207,7 +207,7 @@ def _choose(
 
 
 def _with_tower(names: dict[str, str]) -> dict[str, str]:
-  """Names with that of their tower, where a tower alone goes without it."""
+  """Returns the names, with that of the tower where one alone lacks it."""
   for key, tower in _BARE_KEYS.items():
     if key in names:
       return {
@@ -217,21 +217,22 @@ def _with_tower(names: dict[str, str]) -> dict[str, str]:
   return names
 
 
-def _without_place(names: Collection[str]) -> dict[str, str]:
-  """The names of the state dict in a file without a CLIP, for the error."""
-  found = {name: name for name in names}
-  for place in PLACES:
-    if any(name.startswith(f'{place}.') for name in found):
-      found = _inside(place, found)
+def _without_prefix(names: Collection[str]) -> dict[str, str]:
+  """Returns the names of a state dict without a CLIP, for the error."""
+  inner = {name: name for name in names}
+  for key in STATE_DICT_KEYS:
+    if any(name.startswith(f'{key}.') for name in inner):
+      inner = _below(key, inner)
       break
-  while all(name.startswith('module.') for name in found):
-    found = _inside('module', found)
-  return found
+  while all(name.startswith('module.') for name in inner):
+    inner = _below('module', inner)
+  return inner
 
 
-def _inside(place: str, names: dict[str, str]) -> dict[str, str]:
+def _below(key: str, names: dict[str, str]) -> dict[str, str]:
+  """Returns the names below a key, without it."""
   return {
-    name.removeprefix(f'{place}.'): original
+    name.removeprefix(f'{key}.'): original
     for name, original in names.items()
-    if name.startswith(f'{place}.')
+    if name.startswith(f'{key}.')
   }

@@ -1,4 +1,4 @@
-"""An opened weight file: what it holds, a way to read one tensor, and memory.
+"""An open weight file: what it holds, a way to read one tensor, and memory.
 
 A source that is mapped from a file is in memory only a piece at a time, however
 large it is; and a CPU device takes an aligned array without a copy.
@@ -37,7 +37,7 @@ _MAX_BYTES = 2**62
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-  """The shape, dtype and place of a tensor that is not read yet."""
+  """The shape and dtype of a tensor that is not read yet."""
 
   shape: tuple[int, ...]
   dtype: np.dtype  # one of DTYPES, in the machine's byte order
@@ -185,24 +185,24 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def fill(
-  place: np.ndarray, source: np.ndarray, release: Callable[[], None]
+  target: np.ndarray, source: np.ndarray, release: Callable[[], None]
 ) -> None:
-  """Copies numbers, in the place's dtype.
+  """Copies an array into another, piece by piece, in the dtype of the target.
 
   Args:
-    place, source: of one shape.
+    target, source: of one shape.
     release: called after each piece, to let go of the source's memory.
   """
   if not source.ndim or not source.size:
-    place[...] = source
+    target[...] = source
     return
   # Along the axis that is outermost in the source's memory, whose order the
-  # place need not have: a piece is then one stretch of a file.
+  # target need not have: a piece is then one stretch of a file.
   axis = int(np.argmax(np.abs(source.strides)))
   step = max(1, PIECE * source.shape[axis] // source.nbytes)
   for begin in range(0, source.shape[axis], step):
     piece = (slice(None),) * axis + (slice(begin, begin + step),)
-    place[piece] = source[piece]
+    target[piece] = source[piece]
     release()
 
 

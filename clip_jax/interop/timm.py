@@ -54,7 +54,7 @@ def read_tower(fields: dict[str, Any]) -> VisionTransformerConfig:
   width, depth, heads, ratio = SIGLIP_SHAPES[_SHAPES[shape]]
   tanh = (shape, patch_size, size) in _TANH
   return VisionTransformerConfig(
-    image_size=side_of(fields.pop('image_size', size)),
+    image_size=side_of('image_size', fields.pop('image_size', size)),
     patch_size=patch_size,
     width=width,
     depth=depth,
@@ -97,7 +97,7 @@ def with_its_activation(
 
 
 def _named(image: VisionTransformerConfig) -> dict[str, Any] | None:
-  """timm's name for a tower of these sizes, in the form of a `vision_cfg`."""
+  """Returns timm's name of these sizes, as a `vision_cfg`; None without one."""
   for shape, ours in _SHAPES.items():
     size, patch = image.image_size, image.patch_size
     if SIGLIP_SHAPES[ours][0] == image.width and (
@@ -122,9 +122,13 @@ def _same(one: VisionTransformerConfig, other: VisionTransformerConfig) -> bool:
   )
 
 
-def side_of(size: Any) -> int:
-  """Returns a side in pixels of what may be written as [height, width]."""
+def side_of(name: str, size: Any) -> int:
+  """Returns a side in pixels of what may be written as [height, width].
+
+  Raises:
+    UsageError: the sides differ; the message has the name of the field.
+  """
   sides = set(size) if isinstance(size, list | tuple) else {size}
   if len(sides) != 1:
-    raise UsageError(f'images of {size} are not square.')
+    raise UsageError(f'{name}={size} is not square.')
   return sides.pop()

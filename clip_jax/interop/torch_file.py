@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.interop.state_dicts import OF_TRAINING, PLACES
+from clip_jax.interop.state_dicts import OF_TRAINING, STATE_DICT_KEYS
 from clip_jax.interop.tensor_file import (
   TensorInfo,
   Tensors,
@@ -107,13 +107,13 @@ def _state_dict_tensors(
       and not (isinstance(value, dict) and OF_TRAINING.match(name))
     }
     views = _tensors_in(path, kept)
-    places = [place for place in PLACES if isinstance(saved.get(place), dict)]
-    if places and not any(name.startswith(f'{places[0]}.') for name in views):
+    keys = [key for key in STATE_DICT_KEYS if isinstance(saved.get(key), dict)]
+    if keys and not any(name.startswith(f'{keys[0]}.') for name in views):
       views = {}
   if not views:
     raise UsageError(
       f'{path} holds no state dict: neither it nor its '
-      f'{" or ".join(PLACES)} is a dict of tensors.'
+      f'{" or ".join(STATE_DICT_KEYS)} is a dict of tensors.'
     )
   return views
 
@@ -148,7 +148,7 @@ def _tensors_in(path: Path, tree: dict[Any, Any]) -> dict[str, TensorView]:
 def _walk(
   path: Path, tree: dict[Any, Any], prefix: str, depth: int
 ) -> Iterator[tuple[str, Any]]:
-  """Yields every attribute below a module; a module may hang in two places."""
+  """Yields every attribute below a module; two may share a module."""
   if depth > _MAX_DEPTH:
     raise damaged(path, f'its modules are nested over {_MAX_DEPTH} deep')
   if len(prefix) > _MAX_NAME:

@@ -2,7 +2,7 @@
 
 A pickle is a program for a stack machine. This machine knows the instructions
 that torch writes and that build plain values; for the names that a pickle may
-call, `torch_objects` says what description takes the place of the object.
+call, `torch_objects` says which description stands for the object.
 There is no import, no attribute access and no call of anything that a file
 names, so that the worst that a file can do is to be refused.
 """
@@ -37,7 +37,7 @@ def parse(data: bytes) -> Any:
 
   Returns:
     dicts, lists, tuples, sets, numbers, text and None; with `TensorView`,
-    `Module` and `Opaque` in the place of objects.
+    `Module` and `Opaque` instead of objects.
   Raises:
     PickleError: the pickle is damaged, too large, or names anything beyond
       tensors and plain values.

@@ -38,7 +38,7 @@ _DAMAGED = (
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-  """The place of a member's bytes in the archive."""
+  """Where the bytes of a member are in the archive."""
 
   size: int  # bytes, decompressed
   begin: int

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from clip_jax.errors import FailureError
-from clip_jax.interop import big_vision, hugging_face, layouts
+from clip_jax.interop import big_vision, hugging_face_keys, layouts
 from clip_jax.interop.layouts import Row, Table
 from clip_jax.interop.npz_file import write_npz
 from clip_jax.interop.published_model import read_published, weights_in
@@ -88,7 +88,7 @@ def test_bfloat16_and_float16_stay_what_they_are():
   for dtype in (np.float16, jax.numpy.bfloat16):
     variables = jax.tree.map(lambda x, d=dtype: x.astype(d), golden.variables)
     theirs = layouts.write(
-      variables, hugging_face.table(golden.config), golden.config
+      variables, hugging_face_keys.table(golden.config), golden.config
     )
     assert {x.dtype for x in theirs.values()} == {np.dtype(dtype)}
 
@@ -226,7 +226,7 @@ def test_variables_of_another_model_are_not_written():
     golden.config, text=dataclasses.replace(golden.config.text, depth=3)
   )
   with pytest.raises(FailureError, match='not those of their config'):
-    layouts.write(golden.variables, hugging_face.table(deeper), deeper)
+    layouts.write(golden.variables, hugging_face_keys.table(deeper), deeper)
 
 
 def test_a_table_that_leaves_a_parameter_out_is_a_mistake_of_ours():

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.references import recognise
 from clip_jax.interop import open_clip_run
-from clip_jax.interop.published_config import Hints
+from clip_jax.interop.published_files import Hints
 from clip_jax.interop.published_model import read_published
 from tests.golden_models import GOLDENS, load_golden
 from tests.interop import torch_archives as ta

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop import layouts, openai
-from clip_jax.interop.published_config import Hints
+from clip_jax.interop.published_files import Hints
 from clip_jax.interop.published_model import read_published
 from clip_jax.models import presets
 from tests.golden_models import GOLDENS, load_golden
@@ -160,7 +160,7 @@ def save_into(path, tensors):
     ('vision_cfg', {'ls_init_value': 1e-5}, 'vision_cfg.ls_init_value=1e-05'),
     ('vision_cfg', {'attentional_pool': True}, 'attentional_pool=True'),
     ('vision_cfg', {'sparkle': 1}, 'vision_cfg.sparkle=1'),
-    ('vision_cfg', {'image_size': [64, 32]}, 'are not square'),
+    ('vision_cfg', {'image_size': [64, 32]}, 'image_size=.* is not square'),
     ('vision_cfg', {'timm_model_name': 'convnext_base'}, 'convnext_base'),
     ('text_cfg', {'hf_model_name': 'roberta'}, "'roberta'"),
     ('text_cfg', {'qk_norm': True}, 'text_cfg.qk_norm=True'),

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.interop.npz_file import write_npz
-from clip_jax.interop.published_config import Hints
+from clip_jax.interop.published_files import Hints
 from clip_jax.interop.published_model import read_published
 from clip_jax.interop.state_dicts import select
 from tests.golden_models import GOLDENS, load_golden
