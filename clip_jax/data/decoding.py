@@ -10,9 +10,10 @@ is CorruptImageError.
 import contextlib
 import functools
 import io
+import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -54,6 +55,39 @@ class CorruptImageError(FailureError):
 
 class MissingImageError(CorruptImageError, MissingFileError):
   """An image whose file is not there."""
+
+
+def check_corrupt(
+  corrupt: Mapping[str, str], limit: int, spec: str = ''
+) -> None:
+  """Refuses to go on where more than `limit` records cannot be read.
+
+  Args:
+    corrupt: id to reason, of the records that were left out so far.
+    limit: how many may be left out.
+    spec: the data set that they are of; '' for all those of a training run.
+  Raises:
+    FailureError: more were left out; the message names the first.
+  """
+  if len(corrupt) > limit:
+    option = f'data {spec!r}: over ' if spec else 'over data.'
+    raise FailureError(
+      f'{option}max_corrupt_records={limit} records are '
+      f'corrupt{first_reasons(corrupt)}.'
+    )
+
+
+def first_reasons(corrupt: Mapping[str, str]) -> str:
+  """Returns the end of a message: why the first records cannot be read.
+
+  Args:
+    corrupt: id to reason.
+  Returns:
+    ': id: reason; id: reason', or '' for none.
+  """
+  first = itertools.islice(corrupt.items(), 3)
+  reasons = '; '.join(f'{key}: {reason}' for key, reason in first)
+  return f': {reasons}' if reasons else ''
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int32
 from PIL import Image
 
 from clip_jax.data.augment import Augmentation, augment
-from clip_jax.data.decoding import CorruptImageError
+from clip_jax.data.decoding import CorruptImageError, check_corrupt
 from clip_jax.data.images import decode_rgb
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Source
@@ -70,7 +70,7 @@ class Reader:
         read = self._read(index)
       except CorruptImageError as error:
         corrupt[self._source.id(index)] = str(error)
-        check_limit(corrupt, self._limit)
+        check_corrupt(corrupt, self._limit)
       else:
         return read._replace(corrupt=tuple(corrupt.items()))
     key, reason = next(iter(corrupt.items()))
@@ -142,21 +142,6 @@ def _key(image: Any) -> int:
   """Returns a key of an image: its length and a checksum do for counting."""
   content = image if isinstance(image, bytes) else np.asarray(image).tobytes()
   return len(content) << 32 | zlib.crc32(content)
-
-
-def check_limit(corrupt: dict[str, str], limit: int) -> None:
-  """Gives up where more than `limit` records are corrupt.
-
-  Raises:
-    FailureError: they are; the first are named.
-  """
-  if len(corrupt) > limit:
-    some = '; '.join(
-      f'{k}: {v}' for k, v in itertools.islice(corrupt.items(), 3)
-    )
-    raise FailureError(
-      f'over data.max_corrupt_records={limit} records are corrupt ({some})'
-    )
 
 
 class Repeats(NamedTuple):

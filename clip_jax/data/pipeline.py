@@ -17,13 +17,13 @@ import numpy as np
 from absl import flags
 
 from clip_jax.data.augment import Augmentation
+from clip_jax.data.decoding import check_corrupt
 from clip_jax.data.examples import (
   Collate,
   Reader,
   Repeats,
   Tokenize,
   View,
-  check_limit,
 )
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
@@ -61,7 +61,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         logging.getLogger(__name__).warning(
           'skipped a corrupt record: %s: %s', key, reason
         )
-    check_limit(self.corrupt, self._limit)
+    check_corrupt(self.corrupt, self._limit)
     self.repeats = Repeats(*np.add(self.repeats, batch.pop('repeats')).tolist())
     return batch
 

@@ -2,7 +2,6 @@
 
 import collections
 import hashlib
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from clip_jax.data.decoding import CorruptImageError, decode
+from clip_jax.data.decoding import CorruptImageError, decode, first_reasons
 from clip_jax.data.images import preprocess
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
@@ -94,21 +93,6 @@ def _read(
   return DecodedRecord(rest, image, '', digest)
 
 
-def too_many_corrupt(spec: str, limit: int, corrupt: Mapping[str, str]) -> str:
-  """Returns the error for more than `limit` unreadable records."""
-  return (
-    f'data {spec!r}: over max_corrupt_records={limit} records are '
-    f'corrupt{_first(corrupt)}.'
-  )
-
-
 def none_readable(spec: str, corrupt: Mapping[str, str]) -> str:
   """Returns the error for a source of which nothing can be read."""
-  return f'data {spec!r}: no readable image{_first(corrupt)}.'
-
-
-def _first(corrupt: Mapping[str, str]) -> str:
-  if not corrupt:
-    return ''
-  first = itertools.islice(corrupt.items(), 3)
-  return ': ' + '; '.join(f'{key}: {reason}' for key, reason in first)
+  return f'data {spec!r}: no readable image{first_reasons(corrupt)}.'

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64
 
+from clip_jax.data.decoding import check_corrupt
 from clip_jax.data.reading import none_readable, read_ahead
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.embeddings_reader import EmbeddingsTable
-from clip_jax.inference.encode_shards import check_corrupt
 from clip_jax.inference.nearest import nearest_in_blocks
 from clip_jax.progress import Progress, no_progress
 
@@ -95,7 +95,7 @@ def compare_files(
   for row, record in zip(everything, shown, strict=True):
     if record.reason:
       corrupt[source.id(row)] = record.reason
-      check_corrupt(source, corrupt, max_corrupt)
+      check_corrupt(corrupt, max_corrupt, source.spec)
     else:
       rows.append(row)
       digests.append(record.digest)

@@ -1,4 +1,4 @@
-"""Millions of embeddings: in shards, by one process or several, over kills.
+"""Embeds data sets of any size in shards, by one process or more, over kills.
 
 A job's records are divided into shards, which go through the encoder one after
 another (`encode_shards`) into a folder beside the output (`embed_folder`). When
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from clip_jax.data.decoding import check_corrupt
 from clip_jax.data.reading import digest_of, none_readable
 from clip_jax.data.sources import Source
 from clip_jax.data.text_lines import TextLines
@@ -40,7 +41,6 @@ from clip_jax.inference.embeddings_reader import open_embeddings
 from clip_jax.inference.encode_shards import (
   EncodedShard,
   Item,
-  check_corrupt,
   encode_shards,
   image_items,
 )
@@ -206,8 +206,8 @@ def embed(
     progress: shows how far the records are.
     say: takes a line for the person who waits.
   Returns:
-    Of the whole job where this process or another joined it; else of the
-    shards that are there so far.
+    The summary of the whole job where this process or another joined it; else
+    that of the shards that are there so far.
   Raises:
     UsageError: the shards of another job are in the way.
     FailureError: too much is corrupt, the disk is full, and the like; the
@@ -352,11 +352,11 @@ def _join(
 ) -> None:
   """Streams all shards into the output, and removes them.
 
-  A kill before the output comes into its place leaves the shards; one after it
+  A kill before the output is renamed leaves the shards; one after it
   leaves a folder that the same command finds complete.
   """
   if job.source is not None:
-    check_corrupt(job.source, summary.corrupt, job.max_corrupt)
+    check_corrupt(summary.corrupt, job.max_corrupt, job.source.spec)
     if not summary.images:
       folder.remove()  # for nothing in it is worth keeping
       raise FailureError(none_readable(job.source.spec, summary.corrupt))

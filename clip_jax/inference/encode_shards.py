@@ -1,4 +1,4 @@
-"""Records through an encoder, shard by shard, without a pause between them.
+"""Encodes records shard by shard, without a pause between the shards.
 
 Used to write embeddings in bulk, and by the evaluation for its features.
 """
@@ -13,10 +13,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 
+from clip_jax.data.decoding import check_corrupt
 from clip_jax.data.preprocessing import Preprocessing
-from clip_jax.data.reading import read_ahead, too_many_corrupt
+from clip_jax.data.reading import read_ahead
 from clip_jax.data.sources import Record, Source
-from clip_jax.errors import FailureError
 from clip_jax.inference.classifier import check_finite
 from clip_jax.inference.shards import Shard
 
@@ -70,7 +70,7 @@ def image_items(
     key = read.record['id']
     if read.reason:
       corrupt[key] = read.reason
-      check_corrupt(source, corrupt, max_corrupt)
+      check_corrupt(corrupt, max_corrupt, source.spec)
       yield Item(key, '', None, read.reason)
     else:
       yield Item(
@@ -81,18 +81,6 @@ def image_items(
         digest=read.digest,
         reused_row=reused_row(read.digest),
       )
-
-
-def check_corrupt(
-  source: Source, corrupt: Mapping[str, str], max_corrupt: int
-) -> None:
-  """Ends the work when too many images of a source cannot be read.
-
-  Raises:
-    FailureError: they are more than `max_corrupt`.
-  """
-  if len(corrupt) > max_corrupt:
-    raise FailureError(too_many_corrupt(source.spec, max_corrupt, corrupt))
 
 
 @dataclasses.dataclass(frozen=True)

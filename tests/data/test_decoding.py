@@ -16,6 +16,7 @@ from clip_jax.data.augment import Augmentation, augment
 from clip_jax.data.decoding import (
   CorruptImageError,
   MissingImageError,
+  check_corrupt,
   convert,
   decode,
   limit_megapixels,
@@ -28,7 +29,7 @@ from clip_jax.data.images import (
 )
 from clip_jax.data.inspect import contact_sheet
 from clip_jax.data.preprocessing import Preprocessing
-from clip_jax.errors import UsageError
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.report.images import data_uri
 from tests.data.pictures import picture
 
@@ -438,3 +439,14 @@ def test_flipped_and_cut_bytes_end_in_one_error_or_none(limits):
       everything(bytes(data))
     except CorruptImageError as error:
       assert '\n' not in str(error), case
+
+
+def test_as_many_corrupt_records_as_allowed_are_left_out():
+  corrupt = {f'{i}.png': 'damaged' for i in range(4)}
+  check_corrupt(corrupt, 4)
+  message = (
+    "^data 'folder:x': over max_corrupt_records=3 records are corrupt: "
+    r'0\.png: damaged; 1\.png: damaged; 2\.png: damaged\.$'
+  )
+  with pytest.raises(FailureError, match=message):
+    check_corrupt(corrupt, 3, 'folder:x')

@@ -267,7 +267,7 @@ def test_corrupt_files_are_named(tmp_path):
 
 @pytest.mark.parametrize('threads', [0, 2])
 def test_too_many_corrupt_records_end_the_run(threads):
-  message = 'over data.max_corrupt_records=1 records are corrupt .*bad for a'
+  message = 'over data.max_corrupt_records=1 records are corrupt: .*bad for a'
   for bad in ((3, 9), (3, 4)):
     with pytest.raises(FailureError, match=message) as caught:
       batches(Numbers(16, bad=bad), 4, max_corrupt_records=1, threads=threads)

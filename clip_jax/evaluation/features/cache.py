@@ -28,6 +28,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from clip_jax.data.decoding import check_corrupt
 from clip_jax.data.sources import Source
 from clip_jax.evaluation.dataset import data_identity
 from clip_jax.evaluation.features.extraction import (
@@ -38,7 +39,6 @@ from clip_jax.evaluation.features.extraction import (
   text_shards,
 )
 from clip_jax.evaluation.types import Encoder, Features, Options
-from clip_jax.inference.encode_shards import check_corrupt
 from clip_jax.inference.identity import fingerprint
 from clip_jax.inference.model import Model
 from clip_jax.inference.shards import Shard, ShardStore
@@ -139,7 +139,7 @@ class FeatureCache:
     corrupt = {
       key: why for x in features.values() for key, why in x.corrupt.items()
     }
-    check_corrupt(source, corrupt, options.max_corrupt_records)
+    check_corrupt(corrupt, options.max_corrupt_records, source.spec)
     missing = [shard for shard in shards if shard.number not in features]
     for shard, made in encode_images(
       self._encoder, source, missing, options, corrupt, pooled=True

@@ -24,7 +24,11 @@ from jaxtyping import Bool, Float, UInt64
 from PIL import Image
 from scipy.fft import dctn
 
-from clip_jax.data.decoding import CorruptImageError, pillow_errors
+from clip_jax.data.decoding import (
+  CorruptImageError,
+  check_corrupt,
+  pillow_errors,
+)
 from clip_jax.data.images import upright
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.reading import none_readable
@@ -32,7 +36,7 @@ from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.dataset import data_identity
 from clip_jax.evaluation.types import Options
-from clip_jax.inference.encode_shards import check_corrupt, image_items
+from clip_jax.inference.encode_shards import image_items
 from clip_jax.inference.shards import Shard, ShardStore
 from clip_jax.parallel.distributed import is_first_process
 
@@ -153,7 +157,7 @@ def read_hashes(source: Source, options: Options) -> HashedImages:
   for notes, arrays in store.read_all([shard]).values():
     hashes = HashedImages(notes.ids, **arrays, corrupt=notes.corrupt)
     if len(hashes.ids) == len(hashes.bits) == len(hashes.flat):
-      check_corrupt(source, hashes.corrupt, options.max_corrupt_records)
+      check_corrupt(hashes.corrupt, options.max_corrupt_records, source.spec)
       return hashes
   hashes = _hash_all(source, options)
   if is_first_process():
@@ -191,7 +195,7 @@ def _hash_all(source: Source, options: Options) -> HashedImages:
           reason = str(error)
       if reason:
         corrupt[item.id] = reason
-        check_corrupt(source, corrupt, limit)
+        check_corrupt(corrupt, limit, source.spec)
       if len(spectra) == _BLOCK:
         parts.append(hash_spectra(spectra))
         spectra = []
