@@ -134,7 +134,7 @@ def verify(path: Path, manifest: Manifest) -> None:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-  """description.json, which `Description.from_dict` takes.
+  """Returns what description.json holds, for `Description.from_dict`.
 
   Raises:
     FailureError: it is damaged.

@@ -1,5 +1,5 @@
-"""Many inputs through one compiled function: batches of a few fixed sizes,
-prepared by threads while the device computes.
+"""Runs a compiled function over inputs: in batches of a few fixed sizes, which
+threads prepare while the device computes.
 """
 
 import collections
@@ -72,15 +72,15 @@ def run_in_batches(
   """
   ways = 1 if mesh is None else batch_shard_count(mesh)
   threads = min(os.cpu_count() or 1, 32)
-  share = max(1, min(16, -(-batch_size // threads)))
+  rows_per_call = max(1, min(16, -(-batch_size // threads)))
   stream = iter(items)
   batches = iter(lambda: list(itertools.islice(stream, batch_size)), [])
-  prepared: collections.deque[Any] = collections.deque()
+  waiting: collections.deque[Any] = collections.deque()
   running: collections.deque[tuple[jax.Array, int]] = collections.deque()
   pool = ThreadPoolExecutor(threads, thread_name_prefix='prepare')
 
-  def start(shares):
-    rows = np.concatenate([part.result() for part in shares])
+  def start(calls):
+    rows = np.concatenate([call.result() for call in calls])
     if not len(rows):
       return
     size = padded_size(len(rows), batch_size, ways)
@@ -95,18 +95,18 @@ def run_in_batches(
 
   try:
     for batch in batches:
-      prepared.append(
+      waiting.append(
         [
-          pool.submit(prepare, batch[i : i + share])
-          for i in range(0, len(batch), share)
+          pool.submit(prepare, batch[i : i + rows_per_call])
+          for i in range(0, len(batch), rows_per_call)
         ]
       )
-      if len(prepared) > 2:
-        start(prepared.popleft())
+      if len(waiting) > 2:
+        start(waiting.popleft())
       if len(running) > 1:
         yield finish()
-    while prepared:
-      start(prepared.popleft())
+    while waiting:
+      start(waiting.popleft())
       if len(running) > 1:
         yield finish()
     while running:
@@ -116,7 +116,7 @@ def run_in_batches(
 
 
 def to_device(rows: np.ndarray, mesh: Mesh | None) -> jax.Array:
-  """Rows on the default device, or split over a mesh's batch axes.
+  """Returns rows on the default device, or split over a mesh's batch axes.
 
   Every process of a multi-host mesh gives the same rows, all of them.
   """

@@ -80,7 +80,7 @@ def prompt(template: Template, label: str) -> str:
 
 
 def softmax(logits: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
-  """Probabilities of each row."""
+  """Returns probabilities that sum to 1 in each row."""
   powers = np.exp(logits - logits.max(axis=1, keepdims=True))
   return powers / powers.sum(axis=1, keepdims=True)
 
@@ -109,11 +109,11 @@ def same_names(labels: Sequence[str]) -> list[str]:
   Case, underscores and spaces make no other name: tokenizers see none, or next
   to none.
   """
-  places: dict[str, list[int]] = {}
+  indices: dict[str, list[int]] = {}
   for i, label in enumerate(labels):
     name = ' '.join(label.casefold().replace('_', ' ').split())
-    places.setdefault(name, []).append(i)
-  twice = [x for x in places.values() if len(x) > 1]
+    indices.setdefault(name, []).append(i)
+  twice = [x for x in indices.values() if len(x) > 1]
   if not twice:
     return []
   named = [' and '.join(f'{labels[i]!r} ({i + 1})' for i in x) for x in twice]
@@ -124,7 +124,7 @@ def same_names(labels: Sequence[str]) -> list[str]:
 def check_templates(templates: Sequence[Template]) -> None:
   """Refuses templates that do not say where the name goes.
 
-  One with several slots is questioned, once, on stderr.
+  One with more than one slot is questioned, once, on stderr.
 
   Raises:
     UsageError: there are none, or one lacks its slot.
@@ -140,7 +140,7 @@ def check_templates(templates: Sequence[Template]) -> None:
         'of the name.'
       )
     if template.count('{}') > 1:
-      _question(template)
+      _warn_of_slots(template)
     if '{}' not in template:
       raise UsageError(
         f'template {template!r} has no slot: write {{}} where the name goes, '
@@ -149,7 +149,7 @@ def check_templates(templates: Sequence[Template]) -> None:
 
 
 @functools.cache
-def _question(template: str) -> None:
+def _warn_of_slots(template: str) -> None:
   print_warnings(
     [
       f'template {template!r} is one prompt with {template.count("{}")} slots; '

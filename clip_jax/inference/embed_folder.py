@@ -1,4 +1,4 @@
-"""OUT.parts: the folder in which the shards of an embedding job wait.
+"""The folder OUT.parts, in which the shards of an embedding job wait.
 
 ```
 OUT.parts/
@@ -52,7 +52,7 @@ def differences(
   old: dict[str, Any],
   fields: Iterable[str] = tuple(_MEANINGS),
 ) -> list[str]:
-  """Describes in a few words each field in which two jobs differ.
+  """Returns, in a few words each, the fields in which two jobs differ.
 
   Args:
     new, old: their identities, as JSON has them.
@@ -228,7 +228,9 @@ class EmbedFolder:
     try:
       digests = len(notes.digest_array())
     except ValueError as error:
-      raise self._store.damaged(shard, 'its digests are none') from error
+      raise self._store.damaged(
+        shard, 'its digests are no hexadecimal ones'
+      ) from error
     if not len(notes.ids) == len(notes.captions) == digests:
       raise self._store.damaged(shard, 'its columns are not of one length')
     return notes
@@ -274,7 +276,7 @@ class EmbedFolder:
           f'{"; ".join(different)}. Remove that folder, or name another --out.'
         )
       old = read_fields(path, job['plan'], Division)
-      # Only how many records a shard has is the old job's to say.
+      # The folder keeps the shard size that it was begun with.
       same = dataclasses.replace(old, part_rows=division.part_rows) == division
       if old.part_rows < 1 or not same:
         raise FailureError(

@@ -161,7 +161,7 @@ def _write_npz(
 
 
 def _columns(blocks: Blocks, name: str) -> Iterator[Sequence[str]]:
-  """One column of strings, block by block."""
+  """Returns one column of strings, block by block."""
   return (getattr(rows, name) for rows in blocks())
 
 
@@ -172,7 +172,7 @@ def _write_strings(
   lengths: Lengths,
   columns: Callable[[], Iterator[Sequence[str]]],
 ) -> None:
-  """Returns a column as numpy has it, and as UTF-8 where that is mostly
+  """Writes a column as numpy has it, and as UTF-8 where that is mostly
   padding.
   """
   dtype = np.dtype(f'<U{max(1, lengths.longest)}')
@@ -183,9 +183,9 @@ def _write_strings(
     arrays = (np.frombuffer(b''.join(x), np.uint8) for x in encoded)
     shape, byte = (lengths.size,), np.dtype(np.uint8)
     _write_array(archive, f'{name}_utf8', byte, shape, arrays)
-    place = np.dtype('<i8')
+    offset = np.dtype('<i8')
     arrays = _offsets(columns())
-    _write_array(archive, f'{name}_offsets', place, (count + 1,), arrays)
+    _write_array(archive, f'{name}_offsets', offset, (count + 1,), arrays)
   if not wasteful or padded <= MOST_STRING_BYTES:
     step = max(1, _PIECE_BYTES // dtype.itemsize)
     arrays = (
@@ -221,8 +221,8 @@ def _write_array(
   *,
   compress: bool = False,
 ) -> None:
-  """One member, as numpy.savez writes it; without a date, so that the same
-  rows are the same bytes.
+  """Writes one member as numpy.savez does, but without a date, so that the
+  same rows are the same bytes.
   """
   header = {
     'descr': np.lib.format.dtype_to_descr(dtype),
@@ -302,7 +302,7 @@ def _utf8(texts: Iterable[str]) -> list[str]:
 
 
 def pyarrow_parquet():
-  """pyarrow and its parquet module; an extra, so imported where needed.
+  """Returns pyarrow and its parquet module, an optional dependency.
 
   Raises:
     UsageError: it is not installed.

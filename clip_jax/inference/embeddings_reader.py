@@ -29,9 +29,9 @@ _CHUNK_ROWS = 65_536  # of kinds, and of ids
 
 
 class Chunk(NamedTuple):
-  """Some rows of one kind."""
+  """Rows of one kind, with their vectors."""
 
-  rows: Int64[np.ndarray, ' n']  # their places in the table
+  rows: Int64[np.ndarray, ' n']  # their numbers in the table
   vectors: Float[np.ndarray, 'n E']  # float32
 
 
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 class Contents(NamedTuple):
-  """Some consecutive rows without their vectors."""
+  """Consecutive rows without their vectors."""
 
   ids: list[str]
   kinds: list[str]
@@ -76,7 +76,7 @@ class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
 
   @abc.abstractmethod
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
-    """Returns what some rows say."""
+    """Returns the id, the kind and the caption of some rows."""
 
   @abc.abstractmethod
   def contents(self) -> Iterator[Contents]:
@@ -143,7 +143,7 @@ _UNREADABLE = (
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-  """Says of what a library raises which file it is about."""
+  """Makes a FailureError that names the file of what a library raises."""
   try:
     yield
   except (UsageError, FailureError):
@@ -176,7 +176,7 @@ def _about(path: Path, text: str | bytes | None) -> dict[str, Any]:
 
 
 class _NpzTable(EmbeddingsTable):
-  """Arrays that the system maps into memory as they are read."""
+  """A table in an .npz, whose arrays are mapped into memory."""
 
   def __init__(self, path: Path):
     self.path = path
@@ -281,7 +281,7 @@ class _Utf8:
 
 
 class _ParquetTable(EmbeddingsTable):
-  """Groups of rows, read as they are needed."""
+  """A table in a Parquet file, whose groups of rows are read when needed."""
 
   def __init__(self, path: Path):
     arrow, parquet = pyarrow_parquet()
@@ -349,15 +349,15 @@ class _ParquetTable(EmbeddingsTable):
 
   def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
     vectors = np.empty((len(rows), self.dims), np.float32)
-    places: dict[int, list[int]] = collections.defaultdict(list)
-    for place, row in enumerate(rows):
-      places[row].append(place)
-    for table, start, members in self._groups(places, ['embedding']):
+    positions: dict[int, list[int]] = collections.defaultdict(list)
+    for position, row in enumerate(rows):
+      positions[row].append(position)
+    for table, start, members in self._groups(positions, ['embedding']):
       values = table.column('embedding').combine_chunks().flatten().to_numpy()
       with _reading(self.path):
         values = values.reshape(table.num_rows, self.dims)
       for row in members:
-        vectors[places[row]] = values[row - start]
+        vectors[positions[row]] = values[row - start]
     return vectors
 
   def _groups(

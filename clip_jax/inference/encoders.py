@@ -16,7 +16,7 @@ from clip_jax.parallel.mesh import replicated
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-  """Functions of variables and a batch; see `make_encoders`.
+  """The jitted functions of variables and a batch; see `make_encoders`.
 
   Attributes:
     module: for `module.apply`, with the variables as they are trained.

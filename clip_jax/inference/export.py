@@ -187,7 +187,7 @@ def _write_manifest(
   platforms: Sequence[str],
   differences: Mapping[str, float],
 ) -> Manifest:
-  """manifest.json and, since it tells the same to people, README.md."""
+  """Writes manifest.json, and README.md, which tells people the same."""
   shapes = {
     name: {
       'input': _shape(program.in_avals[-1]),

@@ -47,8 +47,8 @@ _CUSTOM_CALL = re.compile(
 class Exported(ZeroShotModel):
   """An exported model, with the encoders of `clip_jax.Model`.
 
-  All files are compared with the manifest when it is opened; weights are
-  placed on the device when their program is first used, and a program is
+  The constructor compares all files with the manifest; weights are
+  put on the device when their program is first used, and a program is
   compiled once for each batch size that it meets.
 
   Attributes:
@@ -181,13 +181,13 @@ class Exported(ZeroShotModel):
         f'says {self._embed_dim}',
       )
     weights = _read_weights(self._path / artifact.WEIGHTS, program.weights)
-    placed = jax.device_put(weights, may_alias=True)
-    return dataclasses.replace(program, weights=placed)
+    on_device = jax.device_put(weights, may_alias=True)
+    return dataclasses.replace(program, weights=on_device)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Program:
-  """One encoder.
+  """An encoder as `jax.export` deserializes it.
 
   Attributes:
     call: (weights, rows) to features; jitted.
@@ -234,7 +234,7 @@ def foreign_calls(text: str) -> list[str]:
   """Returns the custom calls in StableHLO that jax itself does not make."""
   calls = [a or b or c for a, b, c in _CUSTOM_CALL.findall(text)]
   names = [repr(name) for name in sorted({*calls} - CUSTOM_CALLS)]
-  # One that is written in a way that is not known is one too many.
+  # A custom call in a form that the pattern does not know is refused, too.
   if len(calls) != text.count('custom_call'):
     names.append('one of an unknown form')
   return names

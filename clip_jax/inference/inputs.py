@@ -115,7 +115,7 @@ def as_image_list(images: ImageInputs) -> Iterable[Any]:
 
 
 class _Read:
-  """Images as `_read` gives them, and how many."""
+  """An iterable of images, read one by one, that knows its length."""
 
   def __init__(self, images: Any):
     self._images = images

@@ -62,7 +62,7 @@ class Model(ZeroShotModel):
     step: int | None = None,
     origin: str | None = None,
   ):
-    """A model from its parts; `clip_jax.load` is the usual way.
+    """Makes a model of its parts; `clip_jax.load` is the usual way.
 
     Args:
       description: what the arrays mean.
@@ -87,7 +87,7 @@ class Model(ZeroShotModel):
     self.origin = origin
     self._variables = _to_device(variables, mesh)
     self._dtype = dtype
-    self._unrolled = False  # for the encoders, where they want another form
+    self._unrolled = False  # until the first encoding on CPUs
     self._lock = threading.Lock()
     self._encoders = make_encoders(
       self.config,
@@ -130,7 +130,7 @@ class Model(ZeroShotModel):
     with self._lock:
       if self._unrolled:
         return cpu_layout.stack(self._variables)
-      # The first encoding uses ours up.
+      # Copied dictionaries: the first encoding on a CPU empties ours.
       return jax.tree.map(lambda leaf: leaf, self._variables)
 
   @property
@@ -187,7 +187,7 @@ class Model(ZeroShotModel):
   def encode_image_with_pooled(
     self, images: ImageInputs
   ) -> tuple[Float[np.ndarray, 'B D'], Float[np.ndarray, 'B E']]:
-    """`encode_image`, and of the same pass what probes are fitted on.
+    """Returns, beside the image features, those that probes are fitted on.
 
     Of a ViT the pooled token before the projection into the joint space (paper,
     appendix A.3, I_f of figure 3); of a ResNet, whose pooling projects, the
@@ -225,7 +225,7 @@ class Model(ZeroShotModel):
   def image_tokens(
     self, images: ImageInputs, layer: int = -2
   ) -> Float[np.ndarray, 'B L D']:
-    """Patch tokens of the image tower, as a vision-language model reads them.
+    """Returns patch tokens of the image tower, for vision-language models.
 
     The residual stream as it leaves a block, before the last LayerNorm: row
     by row, without the class token. Of a ResNet, the map after a stage.
@@ -290,9 +290,9 @@ def _tokenizer(description: str) -> tokenizers.Tokenizer:
 def _to_device(
   variables: Mapping[str, Any], mesh: Mesh | None
 ) -> dict[str, Any]:
-  """Arrays on the device, floats as float32; JAX's stay where they are."""
+  """Returns arrays on the device, floats as float32; JAX's stay as they are."""
 
-  def place(leaf):
+  def put(leaf):
     if isinstance(leaf, jax.Array):
       return leaf
     if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -300,7 +300,7 @@ def _to_device(
     sharding = None if mesh is None else replicated(mesh)
     return jax.device_put(leaf, sharding, may_alias=True)
 
-  return jax.tree.map(place, dict(variables))
+  return jax.tree.map(put, dict(variables))
 
 
 def _shape_of(config: CLIPConfig) -> str:
@@ -313,7 +313,7 @@ def _shape_of(config: CLIPConfig) -> str:
 
 
 def _devices(devices: Collection[jax.Device]) -> str:
-  """'cpu', or '8 x tpu'."""
+  """Returns the devices in words: 'cpu', or '8 x tpu'."""
   platform = next(iter(devices)).platform
   return platform if len(devices) == 1 else f'{len(devices)} x {platform}'
 
@@ -323,7 +323,7 @@ def _parts(config: CLIPConfig) -> str:
 
 
 def _token_shape(config: CLIPConfig, layer: int) -> tuple[int, int]:
-  """L and D of `Model.image_tokens`."""
+  """Returns L and D of `Model.image_tokens`."""
   image = config.image
   if isinstance(image, ResNetConfig):
     later = 2 ** (image.depth - 1 - layer)  # how much finer than the last map

@@ -155,7 +155,7 @@ def _random_rows(rows: jax.ShapeDtypeStruct, model: Model) -> np.ndarray:
 
 
 def _libraries() -> tuple[Any, Any, Any]:
-  """jax2onnx, onnx and onnxruntime; an extra, so imported where needed."""
+  """Returns jax2onnx, onnx and onnxruntime, optional dependencies."""
   try:
     import jax2onnx
     import onnx
@@ -170,7 +170,7 @@ def _libraries() -> tuple[Any, Any, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """jax2onnx reports plugins that we do not use, and prints to stdout."""
+  """Silences jax2onnx, which reports unused plugins and prints to stdout."""
   loggers = [logging.getLogger(name) for name in ('jax2onnx', 'onnx_ir')]
   levels = [logger.level for logger in loggers]
   for logger in loggers:

@@ -28,7 +28,7 @@ Encoder = Callable[[Mapping[str, Any], Any], jax.Array]
 
 
 def encoders(model: Model) -> dict[str, Encoder]:
-  """'encode_image' of uint8 pixels, 'encode_text' of int32 ids.
+  """Returns 'encode_image' of uint8 pixels, 'encode_text' of int32 ids.
 
   They compute what the model's methods of these names do, in its dtype.
   """
@@ -80,7 +80,7 @@ def lower(
   def encode(weights, rows) -> jax.Array:
     return encoder({**others, **weights}, rows)
 
-  # Where our source files lie is nobody's business, and differs by machine.
+  # The paths of our source files are private, and differ by machine.
   limit = jax.config.jax_traceback_in_locations_limit  # pyright: ignore
   jax.config.update('jax_traceback_in_locations_limit', 0)
   try:

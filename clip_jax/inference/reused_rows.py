@@ -54,7 +54,7 @@ class EarlierRows:
     """Sorts the rows by digest.
 
     Args:
-      rows: their places in the table.
+      rows: their numbers in the table.
       digests: of their contents.
       ids: hashes of their ids.
       serve: whether their vectors may be taken; else they are known as gone.
@@ -71,16 +71,16 @@ class EarlierRows:
   def find(self, digest: bytes) -> int:
     """Returns the row that serves for the content of a digest, or -1."""
     first, rest = np.frombuffer(digest, np.uint64)
-    place = int(np.searchsorted(self._digests, first))
+    index = int(np.searchsorted(self._digests, first))
     # That two contents share half of their digests will not happen; if it
     # does, one of them is encoded again.
     same = (
       self.serve
-      and place < len(self._rows)
-      and self._digests[place] == first
-      and self._rest[place] == rest
+      and index < len(self._rows)
+      and self._digests[index] == first
+      and self._rest[index] == rest
     )
-    return int(self._rows[place]) if same else -1
+    return int(self._rows[index]) if same else -1
 
   def compare(
     self,
@@ -191,8 +191,8 @@ def _read(table: EmbeddingsTable, serving: set[str]) -> dict[str, EarlierRows]:
   for block in table.contents():
     kinds, ids = np.array(block.kinds), _hash_ids(block.ids)
     for kind in np.unique(kinds).tolist():
-      places = np.flatnonzero(kinds == kind)
-      columns[kind].append((start + places, block.digests[places], ids[places]))
+      rows = np.flatnonzero(kinds == kind)
+      columns[kind].append((start + rows, block.digests[rows], ids[rows]))
     start += len(kinds)
   return {
     kind: EarlierRows(
@@ -207,7 +207,7 @@ def _halves(digests: UInt8[np.ndarray, 'N 16']) -> UInt64[np.ndarray, 'N 2']:
 
 
 def _hash_ids(ids: Iterable[str]) -> UInt64[np.ndarray, ' N']:
-  """Eight bytes for each id, as tables of both formats have it."""
+  """Returns eight bytes for each id, the same for tables of both formats."""
   encoded = (x.encode('utf-8', 'backslashreplace') for x in ids)
   hashes = [hashlib.blake2b(x, digest_size=8).digest() for x in encoded]
   return np.frombuffer(b''.join(hashes), np.uint64)

@@ -1,4 +1,4 @@
-"""Arrays on disk in shards, so that stopped work goes on where it was.
+"""Stores arrays on disk in shards, so that stopped work can go on.
 
 ```
 FOLDER/
@@ -40,7 +40,7 @@ class Shard:
   """Records [start, stop) of the images or of the texts.
 
   Attributes:
-    number: its place among all shards, which is the order of their rows.
+    number: its index among all shards, which is the order of their rows.
     kind: 'image' or 'text'.
   """
 

@@ -224,7 +224,7 @@ def _check_finite(table: EmbeddingsTable, chunk: Chunk) -> None:
 
 
 def _usearch():
-  """usearch's index; an extra, so imported where needed."""
+  """Returns the index class of usearch, an optional dependency."""
   try:
     from usearch.index import Index
   except ImportError as error:

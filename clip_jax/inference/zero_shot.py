@@ -143,7 +143,7 @@ class ZeroShotModel(abc.ABC):
     *,
     unit_length: bool = False,
   ) -> Float[np.ndarray, 'E C']:
-    """Weights of a linear classifier, made by the text tower (paper, 3.1.2).
+    """Returns a linear classifier's weights, of the text tower (paper, 3.1.2).
 
     The last ones asked for are kept, so that any number of images costs the
     text tower one run.

@@ -1,4 +1,4 @@
-"""Other ecosystems' weights: safe readers, and tables of layouts.
+"""Reads and writes other libraries' weights: safe readers, tables of layouts.
 
 Nothing in a file that is read here is ever executed.
 """

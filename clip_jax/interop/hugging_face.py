@@ -1,4 +1,4 @@
-"""transformers' `config.json` of a CLIPModel or SiglipModel, as ours and back.
+"""Reads and writes transformers' `config.json` of CLIPModel and SiglipModel.
 
 What a file leaves out has transformers' default. Fields that concern training
 alone (initializers, dropout of a model in use) are not read.
@@ -145,7 +145,7 @@ def _read_clip(config: Mapping[str, Any], keys: Collection[str]) -> CLIPConfig:
 
 
 def _projection(name: str, tower: str, keys: Collection[str]) -> str:
-  """'none' where the tower is there alone, without what projects it."""
+  """Returns 'none' for a tower alone without its projection, else 'linear'."""
   towers = {key.split('.')[0] for key in keys} & {'vision_model', 'text_model'}
   alone = towers == {tower}
   return 'none' if alone and f'{name}.weight' not in keys else 'linear'

@@ -124,7 +124,7 @@ def _layers(tower: str, theirs: str) -> list[Row]:
 
 
 def _positions(config: CLIPConfig) -> list[Constant]:
-  """Buffers that older versions of transformers saved: 0, 1, 2, …"""
+  """Returns the buffers 0, 1, 2, … that older transformers saved."""
   image = config.image
   assert isinstance(image, VisionTransformerConfig)
   lengths = {

@@ -1,4 +1,4 @@
-"""Two-way tables between our variables and the keys of a foreign weight file.
+"""Two-way tables between our variables and the keys of other libraries.
 
 A row names a path in our tree, the key that holds its array elsewhere, and the
 form it has there; reading and writing both follow from it. The files that build
@@ -28,14 +28,14 @@ ALL = slice(None)  # for the `part` of a row
 
 
 class Form(NamedTuple):
-  """How another layout forms an array; both functions only move numbers."""
+  """How another layout forms an array; both functions move numbers alone."""
 
   to_theirs: Callable[[np.ndarray], np.ndarray]
   to_ours: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]  # and our shape
 
 
 def _matrix(inputs: int) -> Form:
-  """Ours [*inputs, *outputs]; theirs a torch Linear's [outputs, inputs]."""
+  """Returns the form [outputs, inputs] of ours [*inputs, *outputs]."""
 
   def to_theirs(x):
     rows = int(np.prod(x.shape[:inputs]))
@@ -99,7 +99,7 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """All keys of one layout for one config."""
+  """The keys of one layout for one config."""
 
   name: str
   rows: Sequence[Row]
@@ -107,7 +107,7 @@ class Table:
 
 
 class _Entry(NamedTuple):
-  """One key, and where its array is in ours."""
+  """One key, and the index of its array within ours."""
 
   key: str
   row: Row

@@ -116,7 +116,7 @@ def read_npz(
 def _header(
   archive: ZipArchive, member: str
 ) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-  """Shape, whether in Fortran order, dtype, and where the bytes begin."""
+  """Returns shape, whether in Fortran order, dtype, and the bytes' offset."""
   file = io.BytesIO(archive.prefix(member, _MAX_HEADER + 32))
   readers = {
     (1, 0): np.lib.format.read_array_header_1_0,

@@ -1,4 +1,4 @@
-"""open_clip's model configs, `open_clip_config.json`, as ours and back.
+"""Reads and writes open_clip's model configs, `open_clip_config.json`.
 
 What open_clip has and this project does not is refused by name, so that no
 option is silently ignored.

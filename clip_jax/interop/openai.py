@@ -173,7 +173,7 @@ def _batch_norm(ours: str, theirs: str) -> list[Row]:
 
 
 def _timm(image: VisionTransformerConfig) -> list[Row]:
-  """timm's `vit_*_siglip`: no class token, MAP pooling, no projection."""
+  """Returns the rows of timm's `vit_*_siglip`, with MAP pooling."""
   ours, trunk = 'params/image', 'visual.trunk.'
   blocks, block = _STACKED.format('image'), f'{trunk}blocks.{{i}}.'
   pool, theirs = f'{ours}/attention_pool', f'{trunk}attn_pool.'

@@ -266,7 +266,7 @@ def _normalisation(
 def _channels(
   values: Any, name: str, origin: str
 ) -> tuple[float, float, float]:
-  """Three numbers, or one for all three."""
+  """Returns three numbers, of three or of one for all."""
   if _is_number(values):
     values = [values] * 3
   if (

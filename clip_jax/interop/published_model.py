@@ -1,4 +1,4 @@
-"""Published models, read from whatever their authors shipped.
+"""Reads published models from whatever their authors shipped.
 
 A directory has its config beside the weights; a bare weight file is told by
 its keys and shapes. What is computed then is what the authors' own code does:

@@ -96,7 +96,7 @@ def selected(tensors: Tensors, wanted: str | None = None) -> Tensors:
 def select(
   names: Collection[str], where: str, wanted: str | None = None
 ) -> Selection:
-  """Chooses among all tensors of a file.
+  """Returns the tensors of a file that are the model's.
 
   Args:
     names: in the file.

@@ -123,7 +123,7 @@ def checked_info(
 
 
 def settled(array: np.ndarray) -> np.ndarray:
-  """C-contiguous and aligned: the same array where it is so already."""
+  """Returns an array C-contiguous and aligned: itself, if it is already."""
   return np.require(array, requirements=['C', 'A'])
 
 

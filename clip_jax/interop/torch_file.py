@@ -1,4 +1,4 @@
-"""torch's archives: what `torch.save` and `torch.jit.save` write.
+"""Reads torch's archives, which `torch.save` and `torch.jit.save` write.
 
     NAME/data.pkl        the object; each storage in it is a key
     NAME/data/KEY        a storage's elements

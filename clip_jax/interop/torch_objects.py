@@ -59,7 +59,7 @@ class Name:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-  """Consecutive elements: the archive's member data/KEY."""
+  """The storage of tensors: consecutive elements, the member data/KEY."""
 
   key: str
   dtype: np.dtype
@@ -85,7 +85,7 @@ class Module:
 
 
 class Opaque:
-  """Something harmless that is not a weight, and of no interest here."""
+  """A harmless object that is no weight, and is not read further."""
 
 
 def natural(values: Iterable[Any]) -> bool:
@@ -95,7 +95,7 @@ def natural(values: Iterable[Any]) -> bool:
 def _tensor(
   storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 ) -> TensorView:
-  """`torch._utils._rebuild_tensor_v2`."""
+  """Stands for `torch._utils._rebuild_tensor_v2`."""
   return _view(storage, getattr(storage, 'dtype', None), offset, shape, strides)
 
 
@@ -109,7 +109,7 @@ def _tensor_of_dtype(
   dtype: Any,
   *_: Any,
 ) -> TensorView:
-  """`_rebuild_tensor_v3`: for dtypes that have no storage class."""
+  """Stands for `_rebuild_tensor_v3`, of dtypes without a storage class."""
   return _view(storage, dtype, offset, shape, strides)
 
 
@@ -135,7 +135,7 @@ def _view(
 
 
 def _of_type(function: Any, _: Any, arguments: Any, *__: Any) -> TensorView:
-  """`_rebuild_from_type_v2`: a tensor that carries attributes."""
+  """Stands for `_rebuild_from_type_v2`, of a tensor with attributes."""
   if not isinstance(function, Name) or not isinstance(arguments, tuple):
     raise TypeError
   if function.name not in _TENSORS:
@@ -144,14 +144,14 @@ def _of_type(function: Any, _: Any, arguments: Any, *__: Any) -> TensorView:
 
 
 def _sizes(values: Any) -> tuple[Any, ...]:
-  """`torch.Size`. The bound keeps one long list from being copied often."""
+  """Stands for `torch.Size`; the bound keeps long lists from being copied."""
   if not isinstance(values, tuple | list) or len(values) > MAX_RANK:
     raise TypeError
   return tuple(values)
 
 
 def _parameter(tensor: Any, *_: Any) -> TensorView:
-  """`_rebuild_parameter`: a tensor that learns."""
+  """Stands for `_rebuild_parameter`, of a trained tensor."""
   if not isinstance(tensor, TensorView):
     raise TypeError
   return tensor

@@ -60,7 +60,7 @@ def parse(data: bytes) -> Any:
 
 
 class _Machine:
-  """pickle's stack machine, as far as plain data takes it."""
+  """Interprets pickles: the opcodes that plain data takes, and no others."""
 
   def __init__(self):
     self.stack: list[Any] = []
@@ -166,7 +166,7 @@ class _Machine:
     self.stack.append(resolve(f'{module}.{name}'))
 
   def call(self, _: Any) -> None:
-    """REDUCE and NEWOBJ: describes the object instead of making it."""
+    """Describes an object instead of making it, for REDUCE and NEWOBJ."""
     arguments, function = self.stack.pop(), self.stack.pop()
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
       raise TypeError
@@ -182,7 +182,7 @@ class _Machine:
       raise TypeError
 
   def persistent(self, _: Any) -> None:
-    """('storage', class, key, device, elements): torch's only such id."""
+    """Pushes the storage of ('storage', class, key, device, elements)."""
     kind, dtype, key, _, size = self.stack.pop()
     if (
       kind != 'storage'

@@ -1,4 +1,4 @@
-"""Weight files of every supported format, behind one interface.
+"""Opens weight files of every supported format behind one interface.
 
     with open_tensors('ViT-B-32.pt') as tensors:
       for name, info in tensors.infos.items():
