@@ -183,7 +183,7 @@ def _nearest_finder(
 ) -> 'Callable[[int], Nearest]':
   """Returns the function that finds, for each query, so many nearest rows."""
   if values.approximate:
-    from clip_jax.inference.table_search import ApproximateIndex
+    from clip_jax.inference.nearest_in_table import ApproximateIndex
 
     index = ApproximateIndex(
       table,
@@ -199,7 +199,7 @@ def _nearest_finder(
       file=sys.stderr,
     )
 
-  from clip_jax.inference.table_search import search_table
+  from clip_jax.inference.nearest_in_table import search_table
 
   return lambda top: search_table(table, vectors, kind=kind, top=top)
 

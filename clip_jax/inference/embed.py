@@ -252,7 +252,7 @@ def _make_shards(
   records = sum(map(len, mine))
   before = records - sum(map(len, missing))
   if before:
-    of = f' of share {index}/{workers}' if workers > 1 else ''
+    of = f' of --shard={index}/{workers}' if workers > 1 else ''
     say(f'going on after {before:,} of {records:,} records{of}')
   if not missing:  # another process may be joining, and removing the folder
     return

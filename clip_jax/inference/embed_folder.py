@@ -5,7 +5,7 @@ OUT.parts/
   job.json       which job this is, and how it is divided
   00000000.npz   one a shard; see `clip_jax.inference.shards`
   lock           held while the folder is begun, and while shards are joined
-  0-of-4.lock    held by the worker that makes this share of the shards
+  0-of-4.lock    held by the process that is worker 0 of 4
 ```
 
 A process can be killed at any moment. What it leaves is this folder with some
@@ -185,7 +185,7 @@ class EmbedFolder:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError as error:
-        which = f'share {index}/{count} of ' if count > 1 else ''
+        which = f'--shard={index}/{count} of ' if count > 1 else ''
         raise UsageError(
           f'another process works on {which}{self.path}: wait for it, or name '
           'another --out.'
@@ -263,7 +263,7 @@ class EmbedFolder:
     path = self.path / 'job.json'
     job = self._store.read_manifest()
     if job is None:
-      self._refuse_strangers()
+      self._refuse_other_files()
       self._store.write_manifest(
         {'identity': identity, 'plan': dataclasses.asdict(division)}
       )
@@ -286,7 +286,7 @@ class EmbedFolder:
       division, identity = old, job['identity']
     self.shards, self.identity = division.shards(), identity
 
-  def _refuse_strangers(self) -> None:
+  def _refuse_other_files(self) -> None:
     for name in os.listdir(self.path):
       if not name.endswith(('.lock', '.tmp', '.part')) and name != 'lock':
         raise UsageError(

@@ -160,7 +160,7 @@ def encode_shards(
 
 
 class _Stopped(Exception):
-  """Ends an encoder's call whose result nobody waits for."""
+  """Ends an encoder's call whose result is no longer needed."""
 
 
 class _ShardReader:

@@ -29,7 +29,7 @@ from clip_jax.interop.tensor_file import (
 from clip_jax.interop.zip_archive import ZipArchive
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_MAX_HEADER = 10_000  # bytes; numpy's limit for headers from strangers
+_MAX_HEADER = 10_000  # bytes; numpy's limit for untrusted headers
 # numpy knows ml_dtypes' types only as so many bytes, and of those bfloat16
 # alone has two (big_vision's convention).
 _RAW = {'|V2': _BFLOAT16}

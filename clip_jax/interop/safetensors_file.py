@@ -94,7 +94,7 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
 
 
 def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
-  """Returns a JSON object from a stranger.
+  """Returns a JSON object from an untrusted file.
 
   Raises:
     FailureError: the text is not JSON, is nested too deep, has a key twice, or

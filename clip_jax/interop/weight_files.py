@@ -4,8 +4,8 @@
       for name, info in tensors.infos.items():
         print(name, info.shape, info.dtype, tensors.read(name).mean())
 
-Files are recognised by what they hold, never by their name. They are data from
-strangers: whatever is in them, reading executes nothing and allocates no more
+Files are recognised by what they hold, never by their name. They are not
+trusted: whatever is in them, reading executes nothing and allocates no more
 than the tensors that they are long enough to hold.
 
 A model in several files has an index that names them, safetensors or torch's:

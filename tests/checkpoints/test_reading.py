@@ -42,10 +42,10 @@ def saved(request, tmp_path, monkeypatch):
 
 def test_arrays_are_what_was_saved_and_as_a_device_takes_them(saved):
   params, path = saved
-  found = restore_numpy(path)
-  assert jax.tree.structure(found) == jax.tree.structure(params)
+  result = restore_numpy(path)
+  assert jax.tree.structure(result) == jax.tree.structure(params)
   for ours, expected in zip(
-    jax.tree.leaves(found), jax.tree.leaves(params), strict=True
+    jax.tree.leaves(result), jax.tree.leaves(params), strict=True
   ):
     np.testing.assert_array_equal(ours, np.asarray(expected), strict=True)
     assert ours.ctypes.data % 64 == 0

@@ -532,7 +532,7 @@ def _odd_table(folder: Path) -> None:
 
 def _read_table(folder: Path, random: Random) -> None:
   from clip_jax.inference.embeddings_reader import open_embeddings
-  from clip_jax.inference.table_search import search_table
+  from clip_jax.inference.nearest_in_table import search_table
 
   for path in sorted(folder.glob('*')):
     try:
@@ -555,7 +555,7 @@ def _index(folder: Path) -> None:
 
 def _read_index(folder: Path, random: Random) -> None:
   from clip_jax.inference.embeddings_reader import open_embeddings
-  from clip_jax.inference.table_search import ApproximateIndex
+  from clip_jax.inference.nearest_in_table import ApproximateIndex
 
   with open_embeddings(folder / 'e.npz') as table:
     index = ApproximateIndex(table, 'image', say=lambda line: None)

@@ -24,7 +24,7 @@ def none_of(count):
   return exact_copies(i.to_bytes(2, 'big') for i in range(count))
 
 
-def found(path, vectors, threshold, exact=None):
+def find_copies(path, vectors, threshold, exact=None):
   write_table(path, vectors)
   with open_embeddings(path) as table:
     every = range(table.rows)
@@ -45,7 +45,7 @@ def test_a_copy_is_near_what_is_kept(tmp_path, monkeypatch, suffix, tile):
   monkeypatch.setattr(dedup, '_TILE', tile)
   # A chain of steps of 5 degrees: the third is 10 from the first.
   vectors = at(0, 5, 10, 15, 90, 0, 92)
-  copies = found(tmp_path / f'e{suffix}', vectors, np.cos(np.radians(6)))
+  copies = find_copies(tmp_path / f'e{suffix}', vectors, np.cos(np.radians(6)))
   assert copies.groups() == {0: [1, 5], 2: [3], 4: [6]}
   assert copies.similarity[5] == pytest.approx(1)
   assert not copies.exact.any()
@@ -53,10 +53,10 @@ def test_a_copy_is_near_what_is_kept(tmp_path, monkeypatch, suffix, tile):
 
 def test_exact_copies_go_where_their_first_goes(tmp_path):
   exact = exact_copies([b'a', b'b', b'c', b'b'])
-  copies = found(tmp_path / 'e.npz', at(0, 1, 90, 1), 0.99, exact)
+  copies = find_copies(tmp_path / 'e.npz', at(0, 1, 90, 1), 0.99, exact)
   assert copies.groups() == {0: [1, 3]}
   assert copies.exact.tolist() == [False] * 4  # of another content than 0
-  apart = found(tmp_path / 'e.npz', at(0, 30, 90, 30), 0.99, exact)
+  apart = find_copies(tmp_path / 'e.npz', at(0, 30, 90, 30), 0.99, exact)
   assert apart.groups() == {1: [3]}
   assert apart.exact.tolist() == [False, False, False, True]
 
@@ -66,7 +66,7 @@ def test_exact_copies_go_where_their_first_goes(tmp_path):
 def test_what_is_kept_is_apart_and_what_is_not_is_near(seed, threshold):
   vectors = unit_rows(seed, 80, 4, clusters=10)
   with tempfile.TemporaryDirectory() as folder:
-    copies = found(Path(folder) / 'e.npz', vectors, threshold)
+    copies = find_copies(Path(folder) / 'e.npz', vectors, threshold)
   kept = copies.kept
   among = vectors[kept] @ vectors[kept].T - 2 * np.eye(len(kept))
   assert among.max() < threshold

@@ -79,9 +79,9 @@ def test_one_long_text_does_not_make_a_large_npz(tmp_path):
       text = data[ends[row] : ends[row + 1]].decode('utf-8', 'surrogatepass')
       assert text == texts[row]
   with open_embeddings(path) as table:
-    found = table.entries([0, 298, 299])
-    assert [found[i].caption for i in found] == [texts[0], '', texts[299]]
-    assert found[299].id == names[299]
+    result = table.entries([0, 298, 299])
+    assert [result[i].caption for i in result] == [texts[0], '', texts[299]]
+    assert result[299].id == names[299]
     assert [x for part in table.contents() for x in part.ids] == names
 
 

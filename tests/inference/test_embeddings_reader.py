@@ -12,7 +12,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import embeddings, embeddings_reader
 from clip_jax.inference.embeddings import SUFFIXES
 from clip_jax.inference.embeddings_reader import Entry, open_embeddings
-from clip_jax.inference.table_search import search_table
+from clip_jax.inference.nearest_in_table import search_table
 from tests.inference.tables import unit_rows, write_table
 
 KINDS = ['image', 'image', 'text'] * 20

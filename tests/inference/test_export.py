@@ -81,12 +81,12 @@ def test_other_towers(tmp_path, name):
   again = load(tmp_path / 'out')
   kinds = jax.tree.map(lambda leaf: leaf.dtype, model.variables)
   assert jax.tree.map(lambda leaf: leaf.dtype, again.variables) == kinds
-  for found in (exported, again):
+  for result in (exported, again):
     np.testing.assert_allclose(
-      found.encode_image(pixels), model.encode_image(pixels), atol=1e-5
+      result.encode_image(pixels), model.encode_image(pixels), atol=1e-5
     )
     np.testing.assert_allclose(
-      found.encode_text(texts), model.encode_text(texts), atol=1e-5
+      result.encode_text(texts), model.encode_text(texts), atol=1e-5
     )
   if bias is None:
     with pytest.raises(UsageError, match='a model with a logit bias'):

@@ -78,13 +78,13 @@ np.savez('out.npz', images=model.encode_image(pixels),
     tmp_path,
   )
   out, model = np.load(tmp_path / 'out.npz'), tiny_model()
-  for found, expected in (
+  for result, expected in (
     (out['images'], model.encode_image(pixels)),
     (out['texts'], model.encode_text(TEXTS)),
     (out['probabilities'],
      model.classify(list(pixels[:2]), ['red', 'cat'], ['big {}'])),
   ):  # fmt: skip
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_jax_alone_runs_it_as_its_readme_says(directory, pixels):
@@ -107,10 +107,10 @@ def test_a_program_takes_any_number_of_rows(directory, pixels, count):
   weights = load_file(directory / artifact.WEIGHTS)
   (used, _), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
   assert all(name.startswith('params/image') for name in used)
-  found = program.call({name: weights[name] for name in used}, pixels[:count])
-  assert found.dtype == jnp.float32
+  result = program.call({name: weights[name] for name in used}, pixels[:count])
+  assert result.dtype == jnp.float32
   expected = tiny_model().encode_image(pixels[:count])
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_pixels_and_tokens_go_in_as_they_are(directory, pixels):

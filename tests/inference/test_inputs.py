@@ -106,8 +106,8 @@ def test_every_kind_of_images(model, expected, images):
   if isinstance(images, list) and hasattr(images[0], 'seek'):
     for file in images:
       file.seek(0, 2)
-  found = model.encode_image(images)
-  np.testing.assert_allclose(found, expected, atol=1e-6)
+  result = model.encode_image(images)
+  np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_paths_of_every_kind(model, expected, tmp_path, monkeypatch):
@@ -121,8 +121,8 @@ def test_paths_of_every_kind(model, expected, tmp_path, monkeypatch):
     [f'~/{i}.png' for i in range(5)],
     [path.open('rb') for path in paths],
   ):
-    found = model.encode_image(images)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    result = model.encode_image(images)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
   with paths[0].open('rb') as file:
     one = model.encode_image(file)
     np.testing.assert_allclose(one, expected[:1], atol=1e-6)
@@ -207,8 +207,8 @@ MIXED = [PIXELS[0], b'junk', PIXELS[1], '/nowhere/a.png', PIXELS[2]]
 def test_skipped_images_have_no_row_and_are_named(
   model, expected, batch_size, capsys
 ):
-  found = model.encode_image(MIXED, on_error='skip', batch_size=batch_size)
-  np.testing.assert_allclose(found, expected[:3], atol=1e-6)
+  result = model.encode_image(MIXED, on_error='skip', batch_size=batch_size)
+  np.testing.assert_allclose(result, expected[:3], atol=1e-6)
   assert capsys.readouterr().err.splitlines() == [
     'left out image 1: not an image in a known format',
     'left out /nowhere/a.png: no such file.',
@@ -217,8 +217,8 @@ def test_skipped_images_have_no_row_and_are_named(
 
 def test_a_function_is_told_of_bad_images_in_their_order(model, expected):
   bad = {}
-  found = model.encode_image(iter(MIXED), on_error=bad.__setitem__)
-  np.testing.assert_allclose(found, expected[:3], atol=1e-6)
+  result = model.encode_image(iter(MIXED), on_error=bad.__setitem__)
+  np.testing.assert_allclose(result, expected[:3], atol=1e-6)
   assert list(bad) == [1, 3]
   assert isinstance(bad[1], CorruptImageError)
   assert isinstance(bad[3], MissingImageError)
@@ -230,8 +230,8 @@ def test_a_function_is_told_of_bad_images_in_their_order(model, expected):
 
 def test_where_none_can_be_read_there_are_no_rows(model):
   bad = {}
-  found = model.encode_image([b'a', b'b', b'c'], on_error=bad.__setitem__)
-  assert found.shape == (0, 16)
+  result = model.encode_image([b'a', b'b', b'c'], on_error=bad.__setitem__)
+  assert result.shape == (0, 16)
   assert list(bad) == [0, 1, 2]
 
 

@@ -129,8 +129,8 @@ def test_variables_stay_whole_when_the_model_encodes():
 def test_threads_may_share_a_new_model(model):
   fresh = tiny_model()
   with ThreadPoolExecutor(8) as pool:
-    found = list(pool.map(lambda _: fresh.encode_text(TEXTS), range(8)))
-  for features in found:
+    result = list(pool.map(lambda _: fresh.encode_text(TEXTS), range(8)))
+  for features in result:
     np.testing.assert_array_equal(features, model.encode_text(TEXTS))
 
 

@@ -142,11 +142,11 @@ def test_a_tower_alone_in_the_layout_of_open_clip(
   assert f'{side} tower alone' in capsys.readouterr().err
   if side == 'text':
     tokens = np.asarray(load_golden('open_clip_vit').tokens)
-    found, wanted = (x.encode_tokens(tokens) for x in (half, whole))
+    result, wanted = (x.encode_tokens(tokens) for x in (half, whole))
   else:
     size = whole.preprocessing.side
     pixels = np.random.default_rng(0).integers(
       0, 256, (3, size, size, 3), np.uint8
     )
-    found, wanted = (x.encode_image(pixels) for x in (half, whole))
-  np.testing.assert_allclose(found, wanted, atol=1e-6)
+    result, wanted = (x.encode_image(pixels) for x in (half, whole))
+  np.testing.assert_allclose(result, wanted, atol=1e-6)

@@ -42,11 +42,11 @@ def test_onnxruntime_computes_the_models_features(tmp_path, capsys):
   assert tokens.shape[1:] == [16]
   for count in (1, 3, 17):
     rows = rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
-    (found,) = image.run(['features'], {'pixels': rows})
-    np.testing.assert_allclose(found, model.encode_image(rows), atol=1e-5)
+    (result,) = image.run(['features'], {'pixels': rows})
+    np.testing.assert_allclose(result, model.encode_image(rows), atol=1e-5)
     texts = [f'{TEXTS[i % 3]} {i}' for i in range(count)]
-    (found,) = text.run(['features'], {'tokens': model.tokenizer(texts)})
-    np.testing.assert_allclose(found, model.encode_text(texts), atol=1e-5)
+    (result,) = text.run(['features'], {'tokens': model.tokenizer(texts)})
+    np.testing.assert_allclose(result, model.encode_text(texts), atol=1e-5)
   proto = onnx.load(out / 'encode_image.onnx')
   assert proto.opset_import[0].version == onnx_export.OPSET
   assert not {'Scan', 'Loop', 'If'} & {

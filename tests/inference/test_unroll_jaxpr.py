@@ -30,8 +30,8 @@ def names(jaxpr):
 def test_it_computes_the_same(reverse):
   rows = np.ones((4, 2), np.float32)
   closed = jax.make_jaxpr(lambda w, x: model(w, x, reverse))(WEIGHTS, rows)
-  found = unroll_jaxpr(closed, [WEIGHTS])(rows)
-  np.testing.assert_allclose(found, model(WEIGHTS, rows, reverse), rtol=1e-6)
+  result = unroll_jaxpr(closed, [WEIGHTS])(rows)
+  np.testing.assert_allclose(result, model(WEIGHTS, rows, reverse), rtol=1e-6)
 
 
 def test_nothing_is_left_but_operations_on_the_rows():

@@ -172,8 +172,8 @@ def test_weights_of_one_precision_keep_it(dtype, code, tmp_path):
 
   variables = jax.tree.map(half, loaded.variables)
   convert(loaded.description, variables, 'open_clip', tmp_path / 'out')
-  found = dtypes_in(weights_of(tmp_path / 'out'))
-  assert set(found) == {code, 'I64'}  # torch counts batches in 64 bits
+  result = dtypes_in(weights_of(tmp_path / 'out'))
+  assert set(result) == {code, 'I64'}  # torch counts batches in 64 bits
   same(read_model(tmp_path / 'out').variables, variables)
 
 

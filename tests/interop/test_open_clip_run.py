@@ -114,9 +114,9 @@ def test_how_it_computes_is_as_open_clip_has_it(made, params, activation):
 
 
 def test_its_preprocessing_is_that_of_its_options(made):
-  found = read_published(made()).description.preprocessing
-  assert (found.image_size, found.interpolation) == (64, 'bilinear')
-  assert found.mean == (0.1, 0.2, 0.3)
+  result = read_published(made()).description.preprocessing
+  assert (result.image_size, result.interpolation) == (64, 'bilinear')
+  assert result.mean == (0.1, 0.2, 0.3)
 
 
 def test_a_sigmoid_loss_leaves_its_bias(made):

@@ -147,9 +147,9 @@ def test_a_missing_mean_is_the_processors_own():
 def test_another_scale_is_in_the_mean_and_deviation(change):
   pixel = np.arange(256)
   factor = change.get('rescale_factor', 1)
-  found = read_hugging_face(OPENAI | change)
+  result = read_hugging_face(OPENAI | change)
   for mean, std, theirs, deviation in zip(
-    found.mean, found.std, CLIP_MEAN, CLIP_STD, strict=True
+    result.mean, result.std, CLIP_MEAN, CLIP_STD, strict=True
   ):
     np.testing.assert_allclose(
       (pixel / 255 - mean) / std, (pixel * factor - theirs) / deviation

@@ -98,10 +98,10 @@ def test_open_clips_preprocessing_is_read(tmp_path):
     tmp_path / 'm',
     {'model_cfg': golden_config(), 'preprocess_cfg': preprocess},
   )
-  found = read_published(folder).description.preprocessing
-  assert found.image_size == 64
-  assert found.mean == (0.1, 0.2, 0.3)
-  assert (found.interpolation, found.resize_mode) == ('bilinear', 'squash')
+  result = read_published(folder).description.preprocessing
+  assert result.image_size == 64
+  assert result.mean == (0.1, 0.2, 0.3)
+  assert (result.interpolation, result.resize_mode) == ('bilinear', 'squash')
 
 
 def test_open_clip_comes_before_transformers_where_a_directory_has_both(
@@ -266,9 +266,9 @@ def test_a_preset_says_how_pictures_are_read_too(tmp_path, monkeypatch):
     tmp_path / 'siglip.safetensors', hints=Hints(preset='tiny')
   )
   same_arrays(foreign.variables, golden.variables)
-  found = foreign.description.preprocessing
-  assert (found.image_size, found.resize_mode) == (32, 'squash')
-  assert found.mean == found.std == (0.5, 0.5, 0.5)
+  result = foreign.description.preprocessing
+  assert (result.image_size, result.resize_mode) == (32, 'squash')
+  assert result.mean == result.std == (0.5, 0.5, 0.5)
 
 
 def test_a_preset_beside_a_config_is_refused(tmp_path):
@@ -354,8 +354,8 @@ def test_a_context_that_the_weights_do_not_have_is_refused_at_no_cost(
 def test_heads_of_a_bare_file_are_those_that_are_said(tmp_path, heads):
   path = tmp_path / 'w.safetensors'
   shutil.copy(GOLDENS / 'open_clip_vit_gelu' / 'model.safetensors', path)
-  found = read_published(path, hints=Hints(activation='gelu', heads=heads))
-  model = found.description.model
+  result = read_published(path, hints=Hints(activation='gelu', heads=heads))
+  model = result.description.model
   assert model.image.heads == 2
   assert model.text.heads == (heads[1] if len(heads) > 1 else 1)
   with pytest.raises(UsageError, match='of the image tower, or of the image a'):

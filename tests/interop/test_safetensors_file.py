@@ -47,11 +47,11 @@ def test_what_is_written_reads_back_in_every_dtype(dtype, tmp_path):
   path = tmp_path / 'model.safetensors'
   write_safetensors(path, tensors, {'format': 'pt'})
 
-  with open_tensors(path) as found:
-    assert found.metadata == {'format': 'pt'}
-    assert set(found.infos) == set(tensors)
+  with open_tensors(path) as result:
+    assert result.metadata == {'format': 'pt'}
+    assert set(result.infos) == set(tensors)
     for name, expected in tensors.items():
-      np.testing.assert_array_equal(found.read(name), expected, strict=True)
+      np.testing.assert_array_equal(result.read(name), expected, strict=True)
   theirs = dict(safetensors.deserialize(path.read_bytes()))['turned']
   assert theirs['shape'] == [3, 2]
   assert theirs['data'] == array.T.tobytes()
@@ -62,9 +62,9 @@ def test_a_file_whose_header_ends_anywhere_reads_aligned(opened):
   text = json.dumps(HEADER).encode()
   for spaces in range(8):
     tensors = opened(text + b' ' * spaces)
-    found = tensors.read('weight')
-    assert found.flags.aligned
-    assert found.tobytes() == DATA[:24]
+    result = tensors.read('weight')
+    assert result.flags.aligned
+    assert result.tobytes() == DATA[:24]
 
 
 def test_the_mapped_file_cannot_be_written(opened):

@@ -13,7 +13,7 @@ from clip_jax.models import presets
 def infos_of(config):
   """The keys of OpenAI's layout that tell a config with a ViT."""
   image, text = config.image, config.text
-  found = {
+  result = {
     'visual.conv1.weight': (image.width, 3, image.patch_size, image.patch_size),
     'visual.positional_embedding': (image.patches + 1, image.width),
     'visual.ln_pre.weight': (image.width,),
@@ -24,9 +24,9 @@ def infos_of(config):
   for prefix, tower in (('visual.', image), ('', text)):
     for i in range(tower.depth):
       key = f'{prefix}transformer.resblocks.{i}.mlp.c_fc.weight'
-      found[key] = (int(tower.width * tower.mlp_ratio), tower.width)
+      result[key] = (int(tower.width * tower.mlp_ratio), tower.width)
   float32 = np.dtype(np.float32)
-  return {key: TensorInfo(shape, float32) for key, shape in found.items()}
+  return {key: TensorInfo(shape, float32) for key, shape in result.items()}
 
 
 @pytest.mark.parametrize('name', ['ViT-H-14', 'ViT-g-14', 'ViT-bigG-14'])

@@ -37,8 +37,8 @@ def prefixed(weights, prefix):
   return {f'{prefix}{key}': array for key, array in weights.items()}
 
 
-def same(found, golden):
-  jax.tree.map(np.testing.assert_array_equal, found, golden.variables)
+def same(result, golden):
+  jax.tree.map(np.testing.assert_array_equal, result, golden.variables)
 
 
 def shards(path, weights):

@@ -66,10 +66,10 @@ def test_views_and_ties_read_as_torch_shows_them(written):
     )
   )
   for name, (*_, expected) in views.items():
-    found = tensors.read(name)
-    np.testing.assert_array_equal(found, expected)
-    assert found.shape == expected.shape
-    assert found.flags.c_contiguous and found.flags.aligned
+    result = tensors.read(name)
+    np.testing.assert_array_equal(result, expected)
+    assert result.shape == expected.shape
+    assert result.flags.c_contiguous and result.flags.aligned
 
 
 def test_dtypes_without_a_storage_class_lie_in_bytes(tmp_path):

@@ -230,9 +230,9 @@ def test_what_training_leaves_beside_weights_is_of_no_interest():
     ta.call(ta.name('numpy', 'dtype'), ta.text('f8')),
     ta.call(ta.name('_codecs', 'encode'), ta.text('x'), ta.text('latin1')),
   )
-  found = parse(ta.finished(ta.mapping({'args': options, 'best': score})))
-  assert isinstance(found['args'], Opaque)
-  assert isinstance(found['best'], Opaque)
+  result = parse(ta.finished(ta.mapping({'args': options, 'best': score})))
+  assert isinstance(result['args'], Opaque)
+  assert isinstance(result['best'], Opaque)
 
 
 def test_a_tensor_with_attributes_is_the_tensor():
@@ -248,9 +248,9 @@ def test_a_tensor_with_attributes_is_the_tensor():
     ),
     ta.mapping({'note': ta.text('x')}),
   )
-  found = parse(ta.finished(carrying))
-  assert isinstance(found, TensorView)
-  assert found.shape == (4,)
+  result = parse(ta.finished(carrying))
+  assert isinstance(result, TensorView)
+  assert result.shape == (4,)
 
 
 def test_bombs_are_bounded(monkeypatch):

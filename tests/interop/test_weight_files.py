@@ -50,9 +50,9 @@ def test_each_container_reads_the_same_whatever_its_name(container, tmp_path):
     assert set(tensors.infos) == set(ARRAYS)
     for name, array in ARRAYS.items():
       assert tensors.infos[name] == TensorInfo(array.shape, array.dtype)
-      found = tensors.read(name)
-      np.testing.assert_array_equal(found, array, strict=True)
-      assert found.flags.c_contiguous and found.flags.aligned
+      result = tensors.read(name)
+      np.testing.assert_array_equal(result, array, strict=True)
+      assert result.flags.c_contiguous and result.flags.aligned
 
 
 @pytest.mark.parametrize('container', CONTAINERS)
@@ -77,20 +77,20 @@ def test_openai_archives_are_the_golden_model_in_float16(name):
       assert tensors.read(scalar) == value
       assert tensors.infos[scalar] == TensorInfo((), np.dtype(np.int64))
     for key in golden.infos:
-      found, expected = tensors.read(key), golden.read(key)
-      assert found.dtype == (np.float16 if expected.ndim > 1 else np.float32)
+      result, expected = tensors.read(key), golden.read(key)
+      assert result.dtype == (np.float16 if expected.ndim > 1 else np.float32)
       np.testing.assert_array_equal(
-        found, expected.astype(found.dtype), strict=True
+        result, expected.astype(result.dtype), strict=True
       )
 
 
 def test_an_open_clip_checkpoint_is_the_golden_model_without_its_prefix():
   golden = open_tensors(GOLDENS / 'open_clip_vit' / 'model.safetensors')
-  with open_tensors(GOLDENS / 'archives' / 'open_clip_checkpoint.pt') as found:
-    assert found.metadata == {'epoch': 3, 'name': 'run'}
-    assert found.infos == golden.infos
+  with open_tensors(GOLDENS / 'archives' / 'open_clip_checkpoint.pt') as result:
+    assert result.metadata == {'epoch': 3, 'name': 'run'}
+    assert result.infos == golden.infos
     for key in golden.infos:
-      np.testing.assert_array_equal(found.read(key), golden.read(key))
+      np.testing.assert_array_equal(result.read(key), golden.read(key))
 
 
 def test_a_directory_stands_for_the_safetensors_file_in_it(tmp_path):
