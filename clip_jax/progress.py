@@ -158,8 +158,8 @@ class TrainingProgress:
         left = (self._total - step) * self._batch_size / rate
         words.append(f'{duration(left)} left')
     if self._bar is None:
-      place = f'step {step:,}/{self._total:,}'
-      print('  '.join([place, *words]), file=self._stream, flush=True)
+      position = f'step {step:,}/{self._total:,}'
+      print('  '.join([position, *words]), file=self._stream, flush=True)
     else:
       self._bar.set_postfix_str('  '.join(words), refresh=False)
       self._bar.update(step - self._bar.n)

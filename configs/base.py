@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
   )
   c.model.dtype = 'float32'  # of the towers' arithmetic, or 'bfloat16'
   c.model.remat = 'none'  # what is computed again: none, dots, full
-  c.model.patch_dropout = 0.0  # share of patches that a ViT does not see
+  c.model.patch_dropout = 0.0  # fraction of patches that a ViT does not see
   c.model.embed_dim = placeholder(int)
   c.model.initial_logit_scale = placeholder(float)  # 1 / temperature
   c.model.initial_logit_bias = placeholder(float)  # None: the model has none
@@ -88,8 +88,8 @@ def get_config() -> ConfigDict:
   c.tokenizer_training.split_by_script = True
 
   c.data = ConfigDict()
-  # A SPEC (tfds:NAME#SPLIT, folder:PATH#SPLIT, csv:PATH), or several joined by
-  # '::' (a mixture).
+  # A SPEC (tfds:NAME#SPLIT, folder:PATH#SPLIT, csv:PATH), or a mixture of SPECs
+  # joined by '::'.
   c.data.train = ''
   c.data.weights = ()  # of the mixture; (): each by its number of records
   # Columns, of which one is drawn for each example; of a folder 'caption' (.txt
@@ -109,7 +109,7 @@ def get_config() -> ConfigDict:
   # (): the image size; or pixels before the centre is cropped, as in (256,).
   c.data.resize_to = placeholder(tuple)
   c.data.workers = 0  # reading processes; 0: threads of this one
-  c.data.cache = False  # keep decoded pictures in memory
+  c.data.cache = False  # keep decoded images in memory
   c.data.max_corrupt_records = 100  # distinct ones, then the run stops
   # Larger images are corrupt; 0: over 89, or 224 of a JPEG.
   c.data.max_megapixels = 0.0

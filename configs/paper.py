@@ -4,7 +4,7 @@ Table 18, all of them: batch 32,768, 32 epochs of 400 M pairs, 2,000 steps of
 warm-up, then a cosine to 0; Adam with decoupled weight decay 0.2; the
 temperature starts at 1/0.07 and stays at 100 or below. Section 2.5: gradient
 checkpointing, mixed precision, half-precision Adam statistics, and a random
-square crop of the resized picture as the only augmentation.
+square crop of the resized image as the only augmentation.
 """
 
 from ml_collections import ConfigDict

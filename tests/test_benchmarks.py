@@ -74,17 +74,17 @@ def test_encode(capsys, tiny_preset):
     assert row['texts_per_second'] > 0
 
 
-def test_encode_of_the_pictures_of_files(capsys, tiny_preset, tmp_path):
+def test_encode_of_image_files(capsys, tiny_preset, tmp_path):
   data = write_pairs(tmp_path / 'pictures')
   figures = bench(
     capsys, 'encode', f'--preset={tiny_preset}', '--batch=8', '--steps=2',
     f'--data={data}',
   )  # fmt: skip
   assert figures['data'] == data
-  assert figures['pictures_per_second'] > 0
+  assert figures['data_images_per_second'] > 0
 
 
-def test_the_pictures_of_classes_are_classified_in_turns(
+def test_images_of_classes_are_classified_in_turns(
   capsys, tiny_preset, tmp_path
 ):
   for name in ('red', 'blue'):
@@ -96,7 +96,7 @@ def test_the_pictures_of_classes_are_classified_in_turns(
     capsys, 'encode', f'--preset={tiny_preset}', '--batch=8', '--steps=2',
     f'--data=folder:{tmp_path}',
   )  # fmt: skip
-  assert (figures['pictures'], figures['classes']) == (6, 2)
+  assert (figures['data_images'], figures['classes']) == (6, 2)
   ratio = figures['zero_shot_ratio_of_fastest']
   assert figures['zero_shot_per_second'] > 0 < ratio
 

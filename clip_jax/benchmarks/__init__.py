@@ -2,6 +2,6 @@
 
 Compilation and the first calls are left out of every figure. A rate of the
 train step and of the input pipeline is that of one uninterrupted stretch of
-steps; the others are medians of several calls. Machines are noisy: comparisons
-are worth something only within one run.
+steps; other figures are medians over calls. Machines are noisy: only figures of
+one run can be compared.
 """

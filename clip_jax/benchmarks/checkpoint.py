@@ -26,9 +26,9 @@ _USUAL_STEPS = 5  # before each save, for the time that a step takes without
 class _Save:
   """The seconds of one save beside running steps."""
 
-  call: float  # for which the loop waits
-  next_step: float  # over its usual time: what is still being read is copied
-  later_steps: float  # over theirs, until all is written
+  call: float  # of `save`, for which the loop waits
+  next_step: float  # over its usual time: it copies arrays still being read
+  later_steps: float  # over their usual time, until all is written
 
 
 def bench_checkpoint(preset: str, saves: int) -> Figures:
@@ -38,8 +38,8 @@ def bench_checkpoint(preset: str, saves: int) -> Figures:
   computes nothing else. A training run is stalled from the end of one step
   until the next one, at its usual speed, would have ended: by the call of
   `save`, and by what it makes the next step slower. Where devices and the
-  writing threads share cores, later steps are slowed down as well; that is
-  reported apart.
+  writing threads use the same cores, later steps are slowed down as well; that
+  is reported separately.
 
   Args:
     preset: a published model; its parameters and Adam's moments are saved.

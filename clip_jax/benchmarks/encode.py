@@ -34,8 +34,8 @@ def bench_encode(
 ) -> Figures:
   """Measures both encoders, from uint8 pixels and from words.
 
-  Where the tokenizer is not part of the package, it is from token ids. The
-  weights are random, which costs what trained ones do.
+  Texts are given as token ids where the package does not have the tokenizer.
+  The weights are random, which changes no time.
 
   Args:
     preset: a published model.
@@ -108,12 +108,11 @@ def _rates(
 
 
 def _data_figures(model: Model, data: str, calls: int) -> Figures:
-  """Measures images read, decoded and brought to size as the device computes.
+  """Measures reading, decoding, resizing and encoding the images of a data set.
 
-  Where the data set has class names, in turns with its whole zero-shot
-  evaluation: the prompts of all classes and what is told of each image
-  besides. 'zero_shot_ratio' is the median of its rates over those of encoding
-  alone, turn by turn; 1 is as fast.
+  Where the data set has class names, its whole zero-shot evaluation takes turns
+  with that. 'zero_shot_ratio' is the median over turns of its rate divided by
+  that of encoding alone; at 1 they are equally fast.
 
   Args:
     data: a name of the table of data sets, or a SPEC.
@@ -133,10 +132,10 @@ def _data_figures(model: Model, data: str, calls: int) -> Figures:
     zero_shot.evaluate(model, dataset, Options())
 
   count = encode()  # of those that can be read
-  figures: Figures = {'data': data, 'pictures': count}
+  figures: Figures = {'data': data, 'data_images': count}
   if not dataset.class_names or model.description.tokenizer is None:
     seconds = median_seconds(encode, calls, warm_up=False)
-    return {**figures, 'pictures_per_second': count / seconds}
+    return {**figures, 'data_images_per_second': count / seconds}
   classify()
   turns = [
     tuple(median_seconds(x, 1, warm_up=False) for x in (encode, classify))
@@ -146,7 +145,7 @@ def _data_figures(model: Model, data: str, calls: int) -> Figures:
   return {
     **figures,
     'classes': len(dataset.class_names),
-    'pictures_per_second': count / statistics.median(alone),
+    'data_images_per_second': count / statistics.median(alone),
     'zero_shot_per_second': count / statistics.median(whole),
     'zero_shot_ratio': statistics.median(a / b for a, b in turns),
     'zero_shot_ratio_of_fastest': min(alone) / min(whole),

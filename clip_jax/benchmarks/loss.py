@@ -36,16 +36,16 @@ def bench_loss(
     name: softmax or sigmoid.
     batch: pairs, all devices together.
     embed_dim: of the features, float32.
-    chunk: rows and columns of a tile; None is what suits, at most 1,024.
+    chunk: rows and columns of a tile; None is the largest divisor up to 1,024.
     calls: the number of calls that are measured; a call of many seconds is
       measured once, and a form that memory does not hold is only compiled.
   """
   mesh = make_mesh()
   check_batch_size(batch, mesh)
-  ways = batch_shard_count(mesh)
-  chunk = chunk or largest_divisor(batch // ways, 1024)
+  devices = batch_shard_count(mesh)
+  chunk = chunk or largest_divisor(batch // devices, 1024)
   for form in FORMS:
-    check_chunk(form, chunk, batch, ways)
+    check_chunk(form, chunk, batch, devices)
   return [
     _loss_figures(name, form, mesh, batch, embed_dim, chunk, calls)
     for form in FORMS

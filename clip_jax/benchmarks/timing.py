@@ -1,4 +1,4 @@
-"""Times a call, and tells what it was timed on: for all figures."""
+"""Times calls, and describes the devices, for all benchmarks."""
 
 import math
 import statistics
@@ -14,7 +14,7 @@ from clip_jax.data.pipeline import PREFETCH
 Figures = dict[str, Any]
 
 WARM_UP = 2  # calls that are not counted
-# Batches made ahead, while the step compiled, must not flatter the pipeline.
+# Batches that were made while the step compiled are not counted.
 WARM_UP_STEPS = PREFETCH + 2
 
 
@@ -29,8 +29,8 @@ def median_seconds(
   Args:
     calls: the number of calls that are measured.
     warm_up: whether two more come first.
-    max_seconds: once they have passed, what was measured is enough; a first
-      call that took as long is the measurement.
+    max_seconds: no call starts after this time; where the warm-up alone takes
+      longer, its last call is the measurement.
   """
   seconds = []
   began = time.perf_counter()

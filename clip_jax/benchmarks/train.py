@@ -53,9 +53,9 @@ def bench_train(
       on a batch that is ready: neither side reads or decodes in them.
     python: the interpreter of open_clip (see `peer`).
   Returns:
-    Rates in pairs a second, and the share of the devices' peak that the model's
-    own arithmetic takes (`mfu`; None where the peak is not known). For both
-    libraries it is counted by the same formula.
+    Rates in pairs a second, and `mfu`, the fraction of the devices' peak that
+    the model's arithmetic takes (None where the peak is not known). It is
+    counted by the same formula for both libraries.
   Raises:
     UsageError: the preset is not known, or the batch does not split over the
       devices.

@@ -29,7 +29,7 @@ from clip_jax.errors import UsageError
 # Luma weights of ITU-R BT.601, as in Pillow's convert('L').
 _LUMA = np.array([0.299, 0.587, 0.114])
 
-# Probabilities, and fractions that a value is lessened by.
+# Probabilities, and fractions by which a value is made smaller at most.
 _AT_MOST_ONE = (
   'plain', 'flip', 'brightness', 'channel_gain', 'grayscale', 'fade', 'shade',
   'erase',

@@ -1,7 +1,7 @@
-"""The data sets that need nothing but this package: built on first use.
+"""Builds the data sets that come with this package, on first use.
 
-They are TFDS builder packages, in folders of their names; `tfds:emoji` as a
-SPEC builds one where TFDS keeps its own.
+Each is a TFDS builder package in a folder of its name. The SPEC `tfds:emoji`
+builds it in the folder where TFDS keeps its data sets.
 """
 
 import contextlib
@@ -17,9 +17,11 @@ BUILT_IN = ('emoji', 'digits')
 
 
 def tfds_folder() -> str:
-  """Returns TFDS's folder: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+  """Returns TFDS's folder: TFDS_DATA_DIR, or ~/tensorflow_datasets.
+
+  It is the default of TFDS, which takes a second to import.
+  """
   folder = os.environ.get('TFDS_DATA_DIR')
-  # The default of TFDS; importing it to ask would take a second.
   folder = folder or os.path.join('~', 'tensorflow_datasets')
   return expand_path(folder)
 

@@ -1,4 +1,4 @@
-"""Makes training examples of records: decoded, drawn from, and batched."""
+"""Makes training examples of records: decodes, augments, and batches them."""
 
 import collections
 import dataclasses
@@ -25,17 +25,17 @@ CACHE_BYTES = 2**30
 Tokenize = Callable[[Sequence[str]], Int32[np.ndarray, 'N T']]
 
 
-class DecodedRecord(NamedTuple):
-  """A decoded record, and the corrupt ones that were passed over for it."""
+class CaptionedImage(NamedTuple):
+  """A record that was decoded, and the corrupt ones before it."""
 
   image: Image.Image  # in RGB and upright
   captions: list[str]
-  key: int  # the same for another record with the same bytes
-  corrupt: tuple[tuple[str, str], ...] = ()
+  key: int  # equal for records whose images have the same bytes
+  corrupt: tuple[tuple[str, str], ...] = ()  # (id, reason) of each
 
 
 class Reader:
-  """Decodes a source's records; a corrupt one gives way to the next."""
+  """Decodes the records of a source; the next one replaces a corrupt one."""
 
   def __init__(
     self,
@@ -47,14 +47,14 @@ class Reader:
     self._source = source
     self._preprocessing = preprocessing
     self._limit = max_corrupt_records
-    self._cache: dict[int, DecodedRecord] | None = {} if cache else None
+    self._cache: dict[int, CaptionedImage] | None = {} if cache else None
     self._cached_bytes = 0
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> DecodedRecord:
+  def __getitem__(self, index: int) -> CaptionedImage:
     if self._cache is not None and index in self._cache:
       return self._cache[index]
     read = self._next_readable(index)
@@ -62,7 +62,7 @@ class Reader:
       self._store(index, read)
     return read
 
-  def _next_readable(self, start: int) -> DecodedRecord:
+  def _next_readable(self, start: int) -> CaptionedImage:
     corrupt: dict[str, str] = {}
     for offset in range(len(self)):
       index = (start + offset) % len(self)
@@ -78,17 +78,17 @@ class Reader:
       f'data {self._source.spec!r}: no readable record; {key}: {reason}'
     )
 
-  def _read(self, index: int) -> DecodedRecord:
+  def _read(self, index: int) -> CaptionedImage:
     record = self._source[index]
     if not record['caption']:
       raise CorruptImageError('no caption')
-    return DecodedRecord(
+    return CaptionedImage(
       decode_rgb(record['image'], self._preprocessing),
       record['caption'],
       _key(record['image']),
     )
 
-  def _store(self, index: int, read: DecodedRecord) -> None:
+  def _store(self, index: int, read: CaptionedImage) -> None:
     assert self._cache is not None
     size = 4 * read.image.width * read.image.height  # Pillow pads RGB.
     with self._lock:
@@ -109,12 +109,15 @@ class Reader:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """Makes a training example of a record, by the position's own generator."""
+  """Draws a caption and an augmented view of a record's image.
+
+  Grain seeds the generator by the position in the sequence of examples.
+  """
 
   preprocessing: Preprocessing
   augmentation: Augmentation
 
-  def __call__(self, element: DecodedRecord, rng: np.random.Generator):
+  def __call__(self, element: CaptionedImage, rng: np.random.Generator):
     captions = element.captions
     drawn = rng.integers(len(captions)) if len(captions) > 1 else 0
     pixels = augment(element.image, self.preprocessing, self.augmentation, rng)
@@ -123,7 +126,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Collate:
-  """Makes a batch of examples; texts become tokens all at once."""
+  """Makes a batch of examples; all texts are tokenized in one call."""
 
   tokenizer: Tokenize
 
@@ -138,25 +141,24 @@ class Collate:
     }
 
 
-def _key(image: Any) -> int:
-  """Returns a key of an image: its length and a checksum do for counting."""
-  content = image if isinstance(image, bytes) else np.asarray(image).tobytes()
-  return len(content) << 32 | zlib.crc32(content)
+def _key(image: bytes) -> int:
+  """Returns a key of an image; to count, its length and a checksum suffice."""
+  return len(image) << 32 | zlib.crc32(image)
 
 
 class Repeats(NamedTuple):
   """Counts of pairs that repeat others of their batch, summed over batches.
 
-  Where two pairs have one caption, or one image, each is a right answer for the
-  other, and the loss pushes them apart as if they were wrong.
+  Where two pairs have the same caption, or the same image, each is a right
+  answer for the other, and the loss pushes them apart as if it were wrong.
 
   Attributes:
-    pairs: how many there were.
-    captions, images: of these, pairs whose caption (as the model reads it), or
-      whose image (the bytes of its file), another pair of the batch has too.
-    either: pairs of which one or the other is so.
-    floor: nats, the sum of ln(pairs of the batch with this caption): no model
-      brings the softmax loss of these pairs below it.
+    pairs: the number of pairs.
+    captions, images: the number of pairs whose caption (as the model reads it),
+      or whose image (the bytes of its file), another pair of the batch has too.
+    either: the number of pairs of which the caption or the image repeats.
+    floor: nats, the sum over pairs of ln(pairs of the batch with the same
+      caption), below which no model brings the softmax loss of these pairs.
   """
 
   pairs: float = 0.0
@@ -172,8 +174,8 @@ def count_repeats(
   """Returns the `Repeats` of one batch, to be added up.
 
   Args:
-    tokens: of each pair.
-    images: a number for each pair, the same where the image is.
+    tokens: the caption of each pair.
+    images: a number for each pair, which is equal where the images are.
   """
   captions = _count_each([row.tobytes() for row in tokens])
   image_counts = _count_each(images)

@@ -1,4 +1,4 @@
-"""Tells the image format of a file by its first bytes alone.
+"""Recognises the image format of a file by its first bytes alone.
 
 A name's suffix says little: phones write HEIC files called .jpg, browsers save
 .jfif, object stores keep no suffix at all. Nothing is decoded here.
@@ -53,8 +53,9 @@ PLAIN_SUFFIXES = (
   '.tiff', *UNMARKED_SUFFIXES,
 )  # fmt: skip
 
-# Formats that Pillow reads only if built with a library -> its feature.
-_PARTS = {'WEBP': 'webp', 'AVIF': 'avif', 'JPEG2000': 'jpg_2000'}
+# Formats that Pillow reads only if it was built with a library, and the name
+# of that feature.
+_FEATURES = {'WEBP': 'webp', 'AVIF': 'avif', 'JPEG2000': 'jpg_2000'}
 
 
 def format_of(head: bytes) -> str:
@@ -81,7 +82,7 @@ def why_unreadable(image_format: str) -> str:
   if image_format == 'HEIF':
     installed = importlib.util.find_spec('pillow_heif') is not None
     return '' if installed else 'HEIC needs an extra: pip install ".[heif]"'
-  part = _PARTS.get(image_format)
-  if part and not features.check(part):
+  feature = _FEATURES.get(image_format)
+  if feature and not features.check(feature):
     return f'this Pillow was built without {image_format}'
   return ''

@@ -39,7 +39,7 @@ _TURNS = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-# Transparent images are laid upon their ground so many pixels at a time.
+# The pixels of a transparent image that are composited at a time.
 _STRIP_PIXELS = 2**22
 
 
@@ -77,8 +77,8 @@ def preprocess(
       new = _covering(image.size, (columns, rows))
       image = _resize(image, new, resample)
     # Python's round, halves to even, is torchvision's.
-    whole = math.floor if rgb_first else round
-    image = _centre_crop(image, (width, height), whole)
+    round_half = math.floor if rgb_first else round
+    image = _centre_crop(image, (width, height), round_half)
   return np.asarray(image.convert('RGB'))
 
 
@@ -86,7 +86,7 @@ def _covering(old: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
   """Returns the size, width first, at which an image covers the target.
 
   Raises:
-    CorruptImageError: it would be a thread of vast length.
+    CorruptImageError: it would have more than MAX_PIXELS pixels.
   """
   if target[0] == target[1]:
     size, short = target[0], min(old)
@@ -161,20 +161,20 @@ def _orientation(image: Image.Image) -> int:
 
 @pillow_errors()
 def composite_on(image: Image.Image, colour: str) -> Image.Image:
-  """Returns a transparent image as RGB, upon a ground of one colour.
+  """Returns a transparent image as RGB, on a background of one colour.
 
   Raises:
     CorruptImageError: its palette or its transparency is damaged.
   """
   width, height = image.size
   rows = max(1, _STRIP_PIXELS // width)
-  whole = Image.new('RGB', image.size)
+  composite = Image.new('RGB', image.size)
   for top in range(0, height, rows):
     strip = image.crop((0, top, width, min(top + rows, height)))
-    ground = Image.new('RGBA', strip.size, colour)
-    ground.alpha_composite(strip.convert('RGBA'))
-    whole.paste(ground.convert('RGB'), (0, top))
-  return whole
+    background = Image.new('RGBA', strip.size, colour)
+    background.alpha_composite(strip.convert('RGBA'))
+    composite.paste(background.convert('RGB'), (0, top))
+  return composite
 
 
 @pillow_errors()
@@ -199,11 +199,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _centre_crop(
-  image: Image.Image, size: tuple[int, int], whole: Callable[[float], int]
+  image: Image.Image, size: tuple[int, int], round_half: Callable[[float], int]
 ) -> Image.Image:
-  """Crops the centre; `whole` rounds halves, and the width comes first."""
-  left = whole((image.width - size[0]) / 2)
-  top = whole((image.height - size[1]) / 2)
+  """Crops the centre to a size, width first.
+
+  Args:
+    round_half: makes a whole number of an offset that ends in a half.
+  """
+  left = round_half((image.width - size[0]) / 2)
+  top = round_half((image.height - size[1]) / 2)
   return image.crop((left, top, left + size[0], top + size[1]))
 
 

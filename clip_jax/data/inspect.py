@@ -1,4 +1,4 @@
-"""Looks into a data set: counts, lengths, sizes, corrupt records, a sheet."""
+"""Summarizes a data set: counts, lengths, sizes, corrupt records, a sheet."""
 
 import collections
 import os
@@ -17,7 +17,7 @@ from clip_jax.errors import UsageError
 from clip_jax.files import replacing, typed_path
 from clip_jax.progress import Progress, no_progress
 
-# The sheet: so many images of so many pixels, and lines below each.
+# The contact sheet: its images, their size in pixels, the lines below each.
 SHEET_COLUMNS = 8
 SHEET_ROWS = 6
 CELL = 128
@@ -46,7 +46,9 @@ def inspect(
   tokenizer: TextLengths | None = None,
   progress: Progress = no_progress,
 ) -> dict[str, Any]:
-  """Reads every record once, and never stops at a corrupt one.
+  """Reads every record once, and returns what the data set holds.
+
+  Corrupt records are counted and named.
 
   Args:
     spec, captions: as for `open_source`.
@@ -55,9 +57,9 @@ def inspect(
       those that it truncates.
     progress: shows how many records were read.
   Returns:
-    A JSON-able summary: 'records', 'notices' (the source's), 'corrupt',
-    'captions', 'labels',
-    'image_sizes', ... Lengths are {'min', 'median', 'mean', 'p95', 'max'}.
+    A summary that can be written as JSON: 'records', 'notices' (the source's),
+    'corrupt', 'captions', 'labels', 'image_sizes', ... Lengths are
+    {'min', 'median', 'mean', 'p95', 'max'}.
   Raises:
     UsageError: see `open_source`; or the sheet's folder does not exist.
     FailureError: the sheet could not be written.
@@ -144,7 +146,7 @@ class _Count:
     return image, captions[0] if captions else record['id']
 
   def summary(self, source: Source) -> dict[str, Any]:
-    """Returns all counts, JSON-able."""
+    """Returns all counts, as JSON has them."""
     summary: dict[str, Any] = {
       'corrupt': self._corrupt_count,
       'corrupt_records': self._corrupt,

@@ -1,10 +1,12 @@
-"""Turns sources into batches, on Grain, by (seed, step) alone.
+"""Makes training batches of sources, on Grain, as a function of (seed, step).
 
     source -> shuffle each epoch anew -> repeat -> mixture -> caption and view
            -> batch -> this process's batches from start_step on
 
-Every arrow is random access, so that a resumed run, also one with another
-number of hosts, reads what it would have read without the interruption.
+Each arrow is random access: the order of an epoch is a pseudo-random
+permutation that is computed index by index (`grain.MapDataset.shuffle`), and no
+list of indices is held. So a resumed run, also one with another number of
+hosts, reads what it would have read without the interruption.
 """
 
 import dataclasses
@@ -34,14 +36,15 @@ PREFETCH = 4
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-  """This process's training batches, one a step, without end.
+  """The training batches of this process, one for each step, without end.
 
-  Each is {'image': uint8 [b, S, S, 3], 'tokens': int32 [b, T]}.
+  A batch is {'image': uint8 [b, S, S, 3], 'tokens': int32 [b, T]}.
 
   Attributes:
-    corrupt: id -> reason, of the records skipped so far.
-    records: in the sources together; an epoch of a single source.
-    repeats: of this process's pairs so far.
+    corrupt: the reason by id, for each record that was skipped so far.
+    records: the number of records in all sources, which is an epoch where
+      there is one source.
+    repeats: what repeats of this process's pairs so far.
   """
 
   def __init__(
@@ -105,24 +108,25 @@ def training_batches(
   """Returns the batches of this process, from `start_step` on.
 
   Process p has rows [p * b, (p + 1) * b) of each global batch, where b is
-  batch_size / process_count. Every record comes once an epoch, in an order of
-  the epoch's own. A record with several captions has one drawn each time. A
-  corrupt record is replaced by the next good one of its source; one that is
-  known to have no caption is none of them.
+  batch_size / process_count. Every record comes once an epoch, and each epoch
+  has an order of its own. Of a record's captions one is drawn each time. A
+  corrupt record is replaced by the next readable one of its source. Records
+  that are known to have no caption are left out.
 
   Args:
-    sources: one source, or a mixture of several.
-    weights: how often each of several is drawn from, relative to the others;
-      by default as often as it has records.
+    sources: one source, or those of a mixture.
+    weights: how often each source of a mixture is drawn from, relative to the
+      others; by default in proportion to its number of records.
     tokenizer: texts -> int32 [N, T]; has to pickle if workers > 0.
     augmentation: by default the paper's random square crop.
-    batch_size: pairs, all processes together.
-    seed: of order, captions and augmentation.
-    workers: processes that prepare batches; 0 prepares them in this one.
-    threads: in this process, or in each worker; 0 prepares a batch only when
-      it is asked for.
+    batch_size: pairs in a batch, all processes together.
+    seed: determines the order, the captions drawn, and the augmentation.
+    workers: processes that make batches; 0 makes them in this process.
+    threads: in this process, or in each worker; 0 makes a batch only when it
+      is asked for.
     cache: keep decoded images in memory, up to CACHE_BYTES in each process.
-    max_corrupt_records: distinct ones, before the run is given up.
+    max_corrupt_records: the number of different corrupt records that end the
+      run when it is exceeded.
   Raises:
     UsageError: sizes that do not divide, or sources without captions.
     FailureError: (from next) more than max_corrupt_records are corrupt.
@@ -135,7 +139,7 @@ def training_batches(
     )
   check_captions(sources)
   sources = [_with_captions(source) for source in sources]
-  stream = _in_order(
+  stream = _training_order(
     [
       Reader(source, preprocessing, max_corrupt_records, cache)
       for source in sources
@@ -187,15 +191,15 @@ def step_records(
     step: counted from 1; `training_batches` from start_step=0 gives it first.
   """
   readers = [_Ids(_with_captions(source)) for source in sources]
-  stream = _in_order(readers, weights, seed)
+  stream = _training_order(readers, weights, seed)
   first = (step - 1) * batch_size
   return [str(stream[i]) for i in range(first, first + batch_size)]
 
 
-def _in_order(
+def _training_order(
   readers: Sequence[Any], weights: Sequence[float] | None, seed: int
 ) -> grain.MapDataset:
-  """Returns the elements of all readers in the order of training, for ever."""
+  """Returns the endless sequence of records that training reads."""
   weights = [len(x) for x in readers] if weights is None else list(weights)
   if not readers or len(weights) != len(readers) or min(weights) <= 0:
     raise UsageError(
@@ -222,7 +226,7 @@ def _with_captions(source: Source) -> Source:
 
 
 class _Captioned(Source):
-  """Some records of a source."""
+  """The records of a source at some indices."""
 
   def __init__(self, source: Source, indices: Sequence[int]):
     self.spec = source.spec
@@ -245,7 +249,7 @@ class _Captioned(Source):
 
 @dataclasses.dataclass(frozen=True)
 class _Ids:
-  """A source's records as their ids."""
+  """The ids of a source's records, as a sequence that Grain can read."""
 
   source: Source
 

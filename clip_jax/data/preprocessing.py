@@ -1,4 +1,7 @@
-"""Says how an image becomes what a model reads, as plain data (`images`)."""
+"""The preprocessing of images, as plain data that is checked.
+
+`images.preprocess` applies it.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -45,20 +48,21 @@ class Preprocessing:
       is always bicubic, as open_clip's.
     mean, std: per channel, of values in [0, 1]; applied on the device.
     background: a colour, such as 'white', that transparent images are laid
-      upon before anything else; grey of 16 bits is scaled to 8, too. So a
-      person sees them. None is what the published models saw: transparency as
-      the convention has it, and such grey cut off at 255, which is nearly all
-      white.
-    exif: turn photographs as their EXIF orientation says. False takes the
+      upon before anything else; grey of 16 bits is scaled to 8 bits, too. That
+      is how a person sees them. None is what the published models saw:
+      transparency is treated as the convention says, and grey of 16 bits is cut
+      off at 255, which makes nearly all of it white.
+    exif: rotate photographs as their EXIF orientation says. False takes the
       pixels as stored, which is what the published models saw.
-    convention: whose transform it is. 'open_clip', and OpenAI's: resized and
-      cropped in the file's own mode, then converted to RGB, which drops the
-      transparency; an odd pixel of the crop goes where Python's `round` has
-      it. 'transformers' (its Pillow image processors): laid upon white and
-      converted to RGB first, and the odd pixel goes right or bottom.
-    resize_to: pixels before the centre is cropped, where a file of
-      transformers has another number of them than the result: of the short
-      side, or with 'squash' the height and the width. None: as the result.
+    convention: the library whose transform it is. 'open_clip' (OpenAI's is the
+      same): the image is resized and cropped in the file's own mode, then
+      converted to RGB, which drops the transparency; offsets of the crop that
+      end in a half are rounded as Python's `round` does. 'transformers' (its
+      Pillow image processors): the image is composited on white and converted
+      to RGB first, and such offsets are rounded down.
+    resize_to: pixels to resize to before the centre is cropped, where that is
+      another size than the result's: the short side, or with 'squash' the
+      height and the width. None is the size of the result.
   """
 
   image_size: int | tuple[int, int]

@@ -21,9 +21,10 @@ class DecodedRecord(NamedTuple):
   """A record with its image, or with the reason why there is none.
 
   Attributes:
-    record: the record without its bytes; of an unreadable one, the id only.
+    record: the record without the bytes of its image; of an unreadable one,
+      the id only.
     image: decoded, in its own mode, or preprocessed; None where it cannot be
-      read, or is known.
+      read, or where `is_known` says that it need not be.
     reason: why it cannot be read, or ''.
     digest: the digest of its bytes; see `digest_of`.
   """
@@ -35,7 +36,7 @@ class DecodedRecord(NamedTuple):
 
 
 def digest_of(content: bytes) -> bytes:
-  """Returns 16 bytes that tell an image's file, or a text, from all others."""
+  """Returns the digest, 16 bytes, of an image's file or of a text."""
   return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -50,12 +51,14 @@ def read_ahead(
   Close the iterator to end its threads early.
 
   Args:
-    source: the records.
-    indices: those to read.
-    is_known: called by threads; an image of such a digest is not decoded.
-    preprocessing: what each image goes through, too. A second time changes
-      nothing; what waits then takes little memory, however large photographs
-      are, and what cannot be preprocessed is unreadable.
+    source: has the records.
+    indices: the records to read.
+    is_known: is called by the threads with the digest of an image, which is not
+      decoded where it returns True.
+    preprocessing: applied to each image where it is given. The images that wait
+      then take little memory, however large the photographs are; to apply it
+      again later changes nothing. An image that it cannot be applied to is
+      unreadable.
   """
   pool = ThreadPoolExecutor(
     min(os.cpu_count() or 1, 16), thread_name_prefix='read'

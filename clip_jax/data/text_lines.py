@@ -1,4 +1,4 @@
-"""Reads lines of a text file by index, however many there are."""
+"""Reads the lines of a text file by index, without holding them in memory."""
 
 import array
 import io
@@ -23,7 +23,7 @@ class TextLines(Sequence[str]):
   may read.
 
   Attributes:
-    numbers: of each line in the file, from 1.
+    numbers: the line number in the file, from 1, of each line.
   """
 
   def __init__(self, path: str | os.PathLike):

@@ -15,10 +15,10 @@ ACTIVATIONS = ('quick_gelu', 'gelu', 'gelu_tanh')
 IMAGE_POOLING = ('class_token', 'average', 'attention')
 TEXT_POOLING = ('end', 'highest', 'last')
 PROJECTIONS = ('linear', 'affine', 'none')
-# Far above what there is, and low enough that shapes alone, which come from
-# strangers' files, can be worked out at no cost.
-_MOST = 10_000_000
-_MOST_OF = {
+# Limits far above published models, and low enough that computing with the
+# shapes of a file from outside costs nothing.
+_MAX_NUMBER = 10_000_000
+_MAX_OF_FIELD = {
   'depth': 1_000,  # blocks
   'width': 65_536,
   'embed_dim': 65_536,
@@ -26,9 +26,9 @@ _MOST_OF = {
   'patch_size': 16_384,
   'context_length': 16_384,  # tokens; attention grows with their square
 }
-_MOST_PATCHES = 65_536
-_MOST_HIDDEN = 1_048_576  # the MLP's width
-_MOST_CONVOLUTIONS = 256  # bottleneck blocks, which are compiled one by one
+_MAX_PATCHES = 65_536
+_MAX_HIDDEN = 1_048_576  # the MLP's width
+_MAX_BOTTLENECKS = 256  # bottleneck blocks, which are compiled one by one
 
 # How text positions are resized: see `positions.resize_model`.
 TEXT_METHODS = ('append', 'interpolate')
@@ -41,7 +41,7 @@ class VisionTransformerConfig:
   Attributes:
     pooling: 'class_token', 'average' (of the patches), or 'attention': a
       learned query looks at all tokens, and an MLP follows (SigLIP's MAP head).
-    class_token: whether one stands before the patches.
+    class_token: whether a class token is put before the patches.
     pre_norm: CLIP's extra LayerNorm before the blocks.
     norm_after_pooling: the last LayerNorm sees the pooled vector, not tokens.
     projection: into the joint space: 'linear' has no bias, 'affine' has one,
@@ -79,7 +79,7 @@ class VisionTransformerConfig:
 
   @property
   def grid(self) -> int:
-    """The patches a side; pixels beyond the last whole one are not seen."""
+    """The number of patches along a side; a rest of pixels is not seen."""
     return self.image_size // self.patch_size
 
   @property
@@ -88,9 +88,12 @@ class VisionTransformerConfig:
     return self.grid**2
 
   def kept_patches(self, dropout: float) -> int:
-    """Returns how many patches are seen where a share of them is left out.
+    """Returns the number of patches that are left of each image.
 
-    It is at least one, and as many as with open_clip's `patch_dropout`.
+    It is at least one, and the same as with open_clip's `patch_dropout`.
+
+    Args:
+      dropout: the fraction of patches that is left out.
     """
     return max(1, int((1 - dropout) * self.patches))
 
@@ -122,9 +125,9 @@ class ResNetConfig:
         f'model.image.layers={self.layers}: give the blocks of four stages, as '
         'in (3, 4, 6, 3).'
       )
-    if sum(self.layers) > _MOST_CONVOLUTIONS:
+    if sum(self.layers) > _MAX_BOTTLENECKS:
       raise UsageError(
-        f'model.image.layers={self.layers}: {_MOST_CONVOLUTIONS} blocks are '
+        f'model.image.layers={self.layers}: {_MAX_BOTTLENECKS} blocks are '
         'the most.'
       )
     _check_numbers('model.image', self)
@@ -154,7 +157,7 @@ class ResNetConfig:
 
   @property
   def grid(self) -> int:
-    """The positions a side of the last stage's map."""
+    """The number of positions along a side of the last stage's map."""
     return self.image_size // 32
 
   @property
@@ -215,7 +218,7 @@ class CLIPConfig:
     _check_numbers('model', self)
     bias = self.initial_logit_bias
     if bias is not None and not (
-      isinstance(bias, int | float) and abs(bias) <= _MOST
+      isinstance(bias, int | float) and abs(bias) <= _MAX_NUMBER
     ):
       raise UsageError(f'model.initial_logit_bias={bias!r} must be a number.')
     for name, tower, width in (
@@ -236,8 +239,8 @@ class CLIPConfig:
   def from_dict(cls, fields: Any) -> 'CLIPConfig':
     """Makes the config of what `to_dict` gives; with `layers`, a ResNet's.
 
-    Where nothing is said of a class token, a ViT that pools by the average
-    has none: there was no such field once, and models of then still load.
+    A ViT that pools by the average has no class token unless the field says
+    so: older checkpoints do not have that field.
 
     Raises:
       UsageError: a field is unknown, missing, or impossible.
@@ -272,7 +275,7 @@ def mlp_ratio(hidden: int, width: int) -> float:
 
 
 def _check_names(name: str, kind: Any, fields: Mapping[str, Any]) -> None:
-  """Refuses fields that `kind` does not have, and lacks of what it needs."""
+  """Refuses fields that `kind` does not have, and the lack of required ones."""
   known = dataclasses.fields(kind)
   unknown = [key for key in fields if key not in {f.name for f in known}]
   if unknown and kind is ResNetConfig:
@@ -298,21 +301,22 @@ def _check_names(name: str, kind: Any, fields: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(name: str, config: Any) -> None:
-  """Refuses numbers that no model has: configs come from strangers' files."""
+  """Refuses values that no model has: configs come from files from outside."""
   for field in dataclasses.fields(config):
     where, value = f'{name}.{field.name}', getattr(config, field.name)
     if field.type is float:
       number = isinstance(value, int | float) and not isinstance(value, bool)
-      if not number or not 0 < value <= _MOST:
+      if not number or not 0 < value <= _MAX_NUMBER:
         raise UsageError(
-          f'{where}={value!r} must be a number above 0 and at most {_MOST}.'
+          f'{where}={value!r} must be a number above 0 and at most '
+          f'{_MAX_NUMBER}.'
         )
     elif field.type is bool:
       if not isinstance(value, bool):
         raise UsageError(f'{where}={value!r} must be true or false.')
     elif field.type is int:
       least = 0 if field.name == 'end_token' else 1
-      most = _MOST_OF.get(field.name, _MOST)
+      most = _MAX_OF_FIELD.get(field.name, _MAX_NUMBER)
       if not isinstance(value, int) or isinstance(value, bool):
         raise UsageError(f'{where}={value!r} must be a whole number.')
       if value < least:
@@ -322,10 +326,10 @@ def _check_numbers(name: str, config: Any) -> None:
 
 
 def _check_patches(tower: VisionTransformerConfig | ResNetConfig) -> None:
-  if tower.patches > _MOST_PATCHES:
+  if tower.patches > _MAX_PATCHES:
     raise UsageError(
       f'model.image.image_size={tower.image_size} makes {tower.patches:,} '
-      f'patches: {_MOST_PATCHES:,} are the most.'
+      f'patches: {_MAX_PATCHES:,} are the most.'
     )
 
 
@@ -338,10 +342,10 @@ def _check_tower(
   hidden = int(tower.width * tower.mlp_ratio)
   if hidden < 1:
     raise UsageError(f'{name}.mlp_ratio={tower.mlp_ratio} leaves no MLP.')
-  if hidden > _MOST_HIDDEN:
+  if hidden > _MAX_HIDDEN:
     raise UsageError(
       f'{name}.mlp_ratio={tower.mlp_ratio} makes an MLP of {hidden:,}: '
-      f'{_MOST_HIDDEN:,} are the most.'
+      f'{_MAX_HIDDEN:,} are the most.'
     )
   if tower.width % tower.heads:
     raise UsageError(

@@ -40,7 +40,7 @@ PEAK_FLOPS = {
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
-  """Numbers of parameters; the rest of `total` is the temperature's."""
+  """Numbers of parameters; `total` has the temperature, too."""
 
   total: int
   image: int  # the image tower and its projection
@@ -67,10 +67,10 @@ def check_variables(
 
   Args:
     config: the description.
-    arrays: what has a shape, by path ('params/image/…').
-    where: the file, for the error.
+    arrays: arrays, or their shapes, by path ('params/image/…').
+    where: the name of the file, for the error.
   Raises:
-    FailureError: a name or a shape is another one; the first is named.
+    FailureError: a name or a shape differs; the message names the first.
   """
   differing = first_difference(arrays, flat(abstract_variables(config)))
   if differing is not None:
@@ -156,21 +156,21 @@ def _projection_parameters(kind: str, width: int, embed_dim: int) -> int:
 
 
 def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
-  """Returns the FLOPs of a pair in training: three times the forward products.
+  """Returns the FLOPs of a pair in training: three times the forward pass.
 
-  So does PaLM count (arXiv 2204.02311, appendix B). Neither what remat computes
-  again is counted nor the loss, nor what the last blocks leave out since one
-  token of each is pooled.
+  That is how PaLM counts (arXiv 2204.02311, appendix B). The loss and what
+  remat computes again do not count, nor do the tokens that the last block
+  leaves out where one token is pooled.
 
   Args:
-    patch_dropout: the share of patches that a ViT does not see.
+    patch_dropout: the fraction of patches that a ViT does not see.
   """
   forward = image_flops(config, patch_dropout) + text_flops(config)
-  spared = _spared_flops(config.text, config.text.context_length)
+  skipped = _skipped_flops(config.text, config.text.context_length)
   tower = config.image
   if not isinstance(tower, ResNetConfig) and tower.pooling == 'class_token':
-    spared += _spared_flops(tower, tower.kept_patches(patch_dropout) + 1)
-  return 3 * (forward - spared)
+    skipped += _skipped_flops(tower, tower.kept_patches(patch_dropout) + 1)
+  return 3 * (forward - skipped)
 
 
 def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
@@ -203,7 +203,7 @@ def _projection_flops(
 def _stack_flops(
   tower: VisionTransformerConfig | TextTransformerConfig, tokens: int
 ) -> int:
-  """Returns the FLOPs of the blocks: keys, values, and what a query costs."""
+  """Returns the FLOPs of all blocks for a number of tokens."""
   keys_and_values = 2 * 2 * tower.width**2
   return (
     tower.depth * tokens * (keys_and_values + _query_token_flops(tower, tokens))
@@ -222,12 +222,13 @@ def _query_token_flops(
   return 2 * (products + 2 * tokens * tower.width)
 
 
-def _spared_flops(
+def _skipped_flops(
   tower: VisionTransformerConfig | TextTransformerConfig, tokens: int
 ) -> int:
-  """Returns the FLOPs that one token spares in `Transformer`'s last block.
+  """Returns the FLOPs of the tokens that `Transformer`'s last block skips.
 
-  The published counts hold them nevertheless.
+  It computes one token where only that is pooled. The published counts have the
+  FLOPs of all tokens.
   """
   return (tokens - 1) * _query_token_flops(tower, tokens)
 
@@ -274,7 +275,7 @@ def model_flops_utilization(
   """Returns the model FLOPs utilization: its arithmetic over the peak.
 
   Args:
-    devices: that share the work.
+    devices: the number of devices that the work is split over.
     patch_dropout: as in `training_flops`.
   Returns:
     A fraction, or None where the peak of this kind of device is not known.

@@ -1,4 +1,4 @@
-"""The description of a model: all that its arrays do not say, as plain data."""
+"""The description of a model, as plain data: what its arrays do not tell."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.models.config import CLIPConfig
 
-# The towers in messages, of a model that has one of them.
+# How messages name the towers of a model that has one of them only.
 OTHER_TOWER = {'image': 'text', 'text': 'image'}
 WITH_ARTICLE = {'image': 'an image', 'text': 'a text'}
 
@@ -18,12 +18,12 @@ class Description:
   """The description of a model, which travels with its arrays.
 
   Attributes:
-    model: the shapes, and how they are computed with.
+    model: the shapes of both towers, and their options.
     tokenizer: what `Tokenizer.describe()` gives; None where the files of a
       published model came without one.
     preprocessing: how images become pixels.
-    absent: towers, 'image' or 'text', that the arrays do not have; what
-      `model` and the others say of these has no meaning.
+    absent: the towers, 'image' or 'text', that the arrays do not have; what
+      the other fields say of them has no meaning.
 
   Raises:
     UsageError: the pixels would not be square.

@@ -1,4 +1,4 @@
-"""Two towers, two projections and a temperature: all there is to CLIP.
+"""CLIP as a module: two towers, two projections and a temperature.
 
 Shapes: B pairs, S pixels a side, T tokens, E the joint space.
 """
@@ -18,10 +18,9 @@ from clip_jax.models.vision_transformer import VisionTransformer
 
 
 class DualEncoder(nn.Module):
-  """CLIP (paper, figure 3): `init` and `apply`, no state.
+  """CLIP (paper, figure 3), a module without state of its own.
 
-  The collection 'params' is all there is to a pair of Transformers; a ResNet
-  has 'batch_stats' besides.
+  Its variables are the collection 'params', and with a ResNet 'batch_stats'.
 
   `dtype` is that of the towers' arithmetic; parameters are float32, and so
   are the features and the temperature. `remat` is one of `REMAT_POLICIES`.
@@ -82,7 +81,8 @@ class DualEncoder(nn.Module):
       tokens: int32 ids, padded to the context length.
       train: a ResNet normalises by the batch, and updates the collection
         'batch_stats', which must then be mutable.
-      kept_patches: of each image, those that a ViT sees; None is all.
+      kept_patches: the indices of each image's patches that a ViT sees; None
+        is all.
     Returns:
       Unit-length image features, unit-length text features, the exponentiated
       logit scale, and the logit bias (0 where the model has none).
@@ -104,8 +104,9 @@ class DualEncoder(nn.Module):
     train: bool = False,
     kept_patches: Int[Array, 'B K'] | None = None,
   ) -> Float[Array, 'B E']:
-    """Returns image features, float32, before they are of unit length."""
-    patches = () if kept_patches is None else (kept_patches,)  # a ViT's alone
+    """Returns image features, float32, before they are normalised."""
+    # Only a ViT takes patches.
+    patches = () if kept_patches is None else (kept_patches,)
     tower: Any = self.image
     return self._project_image(tower(images, train, *patches))
 
@@ -124,7 +125,7 @@ class DualEncoder(nn.Module):
     return _in_float32(pooled), projected
 
   def encode_text(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B E']:
-    """Returns text features, float32, before they are of unit length."""
+    """Returns text features, float32, before they are normalised."""
     x = self.text(tokens)
     return _in_float32(self.text_projection(x) if self.text_projection else x)
 
@@ -134,7 +135,7 @@ class DualEncoder(nn.Module):
   def image_tokens(
     self, images: Float[Array, 'B S S 3'], layer: int
   ) -> Float[Array, 'B L D']:
-    """Returns patch tokens after block or stage `layer` (towers' `tokens`)."""
+    """Returns patch tokens, float32, after block or stage `layer`, from 0."""
     return _in_float32(self.image.tokens(images, layer))
 
 

@@ -32,8 +32,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
 }
 
-# The parts that the backward pass keeps of a block's forward pass; the rest it
-# computes again. 'none' keeps all, 'dots' the outputs of the weight products,
+# What a block's forward pass keeps for its backward pass, which computes the
+# rest again. 'none' keeps all, 'dots' the outputs of the weight products,
 # 'full' nothing but the block's input (the paper's gradient checkpointing).
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
   'none': None,
@@ -95,7 +95,7 @@ class Attention(nn.Module):
     mask: Bool[Array, '*B Q L'] | None = None,
     query: Float[Array, 'B D'] | None = None,
   ) -> Float[Array, 'B *L D']:
-    """Returns what all tokens read in x; with `query`, what that reads."""
+    """Returns the output for all tokens, or for `query` alone, [B, D]."""
     width = x.shape[-1]
     if query is None:
       qkv = nn.DenseGeneral(
@@ -105,7 +105,8 @@ class Attention(nn.Module):
         dot_general=kernels.dot_general,
         name='qkv',
       )(x)  # B L 3 N K
-      # Heads come before tokens, once for all three: CPUs are faster so.
+      # One transpose that puts heads before tokens is faster on a CPU than
+      # one for each of q, k and v.
       q, k, v = kernels.unstack(jnp.moveaxis(qkv, (2, 3), (0, 2)))  # B N L K
       heads = dot_product_attention(q, k, v, mask)
     else:
@@ -209,7 +210,7 @@ class Block(nn.Module):
     mlp = MLP(hidden, c.activation, out_std, self.dtype, name='mlp')
     h = LayerNorm(c.norm_eps, name='ln_1')(x)
     query = None
-    if token_index is not None:  # the others are but keys and values
+    if token_index is not None:  # other tokens only give keys and values
       x, query = (take_token(array, token_index) for array in (x, h))
       mask = None if mask is None else mask[token_index][..., None, None, :]
     x = x + attention(h, mask, query)
@@ -226,10 +227,10 @@ def take_token(
 
 
 class Transformer(nn.Module):
-  """A stack of blocks under `lax.scan`: compile time is that of one block.
+  """A stack of blocks under `lax.scan`, which compiles one block only.
 
-  The parameters are stacked in `blocks`, the first axis of each being that of
-  the layers. `remat` is one of `REMAT_POLICIES`.
+  The parameters are stacked in `blocks`: the first axis of each array is that
+  of the layers. `remat` is one of `REMAT_POLICIES`.
   """
 
   config: TransformerConfig
@@ -248,12 +249,12 @@ class Transformer(nn.Module):
 
     Args:
       x: tokens.
-      mask: true where a row's token may look at a column's.
-      token_index: the only token that is wanted, [B, D]; None is all.
-      layer: a block's index from 0; None is the last.
+      mask: true where the row's token attends to the column's token.
+      token_index: the only token to return, [B, D]; None returns all.
+      layer: the index of a block, from 0; None is the last.
     """
     depth = self.config.depth
-    # The parameters of all blocks are held here: a block of its own has none.
+    # This module holds the parameters of all blocks; `block` has none itself.
     block: Any = Block(self.config, self.dtype, parent=None)
 
     def init(key: jax.Array) -> Any:

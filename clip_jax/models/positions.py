@@ -6,9 +6,9 @@ loads weights (cubic, a = -0.5, antialiased, as Pillow does), transformers when
 it runs (cubic, a = -0.75, never antialiased, the border repeated: what torch's
 `interpolate` does by default).
 
-A text's third token is its third token however long others are, so that text
-positions stay where they are, and new ones are appended. Interpolating them,
-linearly as open_clip does, moves every token of every text.
+The positions of a text do not depend on the context length, so that they stay,
+and new ones are appended. Interpolation, linear as in open_clip, would move
+every token of every text.
 """
 
 import dataclasses
@@ -95,13 +95,13 @@ def resize_grid(
   Raises:
     UsageError: the method is unknown.
   """
-  ways: dict[str, Callable[..., np.ndarray]] = {
+  resizers: dict[str, Callable[..., np.ndarray]] = {
     'open_clip': _antialiased,
     'transformers': _repeating,
   }
   check_choice('positions', method, METHODS)
   grid = table[first:].reshape(*old, -1)  # rows columns D
-  resized = ways[method](grid, new).reshape(new[0] * new[1], -1)
+  resized = resizers[method](grid, new).reshape(new[0] * new[1], -1)
   return np.concatenate([table[:first], resized])
 
 
@@ -110,12 +110,12 @@ def append_or_truncate(
 ) -> Float[np.ndarray, 'U D']:
   """Returns a text's positions for another length; the first stay the same.
 
-  New ones are copies of the last, which training tells apart.
+  New ones are copies of the last, which differ once they are trained.
 
   Args:
-    table: of any dtype, which stays.
-    keep_last: where some have to go, the last one stays the last: a tower that
-      pools there (SigLIP's) has learned to.
+    table: of any dtype, which the result has, too.
+    keep_last: whether a shorter table ends with the old last position, as a
+      tower needs that pools there (SigLIP's).
   """
   new = np.repeat(table[-1:], max(length - len(table), 0), axis=0)
   longer = np.concatenate([table, new])[:length]
@@ -146,7 +146,7 @@ def _repeating(grid: np.ndarray, new: tuple[int, int]) -> np.ndarray:
 
 
 def _cubic_weights(old: int, new: int) -> Float[np.ndarray, 'M L']:
-  """Returns what a new position takes of each old one; rows sum to 1."""
+  """Returns the weight of each old position in each new one; rows sum to 1."""
   centres = (np.arange(new) + 0.5) * old / new - 0.5
   left = np.floor(centres).astype(int)
   weights = np.zeros((new, old))

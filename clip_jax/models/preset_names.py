@@ -113,13 +113,13 @@ def _aliases(rows: Iterable[str]) -> dict[str, Alias]:
 
 
 def resolve_name(name: str, rows: Mapping[str, str]) -> Alias:
-  """Returns what a name stands for, in any case where one model has it.
+  """Returns the row that a name stands for, in upper or lower case.
 
   Args:
-    name: what a person or a file says.
-    rows: the table's names, and what a suggestion says of each.
+    name: the name that a person or a file gives.
+    rows: the names of the table, each with its description for suggestions.
   Raises:
-    UsageError: it is no name that is known, or might be either of two.
+    UsageError: the name is not known, or might be either of two.
   """
   known = {row: Alias(row) for row in rows} | _aliases(rows)
   asked = name.removeprefix('hf-hub:')

@@ -1,7 +1,7 @@
 """The image tower as the paper's modified ResNet (section 2.4).
 
-Against a plain ResNet-D: a stem of three convolutions, average pooling before
-every convolution that would have had a stride (anti-aliasing), and attention
+It differs from a plain ResNet in its stem of three convolutions, in average
+pooling (anti-aliasing) where that has strided convolutions, and in attention
 pooling at the end.
 
 Shapes: B images, S pixels a side, H W positions, C channels, D = 32 x width.
@@ -25,7 +25,7 @@ _MOMENTUM = 0.9  # of the running statistics: how much of the old stays
 
 
 class ResNet(nn.Module):
-  """Turns normalised pixels into one vector an image."""
+  """Turns the normalised pixels of an image into one vector."""
 
   config: ResNetConfig
   dtype: Dtype = jnp.float32
@@ -60,7 +60,10 @@ class ResNet(nn.Module):
   def __call__(
     self, images: Float[Array, 'B S S 3'], train: bool = False
   ) -> Float[Array, 'B D']:
-    """Returns what the mean of the last map reads in it, not yet projected."""
+    """Returns the last map pooled by attention, before its projection.
+
+    The query is the mean over positions.
+    """
     x = self.stages(images, train)[-1]
     x = x.reshape(x.shape[0], -1, x.shape[-1])  # B H*W D
     x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)
@@ -126,7 +129,7 @@ class Bottleneck(nn.Module):
     if self.stride > 1:
       h, shortcut = _halve(h), _halve(shortcut)
     h = _conv(4 * self.width, 1, self.dtype, 'conv3')(h)
-    # A block starts as its shortcut, as in OpenAI's code.
+    # At the start, a block is the identity, as in OpenAI's code.
     h = BatchNorm(nn.initializers.zeros, name='bn3')(h, train)
     if self.stride > 1 or x.shape[-1] != 4 * self.width:
       convolution = _conv(4 * self.width, 1, self.dtype, 'shortcut_conv')

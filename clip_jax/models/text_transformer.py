@@ -12,7 +12,7 @@ from clip_jax.models.layers import Dtype, LayerNorm, Transformer, normal
 
 
 class TextTransformer(nn.Module):
-  """Turns token ids into one vector a text (paper, section 2.4)."""
+  """Turns the token ids of a text into one vector (paper, section 2.4)."""
 
   config: TextTransformerConfig
   dtype: Dtype = jnp.float32

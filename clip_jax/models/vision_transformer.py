@@ -20,7 +20,7 @@ from clip_jax.models.layers import (
 
 
 class VisionTransformer(nn.Module):
-  """Turns normalised pixels into one vector an image (paper, section 2.4)."""
+  """Turns the normalised pixels of an image into one vector (section 2.4)."""
 
   config: VisionTransformerConfig
   dtype: Dtype = jnp.float32
@@ -29,8 +29,8 @@ class VisionTransformer(nn.Module):
   def setup(self):
     config = self.config
     std = config.width**-0.5
-    # The convolution of the paper as the product that it is: kernel
-    # [P, P, 3, D]. CPUs are slow at it in the other form.
+    # The paper's convolution, whose stride is its size, as a matrix product
+    # with kernel [P, P, 3, D], which is faster on a CPU.
     self.patch_embedding = nn.DenseGeneral(
       config.width,
       axis=(-3, -2, -1),
@@ -82,11 +82,12 @@ class VisionTransformer(nn.Module):
     Args:
       images: normalised pixels.
       train: ignored; a ViT computes the same in training.
-      kept_patches: of each image, those that are seen; None is all.
+      kept_patches: the indices of each image's patches to keep; None is all.
     """
     del train
     x = self.embed(images, kept_patches)
-    if self.config.pooling == 'class_token':  # LayerNorm is by token
+    if self.config.pooling == 'class_token':
+      # LayerNorm acts on each token by itself: one token is enough.
       return self.ln_post(self.transformer(x, token_index=0))
     x = self.transformer(x)
     if self.config.norm_after_pooling:
@@ -115,7 +116,7 @@ class VisionTransformer(nn.Module):
 def split_into_patches(
   images: Float[Array, 'B S S 3'], config: VisionTransformerConfig
 ) -> Float[Array, 'B L P P 3']:
-  """Returns squares of pixels, row by row; a border that fills none goes."""
+  """Returns the patches row by row, without a border that fills none."""
   count, grid, size = images.shape[0], config.grid, config.patch_size
   images = images[:, : grid * size, : grid * size]
   x = images.reshape(count, grid, size, grid, size, 3)

@@ -36,7 +36,7 @@ def softmax_loss(
     logit_scale: the multiplier itself, already exponentiated.
     logit_bias: cancels in a softmax, whatever it is.
   Returns:
-    Mean nats a pair; ln(B) where the features carry nothing.
+    Nats, a mean over pairs; ln(B) where all features are equal.
   """
   del logit_bias
   logits = logit_scale * cosine_similarity(image_features, text_features)
@@ -49,13 +49,13 @@ def distributed_softmax_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
   """Returns `softmax_loss` with its rows spread over the devices of a mesh.
 
   A device computes the logits of its own images against all texts, b x B, and
-  from them both cross-entropies: the normalisers of rows are its own, those of
-  columns are summed over the devices, so that the product is made once and one
-  side's features travel. The gradient makes the logits again.
+  from them both cross-entropies. It has the normalisers of its rows; those of
+  columns are summed over devices. So the logits are computed once, and only
+  text features are sent. The gradient computes the logits again.
 
   Args:
     mesh, axes: the devices, and the axes over which the batch is split.
-    form: how columns come to rows (`objectives/sharded.py`).
+    form: how the features of texts come to those of images (see `sharded`).
   Returns:
     A function of global arrays with the signature of `softmax_loss`, whose
     batch must be a multiple of the devices on `axes`.
@@ -89,10 +89,10 @@ def distributed_softmax_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
 
 
 def _log_sum_exp(scale: jax.Array) -> Reduction:
-  """Returns the sums that a softmax divides by, for each row and column.
+  """Returns the reduction to the normaliser of each row and each column.
 
-  They are saved as the maximum and the sum of exponentials over that of the
-  maximum, as tiles come in.
+  A normaliser is held as a maximum and a sum of exponentials relative to it,
+  which are updated with each tile (as in flash attention).
   """
 
   def init(features):
@@ -128,10 +128,11 @@ def _log(sums: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def _gradient_sums(scale: jax.Array) -> Reduction:
-  """Returns the sums that make the gradient.
+  """Returns the reduction to the sums that the gradient is made of.
 
-  They are the softmax of rows plus that of columns, times the other side's
-  features: for each row also times the cosine, the derivative by the scale.
+  They are the softmax over rows plus that over columns, times the features of
+  the other tower; for each row also times the cosine, for the derivative by the
+  scale.
   """
 
   def init_rows(rows):

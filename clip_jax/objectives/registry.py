@@ -31,12 +31,12 @@ FORMS = ('dense', 'all_gather', 'chunked', 'ring')
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """A loss over whole arrays, and from the rows of each device.
+  """A loss as a formula over whole arrays, and computed from rows.
 
   Attributes:
-    dense: the formula, with all logits on hand.
-    distributed: from a mesh, its axes and a form to the same loss; None where
-      there is only the formula.
+    dense: the formula, which holds all logits in memory.
+    distributed: (mesh, axes, form) -> the same loss with its rows spread over
+      devices; None where there is only the formula.
   """
 
   dense: Loss
@@ -54,12 +54,12 @@ def make_loss(name: str, form: str, mesh: Mesh, axes: Axes, chunk: int) -> Loss:
 
   Args:
     name: a key of `OBJECTIVES`.
-    form: 'dense' is the formula, with all logits on hand; with 'all_gather' a
-      device has its rows of them; with 'chunked' and 'ring' a tile of these.
+    form: which logits are in memory: with 'dense' all of them, with
+      'all_gather' the rows of a device, with 'chunked' and 'ring' a tile.
     mesh, axes: the devices, and the axes over which the batch is split.
     chunk: rows and columns of a tile, at most.
   Raises:
-    UsageError: the name or the form is unknown, or the loss has not this form.
+    UsageError: the name or the form is unknown, or the loss has no such form.
   """
   check_choice('objective.name', name, tuple(OBJECTIVES))
   check_choice('objective.form', form, FORMS)
@@ -77,24 +77,27 @@ def make_loss(name: str, form: str, mesh: Mesh, axes: Axes, chunk: int) -> Loss:
   return objective.distributed(mesh, axes, exchange)
 
 
-def check_chunk(form: str, chunk: int, batch_size: int, ways: int) -> None:
+def check_chunk(form: str, chunk: int, batch_size: int, devices: int) -> None:
   """Refuses tiles that do not cover the logits.
 
   Args:
     form: one of `FORMS`.
     chunk: rows and columns of a tile, at most.
     batch_size: pairs, all devices together.
-    ways: devices that split them.
+    devices: the number of devices that the pairs are split over.
   Raises:
     UsageError: the form has tiles, and they do not cover the logits.
   """
-  own = batch_size // ways
+  per_device = batch_size // devices
   if form not in ('chunked', 'ring'):
     return
-  length = own if chunk < own or form == 'ring' else batch_size
+  length = batch_size
+  if chunk < per_device or form == 'ring':
+    length = per_device
   if chunk < 1 or (chunk < length and length % chunk):
     divisor = largest_divisor(length, max(chunk, 1))
+    where = 'of a device' if length == per_device else 'of the batch'
     raise UsageError(
-      f'objective.chunk={chunk} does not divide the {length:,} pairs '
-      f'{"of a device" if length == own else "of the batch"}: {divisor} does.'
+      f'objective.chunk={chunk} does not divide the {length:,} pairs {where}: '
+      f'{divisor} does.'
     )

@@ -1,8 +1,8 @@
 """A contrastive loss whose rows are spread over devices (paper, section 2.5).
 
 Such a loss is a sum over the B x B product of both towers' features, of which a
-device has b rows. In `all_gather_form` it gathers all columns at once, in
-`ring_form` those of one device after the other come by. Either computes the
+device has b rows. In `all_gather_form` a device gathers all columns at once; in
+`ring_form` it receives those of one device after the other. Both compute the
 product in tiles, so that no more than a tile of logits exists at a time, and
 `sharded_loss` computes the tiles again for the gradient instead of keeping
 them.
@@ -31,12 +31,12 @@ class Reduction(NamedTuple):
   """A reduction over all tiles: a sum for each row and for each column.
 
   Attributes:
-    init_rows, init_columns: from rows (columns) to their sums before the first
+    init_rows, init_columns: (rows) or (columns) -> their sums before the first
       tile.
-    add_tile: from rows, their sums, columns and theirs to both sums, with the
-      tile of these rows and columns added.
-    merge: from sums of all B columns, over the rows of one device, to those of
-      this device's b columns, over all rows.
+    add_tile: (rows, row sums, columns, column sums) -> both sums, with the tile
+      of these rows and columns added.
+    merge: (sums of all B columns over this device's rows, axes) -> the sums of
+      this device's b columns over all rows.
   """
 
   init_rows: Callable[[Tree], Tree]
@@ -45,14 +45,14 @@ class Reduction(NamedTuple):
   merge: Callable[[Tree, Axes], Tree]
 
 
-# A function of a reduction, this device's rows and its columns: their sums.
+# (reduction, this device's rows, its columns) -> the sums of both.
 Form = Callable[[Reduction, Tree, Tree], tuple[Tree, Tree]]
 
 
 def all_gather_form(axes: Axes, chunk: int | None = None) -> Form:
   """Returns the form in which each device gathers the columns of all others.
 
-  A device then has its own rows of the product, b x B.
+  It then computes its own rows of the product, b x B.
 
   Args:
     axes: the mesh axes over which the batch is split.
@@ -74,10 +74,10 @@ def all_gather_form(axes: Axes, chunk: int | None = None) -> Form:
 
 
 def ring_form(axes: Axes, chunk: int | None = None) -> Form:
-  """Returns the form in which columns travel from device to device, and home.
+  """Returns the form in which columns are passed on from device to device.
 
-  Their sums travel with them, so that nothing of the size of the global batch
-  is ever on one device.
+  Their sums are passed on with them, and end at the device that they began at.
+  So nothing of the size of the global batch is ever on one device.
 
   Args:
     axes, chunk: as in `all_gather_form`.
@@ -128,7 +128,7 @@ def matmul(
 def reduce_scatter(sums: Float[Array, 'B ...'], axes: Axes) -> Array:
   """Adds sums of all columns over devices, and returns those of this device's.
 
-  It is the `merge` of what is added up.
+  It is the `merge` of sums that are added.
   """
   return jax.lax.psum_scatter(sums, axes, tiled=True)
 
@@ -141,14 +141,15 @@ def sharded_loss(
 ) -> Loss:
   """Returns a loss of global arrays from what each device computes of it.
 
-  Between value and gradient only the features are kept, and a few numbers a
-  pair; the logits are computed again.
+  Between value and gradient only the features and a few numbers for each pair
+  are kept; the logits are computed again.
 
   Args:
     mesh, axes: the devices, and the axes over which the batch is split.
-    value: from this device's image features [b, E] and text features [b, E],
-      the scale and the bias to the loss, and a tree of arrays [b] to keep.
-    gradients: from the same and the saved tree to the derivatives by all four.
+    value: (this device's image features [b, E], text features [b, E], scale,
+      bias) -> (loss, tree of arrays [b] to keep).
+    gradients: (the same four, the tree that was kept) -> the derivatives by all
+      four.
   """
   split, whole = P(axes), P()
   inputs = (split, split, whole, whole)
@@ -217,7 +218,7 @@ def _split(tree: Tree, chunk: int) -> Tree:
 
 
 def largest_divisor(number: int, at_most: int) -> int:
-  """Returns the largest divisor of a number that is at most another one."""
+  """Returns the largest divisor of `number` that is not above `at_most`."""
   return max(
     divisor
     for low in range(1, math.isqrt(number) + 1)

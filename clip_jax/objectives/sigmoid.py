@@ -1,7 +1,7 @@
 """The sigmoid loss (SigLIP, arXiv 2303.15343).
 
-Every pair of the batch is a question by itself, so that no normaliser crosses
-devices.
+Each of the B x B combinations of an image and a text is a binary classification
+of its own: there is no normaliser to sum over devices.
 
 Shapes: B pairs of the global batch, b of one device, E the joint space.
 """
@@ -34,9 +34,10 @@ def sigmoid_loss(
   Args:
     image_features, text_features: unit rows; row i of each is one pair.
     logit_scale: the multiplier itself, already exponentiated.
-    logit_bias: added to each logit: at the start, nearly all pairs are none.
+    logit_bias: added to each logit; a negative one at the start says that most
+      combinations do not match.
   Returns:
-    Nats summed over the B questions of each image, a mean over images.
+    Nats, summed over the B texts for each image, a mean over images.
   """
   pairs = image_features.shape[0]
   logits = (
@@ -49,13 +50,13 @@ def sigmoid_loss(
 def distributed_sigmoid_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
   """Returns `sigmoid_loss` with its rows spread over the devices of a mesh.
 
-  All B x B questions are answered with no, in tiles; for the B whose answer is
-  yes, -log sigmoid(x) = -log sigmoid(-x) - x corrects that.
+  The losses of all B x B combinations are summed, in tiles, as if none matched.
+  For the B that do, -log sigmoid(x) = -log sigmoid(-x) - x corrects the sum.
 
   Args:
     mesh, axes: the devices, and the axes over which the batch is split.
-    form: how columns come to rows (`objectives/sharded.py`); that of
-      the paper's section 3.3 is `ring_form`.
+    form: how the features of texts come to those of images (see `sharded`); the
+      one of the paper's section 3.3 is `ring_form`.
   Returns:
     A function of global arrays with the signature of `sigmoid_loss`, whose
     batch must be a multiple of the devices on `axes`.
@@ -85,7 +86,7 @@ def distributed_sigmoid_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
 
 
 def _negative_losses(scale: jax.Array, bias: jax.Array) -> Reduction:
-  """Returns the loss of each row if the answer to every column is no."""
+  """Returns the reduction to each row's loss if no column matched it."""
 
   def add_tile(rows, row_sums, columns, column_sums):
     logits = scale * cosine_similarity(rows, columns) + bias
@@ -100,10 +101,10 @@ def _negative_losses(scale: jax.Array, bias: jax.Array) -> Reduction:
 
 
 def _gradient_sums(scale: jax.Array, bias: jax.Array) -> Reduction:
-  """Returns the sums that make the gradient.
+  """Returns the reduction to the sums that the gradient is made of.
 
-  They are the sigmoids times the other side's features; for each row also times
-  the cosine and times one, the derivatives by scale and bias.
+  They are the sigmoids times the features of the other tower; for each row also
+  times the cosine and times one, for the derivatives by scale and bias.
   """
 
   def init_rows(rows):
@@ -113,11 +114,11 @@ def _gradient_sums(scale: jax.Array, bias: jax.Array) -> Reduction:
   def add_tile(images, row_sums, texts, column_sums):
     by_images, by_scale, by_bias = row_sums
     cosines = cosine_similarity(images, texts)  # r c
-    yes = jax.nn.sigmoid(scale * cosines + bias)
-    by_images += matmul(yes, texts)
-    by_scale += jnp.sum(yes * cosines, axis=1)
-    by_bias += jnp.sum(yes, axis=1)
-    by_texts = column_sums + matmul(yes.T, images)
+    matches = jax.nn.sigmoid(scale * cosines + bias)
+    by_images += matmul(matches, texts)
+    by_scale += jnp.sum(matches * cosines, axis=1)
+    by_bias += jnp.sum(matches, axis=1)
+    by_texts = column_sums + matmul(matches.T, images)
     return (by_images, by_scale, by_bias), by_texts
 
   return Reduction(init_rows, jnp.zeros_like, add_tile, reduce_scatter)

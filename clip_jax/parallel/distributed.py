@@ -27,8 +27,8 @@ ADDRESS = 'JAX_COORDINATOR_ADDRESS'
 COUNT = 'JAX_NUM_PROCESSES'
 INDEX = 'JAX_PROCESS_ID'
 
-_START_SECONDS = 300  # machines of one job do not all start at once
-_BARRIER_SECONDS = 3600  # while the first process prepares something
+_START_SECONDS = 300  # for all machines of a job to start
+_BARRIER_SECONDS = 3600  # for the first process to finish its own work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +250,7 @@ def process_slice(sharding: Any, rows: int) -> tuple[int, int]:
     set().union(*slices)
   ) != sum(map(len, slices)):
     raise UsageError(
-      'the mesh gives hosts different but overlapping shares of a batch: '
+      'the mesh gives hosts different but overlapping rows of a batch: '
       'choose mesh sizes of which each host has whole rows.'
     )
   return slices.index(tuple(sorted(starts_of[jax.process_index()]))), len(

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from clip_jax.errors import UsageError
 
-# The axes, from the slowest network to the fastest: slices are connected by the
-# data centre's, and what follows by the chips' own links.
+# The axes, from the slowest network to the fastest: the data centre's network
+# connects slices, and links between chips connect the devices of a slice.
 AXES = ('slice', 'data', 'fsdp', 'tensor')
 BATCH_AXES = ('slice', 'data', 'fsdp')  # pairs are split over all three
 
@@ -27,10 +27,10 @@ def make_mesh(
   """Returns a mesh of all devices, with axes (slice, data, fsdp, tensor).
 
   Args:
-    data: copies of the model in a slice, each with its share of the batch.
+    data: copies of the model in a slice, each with its rows of the batch.
     fsdp: devices that share one copy's parameters and split its batch.
     tensor: devices that split heads, MLP columns and the vocabulary.
-      One of the three may be -1: what the others leave.
+      One of the three may be -1, which takes all devices that remain.
     slices: groups of devices with a slower network between them: TPU slices,
       or hosts. Only gradients and the loss cross it.
     devices: default, all of `jax.devices()`.
@@ -75,7 +75,7 @@ def _check_slices(slices: int, devices: Sequence[jax.Device]) -> None:
 def _device_grid(
   shape: tuple[int, ...], devices: Sequence[jax.Device]
 ) -> np.ndarray:
-  """Returns the devices as a grid; on a TPU, neighbours share a fast link.
+  """Returns the devices as a grid; on a TPU, neighbours have a direct link.
 
   Other devices keep their order, in which those of one host are adjacent.
   """
@@ -112,10 +112,11 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
   Raises:
     UsageError: it is below 1 or not a multiple of the devices that split it.
   """
-  ways = batch_shard_count(mesh)
-  if batch_size < 1 or batch_size % ways:
+  shards = batch_shard_count(mesh)
+  if batch_size < 1 or batch_size % shards:
     raise UsageError(
-      f'data.batch_size={batch_size} does not split over {ways} devices '
+      f'data.batch_size={batch_size} does not split over {shards} devices '
       f'(mesh axes {" x ".join(BATCH_AXES)}, {dict(mesh.shape)}): use a '
-      f'multiple of {ways}, such as {max(round(batch_size / ways), 1) * ways}.'
+      f'multiple of {shards}, such as '
+      f'{max(round(batch_size / shards), 1) * shards}.'
     )

@@ -18,9 +18,9 @@ from clip_jax.models.layers import Attention, Block
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.trees import path_name
 
-# Read from the end of a parameter's path; blocks carry the scanned layer axis
-# first. 'tensor' splits heads, MLP columns and the vocabulary (Megatron), and
-# 'fsdp' the other large axis.
+# Patterns of the end of a parameter's path, and the mesh axis of each array
+# axis. Blocks have the axis of layers first. 'tensor' splits heads, MLP columns
+# and the vocabulary (as Megatron does), and 'fsdp' the other large axis.
 RULES: tuple[tuple[str, P], ...] = (
   (r'blocks/attention/qkv/kernel', P(None, 'fsdp', None, 'tensor', None)),
   (r'blocks/attention/qkv/bias', P(None, None, 'tensor', None)),
@@ -78,25 +78,25 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
   Scalars (counters, the temperature) are replicated.
   """
 
-  def place(path, leaf):
+  def sharding_of(path, leaf):
     if leaf.ndim == 0:
       return NamedSharding(mesh, P())
     return NamedSharding(mesh, _fit(rule_for(path_name(path)), leaf, mesh))
 
-  return jax.tree_util.tree_map_with_path(place, tree)
+  return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
 def gather_embedding_tables(params: Any, mesh: Mesh, dtype: Any) -> Any:
   """Returns the parameters with embedding tables gathered over 'fsdp'.
 
-  Left to itself, a compiler looks up a split table in parts: each device gets
-  its columns of the rows that all devices ask for, which is far more than the
-  table; and likewise for the derivative, which is to be summed where the rows
-  were asked for, and then scattered as that of any parameter.
+  Otherwise a compiler looks up a split table in parts: each device sends its
+  columns of the rows that all devices need, which are far more bytes than the
+  table. The derivative is then summed on each device for its own tokens, and
+  scattered like that of any other parameter.
 
   Args:
     params: of a model, inside of a jitted function.
-    dtype: of the arithmetic, in which the table travels.
+    dtype: of the arithmetic, in which the table is sent.
   """
 
   def gather(path, leaf):
@@ -131,10 +131,10 @@ def _resharded(
 def activations_like_batch(mesh: Mesh) -> AbstractContextManager[Any]:
   """Returns a context in which modules split activations as the batch is.
 
-  With parameters split over 'fsdp', a compiler may split activations likewise,
-  and send them to and fro. Here the outputs of modules are held to the batch's
-  sharding: of all that write to the residual stream, which is whole where
-  'tensor' splits heads and MLP columns.
+  With parameters split over 'fsdp', a compiler may split activations in the
+  same way, and send them back and forth. Here the outputs of all modules that
+  write to the residual stream are constrained to the batch's sharding; the
+  stream is not split over 'tensor'.
   """
   layout = batch_sharding(mesh)
 

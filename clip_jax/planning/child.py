@@ -1,8 +1,8 @@
-"""Compiles in a process of its own.
+"""Compiles in a child process.
 
 libtpu reads its settings when it is loaded, may end the process that it is
-loaded in, and must not meet a TPU that is in use: none of that is to happen to
-the caller.
+loaded in, and must not touch a TPU that is in use. In a child process, none of
+that affects the caller.
 """
 
 import importlib.util
@@ -30,7 +30,8 @@ _ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',  # this machine's metadata say nothing of a TPU
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # two plans, or a plan beside a run
 }
-# What a caller set for devices of its own would give the child other devices.
+# Variables that a caller may have set for its own devices, which would give the
+# child other devices.
 _UNSET = ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES', 'LIBTPU_INIT_ARGS')
 
 
@@ -93,7 +94,7 @@ def measure_in_child(
 
 
 def _wait(
-  process: subprocess.Popen, sign: Path, on_second: Callable[[float], None]
+  process: subprocess.Popen, marker: Path, on_second: Callable[[float], None]
 ) -> None:
   started: float | None = None
   while True:
@@ -101,7 +102,7 @@ def _wait(
       process.wait(timeout=1)
       return
     except subprocess.TimeoutExpired:
-      if sign.exists():
+      if marker.exists():
         now = time.monotonic()
         started = started or now
         on_second(now - started)

@@ -1,8 +1,8 @@
-"""Finds what the devices of a compiled program send each other.
+"""Lists the collectives of a compiled program.
 
-A TPU runs a collective beside other work by spreading it over several fusions,
-each of which names its channel: they are counted once. What it reduces and
-scatters is a fusion of an all-reduce and the slice that each device keeps.
+A TPU overlaps a collective with other work by splitting it into fusions that
+name the same channel; they count as one collective. An all-reduce that is fused
+with the slice that each device keeps counts as a reduce-scatter.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ class Collective:
     bytes: of the array that is gathered, reduced, or passed on, whole.
     group: one of the groups that exchange, as positions in the mesh.
     times: how often a step runs it.
-    hidden: other work runs meanwhile.
+    overlapped: whether other work runs meanwhile.
   """
 
   op: str
   bytes: int
   group: tuple[int, ...]
   times: int
-  hidden: bool
+  overlapped: bool
 
 
 def collectives(
@@ -53,7 +53,7 @@ def collectives(
 
   Args:
     devices: of the mesh.
-    slices: the slices that these are in, one after another.
+    slices: the number of slices; the devices of each are adjacent.
   """
   channels: dict[str, list[_Occurrence]] = defaultdict(list)
   for computation, instruction, times in module.executed():
@@ -69,7 +69,9 @@ def collectives(
   for occurrences in channels.values():
     starts = [o.collective for o in occurrences if o.starts]
     if starts:
-      exchanges += [dataclasses.replace(start, hidden=True) for start in starts]
+      exchanges += [
+        dataclasses.replace(start, overlapped=True) for start in starts
+      ]
     else:
       exchanges += [o.collective for o in occurrences]
   return exchanges
@@ -77,7 +79,7 @@ def collectives(
 
 class _Occurrence(NamedTuple):
   collective: Collective
-  starts: bool  # the first of several fusions that it is spread over
+  starts: bool  # whether it is the first fusion of a channel
 
 
 def _starts(inside: Computation, exchange: Instruction) -> bool:

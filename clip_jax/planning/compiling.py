@@ -38,11 +38,11 @@ def measure(
   topology: Topology,
   compiles: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-  """Returns what one compilation says, as plain data.
+  """Compiles the train step, and returns its costs as plain data.
 
   Args:
-    compiles: is called when the config has been found possible, before the
-      part that takes minutes.
+    compiles: is called when the config has been checked, before the part that
+      takes minutes.
   Returns:
     'model' (fields of `CLIPConfig`), 'fits', 'peak_bytes_per_chip', 'memory',
     and, where the program fits and so exists, its costs.
@@ -212,7 +212,7 @@ def costs_of(
         'group_size': len(exchange.group),
         'bytes': exchange.bytes,
         'count': exchange.times,
-        'overlapped': exchange.hidden,
+        'overlapped': exchange.overlapped,
         'seconds': exchange.times
         * exchange_seconds(exchange, topology, devices),
       }

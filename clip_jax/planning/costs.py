@@ -2,8 +2,8 @@
 
 XLA's own cost analysis counts the body of a loop once. FLOPs here are those of
 matrix products and convolutions, a multiply-add as 2 (`models/counting.py`).
-On a TPU every product is a convolution; those of a batch of matrices are
-windowed, with holes in between, where only positions that meet data count.
+On a TPU every product is a convolution; a batch of products is a dilated one,
+of which only the positions with data count.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ import numpy as np
 
 from clip_jax.planning.hlo import Computation, HloModule, Instruction, Shape
 
-# What moves nothing: names for what is there already, or the second half of
-# what was counted when it started.
+# Operations that move no bytes: they rename an array, or are the second half of
+# one that is counted where it starts.
 _FREE = frozenset(
   (
     *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'),
@@ -122,16 +122,16 @@ def _valid_positions(
 ) -> int:
   """Counts (output, kernel tap) pairs of an axis that meet no padding."""
   stride = int(window.get('stride', 1))
-  hole = int(window.get('lhs_dilate', 1))
-  spread = int(window.get('rhs_dilate', 1))
+  input_dilation = int(window.get('lhs_dilate', 1))
+  kernel_dilation = int(window.get('rhs_dilate', 1))
   before = int(window.get('pad', '0_0').split('_')[0])
   starts = np.arange(outputs, dtype=np.int64) * stride - before
   count = 0
   for tap in range(kernel):
-    positions = starts + tap * spread
-    met = (positions >= 0) & (positions % hole == 0)
-    met &= positions // hole < inputs
-    count += int(met.sum())
+    positions = starts + tap * kernel_dilation
+    valid = (positions >= 0) & (positions % input_dilation == 0)
+    valid &= positions // input_dilation < inputs
+    count += int(valid.sum())
   return count
 
 
@@ -140,7 +140,8 @@ def traffic_of(
 ) -> int:
   """Returns the bytes that one execution reads and writes in main memory.
 
-  What is sliced is read in part, and an update in place writes its part only.
+  Of an array that is sliced, only the slice is read; an update in place writes
+  only the part that it updates.
   """
   opcode = instruction.opcode
   target = instruction.attribute(r'custom_call_target="([^"]*)"')
@@ -198,7 +199,8 @@ def _fusion_traffic(
 def _bytes_read(inside: Computation, parameter: Instruction) -> int:
   """Returns the bytes that a fusion reads of a parameter.
 
-  They are all, its slices, or none of what is passed on or updated in place.
+  These are all bytes, those of its slices, or none where the parameter is
+  passed on or updated in place.
   """
   whole = parameter.shapes[0].hbm_bytes
   if whole == 0:
@@ -222,7 +224,8 @@ def _passes_on(user: Instruction, first: bool) -> bool:
 def _bytes_written(inside: Computation, result: Instruction) -> int:
   """Returns the bytes that a fusion writes of one of its results.
 
-  They are all, an updated part, or none where a parameter is passed on.
+  These are all bytes, those of an updated part, or none where a parameter is
+  passed on.
   """
   source = result
   while source.opcode in _RENAMING:

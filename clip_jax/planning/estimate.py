@@ -1,8 +1,8 @@
 """Estimates the time of a step: a roofline, one instruction after another.
 
 Each instruction takes as long as its products need on the matrix units or its
-bytes from main memory, whichever is longer. Collectives that other work hides
-run beside all of it; the rest is added.
+bytes from main memory, whichever is longer. Collectives that overlap with other
+work run beside all of it; the time of the others is added.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from clip_jax.planning.collectives import Collective
 from clip_jax.planning.costs import Operation
 from clip_jax.planning.topology import Topology
 
-# The share of a data sheet's figures that programs of large products reach.
+# The fractions of a data sheet's figures that programs of large products reach.
 MATRIX_FRACTION = 0.75
 HBM_FRACTION = 0.85
 NETWORK_FRACTION = 0.8
@@ -78,15 +78,15 @@ def estimate(
     matrix += operation.times * products
     hbm += operation.times * memory
     compute += operation.times * max(products, memory)
-  hidden = shown = 0.0
+  overlapped = exposed = 0.0
   for exchange in exchanges:
     seconds = exchange.times * exchange_seconds(exchange, topology, devices)
-    if exchange.hidden:
-      hidden += seconds
+    if exchange.overlapped:
+      overlapped += seconds
     else:
-      shown += seconds
-  step = max(compute, hidden) + shown
-  return Estimate(matrix, hbm, compute, hidden + shown, step)
+      exposed += seconds
+  step = max(compute, overlapped) + exposed
+  return Estimate(matrix, hbm, compute, overlapped + exposed, step)
 
 
 def exchange_seconds(
@@ -95,8 +95,8 @@ def exchange_seconds(
   """Returns the time of one collective, by bandwidth over rings.
 
   Within a slice, the links of every dimension that the group spans are used,
-  both ways where the ends are linked. Between slices, each chip sends its
-  share of the group's array over the network.
+  both ways where the ends are linked. Between slices, each chip sends its part
+  of the group's array over the network.
   """
   members = [devices[position] for position in exchange.group]
   count = len(members)
@@ -111,8 +111,8 @@ def exchange_seconds(
     seconds += passes * exchange.bytes * _ring(exchange.op, inside) / rate
   if slices > 1:
     rate = NETWORK_FRACTION * topology.chip.dcn_bandwidth
-    share = exchange.bytes / inside
-    seconds += passes * share * _ring(exchange.op, slices) / rate
+    part = exchange.bytes / inside
+    seconds += passes * part * _ring(exchange.op, slices) / rate
   return seconds
 
 

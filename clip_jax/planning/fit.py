@@ -16,7 +16,7 @@ from clip_jax.training.config import Config
 
 # The settings, from the fastest to the one of the least memory.
 POLICIES = ('none', 'dots', 'full')
-# A guess may be this much too large before it is not worth a try.
+# An estimate that exceeds the memory by less than this factor is tried.
 _OPTIMISM = 1.15
 
 
@@ -60,13 +60,13 @@ MakePlan = Callable[[Setting], Plan]
 def search(
   config: Config, topology: Topology, plan_of: Callable[[Config], Plan]
 ) -> list[Trial]:
-  """Tries settings until the fastest that fits is found.
+  """Tries settings, and stops at the fastest that fits.
 
-  Without micro-batches first, from the policy that recomputes least: the first
-  that fits is the fastest of all, since micro-batches cost a forward pass
-  more. Where none fits, each policy with its largest micro-batch, of which the
-  estimate decides. All of that again over more `mesh.fsdp` where nothing fits
-  so far.
+  The first settings have no micro-batches, beginning with the policy that
+  recomputes least: the first that fits is the fastest of all, since
+  micro-batches cost one more forward pass. Where none fits, each policy is
+  tried with its largest micro-batch, and the estimated step decides. Where none
+  of these fits either, all of that is tried with a larger `mesh.fsdp`.
 
   Args:
     plan_of: makes the plan of a config.
@@ -138,9 +138,9 @@ def _largest_micro_batch(
 
 def micro_batches(config: Config, topology: Topology) -> list[int]:
   """Returns the halvings of the batch that all devices can split."""
-  ways = topology.chips // config.mesh.tensor
+  devices = topology.chips // config.mesh.tensor
   sizes, size = [], config.data.batch_size // 2
-  while size >= ways and size % ways == 0:
+  while size >= devices and size % devices == 0:
     sizes.append(size)
     if size % 2:
       break
@@ -151,8 +151,8 @@ def micro_batches(config: Config, topology: Topology) -> list[int]:
 def estimated_peak(failure: Plan, part: float) -> float:
   """Returns the bytes a chip would need for a part of the pairs at a time.
 
-  Temporaries are taken to shrink with it; all else stays. Gradients, which
-  stay too, are not told from the temporaries: this is a lower bound.
+  It assumes that temporaries shrink in proportion and all else stays. Gradients
+  are among the temporaries, and stay, so that this is a lower bound.
   """
   memory: dict[str, Any] = failure['memory']
   temporary = memory['activations_and_temporaries']

@@ -1,4 +1,4 @@
-"""Knows TPU slices by name, and what one chip of them can do.
+"""TPU slices by name, and the rates and the memory of their chips.
 
 'v5e:16x16' is 256 chips of v5e in a square. The rates are from the vendor's
 documentation: cloud.google.com/tpu/docs/v4, /v5e, /v5p-training and /v6e, as
@@ -33,7 +33,7 @@ class Chip:
     ici_bandwidth: bytes a second that leave by all links to neighbours.
     dcn_bandwidth: bytes a second that leave for another slice.
     dimensions: of the torus: each has two links a chip.
-    wrapped_side: chips of a side from which on its two ends are linked.
+    wrapped_side: the shortest side, in chips, whose two ends are linked.
     pod_chips: the most in one slice.
     options: what `get_topology_desc` must be told besides the name.
   """
@@ -106,7 +106,7 @@ _EXAMPLES = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """One slice, or several of the same shape.
+  """One or more slices of the same shape.
 
   Attributes:
     name: as libtpu spells it, of one slice.

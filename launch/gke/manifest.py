@@ -97,17 +97,17 @@ def _fill_pod(pod: dict, job: Job, accelerator: str, shape: str) -> None:
 
 def _machines(job: Job) -> tuple[str, str, int, int]:
   """The kind and shape of a slice, its machines, and the chips of each."""
-  found = re.fullmatch(r'(\w+):(\d+(?:x\d+){1,2})', job.topology)
-  if not found or found[1] not in ACCELERATORS:
+  match = re.fullmatch(r'(\w+):(\d+(?:x\d+){1,2})', job.topology)
+  if not match or match[1] not in ACCELERATORS:
     raise ValueError(
       f'--topology={job.topology} must be such as v5e:16x16 or v5p:4x4x8, '
       f'of {", ".join(ACCELERATORS)}.'
     )
-  chips = math.prod(int(side) for side in found[2].split('x'))
+  chips = math.prod(int(side) for side in match[2].split('x'))
   each = min(job.chips_per_machine, chips)
   if not chips or chips % each:
     raise ValueError(
       f'--topology={job.topology} has {chips} chips, which machines of '
       f'{each} do not make (--chips-per-machine).'
     )
-  return found[1], found[2], chips // each, each
+  return match[1], match[2], chips // each, each

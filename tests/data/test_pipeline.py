@@ -1,6 +1,8 @@
 import collections
 import dataclasses
+import functools
 import hashlib
+import io
 import itertools
 import logging
 import pathlib
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from clip_jax.data.augment import Augmentation
 from clip_jax.data.decoding import CorruptImageError
@@ -26,9 +29,17 @@ PREPROCESSING = Preprocessing(8)
 STRONG = Augmentation(crop_scale=(0.5, 1.0), rotate=20.0, brightness=0.3)
 
 
+@functools.cache
+def grey_png(level: int) -> bytes:
+  encoded = io.BytesIO()
+  pixels = np.full((8, 8, 3), level, np.uint8)
+  Image.fromarray(pixels).save(encoded, 'PNG')
+  return encoded.getvalue()
+
+
 @dataclasses.dataclass
 class Numbers(Source):
-  """Record i has the caption 'FIRST + i' and a picture of that grey."""
+  """Record i has the caption 'FIRST + i' and an image of that grey."""
 
   count: int
   first: int = 0
@@ -47,10 +58,9 @@ class Numbers(Source):
   def __getitem__(self, index: int) -> Record:
     if index in self.bad:
       raise CorruptImageError('bad for a test')
-    grey = np.full((8, 8, 3), self.first + index, np.uint8)
     return {
       'id': self.id(index),
-      'image': grey,  # type: ignore  # Decodes as bytes do, and faster.
+      'image': grey_png(self.first + index),
       'caption': self.captions(index),
     }
 
@@ -328,3 +338,29 @@ def test_the_records_of_a_step_are_known_without_reading_them(weights):
       unreadable, weights=weights, batch_size=8, seed=3, step=step
     )
     assert records == [str(number) for number in batch['tokens'][:, 0]]
+
+
+class Billion(Numbers):
+  """Record i of 10^9 has the caption 'i', and counts that it was looked at."""
+
+  looked_at = 0
+
+  def captions(self, index: int) -> list[str]:
+    self.looked_at += 1
+    return [str(index)]
+
+  def __getitem__(self, index: int) -> Record:
+    return {
+      'id': self.id(index),
+      'image': grey_png(index % 256),
+      'caption': self.captions(index),
+    }
+
+
+def test_a_billion_records_are_neither_walked_nor_listed_at_the_start():
+  source = Billion(10**9)
+  first, stream = batches(source, 2)
+  assert stream.records == 10**9
+  assert source.looked_at <= 100
+  ids = step_records([source], batch_size=8, seed=3, step=2)
+  assert ids == [str(number) for number in numbers(first[1:])]

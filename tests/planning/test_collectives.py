@@ -66,14 +66,14 @@ def test_each_exchange_of_a_program_with_its_bytes():
   assert sizes['collective-permute'] == (own, 2)
 
 
-def test_a_gather_spread_over_fusions_counts_once_and_is_hidden():
+def test_a_gather_spread_over_fusions_counts_once_and_is_overlapped():
   gather, reduction = collectives(hlo.parse(TPU), 256)
   if gather.op != 'all-gather':
     gather, reduction = reduction, gather
   assert (gather.bytes, gather.times) == (32_768 * 512 * 2, 1)
-  assert gather.hidden
+  assert gather.overlapped
   assert (reduction.bytes, reduction.times) == (3072 * 768 * 2, 12)
-  assert not reduction.hidden
+  assert not reduction.overlapped
   assert len(reduction.group) == 256
 
 

@@ -45,7 +45,7 @@ def test_each_instruction_takes_its_longer_part():
   assert found.compute_seconds == found.step_seconds == pytest.approx(4)
 
 
-def exchange(op, group, hidden=False, size=10**9):
+def exchange(op, group, overlapped=False, size=10**9):
   return Collective(op, size, tuple(group), 1, hidden)
 
 
@@ -78,12 +78,12 @@ def test_between_slices_each_chip_sends_its_share():
   assert across == pytest.approx(inside + share)
 
 
-def test_hidden_exchanges_cost_nothing_beside_longer_work():
-  hidden = exchange('all-gather', range(256), hidden=True)
-  found = estimate([PRODUCTS], [hidden], POD, square(16))
+def test_overlapped_exchanges_cost_nothing_beside_longer_work():
+  overlapped = exchange('all-gather', range(256), overlapped=True)
+  found = estimate([PRODUCTS], [overlapped], POD, square(16))
   assert found.step_seconds == pytest.approx(2)
   assert found.collective_seconds > 0
-  shown = dataclasses.replace(hidden, hidden=False)
+  shown = dataclasses.replace(overlapped, overlapped=False)
   longer = estimate([PRODUCTS], [shown], POD, square(16))
   assert longer.step_seconds == pytest.approx(2 + found.collective_seconds)
 

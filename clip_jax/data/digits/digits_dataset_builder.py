@@ -22,7 +22,7 @@ HELD_OUT_EVERY = 5  # one in so many of each class is `test`
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Digits, in two splits with the same shares of classes (see README.md)."""
+  """Digits, in two splits of equal class proportions (see README.md)."""
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}  # noqa: RUF012
