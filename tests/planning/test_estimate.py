@@ -46,7 +46,7 @@ def test_each_instruction_takes_its_longer_part():
 
 
 def exchange(op, group, overlapped=False, size=10**9):
-  return Collective(op, size, tuple(group), 1, hidden)
+  return Collective(op, size, tuple(group), 1, overlapped)
 
 
 def test_a_reduction_over_a_pod_uses_all_four_links_both_ways():

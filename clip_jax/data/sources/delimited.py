@@ -54,10 +54,10 @@ class DelimitedTable:
       )
 
   def require_single(self, names: Iterable[str]) -> None:
-    """Refuses columns of one name, of which all but one would be ignored.
+    """Refuses columns of the same name, of which only one would be read.
 
     Raises:
-      UsageError: there are such; the message names the header's line.
+      UsageError: two have one name; the message names the header's line.
     """
     for name in names:
       if (times := self.columns.count(name)) > 1:
@@ -69,7 +69,7 @@ class DelimitedTable:
   def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the line where each row begins, and its cells by column.
 
-    There is no space around cells. Missing ones are ''; empty rows are
+    Space around cells is removed, missing cells are '', and empty rows are
     skipped.
 
     Raises:
@@ -169,12 +169,12 @@ class DelimitedTable:
 
 
 class _Lines(Iterator[str]):
-  """The lines of a text, for a reader that joins some of them to a row.
+  """The lines of a text, for a reader that may join lines into a row.
 
   Attributes:
-    count: how many were taken.
-    of_row: those that were taken since it was cleared.
-    ended: whether more were asked for than there are.
+    count: the number of lines read so far.
+    of_row: the lines read since this list was cleared.
+    ended: whether the reader asked for a line after the last one.
   """
 
   def __init__(self, text: str):

@@ -28,22 +28,22 @@ class FolderSource(FileSource):
   With a `.txt` of the same stem beside any image, each line of such a file is
   a caption. Otherwise, where all images are in sub-folders, the first
   sub-folder is the class: a label, and its name (with spaces for underscores)
-  the caption. Otherwise they are images without texts. What is an image is
-  told by content; hidden files and folders are skipped; the order is that of
-  the paths. `#split` is a sub-folder, `#one+two` are two of them.
+  the caption. Otherwise they are images without texts. Images are recognised
+  by their content and sorted by path; hidden files and folders are skipped.
+  `#split` is a sub-folder, `#one+two` are two of them.
   """
 
   def __init__(self, spec: Spec, captions: tuple[str, ...]):
-    """Lists the folder and reads captions, and no image.
+    """Lists the folder and reads the captions, but no image.
 
     Args:
-      captions: of `CAPTIONS`: 'caption' is what the class says of it,
-        'filename' the words of the image's name, 'path' those of its
-        sub-folders.
+      captions: some of `CAPTIONS`: 'caption' is the text that is described
+        above, 'filename' the words of the image's name, 'path' the words of its
+        sub-folders' names.
     Raises:
       UsageError: there is no such folder, or no image in it; it holds splits
-        of which none was named; `captions` are not of a folder; or a caption
-        is not UTF-8.
+        and the SPEC names none; `captions` has another name; or a caption is
+        not UTF-8.
     """
     self.spec = spec.text
     for name in captions:
@@ -76,7 +76,7 @@ class FolderSource(FileSource):
     self.notices = tuple(f'data {spec.text!r}: {line}' for line in notices)
 
   def _describe_captions(self, listing: Listing) -> list[str]:
-    """Says which images have no captions, and which files took the classes."""
+    """Returns notices about images without captions, and sets the remedy."""
     count = len(self._paths)
     without = [i for i, path in enumerate(listing.captions) if path is None]
     captioned = count - len(without)
@@ -108,7 +108,7 @@ class FolderSource(FileSource):
     ]
 
   def _label(self, listing: Listing) -> list[str]:
-    """Takes sub-folders for classes, where all images are in some."""
+    """Sets the labels where all images are in sub-folders; returns notices."""
     depth = self._class_depth
     parts = [path.split(os.sep) for path in self._paths]
     stray = [
@@ -135,12 +135,12 @@ class FolderSource(FileSource):
     index = {name: i for i, name in enumerate(folders)}
     self._labels = [index[name] for name in classes]
     self.label_names = tuple(_readable(words(name)) for name in folders)
-    return self._doubts(listing, parts, folders)
+    return self._class_notices(listing, parts, folders)
 
-  def _doubts(
+  def _class_notices(
     self, listing: Listing, parts: list[list[str]], folders: list[str]
   ) -> list[str]:
-    """Says where the sub-folders may not be the classes that they seem."""
+    """Returns notices about sub-folders that may not be meant as classes."""
     depth = self._class_depth
     notices = []
     deep = [names for names in parts if len(names) > depth + 2]
@@ -226,9 +226,9 @@ def _lines_of(spec: Spec, path: str) -> list[str]:
 
 
 def _refuse_splits(spec: Spec, root: str, paths: list[str]) -> None:
-  """Refuses a folder of train/ and test/, which would become classes.
+  """Refuses a folder of train/ and test/, which would become two classes.
 
-  A model would be trained on its test images, to tell "train" from "test".
+  A model would learn to tell "train" from "test", on its test images too.
   """
   images = collections.defaultdict[str, list[str]](list)
   for path in paths:
@@ -253,7 +253,7 @@ def _refuse_splits(spec: Spec, root: str, paths: list[str]) -> None:
 
 
 def _readable(name: str) -> str:
-  """Returns a name whose bytes may be no UTF-8 as text that can be written."""
+  """Returns a file's name as text; bytes that are not UTF-8 are escaped."""
   return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 

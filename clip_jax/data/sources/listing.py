@@ -1,4 +1,4 @@
-"""Lists the images below a folder, told by their content."""
+"""Lists the images below a folder, which are recognised by their content."""
 
 import collections
 import dataclasses
@@ -15,8 +15,8 @@ from clip_jax.data.image_formats import (
 from clip_jax.errors import FailureError, plural, quote_first
 from clip_jax.files import open_regular
 
-# Files of these are not looked into: text, tables and archives, of which there
-# may be one beside each image, and raw photographs, whose thumbnail is a TIFF.
+# Files with these suffixes are not opened: texts, tables and archives, of which
+# there may be one for each image, and raw photographs, which begin like a TIFF.
 _NO_IMAGES = (
   '.json', '.jsonl', '.csv', '.tsv', '.xml', '.yaml', '.md', '.html', '.py',
   '.npy', '.npz', '.parquet', '.tar', '.gz', '.zip',
@@ -39,13 +39,13 @@ class Listing:
   """The files below a folder; paths are relative to it.
 
   Attributes:
-    images: that can be read here, sorted.
-    captions: of each image its .txt file, or None.
-    folders: the names of its own sub-folders.
-    left_out: how many files of each suffix are no images that can be read.
-    reasons: what would help to read some of these.
-    unused_texts: .txt files without an image beside them.
-    repeated: links to folders that are listed already.
+    images: the images that can be read on this machine, sorted.
+    captions: the .txt file of each image, or None.
+    folders: the names of the folder's own sub-folders.
+    left_out: the number of files of each suffix that are no readable images.
+    reasons: why some of these cannot be read, and what to install.
+    unused_texts: the .txt files without an image beside them.
+    repeated: the links to folders that are listed already.
   """
 
   images: list[str]
@@ -84,8 +84,8 @@ class Listing:
 def list_images(root: str, only: Sequence[str] = ()) -> Listing:
   """Lists the files below a folder; decodes no image.
 
-  A usual suffix of an image is trusted; of other files the first bytes say
-  what they are. Hidden files and folders are skipped.
+  A usual suffix of an image is trusted; other files are recognised by their
+  first bytes. Hidden files and folders are skipped.
 
   Args:
     only: sub-folders, instead of the whole folder.
@@ -140,9 +140,9 @@ def list_images(root: str, only: Sequence[str] = ()) -> Listing:
 
 
 def _walk(root: str, only: Sequence[str]) -> Iterator[tuple[str, str]]:
-  """Yields every file, relative to the root, and its kind if not regular.
+  """Yields the path of every file, and what it is where it is not regular.
 
-  Links may form a circle, or lead to one folder twice: it is listed once.
+  A folder is listed once, however many links lead to it.
   """
   waiting = [*reversed(only)] or ['']
   seen: set[tuple[int, int]] = set()
@@ -152,7 +152,7 @@ def _walk(root: str, only: Sequence[str]) -> Iterator[tuple[str, str]]:
     try:
       status = os.stat(path)
       with os.scandir(path) as entries:
-        # Links last: what they lead to keeps its own name.
+        # Links come last, so that a folder is listed under its own name.
         listed = sorted(entries, key=lambda x: (x.is_symlink(), x.name))
     except OSError as error:
       raise FailureError(f'{path}: {error.strerror}') from error
@@ -190,7 +190,7 @@ def _sub_folders(root: str) -> set[str]:
 
 
 def _formats(root: str, paths: Sequence[str]) -> list[str]:
-  """Returns each file's format, '' for what is no image or is unreadable."""
+  """Returns the format of each file, or '' if it is no readable image."""
 
   def find(path: str) -> str:
     try:
@@ -202,7 +202,7 @@ def _formats(root: str, paths: Sequence[str]) -> list[str]:
   if not paths:
     return []
   blocks = [paths[i : i + _BLOCK] for i in range(0, len(paths), _BLOCK)]
-  # Side by side: a disk on a network takes a millisecond for each.
+  # In threads, since a network disk takes a millisecond for each file.
   with ThreadPoolExecutor(16, thread_name_prefix='sniff') as pool:
     formats = pool.map(lambda block: [find(path) for path in block], blocks)
     return [image_format for block in formats for image_format in block]
