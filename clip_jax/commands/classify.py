@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, model_flags, printing
 from clip_jax.errors import (
   UsageError,
   first_few,
@@ -69,7 +69,7 @@ class _Result(NamedTuple):
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  common_flags.define_model(values)
+  model_flags.define_model(values)
   flags.DEFINE_string(
     'labels',
     None,
@@ -99,7 +99,7 @@ def run(values: flags.FlagValues, words: list[str]) -> int:
   Returns:
     The exit code: 1 where an image could not be read.
   """
-  common_flags.reference_of(values)
+  model_flags.reference_of(values)
   labels = _labels_of(values)
   templates = common_flags.templates_of(values)
   if values.top < 1:
@@ -108,7 +108,7 @@ def run(values: flags.FlagValues, words: list[str]) -> int:
     raise UsageError('--csv and --json: choose one.')
   asked = _asked(words)
 
-  model = common_flags.load_model(values)
+  model = model_flags.load_model(values)
   failed: list[str] = []
   results = _results(values, model, labels, templates, asked, failed)
   if values.json:
@@ -179,7 +179,7 @@ def _labels_of(values: flags.FlagValues) -> list[str]:
 
   from clip_jax.inference.classifier import check_labels
 
-  labels = printing.words_of('labels', values.labels)
+  labels = common_flags.words_of('labels', values.labels)
   check_labels(labels)
   if len(labels) == 1 and os.path.isfile(labels[0]):
     raise UsageError(

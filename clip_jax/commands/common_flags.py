@@ -1,24 +1,13 @@
 """Flags that several verbs share, said once, and what they stand for."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 from absl import flags
 
 from clip_jax import files
-from clip_jax.commands import printing
+from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import UsageError
-
-if TYPE_CHECKING:
-  from clip_jax.data.sources import Source
-  from clip_jax.data.text_lines import TextLines
-  from clip_jax.inference.embed import EmbedJob
-  from clip_jax.inference.loading import Loaded
-  from clip_jax.inference.model import Model
-
-_MODEL_EXAMPLE = (
-  "name a run's workdir, a directory of transformers or open_clip, or a "
-  'weight file'
-)
+from clip_jax.files import typed_path
 
 
 class PathParser(flags.ArgumentParser):
@@ -42,167 +31,6 @@ def define_path(
     flags.DEFINE_multi(parser, serializer, name, [], what, values)
   else:
     flags.DEFINE(parser, name, None, what, values, serializer)
-
-
-def define_model(values: flags.FlagValues) -> None:
-  """Defines --model, and how it is read: what `clip_jax.load` takes."""
-  text, number = flags.DEFINE_string, flags.DEFINE_integer
-  define_path(
-    values,
-    'model',
-    "a run's workdir or checkpoint, a directory of transformers or open_clip, "
-    'a weight file, or an export',
-  )
-  text(
-    'preset',
-    None,
-    'the published name of a bare weight file: ViT-B/32, ViT-B-32-quickgelu, …',
-    flag_values=values,
-  )
-  text(
-    'activation',
-    None,
-    'of a bare weight file: gelu or quick_gelu',
-    flag_values=values,
-  )
-  flags.DEFINE_list(
-    'heads',
-    None,
-    'of a bare weight file: those of the image tower, or IMAGE,TEXT',
-    flag_values=values,
-  )
-  text(
-    'weights',
-    None,
-    'of a file with several models: the name of one, such as ema_state_dict',
-    flag_values=values,
-  )
-  text(
-    'tokenizer',
-    None,
-    "instead of the model's: clip, sentencepiece:PATH, siglip:PATH, hf:PATH",
-    flag_values=values,
-  )
-  number(
-    'image_size',
-    None,
-    'pixels a side, instead of those it was trained with',
-    1,
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    'as_displayed',
-    False,
-    'turn photographs by EXIF and lay transparency on white',
-    flag_values=values,
-  )
-
-
-def reference_of(values: flags.FlagValues) -> str:
-  """Returns the value of --model.
-
-  Raises:
-    UsageError: it was not given.
-  """
-  return printing.require(values.model, 'model', _MODEL_EXAMPLE)
-
-
-def load_model(values: flags.FlagValues, **options: Any) -> 'Model':
-  """Returns the model of --model, read as the flags beside it say.
-
-  Args:
-    options: of `clip_jax.load`, such as `dtype`.
-  """
-  from clip_jax.inference.loading import load
-  from clip_jax.parallel.devices import use_compilation_cache
-
-  use_compilation_cache()
-  return load(
-    reference_of(values),
-    preset=values.preset,
-    activation=values.activation,
-    heads=_heads(values),
-    weights=values.weights,
-    **_reading(values),
-    **options,
-  )
-
-
-def load_over_devices(values: flags.FlagValues) -> 'Model':
-  """Loads --model as `define_encoding` says, over all devices."""
-  import jax
-
-  from clip_jax.parallel.mesh import make_mesh
-
-  return load_model(
-    values,
-    dtype=values.dtype,
-    batch_size=values.batch_size,
-    mesh=make_mesh() if jax.device_count() > 1 else None,
-  )
-
-
-def embed_job(
-  values: flags.FlagValues,
-  source: 'Source | None',
-  *,
-  texts: 'TextLines | None' = None,
-  texts_name: str = '',
-  part_rows: int = 1024,
-  worker: tuple[int, int] = (0, 1),
-) -> 'EmbedJob':
-  """Returns the job that embeds with --model, as `define_encoding` says.
-
-  Args:
-    source, texts, texts_name, worker: see `EmbedJob`.
-    part_rows: records a part; rounded up to whole batches.
-  """
-  from clip_jax.inference.embed import EmbedJob
-
-  return EmbedJob(
-    model=load_model(values, dtype=values.dtype, batch_size=values.batch_size),
-    dtype=values.dtype,
-    source=source,
-    captions=values.captions,
-    texts=texts,
-    texts_name=texts_name,
-    max_corrupt=values.max_corrupt,
-    part_rows=-(-part_rows // values.batch_size) * values.batch_size,
-    worker=worker,
-  )
-
-
-def read_model(values: flags.FlagValues) -> 'Loaded':
-  """Returns the same model before it is on a device, in the dtypes of its
-  files.
-  """
-  from clip_jax.inference import loading
-
-  return loading.read_model(
-    reference_of(values),
-    hints=loading.Hints(
-      values.preset, values.activation, _heads(values), values.weights
-    ),
-    **_reading(values),
-  )
-
-
-def _heads(values: flags.FlagValues) -> tuple[int, ...] | None:
-  if not values.heads:
-    return None
-  if not all(count.isascii() and count.isdigit() for count in values.heads):
-    raise UsageError(
-      f'--heads={",".join(values.heads)}: give a number of heads of the image '
-      'tower, or two, as in --heads=12,8.'
-    )
-  return tuple(map(int, values.heads))
-
-
-def _reading(values: flags.FlagValues) -> dict[str, Any]:
-  return {
-    name: values[name].value
-    for name in ('tokenizer', 'image_size', 'as_displayed')
-  }
 
 
 def define_templates(
@@ -229,7 +57,7 @@ def templates_of(values: flags.FlagValues) -> list[str]:
   templates = []
   for value in values.templates:
     if value.startswith('@'):
-      templates += printing.lines_of('templates', value[1:])
+      templates += lines_of('templates', value[1:])
     elif (slots := value.count('{}')) > 1:
       raise UsageError(
         f'--templates={value!r} is one prompt with {slots} slots. Give several '
@@ -296,3 +124,83 @@ def define_json(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
     'json', False, 'print one JSON document', flag_values=values
   )
+
+
+def words_of(flag: str, value: str) -> list[str]:
+  """Returns the items of a flag: 'a,b,c', or '@FILE' with one a line.
+
+  Raises:
+    UsageError: the file is missing or is not UTF-8.
+  """
+  if value.startswith('@'):
+    return list(lines_of(flag, value[1:]))
+  return [word.strip() for word in value.split(',')] if value.strip() else []
+
+
+def lines_of(flag: str, path: str) -> TextLines:
+  """Returns the lines of a UTF-8 file that are not blank.
+
+  Raises:
+    UsageError: it is missing, or a line of it is not UTF-8.
+  """
+  try:
+    return TextLines(typed_path(path))
+  except UsageError as error:
+    raise UsageError(f'--{flag}: {error}') from error
+
+
+def require(value: str | None, flag: str, example: str) -> str:
+  """Returns a flag's value.
+
+  Raises:
+    UsageError: it was not given.
+  """
+  if not value:
+    raise UsageError(f'no --{flag}: {example}.')
+  return value
+
+
+def folder_of(name: str | None, flag: str) -> Path | None:
+  """Returns the folder that a flag names, which need not be there yet.
+
+  Raises:
+    UsageError: it is a file.
+  """
+  if not name:
+    return None
+  folder = typed_path(name)
+  if folder.exists() and not folder.is_dir():
+    raise UsageError(f'--{flag}: {folder} is a file: name a folder.')
+  return folder
+
+
+def file_of(name: str | None, flag: str, suffix: str = '') -> Path | None:
+  """Returns the file that a flag names, to be written.
+
+  Args:
+    name: the value of the flag, or None.
+    flag: its name, for the errors.
+    suffix: what is written ('.png'), where only one format is.
+  Raises:
+    UsageError: it is a folder or in none, or ends in another suffix.
+  """
+  if not name:
+    return None
+  path = typed_path(name)
+  if path.suffix.lower() != suffix and suffix:
+    raise UsageError(f'--{flag}={name}: name a file that ends in {suffix}.')
+  if path.is_dir():
+    raise UsageError(f'--{flag}: {path} is a folder: name a file.')
+  if not path.parent.is_dir():
+    raise UsageError(f'--{flag}: {path}: there is no folder {path.parent}.')
+  return path
+
+
+def no_words(verb: str, words: list[str]) -> None:
+  """Refuses arguments that are not flags.
+
+  Raises:
+    UsageError: there are some.
+  """
+  if words:
+    raise UsageError(f'{verb} takes flags only, not {words[0]!r}.')

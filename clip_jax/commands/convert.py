@@ -17,13 +17,13 @@ What the other library cannot be told is said. The directory appears whole.
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, model_flags, printing
 from clip_jax.errors import print_notes
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  common_flags.define_model(values)
+  model_flags.define_model(values)
   flags.DEFINE_string(
     'to', None, 'hf (transformers) or open_clip', flag_values=values
   )
@@ -33,15 +33,15 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Converts, and says what was written."""
-  printing.no_words('convert', words)
-  reference = common_flags.reference_of(values)
-  target = printing.require(values.to, 'to', 'hf or open_clip')
-  out = printing.require(values.out, 'out', 'name a directory to make')
+  common_flags.no_words('convert', words)
+  reference = model_flags.reference_of(values)
+  target = common_flags.require(values.to, 'to', 'hf or open_clip')
+  out = common_flags.require(values.out, 'out', 'name a directory to make')
 
   from clip_jax.interop.converting import check_call, convert
 
   check_call(target, out)
-  loaded = common_flags.read_model(values)
+  loaded = model_flags.read_model(values)
   converted = convert(loaded.description, loaded.variables, target, out)
   if values.json:
     printing.print_json(

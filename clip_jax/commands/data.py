@@ -40,7 +40,7 @@ A trained tokenizer is sentencepiece:FILE in a config.
 
 from absl import flags
 
-from clip_jax.commands import common_flags, data_dedup, printing
+from clip_jax.commands import common_flags, data_dedup, model_flags, printing
 from clip_jax.errors import UsageError, print_notes
 from clip_jax.progress import show_progress
 
@@ -48,7 +48,7 @@ from clip_jax.progress import show_progress
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   text = flags.DEFINE_string
-  common_flags.define_model(values)
+  model_flags.define_model(values)
   text('data', None, 'tokenizer: a SPEC with captions', flag_values=values)
   common_flags.define_path(values, 'out', 'the file to write')
   text('model_type', 'unigram', 'tokenizer: unigram or bpe', flag_values=values)
@@ -98,7 +98,7 @@ def _inspect(values: flags.FlagValues, words: list[str]) -> None:
   if len(words) != 1:
     raise UsageError('data inspect takes one SPEC, such as folder:images.')
 
-  sheet = printing.file_of(values.out, 'out', '.png')
+  sheet = common_flags.file_of(values.out, 'out', '.png')
 
   from clip_jax import tokenizers
   from clip_jax.data.inspect import describe, inspect
@@ -119,11 +119,11 @@ def _inspect(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _tokenizer(values: flags.FlagValues, words: list[str]) -> None:
-  printing.no_words('data tokenizer', words)
+  common_flags.no_words('data tokenizer', words)
   if not values.train:
     raise UsageError('data tokenizer does one thing: add --train.')
-  spec = printing.require(values.data, 'data', 'name a SPEC with captions')
-  out = printing.require(values.out, 'out', 'name the file to write')
+  spec = common_flags.require(values.data, 'data', 'name a SPEC with captions')
+  out = common_flags.require(values.out, 'out', 'name the file to write')
 
   from clip_jax.data.sources import open_source
   from clip_jax.tokenizers import sentence_piece

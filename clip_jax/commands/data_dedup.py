@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, model_flags, printing
 from clip_jax.errors import FailureError, UsageError, one_line, print_notes
 from clip_jax.files import typed_path
 from clip_jax.progress import show_progress
@@ -33,8 +33,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   name = words[0]
   if not 0 < values.threshold <= 1:
     raise UsageError(f'--threshold={values.threshold}: use a cosine, 0 to 1.')
-  page = printing.file_of(values.html, 'html')
-  out = printing.file_of(values.out, 'out')
+  page = common_flags.file_of(values.html, 'html')
+  out = common_flags.file_of(values.out, 'out')
   table = _table_path(name)
   if table is None and not values.model and values['threshold'].present:
     raise UsageError(
@@ -79,7 +79,7 @@ def _embedded(
   """Gives a temporary file of a source's embeddings, and what was corrupt."""
   from clip_jax.inference.embed import embed
 
-  job = common_flags.embed_job(values, source)
+  job = model_flags.embed_job(values, source)
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / 'embeddings.npz'
     summary = embed(

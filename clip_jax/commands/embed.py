@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, model_flags, printing
 from clip_jax.errors import UsageError, print_notes
 from clip_jax.files import typed_path
 from clip_jax.progress import show_progress
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  common_flags.define_model(values)
+  model_flags.define_model(values)
   flags.DEFINE_string(
     'images', None, 'a data set, SCHEME:LOCATION[#SPLIT]', flag_values=values
   )
@@ -66,9 +66,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Embeds, writes, and says what was written."""
-  printing.no_words('embed', words)
-  reference = common_flags.reference_of(values)
-  name = printing.require(values.out, 'out', 'name a .npz or .parquet file')
+  common_flags.no_words('embed', words)
+  reference = model_flags.reference_of(values)
+  name = common_flags.require(values.out, 'out', 'name a .npz or .parquet file')
   if not values.images and not values.texts:
     raise UsageError('nothing to embed: give --images=SPEC, --texts=FILE.')
   if values.part_rows < 1:
@@ -76,7 +76,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   worker = _worker_of(values.shard) if values.shard else None
   texts = None
   if values.texts:
-    texts = printing.lines_of('texts', os.fspath(typed_path(values.texts)))
+    texts = common_flags.lines_of('texts', os.fspath(typed_path(values.texts)))
   if texts is not None and not texts:
     raise UsageError(f'--texts: {values.texts} has no text in it.')
 
@@ -100,7 +100,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     worker = (0, 1)
     if jax.distributed.is_initialized():
       worker = (jax.process_index(), jax.process_count())
-  job = common_flags.embed_job(
+  job = model_flags.embed_job(
     values,
     source,
     texts=texts,

@@ -51,6 +51,7 @@ from clip_jax.commands import (
   common_flags,
   eval_options,
   eval_suite,
+  model_flags,
   printing,
 )
 from clip_jax.errors import UsageError, one_line, print_notes, print_warnings
@@ -67,7 +68,7 @@ _DETAILS = 5  # confusions that are printed
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  common_flags.define_model(values)
+  model_flags.define_model(values)
   for name, what in {
     'task': 'what to measure',
     'data': 'a data set: a NAME of --list, or SCHEME:LOCATION[#SPLIT]',
@@ -91,14 +92,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints the metrics."""
-  printing.no_words('eval', words)
+  common_flags.no_words('eval', words)
   root = Path(values.root) if values.root else None
   if values.list:
     from clip_jax.commands.eval_list import print_list
 
     print_list(root, values.json)
     return
-  common_flags.reference_of(values)
+  model_flags.reference_of(values)
 
   from clip_jax.parallel.distributed import detect_cluster, join_cluster
 
@@ -116,18 +117,18 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   """Measures one task on one data set, and prints it."""
   from clip_jax.evaluation import EVALUATORS, find_evaluator
 
-  reference = common_flags.reference_of(values)
-  task = printing.require(
+  reference = model_flags.reference_of(values)
+  task = common_flags.require(
     values.task, 'task', f'one of {", ".join(EVALUATORS)}'
   )
-  name = printing.require(
+  name = common_flags.require(
     values.data, 'data', 'name a data set, as in --data=tfds:emoji#test'
   )
   for flag in eval_suite.FLAGS:
     if values[flag].value:
       raise UsageError(f'--{flag} is of --suite, and this is one --task.')
-  out = printing.file_of(values.out, 'out', '.json')
-  cache = printing.folder_of(values.cache, 'cache')
+  out = common_flags.file_of(values.out, 'out', '.json')
+  cache = common_flags.folder_of(values.cache, 'cache')
   evaluate = find_evaluator(task)
   options = eval_options.options_of(values)
   lines = _class_names_of(values.class_names)
@@ -156,7 +157,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
           'learned from is not held out, and counts as right answers.'
         ]
       )
-  model = common_flags.load_over_devices(values)
+  model = model_flags.load_over_devices(values)
   if cache:
     options = _with_cache(options, cache, model, values.dtype)
   result = evaluate(model, dataset, options)
@@ -238,7 +239,7 @@ def _class_names_of(path: str | None) -> list[str] | None:
   """Returns the lines of a file, of which none may be empty."""
   if path is None:
     return None
-  lines = printing.lines_of('class_names', path)
+  lines = common_flags.lines_of('class_names', path)
   for place, number in enumerate(lines.numbers, 1):
     if place != number:
       raise UsageError(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 import clip_jax
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, model_flags, printing
 from clip_jax.errors import (
   FailureError,
   UsageError,
@@ -78,10 +78,10 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     FailureError: at the end, where some evaluations failed.
   """
   check_choice('suite', values.suite, SUITES)
-  name = printing.require(values.out, 'out', 'name a folder for results')
-  out = printing.folder_of(name, 'out')
+  name = common_flags.require(values.out, 'out', 'name a folder for results')
+  out = common_flags.folder_of(name, 'out')
   assert out
-  reference = common_flags.reference_of(values)
+  reference = model_flags.reference_of(values)
   _check_published(values.published)
 
   from clip_jax.data.sources.base import DEFAULT_CAPTIONS
@@ -131,7 +131,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
       f'left out {name}: {reason}' for name, reason in plan.absent.items()
     )
 
-  model = common_flags.load_over_devices(values)
+  model = model_flags.load_over_devices(values)
   identity = identity_of(model, values.dtype)
   options = dataclasses.replace(
     options,

@@ -24,12 +24,12 @@ from pathlib import Path
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, model_flags, printing
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  common_flags.define_model(values)
+  model_flags.define_model(values)
   common_flags.define_path(values, 'out', 'the folder to make')
   flags.DEFINE_string(
     'dtype',
@@ -54,16 +54,16 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Exports, and says what was written."""
-  printing.no_words('export', words)
-  common_flags.reference_of(values)
-  out = Path(printing.require(values.out, 'out', 'name a folder'))
+  common_flags.no_words('export', words)
+  model_flags.reference_of(values)
+  out = Path(common_flags.require(values.out, 'out', 'name a folder'))
 
   from clip_jax.inference.export import check_call, export
 
   # A wrong call is refused before a model is loaded for it.
   check_call(out, values.dtype, values.platforms, values.overwrite, values.onnx)
   manifest, differences = export(
-    common_flags.load_model(values, dtype=values.dtype),
+    model_flags.load_model(values, dtype=values.dtype),
     out,
     platforms=values.platforms,
     overwrite=values.overwrite,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags, model_flags, printing
 from clip_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  common_flags.define_model(values)
+  model_flags.define_model(values)
   flags.DEFINE_bool(
     'all', False, 'a table of all published shapes', flag_values=values
   )
@@ -35,7 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints what is known."""
-  printing.no_words('info', words)
+  common_flags.no_words('info', words)
   if bool(values.model or values.preset) == values.all:
     raise UsageError(
       'info needs --model=REF, --preset=NAME or --all, and one of them.'
@@ -75,7 +75,7 @@ def _of_preset(name: str, image_size: int | None) -> dict[str, Any]:
 
 
 def _of_model(values: flags.FlagValues) -> dict[str, Any]:
-  model = common_flags.load_model(values)
+  model = model_flags.load_model(values)
   tokenizer = model.description.tokenizer
   facts = _of_config(model.config)
   if model.description.absent:

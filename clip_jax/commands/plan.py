@@ -66,7 +66,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Plans, and prints the plan."""
-  printing.no_words('plan', words)
+  common_flags.no_words('plan', words)
   if (values.config is None) == (not values.all):
     raise UsageError(
       'plan needs --config, a file such as configs/vit_l14.py, or --all, and '

@@ -1,4 +1,4 @@
-"""Helpers that several verbs use to read flags and to print results."""
+"""Prints results: metrics, JSON, and text that any terminal can show."""
 
 import codecs
 import io
@@ -6,12 +6,9 @@ import json
 import math
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
-from clip_jax.data.text_lines import TextLines
-from clip_jax.errors import UsageError, escaped, one_line
-from clip_jax.files import typed_path
+from clip_jax.errors import escaped, one_line
 
 # The last words of the names of what is counted, such as overlap_examples.
 _COUNTED = ('examples', 'texts', 'templates', 'groups', 'classes')
@@ -95,83 +92,3 @@ def report_corrupt(corrupt: dict[str, str]) -> None:
   for key, reason in list(corrupt.items())[:5]:
     print(one_line(f'left out {key}: {reason}'), file=sys.stderr)
   print(f'{len(corrupt):,} corrupt in all.', file=sys.stderr)
-
-
-def words_of(flag: str, value: str) -> list[str]:
-  """Returns the items of a flag: 'a,b,c', or '@FILE' with one a line.
-
-  Raises:
-    UsageError: the file is missing or is not UTF-8.
-  """
-  if value.startswith('@'):
-    return list(lines_of(flag, value[1:]))
-  return [word.strip() for word in value.split(',')] if value.strip() else []
-
-
-def lines_of(flag: str, path: str) -> TextLines:
-  """Returns the lines of a UTF-8 file that are not blank.
-
-  Raises:
-    UsageError: it is missing, or a line of it is not UTF-8.
-  """
-  try:
-    return TextLines(typed_path(path))
-  except UsageError as error:
-    raise UsageError(f'--{flag}: {error}') from error
-
-
-def require(value: str | None, flag: str, example: str) -> str:
-  """Returns a flag's value.
-
-  Raises:
-    UsageError: it was not given.
-  """
-  if not value:
-    raise UsageError(f'no --{flag}: {example}.')
-  return value
-
-
-def folder_of(name: str | None, flag: str) -> Path | None:
-  """Returns the folder that a flag names, which need not be there yet.
-
-  Raises:
-    UsageError: it is a file.
-  """
-  if not name:
-    return None
-  folder = typed_path(name)
-  if folder.exists() and not folder.is_dir():
-    raise UsageError(f'--{flag}: {folder} is a file: name a folder.')
-  return folder
-
-
-def file_of(name: str | None, flag: str, suffix: str = '') -> Path | None:
-  """Returns the file that a flag names, to be written.
-
-  Args:
-    name: the value of the flag, or None.
-    flag: its name, for the errors.
-    suffix: what is written ('.png'), where only one format is.
-  Raises:
-    UsageError: it is a folder or in none, or ends in another suffix.
-  """
-  if not name:
-    return None
-  path = typed_path(name)
-  if path.suffix.lower() != suffix and suffix:
-    raise UsageError(f'--{flag}={name}: name a file that ends in {suffix}.')
-  if path.is_dir():
-    raise UsageError(f'--{flag}: {path} is a folder: name a file.')
-  if not path.parent.is_dir():
-    raise UsageError(f'--{flag}: {path}: there is no folder {path.parent}.')
-  return path
-
-
-def no_words(verb: str, words: list[str]) -> None:
-  """Refuses arguments that are not flags.
-
-  Raises:
-    UsageError: there are some.
-  """
-  if words:
-    raise UsageError(f'{verb} takes flags only, not {words[0]!r}.')

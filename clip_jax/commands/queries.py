@@ -5,7 +5,7 @@ from typing import BinaryIO, NamedTuple
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing
+from clip_jax.commands import common_flags
 from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import is_url, open_regular, typed_path
@@ -54,7 +54,7 @@ def parse_queries(values: flags.FlagValues, words: list[str]) -> list[Query]:
   queries += [Query(_check_image_path(path), True) for path in values.image]
   for file in files:
     path = '/dev/stdin' if file == '-' else file
-    lines = printing.lines_of('queries', path)
+    lines = common_flags.lines_of('queries', path)
     queries += [Query(text, False) for text in lines]
   if not queries:
     raise UsageError(

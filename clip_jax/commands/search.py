@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clip_jax.commands import common_flags, printing, queries
+from clip_jax.commands import common_flags, model_flags, printing, queries
 from clip_jax.errors import UsageError, one_line
 from clip_jax.progress import show_progress
 
@@ -50,7 +50,7 @@ _MANY_ROWS = 1_000_000  # from here on the index is worth building
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
-  common_flags.define_model(values)
+  model_flags.define_model(values)
   common_flags.define_path(values, 'index', 'what clip-jax embed wrote')
   queries.define_flags(values)
   flags.DEFINE_integer('top', 10, 'rows to show of each', flag_values=values)
@@ -86,8 +86,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Prints, for each query, what is most similar to it."""
-  reference = common_flags.reference_of(values)
-  index = printing.require(
+  reference = model_flags.reference_of(values)
+  index = common_flags.require(
     values.index, 'index', 'name a file that clip-jax embed wrote'
   )
   if values.top < 1:
@@ -95,7 +95,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if not 0 < values.fold_above <= 1:
     raise UsageError(f'--fold_above={values.fold_above}: use a cosine, 0 to 1.')
   asked = queries.parse_queries(values, words)
-  page = printing.file_of(values.html, 'html')
+  page = common_flags.file_of(values.html, 'html')
 
   from clip_jax.inference.embeddings_reader import open_embeddings
   from clip_jax.inference.search import check_model, find_matches
@@ -104,7 +104,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     kind, rows = _kind_of(table, values.kind)
     source = _source_of(table, values.images) if page else None
 
-    model = common_flags.load_model(values)
+    model = model_flags.load_model(values)
     check_model(model, table)
     vectors = _encode(model, asked)
     results = find_matches(

@@ -38,8 +38,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from clip_jax.commands import printing
-from clip_jax.commands.common_flags import define_path
+from clip_jax.commands import common_flags
 from clip_jax.commands.config_file import (
   define_config,
   parse,
@@ -56,7 +55,9 @@ __all__ = ['define_flags', 'parse', 'run']
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   define_config(values)
-  define_path(values, 'workdir', 'the run directory, made if missing')
+  common_flags.define_path(
+    values, 'workdir', 'the run directory, made if missing'
+  )
   flags.DEFINE_string(
     'profile',
     '',
@@ -75,13 +76,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
   """Trains, and prints where the results are."""
-  if words:
-    raise UsageError(f'train takes flags only, not {words[0]!r}.')
+  common_flags.no_words('train', words)
   if values.config is None:
     raise UsageError('no --config: name a file, such as configs/emoji.py.')
-  if not values.workdir:
-    raise UsageError('no --workdir: name a folder for the run.')
-  printing.folder_of(values.workdir, 'workdir')
+  common_flags.require(values.workdir, 'workdir', 'name a folder for the run')
+  common_flags.folder_of(values.workdir, 'workdir')
 
   from clip_jax.parallel.devices import keep_freed_memory, use_cpu_devices
   from clip_jax.parallel.distributed import (

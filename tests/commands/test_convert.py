@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_nothing(clip_jax, small_disk):
 def test_a_wrong_call_does_not_read_the_model(
   refused, workdir, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr('clip_jax.commands.common_flags.read_model', None)
+  monkeypatch.setattr('clip_jax.commands.model_flags.read_model', None)
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full' / 'a').touch()
   call = ['convert', f'--model={workdir}']

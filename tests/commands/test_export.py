@@ -101,7 +101,7 @@ def test_wrong_calls_are_one_line(refused, workdir, tmp_path):
 def test_a_wrong_call_does_not_load_the_model(
   refused, workdir, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr('clip_jax.commands.common_flags.load_model', None)
+  monkeypatch.setattr('clip_jax.commands.model_flags.load_model', None)
   call = ['export', f'--model={workdir}', f'--out={tmp_path / "out"}']
   refused("no platform 'rocm'", *call, '--platforms=cpu,rocm')
   refused("dtype='int8': use", *call, '--dtype=int8')

@@ -9,7 +9,7 @@ from absl import flags
 import clip_jax
 from clip_jax import tokenizers
 from clip_jax.__main__ import VERBS
-from clip_jax.commands.common_flags import PathParser
+from clip_jax.commands.common_flags import PathParser, words_of
 from clip_jax.data import built_in
 from clip_jax.data.inspect import inspect
 from clip_jax.data.sources import open_source
@@ -80,10 +80,8 @@ def test_a_flag_takes_a_path_or_is_known_not_to(verb, name, home):
   'flag', ['labels', 'templates', 'queries', 'class_names', 'texts']
 )
 def test_lists_are_read_from_the_home(flag, home):
-  from clip_jax.commands import printing
-
   (home / 'names.txt').write_text('cat {}\n')
-  assert printing.words_of(flag, '@~/names.txt') == ['cat {}']
+  assert words_of(flag, '@~/names.txt') == ['cat {}']
   assert list(TextLines('~/names.txt')) == ['cat {}']
 
 
