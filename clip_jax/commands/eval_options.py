@@ -88,7 +88,9 @@ def options_of(values: flags.FlagValues) -> 'Options':
     max_corrupt_records=values.max_corrupt,
     progress=show_progress,
     seed=values.seed,
-    few_shot=FewShotOptions(seeds=values.seeds, shots=_shots_of(values.shots)),
+    few_shot=FewShotOptions(
+      examples_per_class=_numbers_of_examples(values.shots), seeds=values.seeds
+    ),
     probe=ProbeOptions(
       C=values.C,
       max_iterations=values.probe_iterations,
@@ -106,7 +108,7 @@ def options_of(values: flags.FlagValues) -> 'Options':
   )
 
 
-def _shots_of(words: list[str]) -> tuple[int, ...]:
+def _numbers_of_examples(words: list[str]) -> tuple[int, ...]:
   numbers = [word.strip() for word in words]
   if not numbers or not all(x.isdecimal() and int(x) for x in numbers):
     raise UsageError(

@@ -88,7 +88,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   from clip_jax.evaluation import EVALUATORS, find_evaluator
   from clip_jax.evaluation.datasets.names import contents_hash
   from clip_jax.evaluation.datasets.opening import open_dataset
-  from clip_jax.evaluation.datasets.own import open_own, own_row, split_names
+  from clip_jax.evaluation.datasets.own import open_own, own_row, parse_datasets
   from clip_jax.evaluation.datasets.presence import data_root, present
   from clip_jax.evaluation.datasets.table import DATASETS
   from clip_jax.evaluation.features.cache import (
@@ -112,9 +112,9 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   root = root or data_root()
   training = options.overlap.train or training_data(Path(reference)) or ''
   captions = tuple(values.captions)
-  wanted = split_names(values.datasets)
+  selected = parse_datasets(values.datasets)
   own = {
-    name: own_row(name, spec, captions) for name, spec in wanted.own.items()
+    name: own_row(name, spec, captions) for name, spec in selected.own.items()
   }
   table = {**DATASETS, **own}
   plan = make_plan(
@@ -123,10 +123,10 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     lambda facts, root: None if facts.name in own else present(facts, root),
     root=root,
     training_is_known=bool(training),
-    datasets=wanted.names,
+    datasets=selected.names,
     tasks=values.tasks,
   )
-  if wanted.names and is_first_process():  # each was asked for
+  if selected.names and is_first_process():  # each was asked for
     print_notes(
       f'left out {name}: {reason}' for name, reason in plan.absent.items()
     )

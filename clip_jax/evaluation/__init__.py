@@ -1,4 +1,4 @@
-"""Evaluation: the tasks that there are, and what measures each.
+"""Evaluates a model: the names of the tasks, and the evaluator of each.
 
 Each is called as `find_evaluator(name)(encoder, dataset, options)` and returns
 an `Evaluation`; `encoder` is a `Model` or anything else with its encode

@@ -30,10 +30,10 @@ class Split:
     source: Source | Callable[[], Source],
     class_of_label: ClassOfLabel | Callable[[Source], ClassOfLabel] = None,
   ):
-    """Takes both as they are, or opens them when they are first asked for.
+    """Keeps both, or what opens them when they are first asked for.
 
-    A data set whose training split is missing can be evaluated all the same,
-    where nothing is trained.
+    So a data set whose training split is missing can still be evaluated by the
+    tasks that train nothing.
 
     Args:
       source: images with labels, captions, or both; or what opens them.
@@ -56,9 +56,9 @@ class Split:
 
   @functools.cached_property
   def class_of_label(self) -> ClassOfLabel:
-    """int [labels of the source]; `OUTSIDE` for those that are not evaluated.
+    """The class of each label of the source; None where labels are classes.
 
-    None: labels are classes.
+    `OUTSIDE` stands for labels that are not evaluated.
 
     Raises:
       UsageError: the source cannot be opened, or has labels of no class.
@@ -70,8 +70,8 @@ class Split:
   @property
   def notices(self) -> tuple[str, ...]:
     """The notices of the source; none where it is not open yet."""
-    opened = isinstance(self._source, Source) or 'source' in self.__dict__
-    return self.source.notices if opened else ()
+    is_open = isinstance(self._source, Source) or 'source' in self.__dict__
+    return self.source.notices if is_open else ()
 
   def classes(self, labels: Int[np.ndarray, ' N']) -> Int[np.ndarray, ' N']:
     """Returns the class of each record from its label, `OUTSIDE` where it has
@@ -81,16 +81,16 @@ class Split:
       UsageError: a label is out of the range of the source's names.
     """
     names = self.source.label_names
-    known = len(names) if names else None
+    count = len(names) if names else None
     if self.class_of_label is not None:
-      known = len(self.class_of_label)
-    wrong = (labels < 0) if known is None else (labels < 0) | (labels >= known)
+      count = len(self.class_of_label)
+    wrong = (labels < 0) if count is None else (labels < 0) | (labels >= count)
     if wrong.any():
-      allowed = '0 or more' if known is None else f'0 to {known - 1:,}'
+      allowed = '0 or more' if count is None else f'0 to {count - 1:,}'
       raise UsageError(
         f'data {self.source.spec!r}: {int(wrong.sum()):,} of {len(labels):,} '
         f'labels are not {allowed}, such as {int(labels[wrong][0])}: a label '
-        'is the place of a name.'
+        'is the index of a name.'
       )
     if self.class_of_label is None:
       return labels
@@ -179,8 +179,8 @@ def of_source(source: Source) -> Dataset:
 
 
 _SAMPLES = 64  # records read in full, evenly spaced
-# Every evaluator asks for it. A source that is open does not change.
-_known: weakref.WeakKeyDictionary[Source, dict[str, Any]] = (
+# Every evaluator asks for the identity, and an open source does not change.
+_identities: weakref.WeakKeyDictionary[Source, dict[str, Any]] = (
   weakref.WeakKeyDictionary()
 )
 
@@ -193,15 +193,15 @@ def data_identity(source: Source) -> dict[str, Any]:
   captions, labels; and of folders and tables every change of an id, a label, a
   caption, or of a file's size or time (`Source.outline`). It does not notice
   that TFDS's records were changed in between without changing their number:
-  a data set of TFDS has a version for that. Of one source it is found once:
-  what changes on disk afterwards is noticed by one that is opened anew.
+  a data set of TFDS has a version for that. It is computed once for each open
+  source: a later change on disk is noticed when the data are opened again.
   """
-  if source not in _known:
-    _known[source] = _find(source)
-  return _known[source]
+  if source not in _identities:
+    _identities[source] = _compute_identity(source)
+  return _identities[source]
 
 
-def _find(source: Source) -> dict[str, Any]:
+def _compute_identity(source: Source) -> dict[str, Any]:
   outline = hashlib.sha256()
   lines = 0
   for line in source.outline():
@@ -219,15 +219,15 @@ def _find(source: Source) -> dict[str, Any]:
 def _sample(source: Source) -> str:
   digest = hashlib.sha256()
   last = max(len(source) - 1, 0)
-  places = np.linspace(0, last, min(len(source), _SAMPLES)).round()
-  for index in map(int, places):
+  indices = np.linspace(0, last, min(len(source), _SAMPLES)).round()
+  for index in map(int, indices):
     try:
       record = source[index]
     except CorruptImageError as error:
       digest.update(_hash_of([source.id(index), str(error)]).encode())
       continue
-    known = {name: x for name, x in record.items() if name != 'image'}
-    digest.update(_hash_of(known).encode())
+    others = {name: x for name, x in record.items() if name != 'image'}
+    digest.update(_hash_of(others).encode())
     digest.update(hashlib.sha256(record['image']).digest())
   return digest.hexdigest()
 

@@ -61,7 +61,11 @@ class Examples:
     return self.features.embeddings if pooled is None else pooled
 
   def select(self, rows: Int[np.ndarray, ' K'] | Bool[np.ndarray, ' N']):
-    """Returns some of them: their indices, or a mask."""
+    """Returns some of the examples.
+
+    Args:
+      rows: indices, or a mask.
+    """
     return Examples(
       self.features.select(rows),
       self.answers[rows],
@@ -107,14 +111,14 @@ def examples_of(
       f'which {task} needs.'
     )
   answers = split.classes(features.labels)
-  kept = answers != OUTSIDE
-  if not kept.any():
+  evaluated = answers != OUTSIDE
+  if not evaluated.any():
     raise UsageError(
       f'data {split.source.spec!r} has no image of a class of '
       f'{dataset.name!r}, which {task} needs.'
     )
-  check_in_range(answers[kept], classes)
-  return Examples(features.select(kept), answers[kept], classes)
+  check_in_range(answers[evaluated], classes)
+  return Examples(features.select(evaluated), answers[evaluated], classes)
 
 
 def read_examples(
@@ -170,6 +174,6 @@ def _multi_hot(
   """Returns which classes the labels of each image are."""
   answers = np.zeros((len(label_sets), classes), bool)
   for row, labels in enumerate(label_sets):
-    there = split.classes(np.array(labels, np.int64))
-    answers[row, there[there != OUTSIDE]] = True
+    present = split.classes(np.array(labels, np.int64))
+    answers[row, present[present != OUTSIDE]] = True
   return answers

@@ -131,18 +131,18 @@ def warnings_of_prompts(
   names: Sequence[str],
   what: str = 'classes',
 ) -> list[dict[str, str]]:
-  """Counts truncated prompts, and what cannot be told apart by prompts.
+  """Warns of prompts that are truncated, and of classes with equal prompts.
 
   Args:
-    encoder: a `Model`, or another with a `tokenizer`; of one without, it is
-      not known what it reads, and prompts are compared as they are.
+    encoder: a `Model`, or another with a `tokenizer`. Without one nothing is
+      known of its truncation, and prompts are compared in full.
     data: the name of the data.
-    prompts: of each class, or of whatever else is told apart by them.
-    names: of each, to be shown.
-    what: these are called.
+    prompts: of each class, or of each text that is compared.
+    names: of these, to be shown.
+    what: the word for several of them.
   Returns:
     At most two rows, 'warning': a line on truncated prompts, with the classes
-    that this made the same; and one on classes that are the same without it.
+    that truncation made equal; and one on classes that are equal in full.
   """
   every = [text for own in prompts for text in own]
   tokenizer = getattr(encoder, 'tokenizer', None)
@@ -152,24 +152,24 @@ def warnings_of_prompts(
     read = [row.tobytes() for row in tokenizer(every)]
   else:
     limit, truncated, read = 0, np.zeros(len(every), bool), every
-  by_truncation, otherwise = [], []
+  equal_truncated, equal_in_full = [], []
   for group in _group_alike(prompts, read):
-    was_truncated = any(truncated[part].any() for _, part in group)
+    any_truncated = any(truncated[rows].any() for _, rows in group)
     members = [i for i, _ in group]
-    (by_truncation if was_truncated else otherwise).append(members)
-  rows = []
+    (equal_truncated if any_truncated else equal_in_full).append(members)
+  warnings = []
   if truncated.any():
     line = (
       f'data {data!r}: {int(truncated.sum()):,} of {len(every):,} prompts are '
       f'longer than the {limit} tokens that the model reads, and were truncated'
     )
-    if by_truncation:
-      line += f': {_describe_groups(by_truncation, names, what)}'
-    rows.append({'warning': f'{line}.'})
-  if otherwise:
-    line = f'data {data!r}: {_describe_groups(otherwise, names, what)}.'
-    rows.append({'warning': line})
-  return rows
+    if equal_truncated:
+      line += f': {_describe_groups(equal_truncated, names, what)}'
+    warnings.append({'warning': f'{line}.'})
+  if equal_in_full:
+    line = f'data {data!r}: {_describe_groups(equal_in_full, names, what)}.'
+    warnings.append({'warning': line})
+  return warnings
 
 
 def _group_alike(
@@ -180,16 +180,17 @@ def _group_alike(
   Args:
     read: what the model reads of each prompt, one class's after another's.
   Returns:
-    Of each member its place among the classes, and those of its prompts.
+    For each member the index of its class, and the rows of its prompts.
   """
   groups = collections.defaultdict(list)
   start = 0
-  for place, own in enumerate(prompts):
-    part = slice(start, start + len(own))
-    times = collections.Counter(read[part])
-    shares = frozenset((x, Fraction(n, len(own))) for x, n in times.items())
-    groups[shares].append((place, part))
-    start = part.stop
+  for index, own in enumerate(prompts):
+    rows = slice(start, start + len(own))
+    counts = collections.Counter(read[rows])
+    # The mean of prompts depends on how often each occurs among them.
+    weights = frozenset((x, Fraction(n, len(own))) for x, n in counts.items())
+    groups[weights].append((index, rows))
+    start = rows.stop
   return [group for group in groups.values() if len(group) > 1]
 
 

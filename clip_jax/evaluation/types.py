@@ -76,7 +76,11 @@ class Features:
     return len(self.ids)
 
   def select(self, rows: np.ndarray) -> 'Features':
-    """Returns those of some images: their indices, or a mask."""
+    """Returns the features of some images.
+
+    Args:
+      rows: indices, or a mask.
+    """
     indices = np.arange(len(self))[rows].tolist()
     values = {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
     arrays = {
@@ -136,14 +140,14 @@ class ProbeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class FewShotOptions:
-  """The few-shot probes of few_shot and robustness.
+  """Settings of the few-shot probes of few_shot and robustness.
 
   Attributes:
-    shots: examples a class.
+    examples_per_class: one probe is fitted for each of these numbers.
     seeds: how many draws a result is the mean of.
   """
 
-  shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+  examples_per_class: tuple[int, ...] = (1, 2, 4, 8, 16)
   seeds: int = 3
 
 
@@ -214,7 +218,7 @@ class Options:
   bias: BiasOptions = BiasOptions()
 
   def templates_for(self, dataset: Dataset) -> tuple[str, ...]:
-    """Returns those asked for, else the data set's, else the bare name."""
+    """Returns the templates of the options, else the data set's, else '{}'."""
     return self.templates or dataset.templates or ('{}',)
 
 

@@ -161,8 +161,8 @@ def _adapt(element: ET.Element, tooltips: Mapping[str, Sequence[str]]) -> None:
       element.remove(child)
   style = element.get('style')
   if style:
-    for ours, css in _CSS.items():
-      style = style.replace(ours, css)
+    for value, css in _CSS.items():
+      style = style.replace(value, css)
     element.set('style', style)
   if element.tag == 'g':  # no reference is to a group
     texts = tooltips.get(element.attrib.pop('id', ''), ())

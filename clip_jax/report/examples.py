@@ -169,7 +169,7 @@ def confusions(
 
 
 def _readable(source: Source, indices: Sequence[int]) -> Iterator[Any]:
-  """Gives the records whose image can be decoded."""
+  """Yields the records whose image can be decoded."""
   for i in indices:
     try:
       record = source[int(i)]

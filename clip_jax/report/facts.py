@@ -146,13 +146,13 @@ def summary(examples: Examples, step: int) -> str:
   ranks = [prediction.rank for prediction in examples.predictions]
   near = sum(rank is not None for rank in ranks)
   what = 'caption' if examples.captioned else 'name'
-  shares = [
+  chances = [
     len(set(x.answers)) / examples.choices for x in examples.predictions
   ]
   line = (
     f'{after}, the model gives {ranks.count(0):,} of {len(examples):,} '
     f'held-out images their right {what}, chosen among {examples.choices:,}; '
-    f'guessing would get {percent(sum(shares) / len(shares))} right.'
+    f'guessing would get {percent(sum(chances) / len(chances))} right.'
   )
   if examples.choices > FEW_CLASSES:
     line += f' For {near:,} of them, the right {what} is one of its first five.'

@@ -31,11 +31,12 @@ def draw_few_shot(rows: Rows) -> Figure:
   the data sets and the thick one is their mean.
 
   Args:
-    rows: 'name', 'shots' (0: zero-shot), 'mean', 'low', 'high' (or None).
+    rows: 'name', 'shots' (examples a class; 0 is zero-shot), 'mean', 'low' and
+      'high' (or None).
   """
   curves = _by_name(rows)
-  shots = sorted({row['shots'] for row in rows if row['shots'] > 0})
-  x_of = {k: i for i, k in enumerate([0, *shots])}
+  examples_per_class = sorted({row['shots'] for row in rows} - {0})
+  x_of = {k: i for i, k in enumerate([0, *examples_per_class])}
   figure, axes = new_axes(3.1)
   single = len(curves) == 1
   for curve in curves.values():
@@ -49,7 +50,7 @@ def draw_few_shot(rows: Rows) -> Figure:
     _name_ends(axes, curves, x_of)
     add_legend(axes, 'lower right')
   axes.set_xticks(list(x_of.values()), [f'{k:g}' for k in x_of])
-  axes.set_xlim(-0.3, len(shots) + (0.3 if single else 1.6))
+  axes.set_xlim(-0.3, len(examples_per_class) + (0.3 if single else 1.6))
   axes.set_xlabel('labelled examples a class')
   axes.set_ylabel('score, %')
   return figure
@@ -59,7 +60,8 @@ def draw_data_efficiency(rows: Rows) -> Figure:
   """Draws the examples a class that match zero-shot (figure 7).
 
   Args:
-    rows: 'name', 'shots', 'bound': '' or '<' or '>' where only that is known.
+    rows: 'name', 'shots' (examples a class), and 'bound': '<' or '>' where only
+      a bound is known, else ''.
   """
   rows = sorted(rows, key=lambda row: -row['shots'])
   figure, axes = new_bars([row['name'] for row in rows])
@@ -70,15 +72,15 @@ def draw_data_efficiency(rows: Rows) -> Figure:
   for bar, row in enumerate(rows):
     text = f'{row["bound"]} {row["shots"]:.3g}'.strip()
     label_bar(axes, row['shots'], bar, text, True)
-  known = [row['shots'] for row in rows if not row['bound']]
-  if len(known) > 1:
+  exact = [row['shots'] for row in rows if not row['bound']]
+  if len(exact) > 1:
     axes.axvline(
-      float(np.mean(known)), color=SECOND, linewidth=1.2,
-      label=f'mean {np.mean(known):.3g}',
+      float(np.mean(exact)), color=SECOND, linewidth=1.2,
+      label=f'mean {np.mean(exact):.3g}',
     )  # fmt: skip
     axes.axvline(
-      float(np.median(known)), color=SECOND, linewidth=1.2, linestyle=':',
-      label=f'median {np.median(known):.3g}',
+      float(np.median(exact)), color=SECOND, linewidth=1.2, linestyle=':',
+      label=f'median {np.median(exact):.3g}',
     )  # fmt: skip
     add_legend(axes, 'lower right')
   axes.set_xlabel('labelled examples a class that match zero-shot')
@@ -86,7 +88,7 @@ def draw_data_efficiency(rows: Rows) -> Figure:
 
 
 def _by_name(rows: Rows) -> dict[str, list[dict[str, Any]]]:
-  """Returns the rows of each name, by shots."""
+  """Returns the rows of each name, by rising examples a class."""
   ordered = sorted(rows, key=lambda row: (row['name'], row['shots']))
   groups = itertools.groupby(ordered, key=lambda row: row['name'])
   return {name: list(group) for name, group in groups}
@@ -114,7 +116,7 @@ def _name_ends(
 
 
 def _mean_curve(curves: Mapping[str, Rows]) -> Rows:
-  """Returns the mean over data sets, at the shots that all of them have."""
+  """Returns the mean over data sets, where all of them have a point."""
   scores = [{row['shots']: row['mean'] for row in c} for c in curves.values()]
   common = set.intersection(*map(set, scores))
   return [
@@ -131,7 +133,7 @@ def _draw_scores(
   width: float,
   name: str | None = None,
 ) -> None:
-  """Draws a curve over shots, and a star for zero-shot."""
+  """Draws a curve over the examples a class, and a star for zero-shot."""
   probes = [row for row in rows if row['shots'] > 0]
   axes.plot(
     [x_of[row['shots']] for row in probes],
@@ -147,12 +149,12 @@ def _draw_scores(
 def _draw_interval(
   axes: Axes, rows: Rows, x_of: Mapping[float | int, int]
 ) -> None:
-  """Shades the interval of a curve, where it is known."""
-  known = [row for row in rows if row['low'] is not None]
-  if len(known) > 1:
+  """Shades the interval of a curve where it has one."""
+  rows = [row for row in rows if row['low'] is not None]
+  if len(rows) > 1:
     axes.fill_between(
-      [x_of[row['shots']] for row in known],
-      [100 * max(row['low'], 0) for row in known],
-      [100 * min(row['high'], 1) for row in known],
+      [x_of[row['shots']] for row in rows],
+      [100 * max(row['low'], 0) for row in rows],
+      [100 * min(row['high'], 1) for row in rows],
       color=ACCENT, alpha=0.15, linewidth=0,
     )  # fmt: skip

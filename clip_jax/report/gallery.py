@@ -1,5 +1,5 @@
-"""What a training report shows of the held-out examples, beside the curves:
-cards, a similarity matrix, nearest images and confused names.
+"""The held-out examples in a training report: cards, a similarity matrix,
+nearest images and confused names.
 """
 
 import difflib
@@ -173,22 +173,22 @@ def nearest(
   """Returns indices and cosine similarities, the most similar first."""
   similarity = features @ query
   order = np.argsort(-similarity, kind='stable')
-  kept = [int(i) for i in order if i not in without][:count]
-  return [(i, float(similarity[i])) for i in kept]
+  best = [int(i) for i in order if i not in without][:count]
+  return [(i, float(similarity[i])) for i in best]
 
 
 def changed_words(text: str, other: str) -> list[tuple[str, bool]]:
   """Returns the pieces of a text, and whether each differs from the other."""
   pieces = re.findall(r"[\w'-]+|[^\w'-]+", text)
   indices = [i for i, piece in enumerate(pieces) if _words(piece)]
-  ours, theirs = [pieces[i].lower() for i in indices], _words(other)
-  if len(ours) == len(theirs):
-    kept = [i for i, word in enumerate(ours) if word == theirs[i]]
+  words, other_words = [pieces[i].lower() for i in indices], _words(other)
+  if len(words) == len(other_words):
+    common = [i for i, word in enumerate(words) if word == other_words[i]]
   else:
-    matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=False)
+    matcher = difflib.SequenceMatcher(None, words, other_words, autojunk=False)
     blocks = matcher.get_matching_blocks()
-    kept = [block.a + i for block in blocks for i in range(block.size)]
-  same = {indices[i] for i in kept}
+    common = [block.a + i for block in blocks for i in range(block.size)]
+  same = {indices[i] for i in common}
   return [
     (piece, i in indices and i not in same) for i, piece in enumerate(pieces)
   ]

@@ -68,7 +68,7 @@ def find_records(source: Source, ids: Mapping[int, str]) -> dict[int, int]:
 
   The rows of a table are in the order of its source, without the records that
   could not be read: a row's record is at the row's own index or soon after it.
-  Only what is not there is looked for in the whole source.
+  The whole source is searched only for records that are not there.
 
   Args:
     source: what was embedded.

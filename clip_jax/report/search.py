@@ -51,7 +51,7 @@ def write_page(
     path,
     'search.html',
     results=results,
-    asked=[
+    query_images=[
       data_uri(result.query, _SIDE) if result.is_image else None
       for result in results
     ],

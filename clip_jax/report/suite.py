@@ -68,7 +68,7 @@ def fetch_images(
 
 def _sections(collected: Collected, images: Images) -> dict[str, Any]:
   """Returns the values of the template."""
-  shots, summary = suite_tables.summary(collected)
+  examples_per_class, summary = suite_tables.summary(collected)
   date = datetime.datetime.fromisoformat(collected['date'])
   return {
     'suite': collected,
@@ -76,7 +76,7 @@ def _sections(collected: Collected, images: Images) -> dict[str, Any]:
     'headline': _headline(collected, summary),
     'failed': [x for x in collected['results'] if x['error'] is not None],
     'warnings': warnings_of(collected),
-    'shots': shots,
+    'examples_per_class': examples_per_class,
     'summary': summary,
     'published': collected['published'],
     'prompts': suite_charts.prompt_charts(collected),
@@ -180,7 +180,7 @@ def _settings(collected: Collected) -> list[tuple[str, str]]:
 
 
 def _shown_ids(collected: Collected) -> Iterator[tuple[str, str, list[str]]]:
-  """Gives data sets and splits with the ids of their images on the page."""
+  """Yields data sets and splits with the ids of their images on the page."""
   for result in results_of(collected, 'zero_shot'):
     rows = shown_confusions(result)
     ids = [row['examples'][0] for row in rows if row['examples']]

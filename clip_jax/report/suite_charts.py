@@ -16,7 +16,7 @@ Result = Mapping[str, Any]
 
 
 def results_of(collected: Collected, task: str) -> Iterator[Result]:
-  """Gives the results of a task that did not fail."""
+  """Yields the results of a task that did not fail."""
   for result in collected['results']:
     if result['task'] == task and result['error'] is None:
       yield result
@@ -35,7 +35,7 @@ def own_metric(collected: Collected, result: Result) -> str | None:
 
 
 def probe_curve(result: Result) -> list[dict[str, Any]]:
-  """Returns a few_shot result's scores by shots, without the zero-shot one."""
+  """Returns the few-shot scores of a result, by rising examples a class."""
   rows = [x for x in result['tables'].get('curve', []) if x['start'] == 'zeros']
   return sorted(rows, key=lambda row: row['shots'])
 
@@ -131,7 +131,7 @@ def overlap_charts(collected: Collected) -> list[Chart]:
   rows = [
     {
       'name': title(collected, result),
-      'share': result['metrics']['overlap_share'],
+      'fraction': result['metrics']['overlap_share'],
       'difference': result['metrics']['overlap_minus_clean'],
       'low': result['metrics']['overlap_minus_clean_low'],
       'high': result['metrics']['overlap_minus_clean_high'],
@@ -192,9 +192,10 @@ def _zero_shot_less_probe(collected: Collected) -> list[Chart]:
     probe = probes.get(result['dataset'])
     if probe is None:
       continue
-    ours, theirs = own_metric(collected, result), own_metric(collected, probe)
-    if ours and theirs:
-      value = result['metrics'][ours] - probe['metrics'][theirs]
+    metric = own_metric(collected, result)
+    probe_metric = own_metric(collected, probe)
+    if metric and probe_metric:
+      value = result['metrics'][metric] - probe['metrics'][probe_metric]
       rows.append({'name': title(collected, result), 'value': value})
   if not rows:
     return []
@@ -255,13 +256,13 @@ def _data_efficiency(collected: Collected) -> list[Chart]:
     curve = probe_curve(result)
     if not curve:
       continue
-    shots, bound = result['metrics'].get('shots_to_match_zero_shot'), ''
-    if shots is None:
-      first, last = curve[0], curve[-1]
-      above = first['mean'] > result['metrics']['zero_shot']
-      shots, bound = (first if above else last)['shots'], '<' if above else '>'
+    needed, bound = result['metrics'].get('shots_to_match_zero_shot'), ''
+    if needed is None:
+      above = curve[0]['mean'] > result['metrics']['zero_shot']
+      needed = curve[0 if above else -1]['shots']
+      bound = '<' if above else '>'
     rows.append(
-      {'name': title(collected, result), 'shots': shots, 'bound': bound}
+      {'name': title(collected, result), 'shots': needed, 'bound': bound}
     )
   if not rows:
     return []
@@ -271,8 +272,8 @@ def _data_efficiency(collected: Collected) -> list[Chart]:
       'What a name is worth in examples',
       _count(rows),
       'As figure 7 of the paper: examples a class that a linear probe needs to '
-      'be as good as zero-shot, along straight lines over log(shots); grey '
-      'where the curve gives only a bound. From few_shot.',
+      'be as good as zero-shot, along straight lines over its logarithm; '
+      'grey where the curve gives only a bound. From few_shot.',
       few_shot_figures.draw_data_efficiency(rows),
     )
   ]

@@ -94,7 +94,9 @@ def draw_reliability(rows: Rows) -> Figure:
 
 
 def draw_robustness(rows: Rows, line: dict[str, Any] | None) -> Figure:
-  """Accuracy under shift over that without, in logits (figures 13 to 15).
+  """Draws accuracy under shift over that without it (figures 13 to 15).
+
+  Both axes are logits.
 
   Args:
     rows: 'name', 'reference', 'shift' (rates), 'kind': one of `_MARKERS`.
@@ -138,13 +140,13 @@ def draw_overlap(rows: Rows) -> Figure:
   """Draws what overlap is worth over how much there is (figure 17, left).
 
   Args:
-    rows: 'name', 'share', 'difference' (overlap less clean), 'low', 'high' of
-      its 99.5 % interval.
+    rows: 'name', 'fraction' (of the test images), 'difference' (overlap less
+      clean), 'low', 'high' of its 99.5 % interval.
   """
   figure, axes = new_axes(3.1)
-  reach = min(103.0, max(1.0, *(125 * row['share'] for row in rows)))
+  reach = min(103.0, max(1.0, *(125 * row['fraction'] for row in rows)))
   for row in rows:
-    x, y = 100 * row['share'], 100 * row['difference']
+    x, y = 100 * row['fraction'], 100 * row['difference']
     clear = row['low'] > 0 or row['high'] < 0
     axes.errorbar(
       x, y, [[y - 100 * row['low']], [100 * row['high'] - y]], fmt='o',

@@ -30,16 +30,17 @@ def summary(collected: Collected) -> tuple[list[float | int], list[Row]]:
   """Returns the scores of all classified data sets.
 
   Returns:
-    The shots that there are; and for each data set 'title', 'metric',
-    'chance', 'zero_shot' and 'probe', each with its '_ends' and its number in
-    the paper, 'gain' of prompts, 'shots' (one score each) and 'examples'; None
-    where there is no number.
+    The numbers of examples a class of few-shot probes; and for each data set
+    'title', 'metric', 'chance', 'zero_shot' and 'probe', each with its '_ends'
+    and its number in the paper, 'gain' of prompts, 'few_shot' (the score with
+    each number of examples a class) and 'examples'; None where there is no
+    number.
   """
   by_dataset: dict[str, dict[str, Result]] = {}
   for result in collected['results']:
     if result['error'] is None:
       by_dataset.setdefault(result['dataset'], {})[result['task']] = result
-  shots = sorted(
+  examples_per_class = sorted(
     {
       row['shots']
       for result in results_of(collected, 'few_shot')
@@ -48,11 +49,11 @@ def summary(collected: Collected) -> tuple[list[float | int], list[Row]]:
     }
   )
   rows = [
-    _summary_row(collected, tasks, shots)
+    _summary_row(collected, tasks, examples_per_class)
     for tasks in by_dataset.values()
     if tasks.keys() & {'zero_shot', 'linear_probe', 'few_shot'}
   ]
-  return shots, rows
+  return examples_per_class, rows
 
 
 def confusions(collected: Collected, images: Images) -> list[Row]:
@@ -145,7 +146,7 @@ def _image(
 def _summary_row(
   collected: Collected,
   tasks: Mapping[str, Result],
-  shots: Sequence[float | int],
+  examples_per_class: Sequence[float | int],
 ) -> Row:
   row: Row = {
     'title': title(collected, next(iter(tasks.values()))),
@@ -169,5 +170,5 @@ def _summary_row(
     row['gain'] = tasks['prompt_gain']['metrics']['ensemble_gain']
   curve = probe_curve(tasks['few_shot']) if 'few_shot' in tasks else []
   means = {x['shots']: x['mean'] for x in curve if not x['full']}
-  row['shots'] = [means.get(k) for k in shots]
+  row['few_shot'] = [means.get(k) for k in examples_per_class]
   return row

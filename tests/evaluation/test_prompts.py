@@ -1,4 +1,4 @@
-"""What is said of truncated prompts, or are those of other classes."""
+"""Warnings of truncated prompts, and of classes whose prompts are equal."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ DATA = Dataset('pets', split(), class_names=NAMES, templates=('a {}',))
 ENCODER = Short()
 
 
-def said(templates, names=NAMES, encoder: TableEncoder = ENCODER):
+def warnings_for(templates, names=NAMES, encoder: TableEncoder = ENCODER):
   data = dataclasses.replace(DATA, class_names=names)
   return [
     row['warning']
@@ -53,51 +53,51 @@ def said(templates, names=NAMES, encoder: TableEncoder = ENCODER):
   ]
 
 
-def test_nothing_is_said_of_what_is_read_whole():
-  assert said(['a small {}']) == []  # 'a small red bird' are four words
+def test_prompts_that_fit_give_no_warning():
+  assert warnings_for(['a small {}']) == []  # 'a small red bird' are four words
 
 
 def test_truncated_prompts_are_counted():
-  assert said(['a {}', 'a small pet {}']) == [
+  assert warnings_for(['a {}', 'a small pet {}']) == [
     "data 'pets': 1 of 6 prompts are longer than the 6 tokens that the model "
     'reads, and were truncated.'
   ]
 
 
-def test_classes_whose_names_are_truncated_are_the_same():
-  (line,) = said(['a photo of the {}'])
+def test_classes_whose_names_are_truncated_away_are_equal():
+  (line,) = warnings_for(['a photo of the {}'])
   assert line.endswith(
     'were truncated: 3 of 3 classes cannot be told apart from others: '
     'cat = dog = red bird.'
   )
   # 'a pet of red' is another than 'a pet of cat'.
-  (line,) = said(['a pet of {} now'])
+  (line,) = warnings_for(['a pet of {} now'])
   assert line.endswith('3 of 3 prompts are longer than the 6 tokens that the '
                        'model reads, and were truncated.')  # fmt: skip
   names = (('red cat',), ('red dog',), ('fish',))
-  (line,) = said(['a pet of {}'], names)
+  (line,) = warnings_for(['a pet of {}'], names)
   assert line.endswith(
     'were truncated: 2 of 3 classes cannot be told apart from others: '
     'red cat = red dog.'
   )
 
 
-def test_one_prompt_that_differs_tells_classes_apart():
-  (line,) = said(['a photo of the {}', 'a {}'])
+def test_one_different_prompt_distinguishes_two_classes():
+  (line,) = warnings_for(['a photo of the {}', 'a {}'])
   assert 'told apart' not in line
 
 
-def test_a_truncated_prompt_may_be_another_class_whole():
-  (line,) = said(['my own {}'], (('old cat',), ('old cat here',)))
+def test_a_truncated_prompt_may_equal_another_class_in_full():
+  (line,) = warnings_for(['my own {}'], (('old cat',), ('old cat here',)))
   assert line.endswith('1 of 2 prompts are longer than the 6 tokens that the '
                        'model reads, and were truncated: 2 of 2 classes cannot '
                        'be told apart from others: old cat = old cat here.'
                        )  # fmt: skip
 
 
-def test_classes_that_share_a_name_are_not_blamed_on_truncation():
+def test_classes_of_one_name_are_not_attributed_to_truncation():
   names = (('crane',), ('crane',), ('a very old red bird',))
-  truncated, alike = said(['a {}'], names)
+  truncated, alike = warnings_for(['a {}'], names)
   assert 'told apart' not in truncated
   assert alike == (
     "data 'pets': 2 of 3 classes cannot be told apart from others: "
@@ -105,19 +105,19 @@ def test_classes_that_share_a_name_are_not_blamed_on_truncation():
   )
 
 
-def test_names_that_the_model_reads_alike_are_told():
+def test_warns_of_different_names_with_equal_tokens():
   names = (('Crane',), ('crane',), ('red bird', 'bird'), ('bird', 'red bird'))
-  assert said(['a {}'], names) == [
+  assert warnings_for(['a {}'], names) == [
     "data 'pets': 4 of 4 classes cannot be told apart from others: "
     'Crane = crane, red bird = bird.'
   ]
 
 
-def test_all_names_and_templates_of_a_class_count():
+def test_all_names_and_templates_of_a_class_are_compared():
   names = (('cat', 'red bird'), ('cat', 'blue bird'), ('dog',))
-  (line,) = said(['this is a {}'], names)
+  (line,) = warnings_for(['this is a {}'], names)
   assert '2 of 5 prompts' in line and 'told apart' not in line
-  (line,) = said(['this is a big {}'], names)
+  (line,) = warnings_for(['this is a big {}'], names)
   # Two equal prompts have the mean of one.
   assert line.endswith('5 of 5 prompts are longer than the 6 tokens that the '
                        'model reads, and were truncated: 3 of 3 classes cannot '
@@ -125,22 +125,22 @@ def test_all_names_and_templates_of_a_class_count():
                        )  # fmt: skip
 
 
-def test_of_an_encoder_without_a_tokenizer_the_prompts_are_compared():
+def test_without_a_tokenizer_the_prompts_are_compared_in_full():
   plain = TableEncoder({}, {})
-  assert said(['a photo of the {}'], encoder=plain) == []
-  (line,) = said(['{}'], (('cat',), ('dog',), ('cat',)), plain)
+  assert warnings_for(['a photo of the {}'], encoder=plain) == []
+  (line,) = warnings_for(['{}'], (('cat',), ('dog',), ('cat',)), plain)
   assert line.endswith('from others: cat (2 classes).')
 
 
 def test_of_many_groups_some_are_named_and_long_names_are_shortened():
   names = tuple((word,) for word in 'abcdefgh' for _ in range(2))
-  (line,) = said(['{}'], names, TableEncoder({}, {}))
+  (line,) = warnings_for(['{}'], names, TableEncoder({}, {}))
   assert line.endswith(
     '16 of 16 classes cannot be told apart from others: a (2 classes), '
     'b (2 classes), c (2 classes), d (2 classes), e (2 classes), ….'
   )
   long = (('long ' * 99,), ('long ' * 99,))
-  (line,) = said(['{}'], long, TableEncoder({}, {}))
+  (line,) = warnings_for(['{}'], long, TableEncoder({}, {}))
   assert len(line) < 200
 
 
@@ -175,7 +175,7 @@ def test_every_task_with_prompts_tells_it(task: str, start_from_text: bool):
   designs = checked({'own': {'group': ['{groups}']}}, 'of a test')
   options = Options(
     probe=ProbeOptions(start_from_text=start_from_text, C=1.0),
-    few_shot=FewShotOptions(shots=(1,), seeds=1),
+    few_shot=FewShotOptions(examples_per_class=(1,), seeds=1),
     bias=BiasOptions(designs=designs),
   )
   result = find_evaluator(task)(ENCODER, data, options)

@@ -119,7 +119,7 @@ def test_the_command_and_the_model_are_shown(page):
   assert 'Groups are labels.' in page.text(' ')
   assert 'dtype float32' in page.text(
     ' '
-  ) and 'shots 1, 2, 4, 8, 16' in page.text(' ')
+  ) and 'examples_per_class 1, 2, 4, 8, 16' in page.text(' ')
 
 
 def test_confusions_have_images_of_both_names(page):

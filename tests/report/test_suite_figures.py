@@ -28,8 +28,8 @@ MODELS = [
 ]
 LINE = {'slope': 1.0, 'intercept': -0.5, 'through': 'probes'}
 OVERLAP = [
-  {'name': 'a', 'share': 0.2, 'difference': 0.1, 'low': 0.01, 'high': 0.2},
-  {'name': 'b', 'share': 0.97, 'difference': -0.1, 'low': -0.2, 'high': 0.1},
+  {'name': 'a', 'fraction': 0.2, 'difference': 0.1, 'low': 0.01, 'high': 0.2},
+  {'name': 'b', 'fraction': 0.97, 'difference': -0.1, 'low': -0.2, 'high': 0.1},
 ]
 RATES = [
   {'group': group, 'kind': kind, 'rate': 0.5, 'low': 0.4, 'high': 0.6}

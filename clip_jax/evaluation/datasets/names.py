@@ -66,7 +66,7 @@ def templates(name: str) -> tuple[str, ...]:
 
 
 def wordnet_ids(name: str) -> tuple[tuple[str, ...], ...]:
-  """ImageNet's ids of each class, in our order; empty for other data sets.
+  """Returns ImageNet's ids of each class; () for data sets without them.
 
   A class of ObjectNet may be several of ImageNet's, hence the inner tuples.
 
@@ -135,14 +135,14 @@ def read_names(name: str) -> Names:
 def _others(
   base: Names | None, ids: tuple[tuple[str, ...], ...]
 ) -> tuple[str, ...]:
-  """Ids of the other data set that are none of this one's classes.
+  """Returns the ids of the other data set that are none of this one's.
 
   TFDS labels ImageNet-A and -R with all 1,000 ids.
   """
   if base is None:
     return ()
-  mine = {x for several in ids for x in several}
-  return tuple(x for (x,) in base.wordnet_ids if x not in mine)
+  own = {x for ids_of_class in ids for x in ids_of_class}
+  return tuple(x for (x,) in base.wordnet_ids if x not in own)
 
 
 def _tuples(rows: list[str | list[str]]) -> tuple[tuple[str, ...], ...]:
@@ -186,8 +186,8 @@ def match_names(
 ) -> Int[np.ndarray, ' labels']:
   """Returns the class of each label, by name.
 
-  Letters and digits count, upper and lower case and all else do not. An alias
-  goes before a name: of STL-10, '2' is what the aliases say.
+  Only letters and digits are compared, whatever their case. An alias goes
+  before a name: the label '2' of STL-10 is the class that the aliases give.
 
   Args:
     label_names: as a source spells them, in its order.
@@ -247,7 +247,7 @@ def _index(classes: Sequence[Sequence[str]]) -> dict[str, set[int]]:
 
 
 def spelling(name: str) -> str:
-  """Returns what of a name counts: its letters and digits, in lower case."""
+  """Returns a name's letters and digits in lower case, by which it is found."""
   plain = unicodedata.normalize('NFKD', name).casefold()
   return ''.join(x for x in plain if x.isalnum())
 

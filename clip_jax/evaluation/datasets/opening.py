@@ -1,8 +1,8 @@
-"""A name or a SPEC becomes a data set that evaluators take.
+"""Opens the data set of an evaluation, by its name in the table or by a SPEC.
 
-A row of the table brings its class names, prompts and metric, and its labels
-find their classes by name; a SPEC brings its labels and nothing else. Splits
-for training are opened when they are first asked for.
+A row of the table has class names, prompts and a metric, and labels are matched
+with its classes by name; a SPEC has its labels alone. Splits for training are
+opened when they are first asked for.
 """
 
 import difflib
@@ -48,7 +48,7 @@ def open_dataset(
   class_names: Sequence[str] | None = None,
   captions: Sequence[str] = DEFAULT_CAPTIONS,
 ) -> Dataset:
-  """Opens what is evaluated; what probes learn from, when they ask for it.
+  """Opens a data set: its test split now, the others when they are asked for.
 
   Args:
     name: a row of the table, 'cifar10', or a SPEC, 'folder:pets#test'.
@@ -70,8 +70,7 @@ def open_dataset(
     if train is None:  # else the two may have images in common
       validation = validation or facts.validation
     specs = (train or facts.train, validation)
-    place = root or data_root()
-    return _open_row(facts, place, specs, lines, tuple(captions))
+    return _open_row(facts, root or data_root(), specs, lines, tuple(captions))
   if ':' not in with_scheme(name):
     near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0)
     raise UsageError(
@@ -79,16 +78,16 @@ def open_dataset(
       'has all), and a SPEC is SCHEME:LOCATION[#SPLIT].'
     )
 
-  def opened(spec: str) -> Source:
+  def open_split(spec: str) -> Source:
     return open_source(spec, captions=tuple(captions))
 
-  source = opened(name)
+  source = open_split(name)
   names, class_of_label = _classes(source, None, lines)
   return Dataset(
     name,
     Split(source, class_of_label),
-    train=_later(train, opened, source, class_of_label),
-    validation=_later(validation, opened, source, class_of_label),
+    train=_deferred(train, open_split, source, class_of_label),
+    validation=_deferred(validation, open_split, source, class_of_label),
     class_names=names,
   )
 
@@ -102,29 +101,29 @@ def _open_row(
 ) -> Dataset:
   """Opens a data set of the table; `specs` are for training and validation."""
   _require(facts, root)
-  known = read_names(facts.name)
+  names = read_names(facts.name)
 
-  def opened(spec: str) -> Source:
+  def open_split(spec: str) -> Source:
     return _source(facts, fill_root(spec, root), captions)
 
   assert facts.test
-  source = opened(facts.test)
-  if known.classes and source.label_names is None:
+  source = open_split(facts.test)
+  if names.classes and source.label_names is None:
     raise UsageError(
       f'data {source.spec!r}: no label names, which are how the classes of '
       f'{facts.name} are found.'
     )
-  names, class_of_label = _classes(source, known, lines, facts.name)
-  # Labels that the table knows are the same classes in every split; a user's
-  # names and a source's own are those of the split that is evaluated.
-  by_name = facts.name if known.classes and lines is None else None
+  class_names, class_of_label = _classes(source, names, lines, facts.name)
+  # Class names of the table are the same for every split; a user's names and a
+  # source's own are those of the split that is evaluated.
+  by_name = facts.name if names.classes and lines is None else None
   return Dataset(
     facts.name,
     Split(source, class_of_label),
-    train=_later(specs[0], opened, source, class_of_label, by_name),
-    validation=_later(specs[1], opened, source, class_of_label, by_name),
-    class_names=names,
-    templates=known.templates,
+    train=_deferred(specs[0], open_split, source, class_of_label, by_name),
+    validation=_deferred(specs[1], open_split, source, class_of_label, by_name),
+    class_names=class_names,
+    templates=names.templates,
     metric=facts.metric or 'accuracy',
     title=facts.title,
     reference=_reference(facts, root),
@@ -132,14 +131,14 @@ def _open_row(
 
 
 def _reference(facts: DatasetFacts, root: Path) -> Dataset | None:
-  """Opens what a data set is a shift of, where that is here."""
+  """Opens the data set that this one is a shift of, if it is present."""
   if not facts.shift_of or present(DATASETS[facts.shift_of], root):
     return None
   return open_dataset(facts.shift_of, root=root)
 
 
 def _require(facts: DatasetFacts, root: Path) -> None:
-  """Says how to get a data set that is not here."""
+  """Raises a UsageError that says how to get a data set that is absent."""
   reason = present(facts, root)
   if reason is None:
     return
@@ -175,18 +174,18 @@ def _source(
 
 def _classes(
   source: Source,
-  known: Names | None,
+  names: Names | None,
   lines: tuple[str, ...] | None,
   row: str = '',
 ) -> tuple[tuple[tuple[str, ...], ...], ClassOfLabel]:
   """Returns the names of each class, and the class of each label."""
   labels = source.label_names
   class_of_label = None
-  if known and known.classes and labels is not None:
+  if names and names.classes and labels is not None:
     class_of_label = match(labels, row)
   if lines is None:
-    if known and known.classes:
-      return known.classes, class_of_label
+    if names and names.classes:
+      return names.classes, class_of_label
     return tuple((label,) for label in labels or ()), None
   return _renamed(source, class_of_label, lines)
 
@@ -194,7 +193,11 @@ def _classes(
 def _renamed(
   source: Source, class_of_label: ClassOfLabel, lines: tuple[str, ...]
 ) -> tuple[tuple[tuple[str, ...], ...], ClassOfLabel]:
-  """Returns a user's names: the classes are the labels, but those left out."""
+  """Returns a user's names and the classes: a label each, but those left out.
+
+  Args:
+    lines: a user's names, one line for each label.
+  """
   labels = source.label_names
   if labels is not None and len(lines) != len(labels):
     raise UsageError(
@@ -206,22 +209,22 @@ def _renamed(
     tuple(word.strip() for word in line.split('|') if word.strip())
     for line in lines
   ]
-  for number, several in enumerate(names, 1):
-    if not several:
+  for number, names_of_class in enumerate(names, 1):
+    if not names_of_class:
       raise UsageError(f'--class_names: line {number} has no name.')
-  kept = np.ones(len(names), bool)
+  is_class = np.ones(len(names), bool)
   if class_of_label is not None:
-    kept = class_of_label != OUTSIDE
-  renumbered = np.where(kept, np.cumsum(kept) - 1, OUTSIDE)
+    is_class = class_of_label != OUTSIDE
+  renumbered = np.where(is_class, np.cumsum(is_class) - 1, OUTSIDE)
   return (
-    tuple(x for x, keep in zip(names, kept, strict=True) if keep),
+    tuple(x for x, keep in zip(names, is_class, strict=True) if keep),
     renumbered.astype(np.int64),
   )
 
 
-def _later(
+def _deferred(
   spec: str | None,
-  opened: _Open,
+  open_split: _Open,
   test: Source,
   class_of_label: ClassOfLabel,
   row: str | None = None,
@@ -229,34 +232,35 @@ def _later(
   """Returns a split that is opened when it is first read.
 
   Args:
-    test: its labels, by name, say which class a label is;
-    class_of_label: with this.
-    row: the row of the table that says it instead.
+    test: the test split; labels of the same name are of the same class.
+    class_of_label: of the test split.
+    row: the row of the table whose names are the classes; None takes those of
+      the test split.
   """
   if spec is None:
     return None
 
-  def find(source: Source) -> ClassOfLabel:
+  def find_classes(source: Source) -> ClassOfLabel:
     if row is not None and source.label_names is not None:
       return match(source.label_names, row)
-    return _as_in(test, source, class_of_label)
+    return _match_test_labels(test, source, class_of_label)
 
-  return Split(lambda: opened(spec), find)
+  return Split(lambda: open_split(spec), find_classes)
 
 
-def _as_in(
+def _match_test_labels(
   test: Source, source: Source, class_of_label: ClassOfLabel
 ) -> ClassOfLabel:
   """Returns the class of each label of another split, by the label's name."""
   if source.label_names == test.label_names:
     return class_of_label
-  place = {name: i for i, name in enumerate(test.label_names or ())}
-  others = [name for name in source.label_names or () if name not in place]
+  label_of = {name: i for i, name in enumerate(test.label_names or ())}
+  others = [name for name in source.label_names or () if name not in label_of]
   if others or not source.label_names:
     what = f'a label {others[0]!r}' if others else 'no label names'
     raise UsageError(
       f'data {source.spec!r} has {what}, unlike {test.spec!r}: both need the '
       'same classes.'
     )
-  classes = np.array([place[name] for name in source.label_names], np.int64)
-  return classes if class_of_label is None else class_of_label[classes]
+  labels = np.array([label_of[name] for name in source.label_names], np.int64)
+  return labels if class_of_label is None else class_of_label[labels]

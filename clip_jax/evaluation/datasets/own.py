@@ -18,20 +18,20 @@ _CLASSIFIED = ('zero_shot', 'prompt_gain')
 _PROBED = ('linear_probe', 'few_shot')
 
 
-class Wanted(NamedTuple):
-  """The data sets of a flag.
+class SelectedDatasets(NamedTuple):
+  """The data sets that the flag --datasets selects.
 
   Attributes:
     names: of all, in order.
-    own: name to SPEC, of those that are not of the table.
+    own: name to SPEC, of a user's own data, which are not in the table.
   """
 
   names: list[str]
   own: dict[str, str]
 
 
-def split_names(words: Sequence[str]) -> Wanted:
-  """Tells names of the table from a user's NAME=SPEC.
+def parse_datasets(words: Sequence[str]) -> SelectedDatasets:
+  """Parses the values of --datasets: names of the table, and NAME=SPEC.
 
   Raises:
     UsageError: a SPEC has no name, or one that is taken or cannot be one.
@@ -57,11 +57,11 @@ def split_names(words: Sequence[str]) -> Wanted:
       )
     names.append(name)
     own[name] = spec
-  return Wanted(names, own)
+  return SelectedDatasets(names, own)
 
 
 def own_row(name: str, spec: str, captions: Sequence[str]) -> DatasetFacts:
-  """Returns the row of a user's data, with the tasks that it can be asked.
+  """Returns the row of a user's data, with the tasks that it can be used for.
 
   Labels are classified, captions retrieved. Of a split '#test', probes learn
   from '#train' of the same location, where there is one.

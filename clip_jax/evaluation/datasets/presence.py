@@ -30,7 +30,7 @@ def present(facts: DatasetFacts, root: Path | None = None) -> str | None:
 
   Args:
     facts: a row of the table.
-    root: in the place of `{root}`; by default `data_root`.
+    root: replaces `{root}`; by default `data_root`.
   Returns:
     A few words for a table, such as 'no such folder'.
   """

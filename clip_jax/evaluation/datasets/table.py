@@ -56,11 +56,11 @@ def _folder(
   name: str, train: str = 'train', test: str = 'test', validation: str = ''
 ) -> _Specs:
   """Returns the SPECs of a data set that a user lays out in folders."""
-  place = f'folder:{{root}}/{name}'
+  folder = f'folder:{{root}}/{name}'
   return {
-    'train': f'{place}#{train}',
-    'validation': f'{place}#{validation}' if validation else None,
-    'test': f'{place}#{test}',
+    'train': f'{folder}#{train}',
+    'validation': f'{folder}#{validation}' if validation else None,
+    'test': f'{folder}#{test}',
   }
 
 
@@ -126,9 +126,9 @@ def _local(
 def _fairface(
   name: str, title: str, target: Target, columns: str
 ) -> DatasetFacts:
-  place = 'csv:{root}/fairface/fairface_label_'
+  tables = 'csv:{root}/fairface/fairface_label_'
   return DatasetFacts(
-    name, title, 'bias', None, f'{place}train.csv', None, f'{place}val.csv',
+    name, title, 'bias', None, f'{tables}train.csv', None, f'{tables}val.csv',
     (86_744, 10_954), target=target,
     note=f'the class is the {columns} of the published tables, which lie '
          'beside the folders train and val of the images',

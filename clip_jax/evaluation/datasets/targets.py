@@ -1,4 +1,4 @@
-"""Right answers that a data set does not have as a label, but implies.
+"""Labels that a data set implies, but does not store as labels.
 
 Some are made of the objects that TFDS lists for an image (VOC2007, KITTI,
 CLEVR), some are columns of a table (FairFace), some the words of an emoji's
@@ -27,8 +27,8 @@ def _object_names(features: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _objects(data: Mapping[str, Any]) -> Labels:
-  """VOC2007's rule: a class of which an image has objects, but only such as
-  are hard to see, is neither right nor wrong there (its devkit's label 0).
+  """Returns the classes of an image by VOC2007's rule: one whose objects are
+  all hard to see is neither right nor wrong (label 0 of its devkit).
   """
   clear = [int(label) for label in data['labels_no_difficult']]
   seen = {int(label) for label in data['labels']}
@@ -46,8 +46,8 @@ def _nearest_vehicle(data: Mapping[str, Any]) -> Labels:
   """
   objects = data['objects']
   ahead = [
-    float(place[2])
-    for kind, place in zip(objects['type'], objects['location'], strict=True)
+    float(location[2])
+    for kind, location in zip(objects['type'], objects['location'], strict=True)
     if int(kind) in _VEHICLES
   ]
   if not ahead:
@@ -159,24 +159,24 @@ class CaptionLabels(Source):
     self.label_names = target.label_names
     self.notices = source.notices
     self._source = source
-    self._kept: list[tuple[int, int]] = []  # index, label
+    self._labelled: list[tuple[int, int]] = []  # index, label
     for index, texts in enumerate(captions):
       answers = {target.label(text) for text in texts}
       labels = [label for label in answers if label is not None]
       if len(labels) == 1:
-        self._kept.append((index, labels[0]))
+        self._labelled.append((index, labels[0]))
 
   def __len__(self) -> int:
-    return len(self._kept)
+    return len(self._labelled)
 
   def id(self, index: int) -> str:
-    return self._source.id(self._kept[index][0])
+    return self._source.id(self._labelled[index][0])
 
   def captions(self, index: int) -> list[str]:
-    return self._source.captions(self._kept[index][0])
+    return self._source.captions(self._labelled[index][0])
 
   def __getitem__(self, index: int) -> Record:
-    row, label = self._kept[index]
+    row, label = self._labelled[index]
     return {**self._source[row], 'label': label}
 
 

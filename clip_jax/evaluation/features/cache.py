@@ -1,21 +1,21 @@
-"""Features on disk: a model meets each image once, whatever is evaluated.
+"""Keeps features on disk: a model encodes each image once for all evaluations.
 
 ```
 FOLDER/
   images/KEY/        the images of one source through one model
-    manifest.json      all that the rows depend on; KEY is its hash
-    00000000.npz       a shard: features, and what is known of each record
+    manifest.json      everything that the rows depend on; KEY is its hash
+    00000000.npz       a shard: features, ids, captions and labels
   texts/KEY/         the same of a list of texts
 ```
 
-A shard is there whole or not at all, so that an evaluation that was killed goes
-on with the shards that are missing; one that is damaged is made again.
+Shards are written atomically: an evaluation that was killed continues with the
+missing ones, and a damaged one is computed again.
 
 KEY depends on the parameters (a sample of each array), the shapes and
 activations, the tokenizer, the preprocessing, the dtype, and the data
 (`data_identity` says what of it); of texts on each of them. It does not depend
-on where the model lies, and neither on the batch size, the kind and the number
-of devices: these change the last bits of a feature only.
+on the path of the model, nor on the batch size or the kind and number of
+devices: these change the last bits of a feature only.
 """
 
 import dataclasses
@@ -92,8 +92,8 @@ def identity_of(model: Model, dtype: str) -> dict[str, Any]:
 class FeatureCache:
   """The features of one model, below a folder.
 
-  Of several processes each has to call the same, and gets the same rows;
-  process 0 writes. They go on with the shards that all of them can read.
+  All processes have to make the same calls, and get the same rows; process 0
+  writes. Shards that not all of them can read are computed again.
 
   Attributes:
     folder: where entries are kept, of any number of models.
@@ -102,10 +102,10 @@ class FeatureCache:
   def __init__(
     self, folder: Path, encoder: Encoder, identity: Mapping[str, Any]
   ):
-    """Touches nothing yet.
+    """Reads and writes nothing yet.
 
     Args:
-      encoder: makes what is not here.
+      encoder: computes missing features.
       identity: tells this encoder from others; see `identity_of`.
     """
     self.folder = folder

@@ -1,6 +1,6 @@
-"""Texts and images through their towers at the same time.
+"""Encodes texts and images at the same time.
 
-Images wait for disks and decoders, which leaves the device to the prompts.
+While images wait for disks and decoders, the device is free for the prompts.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ def encode_concurrently(
   texts: Callable[[Options], Texts],
   images: Callable[[Options], Images],
 ) -> tuple[Texts, Images]:
-  """Returns both results; one is made after the other on several devices.
+  """Returns the encoded texts and images; on several devices in turn.
 
   Where one of the two fails, the other stops at its next item.
 
@@ -57,7 +57,7 @@ def encode_concurrently(
 
 
 class _StoppedError(Exception):
-  """Ends work whose result nobody will see."""
+  """Ends one of the two after the other has failed."""
 
 
 def _stoppable(progress: Progress, stop: threading.Event) -> Progress:

@@ -1,7 +1,7 @@
-"""Images and texts through an encoder: the features that evaluators ask for.
+"""Encodes images and texts, or takes their features from a cache.
 
-Fresh features and those of a cache go the same way, shard by shard, each
-batched by itself, so that both are the same bits.
+Features are computed shard by shard with and without a cache, each shard
+batched by itself, so that both ways give the same bits.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from clip_jax.inference.encode_shards import (
 )
 from clip_jax.inference.shards import Shard, make_shards, records_of
 
-SHARD_ROWS = 4096  # records a shard, which is what a kill costs at most
+SHARD_ROWS = 4096  # records a shard: the most that a killed job repeats
 
 
 def image_shards(source: Source) -> list[Shard]:
@@ -48,7 +48,7 @@ def text_shards(texts: Sequence[str]) -> list[Shard]:
 def may_overlap() -> bool:
   """Returns whether two calls of an encoder may compute at the same time.
 
-  What is split over devices has to be started in the same order on each.
+  Programs that run on several devices have to start in the same order on each.
   """
   return jax.device_count() == 1
 

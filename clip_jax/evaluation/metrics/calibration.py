@@ -54,11 +54,11 @@ def reliability_table(
     raise UsageError(f'bins={bins}: use 1 or more.')
   _check_probabilities(confidences)
   edges = np.linspace(0, 1, bins + 1)
-  places = np.searchsorted(edges[1:-1], confidences)
-  counts = np.bincount(places, minlength=bins)
+  bin_of = np.searchsorted(edges[1:-1], confidences)
+  counts = np.bincount(bin_of, minlength=bins)
   divisors = np.maximum(counts, 1)
-  means = np.bincount(places, confidences, minlength=bins) / divisors
-  rates = np.bincount(places, correct, minlength=bins) / divisors
+  means = np.bincount(bin_of, confidences, minlength=bins) / divisors
+  rates = np.bincount(bin_of, correct, minlength=bins) / divisors
   return [
     Reliability(
       low=float(edges[i]),

@@ -14,11 +14,11 @@ _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 def scores_of(
   features: Float[np.ndarray, 'N D'], weights: Float[np.ndarray, 'D C']
 ) -> Float[np.ndarray, 'N C']:
-  """Returns linear scores, for all who compare or report them.
+  """Returns the scores of a linear classifier.
 
-  Where two classes are level up to rounding, which of them is the best hangs on
-  how the product is computed. Zero-shot has to be one number in every
-  evaluation, so that all compute it here, and `top_classes` by the same parts.
+  Where two classes are equal up to rounding, which of them is the best depends
+  on how the product is computed. Every evaluation computes it here, and
+  `top_classes` by the same parts, so that all have the same accuracy.
 
   Args:
     features: float32, as the weights.
@@ -42,7 +42,7 @@ def scaled(
 def _parts(
   features: Float[np.ndarray, 'N D'], weights: Float[np.ndarray, 'D C']
 ) -> Iterator[Float[np.ndarray, 'n C']]:
-  """Yields the scores of some rows after others; of no rows an empty part."""
+  """Yields the scores of consecutive rows; one empty part if there are none."""
   rows = max(1, _CHUNK_BYTES // (4 * weights.shape[1]))
   for start in range(0, max(1, len(features)), rows):
     yield features[start : start + rows] @ weights
@@ -140,12 +140,12 @@ def count_each(
   return counts
 
 
-# With at most this many classes, five are half or more: top-5 says nothing.
+# Of at most this many classes, five are half or more: top-5 means little.
 FEW_CLASSES = 10
 
 
 def ranks_of(classes: int) -> tuple[int, ...]:
-  """Returns the k of the top-k accuracies that say something."""
+  """Returns the k of the top-k accuracies that are reported."""
   return (1, 5) if classes > FEW_CLASSES else (1,)
 
 

@@ -1,9 +1,9 @@
 """Two detectors of test images that are near-duplicates of training images.
 
-The perceptual one compares hashes, and lays what is near upon the test image;
-the learned one compares the features of the model that is evaluated. Every
-pair is compared, a block at a time: what is kept grows as the number of test
-images, never as that of pairs.
+The perceptual one compares hashes, and then aligns the images of near hashes
+and compares their pixels; the learned one compares the features of the model
+that is evaluated. Every pair is compared, a block at a time: memory grows with
+the number of test images, not with that of pairs.
 """
 
 import functools
@@ -54,9 +54,9 @@ class NearDuplicates(NamedTuple):
 def find_perceptual(
   test: Examples, test_source: Source, train: Source, options: Options
 ) -> NearDuplicates:
-  """Finds near-duplicates by hashes, and by laying near images upon each other.
+  """Finds near-duplicates by their hashes, and then by comparing pixels.
 
-  Flat images are compared with none, and none with them.
+  Flat images, test or training, are compared with none.
 
   Args:
     test: of which only the ids are used.
@@ -67,13 +67,13 @@ def find_perceptual(
   """
   ours = read_hashes(test_source, options)
   theirs = read_hashes(train, options)
-  places = {key: row for row, key in enumerate(ours.ids)}
-  if not places.keys() >= set(test.ids):
+  row_of = {key: row for row, key in enumerate(ours.ids)}
+  if not row_of.keys() >= set(test.ids):
     raise FailureError(
       f'data {test_source.spec!r} has changed since its images were hashed: '
       'remove the folder hashes from the cache.'
     )
-  our_rows = np.array([places[key] for key in test.ids], np.int64)
+  our_rows = np.array([row_of[key] for key in test.ids], np.int64)
   bits, flat = ours.bits[our_rows], ours.flat[our_rows]
   kept = np.flatnonzero(~theirs.flat)
   rows, values = np.full(len(test), -1), np.full(len(test), np.nan)

@@ -2,9 +2,9 @@
 
 Flat images and line drawings of one pattern (stars, signs, clock faces, skin
 tones of an emoji) share their lowest frequencies, and with them the hash. A
-copy agrees with its original in every place: once one is laid upon the other,
-as a crop of a few percent moved it, and brightness and contrast are fitted,
-nothing is left but what encoders do. Images of one pattern differ somewhere.
+copy agrees with its original everywhere: once a crop of a few percent is undone
+and brightness and contrast are fitted, only the noise of encoders is left.
+Images of one pattern differ somewhere.
 
 Measured on 840 drawings of seven kinds and on the 3,944 emoji: see
 tests/evaluation/near_duplicates/test_same_image.py.
@@ -56,29 +56,30 @@ def is_same(
   Args:
     first, second: see `thumbnail`.
   """
-  place = _aligned(first[..., 0], second[..., 0])
-  if place is None:
+  crop = _find_crop(first[..., 0], second[..., 0])
+  if crop is None:
     return False
   inner = slice(_EDGE, -_EDGE)
   grey = gaussian_filter(first[..., 0], 1.0)[inner, inner]
-  other = gaussian_filter(_moved(second[..., 0], place), 1.0)[inner, inner]
+  other = gaussian_filter(_apply_crop(second[..., 0], crop), 1.0)[inner, inner]
   contrast = grey.std() + 1e-3
   gain = contrast / (other.std() + 1e-3)
   difference = (grey - grey.mean()) - gain * (other - other.mean())
   if _worst(difference**2) > (_MOST_GREY * contrast) ** 2:
     return False
   colours = first[..., 1:]
-  others = gain * np.stack([_moved(second[..., i], place) for i in (1, 2)], -1)
+  moved = [_apply_crop(second[..., i], crop) for i in (1, 2)]
+  others = gain * np.stack(moved, -1)
   if min(np.abs(colours).mean(), np.abs(others).mean()) < 1:  # one is in grey
     return True
   apart = gaussian_filter(colours - others, (1, 1, 0))[inner, inner]
   return max(_worst(apart[..., i]) for i in (0, 1)) <= _MOST_COLOUR
 
 
-def _aligned(
+def _find_crop(
   first: Float[np.ndarray, '48 48'], second: Float[np.ndarray, '48 48']
 ) -> Float[np.ndarray, '4'] | None:
-  """Finds the crop that lays the second image upon the first.
+  """Returns the crop that aligns the second image with the first.
 
   By least squares, linearised at each step: scale and shift down and across,
   with gain and offset of the brightness.
@@ -86,16 +87,16 @@ def _aligned(
   Returns:
     Scale and shift down, scale and shift across; None where they go too far.
   """
-  place = np.array([1.0, 0.0, 1.0, 0.0])
+  crop = np.array([1.0, 0.0, 1.0, 0.0])
   inner = slice(2, -2)
   for blur, steps in _STEPS:
     target = gaussian_filter(first, blur, mode='nearest')[inner, inner].ravel()
     source = gaussian_filter(second, blur, mode='nearest')
     slopes = np.gradient(source)
     for _ in range(steps):
-      down, across = (_moved(np.asarray(x), place) for x in slopes)
+      down, across = (_apply_crop(np.asarray(x), crop) for x in slopes)
       terms = (down * _DOWN, down, across * _ACROSS, across,
-               _moved(source, place), np.ones_like(source))  # fmt: skip
+               _apply_crop(source, crop), np.ones_like(source))  # fmt: skip
       matrix = np.stack(terms, -1)[inner, inner].reshape(-1, len(terms))
       normal = matrix.T @ matrix + 1e-3 * np.eye(len(terms))
       solution = np.linalg.solve(normal, matrix.T @ target)
@@ -103,17 +104,17 @@ def _aligned(
       if gain < 0.05:  # its negative, or nothing in common
         return None
       limit = np.array([0.04, 1.5, 0.04, 1.5])
-      place += np.clip(solution[:4] / gain, -limit, limit)
-  away = np.abs(place - [1, 0, 1, 0])
+      crop += np.clip(solution[:4] / gain, -limit, limit)
+  away = np.abs(crop - [1, 0, 1, 0])
   limits = [_MOST_SCALE, _MOST_SHIFT, _MOST_SCALE, _MOST_SHIFT]
-  return place if (away <= limits).all() else None
+  return crop if (away <= limits).all() else None
 
 
-def _moved(
-  values: Float[np.ndarray, '48 48'], place: Float[np.ndarray, '4']
+def _apply_crop(
+  values: Float[np.ndarray, '48 48'], crop: Float[np.ndarray, '4']
 ) -> Float[np.ndarray, '48 48']:
-  rows = _CENTRE + place[1] + place[0] * _DOWN
-  columns = _CENTRE + place[3] + place[2] * _ACROSS
+  rows = _CENTRE + crop[1] + crop[0] * _DOWN
+  columns = _CENTRE + crop[3] + crop[2] * _ACROSS
   return map_coordinates(values, [rows, columns], order=1, mode='nearest')
 
 

@@ -1,9 +1,9 @@
-"""The probe's optimum found on devices, for what is too large for a host.
+"""Fits a probe on devices, where it is too large for a host.
 
 L-BFGS (`optax.lbfgs`, with its zoom line search) in float32, as one program:
-features that are sharded by rows stay so, and only gradients are exchanged. So
-each device has its rows of the logits, too, which of ImageNet with its 1,000
-classes are more than the features themselves.
+features that are sharded by rows stay so, and only gradients are exchanged.
+Each device computes the logits of its own rows; of ImageNet with its 1,000
+classes they are larger than the features.
 """
 
 import functools
@@ -17,8 +17,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Float, Int
 
-# Steps in a row which lower neither the objective nor the least gradient so
-# far, after which float32 can tell no better point.
+# After so many steps in a row that lower neither the objective nor the least
+# gradient so far, the limit of float32 is reached.
 _STALLED_STEPS = 5
 
 
@@ -50,7 +50,7 @@ class _Progress(NamedTuple):
 def spread(
   rows: Float[np.ndarray, 'N D'], devices: Sequence[jax.Device] | None = None
 ) -> Float[Array, 'M D']:
-  """Rows over devices, in their order, as many on each.
+  """Returns rows sharded over devices, in their order, as many on each.
 
   Args:
     rows: every process gives all of them, the same ones.

@@ -1,10 +1,10 @@
 """Probes that saw k examples of each class (paper, section 3.1.5, figure 6).
 
-What the paper does not say is decided so. C is chosen once for every k, with
-the first seed, on k more examples of each class: as many as the probe sees, so
-that a few-shot result never leans on a large validation split. A probe that
-starts from the text tower's weights is stopped early: run to its end it would
-be the probe that starts from nought, as the optimum is one. Its C and its
+The paper leaves two choices open. C is chosen once for every k, with the first
+seed, on k more examples of each class: as many as the probe sees, so that a
+few-shot result never leans on a large validation split. A probe that starts
+from the text tower's weights is stopped early: as there is one optimum, run to
+its end it would be the probe that starts from zeros. Its C and its number of
 steps are chosen on the same examples.
 """
 
@@ -69,28 +69,30 @@ def few_shot_probes(
 ) -> Iterator[FewShotProbes]:
   """Fits probes on k examples of each class, for every k of the options.
 
-  The examples of a k are a part of those of a greater one with the same seed.
+  The examples of a k are among those of every greater k with the same seed.
 
   Args:
     pool: to draw from, labels of one class each.
     options: `few_shot`, `probe`, `seed`.
     text: what the probes start from; see `STEPS`. None: from zeros.
   Returns:
-    One for each k, rising. A k of which no class has so many examples has a
-    note; so has one for which no example is left to choose C on, unless a
-    smaller k has its C, which is then taken.
+    One result for each k, rising. A k that exceeds the examples of every class
+    has a note and no probes. So has one that leaves no example to choose C on,
+    unless a smaller k has a C, which is then taken.
   Raises:
-    UsageError: there are no shots or seeds, a k is below 1, a class has no
+    UsageError: there are no k or no seeds, a k is below 1, a class has no
       examples, or all are of one class.
     FailureError: a feature is not finite.
   """
-  shots, seeds = options.few_shot.shots, options.few_shot.seeds
-  if seeds < 1 or not shots:
-    raise UsageError(f'seeds={seeds}, shots={shots}: use one or more of each.')
-  if min(shots) < 1:
-    raise UsageError(f'shots={min(shots)}: use 1 or more a class.')
+  counts, seeds = options.few_shot.examples_per_class, options.few_shot.seeds
+  if seeds < 1 or not counts:
+    raise UsageError(
+      f'seeds={seeds}, examples_per_class={counts}: use one or more of each.'
+    )
+  if min(counts) < 1:
+    raise UsageError(f'examples_per_class={min(counts)}: use 1 or more.')
   chosen = None
-  for k in sorted(set(shots)):
+  for k in sorted(set(counts)):
     most = int(np.bincount(pool.answers, minlength=pool.classes).max())
     if k > most:
       note = f'no class has {k} examples: the largest has {most}.'

@@ -1,14 +1,14 @@
 """The paper's linear probe (section 3.2, appendix A.3): logistic regression by
 L-BFGS on an encoder's features; `tuning` says which.
 
-Two solvers find the one optimum: scikit-learn's on the host, in float64, and
-`device_solver` (optax) in float32 on all devices, each with its share of the
-rows. Both are needed. On two cores a few-shot probe (160 rows, 512 features, 10
-classes) takes 0.03 s by the first, and 6.9 s by the second, which compiles for
-each new shape; of 20,000 rows and 100 classes ten steps take 6.2 s and 3.9 s,
-and ImageNet's rows are spread over devices by the second alone. A probe may
-start from weights that there are, such as the text tower's; where it starts
-does not change where it ends, only how soon.
+There are two solvers of the same problem, and both are needed: scikit-learn's
+on the host, in float64, and `device_solver` (optax) in float32, with the rows
+sharded over all devices. On two cores a few-shot probe (160 rows, 512 features,
+10 classes) takes 0.03 s by the first, and 6.9 s by the second, which compiles
+for each new shape; of 20,000 rows and 100 classes ten steps take 6.2 s and
+3.9 s, and ImageNet's rows are sharded by the second alone. A probe may start
+from given weights, such as the text tower's: that changes the number of steps
+to the optimum, and not the optimum.
 """
 
 import dataclasses
@@ -67,14 +67,16 @@ class LinearClassifier:
     return self.scores(features).argmax(axis=1)
 
 
-def place(features: Inputs, classes: int, solver: str | None = None) -> Inputs:
-  """Inputs where the solver wants them, for several fits on the same rows.
+def move_to_solver(
+  features: Inputs, classes: int, solver: str | None = None
+) -> Inputs:
+  """Returns inputs on the solver's device, for several fits on the same rows.
 
-  Where `fit` gets others, it moves them each time.
+  `fit` moves other inputs each time that it is called.
 
   Args:
-    features: on devices, they stay as they are. Of several processes each
-      gives the same, all rows.
+    features: those on devices stay where they are. Every process gives all
+      rows, the same ones.
     classes: of the probe; 2 for those of `fit_multilabel`.
     solver: see `fit`.
   """
@@ -102,7 +104,7 @@ def fit(
 
   Args:
     features: float32. A jax array is used where it lies, by the solver
-      'optax'; see `place`. Its rows past the labels do not count.
+      'optax'; see `move_to_solver`. Its rows past the labels do not count.
     labels: the class of each row. Those that do not occur can never be
       predicted.
     C: the inverse of the regularisation, as scikit-learn's; see `c_sweep`.
@@ -185,19 +187,19 @@ def fit_multilabel(
   """
   columns = []
   if difficult is None:
-    features = place(features, 2, solver)
-  for c, there in enumerate(truth.T):
+    features = move_to_solver(features, 2, solver)
+  for c, present in enumerate(truth.T):
     rows = features
     if difficult is not None:
-      rows, there = features[~difficult[:, c]], there[~difficult[:, c]]
-    if there.all() or not there.any():
+      rows, present = features[~difficult[:, c]], present[~difficult[:, c]]
+    if present.all() or not present.any():
       raise UsageError(
-        f'class {c} is in {"all" if there.any() else "none"} of the '
-        f'{len(there):,} images: a probe needs some with it and some without.'
+        f'class {c} is in {"all" if present.any() else "none"} of the '
+        f'{len(present):,} images: a probe needs some with it and some without.'
       )
     probe = fit(
       rows,
-      there.astype(np.int64),
+      present.astype(np.int64),
       # Two columns, each half of the difference, have half of the penalty.
       C=C / 2,
       classes=2,
@@ -256,7 +258,7 @@ def _check(
 def _start(
   initial: LinearClassifier | None, width: int, present: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Weights [D, S] and bias [S] of the S classes that occur."""
+  """Returns the weights [D, S] and biases [S] of the S classes that occur."""
   if initial is None:
     return np.zeros((width, len(present))), np.zeros(len(present))
   bias = initial.bias[present]
@@ -274,7 +276,7 @@ def _as_pair(initial: LinearClassifier, c: int) -> LinearClassifier:
 
 @functools.cache
 def _threads() -> ThreadpoolController:
-  """Returns the controller of linear algebra's threads, found once."""
+  """Returns the controller of the linear algebra's threads."""
   return ThreadpoolController()
 
 

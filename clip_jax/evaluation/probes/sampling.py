@@ -15,8 +15,8 @@ from clip_jax.evaluation.metrics.ranking import (
   count_each,
 )
 
-# So that the shots and the held-out rows of one seed have nothing in common.
-_SHOTS_STREAM, _SPLIT_STREAM = 0, 1
+# So that the sample and the held-out rows of one seed are drawn independently.
+_SAMPLE_STREAM, _SPLIT_STREAM = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def sample(
 
   Args:
     labels: the class of each row.
-    k: shots, at least 1.
+    k: examples a class, at least 1.
     seed: another is another sample.
     classes: C, how many there are.
   Raises:
@@ -51,9 +51,9 @@ def sample(
       rows at all.
   """
   if k < 1:
-    raise UsageError(f'k={k} shots: use 1 or more.')
+    raise UsageError(f'k={k} examples a class: use 1 or more.')
   counts = count_each(labels, classes)
-  shuffled = _shuffled_classes(labels, classes, seed, _SHOTS_STREAM)
+  shuffled = _shuffled_classes(labels, classes, seed, _SAMPLE_STREAM)
   rows = np.concatenate([rows[:k] for rows in shuffled])
   short = {int(c): int(counts[c]) for c in np.flatnonzero(counts < k)}
   return Sample(np.sort(rows), short)

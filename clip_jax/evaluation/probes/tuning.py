@@ -1,14 +1,14 @@
 """The paper's linear probe: how it is fitted, and how C is chosen.
 
-As the paper does (appendix A.3), probes see what a ViT has before its
+As the paper's (appendix A.3), probes are fitted on what a ViT has before its
 projection into the joint space: of a B/32, 768 numbers an image and not 512.
-They see the joint space where it is asked for, where they start from the text
-tower's weights, which are of that space, and where an encoder tells no more.
+They are fitted on the joint space where the options ask for it, where they
+start from the text tower's weights, and where an encoder gives nothing else.
 
 C is swept over 96 logarithmic steps from 1e-6 to 1e6, eight a decade, by its
-score on a validation split. A probe takes minutes on a large set, so that the
-paper does not fit all: it starts from seven C two decades apart and halves the
-interval around the peak until the steps of the sweep are reached.
+score on a validation split. A probe takes minutes on a large set, so the paper
+does not fit all: it starts from seven C two decades apart and halves the
+interval around the peak down to one step.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from clip_jax.evaluation.probes.logistic_regression import (
   LinearClassifier,
   fit,
   fit_multilabel,
-  place,
+  move_to_solver,
 )
 from clip_jax.evaluation.probes.sampling import hold_out
 from clip_jax.evaluation.prompts import classifier_for
@@ -62,7 +62,7 @@ def read_training(
   *,
   multilabel: bool = True,
 ) -> tuple[Examples, Examples | None]:
-  """Reads what a probe learns from: training and, if any, validation.
+  """Reads the splits that a probe learns from: training and any validation.
 
   Args:
     multilabel: see `examples_of`.
@@ -79,7 +79,7 @@ def read_training(
     )
     if examples.features.pooled is None:
       return examples
-    # Unused embeddings, which of a large split are gigabytes, are let go.
+    # The embeddings are not used, and those of a large split are gigabytes.
     nothing = np.empty((len(examples), 0), np.float32)
     features = dataclasses.replace(examples.features, embeddings=nothing)
     return dataclasses.replace(examples, features=features)
@@ -111,10 +111,11 @@ def text_weights(
 
 
 def place_inputs(examples: Examples) -> Inputs:
-  """Returns what probes see, moved where they are fitted, for several fits."""
-  if examples.difficult is not None:  # each class learns from other rows
+  """Returns the inputs on the solver's device, for several fits."""
+  if examples.difficult is not None:  # each class is fitted on other rows
     return examples.inputs
-  return place(examples.inputs, 2 if examples.multilabel else examples.classes)
+  classes = 2 if examples.multilabel else examples.classes
+  return move_to_solver(examples.inputs, classes)
 
 
 def fit_probe(
@@ -161,16 +162,18 @@ def fit_probe(
 def validation_score(probe: LinearClassifier, held_out: Examples) -> float:
   """Returns the accuracy of a probe, or its mean average precision.
 
-  The latter is that of multi-label data, of the classes that are there.
+  The latter is that of multi-label data, over the classes that occur.
   """
   scores = probe.scores(held_out.inputs)
   if not held_out.multilabel:
     return accuracy(scores, held_out.answers)
-  there = held_out.answers.any(axis=0)
+  present = held_out.answers.any(axis=0)
   difficult = held_out.difficult
   if difficult is not None:
-    difficult = difficult[:, there]
-  return map_11_point(scores[:, there], held_out.answers[:, there], difficult)
+    difficult = difficult[:, present]
+  return map_11_point(
+    scores[:, present], held_out.answers[:, present], difficult
+  )
 
 
 def fit_tuned(

@@ -2,9 +2,9 @@
 
 The shifted data sets of ImageNet have classes of their own: some of its 1,000
 (ImageNet-R, -A, ObjectNet), or wider ones that hold several (Youtube-BB,
-ImageNet-Vid). A classifier of ImageNet answers for a wide class by the most
-likely of what it holds. Zero-shot CLIP can instead be given the names of the
-new classes, which is the adaptation to class shift of figure 14.
+ImageNet-Vid). The score of a wide class by a classifier of ImageNet is the
+highest of the classes that it holds. Zero-shot CLIP can instead be given the
+names of the new classes, which is the adaptation to class shift of figure 14.
 
 Classes are the same where both are of ImageNet's WordNet ids and have one in
 common, and otherwise where they have a name in common.
@@ -108,8 +108,6 @@ def pool_scores(
 ) -> Float[np.ndarray, 'N S']:
   """Returns scores of shared classes: each the highest of those it holds.
 
-  Where each holds one, this chooses among a part of the classes.
-
   Args:
     scores: of a data set's classes, higher is likelier.
     groups: the shared class of each, 0..S-1, or UNMAPPED; each holds one or
@@ -128,13 +126,13 @@ def find_shared_classes(reference: Dataset, shift: Dataset) -> SharedClasses:
     UsageError: there are fewer than two, or a class of the reference is part
       of two of the shift's.
   """
-  ours, theirs = _keys(reference, shift)
+  reference_keys, shift_keys = _keys(reference, shift)
   holders: dict[str, list[int]] = {}
-  for target, keys in enumerate(theirs):
+  for target, keys in enumerate(shift_keys):
     for key in keys:
       holders.setdefault(key, []).append(target)
-  of_reference = np.full(len(ours), UNMAPPED, np.int64)
-  for source, keys in enumerate(ours):
+  of_reference = np.full(len(reference_keys), UNMAPPED, np.int64)
+  for source, keys in enumerate(reference_keys):
     matches = sorted({t for key in keys for t in holders.get(key, ())})
     if len(matches) > 1:
       names = [shift.first_names[t] for t in matches[:2]]
@@ -151,7 +149,7 @@ def find_shared_classes(reference: Dataset, shift: Dataset) -> SharedClasses:
       f'data {reference.name!r} and {shift.name!r} share {len(targets)} '
       'classes, by their names: a shift has two or more of its reference.'
     )
-  of_shift = np.full(len(theirs) + 1, UNMAPPED, np.int64)
+  of_shift = np.full(len(shift_keys) + 1, UNMAPPED, np.int64)
   of_shift[targets] = np.arange(len(targets))
   return SharedClasses(
     tuple(shift.first_names[t] for t in targets),
@@ -197,7 +195,7 @@ def read_shared_examples(
 def _keys(
   reference: Dataset, shift: Dataset
 ) -> tuple[list[set[str]], list[set[str]]]:
-  """Returns what the classes of each are known by."""
+  """Returns the ids or names of the classes of each, by which they match."""
   both = []
   for dataset in (reference, shift):
     ids = wordnet_ids(dataset.name) if dataset.name in DATASETS else ()

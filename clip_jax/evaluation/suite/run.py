@@ -61,7 +61,7 @@ class Suite:
       **self.depends,
       'data': {
         'rows': [dataclasses.asdict(row) for row in (facts, reference) if row],
-        'pictures': dataset and _identities(dataset),
+        'images': dataset and _identities(dataset),
       },
       'options': options,
     }
@@ -89,27 +89,24 @@ def run(
   pairs = list(pairs)
   results: list[Result] = []
   for name, group in itertools.groupby(pairs, lambda pair: pair.dataset):
-    opened = _open(suite, name)  # also to know what it is now
-    dataset = None if isinstance(opened, str) else opened
+    # Opened also where all is stored: the conditions hold what it is now.
+    dataset_or_error = _open(suite, name)
+    dataset = None if isinstance(dataset_or_error, str) else dataset_or_error
     for pair in group:
       conditions = suite.conditions(pair, dataset)
       index = len(results)
-      kept = stored.read(suite.folder, pair, conditions)
+      result = stored.read(suite.folder, pair, conditions)
       limit = suite.options.max_corrupt_records
-      if kept is not None and len(kept.corrupt) > limit:
-        kept = None  # it is to fail now
-      # They would wait forever for one that has nothing to compute.
-      if not all_processes_agree(kept is not None):
-        kept = None
-      if kept is None:
+      if result is not None and len(result.corrupt) > limit:
+        result = None  # under this limit the evaluation has to fail
+      # A process that computes would wait forever for one that does not.
+      was_stored = all_processes_agree(result is not None)
+      if result is None or not was_stored:
         callback(index, len(pairs), pair, None, False)
-        result = _evaluate(suite, pair, opened, conditions)
+        result = _evaluate(suite, pair, dataset_or_error, conditions)
         if is_first_process():
           stored.write(suite.folder, result)
-        callback(index, len(pairs), pair, result, False)
-      else:
-        result = kept
-        callback(index, len(pairs), pair, kept, True)
+      callback(index, len(pairs), pair, result, was_stored)
       results.append(result)
   return results
 
@@ -121,7 +118,7 @@ def _identities(dataset: Dataset) -> dict[str, Any]:
     split: Split | None = getattr(dataset, name)
     try:
       identities[name] = split and data_identity(split.source)
-    except Exception as error:  # what reads it will say so, too
+    except Exception as error:  # an evaluator that reads it fails by itself
       identities[name] = _one_line(error)
   if dataset.reference is not None:
     identities['reference'] = _identities(dataset.reference)
@@ -137,16 +134,19 @@ def _open(suite: Suite, name: str) -> Dataset | str:
 
 
 def _evaluate(
-  suite: Suite, pair: Pair, opened: Dataset | str, conditions: dict[str, Any]
+  suite: Suite,
+  pair: Pair,
+  dataset_or_error: Dataset | str,
+  conditions: dict[str, Any],
 ) -> Result:
   """Returns the result of a pair, which may be a failure."""
   started = time.monotonic()
   depends = stored.as_json(conditions)
-  if isinstance(opened, str):
-    return Result(pair, depends, error=opened)
+  if isinstance(dataset_or_error, str):
+    return Result(pair, depends, error=dataset_or_error)
   try:
     evaluate = suite.find(pair.task)
-    evaluation = evaluate(suite.encoder, opened, suite.options)
+    evaluation = evaluate(suite.encoder, dataset_or_error, suite.options)
   except Exception as error:
     peer_failures.wait_if_peer_lost(error)
     seconds = time.monotonic() - started
@@ -164,7 +164,7 @@ def _evaluate(
 
 
 def _one_line(error: Exception) -> str:
-  """Returns an error in one line; one that is not ours with its type."""
+  """Returns an error in one line, after its type where it is unexpected."""
   text = ' '.join(str(error).split())
   if isinstance(error, UsageError | FailureError):
     return text

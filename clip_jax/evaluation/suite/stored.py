@@ -1,7 +1,7 @@
 """Stores results, one a file: DIR/results/DATASET.TASK.json.
 
-Beside the numbers stands everything that they depend on. A result of the same
-conditions is not computed again, so that a killed suite goes on.
+Each has its numbers and everything that they depend on. A result of the same
+conditions is not computed again, so that a killed suite can be continued.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
     value['pair'] = read_fields(path, value['pair'], Pair)
     result = read_fields(path, value, Result)
   except FailureError:
-    return None  # none, or by another version of this program
+    return None  # missing, or written by another version of this program
   if result.error is not None or result.depends != as_json(depends):
     return None
   return result

@@ -64,10 +64,10 @@ def evaluate(
       'DESIGN/accuracy', where the groups' own names are offered.
     records: for each image 'id', 'label' (the group), 'predicted': design to
       name, and 'kind': design to kind.
-    tables: 'rates': 'design', 'group', 'kind', 'count', 'pictures', 'rate',
+    tables: 'rates': 'design', 'group', 'kind', 'count', 'images', 'rate',
       'low', 'high'; a group's rates sum to 1. 'categories': the same with
       'category', a single name, where its count is not 0. 'accuracy': 'design',
-      'group', 'count' (right), 'pictures', 'rate', 'low', 'high'.
+      'group', 'count' (right), 'images', 'rate', 'low', 'high'.
       'disparities': 'design', 'kind', 'highest', 'lowest' (groups, the first of
       equals), 'difference', 'ratio' (None where the lowest rate is 0). 'notes':
       'note', what the numbers mean. 'warnings': see `Evaluation`, of the names
@@ -132,7 +132,7 @@ class _Tally(NamedTuple):
     design: its name.
     names: what was offered.
     groups: the names of the groups.
-    places: int64 [G], of the groups among all groups.
+    group_indices: int64 [G], of these among all groups.
     counts: int64 [G, C], of each name.
     kinds: int64 [G, K], of each kind.
   """
@@ -140,7 +140,7 @@ class _Tally(NamedTuple):
   design: str
   names: Candidates
   groups: list[str]
-  places: Int[np.ndarray, ' G']
+  group_indices: Int[np.ndarray, ' G']
   counts: Int[np.ndarray, 'G C']
   kinds: Int[np.ndarray, 'G K']
 
@@ -236,8 +236,8 @@ def _accuracies(tally: _Tally) -> list[dict[str, Any]]:
 def _hits(tally: _Tally) -> list[int]:
   """Returns how often each group was given its own name."""
   # The groups' columns come first among all names; see `candidates`.
-  place = {int(column): c for c, column in enumerate(tally.names.columns)}
-  own = [place[int(g)] for g in tally.places]
+  name_of = {int(column): c for c, column in enumerate(tally.names.columns)}
+  own = [name_of[int(g)] for g in tally.group_indices]
   return tally.counts[np.arange(len(own)), own].tolist()
 
 
@@ -260,7 +260,7 @@ def _rate(count: int, total: int) -> dict[str, Any]:
   interval = clopper_pearson(count, total)
   return {
     'count': count,
-    'pictures': total,
+    'images': total,
     'rate': count / total,
     'low': interval.low,
     'high': interval.high,

@@ -71,7 +71,7 @@ def read_designs(path: Path) -> Designs:
 
 
 def checked(content: Any, where: str) -> Designs:
-  """Designs as JSON has them.
+  """Returns the designs of a JSON document, once they are checked.
 
   Raises:
     UsageError: something is of another form, or empty, or there is no design.
@@ -103,16 +103,16 @@ def added_names(designs: Designs) -> tuple[str, ...]:
 def candidates(
   designs: Designs, groups: Sequence[str]
 ) -> dict[str, Candidates]:
-  """Returns the names of each design, as places in `[*groups, *added_names]`.
+  """Returns each design's names, as columns of `[*groups, *added_names]`.
 
   Raises:
     UsageError: a name is twice in a design, or it has fewer than two.
   """
-  places = {
+  columns = {
     name: len(groups) + i for i, name in enumerate(added_names(designs))
   }
   return {
-    name: _candidates(name, kinds, groups, places)
+    name: _candidates(name, kinds, groups, columns)
     for name, kinds in designs.items()
   }
 
@@ -141,7 +141,7 @@ def _candidates(
   design: str,
   kinds: Mapping[str, Sequence[str]],
   groups: Sequence[str],
-  places: Mapping[str, int],
+  column_of: Mapping[str, int],
 ) -> Candidates:
   columns: list[int] = []
   names: list[str] = []
@@ -149,7 +149,7 @@ def _candidates(
   for number, own in enumerate(kinds.values()):
     for name in own:
       new = list(groups) if name == GROUPS else [name]
-      columns += range(len(groups)) if name == GROUPS else [places[name]]
+      columns += range(len(groups)) if name == GROUPS else [column_of[name]]
       names += new
       kind_of += [number] * len(new)
   _check_different(design, kinds, groups)

@@ -38,12 +38,12 @@ Row = dict[str, Any]
 def evaluate(
   encoder: Encoder, dataset: Dataset, options: Options
 ) -> Evaluation:
-  """Measures probes over shots, beside the zero-shot classifier.
+  """Measures probes of k examples a class, beside the zero-shot classifier.
 
   All numbers are by the data set's metric on its test split. Examples are
-  drawn from the training and the validation split together; how C is chosen
-  is said in `probes.few_shot`. Where no k reaches zero-shot, the curve gets
-  one more point, the probe of all examples (`linear_probe`'s), as in figure 7.
+  drawn from the training and the validation split together; `probes.few_shot`
+  describes how C is chosen. Where no k reaches zero-shot, the curve gets one
+  more point, the probe of all examples (`linear_probe`'s), as in figure 7.
 
   Args:
     options: `few_shot`, `probe`, `seed`, `templates`;
@@ -119,25 +119,25 @@ def _score(
 
 
 def _point(
-  shots: FewShotProbes, test: Examples, dataset: Dataset, start: str
+  fitted: FewShotProbes, test: Examples, dataset: Dataset, start: str
 ) -> Row:
-  assert shots.regularization
+  assert fitted.regularization
   values = [
-    _score(probe.scores(test.inputs), test, dataset) for probe in shots.probes
+    _score(probe.scores(test.inputs), test, dataset) for probe in fitted.probes
   ]
   low = high = None
   if len(values) > 1:
     _, low, high = mean_interval(np.array(values))
   return {
     'start': start,
-    'shots': float(shots.k),
+    'shots': float(fitted.k),
     'mean': float(np.mean(values)),
     'low': low,
     'high': high,
     'values': values,
-    'C': shots.regularization.C,
-    'iterations': shots.regularization.iterations,
-    'short': shots.short,
+    'C': fitted.regularization.C,
+    'iterations': fitted.regularization.iterations,
+    'short': fitted.short,
     'full': False,
   }
 
@@ -150,15 +150,15 @@ def _full_point(
   test: Examples,
   dataset: Dataset,
 ) -> list[Row]:
-  """Returns the point at the mean count of a class; none where a k has it."""
-  shots = len(pool) / pool.classes
-  if curve and shots <= curve[-1]['shots']:
+  """Returns the point of all examples; none where the last k has as many."""
+  examples_per_class = len(pool) / pool.classes
+  if curve and examples_per_class <= curve[-1]['shots']:
     return []
   value = _score(probe.scores(test.inputs), test, dataset)
   return [
     {
       'start': 'zeros',
-      'shots': shots,
+      'shots': examples_per_class,
       'mean': value,
       'low': None,
       'high': None,
@@ -174,7 +174,7 @@ def _full_point(
 def _summary(
   curve: list[Row], target: float, ending: str, notes: list[str]
 ) -> dict[str, float]:
-  """Returns the curve's metrics; notes what it does not say."""
+  """Returns the curve's metrics, and adds notes on those that it lacks."""
   metrics: dict[str, float] = {}
   for row in curve:
     name = 'full' if row['full'] else f'{row["shots"]:.0f}_shot{ending}'
@@ -184,12 +184,12 @@ def _summary(
   if not curve:
     return metrics
   name = f'shots_to_match_zero_shot{ending}'
-  shots = [row['shots'] for row in curve]
-  needed = shots_to_match(shots, [row['mean'] for row in curve], target)
+  counts = [row['shots'] for row in curve]
+  needed = examples_to_match(counts, [row['mean'] for row in curve], target)
   if needed is None:
-    notes.append(f'{name}: fewer than {shots[0]:g}, the fewest tried.')
+    notes.append(f'{name}: fewer than {counts[0]:g}, the fewest tried.')
   elif math.isinf(needed):
-    notes.append(f'{name}: not reached with {shots[-1]:g}, the most tried.')
+    notes.append(f'{name}: not reached with {counts[-1]:g}, the most tried.')
   else:
     metrics[name] = needed
   return metrics
@@ -221,49 +221,49 @@ def _records(
   ]
 
 
-def shots_to_match(
-  shots: Sequence[float | int], accuracies: Sequence[float], target: float
+def examples_to_match(
+  examples_per_class: Sequence[float | int],
+  accuracies: Sequence[float],
+  target: float,
 ) -> float | None:
-  """Returns how many shots a probe needs to match zero-shot (figure 7).
+  """Returns how many examples a class a probe needs to match zero-shot.
 
-  Straight lines between the points of the curve over log(shots), as the
-  paper's estimate; where they first reach the target.
+  As figure 7 of the paper: the curve is made of straight lines between its
+  points, over the logarithm of the number of examples, and the result is where
+  it first reaches the target.
 
   Args:
-    shots: examples a class, rising and positive; the last may be the mean
-      count of the whole training split.
-    accuracies: of the probe at each.
+    examples_per_class: of each point, rising and positive; the last may be the
+      mean count of the whole training split.
+    accuracies: of the probe at each point.
     target: zero-shot accuracy of the same model.
   Returns:
-    Shots a class, between the first and the last. `inf` where the curve never
-    reaches the target: more than the last are needed, if any number does.
+    Examples a class, between the first and the last. `inf` where the curve
+    never reaches the target: more than the last are needed, if any number does.
     None where the first point is already above it: fewer than the first are
     needed, and the curve does not say how many.
   Raises:
-    UsageError: there are no points, not as many of both, or the shots do not
-      rise from above 0.
+    UsageError: there are no points, not as many of both, or the numbers of
+      examples do not rise from above 0.
   """
-  _check_curve(shots, accuracies)
+  counts = examples_per_class
+  if not counts or len(counts) != len(accuracies):
+    raise UsageError(
+      f'{len(counts)} numbers of examples and {len(accuracies)} accuracies: '
+      'give one of each a point, and at least one point.'
+    )
+  if counts[0] <= 0 or any(b <= a for a, b in itertools.pairwise(counts)):
+    raise UsageError(
+      f'numbers of examples {list(counts)}: they must rise, from above 0.'
+    )
   if accuracies[0] > target:
     return None
   if accuracies[0] == target:
-    return float(shots[0])
-  for i in range(1, len(shots)):
+    return float(counts[0])
+  for i in range(1, len(counts)):
     if accuracies[i] >= target:
       rise = accuracies[i] - accuracies[i - 1]
       part = (target - accuracies[i - 1]) / rise
-      low, high = math.log(shots[i - 1]), math.log(shots[i])
+      low, high = math.log(counts[i - 1]), math.log(counts[i])
       return math.exp(low + part * (high - low))
   return math.inf
-
-
-def _check_curve(
-  shots: Sequence[float | int], accuracies: Sequence[float]
-) -> None:
-  if not shots or len(shots) != len(accuracies):
-    raise UsageError(
-      f'{len(shots)} numbers of shots and {len(accuracies)} accuracies: give '
-      'one of each a point, and at least one point.'
-    )
-  if shots[0] <= 0 or any(b <= a for a, b in itertools.pairwise(shots)):
-    raise UsageError(f'shots {list(shots)}: they must rise, from above 0.')

@@ -1,5 +1,5 @@
 """The linear probe (paper, section 3.2, appendix A.3; figures 10 and 11,
-table 10): how far classes lie apart along straight lines in the features.
+table 10): how well a linear classifier on the features separates the classes.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def evaluate(
 
   C is chosen on the validation split, or where there is none on a fifth of
   the training split (stratified, by the seed); the probe is then fitted on
-  both. What it sees is said in `probes.tuning`.
+  both. `probes.tuning` describes its inputs.
 
   Args:
     options: `probe`, `seed`. `probe.start_from_text` starts from the zero-shot
@@ -123,8 +123,8 @@ def _describe(
   for row, classes in enumerate(best.tolist()):
     record: dict[str, Any] = {'id': test.ids[row]}
     if test.multilabel:
-      there = np.flatnonzero(test.answers[row])
-      record['labels'] = [names[c] for c in there]
+      present = np.flatnonzero(test.answers[row])
+      record['labels'] = [names[c] for c in present]
     else:
       label = int(test.answers[row])
       record['label'] = names[label]

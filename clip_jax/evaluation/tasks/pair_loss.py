@@ -47,11 +47,11 @@ def evaluate_loss(
     )
   texts = [features.captions[i][0] for i in rows]
   different = list(dict.fromkeys(texts))
-  places = {text: i for i, text in enumerate(different)}
+  row_of = {text: i for i, text in enumerate(different)}
   encoded = text_features(encoder, different, options)
   loss = pair_loss(
     features.embeddings[rows],
-    encoded[[places[text] for text in texts]],
+    encoded[[row_of[text] for text in texts]],
     logit_scale=encoder.logit_scale,
     logit_bias=getattr(encoder, 'logit_bias', None) or 0.0,
     objective=objective,

@@ -32,10 +32,9 @@ def evaluate(
 ) -> Evaluation:
   """Measures recall among all images and all texts of a split, both ways.
 
-  An image may have several texts; one without any is something to confuse
-  the others with, and asks for nothing itself. A text that several images
-  share counts once for each, and as theirs only. Of COCO and Flickr30k each
-  image has its first five (`CAPTIONS`).
+  An image may have several texts. One without a text is no query, and a wrong
+  answer to all others. A text that several images share counts once for each
+  of them. Of COCO and Flickr30k each image has its first five (`CAPTIONS`).
 
   Args:
     options: `templates` go around each text, by default the data set's (the
@@ -65,10 +64,10 @@ def evaluate(
   owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
   # Each text is encoded once, so that copies of one have equal features.
   different = list(dict.fromkeys(texts))
-  places = {text: i for i, text in enumerate(different)}
+  row_of = {text: i for i, text in enumerate(different)}
   prompts = [[t.replace('{}', text) for t in templates] for text in different]
   unique = _prompted(encoder, prompts, options)
-  rows = unique[np.array([places[text] for text in texts])]
+  rows = unique[np.array([row_of[text] for text in texts])]
   recall = recalls(features.embeddings, rows, owners)
   nearest, similarities = nearest_rows(features.embeddings, unique, k=5)
   return Evaluation(
@@ -142,12 +141,12 @@ def recalls(
   )
   best = np.full(len(image_features), -np.inf, np.float32)
   np.maximum.at(best, owners, own)
-  by_image, by_text = _Places(best), _Places(own)
+  by_image, by_text = _RankCounts(best), _RankCounts(own)
   for rows, columns in _tiles(len(image_features), len(text_features)):
     scores = image_features[rows] @ text_features[columns].T
     owner = owners[columns] - rows.start
-    mine = np.flatnonzero((owner >= 0) & (owner < len(scores)))
-    scores[owner[mine], mine] = -np.inf  # others only are in the way
+    matched = np.flatnonzero((owner >= 0) & (owner < len(scores)))
+    scores[owner[matched], matched] = -np.inf  # only wrong answers are counted
     by_image.count(rows, scores)
     by_text.count(columns, scores.T)
   asking = np.unique(owners)
@@ -190,11 +189,11 @@ def recalls_by_chance(
   return levels
 
 
-class _Places:
-  """Counts how many others come before each of Q right answers."""
+class _RankCounts:
+  """Counts how many wrong answers come before each of Q right answers."""
 
   def __init__(self, right: Float[np.ndarray, ' Q']):
-    """Nothing is counted yet.
+    """Begins with nothing counted.
 
     Args:
       right: the similarity of each query to its right answer.
@@ -213,9 +212,9 @@ class _Places:
     """Returns how likely each query's answer is among the first k, ties in
     random order.
     """
-    level = self._near - self._ahead
-    places = (np.array(ranks)[:, None] - self._ahead) / (level + 1)
-    return np.clip(places, 0, 1)
+    ties = self._near - self._ahead
+    chances = (np.array(ranks)[:, None] - self._ahead) / (ties + 1)
+    return np.clip(chances, 0, 1)
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:

@@ -179,11 +179,11 @@ def _probes(
     return
   train, validation = read_training(encoder, reference, options, _TASK)
   parts = [train] if validation is None else [train, validation]
-  for shots in few_shot_probes(join_examples(parts), options):
-    if shots.probes:
-      yield tests.measure(f'{shots.k}-shot probe', 'probe', shots.probes)
+  for fitted in few_shot_probes(join_examples(parts), options):
+    if fitted.probes:
+      yield tests.measure(f'{fitted.k}-shot probe', 'probe', fitted.probes)
     else:
-      notes.append(shots.note)
+      notes.append(fitted.note)
   full = fit_tuned(train, validation, options).probe
   yield tests.measure('probe of all examples', 'full_probe', [full])
 

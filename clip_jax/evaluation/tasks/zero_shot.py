@@ -27,8 +27,8 @@ from clip_jax.evaluation.metrics.ranking import (
 from clip_jax.evaluation.prompts import classifier_for, prompt_warnings
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
-PAIRS = 50  # confusions that are told
-PAIR_EXAMPLES = 5  # ids of each
+PAIRS = 50  # confusions in the table
+PAIR_EXAMPLES = 5  # ids of each confusion
 
 
 def evaluate(
@@ -171,10 +171,10 @@ def _multilabel(
     records=[
       {
         'id': key,
-        'labels': [names[c] for c in np.flatnonzero(there)],
+        'labels': [names[c] for c in np.flatnonzero(answers)],
         'top': _named(top, values, names),
       }
-      for key, there, top, values in zip(
+      for key, answers, top, values in zip(
         examples.ids, truth, best.tolist(), probabilities.tolist(), strict=True
       )
     ],

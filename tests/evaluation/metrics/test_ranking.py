@@ -45,7 +45,7 @@ ENCODER = RowEncoder(
 DATA = dataset_of(LABELS, train=range(60), test=range(PICTURES), names=[*TEXTS])
 QUICK = Options(
   templates=('{}',),
-  few_shot=FewShotOptions(shots=(1,), seeds=1),
+  few_shot=FewShotOptions(examples_per_class=(1,), seeds=1),
   probe=ProbeOptions(C=1.0),
 )
 

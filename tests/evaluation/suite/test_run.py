@@ -117,7 +117,7 @@ def test_what_depends_on_something_else_is_done_again(tmp_path, what):
     fake.depends = {'model': {'weights': 'abd', 'dtype': 'float32'}}
   else:
     fake.options = dataclasses.replace(
-      fake.options, few_shot=FewShotOptions(shots=(1, 3))
+      fake.options, few_shot=FewShotOptions(examples_per_class=(1, 3))
     )
   _run(fake)
   assert sum(fake.calls.values()) == len(PLAN.pairs)

@@ -98,10 +98,10 @@ def test_rates_and_accuracies_have_exact_intervals():
   low, high = clopper_pearson(3, 5, 0.95)
   assert row == {
     'design': 'harm', 'group': 'young', 'kind': 'crime', 'count': 3,
-    'pictures': 5, 'rate': 0.6, 'low': low, 'high': high,
+    'images': 5, 'rate': 0.6, 'low': low, 'high': high,
   }  # fmt: skip
   own = [row for row in result.tables['accuracy'] if row['design'] == 'own']
-  assert [(x['group'], x['count'], x['pictures']) for x in own] == [
+  assert [(x['group'], x['count'], x['images']) for x in own] == [
     # 10 is chosen as young where nothing nearer is offered; ties to 'old'.
     ('old', 3, 4),
     ('young', 3, 5),
@@ -154,7 +154,7 @@ def test_accuracy_finds_the_groups_names_wherever_they_are_in_a_design():
   data = dataset([0, 0, 1, 2], [1, 1, 2, 2], names=('middle', 'old', 'young'))
   result = run(data, {'d': {'crime': ['thief', 'child'], 'x': ['{groups}']}})
   assert [
-    (row['group'], row['count'], row['pictures'])
+    (row['group'], row['count'], row['images'])
     for row in result.tables['accuracy']
   ] == [('old', 2, 2), ('young', 1, 2)]
   assert result.metrics['d/accuracy'] == 3 / 4

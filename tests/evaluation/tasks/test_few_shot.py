@@ -17,7 +17,7 @@ from clip_jax.evaluation.metrics.intervals import mean_interval
 from clip_jax.evaluation.probes import few_shot as probes
 from clip_jax.evaluation.probes.sampling import sample
 from clip_jax.evaluation.tasks import few_shot
-from clip_jax.evaluation.tasks.few_shot import shots_to_match
+from clip_jax.evaluation.tasks.few_shot import examples_to_match
 from clip_jax.evaluation.types import FewShotOptions, ProbeOptions
 from tests.evaluation.rows import (
   PoolingRowEncoder,
@@ -35,7 +35,8 @@ ASKEW = RowEncoder(  # a poor zero-shot classifier
   ROWS, {'0': [1, 0, 0] + [0] * 5, '1': [1, 1, 0] + [0] * 5, '2': [1] * 8}
 )
 QUICK = Options(
-  few_shot=FewShotOptions(shots=(1, 2, 4), seeds=3), probe=ProbeOptions(C=1.0)
+  few_shot=FewShotOptions(examples_per_class=(1, 2, 4), seeds=3),
+  probe=ProbeOptions(C=1.0),
 )
 
 
@@ -102,7 +103,9 @@ def test_c_is_chosen_on_as_many_examples_as_the_probe_sees(monkeypatch):
 
   monkeypatch.setattr(probes, 'sweep_c', watched)
   result = few_shot.evaluate(
-    ENCODER, DATA, Options(few_shot=FewShotOptions(shots=(1, 2, 4), seeds=1))
+    ENCODER,
+    DATA,
+    Options(few_shot=FewShotOptions(examples_per_class=(1, 2, 4), seeds=1)),
   )
   assert [(len(a), len(b)) for a, b in seen] == [(3, 3), (6, 6), (12, 12)]
   for fitted, held in seen:
@@ -116,12 +119,12 @@ def test_shots_to_match_is_read_off_the_curve():
     ASKEW,
     DATA,
     Options(
-      few_shot=FewShotOptions(shots=(1, 2, 4, 8), seeds=4),
+      few_shot=FewShotOptions(examples_per_class=(1, 2, 4, 8), seeds=4),
       probe=ProbeOptions(C=1.0),
     ),
   )
   curve = curve_of(result)
-  needed = shots_to_match(
+  needed = examples_to_match(
     [row['shots'] for row in curve],
     [row['mean'] for row in curve],
     result.metrics['zero_shot'],
@@ -139,7 +142,8 @@ def test_where_no_k_reaches_zero_shot_the_whole_split_is_a_point():
     ENCODER,
     data,
     Options(
-      few_shot=FewShotOptions(shots=(1,), seeds=2), probe=ProbeOptions(C=1.0)
+      few_shot=FewShotOptions(examples_per_class=(1,), seeds=2),
+      probe=ProbeOptions(C=1.0),
     ),
   )
   first, full = curve_of(result)
@@ -156,7 +160,7 @@ def test_where_no_k_reaches_zero_shot_the_whole_split_is_a_point():
 
 def test_probes_from_the_text_are_no_worse_than_it_on_what_is_held_out():
   options = Options(
-    few_shot=FewShotOptions(shots=(1, 2, 4), seeds=2),
+    few_shot=FewShotOptions(examples_per_class=(1, 2, 4), seeds=2),
     probe=ProbeOptions(start_from_text=True),
   )
   result = few_shot.evaluate(ENCODER, DATA, options)
@@ -171,7 +175,7 @@ def test_probes_from_the_text_are_no_worse_than_it_on_what_is_held_out():
 
 def test_no_step_from_the_text_is_zero_shot():
   options = Options(
-    few_shot=FewShotOptions(shots=(2,), seeds=2),
+    few_shot=FewShotOptions(examples_per_class=(2,), seeds=2),
     probe=ProbeOptions(start_from_text=True, max_iterations=0, C=1.0),
   )
   pool = few_shot.read_examples(
@@ -187,7 +191,9 @@ def test_a_k_beyond_every_class_is_left_out_with_a_note():
     int(i) for c in range(3) for i in np.flatnonzero(c == LABELS)[: 2 + c]
   ]
   data = dataset_of(LABELS, train=rows, test=range(90, 180))
-  options = Options(few_shot=FewShotOptions(shots=(1, 3, 4, 5), seeds=2))
+  options = Options(
+    few_shot=FewShotOptions(examples_per_class=(1, 3, 4, 5), seeds=2)
+  )
   result = few_shot.evaluate(ENCODER, data, options)
   notes = [row['note'] for row in result.tables['notes']]
   assert notes[0] == 'no class has 5 examples: the largest has 4.'
@@ -203,12 +209,15 @@ def test_without_an_example_to_choose_c_on_it_must_be_given():
   data = dataset_of(LABELS, train=rows, test=range(90, 180))
   with pytest.raises(UsageError, match='none can be held out: give a valid'):
     few_shot.evaluate(
-      ENCODER, data, Options(few_shot=FewShotOptions(shots=(1,)))
+      ENCODER, data, Options(few_shot=FewShotOptions(examples_per_class=(1,)))
     )
   result = few_shot.evaluate(
     ENCODER,
     data,
-    Options(few_shot=FewShotOptions(shots=(1,)), probe=ProbeOptions(C=1.0)),
+    Options(
+      few_shot=FewShotOptions(examples_per_class=(1,)),
+      probe=ProbeOptions(C=1.0),
+    ),
   )
   assert result.metrics['1_shot'] > 0
 
@@ -238,18 +247,18 @@ def test_validation_pictures_are_drawn_from_too():
     ),
     (
       {},
-      Options(few_shot=FewShotOptions(shots=(0, 1))),
-      'shots=0: use 1 or more a class',
+      Options(few_shot=FewShotOptions(examples_per_class=(0, 1))),
+      'examples_per_class=0: use 1 or more',
     ),
     (
       {},
       Options(few_shot=FewShotOptions(seeds=0)),
-      r'seeds=0, shots=\(1, .*: use one or more of each',
+      r'seeds=0, examples_per_class=\(1, .*: use one or more of each',
     ),
     (
       {},
-      Options(few_shot=FewShotOptions(shots=())),
-      r'shots=\(\): use one or more of each',
+      Options(few_shot=FewShotOptions(examples_per_class=())),
+      r'examples_per_class=\(\): use one or more of each',
     ),
   ],
 )
@@ -262,11 +271,13 @@ def test_what_has_no_curve_is_refused_in_one_line(changes, options, message):
 
 def test_zero_shot_between_two_points_is_matched_between_their_logs():
   shots, accuracies = (1, 2, 4, 8, 16), (0.2, 0.3, 0.5, 0.6, 0.7)
-  assert shots_to_match(shots, accuracies, 0.4) == pytest.approx(math.sqrt(8))
-  assert shots_to_match(shots, accuracies, 0.65) == pytest.approx(
+  assert examples_to_match(shots, accuracies, 0.4) == pytest.approx(
+    math.sqrt(8)
+  )
+  assert examples_to_match(shots, accuracies, 0.65) == pytest.approx(
     8 * math.sqrt(2)
   )
-  quarter = shots_to_match((10, 1000), (0.0, 1.0), 0.25)
+  quarter = examples_to_match((10, 1000), (0.0, 1.0), 0.25)
   assert quarter == pytest.approx(10**1.5)
 
 
@@ -278,7 +289,7 @@ def test_the_curve_has_the_target_at_the_shots_found(rises, part):
   accuracies = np.cumsum(rises) / np.sum(rises)
   shots = [2.0**i for i in range(len(accuracies))]
   target = accuracies[0] + part * (accuracies[-1] - accuracies[0])
-  found = shots_to_match(shots, accuracies.tolist(), float(target))
+  found = examples_to_match(shots, accuracies.tolist(), float(target))
   assert found is not None
   there = np.interp(np.log2(found), np.log2(shots), accuracies)
   assert there == pytest.approx(target)
@@ -287,20 +298,22 @@ def test_the_curve_has_the_target_at_the_shots_found(rises, part):
 def test_points_themselves_and_the_ends_beyond():
   shots, accuracies = (1, 2, 4), (0.2, 0.3, 0.5)
   for k, accuracy in zip(shots, accuracies, strict=True):
-    assert shots_to_match(shots, accuracies, accuracy) == pytest.approx(k)
-  assert shots_to_match(shots, accuracies, 0.51) == math.inf
-  assert shots_to_match(shots, accuracies, 0.19) is None
+    assert examples_to_match(shots, accuracies, accuracy) == pytest.approx(k)
+  assert examples_to_match(shots, accuracies, 0.51) == math.inf
+  assert examples_to_match(shots, accuracies, 0.19) is None
 
 
 def test_a_curve_that_dips_matches_where_it_first_does():
-  assert shots_to_match((1, 2, 4, 8), (0.1, 0.5, 0.3, 0.7), 0.5) == 2
+  assert examples_to_match((1, 2, 4, 8), (0.1, 0.5, 0.3, 0.7), 0.5) == 2
 
 
 def test_curves_that_make_no_sense_are_refused():
-  with pytest.raises(UsageError, match='2 numbers of shots and 1 accuracies'):
-    shots_to_match((1, 2), (0.1,), 0.5)
-  with pytest.raises(UsageError, match='0 numbers of shots'):
-    shots_to_match((), (), 0.5)
+  with pytest.raises(
+    UsageError, match='2 numbers of examples and 1 accuracies'
+  ):
+    examples_to_match((1, 2), (0.1,), 0.5)
+  with pytest.raises(UsageError, match='0 numbers of examples'):
+    examples_to_match((), (), 0.5)
   for shots in ((0, 1), (2, 1), (1, 1)):
     with pytest.raises(UsageError, match='they must rise, from above 0'):
-      shots_to_match(shots, (0.1, 0.2), 0.5)
+      examples_to_match(shots, (0.1, 0.2), 0.5)

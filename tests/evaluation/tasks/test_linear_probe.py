@@ -339,7 +339,8 @@ def test_eight_devices_give_the_numbers_of_one():
   )
   meshes = [None, make_mesh(8, 1, 1, devices=jax.devices()[:8])]
   options = Options(
-    few_shot=FewShotOptions(shots=(1, 2), seeds=2), probe=ProbeOptions(C=1.0)
+    few_shot=FewShotOptions(examples_per_class=(1, 2), seeds=2),
+    probe=ProbeOptions(C=1.0),
   )
   for task in ('linear_probe', 'few_shot'):
     one, eight = (

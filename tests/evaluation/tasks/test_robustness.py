@@ -62,7 +62,8 @@ FAR_TEXTS = {
 }
 ENCODER = RowEncoder(np.concatenate([ROWS, FAR]), TEXTS | FAR_TEXTS)
 QUICK = Options(
-  few_shot=FewShotOptions(shots=(1, 2, 4), seeds=2), probe=ProbeOptions(C=1.0)
+  few_shot=FewShotOptions(examples_per_class=(1, 2, 4), seeds=2),
+  probe=ProbeOptions(C=1.0),
 )
 LINE = [
   Baseline('small', 0.5, 0.3),
