@@ -173,7 +173,7 @@ def _parse(path: Path, fields: dict[str, Any]) -> Manifest:
       raise damaged(path, f'its {name} is {fields[name]}')
   files = {}
   for name, entry in fields['files'].items():
-    # A name leads nowhere but to a file beside the manifest.
+    # A name with a path in it could lead out of the directory.
     if name != Path(name).name or name in ('', '.', '..', MANIFEST):
       raise damaged(path, f'it lacks or garbles the file name {name!r}')
     _check(path, entry, {'bytes': int, 'sha256': str})

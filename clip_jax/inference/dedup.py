@@ -21,8 +21,8 @@ from clip_jax.inference.nearest import nearest_in_blocks
 from clip_jax.progress import Progress, no_progress
 
 _TILE = 2048  # rows compared with as many at once: 16 MB of similarities
-# What rounding may take from the cosine of two equal images, which went
-# through the encoder in different batches.
+# Equal images may be encoded in different batches, whose rounding takes at most
+# this from their cosine.
 _ROUNDING = 1e-5
 
 

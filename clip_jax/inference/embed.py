@@ -358,7 +358,7 @@ def _join(
   if job.source is not None:
     check_corrupt(summary.corrupt, job.max_corrupt, job.source.spec)
     if not summary.images:
-      folder.remove()  # for nothing in it is worth keeping
+      folder.remove()  # it has no row that the same command could reuse
       raise FailureError(none_readable(job.source.spec, summary.corrupt))
   if earlier.serves:
     summary.update = _compare(folder, earlier)
@@ -371,12 +371,12 @@ def _join(
   def blocks():
     return map(folder.read_rows, folder.shards)
 
-  # In the folder, a temporary file that a kill leaves goes with the shards.
+  # A temporary file in the folder is removed with it, should a kill leave one.
   with replacing(out, temporary_in=folder.path) as temporary:
     with open(temporary, 'wb') as file:
       write_rows(file, out.suffix.lower(), blocks, summary.extent(), about)
     if out.exists() and filecmp.cmp(temporary, out, shallow=False):
-      # An output that is the same keeps its time: an index of it stays good.
+      # An index of a table is rebuilt where the table's time has changed.
       times = out.stat()
       os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
   folder.remove()

@@ -2,7 +2,7 @@
 
 ```
 OUT.parts/
-  job.json       which job this is, and how it is divided
+  job.json       the job's identity, and how its records are divided
   00000000.npz   one a shard; see `clip_jax.inference.shards`
   lock           held while the folder is begun, and while shards are joined
   0-of-4.lock    held by the process that is worker 0 of 4
@@ -32,7 +32,7 @@ from clip_jax.inference.shards import Shard, ShardStore, make_shards
 
 VERSION = 2  # of the files in the folder
 
-# Names for people of the fields of a job's identity that have to agree.
+# How messages name the fields of a job's identity, which have to agree.
 _MEANINGS = {
   'version': "the version of the parts' format",
   'model': 'the model',

@@ -33,10 +33,10 @@ from clip_jax.errors import UsageError, reason_of
 
 SUFFIXES = ('.npz', '.parquet')
 
-# Of an array of strings as numpy has it; one caption of a megabyte among a
-# million would take four terabytes.
+# The largest array of strings that is written as numpy has it: with one caption
+# of a megabyte, a million captions would take four terabytes.
 MOST_STRING_BYTES = 2**30
-# Padding that is no matter: so much, or so many times what the strings are.
+# Padding is accepted up to these bytes, or this many times the strings' own.
 _PADDING_BYTES = 32 * 2**20
 _PADDING_TIMES = 32
 _PIECE_BYTES = 16 * 2**20  # of padded strings in memory at once
@@ -254,7 +254,7 @@ def _write_parquet(
     },
     metadata={'about': json.dumps(about)},
   )
-  # Embeddings and digests are noise to a compressor.
+  # Embeddings and digests do not compress.
   compression = {
     'id': 'snappy', 'kind': 'snappy', 'caption': 'snappy',
     'embedding.list.element': 'none', 'digest': 'none',

@@ -126,15 +126,15 @@ def open_embeddings(path: str | os.PathLike) -> EmbeddingsTable:
     raise
   except (FailureError, *_UNREADABLE) as error:
     reason = str(error).rstrip('.') or type(error).__name__
-    if isinstance(error, FailureError):  # which names the file as well
+    if isinstance(error, FailureError):  # whose message begins with the file
       reason = reason.partition(': ')[2] or reason
     raise UsageError(
       f'{path} is not a table of embeddings, or is damaged: {reason}.'
     ) from error
 
 
-# The exceptions of numpy and pyarrow for damaged bytes; pyarrow
-# also fails to allocate what a false length asks for.
+# What numpy and pyarrow raise for damaged bytes; MemoryError is pyarrow's,
+# where a length is false.
 _UNREADABLE = (
   OSError, ValueError, LookupError, TypeError, NotImplementedError,
   OverflowError, MemoryError,
@@ -224,11 +224,11 @@ class _NpzTable(EmbeddingsTable):
       if kind is not None:
         wanted = self._kinds[start:stop] == kind
         rows, vectors = rows[wanted], vectors[wanted]
-      if len(rows):  # copied, for the file does not align them
+      if len(rows):  # a copy, since the file does not align its arrays
         yield Chunk(rows, np.array(vectors, np.float32))
 
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
-    with _reading(self.path):  # numpy's strings may hold no characters
+    with _reading(self.path):  # numpy's strings may hold invalid characters
       return {
         row: Entry(
           str(self._ids[row]), str(self._kinds[row]), str(self._captions[row])
@@ -418,6 +418,6 @@ def _map_arrays(path: Path) -> dict[str, Any]:
         f'{path} is compressed: write it with clip-jax embed, or with '
         'numpy.savez.'
       )
-    # The checksum of a table of gigabytes would be read before any row.
+    # To check the sum, a table of gigabytes would be read before any row.
     arrays[name] = read_array(archive, member, check=False)
   return arrays

@@ -147,7 +147,7 @@ def encode_shards(
         calls[-1][1].done.wait()
       reader = _ShardReader(items, len(shard), stop)
       call = pool.submit(encode, reader)
-      # A call that fails may leave records unread.
+      # A call that fails is done, even if it has not read its last record.
       call.add_done_callback(lambda _, reader=reader: reader.done.set())
       calls.append((shard, reader, call))
       if len(calls) > 1:

@@ -27,7 +27,7 @@ ImageInputs = ImageInput | Iterable[ImageInput]
 # has no row either).
 OnError = str | Callable[[int, CorruptImageError], object]
 
-# Items and what prepares some of them, to rows of results.
+# Takes items, and what makes an array of some of them; returns their results.
 Run = Callable[
   [Iterable[Any], Callable[[list[Any]], np.ndarray]], np.ndarray
 ]  # fmt: skip
@@ -189,7 +189,7 @@ def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, '...']:
     raise UsageError(f'{said}: give uint8, or floats in [0, 1].')
   low, high = array.min(), array.max()
   most = 1 if floats else 255
-  if not (low >= 0 and high <= most):  # nor where one is NaN
+  if not (low >= 0 and high <= most):  # also true of NaN
     raise UsageError(
       f'{said} with values from {low:.4g} to {high:.4g}: give uint8, or floats '
       'in [0, 1] (what is normalised already goes to module.apply).'
@@ -233,7 +233,7 @@ def _as_array(images: Any, name: str) -> np.ndarray:
   try:
     return np.asarray(images)
   except (TypeError, ValueError, RuntimeError) as error:
-    # A tensor on a device, or one with a gradient: the library says what to do.
+    # Tensors on a device or with a gradient: the message says what to do.
     raise UsageError(f'{name}: {error}') from error
 
 

@@ -136,7 +136,7 @@ class Model(ZeroShotModel):
   @property
   def _encoder_variables(self) -> dict[str, Any]:
     """The variables in the form that the encoders take."""
-    with self._lock:  # of threads that encode at once, one does it
+    with self._lock:  # one of the threads that encode unrolls them
       if self._encoders.unrolled and not self._unrolled:
         self._variables = cpu_layout.unroll(self._variables)
         self._unrolled = True

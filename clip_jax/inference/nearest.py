@@ -99,7 +99,7 @@ def nearest_in_blocks(
   for numbers, similarities in blocks:
     some = np.arange(queries)
     if values.shape[1] == k:
-      # Most blocks have nothing better for most queries.
+      # Only queries for which the block has a nearer row need to be merged.
       some = np.flatnonzero(similarities.max(axis=1) > values[:, -1])
       similarities = similarities[some]
     columns = top_k(similarities, k)

@@ -29,10 +29,10 @@ from clip_jax.progress import Progress, no_progress
 _QUERIES = 256  # compared with a chunk of the table at once
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 128
-# At least; more where more rows are asked for. Texts lie far from all images,
-# and such queries need a wide search: among 10,000 rows of 512 dimensions the
-# recall@10 of queries far from every cluster is 0.94 with 128 and 1.0 with 512
-# (among 30,000: 0.98).
+# The least width of a search; it grows with the rows that are asked for. Texts
+# lie far from all images, and such queries need a wide search: among 10,000
+# rows of 512 dimensions the recall@10 of queries far from every cluster is 0.94
+# with 128 and 1.0 with 512 (among 30,000: 0.98).
 _EXPANSION_SEARCH = 512
 
 
@@ -212,7 +212,7 @@ def _check_finite(table: EmbeddingsTable, chunk: Chunk) -> None:
   Raises:
     FailureError: one has a feature that is no number, or vastly large.
   """
-  # What is finite may be squared, and summed, in unit vectors.
+  # Larger numbers overflow float32 when they are squared.
   wrong = ~(np.abs(chunk.vectors) < 1e18).all(axis=1)
   if wrong.any():
     row = int(chunk.rows[wrong.argmax()])

@@ -80,7 +80,7 @@ def write_onnx(
     difference = _difference(
       file, encoder, weights, _random_rows(rows[name], model)
     )
-    if not difference <= MAX_DIFFERENCE:  # nor NaN
+    if not difference <= MAX_DIFFERENCE:  # also true of NaN
       raise FailureError(
         f'{file.name} computes features that differ from the model by '
         f'{difference:.1e}, more than {MAX_DIFFERENCE:.0e}: nothing was '
@@ -249,7 +249,7 @@ def _unroll(params: dict[str, Any], arguments: list[Any]) -> list[Any]:
   consts_end = params['num_consts']
   carry_end = consts_end + params['num_carry']
   consts, carry = arguments[:consts_end], arguments[consts_end:carry_end]
-  # As numpy: a slice of an array of JAX's would become an operation.
+  # In numpy, since slicing a JAX array would add an operation to the program.
   stacks = [
     x if isinstance(x, Tracer) else np.asarray(x) for x in arguments[carry_end:]
   ]

@@ -70,7 +70,7 @@ def lower(
   """Returns a program of the weights that the encoder uses, and a batch."""
   specs = specs_of(weights)
   used = {name: specs[name] for name in _used(encoder, specs, rows)}
-  # The module's `setup` looks for the others too, and computes nothing of them.
+  # The module's `setup` asks for the other weights too, and uses only shapes.
   others = {
     name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
     for name, spec in specs.items()

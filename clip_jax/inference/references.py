@@ -42,7 +42,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _is_step(path: Path) -> bool:
-  # `²` is a digit to Python, and no number.
+  # Python's `isdigit` admits '²', which is no number.
   number = path.name.isascii() and path.name.isdigit()
   return number and (path / 'params').is_dir()
 

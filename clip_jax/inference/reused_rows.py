@@ -72,8 +72,8 @@ class EarlierRows:
     """Returns the row that serves for the content of a digest, or -1."""
     first, rest = np.frombuffer(digest, np.uint64)
     index = int(np.searchsorted(self._digests, first))
-    # That two contents share half of their digests will not happen; if it
-    # does, one of them is encoded again.
+    # Two contents whose digests have the same first half are most unlikely; one
+    # of them would be encoded again.
     same = (
       self.serve
       and index < len(self._rows)
@@ -102,7 +102,7 @@ class EarlierRows:
     kept = np.isin(digests, self._digests) & self.serve
     gone = ~np.isin(self._digests, digests)
     changed = np.zeros(len(ids), bool)
-    # A text's id is the number of its line: another line there is another text.
+    # A text's id is its line number: a changed line counts as another text.
     if kind == 'image':
       changed = ~kept & np.isin(ids, self._ids)
       gone &= ~np.isin(self._ids, ids)

@@ -129,7 +129,7 @@ def find_matches(
     ):
       groups = [[i] for i in range(len(its_rows))]
       if fold_above is not None:
-        # Rows of different captions are of different things, however alike.
+        # Rows of different captions are different results, however similar.
         captions = [entries[row].caption.casefold() for row in its_rows]
         stacked = np.stack([vectors[row] for row in its_rows])
         groups = fold(stacked, captions, fold_above)

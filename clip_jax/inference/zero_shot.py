@@ -166,7 +166,7 @@ class ZeroShotModel(abc.ABC):
       templates = [templates]
     classifiers.check_labels(labels)
     classifiers.check_templates(templates)
-    # Of a function, what it says of the names.
+    # A template that is a function is known by its prompts.
     said = (
       tuple(classifiers.prompt(x, label) for label in labels)
       if callable(x)

@@ -130,8 +130,8 @@ def _read_clip(config: Mapping[str, Any], keys: Collection[str]) -> CLIPConfig:
     projection=_projection('text_projection', 'text_model', keys),
   )
   embed_dim = config.get('projection_dim') or 512
-  # CLIPVisionModel and CLIPTextModel: the pooled vector is the feature. Of the
-  # tower that is not there, no number has to fit.
+  # In CLIPVisionModel and CLIPTextModel the pooled vector is the feature. The
+  # numbers of an absent tower need not fit.
   if image_tower.projection == 'none':
     embed_dim = image_tower.width
   elif text_tower.projection == 'none':
@@ -163,7 +163,7 @@ def _read_siglip(
   # transformers takes the text tower's own width here, which its published
   # configs mean only where both are the same.
   projected = text['projection_size'] or text['hidden_size']
-  if 'vision_model' not in towers:  # what is said of it means nothing
+  if 'vision_model' not in towers:  # its config is not used
     vision = {**_SIGLIP_VISION, 'hidden_size': projected}
     vision['num_attention_heads'] = 1
     width = projected

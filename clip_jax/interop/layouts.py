@@ -288,8 +288,8 @@ def _wrong_shapes(entries, shapes, infos) -> list[str]:
       ours = _blank(shapes[entry.row.ours])[entry.index]
       expected = entry.row.form.to_theirs(ours).shape
       shape = infos[entry.key].shape
-      # A number alone may come with axes of length 1, as open_clip's
-      # `nonscalar_logit_scale` has it.
+      # A scalar may have axes of length 1, as with open_clip's
+      # `nonscalar_logit_scale`.
       if shape != expected and not (ours.ndim == 0 and _same_size(shape, ())):
         wrong.append(f'{entry.key} {list(shape)}, not {list(expected)}')
   return wrong

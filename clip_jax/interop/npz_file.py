@@ -30,8 +30,8 @@ from clip_jax.interop.zip_archive import ZipArchive
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _MAX_HEADER = 10_000  # bytes; numpy's limit for untrusted headers
-# numpy knows ml_dtypes' types only as so many bytes, and of those bfloat16
-# alone has two (big_vision's convention).
+# numpy writes ml_dtypes' types as raw bytes; two bytes stand for bfloat16, as
+# in big_vision's files.
 _RAW = {'|V2': _BFLOAT16}
 _WRITABLE = {dtype for dtype in DTYPES if dtype.isbuiltin == 1} | {_BFLOAT16}
 
@@ -125,7 +125,9 @@ def _header(
   try:
     read = readers[np.lib.format.read_magic(file)]
     shape, fortran, dtype = read(file, max_header_size=_MAX_HEADER)
-  except Exception as error:  # numpy parses a Python literal: anything goes
+  except (
+    Exception
+  ) as error:  # numpy parses a Python literal, which may raise anything
     raise damaged(archive.path, f'{member!r} is no .npy array') from error
   return shape, fortran, dtype, file.tell()
 

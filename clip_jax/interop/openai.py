@@ -128,7 +128,7 @@ def _blocks(tower: str, theirs: str) -> list[Row]:
 def _resnet(image: ResNetConfig) -> list[Row]:
   rows = []
   for i in (1, 2, 3):
-    rows += _conv_and_norm('stem', f'{i}', 'visual.', f'{i}')
+    rows += _conv_and_norm('stem', 'visual.', i)
   inputs = image.width
   for stage, count in enumerate(image.layers):
     outputs = 4 * image.width * 2**stage
@@ -136,7 +136,7 @@ def _resnet(image: ResNetConfig) -> list[Row]:
       ours = f'stage{stage + 1}_{block}'
       theirs = f'visual.layer{stage + 1}.{block}.'
       for i in (1, 2, 3):
-        rows += _conv_and_norm(ours, f'{i}', theirs, f'{i}')
+        rows += _conv_and_norm(ours, theirs, i)
       if block == 0 and (stage or inputs != outputs):
         path = f'{ours}/shortcut_conv/kernel'
         key = f'{theirs}downsample.0.weight'
@@ -155,11 +155,12 @@ def _resnet(image: ResNetConfig) -> list[Row]:
   return rows + linear('params/image_projection', f'{pool}c_proj')
 
 
-def _conv_and_norm(ours: str, i: str, theirs: str, j: str) -> list[Row]:
+def _conv_and_norm(ours: str, theirs: str, i: int) -> list[Row]:
+  """Returns the i-th convolution of a module, and the norm behind it."""
   conv = Row(
-    f'params/image/{ours}/conv{i}/kernel', f'{theirs}conv{j}.weight', CONV
+    f'params/image/{ours}/conv{i}/kernel', f'{theirs}conv{i}.weight', CONV
   )
-  return [conv, *_batch_norm(f'{ours}/bn{i}', f'{theirs}bn{j}')]
+  return [conv, *_batch_norm(f'{ours}/bn{i}', f'{theirs}bn{i}')]
 
 
 def _batch_norm(ours: str, theirs: str) -> list[Row]:

@@ -97,7 +97,9 @@ def read_hugging_face(
     key: value for key, value in config.items() if value is not None
   }
   resample = values.get('resample', 3)
-  if resample not in list(RESAMPLE):  # a list takes what has no hash
+  if resample not in list(
+    RESAMPLE
+  ):  # unlike a dict, a list takes unhashable values
     raise UsageError(
       f'{origin}: resample={resample!r} is not supported: '
       + ', '.join(f'{code} ({name})' for code, name in RESAMPLE.items())

@@ -199,9 +199,9 @@ def _preprocessing(
       )
     return preprocessing.of_size(size)
   if layout == 'big_vision':
-    # Bicubic and antialiased as in transformers and open_clip; big_vision's
-    # own is TensorFlow's bilinear resize, which Pillow does not have. All
-    # SigLIPs are alike in this.
+    # All SigLIPs are resized as transformers and open_clip do it, bicubic and
+    # antialiased; Pillow does not have TensorFlow's bilinear resize, which is
+    # big_vision's own.
     return presets.preprocessing_of(preset or 'ViT-B-16-SigLIP').of_size(size)
   fields = read_object(directory / OPEN_CLIP_CONFIG).get('preprocess_cfg')
   run = open_clip_run.params_of(weights)

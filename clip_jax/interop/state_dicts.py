@@ -13,9 +13,9 @@ from typing import NamedTuple
 from clip_jax.errors import UsageError
 from clip_jax.interop.tensor_file import Tensors
 
-# Keys that say of a layout that it is one; those of a text tower count where
-# there is no image tower, and the last are of a tower that is a whole model of
-# transformers', whose keys have no name of a tower before them.
+# Keys that only a CLIP has, one or more of each layout. Those of a text tower
+# count where there is no image tower. `_BARE_KEYS` are of transformers' models
+# of one tower, whose keys do not begin with the tower's name.
 _IMAGE_KEYS = (
   'vision_model.embeddings.position_embedding.weight',
   'visual.positional_embedding',
@@ -31,15 +31,15 @@ _BARE_KEYS = {
   'embeddings.patch_embedding.weight': 'vision_model.',
   'embeddings.token_embedding.weight': 'text_model.',
 }
-# Of a text tower in open_clip's layout, alone; within other keys, these are of
-# the layouts above.
+# Keys of a text tower alone in open_clip's layout. They are tried last, since
+# the keys of other layouts end with them, too.
 _OPEN_CLIP_TEXT_KEYS = (
   ('text.token_embedding.weight',),
   ('token_embedding.weight',),
 )
 _PROJECTIONS = ('visual_projection.', 'text_projection.')
-# Modules around a module, anywhere in a name: of DistributedDataParallel,
-# torch.compile, FSDP, activation checkpoints, DeepSpeed.
+# Names of modules that wrap another: those of DistributedDataParallel,
+# torch.compile, FSDP, activation checkpointing and DeepSpeed.
 _WRAPPERS = frozenset(
   {
     *('module', '_orig_mod', '_fsdp_wrapped_module'),

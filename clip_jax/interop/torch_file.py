@@ -32,8 +32,8 @@ from clip_jax.interop.zip_archive import ZipArchive
 _MAX_DEPTH = 100  # of modules in modules, dicts in dicts
 _MAX_ATTRIBUTES = 100_000
 _MAX_NAME = 1_000  # characters; long ones would be repeated for each tensor
-# A view may show an element many times (`expand`); beyond this it must not
-# grow over its storage.
+# A view may repeat elements (`expand`). It may be larger than its storage up to
+# this many bytes.
 _MAX_EXPANDED = 256 * 2**20
 
 

@@ -19,11 +19,11 @@ from clip_jax.interop.tensor_file import PIECE, MappedFile, damaged
 _LOCAL = struct.Struct('<4s5H3L2H')  # a member's local header
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UTF8 = 0x800
-# Weights hardly compress: a member beyond both is a bomb.
+# Weights hardly compress: a member beyond both limits is refused as a bomb.
 _BOMB_BYTES = 64 * 2**20
 _BOMB_RATIO = 200
 _PIECE = 64 * 2**10  # bytes to inflate at a time
-_MADE = 2**20  # bytes that become of them at a time
+_MADE = 2**20  # bytes of output at a time
 _DAMAGED = (
   zipfile.BadZipFile,
   NotImplementedError,
@@ -189,7 +189,7 @@ def _inflated(source: np.ndarray, limit: int) -> Iterator[bytes]:
   inflater = zlib.decompressobj(-zlib.MAX_WBITS)
   for begin in range(0, source.size, _PIECE):
     piece, full = source[begin : begin + _PIECE].tobytes(), True
-    # What fills the room may leave more inside, with all input taken.
+    # Output that fills its limit may leave more in the inflater.
     while (piece or full) and limit >= 0 and not inflater.eof:
       room = min(limit + 1, _MADE)
       made = inflater.decompress(piece, room)
