@@ -73,10 +73,10 @@ def prompt(template: Template, label: str) -> str:
   """
   if isinstance(template, str):
     return template.replace('{}', label)
-  said = template(label)
-  if not isinstance(said, str) or not said.strip():
-    raise UsageError(f'a template gave {said!r} for {label!r}, and not a text.')
-  return said
+  text = template(label)
+  if not isinstance(text, str) or not text.strip():
+    raise UsageError(f'a template gave {text!r} for {label!r}, and not a text.')
+  return text
 
 
 def softmax(logits: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:

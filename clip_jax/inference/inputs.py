@@ -173,7 +173,7 @@ def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, '...']:
     UsageError: it is of another shape, or has other values.
   """
   array = _as_array(image, name)
-  said = f'{name} is an array of {array.dtype} {list(array.shape)}'
+  described = f'{name} is an array of {array.dtype} {list(array.shape)}'
   if array.ndim == 3:
     if array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
       array = array.transpose(1, 2, 0)
@@ -181,18 +181,18 @@ def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, '...']:
       array = array[:, :, 0]
   colours = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _CHANNELS)
   if not colours or not array.size:
-    raise UsageError(f'{said}: give uint8 [H, W, 3], or [3, H, W].')
+    raise UsageError(f'{described}: give uint8 [H, W, 3], or [3, H, W].')
   if array.dtype == np.uint8:
     return array
   floats = jnp.issubdtype(array.dtype, jnp.floating)  # bfloat16, too
   if not floats and array.dtype.kind not in 'iu':
-    raise UsageError(f'{said}: give uint8, or floats in [0, 1].')
+    raise UsageError(f'{described}: give uint8, or floats in [0, 1].')
   low, high = array.min(), array.max()
   most = 1 if floats else 255
   if not (low >= 0 and high <= most):  # also true of NaN
     raise UsageError(
-      f'{said} with values from {low:.4g} to {high:.4g}: give uint8, or floats '
-      'in [0, 1] (what is normalised already goes to module.apply).'
+      f'{described} with values from {low:.4g} to {high:.4g}: give uint8, or '
+      'floats in [0, 1] (what is normalised already goes to module.apply).'
     )
   if floats:
     array = np.rint(array.astype(np.float32) * 255)

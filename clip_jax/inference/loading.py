@@ -116,7 +116,7 @@ def read_model(
 ) -> Loaded:
   """Returns what `load` makes a model of: the description and the arrays.
 
-  What the files leave open is said on stderr.
+  What the files leave open is printed on stderr.
 
   Args:
     reference, image_size, context_length, text_positions, as_displayed,

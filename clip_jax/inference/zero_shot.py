@@ -167,13 +167,13 @@ class ZeroShotModel(abc.ABC):
     classifiers.check_labels(labels)
     classifiers.check_templates(templates)
     # A template that is a function is known by its prompts.
-    said = (
+    known_as = (
       tuple(classifiers.prompt(x, label) for label in labels)
       if callable(x)
       else x
       for x in templates
     )
-    key = tuple(labels), tuple(said)
+    key = tuple(labels), tuple(known_as)
     if key not in self._classifiers:
       print_warnings(classifiers.same_names(labels))
       directions = classifiers.zero_shot_weights(

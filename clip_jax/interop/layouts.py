@@ -342,7 +342,7 @@ def _refuse(
   wrong: Sequence[str] = (),
 ) -> None:
   """Raises a FailureError that names all keys, where a list is not empty."""
-  said = [
+  lists = [
     f'{kind}: {", ".join(sorted(names))}'
     for kind, names in (
       ('missing', missing),
@@ -351,5 +351,5 @@ def _refuse(
     )
     if names
   ]
-  if said:
-    raise FailureError(f'{what}. {"; ".join(said)}.')
+  if lists:
+    raise FailureError(f'{what}. {"; ".join(lists)}.')

@@ -103,8 +103,8 @@ def read_config(config: Mapping[str, Any], where: str) -> CLIPConfig:
     if key not in _IDLE or (_IDLE[key] and value not in _IDLE[key])
   }
   if left:
-    said = ', '.join(f'{key}={value!r}' for key, value in left.items())
-    raise UsageError(f'{where} asks for what is not supported: {said}.')
+    unsupported = ', '.join(f'{key}={value!r}' for key, value in left.items())
+    raise UsageError(f'{where} asks for what is not supported: {unsupported}.')
   return result
 
 
@@ -269,8 +269,8 @@ def _write_vit(
   image: VisionTransformerConfig, text_activation: str
 ) -> dict[str, Any]:
   impossible = [
-    said
-    for said, applies in (
+    feature
+    for feature, applies in (
       ('no class token', not image.class_token),
       ('a bias of the patch embedding', image.patch_bias),
       (f"projection={image.projection!r}", image.projection != 'linear'),

@@ -42,8 +42,8 @@ def read_params(file: Path) -> dict[str, str]:
 
 
 def params_of(weights: Path) -> tuple[Path, dict[str, str]] | None:
-  """Returns the options of the run that a checkpoint is of, and where they are
-  said.
+  """Returns the options of the run of a checkpoint, and their file; None where
+  the checkpoint is of no run.
   """
   for run in (weights.parent, weights.parent.parent):
     if is_run(run):

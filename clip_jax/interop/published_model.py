@@ -128,7 +128,7 @@ def read_published(
 
 
 def _without(weights: Path, tower: str) -> str:
-  """Returns what is said of a model that has one tower."""
+  """Returns the note on a model that has one tower."""
   return (
     f'{weights} holds {WITH_ARTICLE[OTHER_TOWER[tower]]} tower alone, without '
     f'{WITH_ARTICLE[tower]} one.'
@@ -140,14 +140,14 @@ def _weights_of(path: Path) -> tuple[Path, tuple[str, ...]]:
   if path.is_dir() and path.name == 'checkpoints':
     path = path.parent if open_clip_run.is_run(path.parent) else path
   if path.is_dir() and open_clip_run.is_run(path):
-    file, said = open_clip_run.newest(path)
-    return file, (said,)
+    file, note = open_clip_run.newest(path)
+    return file, (note,)
   weights = weights_in(path)
   if (weights.parent / ADAPTER).exists() and not weights.name.startswith(
     'adapter_'
   ):
-    said = f'{weights} is taken without the PEFT adapter that lies beside it.'
-    return weights, (said,)
+    note = f'{weights} is taken without the PEFT adapter that lies beside it.'
+    return weights, (note,)
   return weights, ()
 
 

@@ -110,7 +110,7 @@ def select(
   if not labels:
     return Selection(_without_prefix(names), ())
   averages = [x for x in labels if _is_average(x, labels[x], clean)]
-  label, said = _choose(list(labels), averages, where, wanted)
+  label, notes = _choose(list(labels), averages, where, wanted)
   chosen = {
     name.removeprefix(labels[label]): original
     for name, original in clean.items()
@@ -124,13 +124,13 @@ def select(
   left = [name for name in left if name != _COUNTER]
   if left:
     more = ', …' if len(left) > 2 else ''
-    said = (
-      *said,
+    notes = (
+      *notes,
       f'{where}: {len(left):,} tensors that are not of the CLIP model under '
       f'{label!r} are left out ({", ".join(left[:2])}{more}).',
     )
   chosen.pop(_COUNTER, None)
-  return Selection(_with_tower(chosen), said)
+  return Selection(_with_tower(chosen), notes)
 
 
 def _unwrapped(names: Collection[str]) -> dict[str, str]:
