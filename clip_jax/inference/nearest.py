@@ -30,11 +30,12 @@ def top_k(scores: Float[np.ndarray, 'N C'], k: int) -> Int64[np.ndarray, 'N K']:
   k = min(k, scores.shape[1])
   if k > _PASSES:
     return _top_by_partition(scores, k)
-  rest = scores.copy()
+  rest = scores if k == 1 else scores.copy()
   columns = np.empty((len(scores), k), np.int64)
   for rank in range(k):
     columns[:, rank] = rest.argmax(axis=1)
-    np.put_along_axis(rest, columns[:, [rank]], -np.inf, axis=1)
+    if rank + 1 < k:
+      np.put_along_axis(rest, columns[:, [rank]], -np.inf, axis=1)
   return columns
 
 
@@ -98,8 +99,9 @@ def nearest_in_blocks(
   values = np.empty((queries, 0), np.float32)
   for numbers, similarities in blocks:
     some = np.arange(queries)
-    if values.shape[1] == k:
-      # Only queries for which the block has a nearer row need to be merged.
+    if values.shape[1] == k > 1:
+      # Only queries for which the block has a nearer row need to be merged; to
+      # find them takes as long as to find one nearest row of each.
       some = np.flatnonzero(similarities.max(axis=1) > values[:, -1])
       similarities = similarities[some]
     columns = top_k(similarities, k)
