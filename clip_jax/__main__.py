@@ -1,5 +1,8 @@
-"""`clip-jax VERB …`: the first word picks a file of `commands/`, which defines
-its flags and runs. Only that file is imported, so that help answers at once.
+"""Runs `clip-jax VERB …`.
+
+The first word picks a file of `commands/`, which defines its flags and runs; of
+a verb with actions, such as `data`, the second word does. Only that file is
+imported, so that help answers at once.
 """
 
 import difflib
@@ -9,7 +12,8 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 from absl import flags
 
@@ -73,27 +77,55 @@ def _run(verb: str, argv: list[str]) -> int:
       f'no verb {verb!r}: one of {", ".join(VERBS)}'
       + (f'; the nearest is {near[0]}.' if near else '.')
     )
-  command = importlib.import_module(f'clip_jax.commands.{verb}')
+  name, command, argv = _find_command(verb, argv)
   values = flags.FlagValues()
   flags.DEFINE_bool('help', False, 'show this help', flag_values=values)
   flags.DEFINE_bool(
     'debug', False, 'show the traceback of an error', flag_values=values
   )
   command.define_flags(values)
-  # `--help=x` asks for help, too: it is no flag that takes a value.
-  asked = {word.partition('=')[0] for word in argv}
-  if asked & {'--help', '-h', '-help', '--helpfull'}:
-    print(_help(verb, command.__doc__, values))
+  if _asks_for_help(argv):
+    print(_help(command, values))
     return 0
   try:
     parse = getattr(command, 'parse', flags.FlagValues.__call__)
-    words = parse(values, [f'clip-jax {verb}', *map(_underscored, argv)])[1:]
+    words = parse(values, [f'clip-jax {name}', *map(_underscored, argv)])[1:]
   except flags.Error as error:
     raise UsageError(
-      f'{_flag_fault(error)} (see clip-jax {verb} --help)'
+      f'{_flag_fault(error)} (see clip-jax {name} --help)'
     ) from error
   common_flags.limit_images(values)
   return command.run(values, words) or 0
+
+
+def _find_command(
+  verb: str, argv: list[str]
+) -> tuple[str, ModuleType, list[str]]:
+  """Returns the name of a command, its module, and the words that it is given.
+
+  Raises:
+    UsageError: the verb has actions, and none of them is named.
+  """
+  command = importlib.import_module(f'clip_jax.commands.{verb}')
+  actions = getattr(command, 'ACTIONS', None)
+  if actions is None:
+    return verb, command, argv
+  action = next((word for word in argv if not word.startswith('-')), None)
+  if action is None and _asks_for_help(argv):
+    return verb, command, argv
+  if action is None or action not in actions:
+    asked = f'{verb} {action!r}?' if action else f'{verb} what?'
+    raise UsageError(f'{asked} One of {", ".join(actions)}.')
+  rest = list(argv)
+  rest.remove(action)
+  command = importlib.import_module(f'clip_jax.commands.{verb}_{action}')
+  return f'{verb} {action}', command, rest
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+  # `--help=x` asks for help, too: it is no flag that takes a value.
+  asked = {word.partition('=')[0] for word in argv}
+  return bool(asked & {'--help', '-h', '-help', '--helpfull'})
 
 
 def _flag_fault(error: flags.Error) -> str:
@@ -143,13 +175,9 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _overview() -> str:
-  width = max(map(len, VERBS))
-  verbs = '\n'.join(
-    f'  {name:<{width}}  {what}' for name, what in VERBS.items()
-  )
   return (
     'clip-jax: CLIP in JAX, from image-text pairs to a model in use.\n\n'
-    f'usage: clip-jax VERB [--flag=value …]\n\n{verbs}\n\n'
+    f'usage: clip-jax VERB [--flag=value …]\n\n{_table(VERBS)}\n\n'
     'clip-jax VERB --help shows its flags, with examples; clip-jax --version '
     'says which version this is.\n'
     'Results go to stdout, progress to stderr; --json prints one JSON '
@@ -157,14 +185,23 @@ def _overview() -> str:
   )
 
 
-def _help(verb: str, doc: str | None, values: flags.FlagValues) -> str:
-  lines = [(doc or VERBS[verb]).strip(), '', 'flags:']
+def _help(command: ModuleType, values: flags.FlagValues) -> str:
+  lines = [(command.__doc__ or '').strip(), '']
+  if hasattr(command, 'ACTIONS'):
+    lines += ['actions, each with a --help of its own:']
+    lines += [_table(command.ACTIONS), '']
+  lines += ['flags:']
   width = max(map(len, values))
   for name in sorted(values):
     flag = values[name]
     what = flag.help.splitlines()[0].rstrip(';')
     lines.append(f'  --{name:<{width}} {what}{_default(flag)}')
   return '\n'.join(lines)
+
+
+def _table(rows: Mapping[str, str]) -> str:
+  width = max(map(len, rows))
+  return '\n'.join(f'  {name:<{width}}  {what}' for name, what in rows.items())
 
 
 def _default(flag: flags.Flag) -> str:

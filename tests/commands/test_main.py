@@ -12,6 +12,7 @@ from PIL import Image
 import clip_jax
 from clip_jax import tokenizers
 from clip_jax.__main__ import VERBS, main
+from clip_jax.commands.data import ACTIONS
 from tests.tiny import write_pairs
 
 
@@ -37,6 +38,17 @@ def test_every_verb_has_help_with_examples(capsys, verb):
   assert f'clip-jax {verb}' in out
   assert 'example' in out
   assert '--debug' in out
+
+
+@pytest.mark.parametrize('action', ACTIONS)
+def test_every_action_of_data_has_help_with_its_own_flags(capsys, action):
+  assert f'  {action} ' in call(capsys, 'data', '--help')[1]
+  code, out, _ = call(capsys, 'data', action, '--help')
+  assert code == 0
+  assert f'usage:\n  clip-jax data {action} ' in out
+  assert f'examples:\n  clip-jax data {action} ' in out
+  assert ('--threshold' in out) == (action == 'dedup')
+  assert ('--vocab_size' in out) == (action == 'tokenizer')
 
 
 def test_version_is_that_of_the_package(capsys):
@@ -80,6 +92,10 @@ def test_help_needs_no_value(capsys):
     (['data', 'inspekt'], "data 'inspekt'? One of build, inspect"),
     (['data'], 'data what? One of build, inspect, tokenizer'),
     (['data', 'build', 'x'], 'data build what?'),
+    (
+      ['data', '--vocab_size=9', 'inspect', 'folder:x'],
+      "Unknown command line flag 'vocab_size' (see clip-jax data inspect --h",
+    ),
     (['data', 'inspect', 'folder:/nosuch'], '/nosuch'),
     (['data', 'tokenizer', '--data=x'], 'add --train'),
     (['data', 'tokenizer', '--train'], 'no --data'),
