@@ -1,0 +1,188 @@
+"""Local and remote files: patterns, ranges, retries and errors."""
+
+import os
+import sys
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from clip_jax.data import block_cache, storage
+from clip_jax.errors import FailureError, MissingFileError, UsageError
+from tests.data.stores import put_in_memory, s3_server
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+  monkeypatch.setenv(block_cache.FOLDER_VARIABLE, str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+  """The pauses between attempts, which are not waited for."""
+  made = []
+  retries = storage.Retries(sleep=made.append, jitter=lambda: 1.0)
+  monkeypatch.setattr(storage, 'RETRIES', retries)
+  return made
+
+
+@pytest.fixture(scope='module')
+def bucket():
+  with s3_server('shards'):
+    yield 's3://shards'
+
+
+@pytest.mark.parametrize(
+  'pattern, names',
+  [
+    ('{00..03}', ['00', '01', '02', '03']),
+    ('{8..11}', ['10', '11', '8', '9']),
+    ('a{b,c}d', ['abd', 'acd']),
+    ('{a,b{1..2}}', ['a', 'b1', 'b2']),
+    ('{0..10..5}', ['0', '10', '5']),
+    ('{2..0}', ['0', '1', '2']),
+    ('{a..c}', ['a', 'b', 'c']),
+    ('{00..01}-{x,y}', ['00-x', '00-y', '01-x', '01-y']),
+  ],
+)
+def test_braces_stand_for_each_of_a_list_or_range(pattern, names, tmp_path):
+  for name in names:
+    (tmp_path / name).touch()
+  paths = storage.expand(f'{tmp_path}/{pattern}')
+  assert paths == [f'{tmp_path}/{name}' for name in names]
+
+
+def test_globs_are_sorted_and_each_path_comes_once(tmp_path):
+  for name in ('b.tar', 'a.tar', 'c.txt', '{odd}', 'x[1].tar'):
+    (tmp_path / name).touch()
+  names = [f'{tmp_path}/{x}' for x in ('a.tar', 'b.tar', 'x[1].tar')]
+  assert storage.expand(f'{tmp_path}/*.tar') == names
+  assert storage.expand(f'{tmp_path}/{{*.tar,a.tar}}') == names
+  assert storage.expand(f'{tmp_path}/{{odd}}') == [f'{tmp_path}/{{odd}}']
+  assert storage.expand(f'{tmp_path}/x[1].tar') == names[2:]
+  assert storage.expand(f'file://{tmp_path}/a.tar') == names[:1]
+
+
+@pytest.mark.parametrize(
+  'pattern', ['nothing*', 'none', '{a,none}', '', 'a\0b', '{0..99999999}']
+)
+def test_a_pattern_without_files_is_refused(pattern, tmp_path):
+  (tmp_path / 'a').touch()
+  with pytest.raises(UsageError):
+    storage.expand(pattern and f'{tmp_path}/{pattern}')
+
+
+def test_a_range_ends_where_the_file_does(tmp_path):
+  path = tmp_path / 'file'
+  path.write_bytes(bytes(range(100)))
+  url = put_in_memory('range/file', path.read_bytes())
+  for name in (path, url):
+    assert storage.size(name) == 100
+    assert storage.read_range(name, 10, 5) == bytes(range(10, 15))
+    assert storage.read_range(name, 98, 4 * 2**30) == bytes((98, 99))
+    assert storage.read_range(name, 200, 10) == b''
+    with storage.open_file(name) as file:
+      file.seek(-3, os.SEEK_END)
+      assert file.read() == bytes((97, 98, 99))
+      file.seek(0)
+      assert file.read() == path.read_bytes()
+    with pytest.raises(FailureError):
+      storage.read_range(name, -1, 2)
+
+
+def test_writing_replaces_a_file_whole_or_not_at_all(tmp_path):
+  for name in (f'{tmp_path}/new/file', 'memory://written/new/file'):
+    storage.write_bytes(name, b'one')
+    assert storage.read_range(name, 0, 9) == b'one'
+    with pytest.raises(ZeroDivisionError), storage.writing(name) as temporary:
+      temporary.write_bytes(b'half')
+      raise ZeroDivisionError
+    assert storage.read_range(name, 0, 9) == b'one'
+    storage.write_bytes(name, b'two!')
+    assert storage.read_range(name, 0, 9) == b'two!'
+    folder = storage.folder_of(name)
+    assert storage.list_folder(folder) == ['file']
+    assert storage.is_folder(folder) and not storage.is_folder(name)
+    assert storage.exists(name) and not storage.exists(f'{name}x')
+
+
+def test_blocks_of_a_remote_file_are_read_once(monkeypatch):
+  content = os.urandom(3 * block_cache.BLOCK_BYTES + 17)
+  url = put_in_memory('blocks/file', content)
+  asked = []
+  real = MemoryFileSystem.cat_file
+
+  def cat_file(self, path, start=None, end=None, **kwargs):
+    asked.append((start, end))
+    return real(self, path, start, end, **kwargs)
+
+  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
+  middle = block_cache.BLOCK_BYTES + 5
+  assert storage.read_range(url, middle, 10) == content[middle : middle + 10]
+  assert storage.read_range(url, 0, len(content)) == content
+  assert storage.read_range(url, 0, len(content)) == content
+  block = block_cache.BLOCK_BYTES
+  assert asked == [(block, 2 * block), (0, block), (2 * block, len(content))]
+
+
+def test_what_passes_is_tried_again(monkeypatch, pauses):
+  url = put_in_memory('retries/file', b'content')
+  real = MemoryFileSystem.cat_file
+  faults = [OSError('503 slow down'), b'cont', TimeoutError()]
+
+  def cat_file(self, path, start=None, end=None, **kwargs):
+    if not faults:
+      return real(self, path, start, end, **kwargs)
+    fault = faults.pop()
+    if isinstance(fault, bytes):
+      return fault
+    raise fault
+
+  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
+  assert storage.read_range(url, 0, 7) == b'content'
+  assert pauses == [0.5, 1.0, 2.0]
+
+
+def test_what_stays_wrong_fails_with_one_line(monkeypatch, pauses):
+  url = put_in_memory('broken/file', b'content')
+
+  def info(self, path, **kwargs):
+    raise ConnectionResetError('connection reset by peer')
+
+  monkeypatch.setattr(MemoryFileSystem, 'info', info)
+  with pytest.raises(FailureError, match=r'memory://broken/file: .*reset'):
+    storage.read_range(url, 0, 7)
+  assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'gcsfs', None)
+  with pytest.raises(UsageError, match=r'pip install "\.\[tpu\]"'):
+    storage.read_range('gs://bucket/file', 0, 1)
+  with pytest.raises(UsageError, match='nosuch'):
+    storage.expand('nosuch://bucket/*.tar')
+
+
+def test_an_s3_server_is_read_and_written(bucket, pauses):
+  for i in range(3):
+    storage.write_bytes(f'{bucket}/cc/{i:05}.tar', bytes([i]) * 1000)
+  names = [f'{bucket}/cc/{i:05}.tar' for i in range(3)]
+  assert storage.expand(f'{bucket}/cc/*.tar') == names
+  assert storage.expand(f'{bucket}/cc/{{00000..00002}}.tar') == names
+  assert storage.list_folder(f'{bucket}/cc') == [
+    f'{i:05}.tar' for i in range(3)
+  ]
+  assert storage.is_folder(f'{bucket}/cc')
+  assert storage.read_range(names[1], 990, 100) == b'\1' * 10
+  before = storage.version(names[1])
+  storage.write_bytes(names[1], b'\7' * 1000)
+  assert storage.version(names[1]) != before
+  assert storage.read_range(names[1], 990, 100) == b'\7' * 10
+  with pytest.raises(MissingFileError, match=r'shards/none\.tar: no such file'):
+    storage.read_range(f'{bucket}/none.tar', 0, 1)
+  with pytest.raises(MissingFileError, match='no such bucket nowhere'):
+    storage.size('s3://nowhere/a.tar')
+  with pytest.raises(UsageError, match='matches no file'):
+    storage.expand('s3://nowhere/*.tar')
+  with pytest.raises(UsageError, match='matches no file'):
+    storage.expand(f'{bucket}/none/*.tar')
+  assert not pauses
