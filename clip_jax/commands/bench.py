@@ -17,8 +17,8 @@ examples:
   clip-jax bench checkpoint --preset=ViT-B/32 --steps=5 --json
 
 What is measured:
-  train      whole train steps on real records, and the share of the time
-             that they waited for input; with --against, also steps alone
+  train      whole train steps on real records, and the fraction of the
+             time that they waited for input; with --against, also steps alone
   encode     both encoders at inference, with random weights; with --data also
              the images of a data set (a NAME of eval --list, or a SPEC),
              encoded alone and in turns classified among its class names
@@ -63,7 +63,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_integer(
     'batch',
     None,
-    'pairs, all devices together (16); encode takes several (1 and 32)',
+    'pairs, all devices together (16); of encode one or more (1 and 32)',
     1,
     flag_values=values,
   )

@@ -1,4 +1,4 @@
-"""Flags that several verbs share, said once, and what they stand for."""
+"""Defines the flags that more than one verb has, and reads their values."""
 
 from pathlib import Path
 
@@ -23,11 +23,17 @@ class PathParser(flags.ArgumentParser):
 
 
 def define_path(
-  values: flags.FlagValues, name: str, what: str, *, several: bool = False
+  values: flags.FlagValues, name: str, what: str, *, multiple: bool = False
 ) -> None:
-  """Defines a flag that names a file or folder; `several` may be given."""
+  """Defines a flag that names a file or folder.
+
+  Args:
+    name: of the flag.
+    what: its help.
+    multiple: the flag may be given more than once; its value is a list.
+  """
   parser, serializer = PathParser(), flags.ArgumentSerializer()
-  if several:
+  if multiple:
     flags.DEFINE_multi(parser, serializer, name, [], what, values)
   else:
     flags.DEFINE(parser, name, None, what, values, serializer)
@@ -40,8 +46,8 @@ def define_templates(
   flags.DEFINE_multi_string(
     'templates',
     default,
-    'a prompt with {} for the name, or @FILE with one a line; several of '
-    'these flags are averaged',
+    'a prompt with {} for the name, or @FILE with one a line; the flag '
+    'may be repeated, and all are averaged',
     flag_values=values,
   )
 
@@ -50,7 +56,7 @@ def templates_of(values: flags.FlagValues) -> list[str]:
   """Returns the prompts of --templates, those of its files included.
 
   Raises:
-    UsageError: one has no slot for the name, or was meant to be several.
+    UsageError: one has no slot for the name, or more than one.
   """
   from clip_jax.inference.classifier import check_templates
 
@@ -60,9 +66,10 @@ def templates_of(values: flags.FlagValues) -> list[str]:
       templates += lines_of('templates', value[1:])
     elif (slots := value.count('{}')) > 1:
       raise UsageError(
-        f'--templates={value!r} is one prompt with {slots} slots. Give several '
-        "by several flags, --templates='{}' --templates='a drawing of {}.', or "
-        'by --templates=@FILE, one a line, where one may have more slots.'
+        f'--templates={value!r} is one prompt with {slots} slots. Give more '
+        "prompts by more flags, --templates='{}' --templates='a drawing of "
+        "{}.', or by --templates=@FILE, one a line, where one may have more "
+        'slots.'
       )
     else:
       templates.append(value)
@@ -81,7 +88,7 @@ def define_captions(values: flags.FlagValues) -> None:
 
 
 def define_encoding(values: flags.FlagValues) -> None:
-  """Defines how a data set is encoded: rows at once, dtype, corrupt images."""
+  """Defines how a data set is encoded: batch size, dtype, corrupt images."""
   flags.DEFINE_integer(
     'batch_size', 64, 'rows on the device at once', flag_values=values
   )

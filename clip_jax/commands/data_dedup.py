@@ -154,7 +154,7 @@ def _write_kept(out: Path, items: 'ComparedItems') -> None:
   for key in kept:
     if '\n' in key or '\r' in key:
       raise FailureError(
-        f'--out: the id {key!r} is of several lines: take the ids of --json.'
+        f'--out: the id {key!r} has more than one line: take the ids of --json.'
       )
   with replacing(out) as temporary:
     lines = ''.join(f'{key}\n' for key in kept)
@@ -172,7 +172,7 @@ def _write_page(
   from clip_jax.inference.search import Match, QueryResult
   from clip_jax.report.search import write_page
 
-  def shown(rank: int, item: int) -> Match:
+  def make_match(rank: int, item: int) -> Match:
     return Match(
       rank,
       items.rows[item],
@@ -191,7 +191,7 @@ def _write_page(
       QueryResult(
         f'{count} of {items.ids[kept]}',
         False,
-        [shown(rank, item) for rank, item in enumerate(members, 1)],
+        [make_match(rank, item) for rank, item in enumerate(members, 1)],
       )
     )
   total = (

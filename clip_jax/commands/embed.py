@@ -54,7 +54,10 @@ def define_flags(values: flags.FlagValues) -> None:
   common_flags.define_path(values, 'texts', 'a UTF-8 file with one text a line')
   common_flags.define_path(values, 'out', 'the file to write, .npz or .parquet')
   flags.DEFINE_string(
-    'shard', None, "I/N: this process's share of the work", flag_values=values
+    'shard',
+    None,
+    'I/N: the part of the work that this process does',
+    flag_values=values,
   )
   flags.DEFINE_integer(
     'part_rows', 1024, 'records a part, what a kill costs', flag_values=values
@@ -73,7 +76,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError('nothing to embed: give --images=SPEC, --texts=FILE.')
   if values.part_rows < 1:
     raise UsageError(f'--part_rows={values.part_rows} must be at least 1.')
-  worker = _worker_of(values.shard) if values.shard else None
+  worker = _parse_shard(values.shard) if values.shard else None
   texts = None
   if values.texts:
     texts = common_flags.lines_of('texts', os.fspath(typed_path(values.texts)))
@@ -85,7 +88,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
   out = typed_path(name)
   check_path(out)
-  recognise(reference)  # before data are opened for nothing
+  recognise(reference)  # a wrong one is told before the data are opened
 
   import jax
 
@@ -117,7 +120,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   _report(summary, name, job, as_json=values.json)
 
 
-def _worker_of(shard: str) -> tuple[int, int]:
+def _parse_shard(shard: str) -> tuple[int, int]:
+  """Returns the index and the count of 'I/N'."""
   index, _, count = shard.partition('/')
   if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
     raise UsageError(

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
   from clip_jax.evaluation import Evaluation, Options
   from clip_jax.inference.model import Model
 
-_OF_TASK = ('task', 'data', 'train', 'validation', 'class_names', 'cache')
+_TASK_FLAGS = ('task', 'data', 'train', 'validation', 'class_names', 'cache')
 _BOUNDS = ('_low', '_high')
 _DETAILS = 5  # confusions that are printed
 
@@ -105,7 +105,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
   with join_cluster(detect_cluster()):
     if values.suite is not None:
-      for flag in _OF_TASK:
+      for flag in _TASK_FLAGS:
         if values[flag].value:
           raise UsageError(f'--{flag} is of --task, and this is a --suite.')
       eval_suite.run(values, options=eval_options.options_of(values), root=root)
@@ -131,14 +131,14 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   cache = common_flags.folder_of(values.cache, 'cache')
   evaluate = find_evaluator(task)
   options = eval_options.options_of(values)
-  lines = _class_names_of(values.class_names)
+  lines = _read_class_names(values.class_names)
 
   from clip_jax.data.sources import same_data
   from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.inference.references import recognise
   from clip_jax.parallel.distributed import is_first_process
 
-  recognise(reference)  # before a data set is built for nothing
+  recognise(reference)  # a wrong one is told before a data set is built
   dataset = open_dataset(
     name,
     root=root,
@@ -186,10 +186,10 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     return
   step = '' if model.step is None else f' at step {model.step:,}'
   print(f'{task} on {dataset.title or name}, {reference}{step}')
-  print('\n'.join([*lines_of(result), *details_of(result)]))
+  print('\n'.join([*metric_lines(result), *detail_lines(result)]))
 
 
-def lines_of(result: 'Evaluation') -> list[str]:
+def metric_lines(result: 'Evaluation') -> list[str]:
   """Returns a line a metric, with its interval and the level of chance."""
   metrics = result.metrics
   bounds = {f'{name}{end}' for name in metrics for end in _BOUNDS}
@@ -207,7 +207,7 @@ def lines_of(result: 'Evaluation') -> list[str]:
   return lines
 
 
-def details_of(result: 'Evaluation') -> list[str]:
+def detail_lines(result: 'Evaluation') -> list[str]:
   """Returns lines on confusions and groups, to print below the metrics."""
   lines: list[str] = []
   confusions = result.tables.get('confusions', [])[:_DETAILS]
@@ -222,28 +222,28 @@ def details_of(result: 'Evaluation') -> list[str]:
     )
   rates: dict[tuple[str, str], list[str]] = {}
   for row in result.tables.get('rates', []):
-    share = f'{row["kind"]} {100 * row["rate"]:.1f} %'
-    rates.setdefault((row['design'], row['group']), []).append(share)
+    rate = f'{row["kind"]} {100 * row["rate"]:.1f} %'
+    rates.setdefault((row['design'], row['group']), []).append(rate)
   design = None
-  for (name, group), shares in rates.items():
-    if len(shares) == 1:
-      continue  # all are of it
+  for (name, group), kinds in rates.items():
+    if len(kinds) == 1:
+      continue  # all images of the group have this name
     if name != design:
       lines.append(f'{name}, of the images of each group:')
       design = name
-    lines.append(f'  {one_line(group)}: {", ".join(shares)}')
+    lines.append(f'  {one_line(group)}: {", ".join(kinds)}')
   return lines
 
 
-def _class_names_of(path: str | None) -> list[str] | None:
+def _read_class_names(path: str | None) -> list[str] | None:
   """Returns the lines of a file, of which none may be empty."""
   if path is None:
     return None
   lines = common_flags.lines_of('class_names', path)
-  for place, number in enumerate(lines.numbers, 1):
-    if place != number:
+  for expected, number in enumerate(lines.numbers, 1):
+    if expected != number:
       raise UsageError(
-        f'--class_names: {path}, line {place} is empty: a name a line.'
+        f'--class_names: {path}, line {expected} is empty: a name a line.'
       )
   return list(lines)
 

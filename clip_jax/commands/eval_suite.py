@@ -42,7 +42,7 @@ FLAGS = ('datasets', 'tasks', 'published')  # beside --out
 _PACKAGES = ('jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
 _FORMAT = 2  # of results: those of another are made again
 _NAMED_FAILURES = 5
-_SHOWN = 5  # metrics in a line
+_METRICS_SHOWN = 5  # in a line
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -51,7 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
   def text(name: str, what: str) -> None:
     flags.DEFINE_string(name, None, what, flag_values=values)
 
-  def several(name: str, what: str) -> None:
+  def names(name: str, what: str) -> None:
     flags.DEFINE_list(name, [], what, flag_values=values)
 
   text('suite', 'paper: every task on every data set that is here')
@@ -61,8 +61,8 @@ def define_flags(values: flags.FlagValues) -> None:
     'of --suite: the folder of results, features and the page; of a task: a '
     '.json file',
   )
-  several('datasets', 'of --suite: only these; your own as NAME=SPEC')
-  several('tasks', 'of --suite: only these')
+  names('datasets', 'of --suite: only these; your own as NAME=SPEC')
+  names('tasks', 'of --suite: only these')
   text('published', "of --suite: which of the paper's models this is")
 
 
@@ -138,17 +138,17 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     overlap=dataclasses.replace(options.overlap, train=training),
     cache=FeatureCache(out / 'features', model, identity),
   )
-  told: set[str] = set()
+  printed_notices: set[str] = set()
 
-  def opened(name: str) -> 'Dataset':
+  def open_by_name(name: str) -> 'Dataset':
     if name in own:
       dataset = open_own(own[name], captions)
     else:  # beside own data, the columns are those of the own
-      theirs = DEFAULT_CAPTIONS if own else captions
-      dataset = open_dataset(name, root=root, captions=theirs)
+      columns = DEFAULT_CAPTIONS if own else captions
+      dataset = open_dataset(name, root=root, captions=columns)
     if is_first_process():
-      print_notes(x for x in dataset.notices if x not in told)
-      told.update(dataset.notices)
+      print_notes(x for x in dataset.notices if x not in printed_notices)
+      printed_notices.update(dataset.notices)
     return dataset
 
   suite = Suite(
@@ -156,7 +156,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     folder=out,
     table=table,
     find=find_evaluator,
-    open=opened,
+    open=open_by_name,
     options=options,
     depends={
       # Wherever the model lies.
@@ -179,9 +179,9 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     overlap_with=training or None,
     environment=environment((*_PACKAGES, 'matplotlib')),
   )
-  collected = evaluate_suite(suite, plan, setting, say)
+  collected = evaluate_suite(suite, plan, setting, print_progress)
   if is_first_process():
-    write_page(out / 'report.html', collected, opened)
+    write_page(out / 'report.html', collected, open_by_name)
     print_warnings(warnings_of(collected))
   if values.json and is_first_process():
     printing.print_json(collected)
@@ -230,11 +230,11 @@ def command_of(values: flags.FlagValues) -> str:
   return ' '.join(['clip-jax eval', *words])
 
 
-def say(
-  place: int, total: int, pair: 'Pair', result: 'Result | None', kept: bool
+def print_progress(
+  index: int, total: int, pair: 'Pair', result: 'Result | None', kept: bool
 ) -> None:
   """Prints a line on stderr as a pair begins (on a terminal) and ends."""
-  head = f'[{place + 1}/{total}] {pair}'
+  head = f'[{index + 1}/{total}] {pair}'
   if result is None:
     if sys.stderr.isatty():
       print(f'{head} …', file=sys.stderr)
@@ -251,7 +251,7 @@ def _summary(result: 'Result', kept: bool) -> str:
     for name, value in result.metrics.items()
     if not name.endswith(('_low', '_high'))  # of intervals
   ]
-  shown = ', '.join(metrics[:_SHOWN])
+  shown = ', '.join(metrics[:_METRICS_SHOWN])
   return f'{shown} ({"kept" if kept else f"{result.seconds:.1f} s"})'
 
 

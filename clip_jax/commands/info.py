@@ -157,7 +157,7 @@ def _print_one(facts: dict[str, Any]) -> None:
 
 
 _NAMES = (
-  *('', 'parameters', 'share', 'GFLOPs each', 'input', 'read as', 'blocks'),
+  *('', 'parameters', 'fraction', 'GFLOPs each', 'input', 'read as', 'blocks'),
   *('width', 'heads', 'activation', 'pooling'),
 )
 
@@ -174,7 +174,7 @@ def _image_column(facts: dict[str, Any]) -> tuple[str, ...]:
   return (
     'image',
     f'{facts["image_parameters"]:,}',
-    _share(facts, 'image'),
+    _fraction(facts, 'image'),
     _round(facts['gflops_per_image']),
     f'{image["image_size"]} x {image["image_size"]} px',
     read_as,
@@ -191,7 +191,7 @@ def _text_column(facts: dict[str, Any]) -> tuple[str, ...]:
   return (
     'text',
     f'{facts["text_parameters"]:,}',
-    _share(facts, 'text'),
+    _fraction(facts, 'text'),
     _round(facts['gflops_per_text']),
     f'{text["context_length"]} tokens',
     f'{text["vocab_size"]:,} ids',
@@ -240,7 +240,7 @@ def aligned(rows: list[tuple[str, ...]]) -> str:
   )
 
 
-def _share(facts: dict[str, Any], tower: str) -> str:
+def _fraction(facts: dict[str, Any], tower: str) -> str:
   return f'{100 * facts[f"{tower}_parameters"] / facts["parameters"]:.1f} %'
 
 

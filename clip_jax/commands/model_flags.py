@@ -50,7 +50,7 @@ def define_model(values: flags.FlagValues) -> None:
   text(
     'weights',
     None,
-    'of a file with several models: the name of one, such as ema_state_dict',
+    'the name of one model in a file that holds more, such as ema_state_dict',
     flag_values=values,
   )
   text(

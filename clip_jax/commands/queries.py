@@ -30,7 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'text', [], 'a text, whatever it looks like', flag_values=values
   )
   common_flags.define_path(
-    values, 'image', "an image's path, whatever it ends in", several=True
+    values, 'image', "an image's path, whatever it ends in", multiple=True
   )
   common_flags.define_path(
     values, 'queries', 'a UTF-8 file with one text a line'

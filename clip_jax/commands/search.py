@@ -58,13 +58,13 @@ def define_flags(values: flags.FlagValues) -> None:
     'kind',
     None,
     ['image', 'text', 'all'],
-    'of which rows; unless given, images where there are some',
+    'the rows to search; unless given, images where there are some',
     flag_values=values,
   )
   flags.DEFINE_bool(
     'fold',
     True,
-    'show one of several that are alike',
+    'show rows that are nearly the same once',
     flag_values=values,
   )
   flags.DEFINE_float(

@@ -65,9 +65,10 @@ def keep_freed_memory() -> bool:
   them after it. The C library gives so much back to the kernel at once, and
   the next step faults each page in again, zeroed. Kept, the pages cost this
   once: 90 steps of configs/emoji.py on two cores took 115 CPU seconds and
-  0.4 million page faults instead of 151 and 10.6 million, and at most 1.25 GB
-  instead of 1.45. An environment variable would do the same only where a
-  launcher sets it.
+  0.4 million page faults instead of 151 and 10.6 million, with a peak of 1.25
+  GB where others had 1.0 to 1.5. `bench encode`, which frees less, gains
+  nothing. An environment variable would do the same only where a launcher sets
+  it.
 
   Call it before JAX starts its threads: each would get an arena of its own,
   from which large blocks are mapped whatever the other settings say. An

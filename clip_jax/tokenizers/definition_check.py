@@ -1,8 +1,8 @@
 """Checks a tokenizer's file before a library is given it.
 
 The libraries are written in Rust and C++. They count through all ids up to the
-highest, allocate what a length claims, and look a table up without looking
-whether a place is inside of it: a damaged file ends the process, and no
+highest, allocate what a length claims, and read a table without checking
+whether an index is inside of it: a damaged file ends the process, and no
 exception says so. Everything that they take on trust is checked here.
 """
 

@@ -96,7 +96,7 @@ def _merges(proto: Any) -> list[tuple[str, str]]:
   """Returns every way to make a piece of two others, best piece first.
 
   SentencePiece merges what makes the piece with the best score, wherever it
-  was cut; here each cut is a merge of its own.
+  is split; here each split is a merge of its own.
   """
   scores = {
     piece.piece: piece.score
@@ -104,10 +104,10 @@ def _merges(proto: Any) -> list[tuple[str, str]]:
     if piece.type == proto.SentencePiece.Type.Value('NORMAL')
   }
   merges = [
-    (-scores[piece], piece[:cut], piece[cut:])
+    (-scores[piece], piece[:split], piece[split:])
     for piece in scores
-    for cut in range(1, len(piece))
-    if piece[:cut] in scores and piece[cut:] in scores
+    for split in range(1, len(piece))
+    if piece[:split] in scores and piece[split:] in scores
   ]
   return [(left, right) for _, left, right in sorted(merges)]
 

@@ -104,7 +104,7 @@ def test_wrong_calls_are_one_line(refused, workdir, picture, tmp_path):
   )
   refused("'folder:/nowhere'", 'classify', model, labels, 'folder:/nowhere')
   refused(
-    'is one prompt with 2 slots. Give several by several flags',
+    'is one prompt with 2 slots. Give more prompts by more flags',
     'classify',
     model,
     labels,

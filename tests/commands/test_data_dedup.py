@@ -116,4 +116,4 @@ def test_ids_of_several_lines_are_not_listed(clip_jax, folder, tmp_path):
     'data', 'dedup', f'folder:{folder}', f'--out={tmp_path / "keep.txt"}'
   )
   assert result.code == 1
-  assert 'is of several lines: take the ids of --json' in result.err
+  assert 'has more than one line: take the ids of --json' in result.err

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from clip_jax.commands.eval import details_of
+from clip_jax.commands.eval import detail_lines
 from clip_jax.data.sources import open_source
 from clip_jax.evaluation import EVALUATORS, Evaluation, Options, find_evaluator
 from clip_jax.evaluation.dataset import of_source
@@ -268,6 +268,6 @@ def test_a_class_taken_for_another_of_its_name_is_told_so():
     {'right': 'red beans', 'given': 'red beans', 'times': 9},
     {'right': 'red beans', 'given': 'corn', 'times': 1},
   ]
-  lines = details_of(Evaluation({}, [], tables={'confusions': rows}))
+  lines = detail_lines(Evaluation({}, [], tables={'confusions': rows}))
   assert lines[1] == '  red beans taken for another red beans: 9 times'
   assert lines[2] == '  red beans taken for corn: 1 time'
