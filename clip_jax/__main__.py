@@ -77,7 +77,7 @@ def _run(verb: str, argv: list[str]) -> int:
       f'no verb {verb!r}: one of {", ".join(VERBS)}'
       + (f'; the nearest is {near[0]}.' if near else '.')
     )
-  name, command, argv = _find_command(verb, argv)
+  name, command, argv = find_command(verb, argv)
   values = flags.FlagValues()
   flags.DEFINE_bool('help', False, 'show this help', flag_values=values)
   flags.DEFINE_bool(
@@ -98,7 +98,7 @@ def _run(verb: str, argv: list[str]) -> int:
   return command.run(values, words) or 0
 
 
-def _find_command(
+def find_command(
   verb: str, argv: list[str]
 ) -> tuple[str, ModuleType, list[str]]:
   """Returns the name of a command, its module, and the words that it is given.

@@ -1,6 +1,5 @@
 """Every path that a person types has its `~` expanded."""
 
-import importlib
 import os
 
 import pytest
@@ -8,8 +7,9 @@ from absl import flags
 
 import clip_jax
 from clip_jax import tokenizers
-from clip_jax.__main__ import VERBS
+from clip_jax.__main__ import VERBS, find_command
 from clip_jax.commands.common_flags import PathParser, words_of
+from clip_jax.commands.data import ACTIONS
 from clip_jax.data import built_in
 from clip_jax.data.inspect import inspect
 from clip_jax.data.sources import open_source
@@ -38,13 +38,18 @@ _HELD = {
 }  # fmt: skip
 
 
+def _values_of(command: str) -> flags.FlagValues:
+  """The flags of a verb, or of an action of `data`."""
+  values = flags.FlagValues()
+  verb, *action = command.split()
+  find_command(verb, action)[1].define_flags(values)
+  return values
+
+
 def _flags() -> list[tuple[str, str]]:
-  found = []
-  for verb in VERBS:
-    values = flags.FlagValues()
-    importlib.import_module(f'clip_jax.commands.{verb}').define_flags(values)
-    found += [(verb, name) for name in values]
-  return found
+  commands = [verb for verb in VERBS if verb != 'data']
+  commands += [f'data {action}' for action in ACTIONS]
+  return [(name, flag) for name in commands for flag in _values_of(name)]
 
 
 @pytest.fixture(autouse=True)
@@ -59,10 +64,9 @@ def home(tmp_path, monkeypatch):
   assert os.listdir(here) == []
 
 
-@pytest.mark.parametrize(('verb', 'name'), _flags())
-def test_a_flag_takes_a_path_or_is_known_not_to(verb, name, home):
-  values = flags.FlagValues()
-  importlib.import_module(f'clip_jax.commands.{verb}').define_flags(values)
+@pytest.mark.parametrize(('command', 'name'), _flags())
+def test_a_flag_takes_a_path_or_is_known_not_to(command, name, home):
+  values = _values_of(command)
   flag = values[name]
   if isinstance(flag.parser, PathParser):
     values(['clip-jax', f'--{name}=~/x'])
