@@ -49,8 +49,8 @@ def same(ours, theirs):
 
 def dtypes_in(file):
   """Names of the dtypes in a safetensors file, and how often each."""
-  with safe_open(file, 'numpy') as opened:
-    names = [opened.get_slice(key).get_dtype() for key in opened.keys()]  # noqa: SIM118
+  with safe_open(file, 'numpy') as tensors:
+    names = [tensors.get_slice(key).get_dtype() for key in tensors.keys()]  # noqa: SIM118
   return {name: names.count(name) for name in names}
 
 

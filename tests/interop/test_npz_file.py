@@ -20,16 +20,16 @@ def npy(array, **options):
 
 
 @pytest.fixture
-def opened(tmp_path):
+def open_file(tmp_path):
   """Opens an archive of one member with this content."""
 
-  def opened(content):
+  def open_file(content):
     path = tmp_path / 'weights.npz'
     with zipfile.ZipFile(path, 'w') as archive:
       archive.writestr('params/a.npy', content)
     return open_tensors(path)
 
-  return opened
+  return open_file
 
 
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
@@ -68,17 +68,17 @@ def test_what_is_written_reads_back_here_and_in_numpy(dtype, tmp_path):
   assert np.load(path)['file'].tobytes() == arrays['file'].tobytes()
 
 
-def test_raw_pairs_of_bytes_are_bfloat16(opened):
+def test_raw_pairs_of_bytes_are_bfloat16(open_file):
   raw = np.array([1, -2.5], ml_dtypes.bfloat16).view('V2')
-  tensors = opened(npy(raw))
+  tensors = open_file(npy(raw))
   assert tensors.infos['params/a'].dtype == ml_dtypes.bfloat16
   assert tensors.read('params/a').tolist() == [1, -2.5]
 
 
-def test_objects_are_never_unpickled(opened):
+def test_objects_are_never_unpickled(open_file):
   array = np.array([{'a': 1}], object)
   with pytest.raises(FailureError, match='Python objects, which are never'):
-    opened(npy(array, allow_pickle=True))
+    open_file(npy(array, allow_pickle=True))
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_objects_are_never_unpickled(opened):
     np.zeros(2, [('a', 'f4')]),
   ],
 )
-def test_what_cannot_be_weights_is_a_wrong_call(array, opened):
+def test_what_cannot_be_weights_is_a_wrong_call(array, open_file):
   with pytest.raises(UsageError, match=r'is not a weight file: .*dtype'):
-    opened(npy(array))
+    open_file(npy(array))
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_what_cannot_be_weights_is_a_wrong_call(array, opened):
     b'\x93NUMPY\x02\x00' + (20_000).to_bytes(4, 'little') + b' ' * 20_000,
   ],
 )
-def test_a_malformed_header_is_refused(content, opened):
+def test_a_malformed_header_is_refused(content, open_file):
   with pytest.raises(FailureError, match=r"'params/a.npy' is no .npy array"):
-    opened(content)
+    open_file(content)
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_a_malformed_header_is_refused(content, opened):
     ('(1.5, 4)', 'no .npy array'),
   ],
 )
-def test_a_lying_shape_is_refused(shape, message, opened):
+def test_a_lying_shape_is_refused(shape, message, open_file):
   header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"
   size = len(header).to_bytes(2, 'little')
   with pytest.raises(FailureError, match=message):
-    opened(b'\x93NUMPY\x01\x00' + size + header.encode() + ONES.tobytes())
+    open_file(b'\x93NUMPY\x01\x00' + size + header.encode() + ONES.tobytes())
 
 
 def test_an_empty_archive_is_refused(tmp_path):

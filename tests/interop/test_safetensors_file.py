@@ -26,16 +26,16 @@ def entries(**changes):
 
 
 @pytest.fixture
-def opened(tmp_path):
+def open_file(tmp_path):
   """Opens a file with this header, an object or a text."""
 
-  def opened(header, data=DATA):
+  def open_file(header, data=DATA):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path = tmp_path / 'model.safetensors'
     path.write_bytes(struct.pack('<Q', len(text)) + text + data)
     return open_tensors(path)
 
-  return opened
+  return open_file
 
 
 @pytest.mark.parametrize('dtype', sorted(DTYPES, key=str), ids=str)
@@ -57,19 +57,19 @@ def test_what_is_written_reads_back_in_every_dtype(dtype, tmp_path):
   assert theirs['data'] == array.T.tobytes()
 
 
-def test_a_file_whose_header_ends_anywhere_reads_aligned(opened):
+def test_a_file_whose_header_ends_anywhere_reads_aligned(open_file):
   """Files from before the format padded its header."""
   text = json.dumps(HEADER).encode()
   for spaces in range(8):
-    tensors = opened(text + b' ' * spaces)
+    tensors = open_file(text + b' ' * spaces)
     result = tensors.read('weight')
     assert result.flags.aligned
     assert result.tobytes() == DATA[:24]
 
 
-def test_the_mapped_file_cannot_be_written(opened):
+def test_the_mapped_file_cannot_be_written(open_file):
   with pytest.raises(ValueError, match='read-only'):
-    opened(HEADER).read('weight')[:] = 1
+    open_file(HEADER).read('weight')[:] = 1
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_the_mapped_file_cannot_be_written(opened):
     (HEADER | {'__metadata__': []}, '__metadata__ is not text'),
   ],
 )
-def test_a_lying_header_is_refused(header, message, opened):
+def test_a_lying_header_is_refused(header, message, open_file):
   with pytest.raises(FailureError, match=message) as caught:
-    opened(header)
+    open_file(header)
   assert '\n' not in str(caught.value)
   assert len(str(caught.value)) < 600
 
@@ -131,15 +131,15 @@ def test_a_lying_length_is_refused(size, tmp_path):
     open_tensors(path)
 
 
-def test_a_header_over_the_limit_is_not_parsed(opened, monkeypatch):
+def test_a_header_over_the_limit_is_not_parsed(open_file, monkeypatch):
   monkeypatch.setattr(safetensors_file, 'MAX_HEADER', 100)
   with pytest.raises(FailureError, match='its header is over 100 bytes'):
-    opened(HEADER)
+    open_file(HEADER)
 
 
-def test_a_file_without_tensors_is_a_wrong_call(opened):
+def test_a_file_without_tensors_is_a_wrong_call(open_file):
   with pytest.raises(UsageError, match='holds no tensor'):
-    opened({'__metadata__': {'format': 'pt'}}, b'')
+    open_file({'__metadata__': {'format': 'pt'}}, b'')
 
 
 OFFSETS = st.integers(-3, 40)
