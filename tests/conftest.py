@@ -28,6 +28,7 @@ from jaxtyping import install_import_hook
 settings.register_profile(
   'tests',
   deadline=None,
+  derandomize=True,
   suppress_health_check=[HealthCheck.too_slow],
   print_blob=True,
 )

@@ -128,9 +128,23 @@ def test_no_import_circle_exists():
   assert not remaining, f'in a circle, or before one: {sorted(remaining)}'
 
 
-def test_the_reading_list_is_short_and_says_how_long_its_files_are():
+def reading_list() -> list[tuple[str, str]]:
+  """Returns the files of the reading list, and how many lines it says."""
   page = (PACKAGE / 'README.md').read_text()
-  rows = re.findall(r'^\| \[([\w/]+\.py)\]\(\1\).*\| (\d+) \|$', page, re.M)
+  return re.findall(r'^\| \[([\w/]+\.py)\]\(\1\).*\| (\d+) \|$', page, re.M)
+
+
+def test_each_file_of_the_reading_list_has_a_test_file_of_its_name():
+  tests = [
+    ROOT / 'tests' / Path(name).with_name(f'test_{Path(name).name}')
+    for name, _ in reading_list()
+  ]
+  missing = [str(path) for path in tests if not path.is_file()]
+  assert not missing
+
+
+def test_the_reading_list_is_short_and_says_how_long_its_files_are():
+  rows = reading_list()
   assert 12 <= len(rows) <= 15
   lengths = {
     name: len((PACKAGE / name).read_text().splitlines()) for name, _ in rows

@@ -2,7 +2,6 @@
 
 import os
 import random
-import sys
 import time
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import jax
 
 from clip_jax.data.examples import Repeats
 from clip_jax.data.sources import Source, same_data, split_mixture
+from clip_jax.errors import print_warnings
 from clip_jax.models.config import ResNetConfig
 from clip_jax.models.counting import count_parameters
 from clip_jax.parallel.mesh import batch_shard_count
@@ -52,12 +52,12 @@ def warn_of_truncated_captions(run: Run, captions: Sequence[str]) -> None:
   lengths = run.tokenizer.text_lengths(captions)
   truncated = int((lengths > run.tokenizer.context_length).sum())
   if truncated:
-    print(
-      f'warning: {truncated:,} of {len(captions):,} captions looked at are '
-      'longer than model.text.context_length='
-      f'{run.tokenizer.context_length} tokens and will be truncated.',
-      file=sys.stderr,
+    line = (
+      f'{truncated:,} of {len(captions):,} captions looked at are longer than '
+      f'model.text.context_length={run.tokenizer.context_length} tokens and '
+      'will be truncated.'
     )
+    print_warnings([line])
 
 
 def warn_of_training_data(run: Run) -> None:
@@ -66,12 +66,12 @@ def warn_of_training_data(run: Run) -> None:
   if any(
     same_data(evaluated, spec) for spec in split_mixture(run.config.data.train)
   ):
-    print(
-      f'warning: evaluation.data={evaluated} is trained on, so that nothing is '
-      'held out: its numbers do not tell what the model makes of new images. '
-      'Name others.',
-      file=sys.stderr,
+    line = (
+      f'evaluation.data={evaluated} is trained on, so that nothing is held '
+      'out: its numbers do not tell what the model makes of new images. Name '
+      'others.'
     )
+    print_warnings([line])
 
 
 def describe_run(

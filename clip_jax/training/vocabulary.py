@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_jax.data.sources import Source
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, print_notes
 from clip_jax.files import read_json, replacing
 from clip_jax.parallel import distributed
 from clip_jax.tokenizers import sentence_piece
@@ -57,13 +57,12 @@ def _train(config: Config, sources: Sequence[Source], path: Path) -> None:
   # Settings are written first: without a vocabulary they do no harm.
   with replacing(settings_path, make_folder=True) as temporary:
     temporary.write_text(json.dumps(settings, indent=2), encoding='utf-8')
-  for source in sources:
-    if len(source) > sentence_piece.MAX_RECORDS:
-      print(
-        f'note: of the {len(source):,} records of {source.spec}, the captions '
-        f'of {sentence_piece.MAX_RECORDS:,} are read, evenly spaced.',
-        file=sys.stderr,
-      )
+  print_notes(
+    f'of the {len(source):,} records of {source.spec}, the captions of '
+    f'{sentence_piece.MAX_RECORDS:,} are read, evenly spaced.'
+    for source in sources
+    if len(source) > sentence_piece.MAX_RECORDS
+  )
   captions = (
     text
     for source in sources
@@ -73,8 +72,8 @@ def _train(config: Config, sources: Sequence[Source], path: Path) -> None:
     captions, path=path, **config.tokenizer_training
   )
   if pieces < config.tokenizer_training.vocab_size:
-    print(
-      f'note: the captions give no more than {pieces:,} pieces, fewer than '
-      'tokenizer_training.vocab_size.',
-      file=sys.stderr,
+    line = (
+      f'the captions give no more than {pieces:,} pieces, fewer than '
+      'tokenizer_training.vocab_size.'
     )
+    print_notes([line])

@@ -9,7 +9,6 @@ about to be saved; Orbax writes the checkpoints themselves to where they belong.
 import contextlib
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.errors import FailureError, UsageError, print_warnings
 from clip_jax.files import expand_path
 from clip_jax.parallel import distributed
 
@@ -143,9 +142,7 @@ def _with_retries(
           f'{source} could not be copied to {target}: {reason}'
         ) from error
     wait = 2**attempt * random.uniform(0.5, 1.5)  # not all hosts at once
-    print(
-      f'warning: {source} to {target}: {reason}; trying again in {wait:.0f} s',
-      file=sys.stderr,
-    )
+    line = f'{source} to {target}: {reason}; trying again in {wait:.0f} s'
+    print_warnings([line])
     time.sleep(wait)
   raise AssertionError('the last attempt returns or raises')

@@ -109,33 +109,6 @@ def test_float32_stays_near_float64_at_the_highest_temperature(name, form):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-def temporaries(devices, form, own=256, width=64, chunk=32):
-  """Scratch bytes of value and gradient on one of some devices."""
-  mesh = make_mesh(devices=jax.devices()[:devices])
-  loss = make_loss('softmax', form, mesh, BATCH_AXES, chunk)
-  features = jax.ShapeDtypeStruct(
-    (own * devices, width), jnp.float32, sharding=batch_sharding(mesh)
-  )
-  scalar = jax.ShapeDtypeStruct((), jnp.float32)
-  lowered = value_and_gradients(loss).lower(features, features, scalar, scalar)
-  return lowered.compile().memory_analysis().temp_size_in_bytes
-
-
-def test_chunked_memory_grows_by_the_gathered_features_alone():
-  side = 256 * 64 * 4  # bytes of the texts of one device
-  growth = temporaries(8, 'chunked') - temporaries(2, 'chunked')
-  # Gathered, and their gradient before it is summed over the devices.
-  assert growth < 2.5 * 6 * side
-  logits = 256 * 256 * 4  # of its rows against the columns of one device
-  assert temporaries(8, 'all_gather') - temporaries(2, 'all_gather') > (
-    6 * logits
-  )
-
-
-def test_a_ring_needs_no_more_memory_on_more_devices():
-  assert temporaries(8, 'ring') < 1.1 * temporaries(2, 'ring')
-
-
 @pytest.mark.parametrize(
   'field, name, form',
   [('name', 'triplet', 'dense'), ('form', 'softmax', 'rings')],

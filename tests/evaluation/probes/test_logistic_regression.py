@@ -244,26 +244,27 @@ def test_what_is_large_is_spread_over_all_devices(golden, monkeypatch):
   check_optimal(probe, features, labels, CASE['C'])
 
 
-def test_the_host_solves_what_is_small_and_the_device_the_rest(monkeypatch):
+def test_both_solvers_find_one_probe_and_are_chosen_by_size(monkeypatch):
   features, labels = random_case(5, 3)
-  asked = []
-  for name in ('_solve_on_host', 'device_solver.solve'):
-    target = f'clip_jax.evaluation.probes.logistic_regression.{name}'
-    solve = logistic_regression._solve_on_host
-    monkeypatch.setattr(
-      target,
-      lambda *args, _name=name, _solve=solve, **options: (
-        asked.append(_name) or _solve(*args, **options)
-      ),
-    )
-  fit(features, labels, C=1.0, classes=3)
-  fit(jax.numpy.asarray(features), labels, C=1.0, classes=3)
-  monkeypatch.setattr(logistic_regression, '_SMALL', features.size * 3 - 1)
-  fit(features, labels, C=1.0, classes=3)
-  assert asked == [
-    '_solve_on_host', 'device_solver.solve', '_solve_on_host',
-    'device_solver.solve', '_solve_on_host',
-  ]  # fmt: skip
+  on_device = jax.device_put(features, jax.devices()[0])
+  options = {'C': 1.0, 'classes': 3}
+  host = fit(features, labels, solver='sklearn', **options)
+  sharded = fit(features, labels, solver='optax', **options)
+  single = fit(on_device, labels, solver='optax', **options)
+  for device in (sharded, single):
+    np.testing.assert_allclose(device.weights, host.weights, atol=1e-3)
+    np.testing.assert_allclose(device.bias, host.bias, atol=1e-3)
+    # Float32 on devices and float64 on the host round differently.
+    assert not np.array_equal(device.weights, host.weights)
+  size = features.size * 3
+  for small, rows, expected in (
+    (size, features, host),
+    (size, on_device, single),
+    (size - 1, features, sharded),
+  ):
+    monkeypatch.setattr(logistic_regression, '_SMALL', small)
+    probe = fit(rows, labels, **options)
+    np.testing.assert_array_equal(probe.weights, expected.weights)
 
 
 @both
