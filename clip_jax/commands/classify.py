@@ -50,11 +50,11 @@ if TYPE_CHECKING:
   from clip_jax.inference.model import Model
 
 _BAR = 24  # characters
-_AT_ONCE = 512  # images, then their results are printed
+_CHUNK = 512  # images whose results are printed together
 
 
 class _Image(NamedTuple):
-  """One of what is asked about: its path, or encoded bytes, or why neither."""
+  """An image to classify: its path, encoded bytes, or why it has neither."""
 
   name: str
   content: 'str | bytes | CorruptImageError | UsageError'
@@ -100,13 +100,13 @@ def run(values: flags.FlagValues, words: list[str]) -> int:
     The exit code: 1 where an image could not be read.
   """
   model_flags.reference_of(values)
-  labels = _labels_of(values)
+  labels = _parse_labels(values)
   templates = common_flags.templates_of(values)
   if values.top < 1:
     raise UsageError(f'--top={values.top} must be at least 1.')
   if values.csv and values.json:
     raise UsageError('--csv and --json: choose one.')
-  asked = _asked(words)
+  asked = _parse_words(words)
 
   model = model_flags.load_model(values)
   failed: list[str] = []
@@ -127,7 +127,7 @@ def _results(
   model: 'Model',
   labels: list[str],
   templates: list[str],
-  asked: 'list[str | _Set]',
+  asked: 'list[str | _ImageSet]',
   failed: list[str],
 ) -> Iterator[_Result]:
   """Yields results for readable images, and names the others on stderr.
@@ -137,24 +137,24 @@ def _results(
   """
   total = sum(1 if isinstance(x, str) else len(x.source) for x in asked)
   images = show_progress(_images(asked), total, 'images')
-  while some := list(itertools.islice(images, _AT_ONCE)):
+  while chunk := list(itertools.islice(images, _CHUNK)):
     errors: dict[int, Exception] = {
       i: image.content
-      for i, image in enumerate(some)
+      for i, image in enumerate(chunk)
       if isinstance(image.content, Exception)
     }
-    left = [i for i in range(len(some)) if i not in errors]
+    readable = [i for i in range(len(chunk)) if i not in errors]
     unread: dict[int, Exception] = {}
     rows = model.classify(
-      [some[i].content for i in left],
+      [chunk[i].content for i in readable],
       labels,
       templates,
       independent=values.independent,
       on_error=unread.__setitem__,
     )
-    errors.update({left[i]: error for i, error in unread.items()})
+    errors.update({readable[i]: error for i, error in unread.items()})
     probabilities = iter(rows.tolist())
-    for i, image in enumerate(some):
+    for i, image in enumerate(chunk):
       if i not in errors:
         yield _Result(
           image.name, dict(zip(labels, next(probabilities), strict=True))
@@ -168,7 +168,7 @@ def _results(
       print(f'error: {where}{reason}', file=sys.stderr)
 
 
-def _labels_of(values: flags.FlagValues) -> list[str]:
+def _parse_labels(values: flags.FlagValues) -> list[str]:
   """Returns the labels, each once.
 
   Raises:
@@ -186,29 +186,29 @@ def _labels_of(values: flags.FlagValues) -> list[str]:
       f'--labels={labels[0]} is a file: for the names in it, write '
       f'--labels=@{labels[0]}.'
     )
-  once = list(dict.fromkeys(labels))
-  if len(once) == 1 and not values.independent:
+  unique = list(dict.fromkeys(labels))
+  if len(unique) == 1 and not values.independent:
     print_notes(
       [
-        f'{once[0]!r} is the only label, and so has all of the probability; '
+        f'{unique[0]!r} is the only label, and so has all of the probability; '
         'name what else it could be, or try --independent.'
       ]
     )
-  if len(once) < len(labels):
-    twice = [x for x in once if labels.count(x) > 1]
-    names = first_few([*map(repr, twice)])
+  if len(unique) < len(labels):
+    repeated = [x for x in unique if labels.count(x) > 1]
+    names = first_few([*map(repr, repeated)])
     print_warnings([f'given more than once, and counted once: {names}.'])
-  return once
+  return unique
 
 
-class _Set(NamedTuple):
+class _ImageSet(NamedTuple):
   """A folder or a data set."""
 
   source: 'Source'
   folder: str  # its images' names are paths in it; '': they are the ids
 
 
-def _asked(words: list[str]) -> list[str | _Set]:
+def _parse_words(words: list[str]) -> list[str | _ImageSet]:
   """Returns the files, folders and data sets that the words name.
 
   Raises:
@@ -222,24 +222,24 @@ def _asked(words: list[str]) -> list[str | _Set]:
 
   from clip_jax.inference.inputs import refuse_url
 
-  asked: list[str | _Set] = []
+  asked: list[str | _ImageSet] = []
   for word in words:
     if word == '-':
-      asked += [_one(line) for line in _lines_of_stdin()]
+      asked += [_parse_word(line) for line in _lines_of_stdin()]
       continue
-    one = _one(word, alone=len(words) == 1)
-    if isinstance(one, str) and not os.path.lexists(one):
-      refuse_url(one)
+    item = _parse_word(word, alone=len(words) == 1)
+    if isinstance(item, str) and not os.path.lexists(item):
+      refuse_url(item)
       if len(words) == 1:
-        raise UsageError(f'no file {one}.')
-    asked.append(one)
+        raise UsageError(f'no file {item}.')
+    asked.append(item)
   print_notes(
-    line for x in asked if isinstance(x, _Set) for line in x.source.notices
+    line for x in asked if isinstance(x, _ImageSet) for line in x.source.notices
   )
   return asked
 
 
-def _one(word: str, alone: bool = False) -> str | _Set:
+def _parse_word(word: str, alone: bool = False) -> str | _ImageSet:
   """Returns an image's path, or the set that a folder's path or a SPEC names.
 
   Args:
@@ -250,14 +250,14 @@ def _one(word: str, alone: bool = False) -> str | _Set:
 
   path = expand_path(word)
   if os.path.isdir(path):
-    return _Set(open_source(f'folder:{path}'), path)
+    return _ImageSet(open_source(f'folder:{path}'), path)
   if os.path.lexists(path):
     is_set = alone and path.lower().endswith(('.csv', '.tsv'))
   else:
     folder = path.rpartition('#')[0]  # with a split behind it
     is_set = word.partition(':')[0] in SCHEMES
     is_set = is_set or (alone and os.path.isdir(folder))
-  return _Set(open_source(word), '') if is_set else path
+  return _ImageSet(open_source(word), '') if is_set else path
 
 
 def _lines_of_stdin() -> list[str]:
@@ -275,23 +275,23 @@ def _lines_of_stdin() -> list[str]:
   return names
 
 
-def _images(asked: list[str | _Set]) -> Iterator[_Image]:
+def _images(asked: list[str | _ImageSet]) -> Iterator[_Image]:
   """Yields all images one at a time, and reads those of data sets."""
   from clip_jax.data.decoding import CorruptImageError
   from clip_jax.inference.inputs import refuse_url
 
-  for one in asked:
-    if isinstance(one, str):
+  for item in asked:
+    if isinstance(item, str):
       try:
-        refuse_url(one)
-        yield _Image(one, one)
+        refuse_url(item)
+        yield _Image(item, item)
       except UsageError as error:
-        yield _Image(one, error)
+        yield _Image(item, error)
       continue
-    for index in range(len(one.source)):
-      name = os.path.join(one.folder, one.source.id(index))
+    for index in range(len(item.source)):
+      name = os.path.join(item.folder, item.source.id(index))
       try:
-        yield _Image(name, one.source[index]['image'])
+        yield _Image(name, item.source[index]['image'])
       except CorruptImageError as error:
         yield _Image(name, error)
 

@@ -275,9 +275,9 @@ def test_names_in_any_bytes_and_terminals_in_ascii(workdir, picture, tmp_path):
     assert (done.returncode, done.stderr) == (0, b'')
     text = done.stdout.decode('ascii')
     if form == '--json':
-      (found,) = json.loads(text)
-      assert os.fsencode(found['image']) == path
-      assert list(found['labels']) == ['caf\xe9', '\U0001f600']
+      (parsed,) = json.loads(text)
+      assert os.fsencode(parsed['image']) == path
+      assert list(parsed['labels']) == ['caf\xe9', '\U0001f600']
     else:
       assert '#' in text and 'caf\\xe9' in text
 

@@ -73,10 +73,10 @@ def test_a_published_model_in_another_layout_and_size(clip_jax, tmp_path):
   )  # fmt: skip
   assert result.code == 0, result
   assert 'note: The model came without a tokenizer' in result.err
-  found = load(out)
+  converted = load(out)
   expected = load(archive, activation='quick_gelu', image_size=96)
-  assert found.config.image.image_size == 96
-  jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+  assert converted.config.image.image_size == 96
+  jax.tree.map(np.testing.assert_array_equal, converted.params, expected.params)
 
 
 def test_a_tokenizer_can_be_given_along(clip_jax, tmp_path):

@@ -81,12 +81,12 @@ def test_a_search_folds_what_is_nearly_the_same(
   clip_jax('embed', f'--model={workdir}', f'--images=folder:{folder}',
            f'--out={index}')  # fmt: skip
   call = ['search', f'--model={workdir}', f'--index={index}', 'cat face']
-  found = clip_jax(*call, '--json').json[0]['results']
-  assert sorted(x['id'] for x in found) == [f'{i}.png' for i in range(5)] or [
-    len(found), sum(len(x['copies']) for x in found)
+  matches = clip_jax(*call, '--json').json[0]['results']
+  assert sorted(x['id'] for x in matches) == [f'{i}.png' for i in range(5)] or [
+    len(matches), sum(len(x['copies']) for x in matches)
   ] == [5, 2]  # fmt: skip
-  assert [x['rank'] for x in found] == [1, 2, 3, 4, 5]
-  every = {x['id'] for x in found} | {y for x in found for y in x['copies']}
+  assert [x['rank'] for x in matches] == [1, 2, 3, 4, 5]
+  every = {x['id'] for x in matches} | {y for x in matches for y in x['copies']}
   assert every == set(os.listdir(folder))
   # Copies take no places of what is different.
   assert len(clip_jax(*call, '--json', '--top=4').json[0]['results']) == 4

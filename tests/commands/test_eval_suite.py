@@ -99,8 +99,8 @@ def test_prompts_that_are_truncated_are_told_once_and_on_the_page(
   assert page.count('2 of 2 classes cannot be told apart from') == 1
   stored = json.loads((tmp_path / 'out' / 'results.json').read_text())
   for row in stored['results']:
-    (found,) = row['tables']['warnings']
-    assert found['warning'].startswith(line)
+    (only,) = row['tables']['warnings']
+    assert only['warning'].startswith(line)
 
 
 def test_published_numbers_are_shown_for_a_model_that_is_said_to_be_one(
@@ -161,19 +161,19 @@ def test_own_data_stand_beside_known_ones(mixed, tmp_path):
   )
   assert result.code == 0, result.err
   assert 'left out birdsnap: no such folder' in result.err
-  found = {
+  only = {
     (x['dataset'], x['task']): x['metrics'] for x in result.json['results']
   }
   probed = ('zero_shot', 'prompt_gain', 'linear_probe', 'few_shot')
-  assert list(found) == [
+  assert list(only) == [
     *(('rendered_sst2', task) for task in probed),
     *(('mine', task) for task in probed),
     ('pairs-1', 'retrieval'),
   ]
   for task in ('zero_shot', 'prompt_gain'):
-    assert found['mine', task]['examples'] == 12
-  assert found['mine', 'linear_probe']['train_examples'] == 12
-  assert found['pairs-1', 'retrieval']['texts'] == 36
+    assert only['mine', task]['examples'] == 12
+  assert only['mine', 'linear_probe']['train_examples'] == 12
+  assert only['pairs-1', 'retrieval']['texts'] == 36
   page = (tmp_path / 'out' / 'report.html').read_text()
   assert '<td>mine<small>' in page and '<td>pairs-1</td>' in page
   again = mixed('--captions=title', datasets=named)
@@ -186,8 +186,8 @@ def test_overlap_is_asked_of_own_labelled_data(mixed):
     datasets=f'mine={mixed.labelled}',
   )  # fmt: skip
   assert result.code == 0, result.err
-  (found,) = result.json['results']
-  assert found['task'] == 'overlap'
+  (only,) = result.json['results']
+  assert only['task'] == 'overlap'
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_another_picture_size_of_a_preset(clip_jax):
 def test_published_models(clip_jax, path, options, expected):
   call = ('info', f'--model={GOLDENS / path}', *options)
   facts = clip_jax(*call, '--json').json
-  found = {name: facts[name] for name in expected}
-  assert found | {'logit_bias': facts['logit_bias'] is not None} == {
+  columns = {name: facts[name] for name in expected}
+  assert columns | {'logit_bias': facts['logit_bias'] is not None} == {
     'logit_bias': False,
     **expected,
   }

@@ -66,7 +66,7 @@ def test_json_is_valid_whatever_is_in_it(monkeypatch, encoding):
   print_json(value)
   sys.stdout.flush()
   text = raw.getvalue().decode('utf-8' if 'u' in encoding.lower() else 'ascii')
-  found = json.loads(text, parse_constant=pytest.fail)
-  assert os.fsencode(found['image']) == b'caf\xe9 \xff\xfe.png'
-  assert found['label'] == value['label']
-  assert found['rates'] == [1.5, None, [None, 'x']]
+  parsed = json.loads(text, parse_constant=pytest.fail)
+  assert os.fsencode(parsed['image']) == b'caf\xe9 \xff\xfe.png'
+  assert parsed['label'] == value['label']
+  assert parsed['rates'] == [1.5, None, [None, 'x']]

@@ -43,19 +43,19 @@ def embed(clip_jax, workdir, pictures, folder, suffix):
 
 
 @pytest.fixture
-def found(clip_jax, workdir):
+def search_json(clip_jax, workdir):
   """Searches, and gives the JSON."""
 
-  def found(*argv):
+  def search_json(*argv):
     result = clip_jax('search', f'--model={workdir}', *argv, '--json')
     assert result.code == 0, result
     return result.json
 
-  return found
+  return search_json
 
 
-def test_texts_find_pictures(found, index, workdir, pictures):
-  answers = found(f'--index={index}', 'red square', 'cat face')
+def test_texts_find_pictures(search_json, index, workdir, pictures):
+  answers = search_json(f'--index={index}', 'red square', 'cat face')
   assert [answer['query'] for answer in answers] == ['red square', 'cat face']
   model = load(workdir)
   ids = [f'cat_face/{i}.png' for i in range(2)] + [
@@ -77,38 +77,38 @@ def test_texts_find_pictures(found, index, workdir, pictures):
     assert first['caption'] == first['id'].split('/')[0].replace('_', ' ')
 
 
-def test_a_picture_finds_itself(found, index, pictures):
+def test_a_picture_finds_itself(search_json, index, pictures):
   path = pictures / 'red_square' / '1.png'
   for query in (path, f'--image={path}'):
-    (answer,) = found(f'--index={index}', query, '--top=1')
+    (answer,) = search_json(f'--index={index}', query, '--top=1')
     assert answer['query'] == str(path)
     assert answer['results'][0]['id'] == 'red_square/1.png'
     assert answer['results'][0]['similarity'] == pytest.approx(1, abs=1e-5)
 
 
-def test_kinds(found, index):
-  (answer,) = found(f'--index={index}', '--kind=text', 'cat face')
+def test_kinds(search_json, index):
+  (answer,) = search_json(f'--index={index}', '--kind=text', 'cat face')
   assert answer['results'][0]['id'] == 'texts.txt:2'
   assert answer['results'][0]['similarity'] == pytest.approx(1, abs=1e-5)
   assert len(answer['results']) == 3
-  (answer,) = found(f'--index={index}', '--kind=all', 'cat face')
+  (answer,) = search_json(f'--index={index}', '--kind=all', 'cat face')
   assert len(answer['results']) == 8
 
 
 def test_a_table_of_texts_is_searched_without_a_kind(
-  clip_jax, found, workdir, npz, tmp_path
+  clip_jax, search_json, workdir, npz, tmp_path
 ):
   out = tmp_path / 't.npz'
   clip_jax(
     'embed', f'--model={workdir}', f'--texts={tmp_path / "texts.txt"}',
     f'--out={out}',
   )  # fmt: skip
-  (answer,) = found(f'--index={out}', 'red square', '--top=1')
+  (answer,) = search_json(f'--index={out}', 'red square', '--top=1')
   assert answer['results'][0]['caption'] == 'red square'
 
 
-def test_the_index_finds_the_same(clip_jax, found, index, workdir):
-  exact = found(f'--index={index}', 'red square', 'cat face')
+def test_the_index_finds_the_same(clip_jax, search_json, index, workdir):
+  exact = search_json(f'--index={index}', 'red square', 'cat face')
   call = ['search', f'--model={workdir}', f'--index={index}', 'red square',
           'cat face', '--json', '--approximate']  # fmt: skip
   first, second = clip_jax(*call), clip_jax(*call)
@@ -121,10 +121,12 @@ def test_the_index_finds_the_same(clip_jax, found, index, workdir):
       ]
 
 
-def test_queries_of_a_file(found, npz, tmp_path):
+def test_queries_of_a_file(search_json, npz, tmp_path):
   queries = tmp_path / 'queries.txt'
   queries.write_text('cat face\n\na.png\n')
-  answers = found(f'--index={npz}', 'big', f'--queries={queries}', '--text=b')
+  answers = search_json(
+    f'--index={npz}', 'big', f'--queries={queries}', '--text=b'
+  )
   assert [x['query'] for x in answers] == ['big', 'b', 'cat face', 'a.png']
 
 
@@ -153,7 +155,7 @@ def test_the_page_has_the_pictures(clip_jax, workdir, pictures, npz, tmp_path):
   assert '<b>' not in text  # of a caption
   assert 'http' not in text.replace('http-equiv', '')  # nothing from elsewhere
   uris = re.findall(r'src="data:image/\w+;base64,([^"]+)"', text)
-  assert len(uris) == 2 * 5 + 1  # found twice, and the query
+  assert len(uris) == 2 * 5 + 1  # search_json twice, and the query
   sizes = {Image.open(io.BytesIO(base64.b64decode(u))).size for u in uris}
   assert sizes == {(20, 18)}
   assert sorted(os.listdir(tmp_path)) == ['e.npz', 'found.html', 'texts.txt']
@@ -261,25 +263,25 @@ def test_queries_of_the_standard_input(workdir, npz):
    ('b.dat', 'GIF'), ('c.heic', 'HEIF'), ('d.txt', 'TIFF')],
 )  # fmt: skip
 def test_what_names_a_file_is_a_picture(
-  found, npz, tmp_path, monkeypatch, name, image_format
+  search_json, npz, tmp_path, monkeypatch, name, image_format
 ):
   if image_format == 'HEIF':
     pytest.importorskip('pillow_heif').register_heif_opener()
   monkeypatch.chdir(tmp_path)
   picture = Image.effect_noise((20, 18), 90).convert('RGB')
   picture.save(name, image_format)
-  word, text, image = found(
+  word, text, image = search_json(
     f'--index={npz}', name, f'--text={name}', f'--image={name}'
   )
   assert word['results'] == image['results'] != text['results']
 
 
-def test_the_home_of_a_query(found, npz, tmp_path, pictures, monkeypatch):
+def test_the_home_of_a_query(search_json, npz, tmp_path, pictures, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   shutil.copy(pictures / 'red_square' / '1.png', tmp_path / 'mine')
   queries = tmp_path / 'queries.txt'
   queries.write_text('cat\n')
-  answers = found(
+  answers = search_json(
     '--index=~/e.npz', '~/mine', '--image=~/mine', '--queries=~/queries.txt'
   )
   assert answers[0] == answers[1]
@@ -287,12 +289,14 @@ def test_the_home_of_a_query(found, npz, tmp_path, pictures, monkeypatch):
   assert answers[2]['query'] == 'cat'
 
 
-def test_the_name_of_a_folder_is_a_text(found, npz, tmp_path, monkeypatch):
+def test_the_name_of_a_folder_is_a_text(
+  search_json, npz, tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'cat').mkdir()
   texts = ['cat', 'AC/DC', 'a dog.', 'node.js', '~ 5 apples', 'x' * 300]
-  words = found(f'--index={npz}', *texts)
-  assert words == found(f'--index={npz}', *(f'--text={x}' for x in texts))
+  words = search_json(f'--index={npz}', *texts)
+  assert words == search_json(f'--index={npz}', *(f'--text={x}' for x in texts))
 
 
 def test_what_cannot_be_a_query_is_one_line(
@@ -316,12 +320,12 @@ def test_what_cannot_be_a_query_is_one_line(
 
 
 @pytest.mark.parametrize('name', ['table', 'e.dat', 'e.zip', 'wrong'])
-def test_an_index_is_told_by_its_content(found, index, tmp_path, name):
-  expected = found(f'--index={index}', 'red')
+def test_an_index_is_told_by_its_content(search_json, index, tmp_path, name):
+  expected = search_json(f'--index={index}', 'red')
   other = {'.npz': '.parquet', '.parquet': '.npz'}[index.suffix]
   moved = tmp_path / (name if name != 'wrong' else f'w{other}')
   index.rename(moved)
-  assert found(f'--index={moved}', 'red') == expected
+  assert search_json(f'--index={moved}', 'red') == expected
 
 
 def test_what_a_table_holds_cannot_move_a_terminals_cursor(capsys):

@@ -14,8 +14,8 @@ from tests.tokenizers.published import TEXTS, golden_rows
 
 def check(tokenizer, name):
   wanted = golden_rows(name)
-  found = tokenizer(TEXTS)
-  for text, row, golden in zip(TEXTS, found, wanted, strict=True):
+  rows = tokenizer(TEXTS)
+  for text, row, golden in zip(TEXTS, rows, wanted, strict=True):
     assert row.tolist() == golden.tolist(), text
   again = tokenizers.from_description(
     json.loads(json.dumps(tokenizer.describe()))
