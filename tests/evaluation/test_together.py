@@ -86,7 +86,7 @@ def answers(request, folder):
 
 
 @pytest.mark.parametrize(('cache', 'missing'), [('shared', 3), ('own', 4)])
-def test_they_go_on_with_the_parts_that_one_of_them_lacks(
+def test_processes_compute_the_shards_that_one_of_them_lacks(
   folder, answers, cache, missing
 ):
   alone = read(folder, 'alone')
@@ -99,7 +99,7 @@ def test_they_go_on_with_the_parts_that_one_of_them_lacks(
   assert alone['encoded']['images'] == RECORDS
 
 
-def test_the_first_writes_what_was_missing_and_nothing_else(folder):
+def test_the_first_process_writes_only_missing_shards(folder):
   before, after = read(folder, 'before'), times(folder)
   assert len(before['shared']) == PARTS
   assert len(after['shared']) == len(after['cache-0']) == 2 * PARTS
@@ -114,7 +114,7 @@ def test_the_first_writes_what_was_missing_and_nothing_else(folder):
           np.testing.assert_array_equal(ours[array], theirs[array])
 
 
-def test_a_suite_computes_what_one_of_them_cannot_read(folder, answers):
+def test_a_suite_computes_results_that_one_process_cannot_read(folder, answers):
   assert answers['computed'] == [str(pair) for pair in together.PAIRS[1:]]
   written = [
     [pair for pair in together.PAIRS
@@ -124,7 +124,7 @@ def test_a_suite_computes_what_one_of_them_cannot_read(folder, answers):
   assert written == [list(together.PAIRS), list(together.PAIRS[:1])]
 
 
-def test_a_probe_over_their_devices_is_that_of_one_process(folder, answers):
+def test_a_probe_over_several_processes_equals_that_of_one(folder, answers):
   alone = together.probe()
   found = answers['probe']
   assert len(alone['shards']) == 8

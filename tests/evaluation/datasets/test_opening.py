@@ -178,7 +178,7 @@ def test_an_attribute_of_a_face_is_its_class(
   assert source.id(0) == 'val/1.jpg'
 
 
-def test_what_is_published_of_a_face_may_be_its_captions(tmp_path):
+def test_published_columns_of_faces_may_be_captions(tmp_path):
   tiny_fairface.write(tmp_path)
   source = open_dataset(
     'fairface_age', root=tmp_path, captions=('race', 'gender')
@@ -214,7 +214,7 @@ def test_a_retrieval_set_has_captions_and_no_classes(tmp_path):
     ('digits', 359, 1_438, 10),
   ],
 )
-def test_what_every_machine_has(
+def test_local_data_sets_can_be_evaluated_on_every_machine(
   built: None, name: str, test: int, train: int, classes: int
 ):
   dataset = open_dataset(name)

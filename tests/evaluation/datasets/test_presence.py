@@ -46,13 +46,13 @@ def test_a_table_is_missing_or_there(tmp_path):
   assert present(fairface, tmp_path) is None
 
 
-def test_what_builds_itself_is_always_there(prepared: Path):
+def test_built_in_data_sets_are_always_present(prepared: Path):
   local = [x for x in DATASETS.values() if x.group == 'local']
   assert {present(facts) for facts in local} == {None}
   assert not prepared.exists()
 
 
-def test_what_tfds_prepared_is_there_if_it_can_be_read(prepared: Path):
+def test_prepared_tfds_data_are_present_if_readable(prepared: Path):
   mnist = DATASETS['mnist']
   assert present(mnist) == 'not prepared'
   tiny_tfds.write(prepared, 'mnist', {'train': [{'label': '7'}]})

@@ -65,7 +65,7 @@ def test_shifts_and_retrieval_are_of_the_best_model():
   assert published('RN50', 'objectnet', 'zero_shot') is None
 
 
-def test_a_number_that_others_quote_is_certain_and_one_alone_is_not():
+def test_a_number_is_certain_if_a_second_source_quotes_it():
   quoted = published('ViT-L/14', 'dtd', 'linear_probe')
   alone = published('ViT-L/14', 'dtd', 'zero_shot')
   assert quoted and (quoted.value, quoted.uncertain) == (82.1, False)
@@ -78,6 +78,6 @@ def test_the_papers_spelling_of_a_model_will_do():
   assert found and found.value == 93.8
 
 
-def test_what_was_not_published_is_none():
+def test_unpublished_numbers_are_none():
   assert published('ViT-B-16-SigLIP', 'imagenet', 'zero_shot') is None
   assert published('RN50', 'imagenet', 'few_shot') is None

@@ -113,7 +113,7 @@ def test_a_shift_is_of_a_data_set_with_its_classes():
   assert set(shifts.values()) <= set(DATASETS)
 
 
-def test_what_is_not_sure_is_marked():
+def test_uncertain_facts_are_marked():
   unsure = {x.name: x.uncertain for x in DATASETS.values() if x.uncertain}
   assert unsure == {
     'fer2013': ('classes', 'train_size', 'test_size'),

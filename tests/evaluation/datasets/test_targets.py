@@ -246,6 +246,6 @@ def test_colours_go_and_brightness_stays(tmp_path):
   assert grey.spec != colour.spec  # A cache must not take one for the other.
 
 
-def test_an_unreadable_picture_stays_one():
+def test_an_unreadable_image_stays_one():
   with pytest.raises(CorruptImageError):
     Greyscale(ListSource([None]))[0]

@@ -78,7 +78,7 @@ def test_cached_features_are_the_fresh_ones_and_cost_nothing(tmp_path):
     assert encoder.images == images
 
 
-def test_what_is_before_the_joint_space_comes_of_the_same_pass(tmp_path):
+def test_pooled_features_come_from_the_same_forward_pass(tmp_path):
   class Pooling(Counting):
     def encode_image_with_pooled(self, images):
       vectors = self.encode_image(images)
@@ -129,7 +129,7 @@ def test_several_labels_come_back(tmp_path):
     assert found.labels.tolist() == [-1] * 4
 
 
-def test_an_entry_says_what_it_is_of(tmp_path):
+def test_an_entry_describes_its_model_and_data(tmp_path):
   _, cache = cached(tmp_path, origin='runs/emoji')
   cache.images(source(), Options())
   (manifest,) = tmp_path.glob('images/*/manifest.json')
@@ -141,7 +141,7 @@ def test_an_entry_says_what_it_is_of(tmp_path):
   assert not list(tmp_path.rglob('.*.part'))
 
 
-def test_what_is_missing_or_damaged_is_made_and_the_rest_kept(tmp_path):
+def test_missing_and_damaged_shards_are_computed_again(tmp_path):
   _, cache = cached(tmp_path)
   whole = cache.images(source(), Options())
   first, second, third = sorted(tmp_path.glob('images/*/*.npz'))
@@ -167,7 +167,7 @@ def test_what_is_missing_or_damaged_is_made_and_the_rest_kept(tmp_path):
 
 
 @pytest.mark.parametrize('size', [0, 100])
-def test_a_shard_that_was_cut_off_is_made_again(tmp_path, size):
+def test_a_truncated_shard_is_computed_again(tmp_path, size):
   _, cache = cached(tmp_path)
   whole = cache.images(source(), Options())
   part = min(tmp_path.glob('images/*/*.npz'))
@@ -188,7 +188,7 @@ def test_a_pickle_in_a_shard_is_never_read(tmp_path):
   assert encoder.images == 2
 
 
-def test_corrupt_pictures_are_counted_over_all_shards(tmp_path):
+def test_corrupt_images_are_counted_over_all_shards(tmp_path):
   strict = Options(max_corrupt_records=1)
   with pytest.raises(FailureError, match='over max_corrupt_records=1'):
     cached(tmp_path)[1].images(source(), strict)
@@ -295,7 +295,7 @@ def test_a_full_disk_is_one_line(small_disk):
     cache.images(many, Options())
 
 
-def test_a_folder_of_pictures_is_known_by_all_of_its_files(tmp_path):
+def test_a_folder_of_images_is_known_by_all_of_its_files(tmp_path):
   spec = write_pairs(tmp_path / 'pictures', 100)
   before = data_identity(open_source(spec))
   assert data_identity(open_source(spec)) == before

@@ -73,7 +73,7 @@ def test_an_empty_bin_has_no_numbers():
   assert table[1] == (0.5, 1.0, 0, None, None)
 
 
-def test_what_is_calibrated_has_no_error_and_what_is_certain_has_all():
+def test_calibrated_answers_have_no_error_and_certain_wrong_ones_all():
   probabilities = np.array([[0.75, 0.25]] * 4)
   right = np.array([0, 0, 0, 1])
   assert expected_calibration_error(probabilities, right) == pytest.approx(0)
@@ -94,7 +94,7 @@ def test_overconfidence_is_seen():
   )
 
 
-def test_what_is_no_probability_is_refused():
+def test_values_that_are_no_probabilities_are_refused():
   right = np.array([True, False])
   with pytest.raises(UsageError, match='from -1 to 2: they must be 0 to 1'):
     reliability_table(np.array([2.0, -1]), right)

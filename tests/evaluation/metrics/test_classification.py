@@ -173,7 +173,7 @@ def test_labels_outside_the_range_are_refused(name, label):
     METRICS[name](np.zeros((3, 2)), np.array([0, label, 1]))
 
 
-def test_a_class_in_no_picture_has_no_average_precision():
+def test_a_class_in_no_image_has_no_average_precision():
   truth = np.array([[True, False], [True, True]])
   difficult = np.array([[False, False], [False, True]])
   with pytest.raises(UsageError, match='class 1 is in none of the 1 images'):

@@ -118,7 +118,7 @@ def test_the_level_is_the_mean_metric_of_random_scores(metric):
   assert abs(np.mean(found) - level) < 4 * error
 
 
-def test_numbers_that_guessing_has_no_level_for_have_none():
+def test_metrics_without_a_chance_level_are_left_out():
   names = ['top1', 'ece', 'examples', 'map_11_point', 'top1_low']
   assert chance_levels(names, 4) == {'top1': 0.25}
   assert chance_levels(['bare', 'photo'], 4, 'map_11_point') == {}

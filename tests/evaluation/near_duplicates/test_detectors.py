@@ -60,7 +60,7 @@ def test_a_distance_of_none_is_plain_zero():
   assert str(values[0]) == '0.0'
 
 
-def test_nothing_is_nearest_to_no_training_picture():
+def test_nothing_is_nearest_to_no_training_image():
   rows, values = nearest_features(np.ones((2, 1), np.float32), np.ones((0, 1)))
   assert rows.tolist() == [-1, -1]
   assert np.isnan(values).all()

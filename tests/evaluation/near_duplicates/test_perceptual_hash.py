@@ -80,7 +80,7 @@ def test_a_copy_is_near(pictures, copy):
   assert np.bitwise_count(first ^ second).max() <= reach
 
 
-def test_other_pictures_are_far(pictures):
+def test_other_images_are_far(pictures):
   bits = hash_images(pictures).bits
   first, second = np.triu_indices(len(bits), 1)
   distances = np.bitwise_count(bits[first] ^ bits[second])
@@ -88,7 +88,7 @@ def test_other_pictures_are_far(pictures):
   assert 24 < distances.mean() < 36  # of 64, as by chance
 
 
-def test_copies_are_found_among_other_pictures(pictures):
+def test_copies_are_found_among_other_images(pictures):
   seen = [jpeg(picture, 60) for picture in pictures[::2]]
   rows, values = nearest_hashes(
     hash_images(pictures).bits, hash_images(seen).bits
@@ -120,7 +120,7 @@ def test_a_hash_is_of_what_a_person_sees():
   assert perceptual_hash(plain) != perceptual_hash(seen)
 
 
-def test_pictures_without_texture_are_flagged_and_others_not(pictures):
+def test_images_without_texture_are_flagged_and_others_not(pictures):
   gradient = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
   grain = np.random.default_rng(0).integers(126, 130, (64, 64), np.uint8)
   flat = [
@@ -133,7 +133,7 @@ def test_pictures_without_texture_are_flagged_and_others_not(pictures):
   assert not hash_images(pictures).flat.any()
 
 
-def test_no_pictures_have_no_hashes():
+def test_no_images_have_no_hashes():
   found = hash_images([])
   assert found.bits.shape == found.flat.shape == (0,)
 
@@ -151,7 +151,7 @@ def assert_equal(first, second):
 
 
 @pytest.mark.parametrize('block', [1, 2, 4096])
-def test_hashes_are_those_of_the_readable_pictures(monkeypatch, block):
+def test_hashes_are_those_of_the_readable_images(monkeypatch, block):
   monkeypatch.setattr(module, '_BLOCK', block)
   pictures = [texture(i) for i in range(4)]
   source = TextureSource([*pictures[:2], None, *pictures[2:]])
@@ -187,7 +187,7 @@ def test_a_second_run_hashes_nothing(tmp_path, monkeypatch):
     TextureSource([texture(0), None]),
   ],
 )
-def test_other_pictures_have_a_file_of_their_own(tmp_path, other):
+def test_other_images_have_a_file_of_their_own(tmp_path, other):
   read_hashes(TextureSource([texture(0), texture(1)]), cached(tmp_path))
   assert_equal(
     read_hashes(other, cached(tmp_path)), read_hashes(other, Options())

@@ -161,7 +161,7 @@ def test_a_class_that_does_not_occur_is_never_predicted(solver, present):
 
 
 @both
-def test_where_a_probe_starts_changes_how_soon_it_ends_only(golden, solver):
+def test_the_start_of_a_probe_changes_only_its_number_of_steps(golden, solver):
   cold = fit_golden(golden, solver=solver)
   warm = fit_golden(golden, solver=solver, initial=cold)
   assert warm.iterations <= 2 < cold.iterations
@@ -177,7 +177,7 @@ def test_where_a_probe_starts_changes_how_soon_it_ends_only(golden, solver):
 
 
 @both
-def test_a_pair_starts_where_it_ended(solver):
+def test_a_probe_of_two_classes_started_at_its_optimum_stays_there(solver):
   features, labels = random_case(4, 2)
   cold = fit(features, labels, C=1.0, classes=2, solver=solver)
   warm = fit(features, labels, C=1.0, classes=2, initial=cold, solver=solver)
@@ -209,7 +209,7 @@ def test_sharded_features_give_the_probe_of_one_device(golden, axis_type):
     check_optimal(sharded, features, labels, CASE['C'])
 
 
-def test_rows_that_fill_up_shards_change_nothing(golden):
+def test_padding_rows_change_nothing(golden):
   features, labels = training(golden)
   alone = fit_golden(golden)
   filling = np.full((8, features.shape[1]), 1e3, np.float32)
@@ -219,7 +219,7 @@ def test_rows_that_fill_up_shards_change_nothing(golden):
   np.testing.assert_allclose(probe.bias, alone.bias, atol=1e-3)
 
 
-def test_what_is_large_is_spread_over_all_devices(golden, monkeypatch):
+def test_large_problems_are_sharded_over_all_devices(golden, monkeypatch):
   features, labels = (part[:-3] for part in training(golden))
   assert len(labels) % 8
   options = {'C': CASE['C'], 'classes': CASE['classes']}
@@ -284,7 +284,7 @@ def test_multilabel_is_scikit_learns_one_against_the_rest(solver):
   np.testing.assert_allclose(warm.weights, probe.weights, atol=1e-4)
 
 
-def test_a_class_in_all_or_no_pictures_has_no_probe():
+def test_a_class_in_all_or_no_images_has_no_probe():
   features, _ = random_case(7, 2, rows=4)
   truth = np.array([[True, False]] * 2 + [[False, False]] * 2)
   with pytest.raises(UsageError, match='class 1 is in none of the 4 images'):
@@ -294,7 +294,7 @@ def test_a_class_in_all_or_no_pictures_has_no_probe():
 
 
 @both
-def test_probes_that_cannot_be_are_refused(solver):
+def test_impossible_probes_are_refused(solver):
   features, labels = random_case(8, 3)
 
   def attempt(match, error=UsageError, **changes):

@@ -36,7 +36,7 @@ def test_a_sample_has_k_of_each_class_and_none_twice(case, k, seed):
 
 
 @given(labelled(), SEEDS)
-def test_each_sample_holds_those_of_fewer_shots(case, seed):
+def test_each_sample_contains_those_of_smaller_k(case, seed):
   labels, classes = case
   drawn = [
     set(sample(labels, k, seed, classes=classes).indices.tolist())
@@ -101,14 +101,14 @@ def test_another_seed_is_another_split():
   assert 0 < len(set(one) & set(two)) < 30
 
 
-def test_what_is_held_out_has_nothing_to_do_with_the_shots():
+def test_held_out_rows_are_drawn_independently_of_the_sample():
   labels = np.zeros(1000, int)
   held = hold_out(labels, 0.1, 0, classes=1)[1]
   drawn = sample(labels, 100, 0, classes=1).indices
   assert len(np.intersect1d(held, drawn)) < 30  # by chance 10
 
 
-def test_samples_that_cannot_be_are_refused():
+def test_impossible_samples_are_refused():
   labels = np.array([0, 2, 2])
   with pytest.raises(UsageError, match='1 of 3 classes have no examples: 1'):
     sample(labels, 1, 0, classes=3)
@@ -118,7 +118,7 @@ def test_samples_that_cannot_be_are_refused():
     sample(labels, 0, 0, classes=3)
 
 
-def test_splits_that_cannot_be_are_refused():
+def test_impossible_splits_are_refused():
   with pytest.raises(UsageError, match='no class of 3 rows has two'):
     hold_out(np.arange(3), 0.5, 0, classes=3)
   for fraction in (0.0, 1.0):

@@ -38,7 +38,9 @@ def standard_models(seed, count=40):
   st.lists(FRACTIONS, min_size=3, max_size=30, unique_by=lambda p: round(p, 3)),
   FRACTIONS,
 )
-def test_models_on_a_line_have_that_line(slope, intercept, imagenet, other):
+def test_the_line_through_models_is_recovered(
+  slope, intercept, imagenet, other
+):
   x = np.array(imagenet)
   shift = 1 / (1 + np.exp(-(slope * logit(x) + intercept)))
   shift = shift.clip(1e-3, 1 - 1e-3)
@@ -104,7 +106,7 @@ def test_robustness_by_hand():
   assert relative_robustness(0.75, 0.6) == pytest.approx(0.15)
 
 
-def test_models_that_have_no_line_are_refused():
+def test_too_few_or_equal_models_are_refused():
   some = np.array([0.2, 0.5, 0.8])
   with pytest.raises(UsageError, match='a line through 2 models'):
     fit_logits(some[:2], some[:2])

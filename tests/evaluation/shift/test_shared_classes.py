@@ -77,7 +77,7 @@ def test_a_class_of_the_shift_may_hold_several():
   np.testing.assert_array_equal(pooled, [[0.3, 0.5]])
 
 
-def test_data_that_share_too_little_or_share_it_twice_are_refused():
+def test_data_with_too_few_or_ambiguous_shared_classes_are_refused():
   with pytest.raises(UsageError, match="'a' and 'b' share 1 classes"):
     find_shared_classes(named('a', 'x', 'y'), named('b', 'x', 'z'))
   with pytest.raises(UsageError, match="'x' of 'a' may be 'x' or 'y' of 'b'"):

@@ -42,7 +42,7 @@ def test_without_training_data_nothing_overlaps():
   assert not [pair for pair in pairs if pair.task == 'overlap']
 
 
-def test_only_what_was_asked_for_is_planned():
+def test_only_selected_data_sets_and_tasks_are_planned():
   plan = _plan(datasets=['food101', 'mnist'], tasks=['few_shot', 'bias'])
   assert plan.pairs == (Pair('food101', 'few_shot'),)
   assert plan.absent == {'mnist': 'not prepared'}
@@ -62,12 +62,12 @@ def test_a_plan_of_nothing_says_why():
     _plan(datasets=['fairface'], tasks=['few_shot'])
 
 
-def test_every_data_set_of_the_table_is_asked_something():
+def test_every_data_set_of_the_table_has_a_task():
   assert all(tasks_of(facts) for facts in DATASETS.values())
   assert set(TASKS_OF_LOCAL) <= set(DATASETS)
 
 
-def test_several_labels_a_picture_are_asked_what_takes_several():
+def test_multilabel_data_have_only_tasks_that_take_several_labels():
   asked = tasks_of(DATASETS['voc2007'])
   assert asked == ('zero_shot', 'prompt_gain', 'linear_probe')
   rows, _ = blobs(2, 8)
@@ -92,7 +92,7 @@ def test_several_labels_a_picture_are_asked_what_takes_several():
         find_evaluator(task)(encoder, data, Options())
 
 
-def test_the_attributes_of_faces_are_asked_for_bias():
+def test_data_sets_of_faces_have_the_task_bias():
   bias = [x.name for x in DATASETS.values() if 'bias' in tasks_of(x)]
   assert bias == [
     'fairface_race', 'fairface_gender', 'fairface_age', 'fairface_race_gender',

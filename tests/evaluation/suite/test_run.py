@@ -53,7 +53,7 @@ def test_a_second_call_computes_nothing(tmp_path):
   assert all(line.endswith('kept') for line in again.said)
 
 
-def test_a_killed_suite_goes_on_where_it_was(tmp_path):
+def test_a_killed_suite_continues_with_the_next_pair(tmp_path):
   killed = FakeSuite(tmp_path, {'oxford_pets few_shot': KeyboardInterrupt()})
   with pytest.raises(KeyboardInterrupt):
     _run(killed)
@@ -74,7 +74,7 @@ def test_half_a_file_is_no_result(tmp_path):
   assert dict(fake.calls) == {'fairface bias': 1}
 
 
-def test_a_result_with_more_corrupt_pictures_than_now_allowed_is_not_kept(
+def test_a_result_with_more_corrupt_images_than_now_allowed_is_not_kept(
   tmp_path,
 ):
   _run(FakeSuite(tmp_path))
@@ -91,7 +91,7 @@ def test_a_result_with_more_corrupt_pictures_than_now_allowed_is_not_kept(
     assert dict(fake.calls) == calls
 
 
-def test_what_another_process_cannot_read_is_computed_again(
+def test_a_result_that_another_process_cannot_read_is_computed_again(
   tmp_path, monkeypatch
 ):
   first = _run(FakeSuite(tmp_path))
@@ -110,7 +110,7 @@ def test_what_another_process_cannot_read_is_computed_again(
 
 
 @pytest.mark.parametrize('what', ['weights', 'options'])
-def test_what_depends_on_something_else_is_done_again(tmp_path, what):
+def test_a_result_of_other_conditions_is_computed_again(tmp_path, what):
   _run(FakeSuite(tmp_path))
   fake = FakeSuite(tmp_path)
   if what == 'weights':
@@ -123,7 +123,7 @@ def test_what_depends_on_something_else_is_done_again(tmp_path, what):
   assert sum(fake.calls.values()) == len(PLAN.pairs)
 
 
-def test_a_data_set_whose_pictures_changed_is_done_again(tmp_path):
+def test_a_changed_data_set_is_evaluated_again(tmp_path):
   _run(FakeSuite(tmp_path))
   fake = FakeSuite(tmp_path)
   fake.levels = [10, 20, 30, 50]
@@ -133,7 +133,7 @@ def test_a_data_set_whose_pictures_changed_is_done_again(tmp_path):
   }
 
 
-def test_a_split_that_cannot_be_opened_keeps_no_result_from_being_kept(
+def test_an_unreadable_training_split_does_not_prevent_storing_results(
   tmp_path,
 ):
   def missing():
@@ -181,9 +181,7 @@ def test_failures_are_recorded_in_a_line_and_the_others_finish(tmp_path):
   assert fake.opened['oxford_pets'] == 1
 
 
-def test_no_result_says_of_a_lost_process_that_its_pair_failed(
-  tmp_path, monkeypatch
-):
+def test_a_lost_process_is_not_recorded_as_a_failed_pair(tmp_path, monkeypatch):
   lost = ValueError('UNKNOWN: Gloo AllGather failed')
   fake = FakeSuite(tmp_path, {'food101 few_shot': lost})
 

@@ -21,7 +21,7 @@ def read(folder):
   return stored.read(folder, PAIR, {'seed': 0})
 
 
-def test_what_was_written_is_read(tmp_path, path):
+def test_a_written_result_is_read_back(tmp_path, path):
   assert read(tmp_path).metrics == {'top1': 0.5}
 
 

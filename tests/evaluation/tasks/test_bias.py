@@ -137,7 +137,7 @@ def test_a_design_without_the_groups_names_has_no_accuracy():
   assert not any('accuracy' in name for name in result.metrics)
 
 
-def test_a_group_without_pictures_has_no_rates_and_is_offered():
+def test_a_group_without_images_has_no_rates_but_its_name_is_a_candidate():
   data = dataset([5, 0], [0, 0], names=('old', 'middle'))
   result = run(data, {'own': {'group': ['{groups}']}})
   assert {row['group'] for row in result.tables['rates']} == {'old'}
@@ -160,7 +160,7 @@ def test_accuracy_finds_the_groups_names_wherever_they_are_in_a_design():
   assert result.metrics['d/accuracy'] == 3 / 4
 
 
-def test_unreadable_pictures_and_those_outside_are_left_out():
+def test_unreadable_images_and_those_outside_are_left_out():
   source = ListSource([0, None, 1, 2], labels=[0, 0, 1, 1], names=['a', 'b'])
   data = Dataset(
     'd', Split(source, np.array([0, OUTSIDE])), class_names=(('old',),)
@@ -275,7 +275,7 @@ def test_the_papers_designs_suit_each_attribute_of_faces(tmp_path, name):
   assert result.metrics['paper and child/race and gender'] == 1
 
 
-def test_the_notes_say_what_the_numbers_are_not():
+def test_the_notes_state_the_limits_of_the_numbers():
   notes = ' '.join(row['note'] for row in run().tables['notes'])
   assert 'Drawings, such as emoji, say nothing of how a model' in notes
 

@@ -70,7 +70,7 @@ def test_each_point_is_the_mean_of_scikit_learns_probes_over_seeds():
   json.dumps([result.metrics, result.records, result.tables])
 
 
-def test_probes_see_what_is_before_the_joint_space_and_zero_shot_that():
+def test_probes_use_pooled_features_and_zero_shot_the_joint_space():
   plain = few_shot.evaluate(ENCODER, DATA, QUICK)
   clear = PoolingRowEncoder(np.eye(3)[LABELS], ROWS, CENTRES)
   found = few_shot.evaluate(clear, DATA, QUICK)
@@ -114,7 +114,7 @@ def test_c_is_chosen_on_as_many_examples_as_the_probe_sees(monkeypatch):
   assert curve_of(result)[0]['low'] is None  # of one seed
 
 
-def test_shots_to_match_is_read_off_the_curve():
+def test_the_examples_that_match_zero_shot_follow_from_the_curve():
   result = few_shot.evaluate(
     ASKEW,
     DATA,
@@ -136,7 +136,7 @@ def test_shots_to_match_is_read_off_the_curve():
     assert result.metrics['shots_to_match_zero_shot'] == needed
 
 
-def test_where_no_k_reaches_zero_shot_the_whole_split_is_a_point():
+def test_the_whole_split_is_a_point_where_no_k_reaches_zero_shot():
   data = dataset_of(LABELS, train=range(24), test=range(90, 180))
   result = few_shot.evaluate(
     ENCODER,
@@ -222,7 +222,7 @@ def test_without_an_example_to_choose_c_on_it_must_be_given():
   assert result.metrics['1_shot'] > 0
 
 
-def test_validation_pictures_are_drawn_from_too():
+def test_examples_are_drawn_from_validation_images_too():
   data = dataset_of(
     LABELS, train=range(3), validation=range(3, 90), test=range(90, 180)
   )
@@ -262,7 +262,9 @@ def test_validation_pictures_are_drawn_from_too():
     ),
   ],
 )
-def test_what_has_no_curve_is_refused_in_one_line(changes, options, message):
+def test_impossible_few_shot_curves_are_refused_in_one_line(
+  changes, options, message
+):
   data = dataclasses.replace(DATA, **changes)
   with pytest.raises(UsageError, match=message) as caught:
     few_shot.evaluate(ENCODER, data, options)
@@ -285,7 +287,7 @@ def test_zero_shot_between_two_points_is_matched_between_their_logs():
   st.lists(st.floats(0.01, 1), min_size=2, max_size=6),
   st.floats(0, 1),
 )
-def test_the_curve_has_the_target_at_the_shots_found(rises, part):
+def test_the_curve_has_the_target_accuracy_at_the_result(rises, part):
   accuracies = np.cumsum(rises) / np.sum(rises)
   shots = [2.0**i for i in range(len(accuracies))]
   target = accuracies[0] + part * (accuracies[-1] - accuracies[0])
@@ -295,7 +297,7 @@ def test_the_curve_has_the_target_at_the_shots_found(rises, part):
   assert there == pytest.approx(target)
 
 
-def test_points_themselves_and_the_ends_beyond():
+def test_exact_points_and_targets_beyond_the_ends():
   shots, accuracies = (1, 2, 4), (0.2, 0.3, 0.5)
   for k, accuracy in zip(shots, accuracies, strict=True):
     assert examples_to_match(shots, accuracies, accuracy) == pytest.approx(k)
@@ -303,11 +305,11 @@ def test_points_themselves_and_the_ends_beyond():
   assert examples_to_match(shots, accuracies, 0.19) is None
 
 
-def test_a_curve_that_dips_matches_where_it_first_does():
+def test_a_curve_that_dips_matches_at_its_first_crossing():
   assert examples_to_match((1, 2, 4, 8), (0.1, 0.5, 0.3, 0.7), 0.5) == 2
 
 
-def test_curves_that_make_no_sense_are_refused():
+def test_malformed_curves_are_refused():
   with pytest.raises(
     UsageError, match='2 numbers of examples and 1 accuracies'
   ):

@@ -119,7 +119,7 @@ def test_without_validation_a_part_of_training_is_held_out_by_the_seed():
   assert results[0].metrics['train_examples'] == 40  # all are fitted at last
 
 
-def test_the_data_sets_own_metric_is_there_by_name():
+def test_the_metric_of_the_data_set_is_reported_by_name():
   data = dataset_of(
     (LABELS > 0).astype(int),
     train=range(60),
@@ -151,7 +151,7 @@ def test_from_the_text_few_steps_are_better_and_many_end_at_the_same():
   assert short.records != started.records
 
 
-def test_pictures_of_several_classes_have_a_probe_a_class():
+def test_multilabel_images_have_one_probe_for_each_class():
   rng = np.random.default_rng(0)
   there = rng.random((60, 3)) < 0.4
   there[~there.any(axis=1), 0] = True
@@ -187,7 +187,7 @@ def test_pictures_of_several_classes_have_a_probe_a_class():
   ]
 
 
-def test_pictures_outside_the_classes_are_left_out():
+def test_images_outside_the_classes_are_left_out():
   train = Split(
     RowSource(range(60), LABELS[:60].tolist()), np.array([0, 1, -1])
   )
@@ -225,7 +225,7 @@ def test_pictures_outside_the_classes_are_left_out():
     ),
   ],
 )
-def test_what_cannot_be_probed_is_refused_in_one_line(data, message):
+def test_impossible_linear_probes_are_refused_in_one_line(data, message):
   with pytest.raises(UsageError, match=message) as caught:
     linear_probe.evaluate(ENCODER, data, QUICK)
   assert '\n' not in str(caught.value)
@@ -239,7 +239,7 @@ BLIND = PoolingRowEncoder(
 )
 
 
-def test_a_probe_sees_what_the_tower_has_before_the_joint_space():
+def test_a_probe_is_fitted_on_pooled_features():
   result = linear_probe.evaluate(BLIND, DATA, QUICK)
   model = LogisticRegression(C=1.0, tol=1e-8, max_iter=10_000)
   model.fit(POOLED[:60], LABELS[:60])
@@ -250,7 +250,7 @@ def test_a_probe_sees_what_the_tower_has_before_the_joint_space():
 
 
 @pytest.mark.parametrize('option', ['joint_space', 'start_from_text'])
-def test_a_probe_sees_the_joint_space_where_it_has_to(option):
+def test_a_probe_is_fitted_on_the_joint_space_without_pooled_features(option):
   asked = dataclasses.replace(
     QUICK, probe=dataclasses.replace(QUICK.probe, **{option: True})
   )
@@ -298,12 +298,12 @@ def test_difficult_objects_are_neither_learned_nor_tested():
   assert measure(hidden) != measure([[]] * 90)
 
 
-def test_only_what_is_joined_is_copied():
+def test_joining_one_part_copies_nothing():
   part = read_examples(ENCODER, DATA.test, DATA, QUICK, 'a test')
   assert join_examples([part]) is part
 
 
-def test_on_devices_the_rows_are_placed_once_for_a_sweep(monkeypatch):
+def test_a_sweep_moves_its_rows_to_the_devices_once(monkeypatch):
   placed = []
   original = device_solver.spread
 

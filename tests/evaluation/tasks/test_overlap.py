@@ -187,7 +187,7 @@ def test_without_overlap_what_is_undefined_is_left_out():
   }
 
 
-def test_flat_training_pictures_only_are_like_nothing():
+def test_flat_training_images_have_no_duplicates():
   result = evaluate(ENCODER, dataset(TextureSource([FLAT])), Options())
   assert result.metrics['overlap_examples'] == 0
   assert result.tables['pairs'] == []
@@ -259,7 +259,7 @@ def test_labels_outside_the_classes_are_in_no_set():
     )
 
 
-def test_what_was_trained_on_may_be_named(tmp_path):
+def test_training_data_may_be_given_by_a_spec(tmp_path):
   # Noise, none of which is a test picture.
   options = Options(
     overlap=OverlapOptions(train=write_pairs(tmp_path / 'pairs', count=3))
@@ -300,7 +300,7 @@ def test_a_wrong_call_is_one_line(options, message):
   assert '\n' not in str(caught.value)
 
 
-def test_cached_hashes_of_other_pictures_are_refused(tmp_path, monkeypatch):
+def test_cached_hashes_of_other_images_are_refused(tmp_path, monkeypatch):
   # Renamed at a place that the key does not look at.
   first, second = dataset(seen()), dataset(seen())
   monkeypatch.setattr(evaluation_dataset, '_SAMPLES', 1)
@@ -392,7 +392,7 @@ def test_images_of_one_pattern_do_not_overlap_and_copies_among_them_do():
   assert result.metrics['refuted_examples'] >= 10
 
 
-def test_many_hits_of_one_picture_are_said():
+def test_many_hits_of_one_image_give_a_warning():
   copies = [PICTURES[0]] * 12 + [PICTURES[1]]
   train = [PICTURES[1], copy_of(PICTURES[0])]
   result = evaluate(ENCODER, of_drawings(copies, train), Options())
@@ -404,7 +404,7 @@ def test_many_hits_of_one_picture_are_said():
   assert few.tables['warnings'] == []
 
 
-def test_pictures_whose_hash_fails_are_counted_as_corrupt(monkeypatch):
+def test_images_whose_hash_fails_are_counted_as_corrupt(monkeypatch):
   def spectrum(picture):
     if picture.getpixel((0, 0)) == 7:
       raise CorruptImageError('damaged image: late')

@@ -53,7 +53,7 @@ def test_fewer_pairs_than_a_batch_stand_for_it(monkeypatch, objective, group):
 
 
 @pytest.mark.parametrize('count', [2, 7, 100])
-def test_a_model_that_knows_nothing_has_the_loss_of_a_batch(count):
+def test_an_untrained_model_has_the_log_of_the_batch_as_loss(count):
   same = np.ones((count, 4), np.float32) / 2
   for batch_size in (3, 64, 32_768):
     found = pair_loss.pair_loss(
@@ -78,13 +78,13 @@ def evaluated(captions, levels=(0, 50, 100)):
   )
 
 
-def test_the_first_caption_of_each_picture_that_has_one_counts():
+def test_the_loss_uses_the_first_caption_of_each_image():
   found = evaluated([['east'], ['north', 'also north'], []]).metrics
   assert found['examples'] == 2
   assert found['loss'] == pytest.approx(np.log1p(np.exp(-10)))
 
 
-def test_unreadable_pictures_are_left_out_and_reported():
+def test_unreadable_images_are_left_out_and_reported():
   found = evaluated([['east'], ['north'], ['east']], (0, 50, None))
   assert found.metrics['examples'] == 2
   assert found.corrupt.keys() == {'picture/2'}

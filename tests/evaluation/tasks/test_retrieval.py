@@ -108,7 +108,7 @@ def test_retrieval_of_a_source():
   json.dumps(result.records)
 
 
-def test_a_text_that_pictures_share_is_encoded_once_and_ties():
+def test_a_text_that_images_share_is_encoded_once_and_ties():
   encoder = TableEncoder(
     by_level={0: [1, 0], 50: [1, 0.1]}, by_text={'it': [1, 0]}
   )
@@ -120,7 +120,7 @@ def test_a_text_that_pictures_share_is_encoded_once_and_ties():
   assert result.metrics['text_to_image_r1'] == pytest.approx(1 / 2)
 
 
-def test_unreadable_pictures_take_their_captions_with_them():
+def test_captions_of_unreadable_images_are_left_out():
   source = ListSource([None, 50], captions=[['right'], ['up']])
   result = retrieval.evaluate(ENCODER, of_source(source), Options())
   assert result.metrics['examples'] == result.metrics['texts'] == 1
@@ -137,7 +137,7 @@ def test_a_source_without_captions_is_refused():
 
 
 @pytest.mark.parametrize('name, texts', [('coco_captions', 6), ('mine', 8)])
-def test_of_coco_each_picture_has_five_captions(name, texts):
+def test_each_image_of_coco_has_its_first_five_captions(name, texts):
   several = [f'right {i}' for i in range(7)]
   encoder = TableEncoder(
     by_level={0: [1, 0], 50: [0, 1]},

@@ -90,7 +90,7 @@ def models(result, *kinds):
   return [row for row in result.tables['models'] if row['kind'] in kinds]
 
 
-def test_probes_see_what_is_before_the_joint_space_and_zero_shot_that():
+def test_probes_use_pooled_features_and_zero_shot_the_joint_space():
   classes = np.concatenate([LABELS, np.array([1, 2, 0])[FAR_LABELS]])
   rows = np.concatenate([ROWS, FAR])
   clear = PoolingRowEncoder(np.eye(4)[classes], rows, TEXTS | FAR_TEXTS)
@@ -264,7 +264,7 @@ def test_baselines_are_read_from_the_options_file(tmp_path):
     ),
   ],
 )
-def test_what_is_no_shift_is_refused_in_one_line(data, message):
+def test_a_data_set_without_a_reference_is_refused_in_one_line(data, message):
   with pytest.raises(UsageError, match=message) as caught:
     evaluate(ENCODER, data, QUICK)
   assert '\n' not in str(caught.value)

@@ -127,7 +127,7 @@ def test_each_name_goes_through_each_template():
   ]  # fmt: skip
 
 
-def test_unreadable_pictures_are_left_out_and_reported():
+def test_unreadable_images_are_left_out_and_reported():
   source = ListSource([0, None, 50, None], labels=[0, 0, 1, 2], names=NAMES)
   result = zero_shot.evaluate(COMPASS, of_source(source), Options())
   assert counted(result) == {'top1': 1.0, 'examples': 2.0}
@@ -141,7 +141,7 @@ def test_unreadable_pictures_are_left_out_and_reported():
     )
 
 
-def test_a_source_without_a_readable_picture_is_a_failure():
+def test_a_source_without_a_readable_image_is_a_failure():
   source = ListSource([None], labels=[0], names=NAMES)
   with pytest.raises(FailureError, match='no readable image: picture/0'):
     zero_shot.evaluate(COMPASS, of_source(source), Options())
@@ -339,7 +339,7 @@ class SeveralLabels(ListSource):
     }
 
 
-def test_several_labels_a_picture_are_ranked_by_class():
+def test_several_labels_a_image_are_ranked_by_class():
   source = SeveralLabels([0, 50, 100], [[0], [1, 2], [2, 3]], [*NAMES, 'x'])
   split = Split(source, np.array([0, 1, 2, OUTSIDE]))
   data = Dataset('voc', split, class_names=tuple((n,) for n in NAMES))
@@ -358,7 +358,7 @@ def test_several_labels_a_picture_are_ranked_by_class():
   json.dumps(result.records)
 
 
-def test_a_class_with_difficult_objects_alone_is_not_asked_of_a_picture():
+def test_a_class_with_difficult_objects_alone_is_not_asked_of_a_image():
   levels, several = [0, 50, 100], [[0], [1], [2]]
   # North is right for the picture that is least like it, the southern one.
   several[2].append(0)
