@@ -114,7 +114,7 @@ def test_impossible_samples_are_refused():
     sample(labels, 1, 0, classes=3)
   with pytest.raises(UsageError, match='label 2 of row 1 is outside'):
     sample(labels, 1, 0, classes=2)
-  with pytest.raises(UsageError, match='k=0 shots'):
+  with pytest.raises(UsageError, match='k=0 examples a class'):
     sample(labels, 0, 0, classes=3)
 
 
