@@ -150,7 +150,7 @@ def _leave_libtpu_alone() -> None:
 
 
 def _underscored(word: str) -> str:
-  """'--embed-dim=512' as the flag is defined: '--embed_dim=512'."""
+  """Returns a flag as it is defined: '--embed_dim=512' of '--embed-dim=512'."""
   if not word.startswith('--'):
     return word
   name, equals, value = word.partition('=')

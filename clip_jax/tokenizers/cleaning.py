@@ -1,4 +1,4 @@
-"""The ways to clean a text before it is tokenised, by name.
+"""Cleans texts before they are tokenised, in one of the ways of open_clip.
 
 Mojibake and HTML entities are undone, as in the original, and blanks become
 single spaces. Then, as in open_clip's `tokenizer_kwargs.clean`,
@@ -32,7 +32,7 @@ def in_order(text: str) -> bool:
 
 
 def repair(text: str) -> str:
-  """Characters repaired; blanks and letters as they were."""
+  """Returns the text with its characters repaired, its blanks as they were."""
   if in_order(text):
     return text
   # The original unescapes twice; ftfy does so too where there is no '<'.

@@ -152,7 +152,7 @@ def read_merges() -> list[tuple[str, str]]:
 
 @functools.cache
 def _byte_pairs() -> _BytePairs:
-  """The vocabulary, once a process."""
+  """Returns the vocabulary, which is read once a process."""
   return _BytePairs(read_merges())
 
 

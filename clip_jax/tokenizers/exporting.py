@@ -74,7 +74,7 @@ def open_clip_text_cfg(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def open_clip_differences(tokenizer: Tokenizer) -> list[str]:
-  """Sentences on what `open_clip_text_cfg` leaves out; empty for CLIP's."""
+  """Returns sentences on what `open_clip_text_cfg` omits; none for CLIP."""
   if isinstance(tokenizer, CLIPTokenizer):
     return []
   differences = hugging_face_files(tokenizer).differences

@@ -211,7 +211,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
   @contextlib.contextmanager
   def _tokenizing(self) -> Iterator[None]:
-    """What the library says of a text with a piece that it has no id for."""
+    """Turns the library's error for a piece without an id into ours."""
     try:
       yield
     except Exception as error:  # the library's errors are bare `Exception`s

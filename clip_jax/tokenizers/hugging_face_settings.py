@@ -51,7 +51,7 @@ class Settings:
     }
 
   def apply(self, tokenizer: Tokenizer) -> None:
-    """Makes a definition do what they say."""
+    """Changes a tokenizer.json's tokenizer to what the settings say."""
     self._lower(tokenizer)
     known = {t.content for t in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_special_tokens(
@@ -90,7 +90,7 @@ class Settings:
 
 
 def read_settings(directory: Path) -> Settings:
-  """Raises FailureError where a file is damaged."""
+  """Reads the settings of a directory; FailureError if a file is damaged."""
   legacy_file = directory / 'special_tokens_map.json'
   config_file = directory / 'tokenizer_config.json'
   legacy, config = read_object(legacy_file), read_object(config_file)

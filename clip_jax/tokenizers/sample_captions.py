@@ -1,4 +1,4 @@
-"""Plain captions to measure a tokenizer on: made up, the same every time.
+"""Makes up plain captions to compare tokenizers on, the same every time.
 
 Words are CLIP's own, some 30,000 of English and of names, met as often as
 Zipf's law has it in a language; a few are new each time, as misspellings and
@@ -15,7 +15,7 @@ _COMMON = ('a', 'the', 'of', 'on', 'in', 'and', 'with', 'to', 'at', 'is', 'by')
 
 
 def sample_captions(count: int, seed: int = 0) -> list[str]:
-  """Captions of 8 to 20 words, some with capitals and punctuation."""
+  """Returns captions of 8 to 20 words, some with capitals and punctuation."""
   from clip_jax.tokenizers.clip import vocabulary
 
   rng = np.random.default_rng(seed)

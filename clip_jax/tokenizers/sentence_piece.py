@@ -213,7 +213,10 @@ def train(
 def _sentences(
   captions: Iterable[str], failures: list[BaseException]
 ) -> Iterator[str]:
-  """Captions as single lines; keeps what C++ would turn into a message."""
+  """Yields captions as single lines.
+
+  An exception is kept in `failures`, since C++ would leave its message alone.
+  """
   try:
     for caption in captions:
       line = ' '.join(encodable(caption).replace('\0', ' ').split())

@@ -142,7 +142,7 @@ class SiglipTokenizer(SentencePieceTokenizer):
     return ids
 
   def _parts(self, text: str) -> list[str]:
-    """Segments and special tokens, in turn; the blanks between them gone."""
+    """Returns segments and special tokens in turn, without blanks between."""
     parts = self._specials.split(_BLANK + text.replace(_BLANK, ' '))
     for i in range(1, len(parts), 2):
       parts[i - 1] = parts[i - 1].rstrip()
