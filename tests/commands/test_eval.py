@@ -257,7 +257,7 @@ def test_labels_out_of_range_are_one_line(refused, workdir, pictures, tmp_path):
   call = ['eval', f'--model={workdir}', '--task=zero_shot',
           f'--data=csv:{table}']  # fmt: skip
   refused(
-    '3 of 5 labels are not 0 to 1, such as 2: a label is the place of a name',
+    '3 of 5 labels are not 0 to 1, such as 2: a label is the index of a name',
     *call, f'--class_names={tmp_path / "names.txt"}',
   )  # fmt: skip
   refused('name them with --class_names', *call)
