@@ -108,7 +108,7 @@ def expand(pattern: str) -> list[str]:
     UsageError: nothing matches, or the braces stand for too many paths.
     FailureError: a folder or a bucket cannot be listed.
   """
-  pattern = _local_or_url(pattern)
+  pattern = local_or_url(pattern)
   paths: set[str] = set()
   if not is_remote(pattern) and os.path.exists(pattern):
     return [pattern]
@@ -307,7 +307,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     temporary.write_bytes(content)
 
 
-def _local_or_url(path: str) -> str:
+def local_or_url(path: str) -> str:
   """Returns a typed path with its `~` expanded; file://… is a local path."""
   if '\0' in path or not path:
     return expand_path(path)  # raises

@@ -37,16 +37,21 @@ class Scheme(NamedTuple):
     source_class: the name of the class, in the scheme's own module of this
       package, which is imported when it is used.
     is_path: whether locations are paths, whose names may hold a '#'.
+    extra: of this package, which installs what the module imports; '' where
+      that is always there.
   """
 
   source_class: str
   is_path: bool
+  extra: str = ''
 
 
 SCHEMES = {
   'tfds': Scheme('TfdsSource', is_path=False),
   'folder': Scheme('FolderSource', is_path=True),
   'csv': Scheme('CsvSource', is_path=True),
+  'parquet': Scheme('ParquetSource', is_path=True, extra='parquet'),
+  'hf': Scheme('HfSource', is_path=True, extra='parquet'),
 }
 
 
@@ -106,8 +111,14 @@ def open_source(
     FailureError: a folder or a file may not be read.
   """
   parsed = parse_spec(spec)
-  module = importlib.import_module(f'{__name__}.{parsed.scheme}')
-  source_class = getattr(module, SCHEMES[parsed.scheme].source_class)
+  scheme = SCHEMES[parsed.scheme]
+  try:
+    module = importlib.import_module(f'{__name__}.{parsed.scheme}')
+  except ImportError as error:
+    raise parsed.error(
+      f'{parsed.scheme}: needs pip install ".[{scheme.extra}]" ({error})'
+    ) from error
+  source_class = getattr(module, scheme.source_class)
   source: Source = source_class(parsed, tuple(captions))
   if parsed.text != spec:
     notice = f'data {spec!r}: taken for {parsed.text}'

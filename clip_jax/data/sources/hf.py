@@ -1,0 +1,158 @@
+"""Reads `hf:DIR[#SPLIT]`: a directory of a Hugging Face data set.
+
+What `save_to_disk` writes (Arrow files beside state.json, and one folder a
+split for a DatasetDict), a cache of Arrow files, or Parquet files as the hub
+has them (data/train-00000-of-00002.parquet). Names of labels come from the
+metadata; `datasets` is not needed.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.data import storage
+from clip_jax.data.sources import Spec
+from clip_jax.data.sources.arrow_files import ArrowFiles
+from clip_jax.data.sources.columnar import (
+  ColumnarSource,
+  files_below,
+  find_columns,
+)
+from clip_jax.data.sources.parquet import ParquetFiles, large_groups
+from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.files import MAX_TEXT_BYTES, check_fields, parse_json
+
+# train-00000-of-00002.parquet, NAME-train.arrow, train/0000.parquet
+_SPLIT = r'(?:^|[^a-z0-9])({})(?:[^a-z0-9]|$)'
+_SPLITS = ('train', 'validation', 'valid', 'val', 'dev', 'test')
+
+
+class HfSource(ColumnarSource):
+  """Records of a Hugging Face data set on a disk or in a bucket."""
+
+  def __init__(self, spec: Spec, captions: tuple[str, ...]):
+    """Opens one split: 'train', or the only one, where the SPEC names none.
+
+    Args:
+      captions: see `open_source`; without any, `caption` or `text`.
+    Raises:
+      UsageError: it is no such directory, or lacks the split or a column.
+    """
+    folder = _folder(spec)
+    paths, features = _data_files(spec, folder)
+    try:
+      is_parquet = storage.read_range(paths[0], 0, 4) == b'PAR1'
+    except MissingFileError as error:
+      raise spec.error(str(error).rstrip('.')) from error
+    files = (ParquetFiles if is_parquet else ArrowFiles)(spec, paths)
+    columns = find_columns(spec, files.schema, captions, features)
+    super().__init__(spec, files, columns)
+    if isinstance(files, ParquetFiles):
+      self.notices += large_groups(spec, files, columns.image)
+
+
+def _folder(spec: Spec) -> str:
+  try:
+    folder = storage.local_or_url(spec.location).rstrip('/') or '/'
+    if storage.is_folder(folder):
+      return folder
+  except UsageError as error:
+    raise spec.error(str(error).rstrip('.')) from error
+  raise spec.error(f'no folder {folder}')
+
+
+def _data_files(
+  spec: Spec, folder: str
+) -> tuple[list[str], Mapping[str, Any] | None]:
+  """Returns the files of the split, and the features that lie beside them."""
+  names = storage.list_folder(folder)
+  if 'state.json' in names:
+    if spec.split:
+      raise spec.error('one split was saved here; leave out the #')
+    return _saved_files(spec, folder), _features(folder)
+  if 'dataset_dict.json' in names:
+    content = _read_json(storage.join(folder, 'dataset_dict.json'))
+    splits = content.get('splits')
+    if not isinstance(splits, list) or not splits:
+      raise spec.error(f'{folder}/dataset_dict.json names no splits')
+    split = _choose(spec, [str(x) for x in splits])
+    if '/' in split or split in ('.', '..'):
+      raise spec.error(f'{split!r} is no name of a split')
+    own = storage.join(folder, split)
+    return _saved_files(spec, own), _features(own)
+  paths = files_below(folder, '.arrow') or files_below(folder, '.parquet')
+  if not paths:
+    raise spec.error(
+      f'{folder} has no state.json, .arrow or .parquet file: name the folder '
+      'that save_to_disk wrote, or that was downloaded from the hub'
+    )
+  return _of_split(spec, folder, paths), _features(folder)
+
+
+def _of_split(spec: Spec, folder: str, paths: list[str]) -> list[str]:
+  """Returns the files of a split, which their names or folders say."""
+  splits: dict[str, list[str]] = {}
+  wanted = (spec.split,) if spec.split else ()
+  for path in paths:
+    name = path[len(folder) :].lower()
+    match = next(
+      (
+        split
+        for split in (*wanted, *_SPLITS)
+        if re.search(_SPLIT.format(re.escape(split.lower())), name)
+      ),
+      '',
+    )
+    splits.setdefault(match, []).append(path)
+  if set(splits) == {''} and not spec.split:
+    return paths
+  return splits[_choose(spec, [x for x in splits if x])]
+
+
+def _choose(spec: Spec, splits: list[str]) -> str:
+  if spec.split in splits:
+    return spec.split
+  if not spec.split and 'train' in splits:
+    return 'train'
+  if not spec.split and len(splits) == 1:
+    return splits[0]
+  what = f'no split {spec.split!r}' if spec.split else 'name a split, as #test'
+  raise spec.error(f'{what}; it has {", ".join(splits) or "none"}')
+
+
+def _saved_files(spec: Spec, folder: str) -> list[str]:
+  """Returns the files that `save_to_disk` wrote, in order."""
+  where = storage.join(folder, 'state.json')
+  content = check_fields(where, _read_json(where), {'_data_files': list})
+  if content.get('_indices_data_files') or content.get('_indices_files'):
+    raise spec.error(
+      f'{folder} has its records in another order than its files: call '
+      'flatten_indices() before save_to_disk()'
+    )
+  names = [
+    x.get('filename') if isinstance(x, dict) else None
+    for x in content['_data_files']
+  ]
+  for name in names:
+    if not isinstance(name, str) or not re.fullmatch(r'[^/\0]+', name):
+      raise spec.error(f'{where} names the file {name!r}, which is none here')
+  if not names:
+    raise spec.error(f'{where} names no files')
+  return [storage.join(folder, str(name)) for name in names]
+
+
+def _features(folder: str) -> Mapping[str, Any] | None:
+  """Returns the features in dataset_info.json, or None without such a file."""
+  path = storage.join(folder, 'dataset_info.json')
+  try:
+    features = _read_json(path).get('features')
+  except MissingFileError:
+    return None
+  return features if isinstance(features, Mapping) else None
+
+
+def _read_json(path: str) -> dict[str, Any]:
+  content = parse_json(storage.read_all(path, MAX_TEXT_BYTES), path)
+  if not isinstance(content, dict):
+    raise FailureError(f'{path} holds no JSON object.')
+  return content
