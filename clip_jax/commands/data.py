@@ -18,6 +18,7 @@ from absl import flags
 # Each is a file of commands/, such as data_build.py, with flags of its own.
 ACTIONS = {
   'build': 'build a data set that comes with the package',
+  'index': 'make the index of WebDataset tars',
   'inspect': 'count what a data set holds, and draw a contact sheet',
   'tokenizer': 'train a tokenizer on captions',
   'dedup': 'find the images that are copies of others',

@@ -307,6 +307,24 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     temporary.write_bytes(content)
 
 
+def remove(path: str | os.PathLike) -> None:
+  """Removes a file, if it is there.
+
+  Raises:
+    FailureError: it cannot be removed.
+  """
+  path = os.fspath(path)
+  try:
+    if is_remote(path):
+      _on_store(path, lambda fs, name: fs.rm_file(name))
+    else:
+      os.unlink(path)
+  except FileNotFoundError:
+    pass
+  except OSError as error:
+    raise FailureError(f'{path}: {(error.strerror or "").lower()}.') from error
+
+
 def local_or_url(path: str) -> str:
   """Returns a typed path with its `~` expanded; file://… is a local path."""
   if '\0' in path or not path:

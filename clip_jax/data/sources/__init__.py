@@ -52,6 +52,7 @@ SCHEMES = {
   'csv': Scheme('CsvSource', is_path=True),
   'parquet': Scheme('ParquetSource', is_path=True, extra='parquet'),
   'hf': Scheme('HfSource', is_path=True, extra='parquet'),
+  'wds': Scheme('WdsSource', is_path=True),
 }
 
 
@@ -165,6 +166,8 @@ def with_scheme(text: str) -> str:
     return text
   if path.lower().endswith(('.csv', '.tsv')):
     return f'csv:{text}'
+  if path.lower().endswith('.tar'):
+    return f'wds:{text}'
   raise not_a_data_set(text, path)
 
 

@@ -1,0 +1,1 @@
+"""Indexes of shards: where each record lies, so that any can be read first."""

@@ -1,0 +1,417 @@
+"""Makes the index of tar shards, in parallel, in steps that need no repetition.
+
+Each shard is read once, from its first byte to its last, and leaves a part: its
+entries and the checksum of its content. When all parts are there they become
+one file, and the manifest names it. A process can be killed at any moment: the
+same command goes on from the parts, and of an index that is there it reads only
+the shards that are new or changed.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_jax.data import storage
+from clip_jax.data.indexing.find import find_shards, stored_in
+from clip_jax.data.indexing.selection import Selection
+from clip_jax.data.indexing.tar_index import (
+  FOLDER_NAME,
+  MANIFEST,
+  EntryFile,
+  KindTable,
+  Shard,
+  TarIndex,
+  read_index,
+  scan_shard,
+  to_manifest,
+)
+from clip_jax.data.indexing.tar_shard import ENTRY, PROBLEM_KIND, Entries
+from clip_jax.data.sources import Spec
+from clip_jax.errors import FailureError, UsageError, reason_of
+from clip_jax.files import open_lock
+from clip_jax.progress import Progress, no_progress
+
+PARTS = 'parts'
+_MAX_PART_BYTES = 2**33
+
+
+class ShardTask(NamedTuple):
+  """A shard to read, as a worker process gets it.
+
+  Attributes:
+    path: of the shard.
+    version: of its content, when the work began.
+    part: the path of the file to write.
+    checksum: whether all of it is read, for its SHA-256.
+  """
+
+  path: str
+  version: str
+  part: str
+  checksum: bool
+
+
+class Summary(NamedTuple):
+  """What `build_index` did.
+
+  Attributes:
+    folder: of the index.
+    index: as it is now.
+    read: the number of shards that were read, where others were known.
+    notices: lines for the user.
+  """
+
+  folder: str
+  index: TarIndex
+  read: int
+  notices: tuple[str, ...]
+
+
+def build_index(
+  spec: Spec,
+  folder: str | None = None,
+  *,
+  workers: int = 1,
+  checksum: bool = True,
+  max_corrupt: int = 100,
+  progress: Progress = no_progress,
+) -> Summary:
+  """Makes the index of the shards of a SPEC, or brings one up to date.
+
+  Args:
+    folder: where it is written; None is beside the shards, where the SPEC finds
+      it.
+    workers: processes that read shards.
+    checksum: whether shards are read in full, for a checksum of their content;
+      otherwise only their headers are.
+    max_corrupt: the number of damaged members that is accepted.
+  Raises:
+    UsageError: nothing matches, or another process makes this index.
+    FailureError: a shard cannot be read, the index cannot be written, or over
+      `max_corrupt` members are damaged; what was read is kept for the next
+      call.
+  """
+  root, names, notices = find_shards(spec)
+  written_root = root if folder else '../..'
+  folder = folder or default_folder(spec, root)
+  with _locked(folder):
+    before = read_index(folder)
+    known = _known_shards(before, root, names, checksum)
+    if before is not None and list(known) == before.names == names:
+      check_problems(before, max_corrupt)
+      return Summary(folder, before, 0, notices)
+    parts = storage.join(folder, PARTS)
+    tasks = {
+      name: _task(storage.join(root, name), parts, checksum)
+      for name in names
+      if name not in known
+    }
+    _run(list(tasks.values()), parts, workers, progress)
+    path = storage.join(folder, f'entries-{_identity(names, tasks, known)}.bin')
+    with storage.writing(path) as temporary:
+      contents = _contents(names, tasks, known, before)
+      index = _write_entries(temporary, root, contents)
+      check_problems(index, max_corrupt)
+    manifest = to_manifest(index, written_root, os.path.basename(path))
+    # Names that are no UTF-8 are escaped.
+    content = json.dumps(manifest).encode()
+    storage.write_bytes(storage.join(folder, MANIFEST), content)
+    _remove_leftovers(folder, os.path.basename(path))
+  index = read_index(folder)
+  assert index is not None
+  return Summary(folder, index, len(tasks), notices)
+
+
+def verify_index(
+  index: TarIndex, *, workers: int = 1, progress: Progress = no_progress
+) -> list[str]:
+  """Reads all shards of an index again, and changes nothing.
+
+  Returns:
+    The names of those whose content is not what was indexed.
+  Raises:
+    MissingFileError, FailureError: a shard cannot be read.
+  """
+  differing = []
+  with tempfile.TemporaryDirectory(prefix='clip_jax.') as parts:
+    tasks = [
+      _task(index.path(number), parts, bool(shard.sha256))
+      for number, shard in enumerate(index.shards)
+    ]
+    _run(tasks, parts, workers, progress)
+    for number, (shard, task) in enumerate(
+      zip(index.shards, tasks, strict=True)
+    ):
+      entries, read = _read_part(task.part)
+      table = KindTable(index.kinds)
+      rows, _ = table.merge(entries)
+      same_rows = np.array_equal(rows, index.shard_entries(number))
+      if not same_rows or read['sha256'] != shard.sha256:
+        differing.append(shard.name)
+  return differing
+
+
+def existing_index(spec: Spec, folder: str | None) -> tuple[str, TarIndex]:
+  """Returns the index of a SPEC, and the folder that it is in.
+
+  Args:
+    folder: the index, where it does not lie beside the shards.
+  Raises:
+    UsageError: there is none.
+  """
+  folder = folder or folder_of_index(spec)
+  index = read_index(folder)
+  if index is None:
+    raise UsageError(f'{folder}: no index; without --verify it is made.')
+  return folder, index
+
+
+def folder_of_index(spec: Spec) -> str:
+  """Returns the folder of a SPEC's index: itself, or one beside its shards."""
+  if stored_in(spec) is not None:
+    return spec.location
+  root, _, _ = find_shards(spec)
+  return default_folder(spec, root)
+
+
+def default_folder(spec: Spec, root: str) -> str:
+  """Returns where the index of a SPEC lies beside its shards."""
+  base = spec.location.rstrip('/').rpartition('/')[2].removesuffix('.tar')
+  name = re.sub(r'[^A-Za-z0-9.-]+', '_', base).strip('_.') or 'shards'
+  return storage.join(root, FOLDER_NAME, name[:100])
+
+
+def _run(
+  tasks: Sequence[ShardTask], parts: str, workers: int, progress: Progress
+) -> None:
+  """Makes the parts of some shards, but for those that are there.
+
+  Raises:
+    MissingFileError, FailureError: a shard cannot be read, or a part not
+      written.
+  """
+  there = set[str]()
+  if storage.is_folder(parts):
+    there = {storage.join(parts, name) for name in storage.list_folder(parts)}
+  left = [task for task in tasks if task.part not in there]
+  total, done = len(tasks), len(tasks) - len(left)
+  if workers == 1 or len(left) < 2:
+    for task in progress(left, total, 'shards', done=done):
+      index_shard(task)
+    return
+  with ProcessPoolExecutor(
+    min(workers, len(left)), multiprocessing.get_context('spawn')
+  ) as pool:
+    futures = [pool.submit(index_shard, task) for task in left]
+    try:
+      for future in progress(as_completed(futures), total, 'shards', done=done):
+        future.result()
+    except BrokenProcessPool as error:
+      raise FailureError(
+        'a process that reads shards was killed, perhaps for want of memory: '
+        'the same command goes on from there; --workers=1 takes least.'
+      ) from error
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def index_shard(task: ShardTask) -> None:
+  """Reads a shard and writes its part.
+
+  Raises:
+    MissingFileError, FailureError: it cannot be read, or changes meanwhile; or
+      the part cannot be written.
+  """
+  digest = ''
+  if task.checksum:  # first: then the headers come from the system's cache
+    with storage.open_file(task.path) as file:
+      digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  entries = scan_shard(task.path)
+  if storage.version(task.path) != task.version:
+    raise FailureError(f'{task.path} changes while it is read.')
+  notes = {
+    'size': storage.size(task.path),
+    'version': task.version,
+    'sha256': digest,
+    'kinds': entries.kinds,
+  }
+  text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+  with storage.writing(task.part) as temporary, open(temporary, 'wb') as file:
+    np.savez(file, allow_pickle=False, rows=entries.rows, notes=text)
+
+
+def _task(path: str, parts: str, checksum: bool) -> ShardTask:
+  version = storage.version(path)
+  text = '\0'.join((path, version, str(checksum)))
+  name = hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
+  return ShardTask(
+    path, version, storage.join(parts, f'{name[:32]}.npz'), checksum
+  )
+
+
+def _read_part(path: str) -> tuple[Entries, dict[str, Any]]:
+  """Returns the entries of a part and its notes.
+
+  Raises:
+    FailureError: it is damaged.
+  """
+  try:
+    with np.load(
+      io.BytesIO(storage.read_all(path, _MAX_PART_BYTES)), allow_pickle=False
+    ) as part:
+      notes = json.loads(part['notes'].tobytes())
+      rows = part['rows']
+    kinds = [tuple(kind) for kind in notes['kinds']]
+    if rows.dtype != ENTRY:
+      raise ValueError('another dtype')
+  except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    raise FailureError(
+      f'{path}: a damaged part of an index ({error}): remove it, and the same '
+      'command makes it again.'
+    ) from error
+  return Entries(rows, kinds), notes
+
+
+def _known_shards(
+  before: TarIndex | None, root: str, names: Sequence[str], checksum: bool
+) -> dict[str, str]:
+  """Returns the versions of shards that an index has as they are, by name."""
+  if before is None or before.root != root:
+    return {}
+  shards = {shard.name: shard for shard in before.shards}
+  return {
+    name: shard.version
+    for name in names
+    if (shard := shards.get(name)) is not None
+    and (shard.sha256 or not checksum)
+    and storage.version(storage.join(root, name)) == shard.version
+  }
+
+
+def _contents(
+  names: Sequence[str],
+  tasks: Mapping[str, ShardTask],
+  known: Mapping[str, str],
+  before: TarIndex | None,
+) -> Iterator[tuple[Shard, Entries]]:
+  """Yields what is known of each shard, in order; its counts are left open."""
+  numbers = {x: i for i, x in enumerate(before.names)} if before else {}
+  for name in names:
+    if name in known:
+      assert before is not None
+      rows = before.shard_entries(numbers[name])
+      yield before.shards[numbers[name]], Entries(rows, before.kinds)
+    else:
+      entries, notes = _read_part(tasks[name].part)
+      marks = (notes[x] for x in ('size', 'version', 'sha256'))
+      yield Shard(name, *marks, counts={}), entries
+
+
+def _identity(
+  names: Sequence[str], tasks: Mapping[str, ShardTask], known: Mapping[str, str]
+) -> str:
+  """Returns a digest of the shards and their versions."""
+  digest = hashlib.sha256()
+  for name in names:
+    version = tasks[name].version if name in tasks else known[name]
+    digest.update(f'{name}\0{version}\0'.encode('utf-8', 'surrogateescape'))
+  return digest.hexdigest()[:16]
+
+
+def _write_entries(
+  path: Path, root: str, contents: Iterable[tuple[Shard, Entries]]
+) -> TarIndex:
+  """Writes the entries of all shards, and returns the index of them."""
+  kinds, shards = KindTable(), list[Shard]()
+  with open(path, 'wb') as file:
+    for shard, entries in contents:
+      rows, counts = kinds.merge(entries)
+      file.write(rows.tobytes())
+      shards.append(dataclasses.replace(shard, counts=counts))
+  return TarIndex(root, shards, kinds.kinds, EntryFile(os.fspath(path)))
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+  """Keeps other processes of this machine out of the folder of an index.
+
+  Raises:
+    UsageError: another makes this index, or the folder has other files.
+    FailureError: the folder cannot be written.
+  """
+  if storage.is_remote(folder):
+    yield
+    return
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise FailureError(
+      f'{folder}: {reason_of(error)}; --out=DIR puts the index elsewhere.'
+    ) from error
+  for name in storage.list_folder(folder):
+    if not re.fullmatch(r'index\.json|entries-\w+\.bin|parts/|\..*', name):
+      raise UsageError(
+        f'{folder} has other files, such as {name}: name a folder for the '
+        'index alone, by --out=DIR.'
+      )
+  with open_lock(os.path.join(folder, '.lock')) as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise UsageError(
+        f'another process makes the index in {folder}: wait for it.'
+      ) from error
+    yield
+
+
+def _remove_leftovers(folder: str, entries: str) -> None:
+  """Removes the parts, and the entries of an index that was replaced."""
+  for name in storage.list_folder(folder):
+    if name.startswith('entries-') and name != entries:
+      storage.remove(storage.join(folder, name))
+  parts = storage.join(folder, PARTS)
+  if storage.is_folder(parts):
+    for name in storage.list_folder(parts):
+      if name.endswith(('.npz', '.part')):
+        storage.remove(storage.join(parts, name))
+    if not storage.is_remote(parts):
+      with contextlib.suppress(OSError):
+        os.rmdir(parts)
+
+
+def check_problems(index: TarIndex, max_corrupt: int) -> None:
+  """Refuses shards with too many damaged members.
+
+  Raises:
+    FailureError: it names the first.
+  """
+  problems = Selection(index, range(PROBLEM_KIND, 256))
+  if len(problems) > max_corrupt:
+    first = '; '.join(describe_problems(index, 3))
+    raise FailureError(
+      f'{len(problems):,} damaged members, over --max_corrupt={max_corrupt}: '
+      f'{first}. What was read is kept.'
+    )
+
+
+def describe_problems(index: TarIndex, most: int) -> Iterator[str]:
+  """Yields the id of damaged members, and what is wrong with each."""
+  problems = Selection(index, range(PROBLEM_KIND, 256))
+  for number in range(min(most, len(problems))):
+    record = problems[number]
+    yield f'{index.id(record)}: {index.problem(record)}'

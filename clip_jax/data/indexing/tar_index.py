@@ -1,0 +1,457 @@
+"""The index of tar shards: any record of 10^9, without a list of them.
+
+```
+FOLDER/
+  index.json         the shards, and how many records of which kind each has
+  entries-HASH.bin   an entry of nine bytes for each record (`tar_shard.ENTRY`)
+```
+
+The folder lies beside the shards, in clip_jax_index/NAME, or where its maker
+put it. Entries are read one by one: pages of a file that is mapped into memory
+would count as the process's own, until all of the file is there.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from clip_jax.data import storage
+from clip_jax.data.indexing.tar import (
+  BLOCK,
+  MAX_HEADER_BYTES,
+  PROBLEMS,
+  members,
+  reader_of,
+)
+from clip_jax.data.indexing.tar_shard import (
+  ENTRY,
+  MAX_SHARD_BYTES,
+  PROBLEM_KIND,
+  UNKNOWN_KIND,
+  Entries,
+  Suffixes,
+  scan,
+)
+from clip_jax.errors import FailureError, MissingFileError
+from clip_jax.files import check_fields, parse_json
+
+FOLDER_NAME = 'clip_jax_index'
+MANIFEST = 'index.json'
+FORMAT = 1
+
+_MAX_MANIFEST_BYTES = 2**31
+# Remote shards whose versions are asked for when an index is opened: a request
+# each, and a collection has ten thousands.
+_REMOTE_CHECKS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """What an index says of a shard.
+
+  Attributes:
+    name: its path, relative to the root of the index.
+    size: in bytes.
+    version: changes with the content; see `storage.version`.
+    sha256: of the content, in hex; '' where only headers were read.
+    counts: the number of its entries by their kind.
+  """
+
+  name: str
+  size: int
+  version: str
+  sha256: str
+  counts: Mapping[int, int]
+
+
+class EntryFile:
+  """The entries of a stored index; each process opens the file for itself."""
+
+  def __init__(self, path: str):
+    self.path = path
+    self._descriptor: int | None = None
+
+  def read(self, first: int, count: int) -> np.ndarray:
+    """Returns entries [first, first + count), of dtype ENTRY.
+
+    Raises:
+      MissingFileError, FailureError: they cannot be read.
+    """
+    offset, length = first * ENTRY.itemsize, count * ENTRY.itemsize
+    if storage.is_remote(self.path):
+      data = storage.read_range(self.path, offset, length)
+    else:
+      if self._descriptor is None:
+        with storage.open_file(self.path) as file:
+          self._descriptor = os.dup(file.fileno())
+      data = os.pread(self._descriptor, length, offset)
+    if len(data) < length:
+      raise FailureError(f'{self.path}: cut off; make the index again.')
+    return np.frombuffer(data, ENTRY)
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {'path': self.path, '_descriptor': None}
+
+  def __del__(self):
+    if getattr(self, '_descriptor', None) is not None:
+      os.close(self._descriptor)  # pyright: ignore[reportArgumentType]
+
+
+class EntryArray:
+  """The entries of an index that is in memory."""
+
+  def __init__(self, rows: np.ndarray):
+    self._rows = rows
+
+  def read(self, first: int, count: int) -> np.ndarray:
+    """Returns entries [first, first + count), of dtype ENTRY."""
+    return self._rows[first : first + count]
+
+
+class TarIndex:
+  """Where the records of some shards lie.
+
+  Attributes:
+    root: the folder that names of shards are relative to.
+    names: of the shards, in order.
+    records: int64 [S], the entries of each shard, those of problems included.
+    kinds: the suffixes that records of each kind have.
+    identity: changes with what the index says of its shards.
+  """
+
+  def __init__(
+    self,
+    root: str,
+    shards: Sequence[Shard],
+    kinds: Sequence[Suffixes],
+    entries: EntryFile | EntryArray,
+    first_rows: np.ndarray | None = None,
+  ):
+    """Holds the shards; first_rows (int64 [S]) where their entries begin."""
+    self.root = root
+    self.names = [shard.name for shard in shards]
+    self.shards = shards
+    self.kinds = list(kinds)
+    self._entries = entries
+    self.records = np.array([sum(x.counts.values()) for x in shards], np.int64)
+    self._ends = np.cumsum(self.records)
+    starts = self._ends - self.records
+    self._first_rows = starts if first_rows is None else first_rows
+
+  def __len__(self) -> int:
+    return int(self._ends[-1]) if len(self._ends) else 0
+
+  def entry(self, index: int) -> tuple[int, np.void]:
+    """Returns the number of the shard of a record, and its entry."""
+    shard, within = self.locate(index)
+    row = int(self._first_rows[shard]) + within
+    return shard, self._entries.read(row, 1)[0]
+
+  def locate(self, index: int) -> tuple[int, int]:
+    """Returns the number of the shard of a record, and its position there."""
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    shard = int(np.searchsorted(self._ends, index, side='right'))
+    return shard, index - int(self._ends[shard] - self.records[shard])
+
+  def shard_entries(self, shard: int) -> np.ndarray:
+    """Returns all entries of a shard, of dtype ENTRY."""
+    count = int(self.records[shard])
+    return self._entries.read(int(self._first_rows[shard]), count)
+
+  def path(self, shard: int) -> str:
+    """Returns the path or URL of a shard."""
+    return storage.join(self.root, self.names[shard])
+
+  def problem(self, index: int) -> str:
+    """Returns what is wrong with a damaged member; '' of a record."""
+    _, entry = self.entry(index)
+    position = int(entry['kind']) - PROBLEM_KIND
+    if position < 0:
+      return ''
+    return PROBLEMS[position] if position < len(PROBLEMS) else 'damaged'
+
+  def id(self, index: int) -> str:
+    """Returns SHARD:KEY, or SHARD:NAME@BYTE of a damaged member.
+
+    A few blocks of the shard are read. The name is left out where they cannot
+    be, or have none.
+    """
+    number, entry = self.entry(index)
+    shard, start = self.names[number], int(entry['start']) * BLOCK
+    length = int(entry['length']) * BLOCK
+    for most in (4 * BLOCK, 2 * MAX_HEADER_BYTES):  # a long name needs more
+      try:
+        head = storage.read_range(self.path(number), start, min(most, length))
+      except FailureError:
+        break
+      member = next(members(reader_of(head), len(head)), None)
+      if member is not None and member.name:
+        parts = member.key_and_suffix()
+        if parts and entry['kind'] < PROBLEM_KIND:
+          return f'{shard}:{parts[0]}'
+        return f'{shard}:{member.name}@{start}'
+    return f'{shard}@{start}'
+
+  def counts(self, kinds: Iterable[int]) -> np.ndarray:
+    """Returns the number of entries of some kinds, int64 [S]."""
+    kinds = list(kinds)
+    return np.array(
+      [sum(x.counts.get(kind, 0) for kind in kinds) for x in self.shards],
+      np.int64,
+    )
+
+  def totals(self) -> dict[int, int]:
+    """Returns the number of all entries by their kind."""
+    totals: dict[int, int] = {}
+    for shard in self.shards:
+      for kind, count in shard.counts.items():
+        totals[kind] = totals.get(kind, 0) + count
+    return totals
+
+  def selected(self, names: Sequence[str]) -> 'TarIndex':
+    """Returns the index of some of the shards, in another order.
+
+    Raises:
+      KeyError: there is no such shard.
+    """
+    if list(names) == self.names:
+      return self
+    numbers = {name: number for number, name in enumerate(self.names)}
+    chosen = [numbers[name] for name in names]
+    return TarIndex(
+      self.root,
+      [self.shards[number] for number in chosen],
+      self.kinds,
+      self._entries,
+      self._first_rows[chosen],
+    )
+
+  def changed(self) -> tuple[list[str], list[str]]:
+    """Returns the names of shards that are not as they were indexed.
+
+    Of remote shards, no more than 64 are asked for, evenly spaced.
+
+    Returns:
+      Those that are missing or of another size, and those that are newer.
+    """
+    numbers = range(len(self.names))
+    remote = storage.is_remote(self.root)
+    if remote:
+      numbers = numbers[:: max(1, -(-len(numbers) // _REMOTE_CHECKS))]
+    paths = [self.path(number) for number in numbers]
+    if remote:
+      with ThreadPoolExecutor(16) as pool:
+        versions = list(pool.map(_version, paths))
+    else:
+      versions = [_version(path) for path in paths]
+    other, newer = [], []
+    for number, path, version in zip(numbers, paths, versions, strict=True):
+      shard = self.shards[number]
+      if version == shard.version:
+        continue
+      same_size = version and storage.size(path) == shard.size
+      (newer if same_size else other).append(shard.name)
+    return other, newer
+
+
+def _version(path: str) -> str:
+  """Returns the version of a shard; '' of a missing one."""
+  try:
+    return storage.version(path)
+  except MissingFileError:
+    return ''
+
+
+def scan_shard(path: str) -> Entries:
+  """Reads the headers of a shard.
+
+  Raises:
+    MissingFileError, FailureError: it cannot be read, or has over 2 TiB.
+  """
+  with storage.open_file(path) as file:
+    size = file.seek(0, os.SEEK_END)
+    if size > MAX_SHARD_BYTES:
+      raise FailureError(
+        f'{path}: {size:,} bytes, over the limit of {MAX_SHARD_BYTES:,}.'
+      )
+
+    def read(offset: int, length: int) -> bytes:
+      file.seek(offset)
+      return file.read(length)
+
+    return scan(read, size)
+
+
+def index_in_memory(root: str, names: Sequence[str]) -> TarIndex:
+  """Makes the index of a few shards, in order, and stores it nowhere.
+
+  Raises:
+    MissingFileError, FailureError: a shard cannot be read.
+  """
+  kinds = KindTable()
+  shards, parts = [], []
+  for name in names:
+    path = storage.join(root, name)
+    rows, counts = kinds.merge(scan_shard(path))
+    parts.append(rows)
+    size, version = storage.size(path), storage.version(path)
+    shards.append(Shard(name, size, version, '', counts))
+  rows = np.concatenate([np.empty(0, ENTRY), *parts])
+  return TarIndex(root, shards, kinds.kinds, EntryArray(rows))
+
+
+class KindTable:
+  """The kinds of records of several shards, numbered together."""
+
+  def __init__(self, kinds: Sequence[Suffixes] = ()):
+    """Begins with the kinds that have a number."""
+    self.kinds = list(kinds)
+    self._numbers = {suffixes: i for i, suffixes in enumerate(kinds)}
+
+  def merge(self, entries: Entries) -> tuple[np.ndarray, dict[int, int]]:
+    """Returns a shard's entries with the common numbers, and their counts."""
+    numbers = np.arange(256, dtype=np.uint8)
+    own_kinds, firsts = np.unique(entries.rows['kind'], return_index=True)
+    # By their first records: an index that grew is one that was made at once.
+    for own in own_kinds[np.argsort(firsts)].tolist():
+      if own < len(entries.kinds):
+        numbers[own] = self._number(entries.kinds[own])
+    rows = entries.rows.copy()
+    rows['kind'] = numbers[rows['kind']]
+    counts = np.bincount(rows['kind'], minlength=1)
+    return rows, {int(k): int(counts[k]) for k in np.flatnonzero(counts)}
+
+  def _number(self, suffixes: Suffixes) -> int:
+    if suffixes not in self._numbers:
+      if len(self.kinds) == UNKNOWN_KIND:
+        return UNKNOWN_KIND
+      self._numbers[suffixes] = len(self.kinds)
+      self.kinds.append(suffixes)
+    return self._numbers[suffixes]
+
+
+def to_manifest(index: TarIndex, root: str, entries: str) -> dict[str, Any]:
+  """Returns what `read_index` reads, as JSON has it.
+
+  Args:
+    root: of the shards, relative to the folder of the index where it may be.
+    entries: the name of the file of the entries.
+  """
+  shards = index.shards
+  return {
+    'format': FORMAT,
+    'root': root,
+    'entries': entries,
+    'kinds': [list(kind) for kind in index.kinds],
+    'shards': {
+      'name': index.names,
+      'size': [shard.size for shard in shards],
+      'version': [shard.version for shard in shards],
+      'sha256': [shard.sha256 for shard in shards],
+    },
+    # By kind, a number for each shard.
+    'counts': {
+      str(kind): index.counts([kind]).tolist() for kind in index.totals()
+    },
+  }
+
+
+def read_index(folder: str) -> TarIndex | None:
+  """Opens the index in a folder; returns None where there is none.
+
+  Raises:
+    FailureError: it is damaged, or of another version of this program.
+  """
+  path = storage.join(folder, MANIFEST)
+  if not storage.exists(path):
+    return None
+  content = parse_json(storage.read_all(path, _MAX_MANIFEST_BYTES), path)
+  fields = {
+    'format': int, 'root': str, 'entries': str, 'kinds': list,
+    'shards': dict, 'counts': dict,
+  }  # fmt: skip
+  check_fields(path, content, fields)
+  if content['format'] != FORMAT:
+    raise FailureError(
+      f'{path}: an index of format {content["format"]}, and this program '
+      f'reads {FORMAT}: remove the folder, and make it again.'
+    )
+  try:
+    shards, kinds = _parse(content)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise _damaged(folder, repr(error)) from error
+  entries = storage.join(folder, os.path.basename(content['entries']))
+  root = content['root']
+  if not storage.is_remote(root) and not os.path.isabs(root):
+    up, base = 0, folder.rstrip('/')
+    while root == '..' or root.startswith('../'):
+      root, up = root[3:], up + 1
+      base = storage.folder_of(base)
+    root = storage.join(base, root) if root else base
+  index = TarIndex(root, shards, kinds, EntryFile(entries))
+  if storage.size(entries) != len(index) * ENTRY.itemsize:
+    raise _damaged(folder, f'{entries} has another size')
+  return index
+
+
+def _parse(content: dict[str, Any]) -> tuple[list[Shard], list[Suffixes]]:
+  """Returns the shards and kinds of a manifest.
+
+  Raises:
+    KeyError, TypeError, ValueError, AttributeError: it is damaged.
+  """
+  table = content['shards']
+  counts: list[dict[int, int]] = [{} for _ in table['name']]
+  for kind, numbers in content['counts'].items():
+    if not 0 <= int(kind) < 256 or len(numbers) != len(counts):
+      raise ValueError(f'counts of {kind}')
+    for own, number in zip(counts, numbers, strict=True):
+      if number < 0:
+        raise ValueError(f'counts of {kind}')
+      if number:
+        own[int(kind)] = int(number)
+  columns = (table[x] for x in ('name', 'size', 'version', 'sha256'))
+  shards = [
+    Shard(str(name), int(size), str(version), str(sha256), own)
+    for name, size, version, sha256, own in zip(*columns, counts, strict=True)
+  ]
+  kinds = [tuple(map(str, kind)) for kind in content['kinds']]
+  if len(kinds) > PROBLEM_KIND:
+    raise ValueError(f'{len(kinds)} kinds')
+  return shards, kinds
+
+
+def _damaged(folder: str, reason: str) -> FailureError:
+  return FailureError(
+    f'{folder}: a damaged index ({reason}): remove the folder, and make it '
+    'again.'
+  )
+
+
+def common_root(paths: Sequence[str]) -> str:
+  """Returns the folder that all of some files are in, at any depth.
+
+  It is absolute, or a URL.
+  """
+  if not storage.is_remote(paths[0]):
+    return os.path.commonpath(
+      [os.path.dirname(os.path.abspath(x)) for x in paths]
+    )
+  first, last = min(paths).split('/')[:-1], max(paths).split('/')[:-1]
+  pairs = zip(first, last, strict=False)
+  return '/'.join(
+    x for x, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+  )
+
+
+def relative_names(root: str, paths: Sequence[str]) -> list[str]:
+  """Returns paths relative to the folder that they are in."""
+  if storage.is_remote(root):
+    return [path.removeprefix(f'{root}/') for path in paths]
+  return [os.path.relpath(os.path.abspath(path), root) for path in paths]

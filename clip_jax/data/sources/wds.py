@@ -1,0 +1,303 @@
+"""Reads `wds:PATTERN`: tar shards as WebDataset and img2dataset write them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from clip_jax.data import storage
+from clip_jax.data.decoding import CorruptImageError
+from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
+from clip_jax.data.indexing.find import open_index
+from clip_jax.data.indexing.selection import Selection
+from clip_jax.data.indexing.tar import BLOCK, MAX_MEMBER_BYTES, PROBLEMS
+from clip_jax.data.indexing.tar_shard import (
+  PROBLEM_KIND,
+  TarRecord,
+  read_record,
+)
+from clip_jax.data.sources import Record, Spec
+from clip_jax.data.sources.base import DEFAULT_CAPTIONS, Source, sample_indices
+from clip_jax.data.sources.columns import (
+  label_captions,
+  require_columns,
+  texts_of,
+)
+from clip_jax.errors import FailureError, plural, quote_first
+from clip_jax.files import parse_json
+
+# Members that are read where no column is named: the first that a data set has.
+_TEXTS = ('txt', 'caption', 'text')
+_JSON = ('json', 'jsn')
+_LABELS = ('cls', 'class')
+# CLIP_benchmark's names of labels, one a line, beside the shards or above.
+_NAMES = 'classnames.txt'
+# Records that are read to learn which fields their JSON has.
+_SAMPLE = 16
+
+
+class WdsSource(Source):
+  """The records of tar shards, with random access through an index.
+
+  A record is a run of members with one key, the path up to the first dot of the
+  file's name. Its image is the first member that is one by its content. Columns
+  of captions are suffixes of members (txt) or, where no member has such a
+  suffix, fields of the JSON member. Each damaged member is a corrupt record.
+  The id is SHARD:KEY, and SHARD:NAME@BYTE of what is damaged.
+  """
+
+  def __init__(self, spec: Spec, captions: tuple[str, ...]):
+    """Opens the index, or makes one in memory of a few shards.
+
+    Args:
+      captions: see `open_source`; the default is the first of txt, caption and
+        text that the data have, or else the field caption of their JSON.
+    Raises:
+      UsageError: nothing matches, no record has a column, or the shards are too
+        many to be read without an index.
+      FailureError: a shard or the index cannot be read.
+    """
+    self.spec = spec.text
+    self._index, notices = open_index(spec)
+    if not len(self):
+      raise spec.error('no records in its shards')
+    self._suffixes = {name for kind in self._index.kinds for name in kind}
+    fields = self._sample_fields()
+    if self._suffixes & {*_LABELS}:
+      self.label_names = self._read_label_names()
+    if captions == DEFAULT_CAPTIONS:
+      texts = [name for name in _TEXTS if name in self._suffixes]
+      self._columns = tuple(texts[:1] or fields & {*DEFAULT_CAPTIONS})
+    else:
+      self._columns = tuple(name.removeprefix('.') for name in captions)
+      require_columns(spec, self._columns, self._suffixes | fields)
+    if not self._columns and not self.label_names:
+      columns = sorted(fields) or sorted(self._suffixes)
+      self.remedy = f'name columns of captions, of {", ".join(columns)}'
+    self.notices = (*notices, *self._describe_problems())
+    self.notices += tuple(self._describe_uncaptioned())
+
+  def _sample_fields(self) -> set[str]:
+    """Returns the fields of the JSON of some records, evenly spaced."""
+    fields = set[str]()
+    if not self._suffixes & {*_JSON}:
+      return fields
+    for index in sample_indices(len(self), _SAMPLE):
+      try:
+        fields |= _json_of(*self._read(index)).keys()
+      except CorruptImageError:
+        continue
+    return fields
+
+  def _read_label_names(self) -> tuple[str, ...] | None:
+    """Returns the lines of the file of names, if there is one."""
+    root = self._index.root
+    for folder in (root, storage.folder_of(root)):
+      path = storage.join(folder, _NAMES)
+      if storage.exists(path):
+        text = storage.read_all(path, 2**24).decode('utf-8-sig', 'replace')
+        return tuple(line.strip() for line in text.strip().splitlines())
+    return None
+
+  def _describe_problems(self) -> Iterator[str]:
+    """Yields a line about the damaged members of the shards."""
+    totals = self._index.totals()
+    kinds = sorted(kind for kind in totals if kind >= PROBLEM_KIND)
+    if kinds:
+      reasons = '; '.join(
+        f'{totals[kind]:,} x {PROBLEMS[kind - PROBLEM_KIND].partition(":")[0]}'
+        for kind in kinds
+      )
+      yield (
+        f'data {self.spec!r}: damaged members, which count as corrupt records: '
+        f'{reasons} ({self._first_ids(kinds)})'
+      )
+
+  def _describe_uncaptioned(self) -> Iterator[str]:
+    """Yields a line about the records that are known to have no caption."""
+    kinds = self._kinds_without_captions()
+    count = len(Selection(self._index, kinds))
+    if count and self._columns:
+      yield (
+        f'data {self.spec!r}: {count:,} of {plural(len(self), "record")} '
+        f'without {" or ".join(self._columns)} ({self._first_ids(kinds)})'
+      )
+
+  def _first_ids(self, kinds: Sequence[int]) -> str:
+    selection = Selection(self._index, kinds)
+    first = [self.id(selection[i]) for i in range(min(3, len(selection)))]
+    return quote_first(first, len(selection))
+
+  def _kinds_without_captions(self) -> list[int]:
+    """Returns the kinds of sound records that have no caption."""
+    columns = {*self._columns}
+    if columns - self._suffixes:  # some are fields of the JSON
+      columns.update(_JSON)
+    if self._labels_are_captions:
+      columns.update(_LABELS)
+    return [
+      number
+      for number, suffixes in enumerate(self._index.kinds)
+      if not columns & {*suffixes}
+    ]
+
+  @property
+  def _labels_are_captions(self) -> bool:
+    return not self._columns and self.label_names is not None
+
+  def __len__(self) -> int:
+    return len(self._index)
+
+  def captioned(self) -> Sequence[int] | None:
+    without = self._kinds_without_captions()
+    if not len(Selection(self._index, without)):
+      return None
+    return Selection(self._index, sorted({*range(256)} - {*without}))
+
+  def has_captions(self) -> bool:
+    if not self._columns and not self._labels_are_captions:
+      return False
+    return super().has_captions()
+
+  def outline(self) -> Iterator[str]:
+    """Yields a line about the captions, and one for each shard."""
+    yield repr((self._columns, self.label_names))
+    for shard in self._index.shards:
+      yield repr((shard.name, shard.size, shard.sha256 or shard.version))
+
+  def id(self, index: int) -> str:
+    return self._index.id(index)
+
+  def captions(self, index: int) -> list[str]:
+    try:
+      return self._captions(*self._read(index))
+    except CorruptImageError:
+      return []
+
+  def __getitem__(self, index: int) -> Record:
+    span, tar_record = self._read(index)
+    number, _ = self._index.locate(index)
+    record: Record = {
+      'id': f'{self._index.names[number]}:{tar_record.key}',
+      'image': _image_of(span, tar_record),
+      'caption': self._captions(span, tar_record),
+    }
+    label = self._label(span, tar_record)
+    if label is not None:
+      record['label'] = label
+    return record
+
+  def _read(self, index: int) -> tuple[bytes, TarRecord]:
+    """Returns the bytes of a record and its members in them.
+
+    Raises:
+      CorruptImageError: it is damaged, or not what the index says.
+      FailureError: its shard cannot be read.
+    """
+    number, entry = self._index.entry(index)
+    if entry['kind'] >= PROBLEM_KIND:
+      raise CorruptImageError(self._index.problem(index))
+    length = int(entry['length']) * BLOCK
+    if length > 2 * MAX_MEMBER_BYTES + BLOCK:
+      raise CorruptImageError('larger than any record: a damaged index')
+    path, start = self._index.path(number), int(entry['start']) * BLOCK
+    span = storage.read_range(path, start, length)
+    record = read_record(span)
+    if not record.members:
+      raise CorruptImageError('no record where the index has one')
+    return span, record
+
+  def _captions(self, span: bytes, record: TarRecord) -> list[str]:
+    """Returns the texts of the columns that a record has.
+
+    Raises:
+      CorruptImageError: one is not UTF-8, or the JSON is damaged.
+    """
+    if self._labels_are_captions:
+      label = self._label(span, record)
+      return label_captions(
+        self.label_names or (), [-1 if label is None else label]
+      )
+    cells: list[Any] = []
+    for name in self._columns:
+      if name in record.members:
+        cells.append(_content(span, record, name))
+      elif name not in self._suffixes:
+        value = _json_of(span, record).get(name)
+        cell = value if isinstance(value, list) else [value or '']
+        if not all(isinstance(x, str) for x in cell):
+          raise CorruptImageError(f'its field {name!r} holds no texts')
+        cells.append(cell)
+    try:
+      texts = texts_of(cells)
+      ''.join(texts).encode()
+    except UnicodeError as error:
+      raise CorruptImageError(f'a caption is not UTF-8: {error}') from error
+    return [text.strip() for text in texts if text.strip()]
+
+  def _label(self, span: bytes, record: TarRecord) -> int | None:
+    """Returns the label of a record that has one.
+
+    Raises:
+      CorruptImageError: it is no label of this data set.
+    """
+    value: Any = None
+    for name in _LABELS:
+      if name in record.members:
+        value = _content(span, record, name).decode('utf-8', 'replace').strip()
+        break
+    else:
+      if {*_JSON} & record.members.keys():
+        value = _json_of(span, record).get('label')
+      if not isinstance(value, int):
+        return None
+    names = self.label_names or ()
+    if value in names:
+      return names.index(value)
+    try:
+      label = int(value)
+    except ValueError:
+      raise CorruptImageError(f'its label {value!r} is no number') from None
+    if label < 0 or (names and label >= len(names)):
+      raise CorruptImageError(f'its label {label} has no name')
+    return label
+
+
+def _content(span: bytes, record: TarRecord, suffix: str) -> bytes:
+  member = record.members[suffix]
+  return span[member.data : member.data + member.size]
+
+
+def _image_of(span: bytes, record: TarRecord) -> bytes:
+  """Returns the image: by its content and its suffix, or by one of them.
+
+  Raises:
+    CorruptImageError: no member is one.
+  """
+  by_content = [
+    suffix
+    for suffix, member in record.members.items()
+    if format_of(span[member.data : member.data + HEAD_BYTES])
+  ]
+  by_suffix = [x for x in record.members if f'.{x}' in PLAIN_SUFFIXES]
+  both = [suffix for suffix in by_suffix if suffix in by_content]
+  for suffix in (*both, *by_suffix, *by_content):
+    return _content(span, record, suffix)
+  names = ', '.join(sorted(record.members))
+  raise CorruptImageError(f'no image among its members ({names})')
+
+
+def _json_of(span: bytes, record: TarRecord) -> dict[str, Any]:
+  """Returns the JSON object of a record; an empty one where there is none.
+
+  Raises:
+    CorruptImageError: it is damaged.
+  """
+  for name in _JSON:
+    if name in record.members:
+      try:
+        content = parse_json(_content(span, record, name), f'its {name}')
+      except FailureError as error:
+        raise CorruptImageError(str(error)) from error
+      if not isinstance(content, dict):
+        raise CorruptImageError(f'its {name} holds no object')
+      return content
+  return {}
