@@ -150,4 +150,3 @@ def _notices(spec: Spec, newer: Sequence[str]) -> tuple[str, ...]:
     'they are no copies, make the index again; clip-jax data index --verify '
     'tells',
   )
-
