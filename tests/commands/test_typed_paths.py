@@ -77,7 +77,7 @@ def test_a_flag_takes_a_path_or_is_known_not_to(command, name, home):
     assert given == 'gs://bucket/x'
   elif flag.flag_type() in ('string', 'multi string', 'comma separated list'):
     known = _NO_PATHS | _HELD
-    assert name in known, f'--{name} of {verb}: define_path, or say why not'
+    assert name in known, f'--{name} of {command}: define_path, or say why not'
 
 
 @pytest.mark.parametrize(
