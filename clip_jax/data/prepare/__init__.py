@@ -1,0 +1,1 @@
+"""Makes data sets of data sets, in stages of independent tasks."""

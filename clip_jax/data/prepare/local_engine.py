@@ -1,0 +1,68 @@
+"""Runs jobs in processes of this machine; see `engine`."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from clip_jax.data.prepare.engine import Job
+
+
+def run(jobs: Sequence[Job], workers: int) -> Iterator[str]:
+  """Runs jobs and yields '' for each that is done, or why it failed.
+
+  Closing the iterator ends the processes at once. One worker is this process.
+  """
+  if workers == 1:
+    yield from (job.run() for job in jobs)
+    return
+  # Forked processes would inherit the locks of JAX's and Arrow's threads.
+  context = multiprocessing.get_context('spawn')
+  pipe: Any = context.Pipe(duplex=False)
+  reader, writer = pipe
+  pool = futures.ProcessPoolExecutor(workers, context, _start_worker, (reader,))
+  waiting = iter(jobs)
+  running: dict[futures.Future[str], Job] = {}
+  try:
+    while True:
+      # A task more than workers, so that none of them has to wait for us.
+      while len(running) <= workers and (job := next(waiting, None)):
+        running[pool.submit(job.run)] = job
+      if not running:
+        break
+      done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+      for future in done:
+        yield future.result()
+        del running[future]
+    pool.shutdown()
+  except BrokenProcessPool:
+    names = ', '.join(job.name for job in list(running.values())[:workers])
+    yield (
+      'a worker process was killed, as by the system where memory runs out '
+      f'(use fewer --workers then), during one of {names}.'
+    )
+  finally:
+    writer.close()  # ends the workers
+    pool.shutdown(cancel_futures=True)
+    reader.close()
+
+
+def _start_worker(reader: Any) -> None:
+  """Makes a worker end as soon as the process that started it is gone.
+
+  A pool's worker would wait for tasks for ever, as it holds both ends of the
+  queue. The other end of this pipe is held by the first process alone.
+  """
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the first process
+
+  def watch() -> None:
+    try:
+      reader.recv_bytes()
+    except (EOFError, OSError):
+      os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,61 @@
+"""Runs jobs on Ray Data, on this machine; see `engine`."""
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from clip_jax.data.prepare.engine import Job
+from clip_jax.errors import UsageError, one_line
+
+# It holds pickled jobs and reasons alone, and Ray wants this much at least.
+_OBJECT_STORE_BYTES = 100 * 2**20
+_MAX_BLOCKS = 1_000
+
+
+def run(jobs: Sequence[Job], workers: int) -> Iterator[str]:
+  """Runs jobs and yields '' for each that is done, or why it failed.
+
+  Ray listens on the loopback interface alone.
+
+  Args:
+    workers: processes.
+  Raises:
+    UsageError: Ray is not installed.
+  """
+  os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+  try:
+    import ray  # pyright: ignore[reportMissingImports]
+    import ray.data  # pyright: ignore[reportMissingImports]
+  except ImportError as error:
+    raise UsageError(
+      '--engine=ray needs an extra: pip install ".[ray]"'
+    ) from error
+
+  ray.init(
+    address='local',
+    num_cpus=workers,
+    include_dashboard=False,
+    object_store_memory=_OBJECT_STORE_BYTES,
+    log_to_driver=False,
+    logging_level=logging.ERROR,
+    _node_ip_address='127.0.0.1',
+  )
+  try:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    rows = [{'job': pickle.dumps(job)} for job in jobs]
+    data = ray.data.from_items(
+      rows, override_num_blocks=min(len(jobs), _MAX_BLOCKS)
+    )
+    for row in data.map(_run_job).iter_rows():
+      yield row['reason']
+  except ray.exceptions.RayError as error:
+    yield f'Ray: {type(error).__name__}: {one_line(str(error))}'
+  finally:
+    ray.shutdown()
+
+
+def _run_job(row: dict[str, Any]) -> dict[str, str]:
+  return {'reason': pickle.loads(row['job']).run()}
