@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_jax.data import storage
-from clip_jax.data.indexing.find import find_shards, stored_in
+from clip_jax.data.indexing.find import find_shards, stored_beside, stored_in
 from clip_jax.data.indexing.selection import Selection
 from clip_jax.data.indexing.tar_index import (
   FOLDER_NAME,
@@ -174,19 +174,15 @@ def existing_index(spec: Spec, folder: str | None) -> tuple[str, TarIndex]:
   Raises:
     UsageError: there is none.
   """
-  folder = folder or folder_of_index(spec)
-  index = read_index(folder)
-  if index is None:
-    raise UsageError(f'{folder}: no index; without --verify it is made.')
-  return folder, index
-
-
-def folder_of_index(spec: Spec) -> str:
-  """Returns the folder of a SPEC's index: itself, or one beside its shards."""
-  if stored_in(spec) is not None:
-    return spec.location
-  root, _, _ = find_shards(spec)
-  return default_folder(spec, root)
+  index = read_index(folder) if folder else stored_in(spec)
+  if index is not None:
+    return folder or spec.location, index
+  if not folder:
+    root, names, _ = find_shards(spec)
+    for beside in stored_beside(root, names):
+      return beside
+  where = folder or 'beside the shards'
+  raise spec.error(f'no index {where}; without --verify it is made')
 
 
 def default_folder(spec: Spec, root: str) -> str:

@@ -1,7 +1,8 @@
 """Finds the index of the shards that a SPEC names, or makes one in memory."""
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from clip_jax.data import storage
 from clip_jax.data.indexing.tar_index import (
@@ -39,17 +40,7 @@ def open_index(spec: Spec) -> tuple[TarIndex, tuple[str, ...]]:
     return index, _notices(spec, newer)
   root, names, notices = find_shards(spec)
   stale = ''
-  for folder in _index_folders(root):
-    index = read_index(folder)
-    if index is None:
-      continue
-    own_names = relative_names(
-      index.root, [storage.join(root, name) for name in names]
-    )
-    try:
-      index = index.selected(own_names)
-    except KeyError:
-      continue
+  for folder, index in stored_beside(root, names):
     other, newer = index.changed()
     if not other:
       return index, (*notices, *_notices(spec, newer))
@@ -109,15 +100,23 @@ def find_shards(spec: Spec) -> tuple[str, list[str], tuple[str, ...]]:
   return root, relative_names(root, paths), notices
 
 
-def _index_folders(root: str) -> list[str]:
-  """Returns the folders beside shards, and one above, that may be indexes."""
-  folders = []
+def stored_beside(
+  root: str, names: Sequence[str]
+) -> Iterator[tuple[str, TarIndex]]:
+  """Yields the indexes beside some shards, or one folder above, and their
+  folders: those that have all of the shards, of which each is the index.
+  """
+  paths = [storage.join(root, name) for name in names]
   for parent in dict.fromkeys((root, storage.folder_of(root))):
     folder = storage.join(parent, FOLDER_NAME)
-    if storage.is_folder(folder):
-      names = storage.list_folder(folder)
-      folders += [storage.join(folder, x[:-1]) for x in names if x[-1:] == '/']
-  return folders
+    if not storage.is_folder(folder):
+      continue
+    for name in storage.list_folder(folder):
+      own = storage.join(folder, name.rstrip('/'))
+      index = read_index(own) if name.endswith('/') else None
+      if index is not None:
+        with contextlib.suppress(KeyError):
+          yield own, index.selected(relative_names(index.root, paths))
 
 
 def _sizes_up_to(limit: int, paths: Sequence[str]) -> list[int]:

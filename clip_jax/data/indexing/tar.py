@@ -118,6 +118,8 @@ def members(read: Read, size: int) -> Iterator[Member]:
   if read(0, 6).startswith(_COMPRESSED):
     yield Member('', 0, size, 0, COMPRESSED)
     return
+  if not size:
+    yield Member('', 0, 0, 0, CUT_OFF)
   position = 0
   extension: _Extension | None = None
   while position < size:

@@ -1,7 +1,10 @@
 """Tar archives for tests, as bytes, and the records that they should have."""
 
+import gzip
 import io
 import tarfile
+
+from hypothesis import strategies as st
 
 from tests.data.pictures import picture
 
@@ -47,3 +50,32 @@ def pairs(count: int, first: int = 0) -> dict[str, bytes]:
     members[f'{i:04}.png'] = png(i)
     members[f'{i:04}.txt'] = f'caption {i}'.encode()
   return members
+
+
+def _parts() -> list[bytes]:
+  return [
+    archive(pairs(2)),
+    unmarked(archive(pairs(1, 5))),
+    archive({'x' * 150 + '.png': b'1'}, format=tarfile.GNU_FORMAT),
+    archive({'é' * 90 + '.png': b'1'}, format=tarfile.PAX_FORMAT),
+    archive({'5.json': b'{"caption": "x"}', '5.cls': b'3', '5.gif': b'GIF'}),
+    special('sparse.png', tarfile.GNUTYPE_SPARSE, size=512),
+    special('link.png', tarfile.SYMTYPE, linkname='/etc/passwd'),
+    special('huge.png', tarfile.REGTYPE, size=2**32),
+    special('../up.png', tarfile.REGTYPE),
+    gzip.compress(archive(pairs(1))),
+    bytes(1024),
+  ]
+
+
+@st.composite
+def damaged_archives(draw: st.DrawFn) -> bytes:
+  """Sound and odd archives, joined, with some bytes changed, and cut off."""
+  part = st.one_of(st.sampled_from(_parts()), st.binary(max_size=1500))
+  content = bytearray(b''.join(draw(st.lists(part, max_size=4))))
+  for _ in range(draw(st.integers(0, 6))):
+    if content:
+      content[draw(st.integers(0, len(content) - 1))] = draw(
+        st.integers(0, 255)
+      )
+  return bytes(content[: draw(st.integers(0, len(content)))])
