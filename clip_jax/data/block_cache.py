@@ -16,8 +16,8 @@ import uuid
 import zlib
 from collections.abc import Callable
 
-from clip_jax.errors import UsageError, print_warnings, reason_of
-from clip_jax.files import expand_path, open_lock
+from clip_jax.errors import FailureError, UsageError, print_warnings, reason_of
+from clip_jax.files import expand_path, open_lock, replacing
 
 FOLDER_VARIABLE = 'CLIP_JAX_CACHE_DIR'
 SIZE_VARIABLE = 'CLIP_JAX_CACHE_GB'
@@ -72,6 +72,40 @@ def read(
       _store(folder, _path(folder, key, index), block, limit)
   data = b''.join(block for block in blocks.values() if block is not None)
   return data[start - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
+
+
+def whole_file(
+  name: str, key: str, file_bytes: int, copy: Callable[[str], None]
+) -> str:
+  """Returns the path of a whole file that is kept; copies it where it is not.
+
+  Args:
+    name: of the file, for errors.
+    key, file_bytes: as in `read`.
+    copy: writes the file to a path.
+  Raises:
+    FailureError: the cache is too small, or cannot be written.
+  """
+  limit, folder = _limit(), _folder()
+  if file_bytes > limit * _KEEP:
+    raise FailureError(
+      f'{name}: {file_bytes / 1e9:.2f} GB, of which a copy is read: '
+      f'{SIZE_VARIABLE}={limit / 1e9:g} is too small for it.'
+    )
+  path = _path(folder, key, -1)
+  try:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open_lock(os.path.join(folder, f'copying.{path[-2:]}')) as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)  # one process copies a file
+      if os.path.exists(path) and os.path.getsize(path) == file_bytes:
+        os.utime(path)
+        return path
+      with replacing(path) as temporary:
+        copy(os.fspath(temporary))
+  except OSError as error:
+    raise FailureError(f'{path}: {reason_of(error)}.') from error
+  _count(folder, file_bytes, limit)
+  return path
 
 
 def _limit() -> int:
@@ -149,8 +183,13 @@ def _store(folder: str, path: str, block: bytes, limit: int) -> None:
       print_warnings(
         [f'{folder}: blocks cannot be kept there ({reason_of(error)}).']
       )
+  _count(folder, len(block), limit)
+
+
+def _count(folder: str, size: int, limit: int) -> None:
+  """Counts what was written, and looks at the whole folder once in a while."""
   with _lock:
-    written = _written.get(folder, limit) + len(block)
+    written = _written.get(folder, limit) + size
     look = written >= limit * _LOOK_AFTER
     _written[folder] = 0 if look else written
   if look:

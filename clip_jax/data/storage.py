@@ -274,6 +274,30 @@ def open_file(path: str | os.PathLike) -> io.BufferedReader:
   return open_regular(path)
 
 
+def local_copy(path: str | os.PathLike) -> str:
+  """Returns a path at which a library can open a file, until others need room.
+
+  A remote file is copied whole into the cache of blocks, and counts there as
+  they do; a local one is where it is. Open it at once: it may go at any time.
+
+  Raises:
+    MissingFileError, FailureError: it is not there, cannot be read, or is
+      larger than the cache.
+  """
+  path = os.fspath(path)
+  if not is_remote(path):
+    open_regular(path).close()
+    return path
+  status = _status(path)
+
+  def copy(temporary: str) -> None:
+    _on_store(path, lambda fs, name: fs.get_file(name, temporary))
+
+  return block_cache.whole_file(
+    path, f'{path}\0{status.version}', status.size, copy
+  )
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[Path]:
   """Gives a temporary local path; once the block ends well, puts it at `path`.

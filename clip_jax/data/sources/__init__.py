@@ -34,8 +34,8 @@ class Scheme(NamedTuple):
   """How the data sets of a scheme are read.
 
   Attributes:
-    source_class: the name of the class, in the scheme's own module of this
-      package, which is imported when it is used.
+    source_class: the name of the class, or of a function that makes one, in the
+      scheme's own module of this package, which is imported when it is used.
     is_path: whether locations are paths, whose names may hold a '#'.
     extra: of this package, which installs what the module imports; '' where
       that is always there.
@@ -51,6 +51,7 @@ SCHEMES = {
   'folder': Scheme('FolderSource', is_path=True),
   'csv': Scheme('CsvSource', is_path=True),
   'parquet': Scheme('ParquetSource', is_path=True, extra='parquet'),
+  'arrayrecord': Scheme('open_array_records', is_path=True),
   'hf': Scheme('HfSource', is_path=True, extra='parquet'),
   'wds': Scheme('WdsSource', is_path=True),
 }

@@ -22,8 +22,8 @@ from clip_jax.data.sources.columnar import (
   Chunk,
   ChunkedFiles,
   reason_of_damage,
-  refuse_all,
 )
+from clip_jax.data.sources.shard_files import refuse_all
 from clip_jax.errors import FailureError, plural
 
 _FILE_MARK = b'ARROW1\0\0'

@@ -12,7 +12,7 @@ import os
 import posixpath
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from clip_jax.data.decoding import CorruptImageError, MissingImageError
 from clip_jax.data.sources import Record, Source, Spec
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
 from clip_jax.data.sources.columns import require_columns, words
+from clip_jax.data.sources.shard_files import short_names
 from clip_jax.errors import FailureError, MissingFileError
 from clip_jax.files import is_url, parse_json
 
@@ -186,7 +187,7 @@ class ColumnarSource(Source):
     first = np.searchsorted(files.chunk_files, np.arange(len(files.paths)))
     starts = np.concatenate([[0], self._ends])
     self._file_starts = starts[first]
-    self._names = _short_names(files.paths)
+    self._names = short_names(files.paths)
     self._kept = _Kept()
     self._numbers: dict[str, int] | None = None
     if columns.label and self.label_names is None:
@@ -317,18 +318,6 @@ class _Kept:
           old, _ = self._chunks.popitem(last=False)
           del self._bytes[old]
     return chunk
-
-
-def _short_names(paths: Sequence[str]) -> list[str]:
-  """Returns the files' names, with the folders in which they differ."""
-  parts = [path.split('/') for path in paths]
-  first, last = min(parts), max(parts)  # all others lie between
-  common = 0
-  while common < min(len(first), len(last)) - 1:
-    if first[common] != last[common]:
-      break
-    common += 1
-  return ['/'.join(names[common:]) for names in parts]
 
 
 def _check_type(
@@ -462,30 +451,3 @@ def _label_names(features: Any, label: str) -> tuple[str, ...] | None:
 def reason_of_damage(error: BaseException) -> str:
   """Returns the first line of what pyarrow says of a damaged file."""
   return (str(error) or repr(error)).splitlines()[0].rstrip('.')
-
-
-def refuse_all(spec: Spec, reasons: Mapping[str, str]) -> NoReturn:
-  """Refuses data of which no file can be read.
-
-  Args:
-    reasons: by path.
-  """
-  path, reason = next(iter(reasons.items()))
-  raise spec.error(f'no file can be read; {path}: {reason}')
-
-
-def files_below(folder: str, suffix: str, depth: int = 8) -> list[str]:
-  """Returns the paths of the files below a folder with a suffix, sorted.
-
-  Names that begin with '.' or '_' are other programs' own.
-  """
-  paths = []
-  for name in storage.list_folder(folder):
-    if name.startswith(('.', '_')):
-      continue
-    path = storage.join(folder, name.rstrip('/'))
-    if not name.endswith('/'):
-      paths += [path] if name.lower().endswith(suffix) else []
-    elif depth:
-      paths += files_below(path, suffix, depth - 1)
-  return paths

@@ -15,10 +15,10 @@ from clip_jax.data.sources import Spec
 from clip_jax.data.sources.arrow_files import ArrowFiles
 from clip_jax.data.sources.columnar import (
   ColumnarSource,
-  files_below,
   find_columns,
 )
 from clip_jax.data.sources.parquet import ParquetFiles, large_groups
+from clip_jax.data.sources.shard_files import files_below
 from clip_jax.errors import FailureError, MissingFileError, UsageError
 from clip_jax.files import MAX_TEXT_BYTES, check_fields, parse_json
 

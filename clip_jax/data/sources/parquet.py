@@ -15,7 +15,6 @@ import io
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_jax.data import storage
-from clip_jax.data.decoding import CorruptImageError, first_reasons
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Spec
 from clip_jax.data.sources.columnar import (
   DAMAGE,
@@ -31,14 +30,12 @@ from clip_jax.data.sources.columnar import (
   Chunk,
   ChunkedFiles,
   ColumnarSource,
-  files_below,
   find_columns,
   reason_of_damage,
-  refuse_all,
 )
-from clip_jax.errors import FailureError, UsageError, plural
+from clip_jax.data.sources.shard_files import list_files, read_each
+from clip_jax.errors import FailureError, UsageError
 
-_THREADS = 16  # that read footers
 _MAXDAMAGED_FILES = 100  # then the data are refused
 _MAX_GROUP_VALUES = 2**24  # of a column
 _MAX_ROWS = 2**40
@@ -61,7 +58,7 @@ class ParquetSource(ColumnarSource):
       UsageError: there are none, none can be read, or a column is missing or of
         another type.
     """
-    files = ParquetFiles(spec, parquet_paths(spec))
+    files = ParquetFiles(spec, list_files(spec, '.parquet'))
     columns = find_columns(spec, files.schema, captions)
     super().__init__(spec, files, columns)
     self.notices += large_groups(spec, files, columns.image)
@@ -90,33 +87,6 @@ def large_groups(
   )
 
 
-def parquet_paths(spec: Spec) -> list[str]:
-  """Returns the Parquet files that a SPEC names, sorted; `#split` is a folder.
-
-  Of a folder these are all below it with the suffix .parquet; files whose
-  names begin with '.' or '_' are other programs' own.
-
-  Raises:
-    UsageError: there are none.
-  """
-  location = spec.location
-  if spec.split:
-    location = storage.join(location, spec.split)
-  try:
-    paths = storage.expand(location)
-  except UsageError as error:
-    raise spec.error(str(error).rstrip('.')) from error
-  files: list[str] = []
-  for path in paths:
-    if storage.is_folder(path):
-      files += files_below(path, '.parquet')
-    else:
-      files.append(path)
-  if not files:
-    raise spec.error(f'no .parquet file in {location}')
-  return files
-
-
 class ParquetFiles(ChunkedFiles):
   """Parquet files, whose chunks are their row groups."""
 
@@ -133,18 +103,10 @@ class ParquetFiles(ChunkedFiles):
     Raises:
       UsageError: no file can be read, or too many cannot.
     """
-    groups, damaged = _count_rows(paths, rows or {})
-    if not groups:
-      refuse_all(spec, damaged)
-    if len(damaged) > _MAXDAMAGED_FILES:
-      raise spec.error(
-        f'over {_MAXDAMAGED_FILES} files cannot be read{first_reasons(damaged)}'
-      )
-    if damaged:
-      self.notices = (
-        f'left out {plural(len(damaged), "file")} that cannot be read'
-        f'{first_reasons(damaged)}',
-      )
+    known = rows or {}
+    groups, self.notices = read_each(
+      spec, paths, lambda x: known[x] if x in known else row_groups(x)
+    )
     self.paths = list(groups)
     counts = list(groups.values())
     self.chunk_rows = np.array([x for rows in counts for x in rows], np.int64)
@@ -211,32 +173,6 @@ def row_groups(path: str) -> list[int]:
   if any(not 0 <= x <= _MAX_ROWS for x in rows) or sum(rows) != footer.num_rows:
     raise CorruptImageError('its footer claims impossible numbers of rows')
   return rows
-
-
-def _count_rows(
-  paths: Sequence[str], known: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, Sequence[int]], dict[str, str]]:
-  """Returns the rows of each file's groups, and why others cannot be read."""
-
-  def count(path: str) -> Sequence[int] | str:
-    try:
-      return known[path] if path in known else row_groups(path)
-    except CorruptImageError as error:
-      return str(error)
-
-  if len(paths) == 1:
-    results = [count(paths[0])]
-  else:
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix='footer') as pool:
-      results = list(pool.map(count, paths))
-  groups: dict[str, Sequence[int]] = {}
-  damaged: dict[str, str] = {}
-  for path, result in zip(paths, results, strict=True):
-    if isinstance(result, str):
-      damaged[path] = result
-    else:
-      groups[path] = result
-  return groups, damaged
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from clip_jax.data.sources.columns import (
   require_columns,
   texts_of,
 )
+from clip_jax.errors import FailureError
 from clip_jax.files import check_folder
 
 
@@ -65,7 +66,7 @@ class TfdsSource(Source):
     self._arguments = spec, captions, target
     self._target = target
     self._split = spec.split or 'train'
-    builder: Any = _builder(spec)
+    builder: Any = self._open(spec)
     features: dict[str, Any] = dict(builder.info.features.items())
     require_columns(spec, ['image'], features)
     label = features.get('label')
@@ -80,9 +81,7 @@ class TfdsSource(Source):
       spec, captions, features, labelled=self.label_names is not None
     )
     try:
-      self._records: Any = builder.as_data_source(
-        self._split, decoders={'image': tfds.decode.SkipDecoding()}
-      )
+      self._records: Any = self._read(builder, tfds.decode.SkipDecoding())
     except NotImplementedError as error:
       raise spec.error(
         'prepared without random access; prepare it again with '
@@ -91,6 +90,14 @@ class TfdsSource(Source):
     except (KeyError, ValueError) as error:
       splits = ', '.join(builder.info.splits)
       raise spec.error(f'no split {self._split!r}; it has {splits}') from error
+
+  def _open(self, spec: Spec) -> Any:
+    """Returns the TFDS builder of the data set."""
+    return _builder(spec)
+
+  def _read(self, builder: Any, as_bytes: Any) -> Any:
+    """Returns the split's records, with the images as they are encoded."""
+    return builder.as_data_source(self._split, decoders={'image': as_bytes})
 
   def __len__(self) -> int:
     return len(self._records)
@@ -112,7 +119,7 @@ class TfdsSource(Source):
   def __getitem__(self, index: int) -> Record:
     try:
       data = self._records[index]
-    except IndexError:
+    except (IndexError, FailureError):
       raise
     except Exception as error:  # ArrayRecord and protobuf have no common base.
       reason = (str(error) or repr(error)).splitlines()[0]
@@ -141,7 +148,7 @@ class TfdsSource(Source):
 
   def __reduce__(self):
     # TFDS's reader holds open files; a worker process opens its own.
-    return TfdsSource, self._arguments
+    return type(self), self._arguments
 
 
 def _builder(spec: Spec):
