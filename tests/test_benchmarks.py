@@ -286,3 +286,11 @@ def test_the_median_is_taken_of_what_there_was_time_for(monkeypatch):
   assert len(calls) == 1
   assert median_seconds(call, 100, max_seconds=5.0) == 2
   assert len(calls) == 1 + 3
+
+
+def test_index_of_a_made_up_number_of_records(capsys):
+  figures = bench(capsys, 'index', '--records=25_000', '--batch=8', '--steps=2')
+  assert (figures['records'], figures['shards']) == (25_000, 3)
+  assert 0 < figures['opening_seconds'] < 60
+  assert 0 < figures['lookup_seconds_per_batch'] < 60
+  assert figures['resident_bytes_before_opening'] <= figures['resident_bytes']

@@ -1,7 +1,8 @@
 """Measures this machine.
 
 usage:
-  clip-jax bench train|encode|loss|input|tokenizer|checkpoint [--flag=value …]
+  clip-jax bench train|encode|loss|input|index|tokenizer|checkpoint
+      [--flag=value …]
 
 examples:
   clip-jax bench train --preset=ViT-B/32 --batch=16
@@ -12,6 +13,7 @@ examples:
   clip-jax bench loss --batch=4096 --embed-dim=512 --cpu-devices=2
   clip-jax bench loss --objective=sigmoid --batch=4096 --chunk=512 --json
   clip-jax bench input --data=folder:images --image_size=224
+  clip-jax bench index --records=200_000_000 --json
   clip-jax bench tokenizer --tokenizer=clip --json
   clip-jax bench tokenizer --tokenizer=clip --data=tfds:emoji
   clip-jax bench checkpoint --preset=ViT-B/32 --steps=5 --json
@@ -25,6 +27,8 @@ What is measured:
   loss       value and gradient of each form of the contrastive loss, with the
              scratch memory of the compiled program on one device
   input      records to batches on the host, without a model
+  index      tar shards of a made-up number of records: seconds to open them, to
+             find the records of a random batch, and to make it; memory
   tokenizer  captions to token ids; without --data on plain ones, made up
              from 30,000 words as often as Zipf's law has them
   checkpoint how long a save stalls a run, against a save that it waits for
@@ -39,7 +43,9 @@ from clip_jax.commands import common_flags
 from clip_jax.errors import UsageError
 
 _DATA = 'tfds:emoji#train'
-KINDS = ('train', 'encode', 'loss', 'input', 'tokenizer', 'checkpoint')
+KINDS = (
+  'train', 'encode', 'loss', 'input', 'index', 'tokenizer', 'checkpoint',
+)  # fmt: skip
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -86,6 +92,9 @@ def define_flags(values: flags.FlagValues) -> None:
     'chunk', None, 'loss: rows and columns of a tile', 1, flag_values=values
   )
   number('image_size', 224, 'input: pixels a side', 1, flag_values=values)
+  number(
+    'records', 200_000_000, 'index: made-up records', 1, flag_values=values
+  )
   number('workers', 0, 'input: reading processes', 0, flag_values=values)
   number(
     'cpu_devices', 1, 'devices that a CPU stands for', 1, flag_values=values
@@ -134,7 +143,11 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
     from clip_jax.benchmarks.checkpoint import bench_checkpoint
 
     return bench_checkpoint(v.preset, v.steps)
-  batch = _one_batch(kind, v.batch or [16])
+  batch = _one_batch(kind, v.batch or [1024 if kind == 'index' else 16])
+  if kind == 'index':
+    from clip_jax.benchmarks.index import bench_index
+
+    return bench_index(v.records, batch, v.steps)
   if kind == 'train':
     from clip_jax.benchmarks.train import bench_train
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.indexing.tar import (
   BLOCK,
   MAX_MEMBER_BYTES,
@@ -20,7 +21,6 @@ from clip_jax.data.indexing.tar import (
   Member,
   Read,
   members,
-  reader_of,
 )
 
 # In blocks of 512 bytes: where a record begins, and how long it is. `kind` is
@@ -57,10 +57,24 @@ class TarRecord(NamedTuple):
   Attributes:
     key: its path without a suffix.
     members: by suffix, in the archive's order.
+    read: reads what they hold.
   """
 
   key: str
   members: dict[str, Member]
+  read: Read
+
+  def content(self, suffix: str) -> bytes:
+    """Returns what a member holds.
+
+    Raises:
+      CorruptImageError: the shard ends before it does.
+    """
+    member = self.members[suffix]
+    content = self.read(member.data, member.size)
+    if len(content) < member.size:
+      raise CorruptImageError('its shard is shorter than when it was indexed')
+    return content
 
 
 def scan(read: Read, size: int) -> Entries:
@@ -90,16 +104,20 @@ def scan(read: Read, size: int) -> Entries:
   return Entries(np.array(rows, ENTRY), list(kinds))
 
 
-def read_record(span: bytes) -> TarRecord:
+def read_record(read: Read, size: int) -> TarRecord:
   """Returns the record in the bytes that its entry names.
 
   It has no members where none is sound.
+
+  Args:
+    read: reads these bytes.
+    size: their number.
   """
-  for run in _runs(reader_of(span), len(span)):
+  for run in _runs(read, size):
     if run[0].problem is None:
       members_by_suffix = {_parts(member)[1]: member for member in run}
-      return TarRecord(_parts(run[0])[0], members_by_suffix)
-  return TarRecord('', {})
+      return TarRecord(_parts(run[0])[0], members_by_suffix, read)
+  return TarRecord('', {}, read)
 
 
 def _runs(read: Read, size: int) -> Iterator[list[Member]]:

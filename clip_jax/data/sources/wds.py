@@ -8,7 +8,12 @@ from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
 from clip_jax.data.indexing.find import open_index
 from clip_jax.data.indexing.selection import Selection
-from clip_jax.data.indexing.tar import BLOCK, MAX_MEMBER_BYTES, PROBLEMS
+from clip_jax.data.indexing.tar import (
+  BLOCK,
+  MAX_MEMBER_BYTES,
+  PROBLEMS,
+  reader_of,
+)
 from clip_jax.data.indexing.tar_shard import (
   PROBLEM_KIND,
   TarRecord,
@@ -42,6 +47,9 @@ class WdsSource(Source):
   of captions are suffixes of members (txt) or, where no member has such a
   suffix, fields of the JSON member. Each damaged member is a corrupt record.
   The id is SHARD:KEY, and SHARD:NAME@BYTE of what is damaged.
+
+  Attributes:
+    index: where the records lie.
   """
 
   def __init__(self, spec: Spec, captions: tuple[str, ...]):
@@ -56,10 +64,10 @@ class WdsSource(Source):
       FailureError: a shard or the index cannot be read.
     """
     self.spec = spec.text
-    self._index, notices = open_index(spec)
+    self.index, notices = open_index(spec)
     if not len(self):
       raise spec.error('no records in its shards')
-    self._suffixes = {name for kind in self._index.kinds for name in kind}
+    self._suffixes = {name for kind in self.index.kinds for name in kind}
     fields = self._sample_fields()
     if self._suffixes & {*_LABELS}:
       self.label_names = self._read_label_names()
@@ -82,14 +90,14 @@ class WdsSource(Source):
       return fields
     for index in sample_indices(len(self), _SAMPLE):
       try:
-        fields |= _json_of(*self._read(index)).keys()
+        fields |= _json_of(self._record(index)).keys()
       except CorruptImageError:
         continue
     return fields
 
   def _read_label_names(self) -> tuple[str, ...] | None:
     """Returns the lines of the file of names, if there is one."""
-    root = self._index.root
+    root = self.index.root
     for folder in (root, storage.folder_of(root)):
       path = storage.join(folder, _NAMES)
       if storage.exists(path):
@@ -99,7 +107,7 @@ class WdsSource(Source):
 
   def _describe_problems(self) -> Iterator[str]:
     """Yields a line about the damaged members of the shards."""
-    totals = self._index.totals()
+    totals = self.index.totals()
     kinds = sorted(kind for kind in totals if kind >= PROBLEM_KIND)
     if kinds:
       reasons = '; '.join(
@@ -114,7 +122,7 @@ class WdsSource(Source):
   def _describe_uncaptioned(self) -> Iterator[str]:
     """Yields a line about the records that are known to have no caption."""
     kinds = self._kinds_without_captions()
-    count = len(Selection(self._index, kinds))
+    count = len(Selection(self.index, kinds))
     if count and self._columns:
       yield (
         f'data {self.spec!r}: {count:,} of {plural(len(self), "record")} '
@@ -122,7 +130,7 @@ class WdsSource(Source):
       )
 
   def _first_ids(self, kinds: Sequence[int]) -> str:
-    selection = Selection(self._index, kinds)
+    selection = Selection(self.index, kinds)
     first = [self.id(selection[i]) for i in range(min(3, len(selection)))]
     return quote_first(first, len(selection))
 
@@ -135,7 +143,7 @@ class WdsSource(Source):
       columns.update(_LABELS)
     return [
       number
-      for number, suffixes in enumerate(self._index.kinds)
+      for number, suffixes in enumerate(self.index.kinds)
       if not columns & {*suffixes}
     ]
 
@@ -144,13 +152,13 @@ class WdsSource(Source):
     return not self._columns and self.label_names is not None
 
   def __len__(self) -> int:
-    return len(self._index)
+    return len(self.index)
 
   def captioned(self) -> Sequence[int] | None:
     without = self._kinds_without_captions()
-    if not len(Selection(self._index, without)):
+    if not len(Selection(self.index, without)):
       return None
-    return Selection(self._index, sorted({*range(256)} - {*without}))
+    return Selection(self.index, sorted({*range(256)} - {*without}))
 
   def has_captions(self) -> bool:
     if not self._columns and not self._labels_are_captions:
@@ -160,68 +168,75 @@ class WdsSource(Source):
   def outline(self) -> Iterator[str]:
     """Yields a line about the captions, and one for each shard."""
     yield repr((self._columns, self.label_names))
-    for shard in self._index.shards:
+    for shard in self.index.shards:
       yield repr((shard.name, shard.size, shard.sha256 or shard.version))
 
   def id(self, index: int) -> str:
-    return self._index.id(index)
+    return self.index.id(index)
 
   def captions(self, index: int) -> list[str]:
     try:
-      return self._captions(*self._read(index))
+      return self._captions(self._record(index))
     except CorruptImageError:
       return []
 
   def __getitem__(self, index: int) -> Record:
-    span, tar_record = self._read(index)
-    number, _ = self._index.locate(index)
+    tar_record = self._record(index, whole=True)
+    number, _ = self.index.locate(index)
     record: Record = {
-      'id': f'{self._index.names[number]}:{tar_record.key}',
-      'image': _image_of(span, tar_record),
-      'caption': self._captions(span, tar_record),
+      'id': f'{self.index.names[number]}:{tar_record.key}',
+      'image': _image_of(tar_record),
+      'caption': self._captions(tar_record),
     }
-    label = self._label(span, tar_record)
+    label = self._label(tar_record)
     if label is not None:
       record['label'] = label
     return record
 
-  def _read(self, index: int) -> tuple[bytes, TarRecord]:
-    """Returns the bytes of a record and its members in them.
+  def _record(self, index: int, *, whole: bool = False) -> TarRecord:
+    """Returns the members of a record.
 
+    Args:
+      whole: whether all that they hold is read now, at once.
     Raises:
       CorruptImageError: it is damaged, or not what the index says.
       FailureError: its shard cannot be read.
     """
-    number, entry = self._index.entry(index)
+    number, entry = self.index.entry(index)
     if entry['kind'] >= PROBLEM_KIND:
-      raise CorruptImageError(self._index.problem(index))
+      raise CorruptImageError(self.index.problem(index))
+    path, start = self.index.path(number), int(entry['start']) * BLOCK
     length = int(entry['length']) * BLOCK
     if length > 2 * MAX_MEMBER_BYTES + BLOCK:
       raise CorruptImageError('larger than any record: a damaged index')
-    path, start = self._index.path(number), int(entry['start']) * BLOCK
-    span = storage.read_range(path, start, length)
-    record = read_record(span)
+
+    def read(offset: int, size: int) -> bytes:
+      size = min(size, length - offset)
+      return storage.read_range(path, start + offset, size)
+
+    data = reader_of(read(0, length)) if whole else read
+    record = read_record(data, length)
     if not record.members:
       raise CorruptImageError('no record where the index has one')
-    return span, record
+    return record
 
-  def _captions(self, span: bytes, record: TarRecord) -> list[str]:
+  def _captions(self, record: TarRecord) -> list[str]:
     """Returns the texts of the columns that a record has.
 
     Raises:
       CorruptImageError: one is not UTF-8, or the JSON is damaged.
     """
     if self._labels_are_captions:
-      label = self._label(span, record)
+      label = self._label(record)
       return label_captions(
         self.label_names or (), [-1 if label is None else label]
       )
     cells: list[Any] = []
     for name in self._columns:
       if name in record.members:
-        cells.append(_content(span, record, name))
+        cells.append(record.content(name))
       elif name not in self._suffixes:
-        value = _json_of(span, record).get(name)
+        value = _json_of(record).get(name)
         cell = value if isinstance(value, list) else [value or '']
         if not all(isinstance(x, str) for x in cell):
           raise CorruptImageError(f'its field {name!r} holds no texts')
@@ -233,7 +248,7 @@ class WdsSource(Source):
       raise CorruptImageError(f'a caption is not UTF-8: {error}') from error
     return [text.strip() for text in texts if text.strip()]
 
-  def _label(self, span: bytes, record: TarRecord) -> int | None:
+  def _label(self, record: TarRecord) -> int | None:
     """Returns the label of a record that has one.
 
     Raises:
@@ -242,11 +257,11 @@ class WdsSource(Source):
     value: Any = None
     for name in _LABELS:
       if name in record.members:
-        value = _content(span, record, name).decode('utf-8', 'replace').strip()
+        value = record.content(name).decode('utf-8', 'replace').strip()
         break
     else:
       if {*_JSON} & record.members.keys():
-        value = _json_of(span, record).get('label')
+        value = _json_of(record).get('label')
       if not isinstance(value, int):
         return None
     names = self.label_names or ()
@@ -261,12 +276,7 @@ class WdsSource(Source):
     return label
 
 
-def _content(span: bytes, record: TarRecord, suffix: str) -> bytes:
-  member = record.members[suffix]
-  return span[member.data : member.data + member.size]
-
-
-def _image_of(span: bytes, record: TarRecord) -> bytes:
+def _image_of(record: TarRecord) -> bytes:
   """Returns the image: by its content and its suffix, or by one of them.
 
   Raises:
@@ -275,17 +285,17 @@ def _image_of(span: bytes, record: TarRecord) -> bytes:
   by_content = [
     suffix
     for suffix, member in record.members.items()
-    if format_of(span[member.data : member.data + HEAD_BYTES])
+    if format_of(record.read(member.data, min(member.size, HEAD_BYTES)))
   ]
   by_suffix = [x for x in record.members if f'.{x}' in PLAIN_SUFFIXES]
   both = [suffix for suffix in by_suffix if suffix in by_content]
   for suffix in (*both, *by_suffix, *by_content):
-    return _content(span, record, suffix)
+    return record.content(suffix)
   names = ', '.join(sorted(record.members))
   raise CorruptImageError(f'no image among its members ({names})')
 
 
-def _json_of(span: bytes, record: TarRecord) -> dict[str, Any]:
+def _json_of(record: TarRecord) -> dict[str, Any]:
   """Returns the JSON object of a record; an empty one where there is none.
 
   Raises:
@@ -294,7 +304,7 @@ def _json_of(span: bytes, record: TarRecord) -> dict[str, Any]:
   for name in _JSON:
     if name in record.members:
       try:
-        content = parse_json(_content(span, record, name), f'its {name}')
+        content = parse_json(record.content(name), f'its {name}')
       except FailureError as error:
         raise CorruptImageError(str(error)) from error
       if not isinstance(content, dict):
