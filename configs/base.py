@@ -88,13 +88,26 @@ def get_config() -> ConfigDict:
   c.tokenizer_training.split_by_script = True
 
   c.data = ConfigDict()
-  # A SPEC (tfds:NAME#SPLIT, folder:PATH#SPLIT, csv:PATH), or a mixture of SPECs
-  # joined by '::'.
+  # A SPEC (tfds:NAME#SPLIT, folder:PATH#SPLIT, csv:PATH, parquet:PATTERN,
+  # wds:PATTERN, arrayrecord:PATTERN, hf:DIR), or a mixture of SPECs joined by
+  # '::'; of all but the first three, patterns may be URLs such as gs://….
   c.data.train = ''
   c.data.weights = ()  # of the mixture; (): each by its number of records
   # Columns, of which one is drawn for each example; of a folder 'caption' (.txt
   # files or classes), 'filename', 'path' (the words of names).
   c.data.captions = ('caption',)
+  # How often a caption comes from each of these columns, relative to the
+  # others, as in (0.7, 0.3) for synthetic beside alt-text; of a record that
+  # lacks one, among those that it has. (): each text is as likely.
+  c.data.caption_weights = ()
+  # Captions that are left out; the next record comes for one that has none
+  # left. Of a maximum, 0 is none.
+  c.data.filter = ConfigDict()
+  c.data.filter.min_characters = 0
+  c.data.filter.max_characters = 0
+  c.data.filter.min_words = 0  # separated by white space
+  c.data.filter.max_words = 0
+  c.data.filter.drop = ''  # a regular expression that matches somewhere in it
   c.data.batch_size = 1024  # pairs, all devices together
   c.data.image_size = placeholder(int)  # pixels a side; None: the model's
   # How images become pixels (clip_jax/data/preprocessing.py). None:

@@ -6,7 +6,7 @@ import itertools
 import threading
 import zlib
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32
@@ -17,25 +17,63 @@ from clip_jax.data.decoding import CorruptImageError, check_corrupt
 from clip_jax.data.images import decode_rgb
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Source
-from clip_jax.errors import FailureError
+from clip_jax.errors import FailureError, plural
 
+# A run fails after so many records in a row without a caption that passes.
+MOST_FILTERED = 10_000
 # Decoded images kept in memory stay below this; the others are read again.
 CACHE_BYTES = 2**30
+
+if TYPE_CHECKING:
+  from clip_jax.data.captions import CaptionRule
 
 Tokenize = Callable[[Sequence[str]], Int32[np.ndarray, 'N T']]
 
 
-class CaptionedImage(NamedTuple):
-  """A record that was decoded, and the corrupt ones before it."""
+class Captions(NamedTuple):
+  """The captions of a record, of which one is drawn each time.
 
-  image: Image.Image  # in RGB and upright
-  captions: list[str]
-  key: int  # equal for records whose images have the same bytes
-  corrupt: tuple[tuple[str, str], ...] = ()  # (id, reason) of each
+  Attributes:
+    texts: none where no caption passes the run's filter.
+    probabilities: of each, which sum to 1; None: all are as likely.
+  """
+
+  texts: list[str]
+  probabilities: list[float] | None = None
+
+  def draw(self, rng: np.random.Generator) -> str:
+    """Draws a caption."""
+    if self.probabilities is not None:
+      ends = np.cumsum(self.probabilities)
+      position = np.searchsorted(ends, rng.random() * ends[-1], side='right')
+      return self.texts[min(int(position), len(self.texts) - 1)]
+    count = len(self.texts)
+    return self.texts[rng.integers(count) if count > 1 else 0]
+
+
+class CaptionedImage(NamedTuple):
+  """A record that was decoded, and what came before it.
+
+  Attributes:
+    image: in RGB and upright.
+    captions: those that pass the rule.
+    key: equal for records whose images have the same bytes.
+    corrupt: (id, reason) of each corrupt record before it.
+    filtered: the number of records before it of which no caption passes.
+  """
+
+  image: Image.Image
+  captions: Captions
+  key: int
+  corrupt: tuple[tuple[str, str], ...] = ()
+  filtered: int = 0
 
 
 class Reader:
-  """Decodes the records of a source; the next one replaces a corrupt one."""
+  """Decodes the records of a source; the next one replaces a corrupt one.
+
+  So it does for one of which no caption passes the rule, which is no damage.
+  """
 
   def __init__(
     self,
@@ -43,12 +81,14 @@ class Reader:
     preprocessing: Preprocessing,
     max_corrupt_records: int,
     cache: bool,
+    rule: 'CaptionRule | None' = None,
   ):
     self._source = source
     self._preprocessing = preprocessing
     self._limit = max_corrupt_records
     self._cache: dict[int, CaptionedImage] | None = {} if cache else None
     self._cached_bytes = 0
+    self._rule = rule
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
@@ -64,6 +104,7 @@ class Reader:
 
   def _next_readable(self, start: int) -> CaptionedImage:
     corrupt: dict[str, str] = {}
+    filtered = 0
     for offset in range(len(self)):
       index = (start + offset) % len(self)
       try:
@@ -72,19 +113,36 @@ class Reader:
         corrupt[self._source.id(index)] = str(error)
         check_corrupt(corrupt, self._limit)
       else:
-        return read._replace(corrupt=tuple(corrupt.items()))
+        if read is not None:
+          return read._replace(
+            corrupt=tuple(corrupt.items()), filtered=filtered
+          )
+        filtered += 1
+        if filtered >= MOST_FILTERED:
+          break
+    if filtered:
+      passing = ' that passes data.filter' if self._rule else ''
+      raise FailureError(
+        f'data {self._source.spec!r}: {plural(filtered, "record")} in a row '
+        f'without a caption{passing}, from {self._source.id(start)} on.'
+      )
     key, reason = next(iter(corrupt.items()))
     raise FailureError(
       f'data {self._source.spec!r}: no readable record; {key}: {reason}'
     )
 
-  def _read(self, index: int) -> CaptionedImage:
+  def _read(self, index: int) -> CaptionedImage | None:
+    """Returns a record, or None where no caption passes the rule."""
     record = self._source[index]
-    if not record['caption']:
-      raise CorruptImageError('no caption')
+    if self._rule is None:
+      captions = Captions(record['caption'])
+    else:
+      captions = Captions(*self._rule.choose(record))
+    if not captions.texts:
+      return None
     return CaptionedImage(
       decode_rgb(record['image'], self._preprocessing),
-      record['caption'],
+      captions,
       _key(record['image']),
     )
 
@@ -118,10 +176,9 @@ class View:
   augmentation: Augmentation
 
   def __call__(self, element: CaptionedImage, rng: np.random.Generator):
-    captions = element.captions
-    drawn = rng.integers(len(captions)) if len(captions) > 1 else 0
+    caption = element.captions.draw(rng)
     pixels = augment(element.image, self.preprocessing, self.augmentation, rng)
-    return pixels, captions[drawn], element.key, element.corrupt
+    return pixels, caption, element.key, element.corrupt, element.filtered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +188,14 @@ class Collate:
   tokenizer: Tokenize
 
   def __call__(self, examples: Sequence[tuple]) -> dict[str, Any]:
-    pixels, captions, keys, corrupt = zip(*examples, strict=True)
+    pixels, captions, keys, corrupt, filtered = zip(*examples, strict=True)
     tokens = np.asarray(self.tokenizer(list(captions)), np.int32)
     return {
       'image': np.stack(pixels),
       'tokens': tokens,
       'repeats': count_repeats(tokens, keys),
       'corrupt': tuple(itertools.chain(*corrupt)),
+      'filtered': sum(filtered),
     }
 
 

@@ -12,7 +12,7 @@ hosts, reads what it would have read without the interruption.
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grain
 import numpy as np
@@ -31,6 +31,9 @@ from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
 from clip_jax.errors import UsageError
 
+if TYPE_CHECKING:
+  from clip_jax.data.captions import CaptionRule
+
 # Batches made ahead of the one that trains.
 PREFETCH = 4
 
@@ -44,6 +47,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     corrupt: the reason by id, for each record that was skipped so far.
     records: the number of records in all sources, which is an epoch where
       there is one source.
+    filtered: how often a record was passed over that has no caption, or none
+      that passes the rule.
     repeats: what repeats of this process's pairs so far.
   """
 
@@ -54,6 +59,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     self._limit = limit
     self.records = records
     self.corrupt: dict[str, str] = {}
+    self.filtered = 0
     self.repeats = Repeats()
 
   def __next__(self) -> dict[str, np.ndarray]:
@@ -65,6 +71,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
           'skipped a corrupt record: %s: %s', key, reason
         )
     check_corrupt(self.corrupt, self._limit)
+    self.filtered += batch.pop('filtered')
     self.repeats = Repeats(*np.add(self.repeats, batch.pop('repeats')).tolist())
     return batch
 
@@ -103,6 +110,7 @@ def training_batches(
   workers: int = 0,
   threads: int = 2,
   cache: bool = False,
+  captions: 'CaptionRule | None' = None,
   max_corrupt_records: int = 100,
 ) -> Batches:
   """Returns the batches of this process, from `start_step` on.
@@ -110,8 +118,9 @@ def training_batches(
   Process p has rows [p * b, (p + 1) * b) of each global batch, where b is
   batch_size / process_count. Every record comes once an epoch, and each epoch
   has an order of its own. Of a record's captions one is drawn each time. A
-  corrupt record is replaced by the next readable one of its source. Records
-  that are known to have no caption are left out.
+  corrupt record is replaced by the next readable one of its source, and so is
+  one without a caption that passes. Records that are known to have no caption
+  are left out.
 
   Args:
     sources: one source, or those of a mixture.
@@ -125,6 +134,8 @@ def training_batches(
     threads: in this process, or in each worker; 0 makes a batch only when it
       is asked for.
     cache: keep decoded images in memory, up to CACHE_BYTES in each process.
+    captions: which captions pass, and how often each is drawn; by default all,
+      each as often.
     max_corrupt_records: the number of different corrupt records that end the
       run when it is exceeded.
   Raises:
@@ -141,7 +152,7 @@ def training_batches(
   sources = [_with_captions(source) for source in sources]
   stream = _training_order(
     [
-      Reader(source, preprocessing, max_corrupt_records, cache)
+      Reader(source, preprocessing, max_corrupt_records, cache, captions)
       for source in sources
     ],
     weights,

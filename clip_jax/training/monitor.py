@@ -16,7 +16,7 @@ from clip_jax.parallel import distributed
 from clip_jax.progress import TrainingProgress
 from clip_jax.training.metrics import TRAIN_PREFIX
 from clip_jax.training.prefetch import FinishedStep
-from clip_jax.training.run import Run
+from clip_jax.training.run import Run, caption_rule
 from clip_jax.training.run_summary import describe_repeats
 from clip_jax.training.writers import Writer
 
@@ -57,6 +57,7 @@ class RunMonitor:
     self._batches = batches
     self._warned_of_repeats = False
     self._context = contextlib.ExitStack()
+    self._has_filter = caption_rule(run.config) is not None
     self._writers: list[Writer] = []
     self._progress: TrainingProgress | None = None
     self._skipped = SkippedSteps(
@@ -83,6 +84,12 @@ class RunMonitor:
     return self
 
   def __exit__(self, *exception: object) -> None:
+    if self._progress is not None and self._batches.filtered:
+      passes = ' that passes data.filter' if self._has_filter else ''
+      self._progress.log(
+        f'{self._batches.filtered:,} times, the next record was taken for one '
+        f'without a caption{passes}'
+      )
     self._context.close()
 
   def checked_batches(self) -> Iterator[dict[str, np.ndarray]]:
@@ -115,6 +122,8 @@ class RunMonitor:
       'train/corrupt_records': len(self._batches.corrupt),
       'train/skipped_steps': self._skipped.count,
     }
+    if self._has_filter:
+      numbers['train/filtered_records'] = self._batches.filtered
     del numbers['train/skipped']
     utilization = model_flops_utilization(
       self._run.description.model,

@@ -37,6 +37,7 @@ from clip_jax.training.state import TrainState, sharded_init
 from clip_jax.training.step import TrainProgram, build_train_program
 
 if TYPE_CHECKING:
+  from clip_jax.data.captions import CaptionRule
   from clip_jax.training.workdir import Workdir
 
 
@@ -70,6 +71,7 @@ class Run:
       process_count=count,
       workers=data.workers,
       cache=data.cache,
+      captions=caption_rule(self.config),
       max_corrupt_records=data.max_corrupt_records,
     )
 
@@ -133,6 +135,7 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
     UsageError: a field is impossible, or the data is not there.
   """
   check_config(config)
+  caption_rule(config)
   mesh = check_devices(config)
   if config.data.max_megapixels:
     limit_megapixels(config.data.max_megapixels)
@@ -140,6 +143,9 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
   evaluation_source = open_evaluation_source(config)
   _print_notices([*sources, *filter(None, [evaluation_source])])
   check_captions(sources)
+  rule = caption_rule(config)
+  if rule is not None and distributed.is_first_process():
+    print_notes(rule.describe(sources))
   if inherited is None and config.tokenizer_training.vocab_size:
     from clip_jax.training.vocabulary import train_vocabulary
 
@@ -204,6 +210,24 @@ def open_training_sources(config: Config) -> list[Source]:
       f'{len(specs)} data sets in data.train.'
     )
   return [open_source(spec, captions=config.data.captions) for spec in specs]
+
+
+def caption_rule(config: Config) -> 'CaptionRule | None':
+  """Returns which captions training may draw, and how often; None for all.
+
+  Raises:
+    UsageError: `data.caption_weights` or `data.filter` is impossible.
+  """
+  data = config.data
+  if not data.caption_weights and not any(data.filter.values()):
+    return None
+  from clip_jax.data.captions import CaptionRule
+
+  rule = CaptionRule(
+    tuple(map(float, data.caption_weights)), **data.filter.to_dict()
+  )
+  rule.check_columns(data.captions)
+  return rule
 
 
 def open_evaluation_source(config: Config) -> Source | None:

@@ -44,8 +44,14 @@ _FREE = (
 # start from a model do not matter to a run that has begun.
 _DEFAULTS_OF_OLD_RUNS = {
   'data.background': '',
+  'data.caption_weights': [],
   'data.convention': 'open_clip',
   'data.exif': False,
+  'data.filter.drop': '',
+  'data.filter.max_characters': 0,
+  'data.filter.max_words': 0,
+  'data.filter.min_characters': 0,
+  'data.filter.min_words': 0,
   'data.interpolation': 'bicubic',
   'data.mean': list(CLIP_MEAN),
   'data.resize_to': [],

@@ -4,6 +4,8 @@ A record is a dict with
   'id': str, stable, and unique in its source;
   'image': encoded bytes;
   'caption': list of str, empty where the data have none;
+  'columns': list of int, for each caption the number of its column among those
+    that were asked for, where these are several;
   'label': int, an index into `label_names`, where the data have labels;
   'labels': a list of labels, where an image may have more than one;
   'difficult': a list of labels that are neither right nor wrong for an image.

@@ -22,7 +22,11 @@ from clip_jax.data import storage
 from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Record, Source, Spec
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
-from clip_jax.data.sources.columns import require_columns, texts_of
+from clip_jax.data.sources.columns import (
+  captions_of,
+  numbered_texts,
+  require_columns,
+)
 from clip_jax.data.sources.shard_files import (
   list_files,
   read_each,
@@ -251,12 +255,14 @@ class ExampleRecords(Source):
     names = self._captions or ([self._label] if self._label else [])
     cells = [list(example[name].bytes_list.value) for name in names]
     try:
-      texts = [text for text in texts_of(cells) if text.strip()]
+      texts = [(i, x) for i, x in numbered_texts(cells) if x.strip()]
     except UnicodeDecodeError as error:
       raise CorruptImageError(f'a text is not UTF-8: {error}') from error
     record: Record = {
-      'id': self.id(index), 'image': images[0], 'caption': texts,
-    }  # fmt: skip
+      'id': self.id(index),
+      'image': images[0],
+      **captions_of(texts, len(names)),
+    }
     if self._label and (labels := example[self._label].int64_list.value):
       record['label'] = int(labels[0])
     return record

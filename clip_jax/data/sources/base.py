@@ -16,6 +16,7 @@ class Record(TypedDict):
   id: str
   image: bytes
   caption: list[str]
+  columns: NotRequired[list[int]]  # of each caption, where there are several
   label: NotRequired[int]
   labels: NotRequired[list[int]]  # of multi-label data, instead of `label`
   difficult: NotRequired[list[int]]  # of these, neither yes nor no is right

@@ -21,7 +21,13 @@ from clip_jax.data import decoding, storage
 from clip_jax.data.decoding import CorruptImageError, MissingImageError
 from clip_jax.data.sources import Record, Source, Spec
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
-from clip_jax.data.sources.columns import require_columns, words
+from clip_jax.data.sources.columns import (
+  Captions,
+  captions_of,
+  require_columns,
+  texts_of,
+  words,
+)
 from clip_jax.data.sources.shard_files import short_names
 from clip_jax.errors import FailureError, MissingFileError
 from clip_jax.files import is_url, parse_json
@@ -226,7 +232,7 @@ class ColumnarSource(Source):
 
   def captions(self, index: int) -> list[str]:
     try:
-      return self._captions(self._row(index, with_image=False))
+      return self._captions(self._row(index, with_image=False))['caption']
     except CorruptImageError:
       return []
 
@@ -237,7 +243,7 @@ class ColumnarSource(Source):
     record: Record = {
       'id': self.id(index),
       'image': _image(row[self.columns.image], path, self.columns.has_paths),
-      'caption': self._captions(row),
+      **self._captions(row),
     }
     if self.columns.label:
       label = self._label(row[self.columns.label])
@@ -258,9 +264,14 @@ class ColumnarSource(Source):
     )
     return kept.row(index - first)
 
-  def _captions(self, row: Mapping[str, Any]) -> list[str]:
-    if self.columns.captions:
-      return [x for name in self.columns.captions for x in _texts(row[name])]
+  def _captions(self, row: Mapping[str, Any]) -> Captions:
+    names = self.columns.captions
+    if not names:
+      return {'caption': self._names_of_label(row)}
+    texts = [(i, x) for i, name in enumerate(names) for x in _texts(row[name])]
+    return captions_of(texts, len(names))
+
+  def _names_of_label(self, row: Mapping[str, Any]) -> list[str]:
     value = row.get(self.columns.label)
     if isinstance(value, int) and self.label_names:
       if not -1 <= value < len(self.label_names):
@@ -369,22 +380,17 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _texts(cell: Any) -> list[str]:
-  """Returns the texts of a cell: none, one or a list; empty ones are left out.
+  """Returns the texts of a cell: none, one or a list; blank ones are left out.
 
   Raises:
     CorruptImageError: bytes are not UTF-8.
   """
   values = cell if isinstance(cell, list) else [cell]
-  texts = []
-  for value in values:
-    if isinstance(value, bytes):
-      try:
-        value = value.decode()
-      except UnicodeDecodeError as error:
-        raise CorruptImageError(f'a text is not UTF-8: {error}') from error
-    if isinstance(value, str) and value.strip():
-      texts.append(value)
-  return texts
+  try:
+    texts = texts_of(x for x in values if isinstance(x, bytes | str))
+  except UnicodeDecodeError as error:
+    raise CorruptImageError(f'a text is not UTF-8: {error}') from error
+  return [text for text in texts if text.strip()]
 
 
 def _image(cell: Any, table: str, is_path: bool) -> bytes:

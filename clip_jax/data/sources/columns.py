@@ -1,11 +1,18 @@
 """Captions and labels of records that have columns, in tables and data sets."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NotRequired, TypedDict
 
 from clip_jax.data.sources import Spec
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
+
+
+class Captions(TypedDict):
+  """The captions of a `Record`."""
+
+  caption: list[str]
+  columns: NotRequired[list[int]]
 
 
 def require_columns(
@@ -53,6 +60,31 @@ def texts_of(cells: Iterable[Any]) -> list[str]:
     values = [cell] if isinstance(cell, bytes | str) else cell
     texts += [x.decode() if isinstance(x, bytes) else x for x in values]
   return texts
+
+
+def captions_of(texts: Iterable[tuple[int, str]], asked: int) -> Captions:
+  """Returns the captions of a record, with the number of each one's column.
+
+  Args:
+    texts: the number of a column, and a text in it.
+    asked: how many columns were asked for; of one, no numbers are returned.
+  """
+  pairs = list(texts)
+  captions: Captions = {'caption': [text for _, text in pairs]}
+  if asked > 1:
+    captions['columns'] = [number for number, _ in pairs]
+  return captions
+
+
+def numbered_texts(cells: Iterable[Any]) -> Iterator[tuple[int, str]]:
+  """Yields the texts of a record's cells, with the number of the cell of each.
+
+  Args:
+    cells: of columns; see `texts_of`.
+  """
+  for number, cell in enumerate(cells):
+    for text in texts_of([cell]):
+      yield number, text
 
 
 def number_labels(

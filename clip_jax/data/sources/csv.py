@@ -6,11 +6,12 @@ from typing import NamedTuple
 from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Record, Spec
 from clip_jax.data.sources.columns import (
+  Captions,
   caption_columns,
   label_captions,
   number_labels,
+  numbered_texts,
   require_columns,
-  texts_of,
 )
 from clip_jax.data.sources.delimited import DelimitedTable
 from clip_jax.data.sources.image_files import FileSource, read_text
@@ -83,7 +84,8 @@ class CsvSource(FileSource):
     columns: Columns,
   ) -> None:
     """Reads all rows, and makes one record of those with the same image."""
-    texts: dict[str, list[str]] = {}  # By image, in the table's order.
+    # By image, in the table's order: texts with the numbers of their columns.
+    texts: dict[str, list[tuple[int, str]]] = {}
     labels: dict[str, str] = {}
     self._damaged: dict[str, str] = {}
     used = (columns.image, *columns.label, *captions)
@@ -99,7 +101,8 @@ class CsvSource(FileSource):
         self._damaged[name] = f'{part} holds a NUL character'
         continue
       image_texts = texts.setdefault(image, [])
-      image_texts += filter(None, texts_of(row[name] for name in captions))
+      cells = numbered_texts(row[name] for name in captions)
+      image_texts += ((number, text) for number, text in cells if text)
       parts = [row[name] for name in columns.label]
       label = ' '.join(parts) if all(parts) else ''
       if parts and (labels.setdefault(image, label) != label or not label):
@@ -109,7 +112,10 @@ class CsvSource(FileSource):
           line,
         )
     self._paths = list(texts)
-    self._texts = list(texts.values())
+    self._texts = [[text for _, text in pairs] for pairs in texts.values()]
+    self._numbers: list[list[int]] | None = None
+    if len(captions) > 1:
+      self._numbers = [[number for number, _ in x] for x in texts.values()]
     self._labels: list[int] | None = None
     if columns.label:
       names = [labels.get(image, '') for image in self._paths]
@@ -146,6 +152,12 @@ class CsvSource(FileSource):
 
   def captions(self, index: int) -> list[str]:
     return self._texts[index]
+
+  def numbered_captions(self, index: int) -> Captions:
+    captions: Captions = {'caption': self._texts[index]}
+    if self._numbers is not None:
+      captions['columns'] = self._numbers[index]
+    return captions
 
   def file(self, index: int) -> str:
     return os.path.join(self._folder, os.path.expanduser(self._paths[index]))

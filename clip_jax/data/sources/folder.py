@@ -6,7 +6,7 @@ import re
 
 from clip_jax.data.sources import Spec, not_a_data_set
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
-from clip_jax.data.sources.columns import words
+from clip_jax.data.sources.columns import Captions, captions_of, words
 from clip_jax.data.sources.image_files import FileSource, read_text
 from clip_jax.data.sources.listing import Listing, list_images
 from clip_jax.errors import plural, quote_first
@@ -170,18 +170,21 @@ class FolderSource(FileSource):
     return _readable(self._paths[index].replace(os.sep, '/'))
 
   def captions(self, index: int) -> list[str]:
-    texts: list[str] = []
-    for column in self._columns:
+    return self.numbered_captions(index)['caption']
+
+  def numbered_captions(self, index: int) -> Captions:
+    texts: list[tuple[int, str]] = []
+    for number, column in enumerate(self._columns):
       if column == 'caption':
-        texts += self._own_captions(index)
+        texts += ((number, text) for text in self._own_captions(index))
       else:
         folder, name = os.path.split(self._paths[index])
         if column == 'filename':
           text = os.path.splitext(name)[0]
         else:
           text = os.sep.join(folder.split(os.sep)[self._class_depth :])
-        texts += filter(None, [_words_of(text)])
-    return texts
+        texts += ((number, x) for x in [_words_of(text)] if x)
+    return captions_of(texts, len(self._columns))
 
   def _own_captions(self, index: int) -> list[str]:
     if self._texts is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from clip_jax.data.decoding import read_bytes as read_image_bytes
 from clip_jax.data.sources import Record, Source, Spec
+from clip_jax.data.sources.columns import Captions
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import read_bytes
 
@@ -29,6 +30,10 @@ class FileSource(Source):
   def file(self, index: int) -> str:
     """Returns the path of the record's image file."""
 
+  def numbered_captions(self, index: int) -> Captions:
+    """Returns the record's captions, with the column of each."""
+    return {'caption': self.captions(index)}
+
   def __len__(self) -> int:
     return len(self._paths)
 
@@ -40,7 +45,7 @@ class FileSource(Source):
     record: Record = {
       'id': self.id(index),
       'image': read_image_bytes(self.file(index)),
-      'caption': self.captions(index),
+      **self.numbered_captions(index),
     }
     if self._labels is not None:
       record['label'] = self._labels[index]

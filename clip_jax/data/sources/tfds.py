@@ -10,9 +10,10 @@ from clip_jax.data.sources import Spec
 from clip_jax.data.sources.base import Record, Source
 from clip_jax.data.sources.columns import (
   caption_columns,
+  captions_of,
   label_captions,
+  numbered_texts,
   require_columns,
-  texts_of,
 )
 from clip_jax.errors import FailureError
 from clip_jax.files import check_folder
@@ -133,7 +134,10 @@ class TfdsSource(Source):
     record: Record = {
       'id': data['id'].decode() if self._has_id else f'{self._split}/{index}',
       'image': data['image'],
-      'caption': texts_of(data[name] for name in self._captions),
+      **captions_of(
+        numbered_texts(data[name] for name in self._captions),
+        len(self._captions),
+      ),
     }
     if self._target:
       record = {**record, **self._target.labels(data)}

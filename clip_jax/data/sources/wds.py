@@ -22,9 +22,11 @@ from clip_jax.data.indexing.tar_shard import (
 from clip_jax.data.sources import Record, Spec
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS, Source, sample_indices
 from clip_jax.data.sources.columns import (
+  Captions,
+  captions_of,
   label_captions,
+  numbered_texts,
   require_columns,
-  texts_of,
 )
 from clip_jax.errors import FailureError, plural, quote_first
 from clip_jax.files import parse_json
@@ -176,7 +178,7 @@ class WdsSource(Source):
 
   def captions(self, index: int) -> list[str]:
     try:
-      return self._captions(self._record(index))
+      return self._captions(self._record(index))['caption']
     except CorruptImageError:
       return []
 
@@ -186,7 +188,7 @@ class WdsSource(Source):
     record: Record = {
       'id': f'{self.index.names[number]}:{tar_record.key}',
       'image': _image_of(tar_record),
-      'caption': self._captions(tar_record),
+      **self._captions(tar_record),
     }
     label = self._label(tar_record)
     if label is not None:
@@ -220,7 +222,7 @@ class WdsSource(Source):
       raise CorruptImageError('no record where the index has one')
     return record
 
-  def _captions(self, record: TarRecord) -> list[str]:
+  def _captions(self, record: TarRecord) -> Captions:
     """Returns the texts of the columns that a record has.
 
     Raises:
@@ -228,25 +230,29 @@ class WdsSource(Source):
     """
     if self._labels_are_captions:
       label = self._label(record)
-      return label_captions(
-        self.label_names or (), [-1 if label is None else label]
-      )
-    cells: list[Any] = []
+      labels = [-1 if label is None else label]
+      return {'caption': label_captions(self.label_names or (), labels)}
+    cells: list[Any] = []  # one for each column
     for name in self._columns:
       if name in record.members:
         cells.append(record.content(name))
-      elif name not in self._suffixes:
+      elif name in self._suffixes:
+        cells.append([])
+      else:
         value = _json_of(record).get(name)
         cell = value if isinstance(value, list) else [value or '']
         if not all(isinstance(x, str) for x in cell):
           raise CorruptImageError(f'its field {name!r} holds no texts')
         cells.append(cell)
     try:
-      texts = texts_of(cells)
-      ''.join(texts).encode()
+      texts = list(numbered_texts(cells))
+      ''.join(text for _, text in texts).encode()
     except UnicodeError as error:
       raise CorruptImageError(f'a caption is not UTF-8: {error}') from error
-    return [text.strip() for text in texts if text.strip()]
+    return captions_of(
+      ((number, text.strip()) for number, text in texts if text.strip()),
+      len(self._columns),
+    )
 
   def _label(self, record: TarRecord) -> int | None:
     """Returns the label of a record that has one.
