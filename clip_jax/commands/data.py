@@ -20,6 +20,7 @@ ACTIONS = {
   'build': 'build a data set that comes with the package',
   'index': 'make the index of WebDataset tars',
   'inspect': 'count what a data set holds, and draw a contact sheet',
+  'fetch': 'fetch the images of lists of URLs into shards',
   'tokenizer': 'train a tokenizer on captions',
   'dedup': 'find the images that are copies of others',
 }

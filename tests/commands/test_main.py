@@ -89,8 +89,8 @@ def test_help_needs_no_value(capsys):
       "invalid literal for int() with base 10: 'abc'",
     ),
     (['train', '--config=setup.cfg', '--workdir=x'], 'cannot be run'),
-    (['data', 'inspekt'], "data 'inspekt'? One of build, inspect"),
-    (['data'], 'data what? One of build, inspect, tokenizer'),
+    (['data', 'inspekt'], "data 'inspekt'? One of build, "),
+    (['data'], 'data what? One of build, '),
     (['data', 'build', 'x'], 'data build what?'),
     (
       ['data', '--vocab_size=9', 'inspect', 'folder:x'],

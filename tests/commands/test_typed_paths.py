@@ -30,7 +30,8 @@ _NO_PATHS = {
   'preset', 'activation', 'dtype', 'platforms', 'to', 'topology', 'profile',
   'shard', 'task', 'suite', 'tasks', 'published', 'detector', 'shots', 'kind',
   'model_type', 'captions', 'objective', 'remat', 'against', 'text', 'only',
-  'weights',
+  'weights', 'url_column', 'caption_column', 'resize', 'image_format',
+  'user_agent', 'engine', 'beam_options',
 }  # fmt: skip
 _HELD = {
   'images', 'data', 'train', 'validation', 'overlap_with', 'datasets',

@@ -1,0 +1,231 @@
+"""Turns lists of URLs into WebDataset shards, and goes on where it was killed.
+
+One stage cuts the lists into rows of one shard each (OUT/.rows), the next one
+fetches the shards; see `clip_jax.data.prepare.engine`.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_jax.data import storage
+from clip_jax.data.fetching.client import Limits
+from clip_jax.data.fetching.resize import Resizing
+from clip_jax.data.fetching.shard import Shard, fetch_shard
+from clip_jax.data.fetching.url_list import Columns, join_batches, read_batches
+from clip_jax.data.prepare.engine import Engine, run_stage
+from clip_jax.errors import UsageError, plural
+from clip_jax.progress import Progress, no_progress
+
+_ROWS = '.rows'
+_HOSTS_NAMED = 3
+_TOTALS = (
+  'urls', 'successes', 'failed_to_download', 'failed_to_resize', 'bytes',
+)  # fmt: skip
+_ONE_PROCESS = Engine(workers=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetch:
+  """How lists become shards.
+
+  Attributes:
+    columns: of the lists.
+    shard_size: rows of a shard.
+    resizing: what is done to images.
+    limits: of the network; another one next time changes no shard that is done.
+  """
+
+  columns: Columns = dataclasses.field(default_factory=Columns)
+  shard_size: int = 10_000
+  resizing: Resizing = dataclasses.field(default_factory=Resizing)
+  limits: Limits = dataclasses.field(default_factory=Limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _List:
+  """A list of URLs; `version` changes with its content."""
+
+  path: str
+  version: str
+  number: int
+
+
+_DEFAULTS = Fetch()
+
+
+def fetch_lists(
+  patterns: Sequence[str],
+  out: str,
+  fetch: Fetch = _DEFAULTS,
+  *,
+  engine: Engine = _ONE_PROCESS,
+  progress: Progress = no_progress,
+) -> dict[str, Any]:
+  """Fetches the images of lists of URLs into WebDataset shards.
+
+  Args:
+    patterns: paths of lists, with braces and globs; see `storage.expand`.
+    out: the folder of the shards, local or remote.
+    engine: its workers are processes, which share the limits of hosts.
+    progress: shows the URLs of each shard (one worker), or the shards.
+  Returns:
+    A summary that can be written as JSON: 'shards', 'urls', 'successes',
+    'failed_to_download', 'failed_to_resize', 'bytes', 'reasons' (why and how
+    often, the most frequent first), 'hosts' (of failures), 'data' (the SPEC).
+  Raises:
+    UsageError: a list is missing or is none, or `out` was begun with other
+      lists or settings.
+    FailureError: a file cannot be read or written.
+  """
+  paths = [path for pattern in patterns for path in storage.expand(pattern)]
+  for path in paths:  # a wrong list is refused before the work begins
+    next(read_batches(path, fetch.columns), None)
+  lists = [
+    _List(_absolute(path), storage.version(path), number)
+    for number, path in enumerate(paths)
+  ]
+  cut = run_stage(
+    'rows',
+    lists,
+    functools.partial(_cut, out=out, fetch=fetch),
+    out,
+    engine=engine,
+    settings={'columns': fetch.columns, 'shard_size': fetch.shard_size},
+  )
+  shards: list[Shard] = []
+  for index, counts in enumerate(cut):
+    for part, rows in enumerate(counts['shards']):
+      name = _rows_name(index, part)
+      shards.append(Shard(len(shards), name, rows))
+  if not shards:
+    raise UsageError(f'no URLs in {", ".join(patterns)}.')
+  workers = engine.worker_count()
+  function = functools.partial(
+    fetch_shard,
+    out=out,
+    shard_size=fetch.shard_size,
+    resizing=fetch.resizing,
+    limits=_divide(fetch.limits, min(workers, len(shards))),
+    progress=progress if workers == 1 else no_progress,
+  )
+  counts = run_stage(
+    'fetch',
+    shards,
+    function,
+    out,
+    engine=engine,
+    settings={
+      'resizing': fetch.resizing,
+      'allow_private': fetch.limits.allow_private,
+    },
+    outputs=lambda shard: [
+      shard.path(out, ending) for ending in ('.tar', '.parquet', '_stats.json')
+    ],
+    progress=progress if len(shards) > 1 else no_progress,
+    unit='shards',
+  )
+  summary = _summary(counts, out)
+  if not summary['successes'] and not storage.is_remote(out):
+    # As where there was no network: the next time, they are tried again.
+    for shard in shards:
+      Path(shard.path(out, '_stats.json')).unlink(missing_ok=True)
+  return summary
+
+
+def _absolute(path: str) -> str:
+  return path if storage.is_remote(path) else os.path.abspath(path)
+
+
+def _divide(limits: Limits, workers: int) -> Limits:
+  """Returns the limits of one of several processes that work at a time."""
+  return dataclasses.replace(
+    limits,
+    concurrency=max(1, limits.concurrency // workers),
+    host_concurrency=max(1, limits.host_concurrency // workers),
+    host_rate=limits.host_rate / workers,
+  )
+
+
+def _rows_name(index: int, part: int) -> str:
+  return f'{_ROWS}/{index:05}-{part:05}.parquet'
+
+
+def _cut(url_list: _List, *, out: str, fetch: Fetch) -> dict[str, list[int]]:
+  """Writes the rows of a list, a file for each shard; returns their numbers."""
+  sizes: list[int] = []
+  waiting: list[pa.Table] = []
+
+  def write(rows: pa.Table) -> None:
+    path = storage.join(out, _rows_name(url_list.number, len(sizes)))
+    with storage.writing(path) as temporary:
+      pq.write_table(rows, temporary)
+    sizes.append(rows.num_rows)
+
+  for batch in read_batches(url_list.path, fetch.columns):
+    waiting.append(batch)
+    if sum(x.num_rows for x in waiting) < fetch.shard_size:
+      continue
+    rows = join_batches(waiting)
+    while rows.num_rows >= fetch.shard_size:
+      write(rows.slice(0, fetch.shard_size))
+      rows = rows.slice(fetch.shard_size)
+    waiting = [rows]
+  rest = join_batches(waiting)
+  if rest.num_rows:
+    write(rest)
+  return {'shards': sizes}
+
+
+def _summary(counts: Sequence[dict[str, Any]], out: str) -> dict[str, Any]:
+  reasons: collections.Counter[str] = collections.Counter()
+  hosts: collections.Counter[str] = collections.Counter()
+  for each in counts:
+    reasons.update(each['reasons'])
+    hosts.update(each['hosts'])
+  totals = {name: sum(each[name] for each in counts) for name in _TOTALS}
+  return {
+    'data': f'wds:{storage.join(out, "*.tar")}',
+    'shards': len(counts),
+    **totals,
+    'reasons': dict(reasons.most_common()),
+    'hosts': dict(hosts.most_common()),
+  }
+
+
+def describe(summary: dict[str, Any]) -> str:
+  """Returns a summary as lines for people."""
+  urls, taken = summary['urls'], summary['successes']
+  lines = [
+    f'{plural(taken, "image")} of {plural(urls, "URL")} '
+    f'({100 * taken / urls:.1f} %, {summary["bytes"] / 1e6:,.1f} MB) in '
+    f'{plural(summary["shards"], "shard")}: {summary["data"]}'
+  ]
+  lines += [f'  {n:>9,}  {x}' for x, n in summary['reasons'].items()]
+  if summary['reasons']:
+    lines.append(what_failed_most(summary))
+  return '\n'.join(lines)
+
+
+def what_failed_most(summary: dict[str, Any]) -> str:
+  """Returns a line about the most frequent reason and the hosts of failures."""
+  reason, times = next(iter(summary['reasons'].items()))
+  failed = summary['urls'] - summary['successes']
+  hosts = [
+    f'{host or "(none)"} {count:,}'
+    for host, count in list(summary['hosts'].items())[:_HOSTS_NAMED]
+  ]
+  hint = ''
+  if reason == 'not a public address':
+    hint = ' (--allow_private permits them)'
+  return (
+    f'failed most: {reason}{hint}, {times:,} of {failed:,}; hosts with the '
+    f'most failures: {", ".join(hosts)}'
+  )

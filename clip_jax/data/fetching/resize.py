@@ -1,0 +1,104 @@
+"""Checks a fetched image, and makes it smaller where that is asked for."""
+
+import dataclasses
+import io
+
+from PIL import Image
+
+from clip_jax.data.decoding import CorruptImageError, decode, pillow_errors
+from clip_jax.data.fetching.failure import FetchError
+from clip_jax.data.image_formats import HEAD_BYTES, format_of
+from clip_jax.data.images import as_displayed
+
+# How images are resized, in the words of img2dataset; none is ever enlarged.
+MODES = ('no', 'keep_ratio', 'keep_ratio_largest', 'center_crop')
+# The suffix of each format that is kept as it came.
+_SUFFIXES = {'JPEG': 'jpg', 'JPEG2000': 'jp2'}
+_ENCODERS = {'jpg': 'JPEG', 'png': 'PNG', 'webp': 'WEBP'}
+FORMATS = tuple(_ENCODERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resizing:
+  """What is done to images on arrival.
+
+  Attributes:
+    mode: of `MODES`: 'no' keeps the bytes as they came; 'keep_ratio' brings the
+      shorter side to `image_size`, 'keep_ratio_largest' the longer one, and
+      'center_crop' also cuts the longer one off.
+    image_size: in pixels.
+    image_format, quality: of images that are encoded anew.
+    min_side, max_aspect_ratio: of images that are taken; 0 is any.
+  """
+
+  mode: str = 'no'
+  image_size: int = 256
+  image_format: str = 'jpg'
+  quality: int = 95
+  min_side: int = 0
+  max_aspect_ratio: float | int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TakenImage:
+  """An image as it goes into a shard; sizes are (width, height)."""
+
+  data: bytes
+  suffix: str
+  size: tuple[int, int]
+  original_size: tuple[int, int]
+
+
+def take_image(data: bytes, resizing: Resizing) -> TakenImage:
+  """Decodes an image, so that a damaged one is refused, and resizes it.
+
+  Raises:
+    FetchError: it is no image, damaged, or of a size that is not taken.
+  """
+  try:
+    image = decode(data)
+    _check_size(image, resizing)
+    return _resize(data, image, resizing)
+  except CorruptImageError as error:
+    if data[:1024].lstrip().lower().startswith((b'<!doctype html', b'<html')):
+      raise FetchError('HTML, not an image') from None
+    reason, _, detail = str(error).partition(':')
+    raise FetchError(reason, detail.strip()) from None
+
+
+def _check_size(image: Image.Image, resizing: Resizing) -> None:
+  short, long = sorted(image.size)
+  size = f'{image.width} x {image.height} pixels'
+  if short < resizing.min_side:
+    raise FetchError('too small', size)
+  if resizing.max_aspect_ratio and long > resizing.max_aspect_ratio * short:
+    raise FetchError('too elongated', size)
+
+
+@pillow_errors()
+def _resize(data: bytes, image: Image.Image, resizing: Resizing) -> TakenImage:
+  original = image.size
+  short, long = sorted(original)
+  side = long if resizing.mode == 'keep_ratio_largest' else short
+  crops = resizing.mode == 'center_crop' and long > resizing.image_size
+  if resizing.mode == 'no' or (side <= resizing.image_size and not crops):
+    name = format_of(data[:HEAD_BYTES]) or str(image.format)
+    suffix = _SUFFIXES.get(name, name.lower())
+    return TakenImage(data, suffix, original, original)
+  image = as_displayed(image)
+  size = resizing.image_size
+  if side > size:
+    width, height = (max(1, round(x * size / side)) for x in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+  if crops:
+    width, height = min(size, image.width), min(size, image.height)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    image = image.crop((left, top, left + width, top + height))
+  buffer = io.BytesIO()
+  options = (
+    {} if resizing.image_format == 'png' else {'quality': resizing.quality}
+  )
+  image.save(buffer, _ENCODERS[resizing.image_format], **options)
+  return TakenImage(
+    buffer.getvalue(), resizing.image_format, image.size, original
+  )
