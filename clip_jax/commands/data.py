@@ -8,8 +8,8 @@ examples:
   clip-jax data dedup folder:images --out=keep.txt
   clip-jax data build --help
 
-A data set is named by a SPEC: tfds:NAME[#SPLIT], folder:PATH[#SPLIT] or
-csv:PATH. A folder has a sub-folder a class, or .txt captions beside its images;
+A data set is named by a SPEC: tfds:NAME[#SPLIT], folder:PATH[#SPLIT], csv:PATH,
+wds:PATTERN, or another of clip_jax/data/README.md. A folder has a sub-folder a class, or .txt captions beside its images;
 a split is a sub-folder, as in folder:pets#train.
 """
 
