@@ -9,8 +9,9 @@ examples:
   clip-jax data build --help
 
 A data set is named by a SPEC: tfds:NAME[#SPLIT], folder:PATH[#SPLIT], csv:PATH,
-wds:PATTERN, or another of clip_jax/data/README.md. A folder has a sub-folder a class, or .txt captions beside its images;
-a split is a sub-folder, as in folder:pets#train.
+wds:PATTERN, or another of clip_jax/data/README.md. A folder has a sub-folder a
+class, or .txt captions beside its images; a split is a sub-folder, as in
+folder:pets#train.
 """
 
 from absl import flags
