@@ -42,7 +42,7 @@ from clip_jax.data.indexing.tar_index import (
 )
 from clip_jax.data.indexing.tar_shard import ENTRY, PROBLEM_KIND, Entries
 from clip_jax.data.sources import Spec
-from clip_jax.errors import FailureError, UsageError, reason_of
+from clip_jax.errors import FailureError, UsageError, plural, reason_of
 from clip_jax.files import open_lock
 from clip_jax.progress import Progress, no_progress
 
@@ -400,7 +400,7 @@ def check_problems(index: TarIndex, max_corrupt: int) -> None:
   if len(problems) > max_corrupt:
     first = '; '.join(describe_problems(index, 3))
     raise FailureError(
-      f'{len(problems):,} damaged members, over --max_corrupt={max_corrupt}: '
+      f'{plural(len(problems), "damaged member")}, over --max_corrupt={max_corrupt}: '
       f'{first}. What was read is kept.'
     )
 
