@@ -400,8 +400,8 @@ def check_problems(index: TarIndex, max_corrupt: int) -> None:
   if len(problems) > max_corrupt:
     first = '; '.join(describe_problems(index, 3))
     raise FailureError(
-      f'{plural(len(problems), "damaged member")}, over --max_corrupt={max_corrupt}: '
-      f'{first}. What was read is kept.'
+      f'{plural(len(problems), "damaged member")}, over --max_corrupt='
+      f'{max_corrupt}: {first}. What was read is kept.'
     )
 
 
