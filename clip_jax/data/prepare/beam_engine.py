@@ -8,7 +8,10 @@ the pipeline has no output that a runner would have to keep.
 
 import contextlib
 import functools
+import io
 import logging
+import shlex
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +20,6 @@ from clip_jax.data import storage
 from clip_jax.data.prepare.engine import Job
 from clip_jax.errors import UsageError, one_line
 
-_HERE = 'apache_beam.runners.portability.fn_api_runner.FnApiRunner'
 _POLL_SECONDS = 0.5
 _MAX_REASON_BYTES = 2**20
 
@@ -71,43 +73,25 @@ def _make_pipeline(
   jobs: Sequence[Job], workers: int, failure: str, options: Sequence[str]
 ) -> Any:
   try:
-    import apache_beam as beam  # pyright: ignore[reportMissingImports]
-    from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
-      PipelineOptions,
-      StandardOptions,
-    )
+    with _without_logging():
+      import apache_beam as beam  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise UsageError(
       '--engine=beam needs an extra: pip install ".[beam]"'
     ) from error
 
   logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
-  # Beam's parser prints its usage and exits.
-  with contextlib.redirect_stderr(None):
-    try:
-      parsed = PipelineOptions(list(options))
-      runner = parsed.view_as(StandardOptions).runner
-    except (SystemExit, ValueError) as error:
-      raise UsageError(
-        f'--beam_options={" ".join(options)}: Beam does not take these.'
-      ) from error
-  if runner is None:
-    mode = 'multi_processing' if workers > 1 else 'in_memory'
-    parsed = PipelineOptions(
-      [
-        *options,
-        f'--runner={_HERE}',
-        f'--direct_num_workers={workers}',
-        f'--direct_running_mode={mode}',
-        '--default_sdk_harness_log_level=CRITICAL',
-      ]
-    )
-  elif runner.lower() in ('direct', 'directrunner', 'switchingdirectrunner'):
+  parsed, runner_name = _parse(options)
+  runner = None
+  if runner_name is None:
+    parsed, _ = _parse([*options, f'--direct_num_workers={workers}'])
+    runner = _runner_of_this_machine(workers)
+  elif runner_name.lower() in ('direct', 'directrunner'):
     raise UsageError(
-      f'--beam_options: {runner} would fetch and start another program; leave '
-      'the runner out to run on this machine.'
+      f'--beam_options: {runner_name} would fetch and start another program; '
+      'leave the runner out to run on this machine.'
     )
-  pipeline = beam.Pipeline(options=parsed)
+  pipeline = beam.Pipeline(runner, parsed)
   _ = (
     pipeline
     | beam.Create(list(jobs))
@@ -123,3 +107,56 @@ def _run_job(failure: str, job: Job) -> None:
     return
   if reason := job.run():
     storage.write_bytes(failure, reason.encode('utf-8', 'surrogateescape'))
+
+
+def _parse(options: Sequence[str]) -> tuple[Any, str | None]:
+  """Returns options as Beam has them, and the runner that they name."""
+  from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
+    PipelineOptions,
+    StandardOptions,
+  )
+
+  # Beam's parser prints its usage and exits.
+  with contextlib.redirect_stderr(io.StringIO()) as printed:
+    try:
+      parsed = PipelineOptions(list(options))
+      return parsed, parsed.view_as(StandardOptions).runner
+    except (SystemExit, ValueError) as error:
+      reason = (printed.getvalue() or str(error)).strip().splitlines()[-1:]
+      raise UsageError(
+        f'--beam_options={shlex.join(options)}: {"".join(reason)}'
+      ) from error
+
+
+def _runner_of_this_machine(workers: int) -> Any:
+  from apache_beam.runners.portability import (  # pyright: ignore[reportMissingImports]
+    fn_api_runner,
+  )
+  from apache_beam.transforms import (  # pyright: ignore[reportMissingImports]
+    environments,
+  )
+
+  if workers == 1:
+    return fn_api_runner.FnApiRunner()
+  # As for --direct_running_mode=multi_processing, without the lines that each
+  # process logs of its own life.
+  command = (
+    f'{shlex.quote(sys.executable)} -m '
+    'apache_beam.runners.worker.sdk_worker_main 2>/dev/null'
+  )
+  return fn_api_runner.FnApiRunner(
+    environments.SubprocessSDKEnvironment.from_command_string(command)
+  )
+
+
+@contextlib.contextmanager
+def _without_logging() -> Iterator[None]:
+  """Keeps Beam from logging, and from setting logging up, while it loads."""
+  root = logging.getLogger()
+  handlers = list(root.handlers)
+  logging.disable(logging.WARNING)
+  try:
+    yield
+  finally:
+    logging.disable(logging.NOTSET)
+    root.handlers[:] = handlers

@@ -196,7 +196,7 @@ def _run(
     except (pickle.PicklingError, AttributeError, TypeError) as error:
       raise FailureError(f'{job.name} does not pickle: {error}') from error
   module = importlib.import_module(f'{__package__}.{ENGINES[engine.name]}')
-  workers = min(engine.worker_count(), len(jobs))
+  workers = engine.worker_count()
   if engine.name == 'beam':
     reasons = module.run(jobs, workers, stage, engine.beam_options)
   else:

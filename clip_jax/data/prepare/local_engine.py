@@ -17,6 +17,7 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[str]:
 
   Closing the iterator ends the processes at once. One worker is this process.
   """
+  workers = min(workers, len(jobs))
   if workers == 1:
     yield from (job.run() for job in jobs)
     return

@@ -33,28 +33,30 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[str]:
       '--engine=ray needs an extra: pip install ".[ray]"'
     ) from error
 
-  ray.init(
-    address='local',
-    num_cpus=workers,
-    include_dashboard=False,
-    object_store_memory=_OBJECT_STORE_BYTES,
-    log_to_driver=False,
-    logging_level=logging.ERROR,
-    _node_ip_address='127.0.0.1',
+  # It is slow to start, so that it stays for the next stage. One that a
+  # program has connected to is used as it is.
+  if not ray.is_initialized():
+    ray.init(
+      address='local',
+      num_cpus=workers,
+      include_dashboard=False,
+      object_store_memory=_OBJECT_STORE_BYTES,
+      log_to_driver=False,
+      logging_level=logging.ERROR,
+      _node_ip_address='127.0.0.1',
+    )
+  context = ray.data.DataContext.get_current()
+  context.enable_progress_bars = False
+  logging.getLogger('ray.data').setLevel(logging.ERROR)
+  data = ray.data.from_items(
+    [{'job': pickle.dumps(job)} for job in jobs],
+    override_num_blocks=min(len(jobs), _MAX_BLOCKS),
   )
   try:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    rows = [{'job': pickle.dumps(job)} for job in jobs]
-    data = ray.data.from_items(
-      rows, override_num_blocks=min(len(jobs), _MAX_BLOCKS)
-    )
-    for row in data.map(_run_job).iter_rows():
+    for row in data.map(_run_job, concurrency=workers).iter_rows():
       yield row['reason']
   except ray.exceptions.RayError as error:
     yield f'Ray: {type(error).__name__}: {one_line(str(error))}'
-  finally:
-    ray.shutdown()
 
 
 def _run_job(row: dict[str, Any]) -> dict[str, str]:
