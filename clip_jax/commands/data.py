@@ -18,7 +18,7 @@ from absl import flags
 
 # Each is a file of commands/, such as data_build.py, with flags of its own.
 ACTIONS = {
-  'build': 'build a data set that comes with the package',
+  'build': 'write any data set as ArrayRecord or WebDataset shards',
   'index': 'make the index of WebDataset tars',
   'inspect': 'count what a data set holds, and draw a contact sheet',
   'fetch': 'fetch the images of lists of URLs into shards',

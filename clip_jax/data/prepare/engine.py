@@ -46,7 +46,7 @@ ENGINES = {
   'beam': 'beam_engine',
   'ray': 'ray_engine',
 }
-_STAGES = '.stages'
+STAGES = '.stages'  # the folder of what is known of stages
 _MAX_MARKER_BYTES = 2**24
 _READERS = 16  # markers that are read at a time, as a bucket answers slowly
 
@@ -83,6 +83,9 @@ class Engine:
   def worker_count(self) -> int:
     """Returns the number of tasks that run at a time."""
     return self.workers or len(os.sched_getaffinity(0))
+
+
+LOCAL = Engine()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,7 @@ def run_stage(
   function: Callable[[Task], Counts],
   folder: str | os.PathLike,
   *,
-  engine: Engine = Engine(),
+  engine: Engine = LOCAL,
   settings: Mapping[str, Any] | None = None,
   outputs: Callable[[Task], Sequence[str]] = lambda task: (),
   progress: Progress = no_progress,
@@ -159,7 +162,7 @@ def run_stage(
       process works in the folder.
   """
   folder = os.fspath(folder)
-  stage = storage.join(folder, _STAGES, name)
+  stage = storage.join(folder, STAGES, name)
   with _lock(stage):
     _check_settings(folder, name, stage, len(tasks), settings or {})
     counts = _read_markers(folder, name, stage, tasks)
@@ -248,18 +251,27 @@ def _check_settings(
     storage.write_bytes(path, to_bytes(wanted))
     return
   begun = check_fields(path, parse_json(text, path), {})
+  refuse_other_settings(f'{folder} (stage {name})', begun, wanted)
+
+
+def refuse_other_settings(
+  where: str, begun: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+  """Refuses to go on in a folder that was begun with other settings.
+
+  Args:
+    where: names the folder in the error.
+    begun, wanted: settings as JSON has them.
+  Raises:
+    UsageError: they differ; the message names the first that does.
+  """
   for key in dict.fromkeys([*wanted, *begun]):
-    if wanted.get(key) != begun.get(key):
-      raise _differs(folder, name, key, begun.get(key), wanted.get(key))
-
-
-def _differs(
-  folder: str, name: str, key: str, begun: Any, wanted: Any
-) -> UsageError:
-  return UsageError(
-    f'{folder} was begun with {key} {_short(begun)}, and it is now '
-    f'{_short(wanted)} (stage {name}): remove the folder, or name another.'
-  )
+    old, new = begun.get(key), wanted.get(key)
+    if old != new:
+      raise UsageError(
+        f'{where} was begun with {key} {_short(old)}, and it is now '
+        f'{_short(new)}: remove the folder, or name another.'
+      )
 
 
 def _read_markers(
@@ -279,10 +291,9 @@ def _read_markers(
     text = storage.read_all(path, _MAX_MARKER_BYTES)
     types = {'task': object, 'counts': dict}
     marker = check_fields(path, parse_json(text, path), types)
-    wanted = as_json(tasks[index])
-    if marker['task'] != wanted:
-      key = f'task {index}'
-      raise _differs(folder, name, key, marker['task'], wanted)
+    key = f'task {index}'
+    begun, wanted = {key: marker['task']}, {key: as_json(tasks[index])}
+    refuse_other_settings(f'{folder} (stage {name})', begun, wanted)
     return marker['counts']
 
   with ThreadPoolExecutor(_READERS) as pool:

@@ -153,8 +153,8 @@ def test_other_settings_are_refused_and_nothing_is_mixed(tmp_path):
   with pytest.raises(UsageError) as error:
     stages.run(tmp_path, max_side=512, sizes=(1, 2))
   assert str(error.value) == (
-    f'{tmp_path} was begun with max_side 256, and it is now 512 (stage '
-    'scatter): remove the folder, or name another.'
+    f'{tmp_path} (stage scatter) was begun with max_side 256, and it is now '
+    '512: remove the folder, or name another.'
   )
   with pytest.raises(UsageError, match='with max_side 256, and it is now null'):
     stages.run(tmp_path, sizes=(1, 2))
@@ -237,7 +237,7 @@ def test_wrong_engines_are_refused(fields, message):
   ('options', 'message'),
   [
     (['--runner=DirectRunner'], 'DirectRunner would fetch and start another'),
-    (['--direct_num_workers=x'], 'Beam does not take these'),
+    (['--direct_num_workers=x'], r"error: argument --direct_num_workers.*'x'"),
   ],
 )
 def test_wrong_options_of_beam_are_refused(options, message, tmp_path):
