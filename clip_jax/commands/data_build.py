@@ -137,9 +137,8 @@ def engine_of(values: flags.FlagValues) -> 'Engine':
   try:
     options = tuple(shlex.split(values.beam_options or ''))
   except ValueError as error:
-    raise UsageError(
-      f'--beam_options={values.beam_options}: {error}'
-    ) from error
+    text = values.beam_options
+    raise UsageError(f'--beam_options={text}: {error}.') from error
   return Engine(values.engine, values.workers, options)
 
 

@@ -91,7 +91,7 @@ def test_help_needs_no_value(capsys):
     (['train', '--config=setup.cfg', '--workdir=x'], 'cannot be run'),
     (['data', 'inspekt'], "data 'inspekt'? One of build, "),
     (['data'], 'data what? One of build, '),
-    (['data', 'build', 'x'], 'data build what?'),
+    (['data', 'build'], 'data build what?'),
     (
       ['data', '--vocab_size=9', 'inspect', 'folder:x'],
       "Unknown command line flag 'vocab_size' (see clip-jax data inspect --h",

@@ -9,8 +9,10 @@ from typing import Any
 from clip_jax.data.sources import Record
 
 NAME, SPLIT = 'pairs', 'train'
+# A file is a whole number of blocks, two of which say where records are.
+OVERHEAD_BYTES = 3 * 2**16
 _TEXT_OVERHEAD = 8  # of a text, and of a feature, in a tf.train.Example
-_OVERHEAD = 120
+_RECORD_OVERHEAD = 120
 
 
 def shard_name(number: int, count: int) -> str:
@@ -22,7 +24,7 @@ def record_bytes(record: Record, image_bytes: int) -> int:
   """Returns about what a record takes in a shard."""
   texts = [record['id'], *record['caption']]
   text_bytes = sum(len(_encode(x)) + _TEXT_OVERHEAD for x in texts)
-  return image_bytes + text_bytes + _OVERHEAD
+  return image_bytes + text_bytes + _RECORD_OVERHEAD
 
 
 def write_shard(

@@ -187,6 +187,8 @@ def plan_shards(
   limit = shard_bytes
   if layout.name == 'wds':
     limit -= webdataset_shards.OVERHEAD_BYTES
+  else:
+    limit -= min(array_record_shards.OVERHEAD_BYTES, limit // 2)
   ends: list[int] = []  # of shards, as indices of the source
   size, count, start = 0, 0, 0
   for part in tables():
