@@ -31,7 +31,7 @@ _NO_PATHS = {
   'shard', 'task', 'suite', 'tasks', 'published', 'detector', 'shots', 'kind',
   'model_type', 'captions', 'objective', 'remat', 'against', 'text', 'only',
   'weights', 'url_column', 'caption_column', 'resize', 'image_format',
-  'user_agent', 'engine', 'beam_options',
+  'user_agent', 'engine', 'beam_options', 'shard_bytes', 'format',
 }  # fmt: skip
 _HELD = {
   'images', 'data', 'train', 'validation', 'overlap_with', 'datasets',
