@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from clip_jax.data import decoding
 from clip_jax.data.augment import Augmentation, augment
+from clip_jax.data.contact_sheet import contact_sheet
 from clip_jax.data.decoding import (
   CorruptImageError,
   MissingImageError,
@@ -27,7 +28,6 @@ from clip_jax.data.images import (
   preprocess,
   upright,
 )
-from clip_jax.data.inspect import contact_sheet
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.report.images import data_uri

@@ -1,13 +1,19 @@
 import json
+import pathlib
+import shutil
 import time
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from clip_jax.data.inspect import CELL, contact_sheet, describe, inspect
+from clip_jax.data.contact_sheet import CELL, contact_sheet
+from clip_jax.data.inspect import _sample, describe, inspect
 from clip_jax.errors import UsageError
+from tests.data.indexing.archives import archive
 from tests.data.pictures import captioned_folder, picture, write_pictures
+from tests.data.sources import tables
+from tests.data.sources.test_arrayrecord import example, write
 
 
 class Words:
@@ -142,3 +148,132 @@ def test_the_sheet_shows_what_a_viewer_shows(tmp_path):
   cells = [sheet[8 : 8 + CELL, x : x + CELL] for x in (8, 16 + CELL)]
   assert 115 < cells[0][:, CELL // 2].mean() < 141  # a ramp, not white
   np.testing.assert_allclose(np.rot90(cells[0], -1), cells[1], atol=2)
+
+
+def _csv(folder: pathlib.Path) -> str:
+  lines = [f'{i:03}.png,caption {i}' for i in range(20)]
+  path = captioned_folder(folder, 20) / 'pairs.csv'
+  path.write_text('\n'.join(['image,caption', *lines]))
+  return f'csv:{path}'
+
+
+def _tar(folder: pathlib.Path) -> str:
+  members = {}
+  for i in range(20):
+    members[f'{i:03}.png'] = tables.image_bytes(i)
+    members[f'{i:03}.txt'] = f'caption {i}'.encode()
+  (folder / 'a.tar').write_bytes(archive(members))
+  return f'wds:{folder}/a.tar'
+
+
+def _array_record(folder: pathlib.Path) -> str:
+  write(folder / 'a.array_record', [example(i) for i in range(20)])
+  return f'arrayrecord:{folder}/a.array_record'
+
+
+def _five(folder: pathlib.Path) -> pathlib.Path:
+  return captioned_folder(folder / 'five', 5)
+
+
+def _hugging_face(folder: pathlib.Path) -> str:
+  tables.save_to_disk(folder / 'hf', tables.hugging_face_rows(20))
+  return f'hf:{folder}/hf'
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda folder: f'folder:{captioned_folder(folder, 20)}', _csv, _tar,
+    lambda folder: tables.write_parquet(folder / 'a.parquet', tables.rows(20)),
+    _array_record, _hugging_face,
+    lambda folder: f'{_tar(folder)}::folder:{_five(folder)}',
+  ],
+)  # fmt: skip
+def test_all_sources_and_mixtures(tmp_path, make):
+  spec = make(tmp_path)
+  count = 25 if '::' in spec else 20
+  summary = inspect(spec, tokenizer=Words(), sheet_path=tmp_path / 'sheet.png')
+  assert summary['records'] == summary['captions'] == count
+  assert summary['image_sizes'] == {'24x24': count}
+  assert summary['caption_tokens']['max'] == 4
+  assert summary['corrupt'] == 0
+  assert sum(summary['languages'].values()) == count
+  assert (tmp_path / 'sheet.png').exists()
+  if count == 25:
+    assert list(summary['parts'].values()) == [20, 5]
+    assert summary['copied_images'] == 5  # of the same seeds
+
+
+def test_large_data_are_sampled_and_the_summary_says_so(tmp_path):
+  captioned_folder(tmp_path, 40)
+  spec = f'folder:{tmp_path}'
+  summary = inspect(spec, sample=10)
+  assert (summary['records'], summary['records_read']) == (40, 10)
+  assert summary['captions'] == 10
+  assert summary['sample'] == (
+    'all counts below are of 10 records, 25 % of the data, drawn at random '
+    '(seed 0)'
+  )
+  assert summary['notices'] == [
+    f'data {spec!r}: 40 records, of which a sample of 10 was read: --sample=N '
+    'reads more, --sample=0 all.'
+  ]
+  assert 'drawn at random' in describe(summary)
+  assert inspect(spec, sample=10) == summary
+  for whole in (0, 40, 41):
+    assert 'sample' not in inspect(spec, sample=whole)
+
+
+def test_a_sample_of_ten_to_the_nine_records_takes_no_list_of_them():
+  indices = _sample(10**9, 1000, seed=3)
+  assert len(set(indices)) == 1000
+  assert indices == sorted(indices)
+  assert indices != _sample(10**9, 1000, seed=4)
+  assert min(indices) < 10**7
+  assert max(indices) > 99 * 10**7
+
+
+def test_copies_and_the_worst_records_are_named(tmp_path):
+  captioned_folder(tmp_path, 6)
+  shutil.copy(tmp_path / '000.png', tmp_path / '003.png')
+  shutil.copy(tmp_path / '000.png', tmp_path / '004.png')
+  (tmp_path / '001.txt').write_text('picture 000')
+  (tmp_path / '002.txt').unlink()
+  picture(9, 400, 40).save(tmp_path / '005.png')
+  (tmp_path / '006.png').write_bytes(b'')
+  (tmp_path / '007.png').write_bytes((tmp_path / '001.png').read_bytes()[:60])
+  summary = inspect(f'folder:{tmp_path}')
+  assert summary['copied_images'] == 2
+  assert summary['copied_image_ids'] == {'000.png': 3}
+  assert summary['repeated_captions'] == 1
+  assert summary['most_frequent_captions'] == {'picture 000': 2}
+  assert summary['corrupt_reasons'] == {
+    'not an image in a known format': 1, 'damaged image': 1,
+  }  # fmt: skip
+  assert summary['elongated_images'] == 1
+  assert summary['tiny_images'] == 5
+  worst = summary['worst_records']
+  assert worst[0] == {
+    'id': '005.png', 'reason': 'elongated, 10.0 to 1: 400 x 40 pixels',
+  }  # fmt: skip
+  assert worst[1] == {'id': '000.png', 'reason': 'tiny: 24 x 24 pixels'}
+  assert worst[-1] == {'id': '002.png', 'reason': 'no caption'}
+
+
+def test_truncated_captions_are_a_fraction_of_all(tmp_path):
+  captioned_folder(tmp_path, 4)
+  (tmp_path / '001.txt').write_text('a caption of five words')
+  summary = inspect(f'folder:{tmp_path}', tokenizer=Words())
+  assert summary['captions_truncated'] == 1
+  assert summary['captions_truncated_fraction'] == 0.25
+  assert 'captions truncated: 1 (25.00 %)' in describe(summary).splitlines()
+
+
+def test_memory_of_copies_is_bounded(tmp_path, monkeypatch):
+  monkeypatch.setattr('clip_jax.data.record_counts.MAX_REMEMBERED', 3)
+  captioned_folder(tmp_path, 6)
+  notices = inspect(f'folder:{tmp_path}')['notices']
+  assert notices == [
+    'copied images are found among the first 3 different ones',
+    'repeated captions are found among the first 3 different ones',
+  ]
