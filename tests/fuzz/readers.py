@@ -460,6 +460,71 @@ def _tfds(folder: Path) -> None:
   shutil.rmtree(folder / 'whole')
 
 
+def _parquet_files(folder: Path) -> None:
+  """Columns of several types and layouts, in pages of several codecs."""
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  from tests.data.sources.tables import hugging_face_rows, rows
+
+  texts = [['a', None], [], None, ['b']] * 3
+  several = rows(12, caption=texts, label=['x', 'y', None] * 4)
+  for i, (content, options) in enumerate(
+    (
+      (several, {'compression': 'zstd', 'row_group_size': 5}),
+      (several, {'compression': 'snappy', 'use_dictionary': False}),
+      (
+        several,
+        {'compression': 'none', 'data_page_version': '2.0',
+         'write_page_index': True, 'data_page_size': 2000},
+      ),
+    )
+  ):  # fmt: skip
+    pq.write_table(pa.table(content), folder / f'{i}.parquet', **options)
+  (folder / 'structs').mkdir()
+  pq.write_table(
+    pa.table(hugging_face_rows(12)), folder / 'structs/x.parquet',
+    compression='gzip', row_group_size=6,
+  )  # fmt: skip
+
+
+def _arrow_files(folder: Path) -> None:
+  import pyarrow as pa
+
+  from tests.data.sources.tables import (
+    LABEL_FEATURES,
+    hugging_face_rows,
+    save_to_disk,
+  )
+
+  content = hugging_face_rows(12)
+  save_to_disk(folder / 'saved', content, LABEL_FEATURES)
+  table = pa.table(content)
+  for codec in ('lz4', 'zstd'):
+    (folder / codec).mkdir()
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    path = folder / codec / 'x.arrow'
+    with pa.ipc.new_file(path, table.schema, options=options) as file:
+      file.write_table(table, max_chunksize=5)
+
+
+def _array_records(folder: Path) -> None:
+  from tests.data.sources.test_arrayrecord import example, write
+
+  for i in range(2):
+    records = [example(j, label=j) for j in range(5)]
+    write(folder / f'{i}.array_record', records)
+
+
+def _read_any(*specs: str) -> Callable[[Path, Random], None]:
+  """Reads one of several data sets, each as often."""
+
+  def read(folder: Path, random: Random) -> None:
+    _read_source(random.choice(specs))(folder, random)
+
+  return read
+
+
 def _text_lines(folder: Path) -> None:
   (folder / 'texts.txt').write_text('red cat\n\nü\nlong line ' * 20)
 
@@ -773,6 +838,14 @@ READERS: dict[str, Reader] = {
   'classes': Reader(_classes, _read_source('folder:{}'), 4),
   'csv': Reader(_csv, _read_source('csv:{}/table.csv'), 6),
   'tfds': Reader(_tfds, _read_source('tfds:figures#test'), 4),
+  'parquet_source': Reader(
+    _parquet_files,
+    _read_any('parquet:{}/*.parquet', 'parquet:{}', 'hf:{}/structs'), 8,
+  ),
+  'arrow_source': Reader(
+    _arrow_files, _read_any('hf:{}/saved', 'hf:{}/lz4', 'hf:{}/zstd'), 8,
+  ),
+  'array_records': Reader(_array_records, _read_source('arrayrecord:{}'), 4),
   'text_lines': Reader(_text_lines, _read_text_lines, 4),
   'npz_table': Reader(_table('.npz'), _read_table, 8),
   'parquet_table': Reader(_table('.parquet'), _read_table, 8),

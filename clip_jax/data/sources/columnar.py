@@ -11,7 +11,7 @@ import contextlib
 import os
 import posixpath
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -225,6 +225,12 @@ class ColumnarSource(Source):
 
   def __len__(self) -> int:
     return int(self._ends[-1]) if len(self._ends) else 0
+
+  def outline(self) -> Iterator[str]:
+    """Yields a line about the columns, and one for each file."""
+    yield repr((self.columns, self.label_names))
+    for name, path in zip(self._names, self._files.paths, strict=True):
+      yield repr((name, storage.version(path)))
 
   def id(self, index: int) -> str:
     file = int(np.searchsorted(self._file_starts, index, side='right')) - 1

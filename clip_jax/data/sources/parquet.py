@@ -13,9 +13,7 @@ before one is decompressed, and rows are decoded in batches.
 import functools
 import io
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,17 +31,16 @@ from clip_jax.data.sources.columnar import (
   find_columns,
   reason_of_damage,
 )
+from clip_jax.data.sources.parquet_footer import Group, read_footer, sum_pages
 from clip_jax.data.sources.shard_files import list_files, read_each
 from clip_jax.errors import FailureError, UsageError
 
 _MAXDAMAGED_FILES = 100  # then the data are refused
 _MAX_GROUP_VALUES = 2**24  # of a column
-_MAX_ROWS = 2**40
 _BATCH_BYTES = 2**26  # that rows which are decoded together may take
 _BATCH_ROWS = 4096
 # From here on a note says that random records are slow.
 _SLOW_GROUP_BYTES = 2**27
-_HEADER_BYTES = 2**14  # of a page, with its statistics
 
 
 class ParquetSource(ColumnarSource):
@@ -115,22 +112,18 @@ class ParquetFiles(ChunkedFiles):
     )
     first = self.paths[0]
     try:
-      self.schema = _footer(
-        first, storage.version(first)
-      ).schema.to_arrow_schema()
+      metadata = _metadata(first, storage.version(first))
+      self.schema = metadata.schema.to_arrow_schema()
     except DAMAGE as error:
       raise spec.error(f'{first}: {reason_of_damage(error)}') from error
 
   def largest_group(self, column: str) -> int:
     """Returns the most bytes that a column takes in the first file's groups."""
     path = self.paths[0]
-    footer = _footer(path, storage.version(path))
+    groups = read_footer(path, storage.version(path))
     return max(
-      sum(
-        max(0, part.total_uncompressed_size)
-        for part in _parts(footer.row_group(i), [column])
-      )
-      for i in range(footer.num_row_groups)
+      sum(part.unpacked for part in group.parts if part.column == column)
+      for group in groups
     )
 
   def read(self, chunk: int, columns: Sequence[str]) -> Chunk:
@@ -141,9 +134,15 @@ class ParquetFiles(ChunkedFiles):
     batches: list[pa.RecordBatch] = []
     reason = ''
     try:
-      footer = _footer(path, storage.version(path))
+      version = storage.version(path)
+      groups = read_footer(path, version)
+      if group >= len(groups) or groups[group].rows != rows:
+        raise FailureError(
+          f'{path} changed since it was opened: run the command again.'
+        )
+      metadata = _metadata(path, version)
       with storage.open_file(path) as opened:
-        for batch in _batches(opened, footer, group, columns, rows):
+        for batch in _batches(opened, metadata, group, groups[group], columns):
           batches.append(batch)
     except (FailureError, UsageError) as error:
       if not isinstance(error, CorruptImageError):
@@ -163,55 +162,46 @@ def row_groups(path: str) -> list[int]:
     CorruptImageError: it is no Parquet file, or is damaged.
     FailureError: it is missing, or its store does not answer.
   """
-  try:
-    footer = _footer(path, storage.version(path))
-    rows = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-  except (FailureError, UsageError):
-    raise
-  except DAMAGE as error:
-    raise CorruptImageError(reason_of_damage(error)) from error
-  if any(not 0 <= x <= _MAX_ROWS for x in rows) or sum(rows) != footer.num_rows:
-    raise CorruptImageError('its footer claims impossible numbers of rows')
-  return rows
+  return [group.rows for group in read_footer(path, storage.version(path))]
 
 
 @functools.lru_cache(maxsize=64)
-def _footer(path: str, version: str) -> pq.FileMetaData:
-  """Reads the footer of a file; `version` is that of its content."""
+def _metadata(path: str, version: str) -> pq.FileMetaData:
+  """Reads pyarrow's view of a footer; `version` is that of the content.
+
+  Do not ask it for a column's: it ends the process where fields contradict each
+  other.
+  """
   del version
   with storage.open_file(path) as file:
     return pq.read_metadata(file)
 
 
-def _parts(group: Any, columns: Sequence[str]) -> list[Any]:
-  """Returns the parts of a row group that hold some columns."""
-  parts = [group.column(i) for i in range(group.num_columns)]
-  return [x for x in parts if x.path_in_schema.split('.')[0] in columns]
-
-
 def _batches(
   file: io.BufferedReader,
-  footer: pq.FileMetaData,
-  group: int,
+  metadata: pq.FileMetaData,
+  number: int,
+  group: Group,
   columns: Sequence[str],
-  rows: int,
 ) -> Iterator[pa.RecordBatch]:
   """Decodes the rows of a row group, in batches of bounded size.
 
   Raises:
-    FailureError: the file changed since its rows were counted.
     CorruptImageError: it claims, or takes, more memory than a group may.
   """
-  if group >= footer.num_row_groups or footer.row_group(group).num_rows != rows:
-    raise FailureError('changed since it was opened: run the command again.')
-  parts = _parts(footer.row_group(group), columns)
-  dictionary, total = _page_sizes(file, parts)
-  row_bytes = max(dictionary, total // max(rows, 1), 1)
-  parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=False)
+  pages = sum_pages(file, (x for x in group.parts if x.column in columns))
+  _limit_bytes(pages.unpacked)
+  if pages.values > _MAX_GROUP_VALUES:
+    raise CorruptImageError(
+      f'it has over {_MAX_GROUP_VALUES:,} values: write it in smaller groups'
+    )
+  # Each row may stand for the largest value of a dictionary.
+  row_bytes = max(pages.dictionary, pages.unpacked // max(group.rows, 1), 1)
+  parquet = pq.ParquetFile(file, metadata=metadata, pre_buffer=False)
   taken = 0
   for batch in parquet.iter_batches(
     batch_size=min(_BATCH_ROWS, max(1, _BATCH_BYTES // row_bytes)),
-    row_groups=[group],
+    row_groups=[number],
     columns=list(columns),
     use_threads=False,
   ):
@@ -226,110 +216,3 @@ def _limit_bytes(size: int) -> None:
       f'it takes over {MAX_CHUNK_BYTES / 2**30:g} GiB: write it in smaller row '
       'groups'
     )
-
-
-def _page_sizes(
-  file: io.BufferedReader, parts: Sequence[Any]
-) -> tuple[int, int]:
-  """Sums what the pages of columns take, by the pages' own headers.
-
-  Returns:
-    The bytes of the largest dictionary, and of all pages together.
-  Raises:
-    CorruptImageError: it is more than a row group may take.
-  """
-  largest = total = values = 0
-  length = file.seek(0, os.SEEK_END)
-  for part in parts:
-    start = part.data_page_offset
-    if part.has_dictionary_page and 0 < part.dictionary_page_offset < start:
-      start = part.dictionary_page_offset
-    end = min(start + part.total_compressed_size, length)
-    while 0 <= start < end:
-      file.seek(start)
-      header, size = _page_header(file.read(_HEADER_BYTES))
-      unpacked, packed = header.get(2, 0), header.get(3, 0)
-      counts = header.get(5) or header.get(7) or header.get(8) or {}
-      if unpacked < 0 or packed < 0 or not isinstance(counts, dict):
-        raise CorruptImageError('a page claims an impossible size')
-      total += unpacked
-      if 7 in header:
-        largest = max(largest, unpacked)
-      else:
-        values += max(0, counts.get(1, 0))
-      _limit_bytes(total)
-      start += size + packed
-    if values > _MAX_GROUP_VALUES:
-      raise CorruptImageError(
-        f'it has over {_MAX_GROUP_VALUES:,} values: write it in smaller row '
-        'groups'
-      )
-    values = 0
-  return largest, total
-
-
-def _page_header(data: bytes) -> tuple[dict[int, Any], int]:
-  """Parses a PageHeader in Thrift's compact protocol, as Parquet has it.
-
-  Returns:
-    The fields of integers and structs by their ids, and the bytes they take.
-  Raises:
-    CorruptImageError: it is none.
-  """
-  reader = _Thrift(data)
-  try:
-    return reader.struct(), reader.position
-  except (IndexError, RecursionError, ValueError) as error:
-    raise CorruptImageError('a page has a damaged header') from error
-
-
-class _Thrift:
-  """A cursor over a struct in Thrift's compact protocol."""
-
-  def __init__(self, data: bytes):
-    self._data = data
-    self.position = 0
-
-  def _byte(self) -> int:
-    byte = self._data[self.position]
-    self.position += 1
-    return byte
-
-  def _varint(self) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-      byte = self._byte()
-      value |= (byte & 0x7F) << shift
-      if byte < 0x80:
-        return value
-    raise ValueError('a number of over ten bytes')
-
-  def _integer(self) -> int:
-    value = self._varint()
-    return (value >> 1) ^ -(value & 1)
-
-  def struct(self, depth: int = 0) -> dict[int, Any]:
-    """Reads a struct; other fields than numbers and structs are passed over."""
-    if depth > 4:
-      raise ValueError('too deep')
-    fields: dict[int, Any] = {}
-    number = 0
-    while head := self._byte():
-      number = number + (head >> 4) if head >> 4 else self._integer()
-      kind = head & 15
-      if kind in (1, 2):  # true, false
-        continue
-      if kind == 3:
-        self.position += 1
-      elif kind in (4, 5, 6):
-        fields[number] = self._integer()
-      elif kind == 7:
-        self.position += 8
-      elif kind == 8:
-        length = self._varint()
-        self.position += length
-      elif kind == 12:
-        fields[number] = self.struct(depth + 1)
-      else:  # a page's header has no lists
-        raise ValueError(f'a field of type {kind}')
-    return fields

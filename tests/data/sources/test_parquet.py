@@ -120,9 +120,9 @@ def test_a_row_group_is_decoded_once_by_all_threads(tmp_path, monkeypatch):
   decoded = []
   real = parquet._batches
 
-  def batches(file, footer, group, columns, rows):
-    decoded.append(group)
-    return real(file, footer, group, columns, rows)
+  def batches(file, metadata, number, group, columns):
+    decoded.append(number)
+    return real(file, metadata, number, group, columns)
 
   monkeypatch.setattr(parquet, '_batches', batches)
   threads = [

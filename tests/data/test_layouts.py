@@ -1,0 +1,74 @@
+"""The same emoji train the same, whatever the files that they lie in."""
+
+import numpy as np
+import pytest
+
+from clip_jax.data.pipeline import training_batches
+from clip_jax.data.preprocessing import Preprocessing
+from clip_jax.data.sources import open_source
+from tests.data.layouts import write_layouts
+from tests.data.test_captions import lengths
+from tests.processes import run_together
+from tests.training.logged import losses
+
+COUNT = 48
+TFDS = f'tfds:emoji#train[:{COUNT}]'
+NAMES = ('arrayrecord', 'csv', 'folder', 'hf', 'parquet', 'tfds', 'wds')
+STEPS = 5
+
+
+@pytest.fixture(scope='module')
+def specs(emoji_folder, tmp_path_factory):
+  """SPECs of the same records by name."""
+  source = open_source(TFDS)
+  records = [source[i] for i in range(COUNT)]
+  folder = tmp_path_factory.mktemp('layouts')
+  made = write_layouts(folder, records)
+  described = f'arrayrecord:{emoji_folder}#train[:{COUNT}]'
+  return made | {'tfds': TFDS, 'described': described}
+
+
+def batches(spec, processes, process=0, start=0):
+  return training_batches(
+    open_source(spec), tokenizer=lengths, preprocessing=Preprocessing(16),
+    batch_size=8, seed=5, process_index=process, process_count=processes,
+    start_step=start, threads=0,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('name', [*NAMES, 'described'])
+def test_batches_are_those_of_tfds(specs, name):
+  whole = batches(specs['tfds'], 1)
+  alone = batches(specs[name], 1)
+  parts = [batches(specs[name], 2, process) for process in range(2)]
+  resumed = batches(specs[name], 1, start=6)
+  for step in range(8):
+    expected = next(whole)
+    rows = [next(part) for part in parts]
+    for key in ('image', 'tokens'):
+      together = np.concatenate([part[key] for part in rows])
+      np.testing.assert_array_equal(together, expected[key])
+    np.testing.assert_array_equal(next(alone)['image'], expected['image'])
+    if step >= 6:
+      np.testing.assert_array_equal(next(resumed)['image'], expected['image'])
+
+
+@pytest.mark.slow
+def test_losses_are_the_same_to_the_bit(specs, tmp_path):
+  made = {}
+  for name in NAMES:
+    for processes in (1, 2):
+      workdir = tmp_path / f'{name}{processes}'
+      run_together(
+        processes, 2, '-m', 'clip_jax', 'train', '--config=tests/tiny.py',
+        f'--workdir={workdir}', f'--config.data.train={specs[name]}',
+        f'--config.total_steps={STEPS}', '--config.log_every_steps=1',
+        '--config.evaluation.every_steps=0',
+      )  # fmt: skip
+      made[name, processes] = losses(workdir)
+  assert [step for step, _ in made['tfds', 1]] == [*range(1, STEPS + 1)]
+  for processes in (1, 2):
+    expected = made['tfds', processes]
+    for name in NAMES:
+      assert made[name, processes] == expected, (name, processes)
+  np.testing.assert_allclose(made['tfds', 1], made['tfds', 2], rtol=1e-6)
