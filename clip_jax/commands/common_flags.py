@@ -1,6 +1,8 @@
 """Defines the flags that more than one verb has, and reads their values."""
 
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -8,6 +10,9 @@ from clip_jax import files
 from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import UsageError
 from clip_jax.files import typed_path
+
+if TYPE_CHECKING:
+  from clip_jax.data.prepare.engine import Engine
 
 
 class PathParser(flags.ArgumentParser):
@@ -124,6 +129,41 @@ def limit_images(values: flags.FlagValues) -> None:
     from clip_jax.data.decoding import limit_megapixels
 
     limit_megapixels(values.max_megapixels)
+
+
+def define_engine(values: flags.FlagValues, workers: int = 0) -> None:
+  """Defines --engine, --workers and --beam_options; see `engine_of`.
+
+  Args:
+    workers: the default.
+  """
+  text = flags.DEFINE_string
+  text('engine', 'local', 'local, beam or ray', flag_values=values)
+  flags.DEFINE_integer(
+    'workers', workers, 'tasks at a time; 0 is one a core', flag_values=values
+  )
+  text(
+    'beam_options',
+    None,
+    "of Beam: '--runner=FlinkRunner …' for other machines",
+    flag_values=values,
+  )
+
+
+def engine_of(values: flags.FlagValues) -> 'Engine':
+  """Returns what runs the tasks, as the flags of `define_engine` say.
+
+  Raises:
+    UsageError: one is out of its range, or of another engine.
+  """
+  from clip_jax.data.prepare.engine import Engine
+
+  text = values.beam_options or ''
+  try:
+    options = tuple(shlex.split(text))
+  except ValueError as error:
+    raise UsageError(f'--beam_options={text}: {error}.') from error
+  return Engine(values.engine, values.workers, options)
 
 
 def define_json(values: flags.FlagValues) -> None:

@@ -36,7 +36,6 @@ emoji and digits come with the package. They are built in TFDS's own folder
 """
 
 import re
-import shlex
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -53,7 +52,6 @@ from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   from clip_jax.data.prepare.build import Built
-  from clip_jax.data.prepare.engine import Engine
 
 _UNITS = {'': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
 
@@ -85,7 +83,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   number('max_corrupt', 100, 'broken records to drop', 0, flag_values=values)
-  define_engine(values)
+  common_flags.define_engine(values)
   flags.DEFINE_bool(
     'verify', False, 'compare all files with the manifest', flag_values=values
   )
@@ -111,37 +109,6 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     _build(values, words[0])
 
 
-def define_engine(values: flags.FlagValues) -> None:
-  """Defines --engine and its options: see `engine_of`."""
-  text = flags.DEFINE_string
-  text('engine', 'local', 'local, beam or ray', flag_values=values)
-  flags.DEFINE_integer(
-    'workers', 0, 'tasks at a time; 0 is one a core', flag_values=values
-  )
-  text(
-    'beam_options',
-    None,
-    "of Beam: '--runner=FlinkRunner …' for other machines",
-    flag_values=values,
-  )
-
-
-def engine_of(values: flags.FlagValues) -> 'Engine':
-  """Returns what --engine and its options name.
-
-  Raises:
-    UsageError: an option is out of its range, or of another engine.
-  """
-  from clip_jax.data.prepare.engine import Engine
-
-  try:
-    options = tuple(shlex.split(values.beam_options or ''))
-  except ValueError as error:
-    text = values.beam_options
-    raise UsageError(f'--beam_options={text}: {error}.') from error
-  return Engine(values.engine, values.workers, options)
-
-
 def _build(values: flags.FlagValues, spec: str) -> None:
   to = common_flags.require(values.to, 'to', 'arrayrecord or wds')
   out = common_flags.require(values.out, 'out', 'name the folder of the shards')
@@ -160,7 +127,9 @@ def _build(values: flags.FlagValues, spec: str) -> None:
     values.shard_records,
     values.max_corrupt,
   )
-  built = build(job, engine=engine_of(values), progress=show_progress)
+  built = build(
+    job, engine=common_flags.engine_of(values), progress=show_progress
+  )
   print_notes(built.source.notices)
   use_as = _spec_of(job.out, to, list(built.shards))
   if values.json:
@@ -232,7 +201,7 @@ def _verify(values: flags.FlagValues, words: list[str]) -> None:
 
   folder = storage.local_or_url(out)
   files = read_manifest(folder)['files']
-  workers = engine_of(values).worker_count()
+  workers = common_flags.engine_of(values).worker_count()
   differing = verify(folder, workers=workers, progress=show_progress)
   if values.json:
     printing.print_json(

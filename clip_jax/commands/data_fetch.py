@@ -85,11 +85,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'also connect to addresses of this machine and its networks',
     flag_values=values,
   )
-  integer('workers', 1, 'processes, which share the limits; 0: one a core', 0)
-  text('engine', 'local', 'local, beam or ray', flag_values=values)
-  flags.DEFINE_list(
-    'beam_options', [], 'of Beam: --runner=…,--region=…', flag_values=values
-  )
+  common_flags.define_engine(values, workers=1)  # which share the limits
   common_flags.define_images(values)
   common_flags.define_json(values)
 
@@ -117,10 +113,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     fetch_lists,
     what_failed_most,
   )
-  from clip_jax.data.prepare.engine import Engine
 
   fetch = _fetch_of(values)
-  engine = Engine(values.engine, values.workers, tuple(values.beam_options))
+  engine = common_flags.engine_of(values)
   summary = fetch_lists(
     words, out, fetch, engine=engine, progress=show_progress
   )
