@@ -403,13 +403,13 @@ def test_a_share_of_pictures_that_have_changed_is_made(job, run, tmp_path):
   assert 'is there, joined from all parts' in run.said[-1]
 
 
-def test_two_processes_do_not_work_on_one_share(job, run, tmp_path):
+def test_two_processes_do_not_work_on_one_shard(job, run, tmp_path):
   out = tmp_path / 'e.npz'
   folder = EmbedFolder(out)
   run(share(job, 0, 2), out)
   with (
     folder.lock_worker(1, 2),
-    pytest.raises(UsageError, match='another process works on share 1/2'),
+    pytest.raises(UsageError, match='another process works on --shard=1/2'),
   ):
     run(share(job, 1, 2), out)
   assert run(share(job, 1, 2), out).joined

@@ -156,9 +156,9 @@ def test_hosts_read_the_rows_that_their_devices_hold(monkeypatch, sizes, parts):
     assert distributed.process_slice(sharding, 16) == part
 
 
-def test_shares_that_overlap_are_refused(monkeypatch):
+def test_overlapping_rows_of_a_batch_are_refused(monkeypatch):
   order = (0, 2, 1, 4, 3, 5, 6, 7)
   mesh = make_mesh(4, 1, 2, devices=[jax.devices()[i] for i in order])
   sharding = Hosts(NamedSharding(mesh, P('data')), per_host=2)
-  with pytest.raises(UsageError, match='overlapping shares'):
+  with pytest.raises(UsageError, match='overlapping rows'):
     distributed.process_slice(sharding, 16)
