@@ -123,6 +123,10 @@ def get_config() -> ConfigDict:
   c.data.resize_to = placeholder(tuple)
   c.data.workers = 0  # reading processes; 0: threads of this one
   c.data.cache = False  # keep decoded images in memory
+  # How training reads JPEGs. fast: no larger than the crops need, by SIMD code,
+  # the same crops with slightly other pixels; exact: Pillow's pixels. None: as
+  # the run has it (exact, where it began before there was a choice), or fast.
+  c.data.decode = placeholder(str)
   c.data.max_corrupt_records = 100  # distinct ones, then the run stops
   # Larger images are corrupt; 0: over 89, or 224 of a JPEG.
   c.data.max_megapixels = 0.0

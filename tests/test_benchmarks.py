@@ -2,7 +2,10 @@
 
 import contextlib
 import importlib.util
+import io
 import json
+import os
+import pathlib
 import time
 
 import jax
@@ -11,6 +14,7 @@ from PIL import Image
 
 from clip_jax.__main__ import main
 from clip_jax.benchmarks import encode, host, loss, peer, train
+from clip_jax.benchmarks.photographs import make_photographs
 from clip_jax.benchmarks.timing import median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
@@ -248,6 +252,75 @@ def test_input(capsys, pairs):
     capsys, 'input', f'--data={pairs}', '--image_size=16', '--steps=2'
   )
   assert figures['examples_per_second'] > 0
+
+
+def test_input_of_made_up_photographs(capsys, monkeypatch):
+  monkeypatch.setattr(host, '_IMAGES', 2)
+  figures = bench(
+    capsys, 'input', '--steps=1', '--batch=4', '--image_size=32',
+    '--decode=exact',
+  )  # fmt: skip
+  assert figures['examples_per_second'] > 0
+  assert (figures['data'], figures['decode']) == (host.MADE, 'exact')
+
+
+def test_made_up_photographs_are_jpegs_of_a_photographs_size():
+  first, second = make_photographs(2)
+  for data in (first, second):
+    image = Image.open(io.BytesIO(data))
+    assert (image.format, image.mode, image.size) == ('JPEG', 'RGB', (500, 375))
+    assert 50_000 < len(data) < 80_000
+    assert [layer[1:3] for layer in image.layer] == [(2, 2), (1, 1), (1, 1)]
+  assert first != second
+  assert make_photographs(1) == [first]
+
+
+@pytest.mark.parametrize('data', [False, True])
+def test_input_in_turns_with_open_clip(capsys, monkeypatch, tmp_path, data):
+  monkeypatch.setattr(host, '_IMAGES', 3)
+  if data:
+    data = write_pairs(tmp_path / 'pairs', 5)
+    (tmp_path / 'pairs' / '000.png').write_bytes(b'no picture')
+  turns, asked = [], []
+
+  @contextlib.contextmanager
+  def open_clip_input(folder, size, python):
+    files = sorted(pathlib.Path(folder).iterdir())
+    asked.append((len(files), size, python, len(os.sched_getaffinity(0))))
+    yield (
+      lambda *turn: turns.append(turn) or (1e3 if turn[0][0] == 'p' else 5e2)
+    )
+
+  monkeypatch.setattr(host, 'open_clip_input', open_clip_input)
+  before = os.sched_getaffinity(0)
+  figures = bench(
+    capsys, 'input', '--against=open_clip', '--against_python=there',
+    '--steps=2', '--batch=4', '--image_size=16',
+    *([f'--data={data}'] if data else []),
+  )  # fmt: skip
+  assert asked == [(2 if data else 3, 16, 'there', 1)]
+  assert os.sched_getaffinity(0) == before
+  assert turns == [('published', 4), ('square', 4)] * 3
+  assert figures['open_clip_per_second'] == 4 / 1e3
+  assert figures['ratio'] > figures['ratio_same_crop'] > 1
+  assert figures['ratio_of_fastest'] >= figures['ratio']
+  assert figures['images'] == asked[0][0]
+
+
+def test_turns_of_input_are_taken_without_workers(capsys):
+  options = ['--against=open_clip', '--workers=2', '--cpu_devices=8']
+  assert main(['bench', 'input', *options]) == 2
+  assert '--workers=2: turns are taken on one core' in capsys.readouterr().err
+
+
+@pytest.mark.peers
+def test_open_clips_training_transform_takes_turns(tmp_path):
+  pytest.importorskip('open_clip')
+  for number, data in enumerate(make_photographs(2)):
+    (tmp_path / f'{number}').write_bytes(data)
+  with peer.open_clip_input(tmp_path, 224) as turn:
+    for what in ('published', 'square'):
+      assert turn(what, 3) > 0
 
 
 def test_tokenizer(capsys, pairs):

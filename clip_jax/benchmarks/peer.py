@@ -4,6 +4,8 @@
 nothing of JAX or clip_jax: neither is imported at the top.
 """
 
+import io
+import itertools
 import json
 import logging
 import os
@@ -12,11 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 Call = Callable[[], Any]
 # A map from (what, batch) to the seconds of one call, where `what` is `image`
-# or `text`, an encoder, or `train`, a step.
+# or `text`, an encoder, or `train`, a step; of `open_clip_input` a transform.
 Turn = Callable[[str, int], float]
 
 
@@ -43,12 +46,36 @@ def open_clip(
   config = presets.resolve(preset)
   if config.text.activation == 'quick_gelu':
     name += '-quickgelu'
+  threads = str(os.cpu_count() or 1)
+  with _turns(python, 'model', name, dtype, threads) as turn:
+    yield turn
+
+
+@contextmanager
+def open_clip_input(
+  folder: str | os.PathLike, size: int, python: str | None = None
+) -> Iterator[Turn]:
+  """Starts open_clip's training transform, in one thread, on image files.
+
+  A turn makes a float tensor [batch, 3, size, size]; its `what` is 'published'
+  for the transform as it is, or 'square' for one whose crop is the paper's.
+
+  Args:
+    folder: has the images; they are read into memory first.
+    size: pixels a side.
+    python: as in `open_clip`.
+  Raises:
+    FailureError: open_clip is not installed, or stopped.
+  """
+  with _turns(python, 'input', os.fspath(folder), str(size)) as turn:
+    yield turn
+
+
+@contextmanager
+def _turns(python: str | None, *arguments: str) -> Iterator[Turn]:
+  """Starts this file as a script; it is ready when the block begins."""
   process = subprocess.Popen(
-    [
-      python or sys.executable,
-      __file__,
-      *(name, dtype, str(os.cpu_count() or 1)),
-    ],
+    [python or sys.executable, __file__, *arguments],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
@@ -79,7 +106,7 @@ def _answer(stdout: Iterable[str]) -> dict[str, Any]:
   return answer
 
 
-def main(name: str, dtype: str, threads: int) -> None:
+def serve_model(name: str, dtype: str, threads: str) -> None:
   """Runs in that process: answers each line with {"seconds": …}.
 
   The first answer says that it is ready.
@@ -91,7 +118,7 @@ def main(name: str, dtype: str, threads: int) -> None:
     _say({'error': 'no open_clip here: pip install open_clip_torch.'})
     return
   logging.disable(logging.WARNING)  # random weights are meant
-  torch.set_num_threads(threads)
+  torch.set_num_threads(int(threads))
   # open_clip's own training allows TF32, and JAX uses it on GPUs by default.
   torch.backends.cuda.matmul.allow_tf32 = True
   torch.backends.cudnn.allow_tf32 = True
@@ -119,6 +146,43 @@ def main(name: str, dtype: str, threads: int) -> None:
         torch.cuda.synchronize()
       seconds = time.perf_counter() - start
     _say({'seconds': seconds})
+
+
+def serve_input(folder: str, size: str) -> None:
+  """Runs in that process, likewise."""
+  try:
+    import open_clip  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
+    from PIL import Image
+    from torchvision import transforms  # pyright: ignore[reportMissingImports]
+  except ImportError:
+    _say({'error': 'no open_clip here: pip install open_clip_torch.'})
+    return
+  torch.set_num_threads(1)
+  published = open_clip.image_transform(int(size), is_train=True)
+  cubic = transforms.InterpolationMode.BICUBIC
+  resize = transforms.Resize((int(size), int(size)), cubic)
+
+  def square(image: Any) -> Any:
+    image = resize(transforms.RandomCrop(min(image.size))(image))
+    for step in published.transforms[1:]:  # all but its RandomResizedCrop
+      image = step(image)
+    return image
+
+  calls = {'published': published, 'square': square}
+  files = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+  images = itertools.cycle(files)
+  _say({'ready': str(published)})
+  for line in sys.stdin:
+    what, batch = json.loads(line)
+    start = time.perf_counter()
+    torch.stack(
+      [
+        calls[what](Image.open(io.BytesIO(image)))
+        for image in itertools.islice(images, batch)
+      ]
+    )
+    _say({'seconds': time.perf_counter() - start})
 
 
 def _encoder(torch: Any, model: Any, tower: str, batch: int, dtype: str):
@@ -191,4 +255,4 @@ def _say(answer: Any) -> None:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+  {'model': serve_model, 'input': serve_input}[sys.argv[1]](*sys.argv[2:])

@@ -12,6 +12,7 @@ examples:
   clip-jax bench encode --preset=ViT-B/32 --batch=64 --data=digits
   clip-jax bench loss --batch=4096 --embed-dim=512 --cpu-devices=2
   clip-jax bench loss --objective=sigmoid --batch=4096 --chunk=512 --json
+  clip-jax bench input --against=open_clip
   clip-jax bench input --data=folder:images --image_size=224
   clip-jax bench index --records=200_000_000 --json
   clip-jax bench tokenizer --tokenizer=clip --json
@@ -26,7 +27,9 @@ What is measured:
              encoded alone and in turns classified among its class names
   loss       value and gradient of each form of the contrastive loss, with the
              scratch memory of the compiled program on one device
-  input      records to batches on the host, without a model
+  input      records to batches on the host, without a model, of the records
+             of --data, or of JPEGs of 500 x 375 that are made up; with
+             --against on one core, in turns with that library's transform
   index      tar shards of a made-up number of records: seconds to open them, to
              find the records of a random batch, and to make it; memory
   tokenizer  captions to token ids; without --data on plain ones, made up
@@ -43,6 +46,7 @@ from clip_jax.commands import common_flags
 from clip_jax.errors import UsageError
 
 _DATA = 'tfds:emoji#train'
+_BATCH = {'input': 64, 'index': 1024}
 KINDS = (
   'train', 'encode', 'loss', 'input', 'index', 'tokenizer', 'checkpoint',
 )  # fmt: skip
@@ -60,7 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
   text(
     'data',
     '',
-    f'records (a SPEC); where left out {_DATA}, but see tokenizer, encode',
+    f'train: records (a SPEC), where left out {_DATA}; see also above',
     flag_values=values,
   )
   text('dtype', 'float32', 'float32 or bfloat16', flag_values=values)
@@ -69,7 +73,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_integer(
     'batch',
     None,
-    'pairs, all devices together (16); of encode one or more (1 and 32)',
+    'pairs, all devices together (16; of input 64); of encode one or more '
+    '(1 and 32)',
     1,
     flag_values=values,
   )
@@ -77,7 +82,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'against',
     None,
     ['open_clip'],
-    'train, encode: take turns with this library',
+    'train, encode, input: take turns with this library',
     flag_values=values,
   )
   common_flags.define_path(
@@ -95,6 +100,7 @@ def define_flags(values: flags.FlagValues) -> None:
   number(
     'records', 200_000_000, 'index: made-up records', 1, flag_values=values
   )
+  text('decode', 'fast', 'input: fast or exact', flag_values=values)
   number('workers', 0, 'input: reading processes', 0, flag_values=values)
   number(
     'cpu_devices', 1, 'devices that a CPU stands for', 1, flag_values=values
@@ -110,6 +116,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   for name, known in (
     ('dtype', ('float32', 'bfloat16')),
     ('remat', ('none', 'dots', 'full')),
+    ('decode', ('fast', 'exact')),
   ):
     if values[name].value not in known:
       raise UsageError(
@@ -131,7 +138,6 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 def _measure(kind: str, values: flags.FlagValues) -> Any:
   v = values
-  data = v.data or _DATA
   if kind == 'encode':
     from clip_jax.benchmarks.encode import bench_encode
 
@@ -143,7 +149,7 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
     from clip_jax.benchmarks.checkpoint import bench_checkpoint
 
     return bench_checkpoint(v.preset, v.steps)
-  batch = _one_batch(kind, v.batch or [1024 if kind == 'index' else 16])
+  batch = _one_batch(kind, v.batch or [_BATCH.get(kind, 16)])
   if kind == 'index':
     from clip_jax.benchmarks.index import bench_index
 
@@ -151,6 +157,7 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
   if kind == 'train':
     from clip_jax.benchmarks.train import bench_train
 
+    data = v.data or _DATA
     arguments = (v.preset, batch, v.steps, data, v.dtype, v.remat)
     return bench_train(*arguments, v.against, v.against_python)
   if kind == 'loss':
@@ -160,7 +167,8 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
   from clip_jax.benchmarks import host
 
   if kind == 'input':
-    return host.bench_input(data, batch, v.steps, v.image_size, v.workers)
+    arguments = (v.data, batch, v.steps, v.image_size, v.workers, v.decode)
+    return host.bench_input(*arguments, v.against, v.against_python)
   return host.bench_tokenizer(v.tokenizer, v.data, v.steps)
 
 

@@ -11,7 +11,7 @@ passed, so that an example is a function of (seed, position in the stream).
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,6 +25,9 @@ from clip_jax.data.preprocessing import (
   known_fields,
 )
 from clip_jax.errors import UsageError
+
+if TYPE_CHECKING:
+  from clip_jax.data.fast_jpeg import ScaledImage
 
 # Luma weights of ITU-R BT.601, as in Pillow's convert('L').
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -124,6 +127,28 @@ class Augmentation:
         f'0 < least <= most <= {most:g}, which is (1 + 2 * padding)^2'
       )
 
+  @property
+  def warps(self) -> bool:
+    """Whether the geometry changes after the crop."""
+    a = self
+    return any((a.rotate, a.zoom, a.stretch, a.shear, a.shift, a.flip, a.bend))
+
+  @property
+  def recolours(self) -> bool:
+    """Whether colours change by a matrix."""
+    a = self
+    return any(
+      (a.brightness, a.channel_gain, a.contrast, a.saturation, a.grayscale)
+    )
+
+  @property
+  def restyles(self) -> bool:
+    """Whether the ink changes."""
+    a = self
+    return any(
+      (a.ink_mix, a.ink_gain, a.fade, a.outline, a.sharpen, a.shade, a.gamma)
+    )
+
   def to_dict(self) -> dict[str, Any]:
     """Returns the fields by name, as JSON and configs hold them."""
     return dataclasses.asdict(self)
@@ -135,7 +160,7 @@ class Augmentation:
 
 
 def augment(
-  image: Image.Image,
+  image: 'Image.Image | ScaledImage',
   preprocessing: Preprocessing,
   augmentation: Augmentation,
   rng: np.random.Generator,
@@ -143,16 +168,35 @@ def augment(
   """Returns one training view of an image: crop, geometry, colours, noise.
 
   Args:
-    image: in RGB and upright; see `images.decode_rgb`.
+    image: in RGB and upright; see `images.decode_rgb` and
+      `fast_jpeg.decode_scaled`.
     preprocessing: its size and interpolation.
     augmentation: the strengths.
     rng: what is random is drawn from it.
   """
   a = augmentation
-  image = random_crop(image, preprocessing, a, rng)
+  view = random_crop(image, preprocessing, a, rng)
   if a.plain and rng.random() < a.plain:
-    return np.asarray(image)
-  if a.rotate or a.zoom or a.stretch or a.shear or a.shift or a.flip or a.bend:
+    return np.asarray(view)
+  if a.warps or a.recolours or a.blur:
+    image = view if isinstance(view, Image.Image) else Image.fromarray(view)
+    view = _filtered(image, a, rng)
+  pixels = np.asarray(view)
+  if a.restyles:
+    pixels = random_style(pixels, a, rng)
+  if a.noise:
+    pixels = add_noise(pixels, rng.random() * a.noise, rng)
+  if a.erase and rng.random() < a.erase:
+    pixels = erase(pixels, a, rng)
+  return pixels
+
+
+def _filtered(
+  image: Image.Image, augmentation: Augmentation, rng: np.random.Generator
+) -> Image.Image:
+  """Does what Pillow does: geometry, colours and blur."""
+  a = augmentation
+  if a.warps:
     image = transforms.random_warp(
       image,
       rng,
@@ -165,41 +209,28 @@ def augment(
       bend=a.bend,
       fill=a.fill,
     )
-  if (
-    a.brightness or a.channel_gain or a.contrast or a.saturation or a.grayscale
-  ):
+  if a.recolours:
     image = random_colours(image, a, rng)
   if a.blur:
     image = image.filter(ImageFilter.GaussianBlur(rng.random() * a.blur))
-  pixels = np.asarray(image)
-  if (
-    a.ink_mix
-    or a.ink_gain
-    or a.fade
-    or a.outline
-    or a.sharpen
-    or (a.shade or a.gamma)
-  ):
-    pixels = random_style(pixels, a, rng)
-  if a.noise:
-    pixels = add_noise(pixels, rng.random() * a.noise, rng)
-  if a.erase and rng.random() < a.erase:
-    pixels = erase(pixels, a, rng)
-  return pixels
+  return image
 
 
 def random_crop(
-  image: Image.Image,
+  image: 'Image.Image | ScaledImage',
   preprocessing: Preprocessing,
   augmentation: Augmentation,
   rng: np.random.Generator,
-) -> Image.Image:
-  """Returns the paper's random square crop, resized to S x S in one pass."""
+) -> Image.Image | UInt8[np.ndarray, 'S S 3']:
+  """Returns the paper's random square crop, resized to S x S in one pass.
+
+  Of the same place in either kind of image; a ScaledImage has no padding.
+  """
   a = augmentation
   size = preprocessing.side
   width, height = image.size
   short = min(width, height)
-  if a.padding:
+  if a.padding and isinstance(image, Image.Image):
     border = math.ceil(a.padding * short)
     canvas = Image.new('RGB', (width + 2 * border, height + 2 * border), a.fill)
     canvas.paste(image, (border, border))
@@ -211,6 +242,8 @@ def random_crop(
   left, top = v * (width - side), w * (height - side)
   # Rounding must not carry the box over the edge: Pillow refuses that.
   box = (left, top, min(left + side, width), min(top + side, height))
+  if not isinstance(image, Image.Image):
+    return image.resize_crop(box, size, preprocessing.interpolation)
   return image.resize(
     (size, size), INTERPOLATIONS[preprocessing.interpolation], box=box
   )

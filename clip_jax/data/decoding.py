@@ -132,17 +132,30 @@ def decode(image: ImageLike) -> Image.Image:
     return Image.fromarray(image)
   if isinstance(image, str | os.PathLike):
     image = read_bytes(image)
+  if isinstance(image, bytes):
+    image = open_image(image)
   with pillow_errors():
-    pillow_image = _open(image) if isinstance(image, bytes) else image
-    if pillow_image.format == 'EPS':  # Pillow would run another program on it
+    if image.format == 'EPS':  # Pillow would run another program on it
       raise CorruptImageError('EPS is a program that draws, not an image')
-    if isinstance(image, bytes):
-      _limit_size(pillow_image)
-    pillow_image.load()
-    if pillow_image.mode == 'LAB':
-      return _lab_to_rgb(pillow_image)
-    _check_converts(pillow_image)
-    return pillow_image
+    image.load()
+    if image.mode == 'LAB':
+      return _lab_to_rgb(image)
+    _check_converts(image)
+    return image
+
+
+@pillow_errors()
+def open_image(data: bytes) -> Image.Image:
+  """Returns an image of which only the header was read.
+
+  `decode` reads its pixels. Nothing too large gets this far.
+
+  Raises:
+    CorruptImageError: not an image, or over the limit of pixels.
+  """
+  image = _open(data)
+  _limit_size(image)
+  return image
 
 
 @pillow_errors()

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import threading
 import zlib
@@ -17,17 +18,48 @@ from clip_jax.data.decoding import CorruptImageError, check_corrupt
 from clip_jax.data.images import decode_rgb
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Source
-from clip_jax.errors import FailureError, plural
+from clip_jax.errors import FailureError, check_choice, plural
+
+if TYPE_CHECKING:
+  from clip_jax.data.captions import CaptionRule
+  from clip_jax.data.fast_jpeg import ScaledImage
 
 # A run fails after so many records in a row without a caption that passes.
 MOST_FILTERED = 10_000
 # Decoded images kept in memory stay below this; the others are read again.
 CACHE_BYTES = 2**30
 
-if TYPE_CHECKING:
-  from clip_jax.data.captions import CaptionRule
+# The values of `data.decode`; see `decoder_of`.
+DECODE = ('fast', 'exact')
 
+Decode = Callable[[bytes], 'Image.Image | ScaledImage']
 Tokenize = Callable[[Sequence[str]], Int32[np.ndarray, 'N T']]
+
+
+def decoder_of(
+  decode: str, preprocessing: Preprocessing, augmentation: Augmentation
+) -> Decode:
+  """Returns what makes an image of encoded bytes; it pickles.
+
+  Args:
+    decode: 'fast' decodes JPEGs no larger than the crops need, and has the
+      crops resized by a faster library (`fast_jpeg`), but not with padding, nor
+      with the filters nearest, box and hamming; 'exact' has all pixels from
+      Pillow.
+  Raises:
+    UsageError: it is neither.
+  """
+  check_choice('data.decode', decode, DECODE)
+  if decode == 'fast' and not augmentation.padding:
+    from clip_jax.data.fast_jpeg import FILTERS, decode_scaled
+
+    if preprocessing.interpolation in FILTERS:
+      return functools.partial(
+        decode_scaled,
+        preprocessing=preprocessing,
+        least_area=augmentation.crop_scale[0],
+      )
+  return functools.partial(decode_rgb, preprocessing=preprocessing)
 
 
 class Captions(NamedTuple):
@@ -62,7 +94,7 @@ class CaptionedImage(NamedTuple):
     filtered: the number of records before it of which no caption passes.
   """
 
-  image: Image.Image
+  image: 'Image.Image | ScaledImage'
   captions: Captions
   key: int
   corrupt: tuple[tuple[str, str], ...] = ()
@@ -78,13 +110,13 @@ class Reader:
   def __init__(
     self,
     source: Source,
-    preprocessing: Preprocessing,
+    decode: Decode,
     max_corrupt_records: int,
     cache: bool,
     rule: 'CaptionRule | None' = None,
   ):
     self._source = source
-    self._preprocessing = preprocessing
+    self._decode = decode
     self._limit = max_corrupt_records
     self._cache: dict[int, CaptionedImage] | None = {} if cache else None
     self._cached_bytes = 0
@@ -141,14 +173,14 @@ class Reader:
     if not captions.texts:
       return None
     return CaptionedImage(
-      decode_rgb(record['image'], self._preprocessing),
+      self._decode(record['image']),
       captions,
       _key(record['image']),
     )
 
   def _store(self, index: int, read: CaptionedImage) -> None:
     assert self._cache is not None
-    size = 4 * read.image.width * read.image.height  # Pillow pads RGB.
+    size = _memory_of(read.image)
     with self._lock:
       if self._cached_bytes + size <= CACHE_BYTES:
         self._cached_bytes += size
@@ -163,6 +195,13 @@ class Reader:
   def __setstate__(self, state):
     self.__dict__.update(state)
     self._lock = threading.Lock()
+
+
+def _memory_of(image: 'Image.Image | ScaledImage') -> int:
+  """Returns the bytes that an image takes in memory."""
+  if isinstance(image, Image.Image):
+    return 4 * image.width * image.height  # Pillow pads RGB.
+  return image.pixels.nbytes
 
 
 @dataclasses.dataclass(frozen=True)

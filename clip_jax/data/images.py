@@ -118,7 +118,7 @@ def upright(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
   Raises:
     CorruptImageError: its palette or its transparency is damaged.
   """
-  turn = _TURNS.get(_orientation(image)) if preprocessing.exif else None
+  turn = turn_of(image, preprocessing)
   if turn is not None:
     image = image.transpose(turn)
   if preprocessing.background:
@@ -127,6 +127,13 @@ def upright(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     if image.has_transparency_data:
       image = composite_on(image, preprocessing.background)
   return image
+
+
+def turn_of(
+  image: Image.Image, preprocessing: Preprocessing
+) -> Image.Transpose | None:
+  """Returns how the image is turned upright; None where it stays as it is."""
+  return _TURNS.get(_orientation(image)) if preprocessing.exif else None
 
 
 def decode_rgb(image: ImageLike, preprocessing: Preprocessing) -> Image.Image:

@@ -26,6 +26,7 @@ from clip_jax.data.examples import (
   Repeats,
   Tokenize,
   View,
+  decoder_of,
 )
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
@@ -111,6 +112,7 @@ def training_batches(
   threads: int = 2,
   cache: bool = False,
   captions: 'CaptionRule | None' = None,
+  decode: str = 'fast',
   max_corrupt_records: int = 100,
 ) -> Batches:
   """Returns the batches of this process, from `start_step` on.
@@ -136,6 +138,7 @@ def training_batches(
     cache: keep decoded images in memory, up to CACHE_BYTES in each process.
     captions: which captions pass, and how often each is drawn; by default all,
       each as often.
+    decode: 'fast', or 'exact', with Pillow's pixels; see `decoder_of`.
     max_corrupt_records: the number of different corrupt records that end the
       run when it is exceeded.
   Raises:
@@ -150,16 +153,18 @@ def training_batches(
     )
   check_captions(sources)
   sources = [_with_captions(source) for source in sources]
+  augmentation = augmentation or Augmentation()
+  decoder = decoder_of(decode, preprocessing, augmentation)
   stream = _training_order(
     [
-      Reader(source, preprocessing, max_corrupt_records, cache, captions)
+      Reader(source, decoder, max_corrupt_records, cache, captions)
       for source in sources
     ],
     weights,
     seed,
   )
   views = stream.seed(seed % 2**32).random_map(
-    View(preprocessing, augmentation or Augmentation())
+    View(preprocessing, augmentation)
   )
   batches = views.batch(
     batch_size // process_count,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh
 
+from clip_jax.data.examples import DECODE
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError, check_choice
 from clip_jax.files import typed_path
@@ -92,10 +93,11 @@ def with_defaults(config: Config) -> Config:
   """Returns a copy whose tokenizer and preprocessing are filled in.
 
   Fields that it leaves open become CLIP's own; transparent images are laid on
-  white, and images are turned by EXIF.
+  white, images are turned by EXIF, and JPEGs are decoded fast.
   """
   config = copy.deepcopy(config)
   config.tokenizer = config.tokenizer or 'clip'
+  config.data.decode = config.data.decode or 'fast'
   fill_preprocessing(
     config, Preprocessing(image_size=1, background='white', exif=True)
   )
@@ -172,6 +174,7 @@ def check_config(config: Config) -> None:
       config.initialize_text_positions,
       TEXT_METHODS,
     ),
+    'data.decode': (config.data.decode or 'fast', DECODE),
     'model.dtype': (config.model.dtype, DTYPES),
     'model.remat': (config.model.remat, tuple(REMAT_POLICIES)),
     'optimizer.mu_dtype': (config.optimizer.mu_dtype, DTYPES),

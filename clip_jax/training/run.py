@@ -3,6 +3,7 @@
 What only `initialize_from` needs is in inheritance.py, and loads when used.
 """
 
+import copy
 import dataclasses
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from clip_jax.training.config import (
   tokenizer_path,
   with_defaults,
 )
+from clip_jax.training.saved_config import decode_of_run
 from clip_jax.training.state import TrainState, sharded_init
 from clip_jax.training.step import TrainProgram, build_train_program
 
@@ -72,6 +74,7 @@ class Run:
       workers=data.workers,
       cache=data.cache,
       captions=caption_rule(self.config),
+      decode=data.decode,
       max_corrupt_records=data.max_corrupt_records,
     )
 
@@ -94,6 +97,8 @@ def complete_config(
 ) -> Start:
   """Fills what a config leaves open, from `initialize_from` where it is given.
 
+  How images are decoded is taken from the run that is in the directory.
+
   Args:
     config: not changed.
     workdir: of the run. Its checkpoints, if any, describe how the run began:
@@ -104,6 +109,10 @@ def complete_config(
       config.
     FailureError: there is one, and it cannot be read.
   """
+  if not config.data.decode:
+    config = copy.deepcopy(config)
+    own = decode_of_run(workdir) if workdir is not None else None
+    config.data.decode = own or 'fast'
   if not config.initialize_from:
     _check_without_model(config)
     return Start(with_defaults(config))

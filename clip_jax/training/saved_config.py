@@ -46,6 +46,7 @@ _DEFAULTS_OF_OLD_RUNS = {
   'data.background': '',
   'data.caption_weights': [],
   'data.convention': 'open_clip',
+  'data.decode': 'exact',
   'data.exif': False,
   'data.filter.drop': '',
   'data.filter.max_characters': 0,
@@ -130,6 +131,18 @@ def read_saved_config(workdir: Workdir) -> dict[str, Any] | None:
     raise FailureError(
       f'{str(error).rstrip(".")}; restore it or use another --workdir.'
     ) from error
+
+
+def decode_of_run(workdir: Workdir) -> str | None:
+  """Returns how the run in a directory decodes images; None if there is none.
+
+  Raises:
+    FailureError: its config.json cannot be read.
+  """
+  saved = read_saved_config(workdir)
+  if saved is None:
+    return None
+  return (_DEFAULTS_OF_OLD_RUNS | dotted(saved))['data.decode']
 
 
 def _was_inherited(key: str, old: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from clip_jax.data.pipeline import step_records, training_batches
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source, open_source
 from clip_jax.errors import FailureError, UsageError
-from tests.data.pictures import captioned_folder, write_pictures
+from tests.data.pictures import captioned_folder, picture, write_pictures
 
 PREPROCESSING = Preprocessing(8)
 STRONG = Augmentation(crop_scale=(0.5, 1.0), rotate=20.0, brightness=0.3)
@@ -364,3 +364,52 @@ def test_a_billion_records_are_neither_walked_nor_listed_at_the_start():
   assert source.looked_at <= 100
   ids = step_records([source], batch_size=8, seed=3, step=2)
   assert ids == [str(number) for number in numbers(first[1:])]
+
+
+def jpeg_folder(folder: pathlib.Path, count: int) -> Source:
+  """Pairs of JPEGs and numbers."""
+  for i in range(count):
+    picture(i, 60 + 7 * i, 90 - 5 * i).save(folder / f'{i}.jpg', quality=90)
+    (folder / f'{i}.txt').write_text(str(i))
+  return open_source(f'folder:{folder}')
+
+
+@pytest.mark.parametrize('scale', [(1.0, 1.0), (0.3, 0.8)])
+def test_fast_crops_are_exact_ones_nearly_and_the_cache_changes_nothing(
+  tmp_path, scale
+):
+  source = jpeg_folder(tmp_path, 8)
+  options = {'augmentation': Augmentation(crop_scale=scale)}
+  exact, _ = batches(source, 4, decode='exact', **options)
+  fast, _ = batches(source, 4, **options)
+  cached, _ = batches(source, 4, cache=True, **options)
+  assert_equal(fast, cached)
+  assert numbers(fast) == numbers(exact)
+  for a, b in zip(fast, exact, strict=True):
+    difference = np.abs(a['image'].astype(int) - b['image'])
+    assert 0 < difference.mean() < 6  # of large blocks of random colours
+  with pytest.raises(UsageError, match='choose one of fast, exact'):
+    batches(source, 1, decode='quick')
+
+
+def test_views_do_not_depend_on_processes_or_where_a_run_begins(tmp_path):
+  source = jpeg_folder(tmp_path, 8)
+  whole, _ = batches(source, 6)
+  halves = [
+    batches(source, 3, start_step=3, process_index=p, process_count=2)[0]
+    for p in (0, 1)
+  ]
+  joined = [
+    {key: np.concatenate([a[key], b[key]]) for key in a}
+    for a, b in zip(*halves, strict=True)
+  ]
+  assert_equal(joined, whole[3:])
+
+
+@pytest.mark.slow
+def test_fast_crops_do_not_depend_on_the_number_of_workers(tmp_path):
+  source = jpeg_folder(tmp_path, 8)
+  alone, _ = batches(source, 6)
+  for workers in (1, 2):
+    found, _ = batches(source, 6, workers=workers)
+    assert_equal(found, alone)

@@ -9,7 +9,8 @@ import pytest
 import tests.tiny
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.training import saved_config
-from clip_jax.training.config import with_defaults
+from clip_jax.training.config import check_config, with_defaults
+from clip_jax.training.run import complete_config
 from clip_jax.training.workdir import Workdir
 
 
@@ -170,6 +171,37 @@ def test_what_an_older_run_did_without_a_field_is_said(tmp_path):
     saved_config.check_saved_config(at(tmp_path), config)
   config.data.update(background='', exif=False)
   saved_config.check_saved_config(at(tmp_path), config)
+
+
+@pytest.mark.parametrize(
+  ('removed', 'saved', 'decode'),
+  [
+    (['data.decode'], {}, 'exact'),  # a run of before there was a choice
+    ([], {'data.decode': 'exact'}, 'exact'),
+    ([], {}, 'fast'),
+  ],
+)
+def test_a_resumed_run_decodes_as_it_did(tmp_path, removed, saved, decode):
+  older_run(tmp_path, saved, removed)
+  left_open = tests.tiny.tiny_config()
+  config = complete_config(left_open, at(tmp_path)).config
+  assert left_open.data.decode is None
+  assert config.data.decode == decode
+  saved_config.check_saved_config(at(tmp_path), config)
+  left_open.data.decode = other = {'fast': 'exact', 'exact': 'fast'}[decode]
+  config = complete_config(left_open, at(tmp_path)).config
+  message = f"data.decode='{other}' (the run has '{decode}')"
+  with pytest.raises(UsageError, match=re.escape(message)):
+    saved_config.check_saved_config(at(tmp_path), config)
+
+
+def test_a_new_run_decodes_fast_and_an_unknown_way_is_refused(tmp_path):
+  config = complete_config(tests.tiny.tiny_config(), at(tmp_path)).config
+  assert config.data.decode == 'fast'
+  assert complete_config(tests.tiny.tiny_config()).config.data.decode == 'fast'
+  config.data.decode = 'quick'
+  with pytest.raises(UsageError, match='choose one of fast, exact'):
+    check_config(config)
 
 
 def test_a_damaged_config_is_said(tmp_path):
