@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import distributed as jax_distributed
 from jax._src.clusters import ClusterEnv  # its answers have no public name
 from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
@@ -226,6 +227,18 @@ def all_processes_agree(answer: bool) -> bool:
   if jax.process_count() == 1:
     return answer
   return bool(multihost_utils.process_allgather(answer).all())
+
+
+def processes_unlike_first(digest: bytes) -> list[int]:
+  """Returns the processes whose digest is another than that of the first.
+
+  All processes call this, with digests of one length.
+  """
+  if jax.process_count() == 1:
+    return []
+  own = np.frombuffer(digest, np.uint8)
+  digests = multihost_utils.process_allgather(own)
+  return np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
 
 
 def process_slice(sharding: Any, rows: int) -> tuple[int, int]:

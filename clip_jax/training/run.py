@@ -5,6 +5,7 @@ What only `initialize_from` needs is in inheritance.py, and loads when used.
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from clip_jax.data.pipeline import (
   training_batches,
 )
 from clip_jax.data.sources import Source, open_source, split_mixture
+from clip_jax.data.sources.base import sample_indices
 from clip_jax.errors import UsageError, print_notes
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
@@ -41,6 +43,9 @@ from clip_jax.training.step import TrainProgram, build_train_program
 if TYPE_CHECKING:
   from clip_jax.data.captions import CaptionRule
   from clip_jax.training.workdir import Workdir
+
+# Records of each data set whose ids the processes of a run compare.
+_COMPARED_IDS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +157,7 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
   evaluation_source = open_evaluation_source(config)
   _print_notices([*sources, *filter(None, [evaluation_source])])
   check_captions(sources)
+  check_same_records(sources)
   rule = caption_rule(config)
   if rule is not None and distributed.is_first_process():
     print_notes(rule.describe(sources))
@@ -237,6 +243,29 @@ def caption_rule(config: Config) -> 'CaptionRule | None':
   )
   rule.check_columns(data.captions)
   return rule
+
+
+def check_same_records(sources: Sequence[Source]) -> None:
+  """Refuses processes that see other records than the first.
+
+  Compared are numbers and, of records all over the data, ids: as where a host
+  lacks a shard, or has another version of the data.
+
+  Raises:
+    UsageError: there is such a process.
+  """
+  digest = hashlib.sha256()
+  for source in sources:
+    ids = [source.id(i) for i in sample_indices(len(source), _COMPARED_IDS)]
+    digest.update(repr((len(source), ids)).encode('utf-8', 'surrogatepass'))
+  distributed.barrier('data')
+  differing = distributed.processes_unlike_first(digest.digest())
+  if differing:
+    records = ', '.join(f'{len(source):,}' for source in sources)
+    raise UsageError(
+      f'data.train has other records in process {differing[0]} than in process '
+      f'0 ({records} in this one): give all processes the same files.'
+    )
 
 
 def open_evaluation_source(config: Config) -> Source | None:

@@ -10,6 +10,7 @@ import pytest
 
 from clip_jax.checkpoints.reading import steps_of
 from clip_jax.training.metrics import read_metrics
+from tests.data.indexing.archives import archive, pairs
 from tests.processes import start_together
 from tests.tiny import write_pairs
 from tests.training.logged import logged, losses
@@ -109,3 +110,36 @@ def test_one_stops_and_two_go_on_and_evaluate(tmp_path, start, alone):
   assert (workdir / 'report.html').is_file()
   config = json.loads((workdir / 'config.json').read_text())
   assert config['total_steps'] == STEPS
+
+
+# The home folder of a process is another: `python -c CODE HOME WORDS…`.
+WITH_HOME = """
+import os, runpy, sys
+os.environ['HOME'], sys.argv = sys.argv[1], sys.argv[3:]
+runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
+"""
+
+
+def test_a_process_that_sees_other_records_ends_the_run(tmp_path):
+  for home, shards in (('first', 3), ('second', 2)):
+    (tmp_path / home).mkdir()
+    for shard in range(shards):
+      data = archive(pairs(20, 20 * shard))
+      (tmp_path / home / f'{shard}.tar').write_bytes(data)
+  words = [
+    '-m', 'clip_jax', 'train', '--config=tests/tiny.py',
+    f'--workdir={tmp_path / "run"}', '--config.data.train=wds:~/*.tar',
+  ]  # fmt: skip
+  homes = {
+    i: ('-c', WITH_HOME, str(tmp_path / home))
+    for i, home in enumerate(('first', 'second'))
+  }
+  processes = start_together(
+    2, 2, *words, stderr=subprocess.STDOUT, first=homes
+  )
+  for process in processes:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, output
+    assert 'data.train has other records in process 1 than in process 0' in (
+      output
+    )

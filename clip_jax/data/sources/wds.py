@@ -37,6 +37,9 @@ _JSON = ('json', 'jsn')
 _LABELS = ('cls', 'class')
 # CLIP_benchmark's names of labels, one a line, beside the shards or above.
 _NAMES = 'classnames.txt'
+# A record of up to so many bytes is read at once, its image too, where only its
+# captions are asked for: one read costs as much as another.
+_SMALL_BYTES = 2**16
 # Records that are read to learn which fields their JSON has.
 _SAMPLE = 16
 
@@ -216,7 +219,8 @@ class WdsSource(Source):
       size = min(size, length - offset)
       return storage.read_range(path, start + offset, size)
 
-    data = reader_of(read(0, length)) if whole else read
+    at_once = whole or length <= _SMALL_BYTES
+    data = reader_of(read(0, length)) if at_once else read
     record = read_record(data, length)
     if not record.members:
       raise CorruptImageError('no record where the index has one')
