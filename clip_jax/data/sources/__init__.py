@@ -14,6 +14,7 @@ A record is a dict with
 import contextlib
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -152,7 +153,9 @@ def parse_spec(text: str) -> Spec:
 
 
 def with_scheme(text: str) -> str:
-  """Returns a SPEC for the path of a folder or a table; other texts unchanged.
+  """Returns a SPEC for the path of a data set; other texts unchanged.
+
+  What is there tells the scheme; so it is for patterns and URLs.
 
   Raises:
     UsageError: it is the path of another file.
@@ -161,17 +164,17 @@ def with_scheme(text: str) -> str:
   if (colon and scheme in SCHEMES) or not text or '\0' in text:
     return text
   path = os.path.expanduser(text)
-  if not os.path.exists(path):
-    path = os.path.expanduser(text.rpartition('#')[0])
-  if os.path.isdir(path):
-    return f'folder:{text}'
-  if not os.path.exists(path):
+  if not os.path.exists(path) and '#' in path:
+    path = path.rpartition('#')[0]
+  if not os.path.exists(path) and not re.search(r'[*?\[{]|://', path):
     return text
-  if path.lower().endswith(('.csv', '.tsv')):
-    return f'csv:{text}'
-  if path.lower().endswith('.tar'):
-    return f'wds:{text}'
-  raise not_a_data_set(text, path)
+  from clip_jax.data.sources.recognition import scheme_of
+
+  if own := scheme_of(path):
+    return f'{own}:{text}'
+  if os.path.isfile(path):
+    raise not_a_data_set(text, path)
+  return text
 
 
 def not_a_data_set(text: str, path: str) -> UsageError:
@@ -189,8 +192,8 @@ def not_a_data_set(text: str, path: str) -> UsageError:
       'classify or search, or for Model.encode_image in Python.'
     )
   return UsageError(
-    f'data {text!r}: a file, where a folder of images (folder:PATH) or a table '
-    'of them (csv:PATH) is read'
+    f'data {text!r}: a file, where a folder of images (folder:PATH), a table '
+    'of them (csv:PATH) or shards (wds:, parquet:, arrayrecord:, hf:) are read'
   )
 
 

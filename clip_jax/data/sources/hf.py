@@ -38,8 +38,7 @@ class HfSource(ColumnarSource):
     Raises:
       UsageError: it is no such directory, or lacks the split or a column.
     """
-    folder = _folder(spec)
-    paths, features = _data_files(spec, folder)
+    paths, features = _data_files(spec)
     try:
       is_parquet = storage.read_range(paths[0], 0, 4) == b'PAR1'
     except MissingFileError as error:
@@ -51,20 +50,15 @@ class HfSource(ColumnarSource):
       self.notices += large_groups(spec, files, columns.image)
 
 
-def _folder(spec: Spec) -> str:
+def _data_files(spec: Spec) -> tuple[list[str], Mapping[str, Any] | None]:
+  """Returns the files of the split, and the features that lie beside them."""
   try:
-    folder = storage.local_or_url(spec.location).rstrip('/') or '/'
-    if storage.is_folder(folder):
-      return folder
+    paths = storage.expand(spec.location)
   except UsageError as error:
     raise spec.error(str(error).rstrip('.')) from error
-  raise spec.error(f'no folder {folder}')
-
-
-def _data_files(
-  spec: Spec, folder: str
-) -> tuple[list[str], Mapping[str, Any] | None]:
-  """Returns the files of the split, and the features that lie beside them."""
+  folder = paths[0].rstrip('/') or '/'
+  if not storage.is_folder(folder):
+    return paths, _features(storage.folder_of(folder))
   names = storage.list_folder(folder)
   if 'state.json' in names:
     if spec.split:

@@ -133,7 +133,7 @@ def test_a_hostile_state_is_refused(tmp_path, state, message):
 
 
 def test_other_folders_are_refused(tmp_path):
-  with pytest.raises(UsageError, match='no folder'):
+  with pytest.raises(UsageError, match='matches no file'):
     open_source(f'hf:{tmp_path}/none')
   with pytest.raises(UsageError, match=r'no state\.json'):
     open_source(f'hf:{tmp_path}')
