@@ -74,6 +74,7 @@ class WdsSource(Source):
       raise spec.error('no records in its shards')
     self._suffixes = {name for kind in self.index.kinds for name in kind}
     fields = self._sample_fields()
+    self._has_label_field = 'label' in fields
     if self._suffixes & {*_LABELS}:
       self.label_names = self._read_label_names()
     if captions == DEFAULT_CAPTIONS:
@@ -82,7 +83,11 @@ class WdsSource(Source):
     else:
       self._columns = tuple(name.removeprefix('.') for name in captions)
       require_columns(spec, self._columns, self._suffixes | fields)
-    if not self._columns and not self.label_names:
+    if self.index.totals().keys() <= {*range(PROBLEM_KIND, 256)}:
+      self.remedy = (
+        f'nothing in its shards can be read: {self.index.problem(0)}'
+      )
+    elif not self._columns and not self.label_names:
       columns = sorted(fields) or sorted(self._suffixes)
       self.remedy = f'name columns of captions, of {", ".join(columns)}'
     self.notices = (*notices, *self._describe_problems())
@@ -234,29 +239,29 @@ class WdsSource(Source):
     """
     if self._labels_are_captions:
       label = self._label(record)
-      labels = [-1 if label is None else label]
+      labels = [] if label is None else [label]
       return {'caption': label_captions(self.label_names or (), labels)}
-    cells: list[Any] = []  # one for each column
-    for name in self._columns:
-      if name in record.members:
-        cells.append(record.content(name))
-      elif name in self._suffixes:
-        cells.append([])
-      else:
-        value = _json_of(record).get(name)
-        cell = value if isinstance(value, list) else [value or '']
-        if not all(isinstance(x, str) for x in cell):
-          raise CorruptImageError(f'its field {name!r} holds no texts')
-        cells.append(cell)
+    cells = [self._cell(record, name) for name in self._columns]
     try:
-      texts = list(numbered_texts(cells))
+      texts = [(i, x.strip()) for i, x in numbered_texts(cells) if x.strip()]
       ''.join(text for _, text in texts).encode()
     except UnicodeError as error:
       raise CorruptImageError(f'a caption is not UTF-8: {error}') from error
-    return captions_of(
-      ((number, text.strip()) for number, text in texts if text.strip()),
-      len(self._columns),
-    )
+    return captions_of(texts, len(self._columns))
+
+  def _cell(self, record: TarRecord, name: str) -> bytes | list[str]:
+    """Returns the text of a member, or the texts of a field of the JSON.
+
+    Raises:
+      CorruptImageError: the JSON is damaged, or the field has no texts.
+    """
+    if name in record.members:
+      return record.content(name)
+    value = None if name in self._suffixes else _json_of(record).get(name)
+    cell = value if isinstance(value, list) else [value or '']
+    if not all(isinstance(x, str) for x in cell):
+      raise CorruptImageError(f'its field {name!r} holds no texts')
+    return cell
 
   def _label(self, record: TarRecord) -> int | None:
     """Returns the label of a record that has one.
@@ -270,7 +275,7 @@ class WdsSource(Source):
         value = record.content(name).decode('utf-8', 'replace').strip()
         break
     else:
-      if {*_JSON} & record.members.keys():
+      if self._has_label_field:
         value = _json_of(record).get('label')
       if not isinstance(value, int):
         return None

@@ -140,6 +140,20 @@ def test_captions(tmp_path, members, options, expected):
   assert open_source(spec, **options).captions(0) == expected
 
 
+def test_the_columns_of_several_captions_are_numbered(tmp_path):
+  members = {'a.png': png(), 'a.json': b'{"x": ["1", "", "2"]}', 'a.txt': b'3'}
+  spec = write(tmp_path, a=members)
+  (record,) = records(spec, captions=('x', 'txt'))
+  assert (record['caption'], record['columns']) == (['1', '2', '3'], [0, 0, 1])
+
+
+def test_shards_of_which_nothing_can_be_read_say_why(tmp_path):
+  spec = write(tmp_path, a=b'\x1f\x8b\x08' + bytes(600))
+  source = open_source(spec)
+  assert not source.has_captions()
+  assert 'nothing in its shards can be read: a compressed' in source.remedy
+
+
 def test_a_column_that_no_record_has(tmp_path):
   spec = write(
     tmp_path, a={'a.png': png(), 'a.txt': b'1', 'a.json': b'{"alt": "1"}'}
