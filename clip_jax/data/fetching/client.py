@@ -42,6 +42,7 @@ _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 # bodies at a time do not fill the memory.
 _SHORT_BODY = 2**20
 _LONG_BODIES = 8
+_LONGEST_URL = 8192
 _NAME_LOOKUPS = 64  # at a time, as each takes a thread
 
 
@@ -328,6 +329,8 @@ def _check_url(text: str) -> yarl.URL:
   Raises:
     FetchError: it is no URL, or of another scheme than http and https.
   """
+  if len(text) > _LONGEST_URL:
+    raise FetchError('too long a URL', f'{len(text):,} characters')
   try:
     url = yarl.URL(text.strip()).with_fragment(None)
     if url.scheme not in ('http', 'https'):

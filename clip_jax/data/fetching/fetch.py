@@ -85,6 +85,7 @@ def fetch_lists(
       lists or settings.
     FailureError: a file cannot be read or written.
   """
+  _check_folder(out)
   paths = [path for pattern in patterns for path in storage.expand(pattern)]
   for path in paths:  # a wrong list is refused before the work begins
     next(read_batches(path, fetch.columns), None)
@@ -114,7 +115,10 @@ def fetch_lists(
     shard_size=fetch.shard_size,
     resizing=fetch.resizing,
     limits=_divide(fetch.limits, min(workers, len(shards))),
-    progress=progress if workers == 1 else no_progress,
+    # Another process cannot show what it does.
+    progress=progress
+    if engine.name == 'local' and workers == 1
+    else no_progress,
   )
   counts = run_stage(
     'fetch',
@@ -138,6 +142,20 @@ def fetch_lists(
     for shard in shards:
       Path(shard.path(out, '_stats.json')).unlink(missing_ok=True)
   return summary
+
+
+def _check_folder(out: str) -> None:
+  """Refuses a folder of shards that somebody else wrote.
+
+  Raises:
+    UsageError: it is one.
+  """
+  if storage.exists(storage.join(out, '.stages')) or not storage.exists(out):
+    return
+  if any(name.endswith('.tar') for name in storage.list_folder(out)):
+    raise UsageError(
+      f'{out} has shards that data fetch did not write: name another folder.'
+    )
 
 
 def _absolute(path: str) -> str:

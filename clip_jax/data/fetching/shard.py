@@ -29,6 +29,7 @@ from clip_jax.data.fetching.client import Client, Limits
 from clip_jax.data.fetching.failure import FetchError
 from clip_jax.data.fetching.resize import Resizing, take_image
 from clip_jax.data.fetching.url_list import Row
+from clip_jax.errors import one_line
 from clip_jax.files import to_bytes
 from clip_jax.progress import Progress, no_progress
 
@@ -170,6 +171,9 @@ class _Fetching:
       outcome, data = await client.fetch(url, take)
     except FetchError as error:
       return _Outcome(_NOT_DOWNLOADED, error.reason, str(error))
+    except Exception as error:  # one strange server is no end of the others
+      reason = f'unexpected {type(error).__name__}'
+      return _Outcome(_NOT_DOWNLOADED, reason, one_line(f'{reason}: {error}'))
     outcome.start, outcome.length = self._spool.tell(), len(data)
     self._spool.write(data)
     return outcome
@@ -237,9 +241,14 @@ def _samples(
     content = json.dumps(row, ensure_ascii=False, indent=2, default=str)
     yield f'{key}.json', content.encode()
     if 'caption' in row:
-      caption = row['caption']
-      text = '' if caption is None else str(caption)
-      yield f'{key}.txt', text.encode('utf-8', 'replace')
+      yield f'{key}.txt', _text_of(row['caption']).encode('utf-8', 'replace')
+
+
+def _text_of(caption: object) -> str:
+  """Returns the text of a cell; of a list, which KEY.json has, the first."""
+  if isinstance(caption, list):
+    caption = caption[0] if caption else None
+  return '' if caption is None else str(caption)
 
 
 def _write_tar(path: os.PathLike, samples: Iterator[tuple[str, bytes]]) -> None:

@@ -154,7 +154,7 @@ def test_an_answer_and_what_becomes_of_it(tmp_path, answer, status, message):
     ('http://', 'not a URL'), ('/etc/passwd', 'neither http nor https'),
     ('http://127.0.0.1:1/a', 'connection refused'),
     ('http://127.0.0.1:99999/a', 'not a URL'),
-    ('http://a..b/c', 'not a URL'), ('http://2130706433/', 'not a URL'),
+    ('http://a..b/c', 'not a URL'), ('http://a/' + 'b' * 9999, 'too long'), ('http://2130706433/', 'not a URL'),
   ],
 )  # fmt: skip
 def test_urls_that_lead_nowhere(tmp_path, url, message):
@@ -436,6 +436,24 @@ def test_only_shards_that_are_not_complete_are_fetched_again(tmp_path):
     (tmp_path / 'urls.jsonl').write_text('{"url": "http://a/b"}')
     with pytest.raises(UsageError, match='begun with'):
       fetch(tmp_path, urls, shard_size=4)
+
+
+def test_shards_of_somebody_else_are_left_alone(tmp_path):
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out/00000.tar').write_bytes(b'theirs')
+  with pytest.raises(UsageError, match='data fetch did not write'):
+    fetch(tmp_path, ['http://a/b'])
+  assert (tmp_path / 'out/00000.tar').read_bytes() == b'theirs'
+
+
+def test_several_captions_are_in_the_json_and_the_first_in_the_txt(tmp_path):
+  with serving({}, web.good(IMAGE)) as server:
+    line = {'url': server.url('/a'), 'caption': ['one', 'two']}
+    (tmp_path / 'urls.jsonl').write_text(json.dumps(line))
+    fetch(tmp_path, [])
+  tar = members(tmp_path / 'out/00000.tar')
+  assert tar['000000000.txt'] == b'one'
+  assert json.loads(tar['000000000.json'])['caption'] == ['one', 'two']
 
 
 def test_where_nothing_came_all_is_tried_again(tmp_path):
