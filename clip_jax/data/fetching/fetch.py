@@ -109,16 +109,14 @@ def fetch_lists(
   if not shards:
     raise UsageError(f'no URLs in {", ".join(patterns)}.')
   workers = engine.worker_count()
+  in_process = engine.name == 'local' and workers == 1
   function = functools.partial(
     fetch_shard,
     out=out,
     shard_size=fetch.shard_size,
     resizing=fetch.resizing,
     limits=_divide(fetch.limits, min(workers, len(shards))),
-    # Another process cannot show what it does.
-    progress=progress
-    if engine.name == 'local' and workers == 1
-    else no_progress,
+    progress=progress if in_process else no_progress,
   )
   counts = run_stage(
     'fetch',

@@ -1,21 +1,19 @@
 """Checks a fetched image, and makes it smaller where that is asked for."""
 
 import dataclasses
-import io
 
 from PIL import Image
 
 from clip_jax.data.decoding import CorruptImageError, decode, pillow_errors
 from clip_jax.data.fetching.failure import FetchError
-from clip_jax.data.image_formats import HEAD_BYTES, format_of
-from clip_jax.data.images import as_displayed
+from clip_jax.data.prepare.image_settings import encode
+from clip_jax.data.prepare.webdataset_shards import suffix_of
 
 # How images are resized, in the words of img2dataset; none is ever enlarged.
 MODES = ('no', 'keep_ratio', 'keep_ratio_largest', 'center_crop')
-# The suffix of each format that is kept as it came.
-_SUFFIXES = {'JPEG': 'jpg', 'JPEG2000': 'jp2'}
-_ENCODERS = {'jpg': 'JPEG', 'png': 'PNG', 'webp': 'WEBP'}
-FORMATS = tuple(_ENCODERS)
+# As a flag names them, which are suffixes, and as Pillow does.
+_FORMATS = {'jpg': 'JPEG', 'png': 'PNG', 'webp': 'WEBP'}
+FORMATS = tuple(_FORMATS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,30 +73,31 @@ def _check_size(image: Image.Image, resizing: Resizing) -> None:
     raise FetchError('too elongated', size)
 
 
-@pillow_errors()
 def _resize(data: bytes, image: Image.Image, resizing: Resizing) -> TakenImage:
   original = image.size
   short, long = sorted(original)
-  side = long if resizing.mode == 'keep_ratio_largest' else short
-  crops = resizing.mode == 'center_crop' and long > resizing.image_size
-  if resizing.mode == 'no' or (side <= resizing.image_size and not crops):
-    name = format_of(data[:HEAD_BYTES]) or str(image.format)
-    suffix = _SUFFIXES.get(name, name.lower())
-    return TakenImage(data, suffix, original, original)
-  image = as_displayed(image)
   size = resizing.image_size
-  if side > size:
-    width, height = (max(1, round(x * size / side)) for x in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
+  side = long if resizing.mode == 'keep_ratio_largest' else short
+  crops = resizing.mode == 'center_crop' and long > max(size, short)
+  if resizing.mode == 'no' or (side <= size and not crops):
+    return TakenImage(data, suffix_of(data), original, original)
   if crops:
-    width, height = min(size, image.width), min(size, image.height)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    image = image.crop((left, top, left + width, top + height))
-  buffer = io.BytesIO()
-  options = (
-    {} if resizing.image_format == 'png' else {'quality': resizing.quality}
+    image = _crop(image, max(size, short))
+  new = image.size
+  if side > size:
+    new = (
+      max(1, round(image.width * size / side)),
+      max(1, round(image.height * size / side)),
+    )
+  encoded = encode(
+    image, new, _FORMATS[resizing.image_format], resizing.quality
   )
-  image.save(buffer, _ENCODERS[resizing.image_format], **options)
-  return TakenImage(
-    buffer.getvalue(), resizing.image_format, image.size, original
-  )
+  return TakenImage(encoded, resizing.image_format, new, original)
+
+
+@pillow_errors()
+def _crop(image: Image.Image, most: int) -> Image.Image:
+  """Returns the centre of an image, with no side over `most` pixels."""
+  width, height = (min(x, most) for x in image.size)
+  left, top = (image.width - width) // 2, (image.height - height) // 2
+  return image.crop((left, top, left + width, top + height))

@@ -9,11 +9,9 @@ import asyncio
 import collections
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
-import tarfile
 import tempfile
 import time
 import urllib.parse
@@ -29,6 +27,10 @@ from clip_jax.data.fetching.client import Client, Limits
 from clip_jax.data.fetching.failure import FetchError
 from clip_jax.data.fetching.resize import Resizing, take_image
 from clip_jax.data.fetching.url_list import Row
+from clip_jax.data.prepare.webdataset_shards import (
+  OVERHEAD_BYTES,
+  write_member,
+)
 from clip_jax.errors import one_line
 from clip_jax.files import to_bytes
 from clip_jax.progress import Progress, no_progress
@@ -252,11 +254,10 @@ def _text_of(caption: object) -> str:
 
 
 def _write_tar(path: os.PathLike, samples: Iterator[tuple[str, bytes]]) -> None:
-  with tarfile.open(path, 'w', format=tarfile.USTAR_FORMAT) as tar:
+  with open(path, 'wb') as file:
     for name, content in samples:
-      info = tarfile.TarInfo(name)
-      info.size = len(content)
-      tar.addfile(info, io.BytesIO(content))
+      write_member(file, name, content)
+    file.write(bytes(OVERHEAD_BYTES))
 
 
 def _count(rows: Sequence[Row], outcomes: Sequence[_Outcome]) -> dict[str, Any]:

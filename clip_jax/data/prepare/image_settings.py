@@ -77,7 +77,7 @@ class ImageSettings:
     stays = self.format == _KEEP_FORMAT or new == old
     if stays and size == image.size and not (self.quality and lossy):
       return PreparedImage(None, image.size, old)
-    return PreparedImage(self._encode(image, size, new), size, new)
+    return PreparedImage(encode(image, size, new, self.quality), size, new)
 
   def _kept_format(self, image: Image.Image, old: str) -> str:
     """Returns the format to write an image in whose format is kept."""
@@ -94,33 +94,44 @@ class ImageSettings:
     )
     return width, height
 
-  @pillow_errors()
-  def _encode(
-    self, image: Image.Image, size: tuple[int, int], new: str
-  ) -> bytes:
-    """Returns the file of an image, with its colour profile and orientation.
-
-    The pixels are not turned: a model that reads them without regard to EXIF
-    sees what it saw before. Other metadata, such as places, is left out.
-    """
-    metadata = _metadata(image)
-    if new == 'JPEG' and image.mode != 'L':
-      if image.mode == 'CMYK':
-        metadata.pop('icc_profile', None)  # of the inks
-      image = on_white(image)
-    elif image.mode not in ('L', 'RGB', 'RGBA', *SIXTEEN_BITS):
-      image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
-    if size != image.size:
-      image = image.resize(size, Image.Resampling.BICUBIC)
-    options = {'quality': self.quality or _DEFAULT_QUALITY}
-    if new == 'PNG':
-      options = {'compress_level': 6}
-    encoded = io.BytesIO()
-    image.save(encoded, new, **options, **metadata)
-    return encoded.getvalue()
-
 
 KEEP = ImageSettings()
+
+
+@pillow_errors()
+def encode(
+  image: Image.Image,
+  size: tuple[int, int],
+  image_format: str,
+  quality: int | None = None,
+) -> bytes:
+  """Encodes an image, with its colour profile and orientation.
+
+  The pixels are not turned: a model that reads them without regard to EXIF
+  sees what it saw before. Other metadata, such as places, is left out.
+
+  Args:
+    size: width and height, to which it is resized.
+    image_format: of `FORMATS`, as Pillow names it.
+    quality: of JPEG and WebP; None is 95.
+  Raises:
+    CorruptImageError: it cannot be converted or written.
+  """
+  metadata = _metadata(image)
+  if image_format == 'JPEG' and image.mode != 'L':
+    if image.mode == 'CMYK':
+      metadata.pop('icc_profile', None)  # of the inks
+    image = on_white(image)
+  elif image.mode not in ('L', 'RGB', 'RGBA', *SIXTEEN_BITS):
+    image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
+  if size != image.size:
+    image = image.resize(size, Image.Resampling.BICUBIC)
+  options = {'quality': quality or _DEFAULT_QUALITY}
+  if image_format == 'PNG':
+    options = {'compress_level': 6}
+  encoded = io.BytesIO()
+  image.save(encoded, image_format, **options, **metadata)
+  return encoded.getvalue()
 
 
 def _metadata(image: Image.Image) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 from clip_jax.data.image_formats import HEAD_BYTES, format_of
 from clip_jax.data.sources import Record
@@ -48,15 +49,25 @@ def write_shard(
     for number, record in records:
       count += 1
       image = record['image']
-      image_format = format_of(image[:HEAD_BYTES])
-      suffix = _SUFFIXES.get(image_format, image_format.lower() or 'bin')
-      members = [(suffix, image), *_texts(record, with_text=with_text)]
+      members = [(suffix_of(image), image)]
+      members += _texts(record, with_text=with_text)
       for name, content in sorted(members):
-        file.write(_header(f'{number:09}.{name}', len(content)))
-        file.write(content)
-        file.write(bytes(-len(content) % _BLOCK))
+        write_member(file, f'{number:09}.{name}', content)
     file.write(bytes(OVERHEAD_BYTES))
   return count
+
+
+def write_member(file: IO[bytes], name: str, content: bytes) -> None:
+  """Writes a file of a tar, which ends with OVERHEAD_BYTES of zeros."""
+  file.write(_header(name, len(content)))
+  file.write(content)
+  file.write(bytes(-len(content) % _BLOCK))
+
+
+def suffix_of(image: bytes) -> str:
+  """Returns the suffix that an encoded image gets, by its content."""
+  image_format = format_of(image[:HEAD_BYTES])
+  return _SUFFIXES.get(image_format, image_format.lower() or 'bin')
 
 
 def _texts(record: Record, *, with_text: bool) -> Sequence[tuple[str, bytes]]:

@@ -154,7 +154,8 @@ def test_an_answer_and_what_becomes_of_it(tmp_path, answer, status, message):
     ('http://', 'not a URL'), ('/etc/passwd', 'neither http nor https'),
     ('http://127.0.0.1:1/a', 'connection refused'),
     ('http://127.0.0.1:99999/a', 'not a URL'),
-    ('http://a..b/c', 'not a URL'), ('http://a/' + 'b' * 9999, 'too long'), ('http://2130706433/', 'not a URL'),
+    ('http://a..b/c', 'not a URL'), ('http://a/' + 'b' * 9999, 'too long'),
+    ('http://2130706433/', 'not a URL'),
   ],
 )  # fmt: skip
 def test_urls_that_lead_nowhere(tmp_path, url, message):
@@ -514,11 +515,19 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
   assert not [x for x in os.listdir(out) if x.endswith('.part')]
 
 
-def test_processes_share_the_limits_of_a_host(tmp_path):
+@pytest.mark.parametrize(
+  'engine',
+  [
+    Engine(workers=2),
+    pytest.param(Engine('beam', 2), marks=pytest.mark.engines),
+    pytest.param(Engine('ray', 2), marks=pytest.mark.engines),
+  ],
+  ids=lambda engine: engine.name,
+)
+def test_processes_share_the_limits_of_a_host(tmp_path, engine):
   with serving({}, web.good(IMAGE)) as server:
     urls = [server.url(f'/{i}') for i in range(24)]
     limits = Limits(allow_private=True, host_concurrency=4)
-    engine = Engine(workers=2)
     summary, _ = fetch(tmp_path, urls, limits, engine, shard_size=6)
     assert summary['successes'] == 24
     assert server.most_active <= 4
