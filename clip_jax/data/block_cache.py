@@ -183,6 +183,7 @@ def _store(folder: str, path: str, block: bytes, limit: int) -> None:
       print_warnings(
         [f'{folder}: blocks cannot be kept there ({reason_of(error)}).']
       )
+    return
   _count(folder, len(block), limit)
 
 
@@ -198,7 +199,8 @@ def _count(folder: str, size: int, limit: int) -> None:
 
 def _evict(folder: str, limit: int) -> None:
   """Removes the blocks that were used longest ago, where there are too many."""
-  with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+  errors = (OSError, FailureError)
+  with contextlib.suppress(*errors), contextlib.ExitStack() as stack:
     lock = stack.enter_context(open_lock(os.path.join(folder, 'lock')))
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -186,3 +186,29 @@ def test_an_s3_server_is_read_and_written(bucket, pauses):
   with pytest.raises(UsageError, match='matches no file'):
     storage.expand(f'{bucket}/none/*.tar')
   assert not pauses
+
+
+def test_no_access_is_one_line_and_not_repeated(monkeypatch, pauses):
+  url = put_in_memory('secret/file', b'content')
+
+  def cat_file(self, path, **kwargs):
+    raise PermissionError('Forbidden')
+
+  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
+  with pytest.raises(FailureError, match=r'no access \(Forbidden\); check'):
+    storage.read_range(url, 0, 7)
+  assert not pauses
+
+
+def test_a_library_opens_a_copy(tmp_path, monkeypatch):
+  local = tmp_path / 'file'
+  local.write_bytes(b'local')
+  assert storage.local_copy(local) == str(local)
+  url = put_in_memory('copies/file', b'c' * 1000)
+  path = storage.local_copy(url)
+  assert storage.read_range(path, 0, 2000) == b'c' * 1000
+  before = os.stat(path).st_ino
+  assert os.stat(storage.local_copy(url)).st_ino == before
+  monkeypatch.setenv(block_cache.SIZE_VARIABLE, '0.000001')
+  with pytest.raises(FailureError, match='CLIP_JAX_CACHE_GB=1e-06 is too'):
+    storage.local_copy(url)
