@@ -1,7 +1,7 @@
 """Measures this machine.
 
 usage:
-  clip-jax bench train|encode|loss|input|index|tokenizer|checkpoint
+  clip-jax bench train|encode|loss|input|index|tokenizer|checkpoint|curate
       [--flag=value …]
 
 examples:
@@ -18,6 +18,7 @@ examples:
   clip-jax bench tokenizer --tokenizer=clip --json
   clip-jax bench tokenizer --tokenizer=clip --data=tfds:emoji
   clip-jax bench checkpoint --preset=ViT-B/32 --steps=5 --json
+  clip-jax bench curate --texts=1000000 --queries=500000 --workers=2
 
 What is measured:
   train      whole train steps on real records, and the fraction of the
@@ -35,6 +36,8 @@ What is measured:
   tokenizer  captions to token ids; without --data on plain ones, made up
              from 30,000 words as often as Zipf's law has them
   checkpoint how long a save stalls a run, against a save that it waits for
+  curate     data curate over made-up texts, and over twice as many: seconds,
+             and the memory of all its processes
 """
 
 import json
@@ -49,6 +52,7 @@ _DATA = 'tfds:emoji#train'
 _BATCH = {'input': 64, 'index': 1024}
 KINDS = (
   'train', 'encode', 'loss', 'input', 'index', 'tokenizer', 'checkpoint',
+  'curate',
 )  # fmt: skip
 
 
@@ -101,7 +105,9 @@ def define_flags(values: flags.FlagValues) -> None:
     'records', 200_000_000, 'index: made-up records', 1, flag_values=values
   )
   text('decode', 'fast', 'input: fast or exact', flag_values=values)
-  number('workers', 0, 'input: reading processes', 0, flag_values=values)
+  number('workers', 0, 'input, curate: processes', 0, flag_values=values)
+  number('texts', 1_000_000, 'curate: how many', 1, flag_values=values)
+  number('queries', 500_000, 'curate: how many', 1, flag_values=values)
   number(
     'cpu_devices', 1, 'devices that a CPU stands for', 1, flag_values=values
   )
@@ -149,6 +155,10 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
     from clip_jax.benchmarks.checkpoint import bench_checkpoint
 
     return bench_checkpoint(v.preset, v.steps)
+  if kind == 'curate':
+    from clip_jax.benchmarks.curate import bench_curate
+
+    return bench_curate(v.texts, v.queries, v.workers)
   batch = _one_batch(kind, v.batch or [_BATCH.get(kind, 16)])
   if kind == 'index':
     from clip_jax.benchmarks.index import bench_index

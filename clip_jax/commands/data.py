@@ -23,6 +23,7 @@ ACTIONS = {
   'inspect': 'count what a data set holds, and draw a contact sheet',
   'fetch': 'fetch the images of lists of URLs into shards',
   'tokenizer': 'train a tokenizer on captions',
+  'curate': 'make a collection of pairs, balanced over queries',
   'dedup': 'find the images that are copies of others',
 }
 

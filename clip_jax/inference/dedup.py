@@ -7,7 +7,7 @@ copies, which may be less and less like the first, form no chains.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -52,6 +52,23 @@ class Copies:
     for copy in copies[np.argsort(self.of[copies], kind='stable')].tolist():
       groups.setdefault(int(self.of[copy]), []).append(copy)
     return groups
+
+
+@runtime_checkable
+class Vectors(Protocol):
+  """Rows of vectors, such as an `EmbeddingsTable`."""
+
+  def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
+    """Returns some of the rows."""
+    ...
+
+
+class _ArrayOfVectors:
+  def __init__(self, array: Float[np.ndarray, 'N E']):
+    self._array = array
+
+  def vectors(self, rows: Sequence[int]) -> Float[np.ndarray, 'n E']:
+    return self._array[list(rows)]
 
 
 class ComparedItems(NamedTuple):
@@ -180,8 +197,19 @@ def exact_copies(digests: Iterable[bytes]) -> Copies:
   return Copies(of, np.ones(len(of)), exact)
 
 
+def find_near_copies(
+  vectors: Float[np.ndarray, 'N E'], threshold: float
+) -> Int64[np.ndarray, ' N']:
+  """Returns the row that each row of an array is a copy of; itself, of none."""
+  rows = range(len(vectors))
+  none = Copies(
+    np.arange(len(rows)), np.ones(len(rows)), np.zeros(len(rows), bool)
+  )
+  return near_copies(_ArrayOfVectors(vectors), rows, none, threshold).of
+
+
 def near_copies(
-  table: EmbeddingsTable,
+  table: Vectors,
   rows: Sequence[int],
   exact: Copies,
   threshold: float,
@@ -250,7 +278,7 @@ def fold(
 
 
 def _similarities(
-  table: EmbeddingsTable,
+  table: Vectors,
   rows: Sequence[int],
   vectors: Float[np.ndarray, 'Q E'],
   items: Sequence[int],
@@ -262,7 +290,7 @@ def _similarities(
 
 
 def _unit_rows(
-  table: EmbeddingsTable, rows: Sequence[int], items: np.ndarray
+  table: Vectors, rows: Sequence[int], items: np.ndarray
 ) -> Float[np.ndarray, 'n E']:
   vectors = table.vectors([rows[i] for i in items.tolist()])
   lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,0 +1,104 @@
+"""Says what of an evaluation's images a collection must not have.
+
+A collection that a model is trained on, and then tested with, must not hold the
+test images (paper, section 5): `clip-jax data curate` drops pairs whose image
+is the same file, has a near perceptual hash, or a near embedding.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from clip_jax.data.decoding import CorruptImageError, decode
+from clip_jax.data.sources import open_source
+from clip_jax.errors import FailureError
+from clip_jax.evaluation.near_duplicates.perceptual_hash import (
+  BITS,
+  hash_spectra,
+  spectrum,
+)
+
+_AT_ONCE = 256  # images
+
+
+def hash_contents(
+  contents: Sequence[bytes], texts: Sequence[str]
+) -> Mapping[str, np.ndarray]:
+  """Returns the perceptual hashes of N encoded images; see `image_checks.Look`.
+
+  Returns:
+    `hash`, uint64 [N], and `flat`, of images without texture: those, and those
+    that cannot be hashed, are compared with none.
+  """
+  del texts
+  spectra = []
+  for content in contents:
+    try:
+      spectra.append(spectrum(decode(content)))
+    except CorruptImageError:
+      spectra.append(np.zeros(BITS))
+  hashes = hash_spectra(spectra)
+  return {'hash': hashes.bits, 'flat': hashes.flat}
+
+
+def write_evaluation(
+  specs: Sequence[str],
+  with_hashes: bool,
+  embed: Callable[[Sequence[bytes]], np.ndarray] | None,
+  folder: str,
+) -> None:
+  """Writes digests, hashes and embeddings of the images of data sets.
+
+  Args:
+    specs: of the data sets.
+    with_hashes: whether perceptual hashes are written.
+    embed: makes embeddings of encoded images, or None.
+    folder: gets `evaluation_digests.npy` (the first halves of SHA-256, sorted),
+      `evaluation_hashes.npy` and `evaluation_embeddings.npy`.
+  Raises:
+    FailureError: a data set has no image that can be read.
+  """
+  digests: list[bytes] = []
+  hashes: list[np.ndarray] = []
+  vectors: list[np.ndarray] = []
+  for spec in specs:
+    readable = 0
+    for contents in _contents_of(spec):
+      readable += len(contents)
+      digests += [hashlib.sha256(x).digest()[:16] for x in contents]
+      if with_hashes:
+        looks = hash_contents(contents, ())
+        hashes.append(looks['hash'][~looks['flat']])
+      if embed is not None:
+        vectors.append(embed(contents))
+    if not readable:
+      raise FailureError(f'--evaluation={spec}: no image can be read.')
+  halves = np.frombuffer(b''.join(digests), '<u8,<u8')
+  order = np.lexsort((halves['f1'], halves['f0']))
+  np.save(os.path.join(folder, 'evaluation_digests.npy'), halves[order])
+  if with_hashes:
+    path = os.path.join(folder, 'evaluation_hashes.npy')
+    np.save(path, np.unique(np.concatenate(hashes)))
+  if embed is not None:
+    path = os.path.join(folder, 'evaluation_embeddings.npy')
+    np.save(path, np.concatenate(vectors))
+
+
+def _contents_of(spec: str) -> Iterator[list[bytes]]:
+  """Yields the encoded images of a data set that can be decoded."""
+  source = open_source(spec)
+  contents: list[bytes] = []
+  for index in range(len(source)):
+    try:
+      content = source[index]['image']
+      decode(content)
+    except CorruptImageError:
+      continue
+    contents.append(content)
+    if len(contents) == _AT_ONCE:
+      yield contents
+      contents = []
+  if contents:
+    yield contents

@@ -1,0 +1,55 @@
+"""Scores image-text pairs by a model, for filters of a collection."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clip_jax.inference.loading import load
+from clip_jax.inference.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class PairScorer:
+  """Embeds images and their texts; it pickles, and each process loads the model
+  once.
+
+  Attributes:
+    reference: a REF.
+    options: of `clip_jax.load`, as pairs of a name and a value.
+  """
+
+  reference: str
+  options: tuple[tuple[str, Any], ...] = ()
+
+  def __call__(
+    self, contents: Sequence[bytes], texts: Sequence[str]
+  ) -> Mapping[str, np.ndarray]:
+    """Returns the CLIP scores of pairs, and the images' embeddings.
+
+    Args:
+      contents: N encoded images.
+      texts: of each.
+    Returns:
+      `score`, float32 [N], the cosine of image and text; `embedding`, float32
+      [N, E] of unit length.
+    """
+    model = self.model()
+    images = model.encode_image(list(contents))
+    features = model.encode_text(list(texts))
+    return {'score': (images * features).sum(axis=1), 'embedding': images}
+
+  def model(self) -> Model:
+    """Returns the model, on the device of this process."""
+    return _load(self.reference, self.options)
+
+  def embed(self, contents: Sequence[bytes]) -> np.ndarray:
+    """Returns the embeddings of N images, float32 [N, E] of unit length."""
+    return self.model().encode_image(list(contents))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(reference: str, options: tuple[tuple[str, Any], ...]) -> Model:
+  return load(reference, **dict(options))

@@ -1,0 +1,130 @@
+"""`clip-jax data curate` as it is typed."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+NAMES = ['red', 'green', 'blue', 'grey']
+
+
+@pytest.fixture
+def images(tmp_path):
+  """Metadata of local images with texture, one of them broken, one a copy."""
+  rng = np.random.default_rng(0)
+  rows = []
+  for i in range(8):
+    path = tmp_path / f'{i}.png'
+    pixels = np.kron(
+      rng.integers(0, 255, (8, 8, 3)), np.ones((8 + i, 8, 1), int)
+    )
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    rows.append({'image': path.name, 'caption': f'a {NAMES[i % 4]} thing {i}'})
+  (tmp_path / '7.png').write_bytes((tmp_path / '0.png').read_bytes())
+  (tmp_path / '6.png').write_bytes(b'no image')
+  pq.write_table(pa.Table.from_pylist(rows), tmp_path / 'pairs.parquet')
+  (tmp_path / 'queries.txt').write_text('\n'.join(NAMES))
+  return tmp_path
+
+
+def test_a_collection_is_made_and_printed(clip_jax, images):
+  out, page = images / 'out', images / 'page.html'
+  call = [
+    'data', 'curate', images / 'pairs.parquet', f'--out={out}',
+    f'--queries={images / "queries.txt"}', '--per_query=1', f'--html={page}',
+    '--workers=1',
+  ]  # fmt: skip
+  result = clip_jax(*call)
+  assert result.code == 0, result.err
+  assert 'balance                     8 ->              4' in result.out
+  assert '4 of 4 queries match, 4 of them over 1 pairs' in result.out
+  assert f'4 pairs in 1 file: {out}' in result.out
+  html = page.read_text()
+  for text in ('The funnel', 'a red thing', 'chosen by no query', 'green'):
+    assert text in html
+  assert clip_jax(*call, '--json').json['rows_out'] == 4
+
+
+def test_images_are_read_and_those_of_an_evaluation_dropped(clip_jax, images):
+  test = images / 'test'
+  test.mkdir()
+  Image.open(images / '1.png').resize((60, 70)).save(test / 'near.png')
+  (test / 'same.png').write_bytes((images / '2.png').read_bytes())
+  for name in ('near', 'same'):
+    (test / f'{name}.txt').write_text(name)
+  result = clip_jax(
+    'data', 'curate', images / 'pairs.parquet', f'--out={images / "out"}',
+    '--read_images', f'--evaluation=folder:{test}', '--json', '--workers=1',
+    '--min_side=64',
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  dropped = {x['step']: x['dropped'] for x in result.json['steps']}
+  assert dropped['image']['unreadable'] == 1
+  assert dropped['evaluation'] == {
+    'the same file': 1, 'a near perceptual hash': 1
+  }  # fmt: skip
+  assert dropped['image copies'] == {'the same bytes': 1}
+  assert result.json['rows_out'] == 4
+  assert 'left out' in result.err
+  assert '6.png' in result.err
+
+
+def test_a_model_scores_pairs_and_finds_near_copies(clip_jax, images, workdir):
+  call = [
+    'data', 'curate', images / 'pairs.parquet', f'--model={workdir}',
+    '--workers=1', '--json',
+  ]  # fmt: skip
+  scored = clip_jax(*call, f'--out={images / "out"}')
+  assert scored.code == 0, scored.err
+  table = pq.read_table(images / 'out' / 'part-00000.parquet')
+  scores = np.array(table['clip_score'].to_pylist())
+  assert (np.abs(scores) <= 1.001).all()
+  middle = float(np.median(scores))
+  some = clip_jax(
+    *call, f'--out={images / "some"}', f'--min_score={middle}', '--near=0.9999'
+  ).json
+  assert some['rows_out'] == sum(scores >= np.float32(middle))
+  assert [x['step'] for x in some['steps']][-1] == 'near copies'
+
+
+def test_digests_of_a_column_are_compared_with_an_evaluation(clip_jax, images):
+  digests = [
+    hashlib.sha256((images / f'{i}.png').read_bytes()).hexdigest()
+    for i in range(6)
+  ]
+  table = pa.table(
+    {
+      'url': [f'http://example.org/{i}' for i in range(6)],
+      'text': ['word'] * 6,
+      'sha256': digests,
+    }
+  )
+  pq.write_table(table, images / 'urls.parquet')
+  test = images / 'test'
+  test.mkdir()
+  (test / 'x.png').write_bytes((images / '3.png').read_bytes())
+  (test / 'x.txt').write_text('x')
+  result = clip_jax(
+    'data', 'curate', images / 'urls.parquet', f'--out={images / "out"}',
+    f'--evaluation=folder:{test}', '--json', '--workers=1',
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  assert result.json['rows_out'] == 5
+
+
+def test_wrong_calls_are_refused(refused, images, tmp_path):
+  pairs, out = images / 'pairs.parquet', f'--out={images / "out"}'
+  refused('takes the metadata', 'data', 'curate', out)
+  refused('no --out', 'data', 'curate', pairs)
+  refused('matches no file', 'data', 'curate', tmp_path / 'no', out)
+  refused('--languages=xx: use all', 'data', 'curate', pairs, out,
+          '--languages=en,xx')  # fmt: skip
+  refused('needs --evaluation=SPEC', 'data', 'curate', pairs, out,
+          '--evaluation_near=0.9')  # fmt: skip
+  refused('needs --model=REF', 'data', 'curate', pairs, out,
+          '--evaluation_near=0.9', '--evaluation=folder:x')  # fmt: skip
+  refused("--engine='spark': choose one of", 'data', 'curate', pairs, out,
+          '--engine=spark')  # fmt: skip
