@@ -13,14 +13,11 @@ import fcntl
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +36,18 @@ from clip_jax.data.indexing.tar_index import (
   read_index,
   scan_shard,
   to_manifest,
+  versions_of,
 )
 from clip_jax.data.indexing.tar_shard import ENTRY, PROBLEM_KIND, Entries
+from clip_jax.data.prepare import local_engine
 from clip_jax.data.sources import Spec
-from clip_jax.errors import FailureError, UsageError, plural, reason_of
+from clip_jax.errors import (
+  FailureError,
+  MissingFileError,
+  UsageError,
+  plural,
+  reason_of,
+)
 from clip_jax.files import open_lock
 from clip_jax.progress import Progress, no_progress
 
@@ -50,8 +55,9 @@ PARTS = 'parts'
 _MAX_PART_BYTES = 2**33
 
 
-class ShardTask(NamedTuple):
-  """A shard to read, as a worker process gets it.
+@dataclasses.dataclass(frozen=True)
+class ShardJob:
+  """The reading of a shard, as a worker process does it.
 
   Attributes:
     path: of the shard.
@@ -64,6 +70,43 @@ class ShardTask(NamedTuple):
   version: str
   part: str
   checksum: bool
+
+  @property
+  def name(self) -> str:
+    """Names the shard in errors."""
+    return self.path
+
+  def run(self) -> str:
+    """Reads the shard and writes its part.
+
+    Returns:
+      '', or why it failed.
+    """
+    try:
+      self._write_part()
+    except (FailureError, UsageError) as error:
+      return str(error)
+    except (OSError, MemoryError) as error:
+      return f'{self.path}: {error or "there is not enough memory"}.'
+    return ''
+
+  def _write_part(self) -> None:
+    digest = ''
+    if self.checksum:  # first: then the headers come from the system's cache
+      with storage.open_file(self.path) as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    entries = scan_shard(self.path)
+    if storage.version(self.path) != self.version:
+      raise FailureError(f'{self.path} changes while it is read.')
+    notes = {
+      'size': storage.size(self.path),
+      'version': self.version,
+      'sha256': digest,
+      'kinds': entries.kinds,
+    }
+    text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    with storage.writing(self.part) as path, open(path, 'wb') as file:
+      np.savez(file, allow_pickle=False, rows=entries.rows, notes=text)
 
 
 class Summary(NamedTuple):
@@ -111,20 +154,22 @@ def build_index(
   folder = folder or default_folder(spec, root)
   with _locked(folder):
     before = read_index(folder)
-    known = _known_shards(before, root, names, checksum)
+    paths = [storage.join(root, name) for name in names]
+    versions = dict(zip(names, versions_of(paths), strict=True))
+    known = _known_shards(before, root, versions, checksum)
     if before is not None and list(known) == before.names == names:
       check_problems(before, max_corrupt)
       return Summary(folder, before, 0, notices)
     parts = storage.join(folder, PARTS)
-    tasks = {
-      name: _task(storage.join(root, name), parts, checksum)
-      for name in names
+    jobs = {
+      name: _job(storage.join(root, name), version, parts, checksum)
+      for name, version in versions.items()
       if name not in known
     }
-    _run(list(tasks.values()), parts, workers, progress)
-    path = storage.join(folder, f'entries-{_identity(names, tasks, known)}.bin')
+    _run(list(jobs.values()), parts, workers, progress)
+    path = storage.join(folder, f'entries-{_identity(names, jobs, known)}.bin')
     with storage.writing(path) as temporary:
-      contents = _contents(names, tasks, known, before)
+      contents = _contents(names, jobs, known, before)
       index = _write_entries(temporary, root, contents)
       check_problems(index, max_corrupt)
     manifest = to_manifest(index, written_root, os.path.basename(path))
@@ -134,7 +179,7 @@ def build_index(
     _remove_leftovers(folder, os.path.basename(path))
   index = read_index(folder)
   assert index is not None
-  return Summary(folder, index, len(tasks), notices)
+  return Summary(folder, index, len(jobs), notices)
 
 
 def verify_index(
@@ -149,15 +194,16 @@ def verify_index(
   """
   differing = []
   with tempfile.TemporaryDirectory(prefix='clip_jax.') as parts:
-    tasks = [
-      _task(index.path(number), parts, bool(shard.sha256))
-      for number, shard in enumerate(index.shards)
+    paths = [index.path(number) for number in range(len(index.names))]
+    jobs = [
+      _job(path, version, parts, bool(shard.sha256))
+      for path, version, shard in zip(
+        paths, versions_of(paths), index.shards, strict=True
+      )
     ]
-    _run(tasks, parts, workers, progress)
-    for number, (shard, task) in enumerate(
-      zip(index.shards, tasks, strict=True)
-    ):
-      entries, read = _read_part(task.part)
+    _run(jobs, parts, workers, progress)
+    for number, (shard, job) in enumerate(zip(index.shards, jobs, strict=True)):
+      entries, read = _read_part(job.part)
       table = KindTable(index.kinds)
       rows, _ = table.merge(entries)
       same_rows = np.array_equal(rows, index.shard_entries(number))
@@ -193,7 +239,7 @@ def default_folder(spec: Spec, root: str) -> str:
 
 
 def _run(
-  tasks: Sequence[ShardTask], parts: str, workers: int, progress: Progress
+  jobs: Sequence[ShardJob], parts: str, workers: int, progress: Progress
 ) -> None:
   """Makes the parts of some shards, but for those that are there.
 
@@ -204,60 +250,28 @@ def _run(
   there = set[str]()
   if storage.is_folder(parts):
     there = {storage.join(parts, name) for name in storage.list_folder(parts)}
-  left = [task for task in tasks if task.part not in there]
-  total, done = len(tasks), len(tasks) - len(left)
-  if workers == 1 or len(left) < 2:
-    for task in progress(left, total, 'shards', done=done):
-      index_shard(task)
+  left = [job for job in jobs if job.part not in there]
+  total, done = len(jobs), len(jobs) - len(left)
+  if not left:
     return
-  with ProcessPoolExecutor(
-    min(workers, len(left)), multiprocessing.get_context('spawn')
-  ) as pool:
-    futures = [pool.submit(index_shard, task) for task in left]
-    try:
-      for future in progress(as_completed(futures), total, 'shards', done=done):
-        future.result()
-    except BrokenProcessPool as error:
-      raise FailureError(
-        'a process that reads shards was killed, perhaps for want of memory: '
-        'the same command goes on from there; --workers=1 takes least.'
-      ) from error
-    finally:
-      pool.shutdown(cancel_futures=True)
+  with contextlib.closing(local_engine.run(left, workers)) as reasons:
+    for reason in progress(reasons, total, 'shards', done=done):
+      if reason:
+        raise FailureError(reason)
 
 
-def index_shard(task: ShardTask) -> None:
-  """Reads a shard and writes its part.
+def _job(path: str, version: str, parts: str, checksum: bool) -> ShardJob:
+  """Returns the job of a shard.
 
   Raises:
-    MissingFileError, FailureError: it cannot be read, or changes meanwhile; or
-      the part cannot be written.
+    MissingFileError: there is none, as its version '' says.
   """
-  digest = ''
-  if task.checksum:  # first: then the headers come from the system's cache
-    with storage.open_file(task.path) as file:
-      digest = hashlib.file_digest(file, 'sha256').hexdigest()
-  entries = scan_shard(task.path)
-  if storage.version(task.path) != task.version:
-    raise FailureError(f'{task.path} changes while it is read.')
-  notes = {
-    'size': storage.size(task.path),
-    'version': task.version,
-    'sha256': digest,
-    'kinds': entries.kinds,
-  }
-  text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-  with storage.writing(task.part) as temporary, open(temporary, 'wb') as file:
-    np.savez(file, allow_pickle=False, rows=entries.rows, notes=text)
-
-
-def _task(path: str, parts: str, checksum: bool) -> ShardTask:
-  version = storage.version(path)
+  if not version:
+    raise MissingFileError(f'{path}: no such file.')
   text = '\0'.join((path, version, str(checksum)))
   name = hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
-  return ShardTask(
-    path, version, storage.join(parts, f'{name[:32]}.npz'), checksum
-  )
+  part = storage.join(parts, f'{name[:32]}.npz')
+  return ShardJob(path, version, part, checksum)
 
 
 def _read_part(path: str) -> tuple[Entries, dict[str, Any]]:
@@ -284,24 +298,27 @@ def _read_part(path: str) -> tuple[Entries, dict[str, Any]]:
 
 
 def _known_shards(
-  before: TarIndex | None, root: str, names: Sequence[str], checksum: bool
+  before: TarIndex | None,
+  root: str,
+  versions: Mapping[str, str],
+  checksum: bool,
 ) -> dict[str, str]:
   """Returns the versions of shards that an index has as they are, by name."""
   if before is None or before.root != root:
     return {}
   shards = {shard.name: shard for shard in before.shards}
   return {
-    name: shard.version
-    for name in names
+    name: version
+    for name, version in versions.items()
     if (shard := shards.get(name)) is not None
+    and shard.version == version
     and (shard.sha256 or not checksum)
-    and storage.version(storage.join(root, name)) == shard.version
   }
 
 
 def _contents(
   names: Sequence[str],
-  tasks: Mapping[str, ShardTask],
+  jobs: Mapping[str, ShardJob],
   known: Mapping[str, str],
   before: TarIndex | None,
 ) -> Iterator[tuple[Shard, Entries]]:
@@ -313,18 +330,18 @@ def _contents(
       rows = before.shard_entries(numbers[name])
       yield before.shards[numbers[name]], Entries(rows, before.kinds)
     else:
-      entries, notes = _read_part(tasks[name].part)
+      entries, notes = _read_part(jobs[name].part)
       marks = (notes[x] for x in ('size', 'version', 'sha256'))
       yield Shard(name, *marks, counts={}), entries
 
 
 def _identity(
-  names: Sequence[str], tasks: Mapping[str, ShardTask], known: Mapping[str, str]
+  names: Sequence[str], jobs: Mapping[str, ShardJob], known: Mapping[str, str]
 ) -> str:
   """Returns a digest of the shards and their versions."""
   digest = hashlib.sha256()
   for name in names:
-    version = tasks[name].version if name in tasks else known[name]
+    version = jobs[name].version if name in jobs else known[name]
     digest.update(f'{name}\0{version}\0'.encode('utf-8', 'surrogateescape'))
   return digest.hexdigest()[:16]
 

@@ -48,6 +48,7 @@ _MAX_MANIFEST_BYTES = 2**31
 # Remote shards whose versions are asked for when an index is opened: a request
 # each, and a collection has ten thousands.
 _REMOTE_CHECKS = 64
+_REQUESTS = 32  # at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,15 +242,10 @@ class TarIndex:
       Those that are missing or of another size, and those that are newer.
     """
     numbers = range(len(self.names))
-    remote = storage.is_remote(self.root)
-    if remote:
+    if storage.is_remote(self.root):
       numbers = numbers[:: max(1, -(-len(numbers) // _REMOTE_CHECKS))]
     paths = [self.path(number) for number in numbers]
-    if remote:
-      with ThreadPoolExecutor(16) as pool:
-        versions = list(pool.map(_version, paths))
-    else:
-      versions = [_version(path) for path in paths]
+    versions = versions_of(paths)
     other, newer = [], []
     for number, path, version in zip(numbers, paths, versions, strict=True):
       shard = self.shards[number]
@@ -260,12 +256,23 @@ class TarIndex:
     return other, newer
 
 
-def _version(path: str) -> str:
-  """Returns the version of a shard; '' of a missing one."""
-  try:
-    return storage.version(path)
-  except MissingFileError:
-    return ''
+def versions_of(paths: Sequence[str]) -> list[str]:
+  """Returns the version of each shard; '' of a missing one.
+
+  Raises:
+    FailureError: one may not be read.
+  """
+
+  def version(path: str) -> str:
+    try:
+      return storage.version(path)
+    except MissingFileError:
+      return ''
+
+  if not any(map(storage.is_remote, paths[:1])):
+    return [version(path) for path in paths]
+  with ThreadPoolExecutor(_REQUESTS) as pool:
+    return list(pool.map(version, paths))
 
 
 def scan_shard(path: str) -> Entries:

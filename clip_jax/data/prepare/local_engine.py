@@ -4,15 +4,27 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
-
-from clip_jax.data.prepare.engine import Job
+from typing import Any, Protocol, runtime_checkable
 
 
-def run(jobs: Sequence[Job], workers: int) -> Iterator[str]:
+@runtime_checkable
+class Job(Protocol):
+  """What a process does; it pickles, as `engine.Job` does."""
+
+  @property
+  def name(self) -> str:
+    """Says in errors which job it is."""
+    ...
+
+  def run(self) -> str:
+    """Does it, and returns '' or why it failed."""
+    ...
+
+
+def run(jobs: Sequence[Job], workers: int) -> Generator[str, None, None]:
   """Runs jobs and yields '' for each that is done, or why it failed.
 
   Closing the iterator ends the processes at once. One worker is this process.
