@@ -90,6 +90,10 @@ class WdsSource(Source):
     elif not self._columns and not self.label_names:
       columns = sorted(fields) or sorted(self._suffixes)
       self.remedy = f'name columns of captions, of {", ".join(columns)}'
+    if self._suffixes & {*_LABELS} and not self.label_names:
+      self.remedy = self.remedy or (
+        f'write the names of labels, one a line, to {_NAMES} beside the shards'
+      )
     self.notices = (*notices, *self._describe_problems())
     self.notices += tuple(self._describe_uncaptioned())
 
@@ -216,6 +220,8 @@ class WdsSource(Source):
     if entry['kind'] >= PROBLEM_KIND:
       raise CorruptImageError(self.index.problem(index))
     path, start = self.index.path(number), int(entry['start']) * BLOCK
+    shard = self.index.shards[number]
+    storage.trust(path, shard.size, shard.version)
     length = int(entry['length']) * BLOCK
     if length > 2 * MAX_MEMBER_BYTES + BLOCK:
       raise CorruptImageError('larger than any record: a damaged index')

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from clip_jax.data import storage
 from clip_jax.data.indexing import build
 from clip_jax.data.indexing.build import (
   build_index,
@@ -207,6 +208,31 @@ def test_remote_shards_have_their_index_beside_them(tmp_path):
   names = store.find('/bucket/a/clip_jax_index')
   assert len(names) == 2
   store.rm('/bucket', recursive=True)
+
+
+def test_remote_shards_are_asked_once_for_what_they_are(monkeypatch):
+  import fsspec
+
+  store = fsspec.filesystem('memory')
+  for shard in range(3):
+    store.pipe(f'/asked/{shard}.tar', archive(pairs(2, 2 * shard)))
+  build_index(parse_spec('wds:memory://asked/*.tar'))
+  source = open_source('wds:memory://asked/*.tar')
+  calls = []
+  info = type(store).info
+
+  def counted(store, path, **options):
+    calls.append(path)
+    return info(store, path, **options)
+
+  monkeypatch.setattr(storage, '_TRUSTED', -1.0)
+  monkeypatch.setattr(type(store), 'info', counted)
+  for _ in range(3):
+    assert [source[i]['caption'] for i in range(6)] == [
+      [f'caption {i}'] for i in range(6)
+    ]
+  assert not [path for path in calls if path.endswith('.tar')]
+  store.rm('/asked', recursive=True)
 
 
 def test_selections_are_lists_that_are_not_made(spec):
