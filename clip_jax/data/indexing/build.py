@@ -24,7 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_jax.data import storage
-from clip_jax.data.indexing.find import find_shards, stored_beside, stored_in
+from clip_jax.data.indexing.find import (
+  find_shards,
+  location_of,
+  stored_beside,
+  stored_in,
+)
 from clip_jax.data.indexing.selection import Selection
 from clip_jax.data.indexing.tar_index import (
   FOLDER_NAME,
@@ -222,7 +227,7 @@ def existing_index(spec: Spec, folder: str | None) -> tuple[str, TarIndex]:
   """
   index = read_index(folder) if folder else stored_in(spec)
   if index is not None:
-    return folder or spec.location, index
+    return folder or location_of(spec), index
   if not folder:
     root, names, _ = find_shards(spec)
     for beside in stored_beside(root, names):
@@ -233,7 +238,7 @@ def existing_index(spec: Spec, folder: str | None) -> tuple[str, TarIndex]:
 
 def default_folder(spec: Spec, root: str) -> str:
   """Returns where the index of a SPEC lies beside its shards."""
-  base = spec.location.rstrip('/').rpartition('/')[2].removesuffix('.tar')
+  base = location_of(spec).rstrip('/').rpartition('/')[2].removesuffix('.tar')
   name = re.sub(r'[^A-Za-z0-9.-]+', '_', base).strip('_.') or 'shards'
   return storage.join(root, FOLDER_NAME, name[:100])
 

@@ -60,13 +60,15 @@ def open_index(spec: Spec) -> tuple[TarIndex, tuple[str, ...]]:
   return index_in_memory(root, names), (*notices, notice)
 
 
+def location_of(spec: Spec) -> str:
+  """Returns the pattern or folder of a SPEC; a split is a sub-folder."""
+  location = storage.local_or_url(spec.location)
+  return storage.join(location, spec.split) if spec.split else location
+
+
 def stored_in(spec: Spec) -> TarIndex | None:
   """Returns the index in the folder that a SPEC names, if it names one."""
-  if spec.split:
-    raise spec.error(
-      f'tar shards have no splits; name those of {spec.split} by a pattern'
-    )
-  location = storage.local_or_url(spec.location)
+  location = location_of(spec)
   if any(x in location for x in '*?{['):
     return None
   return read_index(location) if storage.is_folder(location) else None
@@ -80,7 +82,7 @@ def find_shards(spec: Spec) -> tuple[str, list[str], tuple[str, ...]]:
   Raises:
     UsageError: nothing matches.
   """
-  pattern = storage.local_or_url(spec.location)
+  pattern = location_of(spec)
   try:
     paths = storage.expand(pattern)
     if paths == [pattern] and storage.is_folder(pattern):

@@ -300,11 +300,21 @@ def test_an_image_is_told_by_its_content_and_then_by_its_name(tmp_path):
   assert [x['image'] for x in records(spec)] == [png(2), png(3), b'<html>']
 
 
+def test_a_split_is_a_folder_with_the_names_of_labels_above(tmp_path):
+  (tmp_path / 'test').mkdir()
+  (tmp_path / 'classnames.txt').write_text('cat\ndog')
+  write(tmp_path / 'test', a={'0.png': png(), '0.cls': b'1'})
+  source = open_source(f'wds:{tmp_path}#test')
+  assert (source.label_names, source[0]['caption']) == (('cat', 'dog'), ['dog'])
+  build_index(parse_spec(f'wds:{tmp_path}#test'))
+  assert not open_source(f'wds:{tmp_path}#test').notices
+
+
 def test_bad_specs(tmp_path):
   for spec, message in (
     (f'wds:{tmp_path}/none*.tar', 'matches no file'),
     (f'wds:{tmp_path}/{{0..2}}.tar', 'matches no file'),
-    (f'wds:{tmp_path}/a.tar#train', 'no splits'),
+    (f'wds:{tmp_path}#train', 'matches no file'),
     (write(tmp_path, empty={}), 'no records'),
   ):
     with pytest.raises(UsageError, match=message):
