@@ -259,10 +259,10 @@ def _run(
   total, done = len(jobs), len(jobs) - len(left)
   if not left:
     return
-  with contextlib.closing(local_engine.run(left, workers)) as reasons:
-    for reason in progress(reasons, total, 'shards', done=done):
-      if reason:
-        raise FailureError(reason)
+  with contextlib.closing(local_engine.run(left, workers)) as outcomes:
+    for outcome in progress(outcomes, total, 'shards', done=done):
+      if outcome.reason:
+        raise FailureError(outcome.reason)
 
 
 def _job(path: str, version: str, parts: str, checksum: bool) -> ShardJob:

@@ -18,6 +18,7 @@ from typing import Any
 
 from clip_jax.data import storage
 from clip_jax.data.prepare.engine import Job
+from clip_jax.data.prepare.local_engine import Outcome
 from clip_jax.errors import UsageError, one_line
 
 _POLL_SECONDS = 0.5
@@ -26,8 +27,8 @@ _MAX_REASON_BYTES = 2**20
 
 def run(
   jobs: Sequence[Job], workers: int, stage: str, options: Sequence[str]
-) -> Iterator[str]:
-  """Runs jobs and yields '' for each that is done, or why one failed.
+) -> Iterator[Outcome]:
+  """Runs jobs and yields those that are done, or why one failed.
 
   Args:
     workers: processes, where Beam runs on this machine.
@@ -39,34 +40,36 @@ def run(
   failure = storage.join(stage, 'failure.txt')
   storage.write_bytes(failure, b'')
   pipeline = _make_pipeline(jobs, workers, failure, options)
-  errors: list[Exception] = []
+  errors: list[BaseException] = []
 
   def work() -> None:
     try:
       pipeline.run().wait_until_finish()
-    except Exception as error:  # of any runner
+    except (Exception, SystemExit) as error:  # of any runner
       errors.append(error)
 
   # A daemon, so that Ctrl-C ends the command.
   thread = threading.Thread(target=work, daemon=True)
   thread.start()
-  waiting = {job.marker for job in jobs}
+  waiting = {job.marker: index for index, job in enumerate(jobs)}
   while waiting:
     thread.join(_POLL_SECONDS)
     is_over = not thread.is_alive()
     names = storage.list_folder(stage)
-    done = waiting.intersection(storage.join(stage, name) for name in names)
-    waiting -= done
-    yield from [''] * len(done)
+    for marker in [storage.join(stage, name) for name in names]:
+      if marker in waiting:
+        yield Outcome(waiting.pop(marker))
     if is_over:
       break
   thread.join()
   if reason := storage.read_all(failure, _MAX_REASON_BYTES).decode():
-    yield reason
+    yield Outcome(0, reason)
   elif errors:
-    yield f'Beam: {type(errors[0]).__name__}: {one_line(str(errors[0]))}'
+    text = one_line(str(errors[0]))
+    yield Outcome(0, f'Beam: {type(errors[0]).__name__}: {text}')
   elif waiting:
-    yield f'Beam ended and left out {len(waiting):,} of {len(jobs):,} tasks.'
+    left = f'{len(waiting):,} of {len(jobs):,}'
+    yield Outcome(0, f'Beam ended and left out {left} tasks.')
 
 
 def _make_pipeline(
@@ -120,6 +123,7 @@ def _parse(options: Sequence[str]) -> tuple[Any, str | None]:
   with contextlib.redirect_stderr(io.StringIO()) as printed:
     try:
       parsed = PipelineOptions(list(options))
+      parsed.get_all_options()  # parses, which waits until it is asked for
       return parsed, parsed.view_as(StandardOptions).runner
     except (SystemExit, ValueError) as error:
       reason = (printed.getvalue() or str(error)).strip().splitlines()[-1:]

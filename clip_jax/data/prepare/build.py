@@ -210,7 +210,8 @@ def _check(
     settings=settings,
     outputs=lambda part: [data.table_path(part), data.images_path(part)],
     progress=progress,
-    unit=f'runs of {data.part_records} records read',
+    unit='records read',
+    size=lambda part: part.stop - part.start,
   )
   broken = sum(x['dropped'] for x in counts)
   first = list(itertools.islice(_dropped(data), 3))
@@ -255,7 +256,8 @@ def _write(
     settings=settings,
     outputs=lambda shard: [storage.join(job.out, shard.name)],
     progress=progress,
-    unit='shards written',
+    unit='records written',
+    size=lambda shard: shard.stop - shard.start,
   )
   entries = dict(zip((x.name for x in shards), counts, strict=True))
   for name, content in _describe(job, layout, source, counts).items():

@@ -20,12 +20,13 @@ import itertools
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clip_jax.data import storage
+from clip_jax.data.prepare.local_engine import Outcome
 from clip_jax.errors import (
   FailureError,
   MissingFileError,
@@ -134,6 +135,7 @@ def run_stage(
   outputs: Callable[[Task], Sequence[str]] = lambda task: (),
   progress: Progress = no_progress,
   unit: str = 'tasks',
+  size: Callable[[Task], int] = lambda task: 1,
 ) -> list[Counts]:
   """Runs a function for each task, and returns what it returned for each.
 
@@ -151,8 +153,9 @@ def run_stage(
     settings: all else that the outputs depend on.
     outputs: the files that a task writes. Where one of them has gone, its task
       is done again.
-    progress: shows how many tasks are done.
-    unit: what a task is, for the progress.
+    progress: shows how much is done.
+    unit: of the progress: 'records'.
+    size: the number of units of a task.
   Returns:
     The counts in the order of the tasks, also of tasks done before.
   Raises:
@@ -175,7 +178,19 @@ def run_stage(
       if index not in counts
     ]
     if jobs:
-      _run(jobs, engine, stage, progress, len(tasks), unit)
+      sizes = [size(task) for task in tasks]
+      left = [sizes[i] for i in range(len(tasks)) if i not in counts]
+
+      def show(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
+        return progress(
+          outcomes,
+          sum(sizes),
+          unit,
+          done=sum(sizes) - sum(left),
+          size=lambda outcome: left[outcome.job],
+        )
+
+      _run(jobs, engine, stage, show)
       counts |= _read_markers(folder, name, stage, tasks)
   return [counts[index] for index in range(len(tasks))]
 
@@ -184,9 +199,7 @@ def _run(
   jobs: Sequence[Job],
   engine: Engine,
   stage: str,
-  progress: Progress,
-  total: int,
-  unit: str,
+  show: Callable[[Iterable[Outcome]], Iterable[Outcome]],
 ) -> None:
   """Runs jobs until all are done, or one has failed.
 
@@ -201,14 +214,13 @@ def _run(
   module = importlib.import_module(f'{__package__}.{ENGINES[engine.name]}')
   workers = engine.worker_count()
   if engine.name == 'beam':
-    reasons = module.run(jobs, workers, stage, engine.beam_options)
+    outcomes = module.run(jobs, workers, stage, engine.beam_options)
   else:
-    reasons = module.run(jobs, workers)
-  with contextlib.closing(reasons):
-    done = total - len(jobs)
-    for reason in progress(reasons, total, unit, done=done):
-      if reason:
-        raise FailureError(reason)
+    outcomes = module.run(jobs, workers)
+  with contextlib.closing(outcomes):
+    for outcome in show(outcomes):
+      if outcome.reason:
+        raise FailureError(outcome.reason)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,19 @@ import threading
 from collections.abc import Generator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+
+class Outcome(NamedTuple):
+  """How a job ended.
+
+  Attributes:
+    job: its index; 0 where it is not known which of them failed.
+    reason: why it failed, or ''.
+  """
+
+  job: int
+  reason: str = ''
 
 
 @runtime_checkable
@@ -24,39 +36,42 @@ class Job(Protocol):
     ...
 
 
-def run(jobs: Sequence[Job], workers: int) -> Generator[str, None, None]:
-  """Runs jobs and yields '' for each that is done, or why it failed.
+def run(jobs: Sequence[Job], workers: int) -> Generator[Outcome, None, None]:
+  """Runs jobs and yields how each ended, in the order in which they do.
 
   Closing the iterator ends the processes at once. One worker is this process.
   """
   workers = min(workers, len(jobs))
-  if workers == 1:
-    yield from (job.run() for job in jobs)
+  if workers <= 1:
+    for index, job in enumerate(jobs):
+      yield Outcome(index, job.run())
     return
   # Forked processes would inherit the locks of JAX's and Arrow's threads.
   context = multiprocessing.get_context('spawn')
   pipe: Any = context.Pipe(duplex=False)
   reader, writer = pipe
   pool = futures.ProcessPoolExecutor(workers, context, _start_worker, (reader,))
-  waiting = iter(jobs)
-  running: dict[futures.Future[str], Job] = {}
+  waiting = iter(range(len(jobs)))
+  running: dict[futures.Future[str], int] = {}
   try:
     while True:
       # A task more than workers, so that none of them has to wait for us.
-      while len(running) <= workers and (job := next(waiting, None)):
-        running[pool.submit(job.run)] = job
+      while len(running) <= workers and (index := next(waiting, -1)) >= 0:
+        running[pool.submit(jobs[index].run)] = index
       if not running:
         break
       done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
       for future in done:
-        yield future.result()
+        yield Outcome(running[future], future.result())
         del running[future]
     pool.shutdown()
   except BrokenProcessPool:
-    names = ', '.join(job.name for job in list(running.values())[:workers])
-    yield (
+    indices = list(running.values())[:workers]
+    names = ', '.join(jobs[index].name for index in indices)
+    yield Outcome(
+      indices[0],
       'a worker process was killed, as by the system where memory runs out '
-      f'(use fewer --workers then), during one of {names}.'
+      f'(use fewer --workers then), during one of {names}.',
     )
   finally:
     writer.close()  # ends the workers

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from clip_jax.data.prepare.engine import Job
+from clip_jax.data.prepare.local_engine import Outcome
 from clip_jax.errors import UsageError, one_line
 
 # It holds pickled jobs and reasons alone, and Ray wants this much at least.
@@ -14,8 +15,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _MAX_BLOCKS = 1_000
 
 
-def run(jobs: Sequence[Job], workers: int) -> Iterator[str]:
-  """Runs jobs and yields '' for each that is done, or why it failed.
+def run(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+  """Runs jobs and yields how each ended, in the order in which they do.
 
   Ray listens on the loopback interface alone.
 
@@ -49,15 +50,16 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[str]:
   context.enable_progress_bars = False
   logging.getLogger('ray.data').setLevel(logging.ERROR)
   data = ray.data.from_items(
-    [{'job': pickle.dumps(job)} for job in jobs],
+    [{'index': i, 'job': pickle.dumps(job)} for i, job in enumerate(jobs)],
     override_num_blocks=min(len(jobs), _MAX_BLOCKS),
   )
   try:
     for row in data.map(_run_job, concurrency=workers).iter_rows():
-      yield row['reason']
+      yield Outcome(row['index'], row['reason'])
   except ray.exceptions.RayError as error:
-    yield f'Ray: {type(error).__name__}: {one_line(str(error))}'
+    text = one_line(str(error))
+    yield Outcome(0, f'Ray: {type(error).__name__}: {text}')
 
 
-def _run_job(row: dict[str, Any]) -> dict[str, str]:
-  return {'reason': pickle.loads(row['job']).run()}
+def _run_job(row: dict[str, Any]) -> dict[str, Any]:
+  return {'index': row['index'], 'reason': pickle.loads(row['job']).run()}

@@ -110,14 +110,13 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     (tmp_path / f'stop-{number}').touch()
   command = [sys.executable, '-m', 'tests.data.prepare.stages']
   process = subprocess.Popen([*command, str(tmp_path), 'local', '2'])
-  until((tmp_path / 'stopped').exists)
+  until(lambda: [*map(_state, _children(process.pid))].count('T') == 2)
   children = _children(process.pid)
-  assert children
   process.kill()
   process.wait()
-  for child in children:  # those that were stopped go on
+  for child in children:
     os.kill(child, signal.SIGCONT)
-  until(lambda: not any(map(_is_alive, children)))
+  until(lambda: all(_state(x) in ('Z', '') for x in children))
 
 
 def _children(pid):
@@ -127,12 +126,13 @@ def _children(pid):
   return [int(x) for x in path.read_text().split()]
 
 
-def _is_alive(pid):
+def _state(pid):
+  """R, S, T (stopped), Z (a zombie), or '' for a process that has gone."""
   try:
     text = pathlib.Path(f'/proc/{pid}/stat').read_text()
-  except FileNotFoundError:
-    return False
-  return text.rpartition(')')[2].split()[0] != 'Z'
+  except (FileNotFoundError, ProcessLookupError):
+    return ''
+  return text.rpartition(')')[2].split()[0]
 
 
 def test_a_worker_that_is_killed_fails_the_stage(tmp_path):
