@@ -47,15 +47,17 @@ def start_together(
   return processes
 
 
-def run_together(count: int, devices: int, *words: str) -> list[str]:
-  """The same to their end; all of them succeed.
+def run_together(
+  count: int, devices: int, *words: str, seconds: float = 300
+) -> list[str]:
+  """The same to their end, within so many seconds; all of them succeed.
 
   Returns:
     What each printed.
   """
   processes = start_together(count, devices, *words)
   try:
-    ended = [process.communicate(timeout=300) for process in processes]
+    ended = [process.communicate(timeout=seconds) for process in processes]
   finally:
     for process in processes:
       process.kill()

@@ -1,14 +1,16 @@
-"""Makes the index of WebDataset tars, once, for random access to their records.
+"""Makes the index of shards, once, for random access to their records.
 
 usage:
   clip-jax data index wds:PATTERN [--out=DIR] [--workers=N] [--max_corrupt=N]
       [--nochecksum] [--verify] [--json]
+  clip-jax data index parquet:PATTERN [--json]
 
 examples:
   clip-jax data index 'wds:shards/{00000..00999}.tar'
   clip-jax data index 'wds:gs://bucket/cc12m/*.tar' --out=indexes/cc12m
   clip-jax data index 'wds:shards/*.tar' --workers=16 --json
   clip-jax data index 'wds:shards/*.tar' --verify
+  clip-jax data index 'parquet:s3://bucket/pairs/*.parquet'
 
 It lies beside the shards, in clip_jax_index/, where wds:PATTERN finds it, also
 for some of the shards; with --out=DIR it is there, and wds:DIR names the data.
@@ -20,6 +22,9 @@ A killed command goes on where it was; after shards were added or changed, it
 reads only those. Damaged members are counted and named, and each is a corrupt
 record; over --max_corrupt of them end the work. --verify reads all shards again
 and compares: 1 is the exit code where one differs.
+
+Of Parquet files the index has the numbers of rows, and lies beside them;
+without it, opening reads the end of each file.
 """
 
 import os
@@ -33,6 +38,7 @@ from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
   from clip_jax.data.indexing.tar_index import TarIndex
+  from clip_jax.data.sources import Spec
 
 _NAMED_PROBLEMS = 20
 
@@ -69,8 +75,11 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   from clip_jax.data.sources import parse_spec
 
   spec = parse_spec(words[0])
+  if spec.scheme == 'parquet':
+    _index_rows(values, spec)
+    return
   if spec.scheme != 'wds':
-    raise spec.error('only tar shards (wds:PATTERN) need an index')
+    raise spec.error('only wds:PATTERN and parquet:PATTERN have an index')
   workers = values.workers or os.cpu_count() or 1
   if values.verify:
     _verify(values, words[0], workers)
@@ -95,6 +104,36 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     printing.print_json(result)
     return
   _print(result)
+
+
+def _index_rows(values: flags.FlagValues, spec: 'Spec') -> None:
+  """Makes the index of Parquet files, and prints what it has."""
+  from clip_jax.data.sources.parquet_index import write_row_index
+
+  if values.out or values.verify:
+    raise UsageError(
+      'the index of Parquet files lies beside them, and is compared when it is '
+      'read: leave out --out and --verify.'
+    )
+  index = write_row_index(spec)
+  print_notes(f'data {spec.text!r}: {line}' for line in index.notices)
+  result = {
+    'data': spec.text,
+    'index': index.path,
+    'files': len(index.rows),
+    'row_groups': sum(map(len, index.rows.values())),
+    'records': sum(map(sum, index.rows.values())),
+    'files_read': index.read,
+  }
+  if values.json:
+    printing.print_json(result)
+    return
+  print(
+    f'{plural(result["records"], "record")} in '
+    f'{plural(result["row_groups"], "row group")} of '
+    f'{plural(result["files"], "file")} ({result["files_read"]:,} read); '
+    f'index in {index.path}'
+  )
 
 
 def _verify(values: flags.FlagValues, text: str, workers: int) -> None:

@@ -22,7 +22,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,6 +114,7 @@ def expand(pattern: str) -> list[str]:
   if not is_remote(pattern) and os.path.exists(pattern):
     return [pattern]
   for plain in _expand_braces(pattern):
+    _STATUS.pop(plain, None)  # what is opened anew is looked at anew
     if not glob.has_magic(plain):
       matches = [plain]
       if not is_remote(plain) and not os.path.exists(plain):
@@ -126,8 +127,6 @@ def expand(pattern: str) -> list[str]:
       of = f', of {pattern},' if plain != pattern else ''
       raise UsageError(f'{plain}{of} matches no file.')
     paths.update(matches)
-  for path in paths:
-    _STATUS.pop(path, None)  # what is opened anew is looked at anew
   return sorted(paths)
 
 
@@ -419,12 +418,15 @@ def _inclusive(first: int, last: int, step: int) -> range:
 
 def _remote_glob(pattern: str) -> list[str]:
   def find(fs: Any, name: str) -> list[str]:
-    matches = fs.glob(name, detail=True)
-    return [
-      fs.unstrip_protocol(x)
-      for x, entry in matches.items()
-      if entry['type'] != 'directory' or not name.endswith('**')
-    ]
+    paths = []
+    for match, entry in fs.glob(name, detail=True).items():
+      path = fs.unstrip_protocol(match)
+      if entry['type'] == 'directory':
+        paths += [] if name.endswith('**') else [path]
+      else:
+        _STATUS[path] = _status_of(path, entry)  # need not be asked for
+        paths.append(path)
+    return paths
 
   try:
     return _on_store(pattern, find)
@@ -438,13 +440,22 @@ def _status(path: str) -> _Status:
   now = time.monotonic()
   if status is None or now - status.asked > _TRUSTED:
     info = _on_store(path, lambda fs, name: fs.info(name))
-    if info['type'] == 'directory' or info.get('size') is None:
-      raise FailureError(f'{path}: a folder, not a file.')
-    names = ('ETag', 'etag', 'md5Hash', 'generation', 'LastModified', 'mtime')
-    marks = [info[x] for x in (*names, 'created') if info.get(x)]
-    version = '-'.join(map(str, [info['size'], *marks[:2]]))
-    status = _STATUS[path] = _Status(int(info['size']), version, now)
+    status = _STATUS[path] = _status_of(path, info)
   return status
+
+
+def _status_of(path: str, info: Mapping[str, Any]) -> _Status:
+  """Returns what a store says of a file.
+
+  Raises:
+    FailureError: it is a folder.
+  """
+  if info['type'] == 'directory' or info.get('size') is None:
+    raise FailureError(f'{path}: a folder, not a file.')
+  names = ('ETag', 'etag', 'md5Hash', 'generation', 'LastModified', 'mtime')
+  marks = [info[x] for x in (*names, 'created') if info.get(x)]
+  version = '-'.join(map(str, [info['size'], *marks[:1]]))
+  return _Status(int(info['size']), version, time.monotonic())
 
 
 def _fetch(path: str, start: int, end: int) -> bytes:

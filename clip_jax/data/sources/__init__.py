@@ -159,6 +159,7 @@ def with_scheme(text: str) -> str:
 
   Raises:
     UsageError: it is the path of another file.
+    FailureError: it is a URL that cannot be read.
   """
   scheme, colon, _ = text.partition(':')
   if (colon and scheme in SCHEMES) or not text or '\0' in text:

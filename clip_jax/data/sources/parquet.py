@@ -13,7 +13,7 @@ before one is decompressed, and rows are decoded in batches.
 import functools
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from clip_jax.data.sources.columnar import (
   reason_of_damage,
 )
 from clip_jax.data.sources.parquet_footer import Group, read_footer, sum_pages
+from clip_jax.data.sources.parquet_index import read_row_index, row_groups
 from clip_jax.data.sources.shard_files import list_files, read_each
 from clip_jax.errors import FailureError, UsageError
 
@@ -87,20 +88,13 @@ def large_groups(
 class ParquetFiles(ChunkedFiles):
   """Parquet files, whose chunks are their row groups."""
 
-  def __init__(
-    self,
-    spec: Spec,
-    paths: Sequence[str],
-    rows: Mapping[str, Sequence[int]] | None = None,
-  ):
+  def __init__(self, spec: Spec, paths: Sequence[str]):
     """Reads the footer of the first file, and those of files without an index.
 
-    Args:
-      rows: the number of rows of each row group, of paths that are indexed.
     Raises:
       UsageError: no file can be read, or too many cannot.
     """
-    known = rows or {}
+    known = read_row_index(paths) if len(paths) > 1 else {}
     groups, self.notices = read_each(
       spec, paths, lambda x: known[x] if x in known else row_groups(x)
     )
@@ -153,16 +147,6 @@ class ParquetFiles(ChunkedFiles):
     ends = list(itertools.accumulate(x.num_rows for x in batches))
     where = f'row group {group} of {path}'
     return Chunk(batches, ends, f'{where}: {reason or "it ends before"}')
-
-
-def row_groups(path: str) -> list[int]:
-  """Returns the number of rows of each row group of a Parquet file.
-
-  Raises:
-    CorruptImageError: it is no Parquet file, or is damaged.
-    FailureError: it is missing, or its store does not answer.
-  """
-  return [group.rows for group in read_footer(path, storage.version(path))]
 
 
 @functools.lru_cache(maxsize=64)

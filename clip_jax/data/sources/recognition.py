@@ -19,6 +19,7 @@ _DESCRIPTIONS = (
   (('state.json',), 'hf'),
   (('dataset_dict.json',), 'hf'),
 )
+_INDEX = 'clip_jax_index/'  # which `clip-jax data index` makes
 # Parts of the names of files that a folder of shards has.
 _SHARDS = (
   ('.tar', 'wds'),
@@ -32,6 +33,9 @@ def scheme_of(path: str) -> str:
   """Returns the scheme of a path, a pattern or a URL; '' for another file.
 
   A folder without the marks of another scheme is one of images.
+
+  Raises:
+    FailureError: a URL cannot be read.
   """
   try:
     first = storage.expand(path)[0]
@@ -40,7 +44,11 @@ def scheme_of(path: str) -> str:
     if first.lower().endswith(('.csv', '.tsv')):
       return 'csv'
     head = storage.read_range(first, 0, 512)
-  except (FailureError, UsageError):
+  except UsageError:
+    return ''
+  except FailureError:
+    if storage.is_remote(path):
+      raise
     return ''
   for mark, scheme in _MARKS:
     if head.startswith(mark):
@@ -57,7 +65,7 @@ def _scheme_of_folder(folder: str) -> str:
       return scheme
   files = [name.lower() for name in names if not name.startswith(('.', '_'))]
   if not any(os.path.splitext(name)[1] in PLAIN_SUFFIXES for name in files):
-    folders = [name for name in files if name.endswith('/')]
+    folders = [name for name in files if name.endswith('/') and name != _INDEX]
     for part, scheme in _SHARDS:
       # img2dataset writes folders of images beside Parquet files about them.
       if any(part in name for name in files) and not folders:

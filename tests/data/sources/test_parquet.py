@@ -9,7 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_jax.data.decoding import CorruptImageError
-from clip_jax.data.sources import columnar, open_source, parquet
+from clip_jax.data.sources import (
+  columnar,
+  open_source,
+  parquet,
+  parquet_index,
+  parse_spec,
+)
 from clip_jax.errors import FailureError, UsageError
 from tests.data.pictures import write_pictures
 from tests.data.sources.tables import image_bytes, rows, write_parquet
@@ -275,9 +281,32 @@ def test_paths_of_a_remote_file_stay_in_its_folder():
       source[index]
 
 
-def test_row_groups_are_what_an_index_keeps(tmp_path):
-  write_parquet(tmp_path / 'a.parquet', rows(20))
-  assert parquet.row_groups(str(tmp_path / 'a.parquet')) == [8, 8, 4]
-  (tmp_path / 'b.parquet').write_bytes(b'PAR1')
-  with pytest.raises(CorruptImageError):
-    parquet.row_groups(str(tmp_path / 'b.parquet'))
+def test_an_index_of_rows_spares_the_footers(tmp_path, monkeypatch):
+  for i in range(3):
+    write_parquet(tmp_path / f'p/{i}.parquet', rows(20 + i))
+  (tmp_path / 'p/3.parquet').write_bytes(b'PAR1')
+  spec = parse_spec(f'parquet:{tmp_path}/p')
+  index = parquet_index.write_row_index(spec)
+  assert index.rows[f'{tmp_path}/p/0.parquet'] == [8, 8, 4]
+  assert (len(index.rows), index.read) == (3, 3)
+  assert '3.parquet' in index.notices[0]
+  asked = []
+  real = parquet_index.row_groups
+
+  def row_groups(path):
+    asked.append(path)
+    return real(path)
+
+  monkeypatch.setattr(parquet, 'row_groups', row_groups)
+  monkeypatch.setattr(parquet_index, 'row_groups', row_groups)
+  (tmp_path / 'p/3.parquet').unlink()
+  source = open_source(f'{tmp_path}/p')
+  assert (len(source), asked) == (63, [])
+  assert source[62]['caption'] == ['caption 21']
+  write_parquet(tmp_path / 'p/1.parquet', rows(7))
+  assert len(open_source(f'{tmp_path}/p')) == 49
+  assert asked == [f'{tmp_path}/p/1.parquet']
+  assert parquet_index.write_row_index(spec).read == 1
+  (tmp_path / 'p/clip_jax_index/parquet_rows.json').write_text('{"files": 3}')
+  with pytest.raises(FailureError, match='files'):
+    open_source(f'{tmp_path}/p')

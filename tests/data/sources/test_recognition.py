@@ -3,7 +3,7 @@
 import pytest
 
 from clip_jax.data.sources import open_source, with_scheme
-from clip_jax.errors import UsageError
+from clip_jax.errors import MissingFileError, UsageError
 from tests.data.layouts import write_layouts
 from tests.data.pictures import captioned_folder
 from tests.data.sources.tables import image_bytes, rows, write_parquet
@@ -69,6 +69,11 @@ def test_folders_of_the_hub_and_of_tfds(tmp_path, emoji_folder):
 def test_what_is_not_there_is_no_spec(text):
   with pytest.raises(UsageError, match='SCHEME:LOCATION'):
     open_source(text)
+
+
+def test_a_url_that_cannot_be_read_says_why():
+  with pytest.raises(MissingFileError, match='memory://none/x: no such file'):
+    open_source('memory://none/x')
 
 
 def test_another_file_is_refused(tmp_path):
