@@ -239,12 +239,13 @@ class _Languages:
     """Returns {'languages': code to count}, or nothing."""
     if not self._texts:
       return {}
+    from clip_jax.data.curation.cleaning import languages_of
+
     try:
-      from py3langid import classify
-    except ImportError:
-      self.notices = ['languages need an extra: pip install ".[curate]"']
+      codes = collections.Counter(languages_of(self._texts))
+    except UsageError as error:  # py3langid is not installed
+      self.notices = [str(error)]
       return {}
-    codes = collections.Counter(classify(text)[0] for text in self._texts)
     return {'languages': dict(codes.most_common(_NAMED_LANGUAGES))}
 
 
