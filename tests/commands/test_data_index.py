@@ -78,7 +78,7 @@ def test_verify(shards, tmp_path, capsys):
   ('words', 'message'),
   [
     ([], 'takes one SPEC'),
-    (['csv:{}/x.csv'], 'only tar shards'),
+    (['csv:{}/x.csv'], 'only wds:PATTERN and parquet:PATTERN'),
     (['wds:{}/none*.tar'], 'matches no file'),
     (['wds:{}/*.tar', '--out={}'], 'has other files, such as 0.tar'),
   ],

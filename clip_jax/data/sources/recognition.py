@@ -35,7 +35,7 @@ def scheme_of(path: str) -> str:
   A folder without the marks of another scheme is one of images.
 
   Raises:
-    FailureError: a URL cannot be read.
+    UsageError, FailureError: a URL cannot be read; the message says why.
   """
   try:
     first = storage.expand(path)[0]
@@ -44,9 +44,7 @@ def scheme_of(path: str) -> str:
     if first.lower().endswith(('.csv', '.tsv')):
       return 'csv'
     head = storage.read_range(first, 0, 512)
-  except UsageError:
-    return ''
-  except FailureError:
+  except (FailureError, UsageError):
     if storage.is_remote(path):
       raise
     return ''

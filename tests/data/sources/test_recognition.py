@@ -65,7 +65,7 @@ def test_folders_of_the_hub_and_of_tfds(tmp_path, emoji_folder):
   assert with_scheme(str(emoji_folder)) == f'arrayrecord:{emoji_folder}'
 
 
-@pytest.mark.parametrize('text', ['nothing*here', 's{a,b}', 'x://y', 'emoji'])
+@pytest.mark.parametrize('text', ['nothing*here', 's{a,b}', 'emoji'])
 def test_what_is_not_there_is_no_spec(text):
   with pytest.raises(UsageError, match='SCHEME:LOCATION'):
     open_source(text)
@@ -74,6 +74,8 @@ def test_what_is_not_there_is_no_spec(text):
 def test_a_url_that_cannot_be_read_says_why():
   with pytest.raises(MissingFileError, match='memory://none/x: no such file'):
     open_source('memory://none/x')
+  with pytest.raises(UsageError, match='nosuch'):
+    open_source('nosuch://x')
 
 
 def test_another_file_is_refused(tmp_path):
