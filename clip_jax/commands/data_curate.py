@@ -92,8 +92,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'evaluation', [], 'a SPEC whose images are dropped', flag_values=values
   )
   text('balance', 'cap', 'cap, sample or none')
-  text('engine', 'local', 'local, beam or ray')
-  flags.DEFINE_list('beam_options', [], 'options of Beam', flag_values=values)
+  common_flags.define_engine(values)
   model_flags.define_model(values)
   common_flags.define_encoding(values)
   common_flags.define_json(values)
@@ -124,7 +123,6 @@ def _define_numbers(values: flags.FlagValues) -> None:
   whole('per_query', 20_000, 'pairs that a query may choose', 1)
   whole('seed', 0, 'of all choices')
   whole('shard_rows', 100_000, 'pairs in a file of the output, about', 1)
-  whole('workers', 0, 'processes; 0: one a core', 0)
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
@@ -137,13 +135,12 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   page = common_flags.file_of(values.html, 'html')
 
   from clip_jax.data.curation.pipeline import curate
-  from clip_jax.data.prepare.engine import Engine
 
   settings = _settings(values, words)
   result = curate(
     settings,
     out,
-    engine=Engine(values.engine, values.workers, tuple(values.beam_options)),
+    engine=common_flags.engine_of(values),
     helpers=_helpers(values, settings),
     progress=show_progress,
   )

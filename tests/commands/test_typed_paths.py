@@ -32,10 +32,13 @@ _NO_PATHS = {
   'model_type', 'captions', 'objective', 'remat', 'against', 'text', 'only',
   'weights', 'url_column', 'caption_column', 'resize', 'image_format',
   'user_agent', 'engine', 'beam_options', 'shard_bytes', 'format',
+  'decode', 'text_column', 'image_column', 'id_column', 'width_column',
+  'height_column', 'score_column', 'hash_column', 'embedding_column',
+  'balance',
 }  # fmt: skip
 _HELD = {
   'images', 'data', 'train', 'validation', 'overlap_with', 'datasets',
-  'tokenizer', 'templates', 'labels',
+  'tokenizer', 'templates', 'labels', 'evaluation',
 }  # fmt: skip
 
 

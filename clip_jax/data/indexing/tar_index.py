@@ -99,7 +99,8 @@ class EntryFile:
     return {'path': self.path, '_descriptor': None}
 
   def __del__(self):
-    if getattr(self, '_descriptor', None) is not None:
+    # At the end of the program, modules go before what uses them.
+    if getattr(self, '_descriptor', None) is not None and os is not None:
       os.close(self._descriptor)  # pyright: ignore[reportArgumentType]
 
 
