@@ -92,7 +92,7 @@ def killed_after(count, spec):
 
 
 def test_a_killed_command_goes_on(spec, tmp_path, monkeypatch):
-  context = multiprocessing.get_context('fork')
+  context = multiprocessing.get_context('spawn')
   process = context.Process(target=killed_after, args=(3, spec))
   process.start()
   process.join()
