@@ -23,12 +23,11 @@ from PIL import Image
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.timing import Figures
+from clip_jax.data.indexing.manifest import MANIFEST, to_manifest
 from clip_jax.data.indexing.tar_index import (
-  MANIFEST,
   EntryArray,
   TarIndex,
   index_in_memory,
-  to_manifest,
 )
 from clip_jax.data.pipeline import step_records, training_batches
 from clip_jax.data.preprocessing import Preprocessing

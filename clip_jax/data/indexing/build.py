@@ -11,15 +11,13 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import io
 import json
 import os
 import re
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,25 +28,30 @@ from clip_jax.data.indexing.find import (
   stored_beside,
   stored_in,
 )
-from clip_jax.data.indexing.selection import Selection
-from clip_jax.data.indexing.tar_index import (
+from clip_jax.data.indexing.manifest import (
   FOLDER_NAME,
   MANIFEST,
+  read_index,
+  to_manifest,
+)
+from clip_jax.data.indexing.parts import (
+  ShardJob,
+  make_parts,
+  read_part,
+  shard_job,
+)
+from clip_jax.data.indexing.selection import Selection
+from clip_jax.data.indexing.tar_index import (
   EntryFile,
   KindTable,
   Shard,
   TarIndex,
-  read_index,
-  scan_shard,
-  to_manifest,
   versions_of,
 )
-from clip_jax.data.indexing.tar_shard import ENTRY, PROBLEM_KIND, Entries
-from clip_jax.data.prepare import local_engine
+from clip_jax.data.indexing.tar_shard import PROBLEM_KIND, Entries
 from clip_jax.data.sources import Spec
 from clip_jax.errors import (
   FailureError,
-  MissingFileError,
   UsageError,
   plural,
   reason_of,
@@ -57,61 +60,6 @@ from clip_jax.files import open_lock
 from clip_jax.progress import Progress, no_progress
 
 PARTS = 'parts'
-_MAX_PART_BYTES = 2**33
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardJob:
-  """The reading of a shard, as a worker process does it.
-
-  Attributes:
-    path: of the shard.
-    version: of its content, when the work began.
-    part: the path of the file to write.
-    checksum: whether all of it is read, for its SHA-256.
-  """
-
-  path: str
-  version: str
-  part: str
-  checksum: bool
-
-  @property
-  def name(self) -> str:
-    """Names the shard in errors."""
-    return self.path
-
-  def run(self) -> str:
-    """Reads the shard and writes its part.
-
-    Returns:
-      '', or why it failed.
-    """
-    try:
-      self._write_part()
-    except (FailureError, UsageError) as error:
-      return str(error)
-    except (OSError, MemoryError) as error:
-      return f'{self.path}: {error or "there is not enough memory"}.'
-    return ''
-
-  def _write_part(self) -> None:
-    digest = ''
-    if self.checksum:  # first: then the headers come from the system's cache
-      with storage.open_file(self.path) as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    entries = scan_shard(self.path)
-    if storage.version(self.path) != self.version:
-      raise FailureError(f'{self.path} changes while it is read.')
-    notes = {
-      'size': storage.size(self.path),
-      'version': self.version,
-      'sha256': digest,
-      'kinds': entries.kinds,
-    }
-    text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-    with storage.writing(self.part) as path, open(path, 'wb') as file:
-      np.savez(file, allow_pickle=False, rows=entries.rows, notes=text)
 
 
 class Summary(NamedTuple):
@@ -167,11 +115,11 @@ def build_index(
       return Summary(folder, before, 0, notices)
     parts = storage.join(folder, PARTS)
     jobs = {
-      name: _job(storage.join(root, name), version, parts, checksum)
+      name: shard_job(storage.join(root, name), version, parts, checksum)
       for name, version in versions.items()
       if name not in known
     }
-    _run(list(jobs.values()), parts, workers, progress)
+    make_parts(list(jobs.values()), parts, workers, progress)
     path = storage.join(folder, f'entries-{_identity(names, jobs, known)}.bin')
     with storage.writing(path) as temporary:
       contents = _contents(names, jobs, known, before)
@@ -201,14 +149,14 @@ def verify_index(
   with tempfile.TemporaryDirectory(prefix='clip_jax.') as parts:
     paths = [index.path(number) for number in range(len(index.names))]
     jobs = [
-      _job(path, version, parts, bool(shard.sha256))
+      shard_job(path, version, parts, bool(shard.sha256))
       for path, version, shard in zip(
         paths, versions_of(paths), index.shards, strict=True
       )
     ]
-    _run(jobs, parts, workers, progress)
+    make_parts(jobs, parts, workers, progress)
     for number, (shard, job) in enumerate(zip(index.shards, jobs, strict=True)):
-      entries, read = _read_part(job.part)
+      entries, read = read_part(job.part)
       table = KindTable(index.kinds)
       rows, _ = table.merge(entries)
       same_rows = np.array_equal(rows, index.shard_entries(number))
@@ -241,65 +189,6 @@ def default_folder(spec: Spec, root: str) -> str:
   base = location_of(spec).rstrip('/').rpartition('/')[2].removesuffix('.tar')
   name = re.sub(r'[^A-Za-z0-9.-]+', '_', base).strip('_.') or 'shards'
   return storage.join(root, FOLDER_NAME, name[:100])
-
-
-def _run(
-  jobs: Sequence[ShardJob], parts: str, workers: int, progress: Progress
-) -> None:
-  """Makes the parts of some shards, but for those that are there.
-
-  Raises:
-    MissingFileError, FailureError: a shard cannot be read, or a part not
-      written.
-  """
-  there = set[str]()
-  if storage.is_folder(parts):
-    there = {storage.join(parts, name) for name in storage.list_folder(parts)}
-  left = [job for job in jobs if job.part not in there]
-  total, done = len(jobs), len(jobs) - len(left)
-  if not left:
-    return
-  with contextlib.closing(local_engine.run(left, workers)) as outcomes:
-    for outcome in progress(outcomes, total, 'shards', done=done):
-      if outcome.reason:
-        raise FailureError(outcome.reason)
-
-
-def _job(path: str, version: str, parts: str, checksum: bool) -> ShardJob:
-  """Returns the job of a shard.
-
-  Raises:
-    MissingFileError: there is none, as its version '' says.
-  """
-  if not version:
-    raise MissingFileError(f'{path}: no such file.')
-  text = '\0'.join((path, version, str(checksum)))
-  name = hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
-  part = storage.join(parts, f'{name[:32]}.npz')
-  return ShardJob(path, version, part, checksum)
-
-
-def _read_part(path: str) -> tuple[Entries, dict[str, Any]]:
-  """Returns the entries of a part and its notes.
-
-  Raises:
-    FailureError: it is damaged.
-  """
-  try:
-    with np.load(
-      io.BytesIO(storage.read_all(path, _MAX_PART_BYTES)), allow_pickle=False
-    ) as part:
-      notes = json.loads(part['notes'].tobytes())
-      rows = part['rows']
-    kinds = [tuple(kind) for kind in notes['kinds']]
-    if rows.dtype != ENTRY:
-      raise ValueError('another dtype')
-  except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-    raise FailureError(
-      f'{path}: a damaged part of an index ({error}): remove it, and the same '
-      'command makes it again.'
-    ) from error
-  return Entries(rows, kinds), notes
 
 
 def _known_shards(
@@ -335,7 +224,7 @@ def _contents(
       rows = before.shard_entries(numbers[name])
       yield before.shards[numbers[name]], Entries(rows, before.kinds)
     else:
-      entries, notes = _read_part(jobs[name].part)
+      entries, notes = read_part(jobs[name].part)
       marks = (notes[x] for x in ('size', 'version', 'sha256'))
       yield Shard(name, *marks, counts={}), entries
 

@@ -1,18 +1,14 @@
 """Finds the index of the shards that a SPEC names, or makes one in memory."""
 
 import contextlib
+import itertools
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 
 from clip_jax.data import storage
-from clip_jax.data.indexing.tar_index import (
-  FOLDER_NAME,
-  TarIndex,
-  common_root,
-  index_in_memory,
-  read_index,
-  relative_names,
-)
+from clip_jax.data.indexing.manifest import FOLDER_NAME, read_index
+from clip_jax.data.indexing.tar_index import TarIndex, index_in_memory
 from clip_jax.data.sources import Spec
 from clip_jax.errors import MissingFileError, UsageError, plural, quote_first
 
@@ -98,8 +94,8 @@ def find_shards(spec: Spec) -> tuple[str, list[str], tuple[str, ...]]:
       f'.tar left out ({quote_first(others, len(others))})',
     )
     paths = tars
-  root = common_root(paths)
-  return root, relative_names(root, paths), notices
+  root = _common_root(paths)
+  return root, _relative_names(root, paths), notices
 
 
 def stored_beside(
@@ -118,7 +114,7 @@ def stored_beside(
       index = read_index(own) if name.endswith('/') else None
       if index is not None:
         with contextlib.suppress(KeyError):
-          yield own, index.selected(relative_names(index.root, paths))
+          yield own, index.selected(_relative_names(index.root, paths))
 
 
 def _sizes_up_to(limit: int, paths: Sequence[str]) -> list[int]:
@@ -151,3 +147,26 @@ def _notices(spec: Spec, newer: Sequence[str]) -> tuple[str, ...]:
     'they are no copies, make the index again; clip-jax data index --verify '
     'tells',
   )
+
+
+def _common_root(paths: Sequence[str]) -> str:
+  """Returns the folder that all of some files are in, at any depth.
+
+  It is absolute, or a URL.
+  """
+  if not storage.is_remote(paths[0]):
+    return os.path.commonpath(
+      [os.path.dirname(os.path.abspath(x)) for x in paths]
+    )
+  first, last = min(paths).split('/')[:-1], max(paths).split('/')[:-1]
+  pairs = zip(first, last, strict=False)
+  return '/'.join(
+    x for x, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+  )
+
+
+def _relative_names(root: str, paths: Sequence[str]) -> list[str]:
+  """Returns paths relative to the folder that they are in."""
+  if storage.is_remote(root):
+    return [path.removeprefix(f'{root}/') for path in paths]
+  return [os.path.relpath(os.path.abspath(path), root) for path in paths]

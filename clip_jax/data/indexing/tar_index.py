@@ -1,18 +1,11 @@
 """The index of tar shards: any record of 10^9, without a list of them.
 
-```
-FOLDER/
-  index.json         the shards, and how many records of which kind each has
-  entries-HASH.bin   an entry of nine bytes for each record (`tar_shard.ENTRY`)
-```
-
-The folder lies beside the shards, in clip_jax_index/NAME, or where its maker
-put it. Entries are read one by one: pages of a file that is mapped into memory
-would count as the process's own, until all of the file is there.
+What is known of each shard is in memory, and the entries of its records are in
+a file (see `manifest`). They are read one by one: pages of a file that is
+mapped into memory would count as the process's own, until all of it is there.
 """
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,13 +31,7 @@ from clip_jax.data.indexing.tar_shard import (
   scan,
 )
 from clip_jax.errors import FailureError, MissingFileError
-from clip_jax.files import check_fields, parse_json
 
-FOLDER_NAME = 'clip_jax_index'
-MANIFEST = 'index.json'
-FORMAT = 1
-
-_MAX_MANIFEST_BYTES = 2**31
 # Remote shards whose versions are asked for when an index is opened: a request
 # each, and a collection has ten thousands.
 _REMOTE_CHECKS = 64
@@ -123,7 +110,7 @@ class TarIndex:
     names: of the shards, in order.
     records: int64 [S], the entries of each shard, those of problems included.
     kinds: the suffixes that records of each kind have.
-    identity: changes with what the index says of its shards.
+    shards: what is known of each.
   """
 
   def __init__(
@@ -342,124 +329,3 @@ class KindTable:
       self._numbers[suffixes] = len(self.kinds)
       self.kinds.append(suffixes)
     return self._numbers[suffixes]
-
-
-def to_manifest(index: TarIndex, root: str, entries: str) -> dict[str, Any]:
-  """Returns what `read_index` reads, as JSON has it.
-
-  Args:
-    root: of the shards, relative to the folder of the index where it may be.
-    entries: the name of the file of the entries.
-  """
-  shards = index.shards
-  return {
-    'format': FORMAT,
-    'root': root,
-    'entries': entries,
-    'kinds': [list(kind) for kind in index.kinds],
-    'shards': {
-      'name': index.names,
-      'size': [shard.size for shard in shards],
-      'version': [shard.version for shard in shards],
-      'sha256': [shard.sha256 for shard in shards],
-    },
-    # By kind, a number for each shard.
-    'counts': {
-      str(kind): index.counts([kind]).tolist() for kind in index.totals()
-    },
-  }
-
-
-def read_index(folder: str) -> TarIndex | None:
-  """Opens the index in a folder; returns None where there is none.
-
-  Raises:
-    FailureError: it is damaged, or of another version of this program.
-  """
-  path = storage.join(folder, MANIFEST)
-  if not storage.exists(path):
-    return None
-  content = parse_json(storage.read_all(path, _MAX_MANIFEST_BYTES), path)
-  fields = {
-    'format': int, 'root': str, 'entries': str, 'kinds': list,
-    'shards': dict, 'counts': dict,
-  }  # fmt: skip
-  check_fields(path, content, fields)
-  if content['format'] != FORMAT:
-    raise FailureError(
-      f'{path}: an index of format {content["format"]}, and this program '
-      f'reads {FORMAT}: remove the folder, and make it again.'
-    )
-  try:
-    shards, kinds = _parse(content)
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
-    raise _damaged(folder, repr(error)) from error
-  entries = storage.join(folder, os.path.basename(content['entries']))
-  root = content['root']
-  if not storage.is_remote(root) and not os.path.isabs(root):
-    up, base = 0, folder.rstrip('/')
-    while root == '..' or root.startswith('../'):
-      root, up = root[3:], up + 1
-      base = storage.folder_of(base)
-    root = storage.join(base, root) if root else base
-  index = TarIndex(root, shards, kinds, EntryFile(entries))
-  if storage.size(entries) != len(index) * ENTRY.itemsize:
-    raise _damaged(folder, f'{entries} has another size')
-  return index
-
-
-def _parse(content: dict[str, Any]) -> tuple[list[Shard], list[Suffixes]]:
-  """Returns the shards and kinds of a manifest.
-
-  Raises:
-    KeyError, TypeError, ValueError, AttributeError: it is damaged.
-  """
-  table = content['shards']
-  counts: list[dict[int, int]] = [{} for _ in table['name']]
-  for kind, numbers in content['counts'].items():
-    if not 0 <= int(kind) < 256 or len(numbers) != len(counts):
-      raise ValueError(f'counts of {kind}')
-    for own, number in zip(counts, numbers, strict=True):
-      if number < 0:
-        raise ValueError(f'counts of {kind}')
-      if number:
-        own[int(kind)] = int(number)
-  columns = (table[x] for x in ('name', 'size', 'version', 'sha256'))
-  shards = [
-    Shard(str(name), int(size), str(version), str(sha256), own)
-    for name, size, version, sha256, own in zip(*columns, counts, strict=True)
-  ]
-  kinds = [tuple(map(str, kind)) for kind in content['kinds']]
-  if len(kinds) > PROBLEM_KIND:
-    raise ValueError(f'{len(kinds)} kinds')
-  return shards, kinds
-
-
-def _damaged(folder: str, reason: str) -> FailureError:
-  return FailureError(
-    f'{folder}: a damaged index ({reason}): remove the folder, and make it '
-    'again.'
-  )
-
-
-def common_root(paths: Sequence[str]) -> str:
-  """Returns the folder that all of some files are in, at any depth.
-
-  It is absolute, or a URL.
-  """
-  if not storage.is_remote(paths[0]):
-    return os.path.commonpath(
-      [os.path.dirname(os.path.abspath(x)) for x in paths]
-    )
-  first, last = min(paths).split('/')[:-1], max(paths).split('/')[:-1]
-  pairs = zip(first, last, strict=False)
-  return '/'.join(
-    x for x, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-  )
-
-
-def relative_names(root: str, paths: Sequence[str]) -> list[str]:
-  """Returns paths relative to the folder that they are in."""
-  if storage.is_remote(root):
-    return [path.removeprefix(f'{root}/') for path in paths]
-  return [os.path.relpath(os.path.abspath(path), root) for path in paths]

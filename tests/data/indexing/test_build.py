@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from clip_jax.data import storage
-from clip_jax.data.indexing import build
+from clip_jax.data.indexing import parts
 from clip_jax.data.indexing.build import (
   build_index,
   existing_index,
   verify_index,
 )
+from clip_jax.data.indexing.manifest import read_index
 from clip_jax.data.indexing.selection import Selection
-from clip_jax.data.indexing.tar_index import read_index
 from clip_jax.data.sources import open_source, parse_spec
 from clip_jax.errors import FailureError, UsageError
 from tests.data.indexing.archives import archive, pairs
@@ -78,7 +78,7 @@ def test_some_of_the_shards(spec, tmp_path):
 
 def killed_after(count, spec):
   """Makes an index, but dies as it reads a shard."""
-  read = build.scan_shard
+  read = parts.scan_shard
   calls = []
 
   def scan_shard(path):
@@ -87,7 +87,7 @@ def killed_after(count, spec):
       os._exit(9)
     return read(path)
 
-  build.scan_shard = scan_shard
+  parts.scan_shard = scan_shard
   build_index(spec)
 
 
@@ -98,9 +98,9 @@ def test_a_killed_command_goes_on(spec, tmp_path, monkeypatch):
   process.join()
   assert process.exitcode == 9
   assert len(open_source(spec.text)) == 15  # not taken for a whole index
-  read, calls = build.scan_shard, []
+  read, calls = parts.scan_shard, []
   monkeypatch.setattr(
-    build, 'scan_shard', lambda path: calls.append(path) or read(path)
+    parts, 'scan_shard', lambda path: calls.append(path) or read(path)
   )
   summary = build_index(spec)
   assert [os.path.basename(path) for path in calls] == ['3.tar', '4.tar']
