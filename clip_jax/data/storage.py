@@ -23,6 +23,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -454,6 +455,8 @@ def _status_of(path: str, info: Mapping[str, Any]) -> _Status:
     raise FailureError(f'{path}: a folder, not a file.')
   names = ('ETag', 'etag', 'md5Hash', 'generation', 'LastModified', 'mtime')
   marks = [info[x] for x in (*names, 'created') if info.get(x)]
+  # A listing and a single file may have a time in two forms.
+  marks = [x.timestamp() if isinstance(x, datetime) else x for x in marks]
   version = '-'.join(map(str, [info['size'], *marks[:1]]))
   return _Status(int(info['size']), version, time.monotonic())
 
