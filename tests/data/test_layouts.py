@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from clip_jax.data.pipeline import training_batches
+from clip_jax.data.prepare.build import BuildJob, build
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import open_source
 from tests.data.layouts import write_layouts
@@ -26,6 +27,9 @@ def specs(emoji_folder, tmp_path_factory):
   folder = tmp_path_factory.mktemp('layouts')
   made = write_layouts(folder, records)
   described = f'arrayrecord:{emoji_folder}#train[:{COUNT}]'
+  for layout in ('arrayrecord', 'wds'):
+    build(BuildJob(TFDS, ('caption',), f'{folder}/built_{layout}', layout))
+    made[f'built_{layout}'] = f'{layout}:{folder}/built_{layout}'
   return made | {'tfds': TFDS, 'described': described}
 
 
@@ -37,7 +41,9 @@ def batches(spec, processes, process=0, start=0):
   )  # fmt: skip
 
 
-@pytest.mark.parametrize('name', [*NAMES, 'described'])
+@pytest.mark.parametrize(
+  'name', [*NAMES, 'described', 'built_arrayrecord', 'built_wds']
+)
 def test_batches_are_those_of_tfds(specs, name):
   whole = batches(specs['tfds'], 1)
   alone = batches(specs[name], 1)
