@@ -32,7 +32,7 @@ VERBS = {
   'export': 'write programs and weights that run with JAX alone, or as ONNX',
   'plan': 'compile for a TPU that is not there: does it fit, how fast',
   'info': "a model's or preset's parameters, FLOPs and shapes",
-  'data': 'build data sets, look into them, find copies, train tokenizers',
+  'data': 'fetch, build, index, inspect and curate data sets; find copies',
   'bench': 'measure this machine',
 }
 
