@@ -36,7 +36,8 @@ asks for it:
 
 Queries come from --queries (a list), --words (lines of a word and its count in
 Wikipedia; from --min_count on), --bigrams (two words and a count; those of the
-highest pointwise mutual information), --titles (a title and, after a tab, its
+highest pointwise mutual information), --text (plain texts, whose words and
+bi-grams are counted), --titles (a title and, after a tab, its
 searches; from --min_title_count on), and --synsets (WordNet's files). The
 output has Parquet files with the columns of the input and `matched_queries`,
 all that a text has, and `queries`, those that chose the pair; queries.parquet
@@ -78,6 +79,7 @@ def define_flags(values: flags.FlagValues) -> None:
   path('queries', 'a list of queries', multiple=True)
   path('words', 'words and their counts', multiple=True)
   path('bigrams', 'pairs of words and their counts', multiple=True)
+  path('text', 'a plain text, to count words and bi-grams', multiple=True)
   path('titles', 'titles, after a tab their searches', multiple=True)
   path('synsets', "WordNet's folder or files, or a list", multiple=True)
   _define_numbers(values)
@@ -208,6 +210,7 @@ def _query_files(values: flags.FlagValues) -> 'QueryFiles':
     tuple(values.bigrams),
     tuple(values.titles),
     tuple(values.synsets),
+    tuple(values.text),
     min_count=values.min_count,
     min_pmi=values.min_pmi,
     max_bigrams=values.max_bigrams,

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, UInt64
 
 from clip_jax.data import storage
-from clip_jax.data.curation import balance, choosing, copies
+from clip_jax.data.curation import balance, choosing, copies, counting
 from clip_jax.data.curation.arrays import (
   add_counts,
   load_array,
@@ -167,7 +167,11 @@ class _Curation:
     self._columns = metadata.columns
     self._identity = as_json(
       {
-        **dataclasses.asdict(settings),
+        **_without_queries(settings),
+        **{
+          f'queries.{name}': value
+          for name, value in dataclasses.asdict(settings.queries).items()
+        },
         'columns': dataclasses.asdict(metadata.columns),
         'schema': str(metadata.schema),
         'helpers': dict(helpers.identity),
@@ -258,10 +262,33 @@ class _Curation:
     files = self._settings.queries
     if not files.paths():
       return {}
-    task = _QueriesTask(self._path('queries.parquet'), files)
+    counted, total = self._count_texts(files)
+    task = _QueriesTask(self._path('queries.parquet'), files, counted, total)
     counts = self._run('queries', [task], _write_queries)[0]
     self._queries, self._query_count = task.out, counts['queries']
     return counts['left_out']
+
+  def _count_texts(self, files: QueryFiles) -> tuple[tuple[str, ...], int]:
+    """Counts the words of texts; returns the files of counts, and the number
+    of all words.
+    """
+    if not files.texts:
+      return (), 0
+    blocks = counting.block_tasks(files.texts, self._path('count'))
+    counts = self._run('count', blocks, counting.count_block, 'blocks')
+    partitions = blocks[0].partitions if blocks else 0
+    sums = [
+      counting.SumTask(
+        partition,
+        partitions,
+        tuple(task.out for task in blocks),
+        files.min_count,
+        self._path(f'sums/{partition:07}.arrow'),
+      )
+      for partition in range(partitions)
+    ]
+    self._run('sums', sums, counting.add_up, 'partitions')
+    return tuple(task.out for task in sums), sum(x['words'] for x in counts)
 
   def _select(self) -> tuple[_Rows, pa.Schema]:
     settings, helpers = self._settings, self._helpers
@@ -578,10 +605,14 @@ class _Curation:
 class _QueriesTask:
   out: str
   files: QueryFiles
+  counted: tuple[str, ...]
+  total: int
 
 
 def _write_queries(task: _QueriesTask) -> dict[str, Any]:
-  queries, left_out = build_queries(task.files)
+  queries, left_out = build_queries(
+    task.files, counting.read_counts(task.counted), task.total
+  )
   write_queries(queries, task.out)
   return {'queries': len(queries), 'left_out': left_out}
 
@@ -608,6 +639,12 @@ def _write_evaluation(
   write(task.folder)
   storage.write_bytes(task.out, b'{}')
   return {}
+
+
+def _without_queries(settings: Settings) -> dict[str, Any]:
+  values = dataclasses.asdict(settings)
+  del values['queries']
+  return values
 
 
 def _files_of(settings: Settings) -> list[str]:

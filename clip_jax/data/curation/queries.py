@@ -41,6 +41,7 @@ class QueryFiles:
       metadata.json), or a Parquet file with a column `query`.
     words: lines of a word and its count.
     bigrams: lines of two words and a count.
+    texts: plain texts, whose words and bi-grams are counted; see `counting`.
     titles: lines of a title and, after a tab, its count of searches or views.
     synsets: WordNet's files (index.noun, data.noun, …), a folder of them, or
       plain lists.
@@ -55,6 +56,7 @@ class QueryFiles:
   bigrams: tuple[str, ...] = ()
   titles: tuple[str, ...] = ()
   synsets: tuple[str, ...] = ()
+  texts: tuple[str, ...] = ()
   min_count: int = 100
   min_pmi: float = 0.0
   max_bigrams: int = 100_000
@@ -63,7 +65,8 @@ class QueryFiles:
   def paths(self) -> list[str]:
     """Returns all files."""
     return [
-      *self.lists, *self.words, *self.bigrams, *self.titles, *self.synsets
+      *self.lists, *self.words, *self.bigrams, *self.titles, *self.synsets,
+      *self.texts,
     ]  # fmt: skip
 
 
@@ -77,12 +80,17 @@ class Query:
   count: int | None = None
 
 
-def build_queries(files: QueryFiles) -> tuple[list[Query], dict[str, int]]:
+def build_queries(
+  files: QueryFiles, counted: Iterable[tuple[str, int]] = (), total: int = 0
+) -> tuple[list[Query], dict[str, int]]:
   """Reads the files and returns the queries, each different one once.
 
   The order is that of ORIGINS; in each, that of the files, and bi-grams by
   their mutual information. What is in the list already is not added again.
 
+  Args:
+    counted: words and pairs of words of `files.texts`, with their counts.
+    total: how many words these texts have.
   Returns:
     The queries, and how many were left out, by reason.
   Raises:
@@ -110,13 +118,18 @@ def build_queries(files: QueryFiles) -> tuple[list[Query], dict[str, int]]:
   for path in files.lists:
     for query in _read_list(path):
       add(query, 'list')
-  counts, total = _count_words(files.words)
+  counts, listed = _count_words(files.words)
+  total += listed
+  pairs: dict[str, int] = {}
+  for words, count in counted:
+    part = pairs if ' ' in words else counts
+    part[words] = part.get(words, 0) + count
   for word, count in counts.items():
     if count >= files.min_count:
       add(word, 'words', count)
     else:
       skip('rare word')
-  for pair, count in _select_bigrams(files, counts, total, skip):
+  for pair, count in _select_bigrams(files, counts, pairs, total, skip):
     add(pair, 'bigrams', count)
   for path in files.titles:
     for line, _ in read_lines(path):
@@ -252,6 +265,7 @@ def _split_title(line: str) -> tuple[str, int | None]:
 def _select_bigrams(
   files: QueryFiles,
   counts: dict[str, int],
+  pairs: dict[str, int],
   total: int,
   skip: Callable[..., None],
 ) -> list[tuple[str, int]]:
@@ -265,7 +279,6 @@ def _select_bigrams(
     raise UsageError(
       '--bigrams needs the counts of single words: name them by --words.'
     )
-  pairs: dict[str, tuple[float, int]] = {}
   for path in files.bigrams:
     for line, number in read_lines(path):
       text, count = _split_count(line)
@@ -274,23 +287,26 @@ def _select_bigrams(
         raise FailureError(
           f'{path}, line {number}: {line[:60]!r} is no pair and its count.'
         )
-      if len(words) != 2:
-        skip('not two words')
-      elif count < files.min_count:
-        skip('rare bi-gram')
-      elif not counts.get(words[0]) or not counts.get(words[1]):
-        skip('bi-gram of unknown words')
+      if len(words) == 2:
+        pair = ' '.join(words)
+        pairs[pair] = pairs.get(pair, 0) + count
       else:
-        product = counts[words[0]] * counts[words[1]]
-        pmi = math.log2(count * total / product)
-        pairs[' '.join(words)] = (pmi, count)
+        skip('not two words')
+  scored: list[tuple[float, str]] = []
+  for pair, count in pairs.items():
+    one, other = (counts.get(word, 0) for word in pair.split())
+    if count < files.min_count:
+      skip('rare bi-gram')
+    elif not one or not other:
+      skip('bi-gram of unknown words')
+    else:
+      scored.append((math.log2(count * total / (one * other)), pair))
   best = sorted(
-    (x for x in pairs.items() if x[1][0] >= files.min_pmi),
-    key=lambda x: (-x[1][0], x[0]),
+    (x for x in scored if x[0] >= files.min_pmi), key=lambda x: (-x[0], x[1])
   )
-  skip('bi-gram of low mutual information', len(pairs) - len(best))
+  skip('bi-gram of low mutual information', len(scored) - len(best))
   skip('beyond --max_bigrams', max(0, len(best) - files.max_bigrams))
-  return [(pair, count) for pair, (_, count) in best[: files.max_bigrams]]
+  return [(pair, pairs[pair]) for _, pair in best[: files.max_bigrams]]
 
 
 def _read_synsets(path: str) -> Iterator[str]:
