@@ -28,8 +28,8 @@ asks for it:
   image      reads images that are at hand (--read_images, --model, …)
   evaluation drops images of --evaluation: the same file, a near hash, or with
              --evaluation_near a near embedding
-  copies     drops the same image and text, then the same image's bytes, then
-             with --near images whose embeddings have that cosine
+  copies     drops the same image and text; with --copies=images also the same
+             image's bytes; with --near images whose embeddings have that cosine
   balance    each query chooses at most --per_query of its pairs; a pair stays
              that one of its queries chose (--balance=cap exactly so many,
              --balance=sample by probability, as MetaCLIP)
@@ -93,6 +93,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_string(
     'evaluation', [], 'a SPEC whose images are dropped', flag_values=values
   )
+  text('copies', 'pairs', 'pairs or images: what no two may share')
   text('balance', 'cap', 'cap, sample or none')
   common_flags.define_engine(values)
   model_flags.define_model(values)
@@ -185,6 +186,7 @@ def _settings(values: flags.FlagValues, words: list[str]) -> 'Settings':
     values.min_score,
     tuple(values.ids),
     _reads_images(values),
+    values.copies,
     values.near,
     evaluation=tuple(values.evaluation),
     evaluation_near=values.evaluation_near,

@@ -58,7 +58,7 @@ def test_images_are_read_and_those_of_an_evaluation_dropped(clip_jax, images):
   result = clip_jax(
     'data', 'curate', images / 'pairs.parquet', f'--out={images / "out"}',
     '--read_images', f'--evaluation=folder:{test}', '--json', '--workers=1',
-    '--min_side=64',
+    '--min_side=64', '--copies=images',
   )  # fmt: skip
   assert result.code == 0, result.err
   dropped = {x['step']: x['dropped'] for x in result.json['steps']}

@@ -31,7 +31,7 @@ NAMES = {
   'hash': ('sha256',),
   'embedding': ('embedding',),
 }  # fmt: skip
-_SPAN_ROWS = 2**16  # that one task reads at least
+_SPAN_ROWS = 2**15  # that one task reads at least
 _MAX_SPANS = 2048
 _BATCH_ROWS = 8192
 _MAX_GROUP_ROWS = 2**31

@@ -400,6 +400,11 @@ class _Curation:
       raise UsageError(
         '--min_score needs a column of scores (--score_column), or --model=REF.'
       )
+    if settings.copies == 'images' and not (read or columns.hash):
+      raise UsageError(
+        '--copies=images needs --read_images, where images are at hand, or a '
+        'column of SHA-256 (--hash_column).'
+      )
     if settings.evaluation and not (read or columns.hash):
       raise UsageError(
         '--evaluation compares images: add --read_images, where they are at '
@@ -409,9 +414,7 @@ class _Curation:
   def _drop_copies(self, rows: _Rows) -> tuple[_Rows, Int[np.ndarray, ' Q']]:
     """Drops copies; returns the rest, and how many match each query."""
     steps = [('copies', CONTENT)]
-    if self._columns.hash is not None or (
-      self._settings.read_images or self._helpers.looks
-    ):
+    if self._settings.copies == 'images':
       steps.append(('image copies', DIGEST))
     centres, clusters = None, 0
     if self._settings.near is not None:

@@ -25,6 +25,8 @@ class Settings:
     ids: lists of ids to keep.
     read_images: whether images, local files or bytes in a column, are read: for
       their sizes and for copies among them.
+    copies: 'pairs' drops pairs of the same image and text; 'images' also those
+      whose images are of the same bytes, so that an image has one text.
     near: cosine from which two images are copies; None compares none.
     cluster_rows: rows in a block of those that are compared, on average.
     evaluation: data sets, whose images are removed.
@@ -51,6 +53,7 @@ class Settings:
   min_score: float | None = None
   ids: tuple[str, ...] = ()
   read_images: bool = False
+  copies: str = 'pairs'
   near: float | None = None
   cluster_rows: int = 4096
   evaluation: tuple[str, ...] = ()
@@ -69,6 +72,7 @@ class Settings:
       UsageError: one is out of its range.
     """
     check_choice('--balance', self.balance, (*METHODS, 'none'))
+    check_choice('--copies', self.copies, ('pairs', 'images'))
     for name in ('per_query', 'shard_rows', 'cluster_rows'):
       if getattr(self, name) < 1:
         raise UsageError(f'--{name}={getattr(self, name)}: use 1 or more.')

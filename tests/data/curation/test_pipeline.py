@@ -216,6 +216,7 @@ def test_other_files_and_damaged_ones_are_named(metadata, tmp_path):
     ({'min_score': 0.3}, '--min_score needs a column'),
     ({'ids': ('ids.txt',)}, 'no column of ids'),
     ({'evaluation': ('folder:x',)}, 'add --read_images'),
+    ({'copies': 'images'}, '--copies=images needs --read_images'),
     ({'near': 0.9}, 'near copies are found by embeddings'),
     ({'columns': {'text': 'x'}}, '--text_column=x: the columns are url'),
     ({'columns': {'text': 'n'}}, 'holds int64, not texts'),
@@ -272,7 +273,8 @@ def test_images_of_the_same_bytes_are_copies(tmp_path):
     }
   )
   pq.write_table(table, tmp_path / 'x.parquet')
-  pipeline.curate(Settings((str(tmp_path),)), str(tmp_path / 'out'), engine=ONE)
+  settings = Settings((str(tmp_path),), copies='images')
+  pipeline.curate(settings, str(tmp_path / 'out'), engine=ONE)
   table = corpus.read(tmp_path / 'out')
   assert sorted(table['url'].to_pylist()) == ['a', 'b', 'd']
   assert table.schema.names == ['url', 'caption', 'sha256']
