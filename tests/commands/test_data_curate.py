@@ -46,6 +46,9 @@ def test_a_collection_is_made_and_printed(clip_jax, images):
   for text in ('The funnel', 'a red thing', 'chosen by no query', 'green'):
     assert text in html
   assert clip_jax(*call, '--json').json['rows_out'] == 4
+  # The paths of images hold, though the collection is elsewhere.
+  data = clip_jax('data', 'inspect', f'parquet:{out}/part-*.parquet', '--json')
+  assert data.json['records'] == 4
 
 
 def test_images_are_read_and_those_of_an_evaluation_dropped(clip_jax, images):

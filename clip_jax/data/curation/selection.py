@@ -5,12 +5,14 @@ the dear ones see fewer rows.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from clip_jax.data import storage
 from clip_jax.data.curation import filters
 from clip_jax.data.curation.cleaning import clean, languages_of
 from clip_jax.data.curation.funnel import Funnel
@@ -39,6 +41,7 @@ from clip_jax.data.curation.rows import (
   with_column,
 )
 from clip_jax.data.curation.settings import Settings
+from clip_jax.files import is_url
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +147,7 @@ def select_batch(
     corrupt: gets unreadable images and the reasons.
   """
   settings, columns = selection.settings, selection.columns
+  batch = _with_whole_paths(batch, columns.image, storage.folder_of(path))
   if selection.id_list:
     assert columns.id is not None
     ids = batch.column(columns.id).to_pylist()
@@ -183,6 +187,27 @@ def select_batch(
   batch = _with_keys(selection, batch)
   schema = selection.row_schema()
   return batch.select(schema.names).cast(schema)
+
+
+def _with_whole_paths(
+  batch: pa.RecordBatch, name: str | None, folder: str
+) -> pa.RecordBatch:
+  """Makes relative paths of images whole, as the output lies elsewhere.
+
+  Columns of URLs, by their names, stay as they are.
+  """
+  if name is None or 'url' in name.lower():
+    return batch
+  kind = batch.schema.field(name).type
+  if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    return batch
+  if not storage.is_remote(folder):
+    folder = os.path.abspath(folder)
+  paths = [
+    x if not x or is_url(x) else storage.join(folder, x)
+    for x in batch.column(name).to_pylist()
+  ]
+  return with_column(batch, name, pa.array(paths, kind))
 
 
 def _sizes_are_given(selection: Selection) -> bool:
