@@ -57,7 +57,8 @@ class RunMonitor:
     self._batches = batches
     self._warned_of_repeats = False
     self._context = contextlib.ExitStack()
-    self._has_filter = caption_rule(run.config) is not None
+    rule = caption_rule(run.config)
+    self._has_filter = rule is not None and rule.filters
     self._writers: list[Writer] = []
     self._progress: TrainingProgress | None = None
     self._skipped = SkippedSteps(
