@@ -25,6 +25,9 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
   Raises:
     UsageError: Ray is not installed.
   """
+  # Ray asks at its import, and replaces 127.0.0.1 by another address of the
+  # machine, unless it takes it for one that is no member of a cluster.
+  os.environ.setdefault('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER', '0')
   os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
   try:
     import ray  # pyright: ignore[reportMissingImports]
@@ -49,6 +52,7 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
   context = ray.data.DataContext.get_current()
   context.enable_progress_bars = False
   logging.getLogger('ray.data').setLevel(logging.ERROR)
+  workers = min(workers, len(jobs))
   data = ray.data.from_items(
     [{'index': i, 'job': pickle.dumps(job)} for i, job in enumerate(jobs)],
     override_num_blocks=min(len(jobs), _MAX_BLOCKS),

@@ -252,6 +252,42 @@ def test_a_killed_build_goes_on(images, built, layout, stage, tmp_path):
   assert contents(out) == contents(built / layout)
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_data(tmp_path):
+  content = np.random.default_rng(0).bytes(2_000_000)
+  image = io.BytesIO()
+  picture(0).save(image, 'PNG')
+  tar = io.BytesIO()
+  with tarfile.open(fileobj=tar, mode='w', format=tarfile.USTAR_FORMAT) as file:
+    for number in range(20):
+      for suffix, data in (('png', image.getvalue() + content), ('txt', b'x')):
+        member = tarfile.TarInfo(f'{number:03}.{suffix}')
+        member.size = len(data)
+        file.addfile(member, io.BytesIO(data))
+  peaks = []
+  for shards in (1, 8):
+    for number in range(shards):
+      (tmp_path / f'{number}.tar').write_bytes(tar.getvalue())
+    script = (
+      'import sys\n'
+      'from clip_jax.__main__ import main\n'
+      'from tests.resident import resident_bytes\n'
+      'assert main(sys.argv[1:]) == 0\n'
+      'print(resident_bytes("VmHWM"))'
+    )
+    words = ['data', 'build', f'wds:{tmp_path}/*.tar', '--to=arrayrecord']
+    words += [f'--out={tmp_path}/out-{shards}', '--workers=1']
+    done = subprocess.run(
+      [sys.executable, '-c', script, *words],
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    peaks.append(int(done.stdout.split()[-1]))
+  # 280 MB more data.
+  assert peaks[1] < peaks[0] + 60 * 2**20, peaks
+
+
 def test_a_finished_build_is_left_as_it_is(images, built, capsys):
   out = built / 'wds'
   before = {x: x.stat().st_mtime_ns for x in out.iterdir()}

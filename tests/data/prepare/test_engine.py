@@ -245,6 +245,21 @@ def test_wrong_options_of_beam_are_refused(options, message, tmp_path):
     stages.run(tmp_path, Engine('beam', 2, tuple(options)))
 
 
+@pytest.mark.engines
+def test_ray_listens_on_the_loopback_interface_alone(tmp_path):
+  import psutil
+
+  stages.run(tmp_path, Engine('ray', 2))  # it stays for the next stage
+  me = psutil.Process()
+  addresses = {
+    connection.laddr.ip.removeprefix('::ffff:')
+    for process in [me, *me.children(recursive=True)]
+    for connection in process.net_connections('inet')
+    if connection.status == psutil.CONN_LISTEN
+  }
+  assert addresses == {'127.0.0.1'}
+
+
 def test_a_missing_engine_names_its_extra(tmp_path, monkeypatch):
   for name, module in (('beam', 'apache_beam'), ('ray', 'ray')):
     monkeypatch.setitem(sys.modules, module, None)
