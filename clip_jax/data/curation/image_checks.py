@@ -138,7 +138,7 @@ def check_images(
     kept = ~np.any(list(reasons.values()), axis=0)
     batch = funnel.keep('evaluation', batch, reasons)
     arrays = {name: values[kept] for name, values in arrays.items()}
-  if 'embedding' in arrays:
+  if 'embedding' in arrays and batch.num_rows:
     vectors = arrays['embedding'].astype(np.float32)
     column = pa.FixedSizeListArray.from_arrays(
       pa.array(vectors.ravel()), vectors.shape[1]

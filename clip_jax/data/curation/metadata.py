@@ -124,7 +124,7 @@ def open_metadata(
       corrupt[path] = f'no Parquet file: {error}'
       _check(corrupt, max_corrupt)
       continue
-    schema = schema or file_schema.remove_metadata()
+    schema = schema or _plain(file_schema)
     missing = [x for x in schema.names if x not in file_schema.names]
     if missing:
       raise UsageError(
@@ -137,12 +137,24 @@ def open_metadata(
       f'no file can be read: {first_few(list(corrupt.values()))}'
     )
   total = sum(sum(rows) for _, _, rows in files)
+  if not total:
+    raise UsageError(f'no row in {first_few([path for path, _, _ in files])}.')
   return Metadata(
     schema,
     find_columns(schema, names),
     list(_make_spans(files, max(_SPAN_ROWS, -(-total // _MAX_SPANS)))),
     total,
     corrupt,
+  )
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+  """Returns a schema without dictionaries, which differ from batch to batch."""
+  return pa.schema(
+    field.with_type(field.type.value_type)
+    if pa.types.is_dictionary(field.type)
+    else field
+    for field in schema
   )
 
 

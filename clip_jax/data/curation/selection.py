@@ -186,6 +186,9 @@ def select_batch(
     )
   batch = _with_keys(selection, batch)
   schema = selection.row_schema()
+  if selection.width and EMBEDDING not in batch.schema.names:  # of no rows
+    nothing = pa.nulls(batch.num_rows, schema.field(EMBEDDING).type)
+    batch = with_column(batch, EMBEDDING, nothing)
   return batch.select(schema.names).cast(schema)
 
 

@@ -278,3 +278,30 @@ def test_images_of_the_same_bytes_are_copies(tmp_path):
   table = corpus.read(tmp_path / 'out')
   assert sorted(table['url'].to_pylist()) == ['a', 'b', 'd']
   assert table.schema.names == ['url', 'caption', 'sha256']
+
+
+def test_dictionaries_empty_files_and_empty_batches_are_no_obstacle(tmp_path):
+  table = pa.table(
+    {
+      'caption': pa.array(['one', 'two', 'one', None]).dictionary_encode(),
+      'kind': pa.array(['a', 'b', 'a', 'c']).dictionary_encode(),
+      'embedding': pa.array([None] * 4, pa.list_(pa.float32(), 3)),
+    }
+  )
+  pq.write_table(table, tmp_path / 'x.parquet', row_group_size=2)
+  pq.write_table(table.slice(0, 0), tmp_path / 'y.parquet')
+  out = tmp_path / 'out'
+  result = pipeline.curate(Settings((str(tmp_path),)), str(out), engine=ONE)
+  assert result['rows_out'] == 2
+  assert corpus.read(out)['kind'].to_pylist() in (['a', 'b'], ['b', 'a'])
+  result = pipeline.curate(
+    Settings((str(tmp_path / 'x.parquet'),), near=0.9),
+    str(tmp_path / 'none'),
+    engine=ONE,
+    helpers=pipeline.Helpers(find_copies=find_near_copies),
+  )
+  assert result['rows_out'] == 0
+  with pytest.raises(UsageError, match='no row in'):
+    pipeline.curate(
+      Settings((str(tmp_path / 'y.parquet'),)), str(tmp_path / 'z'), engine=ONE
+    )
