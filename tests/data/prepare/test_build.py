@@ -1,5 +1,6 @@
 """Shards of any data set: the same records, and the same bytes every time."""
 
+import contextlib
 import io
 import json
 import os
@@ -14,12 +15,14 @@ import pytest
 from PIL import Image
 
 from clip_jax.__main__ import main
+from clip_jax.data import storage
 from clip_jax.data.prepare.build import BuildJob, build
 from clip_jax.data.prepare.engine import Engine
 from clip_jax.data.prepare.image_settings import ImageSettings
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError, UsageError
 from tests.data.pictures import captioned_folder, picture
+from tests.data.stores import s3_server
 from tests.waiting import until
 
 LAYOUTS = ('arrayrecord', 'wds')
@@ -359,15 +362,18 @@ def test_all_captions_are_kept_and_labels_with_their_names(layout, tmp_path):
   assert records[1]['caption'] == ['one', 'two', 'three']
 
 
-def test_shards_are_written_to_a_store(images, built):
-  out = f'memory://build-{os.getpid()}'
-  make(f'folder:{images}', out, 'wds')
-  from clip_jax.data import storage
-
-  for name, content in contents(built / 'wds').items():
-    assert storage.read_all(f'{out}/{name}', 2**30) == content, name
-  assert read_all(f'wds:{out}/*.tar') == read_all(f'folder:{images}')
-  assert make(f'folder:{images}', out, 'wds').was_there
+@on_both_layouts
+@pytest.mark.parametrize('store', ['memory', 's3'])
+def test_shards_are_written_to_a_store(images, built, layout, store):
+  with s3_server('bucket') if store == 's3' else contextlib.nullcontext():
+    out = f'{store}://bucket/build-{layout}'
+    # Only a server is the same store in all processes.
+    engine = Engine('local', 2) if store == 's3' else ONE
+    make(f'folder:{images}', out, layout, engine)
+    for name, content in contents(built / layout).items():
+      assert storage.read_all(f'{out}/{name}', 2**30) == content, name
+    assert read_all(spec_of(out, layout)) == read_all(f'folder:{images}')
+    assert make(f'folder:{images}', out, layout, engine).was_there
 
 
 def call(capsys, *words):
