@@ -105,12 +105,13 @@ def open_source(
   """Opens 'scheme:location[#split]'.
 
   Args:
-    spec: `tfds:NAME[/CONFIG][#SPLIT]`, `folder:PATH[#SPLIT]` or `csv:PATH`; the
-      path of a folder or of a table is taken for such a spec.
-    captions: the features (tfds) or columns (csv) that hold captions; a record
-      has the texts of all of them. Where only the default is asked for and the
-      data have labels instead, the label's name is the caption. For those of a
-      folder, see `FolderSource`.
+    spec: such as `tfds:NAME[/CONFIG][#SPLIT]`, `folder:PATH[#SPLIT]`,
+      `csv:PATH` or `wds:PATTERN`, with one of `SCHEMES`; a path, a pattern or a
+      URL alone is taken for the one that is there.
+    captions: the features or columns that hold captions; a record has the texts
+      of all of them. Where only the default is asked for and the data have
+      labels instead, the label's name is the caption. For a folder, see
+      `FolderSource`.
   Raises:
     UsageError: the spec is wrong, or what it names is missing or unreadable.
     FailureError: a folder or a file may not be read.

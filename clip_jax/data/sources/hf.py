@@ -12,10 +12,10 @@ from typing import Any
 
 from clip_jax.data import storage
 from clip_jax.data.sources import Spec
+from clip_jax.data.sources.arrow_columns import find_columns
 from clip_jax.data.sources.arrow_files import ArrowFiles
 from clip_jax.data.sources.columnar import (
   ColumnarSource,
-  find_columns,
 )
 from clip_jax.data.sources.parquet import ParquetFiles, large_groups
 from clip_jax.data.sources.shard_files import files_below

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from clip_jax.data import storage
 from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Spec
+from clip_jax.data.sources.arrow_columns import find_columns
 from clip_jax.data.sources.columnar import (
   DAMAGE,
   MAX_CHUNK_BYTES,
   Chunk,
   ChunkedFiles,
   ColumnarSource,
-  find_columns,
   reason_of_damage,
 )
 from clip_jax.data.sources.parquet_footer import Group, read_footer, sum_pages
