@@ -122,18 +122,20 @@ def members(read: Read, size: int) -> Iterator[Member]:
     yield Member('', 0, 0, 0, CUT_OFF)
   position = 0
   extension: _Extension | None = None
+  has_end = True  # blocks of zeros, or a problem, after the last member
   while position < size:
     start = position if extension is None else extension.start
     block = read(position, BLOCK)
     if not any(block):
       position = _after_zeros(read, position, size)
+      has_end = True
       continue
     header = _parse(block)
     if header is None:
       problem = CUT_OFF if len(block) < BLOCK else NO_HEADER
       following = _next_header(read, position + BLOCK, size)
       yield Member('', start, following, 0, problem)
-      position, extension = following, None
+      position, extension, has_end = following, None, True
       continue
     if header.kind in _EXTENSIONS:
       extension, problem = _extend(
@@ -143,22 +145,24 @@ def members(read: Read, size: int) -> Iterator[Member]:
       if problem is not None:
         following = _next_header(read, position + BLOCK, size)
         yield Member('', start, following, 0, problem)
-        extension = None
+        extension, has_end = None, True
       position = following
       continue
     member = _member(header, extension or _Extension(start), read, position)
-    extension = None
+    extension, has_end = None, False
     if member is None:
       position += BLOCK
     elif member.data + member.size > size:  # cut off, or a false claim
       following = _next_header(read, position + BLOCK, size)
       yield Member(member.name, start, following, 0, CUT_OFF)
-      position = following
+      position, has_end = following, True
     else:
       yield member
       position = member.end
   if extension is not None:
     yield Member('', extension.start, size, 0, CUT_OFF)
+  elif not has_end:  # cut between two members: no writer leaves that out
+    yield Member('', size // BLOCK * BLOCK, size, 0, CUT_OFF)
 
 
 def _member(

@@ -88,6 +88,13 @@ def test_a_cut_in_a_content_and_in_a_header(cut, name):
   assert problems(archive(pairs(3))[:cut]) == [(name, tar.CUT_OFF)]
 
 
+def test_a_cut_between_two_members_is_told_by_the_missing_end():
+  whole = archive(pairs(3))
+  second = list(tar.members(tar.reader_of(whole), len(whole)))[1]
+  for cut in (second.end, second.end - 1):  # in the padding, too
+    assert problems(whole[:cut]) == [('', tar.CUT_OFF)]
+
+
 def test_joined_archives_are_read_to_the_last():
   data = archive(pairs(2)) + archive(pairs(2, 2)) + bytes(512)
   assert contents(data) == pairs(4)

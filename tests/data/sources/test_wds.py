@@ -244,6 +244,7 @@ def test_every_damage_of_a_shard_is_counted_and_named(tmp_path):
     ('b.tar:x', 'not an image in a known format'),
     ('b.tar:0003.png@4096', 'a second member of this name in its record'),
     ('b.tar:0003.txt@5120', 'a second member of this name in its record'),
+    ('b.tar@6144', 'the archive is cut off here'),
     ('c.tar:0008.png@0', 'the archive is cut off here'),
     ('d.tar@0', 'a compressed archive, which cannot be read from the middle'),
     ('e.tar@0', 'the archive is cut off here'),
