@@ -34,7 +34,7 @@ _NO_PATHS = {
   'user_agent', 'engine', 'beam_options', 'shard_bytes', 'format',
   'decode', 'text_column', 'image_column', 'id_column', 'width_column',
   'height_column', 'score_column', 'hash_column', 'embedding_column',
-  'balance',
+  'balance', 'copies',
 }  # fmt: skip
 _HELD = {
   'images', 'data', 'train', 'validation', 'overlap_with', 'datasets',
