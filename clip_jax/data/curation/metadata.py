@@ -133,9 +133,8 @@ def open_metadata(
       )
     files.append((path, storage.version(path), rows))
   if schema is None:
-    raise FailureError(
-      f'no file can be read: {first_few(list(corrupt.values()))}'
-    )
+    reasons = [f'{path}: {reason}' for path, reason in corrupt.items()]
+    raise FailureError(f'no file can be read: {first_few(reasons)}')
   total = sum(sum(rows) for _, _, rows in files)
   if not total:
     raise UsageError(f'no row in {first_few([path for path, _, _ in files])}.')
