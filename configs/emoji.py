@@ -14,7 +14,7 @@ from configs import base
 def get_config() -> ConfigDict:
   """A 1.4 M parameter CLIP for 3,944 images."""
   c = base.get_config()
-  c.total_steps = 750
+  c.total_steps = 850
   c.log_every_steps = 25
 
   c.model.embed_dim = 128
@@ -37,7 +37,9 @@ def get_config() -> ConfigDict:
   c.data.batch_size = 512
   c.data.cache = True
   # The same emoji in other artists' hands: moved, bent, and inked otherwise.
+  # A quarter stays as it is: without that, small details are hardly learned.
   c.data.augment.update(
+    plain=0.25,
     rotate=10.0,
     zoom=0.22,
     stretch=0.2,
