@@ -1,6 +1,7 @@
 """Eight pretend devices, and jaxtyping's shapes checked at every call."""
 
 import collections
+import importlib.util
 import os
 import signal
 import subprocess
@@ -41,10 +42,17 @@ install_import_hook('clip_jax', 'beartype.beartype')
 
 
 def pytest_collection_modifyitems(items):
-  """Files with tests marked `slow` first, those of the most before others.
+  """Skips tests of engines that are missing, and puts slow files first.
 
-  So that no worker is left alone with a long one at the end.
+  The file with the most slow tests comes first, so that no worker is left alone
+  with a long one at the end.
   """
+  engines = ('apache_beam', 'img2dataset', 'ray')
+  if not all(map(importlib.util.find_spec, engines)):
+    missing = pytest.mark.skip(reason='run by launch/test.sh engines')
+    for item in items:
+      if item.get_closest_marker('engines'):
+        item.add_marker(missing)
   slow = collections.Counter(
     item.path for item in items if item.get_closest_marker('slow')
   )

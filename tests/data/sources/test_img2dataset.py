@@ -17,8 +17,6 @@ CAPTIONS = ['a cat', 'ünïcode, "quoted"', None, 'two\nlines', 'last']
 def folder(tmp_path_factory):
   """Two shards of its writer, with what it writes beside them."""
   import pyarrow
-
-  pytest.importorskip('img2dataset')
   from img2dataset.writer import WebDatasetSampleWriter
 
   folder = tmp_path_factory.mktemp('img2dataset')
