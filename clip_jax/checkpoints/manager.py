@@ -125,7 +125,7 @@ class Checkpoints:
 
   @property
   def is_saving(self) -> bool:
-    """Whether a checkpoint is being written."""
+    """True while a checkpoint is being written."""
     return self._manager.is_saving_in_progress()
 
   def wait(self) -> None:

@@ -129,13 +129,13 @@ class Augmentation:
 
   @property
   def warps(self) -> bool:
-    """Whether the geometry changes after the crop."""
+    """True if an option moves, turns or bends the image after the crop."""
     a = self
     return any((a.rotate, a.zoom, a.stretch, a.shear, a.shift, a.flip, a.bend))
 
   @property
   def recolours(self) -> bool:
-    """Whether colours change by a matrix."""
+    """True if an option mixes or scales the colour channels."""
     a = self
     return any(
       (a.brightness, a.channel_gain, a.contrast, a.saturation, a.grayscale)
@@ -143,7 +143,7 @@ class Augmentation:
 
   @property
   def restyles(self) -> bool:
-    """Whether the ink changes."""
+    """True if an option redraws the image's ink: see `random_style`."""
     a = self
     return any(
       (a.ink_mix, a.ink_gain, a.fade, a.outline, a.sharpen, a.shade, a.gamma)

@@ -1,4 +1,4 @@
-"""Which of a record's captions a training example may have, and how often."""
+"""Chooses the caption of a training example among those of its record."""
 
 import collections
 import dataclasses
@@ -78,7 +78,7 @@ class CaptionRule:
 
   @property
   def filters(self) -> bool:
-    """Whether any caption can be left out."""
+    """True if a filter is set, so that a caption can be left out."""
     return dataclasses.replace(self, weights=()) != CaptionRule()
 
   def passes(self, text: str) -> bool:

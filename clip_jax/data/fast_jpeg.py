@@ -82,7 +82,7 @@ class ScaledImage(NamedTuple):
       interpolation: a key of `FILTERS`.
     """
     left, top, right, bottom = (edge / self.factor for edge in box)
-    # What no filter reaches is cut off.
+    # Only the pixels that the resampling filter reads are passed on.
     margin = 1 + math.ceil(_REACH * max(1.0, (right - left) / side))
     x, y = max(0, int(left) - margin), max(0, int(top) - margin)
     pixels = self.pixels[

@@ -36,7 +36,7 @@ class TextLengths(Protocol):
 
 
 class Look(NamedTuple):
-  """What is seen of an image.
+  """The properties of an image that `data inspect` counts.
 
   Attributes:
     size: (width, height) in pixels; (0, 0) of one that is corrupt.

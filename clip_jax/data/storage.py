@@ -56,7 +56,7 @@ _NO_ACCESS = (
 
 @dataclasses.dataclass
 class Retries:
-  """How often and when a request is repeated that failed for now.
+  """Says how often, and after which pauses, a failed request is repeated.
 
   Attributes:
     attempts: the most requests for one answer.
@@ -77,7 +77,7 @@ RETRIES = Retries()
 
 @dataclasses.dataclass(frozen=True)
 class _Status:
-  """What is known of a remote file.
+  """The size and version of a remote file, and when they were asked for.
 
   Attributes:
     size: in bytes.

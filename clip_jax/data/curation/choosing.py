@@ -40,7 +40,7 @@ _CHOSEN = '_chosen'
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """What the stages share; it pickles.
+  """The settings that all stages of choosing pairs share; it pickles.
 
   Attributes:
     schema: of the rows that are read.

@@ -40,7 +40,7 @@ Look = Callable[[Sequence[bytes], Sequence[str]], Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class ImageChecks:
-  """What is done with each image.
+  """Says which checks an image has to pass, and by what data.
 
   Attributes:
     text, image: names of the columns.
@@ -76,7 +76,7 @@ class ImageChecks:
 
 @dataclasses.dataclass
 class _Seen:
-  """What was seen of N images; `reason` is '' of those that can be read."""
+  """The properties of N images; the reason of a readable image is ''."""
 
   reasons: list[str]
   digests: list[bytes | None]

@@ -16,8 +16,8 @@ from clip_jax.data import storage
 from clip_jax.data.curation.rows import POSITION
 from clip_jax.errors import FailureError, UsageError, first_few, reason_of
 
-# What a column is for, and the names that it has, in small letters; the first
-# of them that is there counts.
+# The names, in lower case, under which a column of each purpose is looked for;
+# the first that a table has is taken.
 NAMES = {
   'text': ('caption', 'text', 'alt_text', 'alt', 'title'),
   'image': ('url', 'image_url', 'image', 'image_path', 'path'),
@@ -35,7 +35,7 @@ _SPAN_ROWS = 2**15  # that one task reads at least
 _MAX_SPANS = 2048
 _BATCH_ROWS = 8192
 _MAX_GROUP_ROWS = 2**31
-# What pyarrow raises on damaged files.
+# The errors that pyarrow raises on damaged files.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 

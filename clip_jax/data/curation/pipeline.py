@@ -66,7 +66,7 @@ RESULT, WORK = 'curation.json', '.work'
 
 @dataclasses.dataclass(frozen=True)
 class Helpers:
-  """What parts to the right of this one do for a curation.
+  """Functions that need a model or an evaluation, which data/ cannot import.
 
   Attributes:
     looks: see `image_checks.Look`; identity: what they depend on.
@@ -569,7 +569,7 @@ class _Curation:
     tasks: list[choosing.ShardTask] = []
     kept = merge(self._counts)[-1]['out']
     parts = rows.tasks()
-    # All parts have about as many rows, as a hash made them.
+    # A hash divided the rows, so that all partitions have about as many.
     per_file = max(1, len(parts) * self._settings.shard_rows // max(kept, 1))
     for start in range(0, len(parts), per_file):
       some = parts[start : start + per_file]

@@ -34,7 +34,7 @@ ORIGINS = ('list', 'words', 'bigrams', 'titles', 'synsets')
 
 @dataclasses.dataclass(frozen=True)
 class QueryFiles:
-  """Where queries come from, and the rules.
+  """Names the files that queries come from, and the rules for taking them.
 
   Attributes:
     lists: queries as they are: one a line, a JSON list (as MetaCLIP's

@@ -46,7 +46,7 @@ from clip_jax.files import is_url
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """All that the stage needs to know; it pickles.
+  """The settings and inputs of the stage that selects rows; it pickles.
 
   Attributes:
     settings: of the curation.

@@ -1,4 +1,4 @@
-"""What a curation is asked to do."""
+"""The settings of a curation."""
 
 import dataclasses
 

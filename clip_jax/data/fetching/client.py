@@ -48,7 +48,7 @@ _NAME_LOOKUPS = 64  # at a time, as each takes a thread
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What is asked of the network, and what is taken from it.
+  """The limits on requests to the network and on the answers that are read.
 
   Attributes:
     concurrency: URLs at a time, all hosts together.
@@ -115,7 +115,7 @@ class Client:
       aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        # What is compressed nevertheless is unpacked here, within the limit.
+        # `_unpacker` decompresses an answer that is compressed all the same.
         headers={
           'User-Agent': self._limits.user_agent,
           'Accept': 'image/*,*/*;q=0.5',

@@ -1,4 +1,4 @@
-"""Why the image of a URL was not fetched."""
+"""The error that says why the image of a URL was not fetched."""
 
 
 class FetchError(Exception):

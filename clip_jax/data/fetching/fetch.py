@@ -34,7 +34,7 @@ _ONE_PROCESS = Engine(workers=1)
 
 @dataclasses.dataclass(frozen=True)
 class Fetch:
-  """How lists become shards.
+  """The settings by which lists of URLs become shards.
 
   Attributes:
     columns: of the lists.
@@ -136,7 +136,7 @@ def fetch_lists(
   )
   summary = _summary(counts, out)
   if not summary['successes'] and not storage.is_remote(out):
-    # As where there was no network: the next time, they are tried again.
+    # Nothing came, perhaps for lack of a network: the next run tries all again.
     for shard in shards:
       Path(shard.path(out, '_stats.json')).unlink(missing_ok=True)
   return summary

@@ -11,14 +11,14 @@ from clip_jax.data.prepare.webdataset_shards import suffix_of
 
 # How images are resized, in the words of img2dataset; none is ever enlarged.
 MODES = ('no', 'keep_ratio', 'keep_ratio_largest', 'center_crop')
-# As a flag names them, which are suffixes, and as Pillow does.
+# The names of formats: as flags and suffixes of files, and as in Pillow.
 _FORMATS = {'jpg': 'JPEG', 'png': 'PNG', 'webp': 'WEBP'}
 FORMATS = tuple(_FORMATS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Resizing:
-  """What is done to images on arrival.
+  """Says how images are resized and encoded on arrival, and which are taken.
 
   Attributes:
     mode: of `MODES`: 'no' keeps the bytes as they came; 'keep_ratio' brings the

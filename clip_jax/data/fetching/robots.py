@@ -1,4 +1,4 @@
-"""What a site allows: robots.txt (RFC 9309) and the header X-Robots-Tag."""
+"""Reads what a site allows: robots.txt (RFC 9309) and X-Robots-Tag headers."""
 
 import dataclasses
 import re

@@ -66,7 +66,7 @@ class Shard:
 
 @dataclasses.dataclass
 class _Outcome:
-  """What became of one row; `start` and `length` are bytes of the spool."""
+  """The result of one row; `start` and `length` are bytes of the spool."""
 
   status: str
   reason: str

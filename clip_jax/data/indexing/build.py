@@ -63,7 +63,7 @@ PARTS = 'parts'
 
 
 class Summary(NamedTuple):
-  """What `build_index` did.
+  """The result of `build_index`.
 
   Attributes:
     folder: of the index.

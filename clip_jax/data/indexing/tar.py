@@ -93,7 +93,7 @@ class _Header(NamedTuple):
 
 
 class _Extension(NamedTuple):
-  """What extended headers say of the next member."""
+  """The values in extended headers that replace those of the next member."""
 
   start: int
   name: str | None = None

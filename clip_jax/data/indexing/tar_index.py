@@ -40,7 +40,7 @@ _REQUESTS = 32  # at a time
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """What an index says of a shard.
+  """A shard as an index describes it.
 
   Attributes:
     name: its path, relative to the root of the index.
@@ -103,7 +103,7 @@ class EntryArray:
 
 
 class TarIndex:
-  """Where the records of some shards lie.
+  """The index of tar shards: it says where each record lies.
 
   Attributes:
     root: the folder that names of shards are relative to.

@@ -65,7 +65,7 @@ _NAMED_DROPPED = 20
 
 @dataclasses.dataclass(frozen=True)
 class BuildJob:
-  """What to build.
+  """The settings of a build: the source, the layout and the limits.
 
   Attributes:
     spec, captions: the data set, as `open_source` has it.
@@ -118,7 +118,7 @@ class BuildJob:
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-  """What `build` did.
+  """The result of `build`.
 
   Attributes:
     source: the data set that was read.

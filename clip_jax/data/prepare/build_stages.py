@@ -43,7 +43,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """What is known of all records when the shards are written.
+  """Properties of all records, which decide how shards are written.
 
   Attributes:
     name: one of `LAYOUTS`.
@@ -59,7 +59,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-  """What the tasks read; it pickles.
+  """The input and the output folder of all tasks of a build; it pickles.
 
   Attributes:
     spec, captions: as `open_source` has them.

@@ -41,7 +41,7 @@ from clip_jax.progress import Progress, no_progress
 Task = TypeVar('Task')
 Counts = dict[str, Any]
 
-# What runs the tasks, and the module of this package that does.
+# The engines, and the module of this package that runs tasks on each.
 ENGINES = {
   'local': 'local_engine',
   'beam': 'beam_engine',
@@ -54,7 +54,7 @@ _READERS = 16  # markers that are read at a time, as a bucket answers slowly
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-  """What runs the tasks of a stage, all with the same outputs.
+  """Names what runs the tasks of a stage; all engines write the same bytes.
 
   Attributes:
     name: 'local', processes of this machine; 'beam', Apache Beam; 'ray', Ray

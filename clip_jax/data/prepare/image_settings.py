@@ -35,7 +35,7 @@ class PreparedImage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-  """What is done to each image; by default nothing, beyond decoding it.
+  """Says how images are resized and encoded; by default they are kept.
 
   Attributes:
     max_side: pixels; an image with a longer side is scaled down to it.

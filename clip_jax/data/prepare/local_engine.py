@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class Outcome(NamedTuple):
-  """How a job ended.
+  """The result of a job.
 
   Attributes:
     job: its index; 0 where it is not known which of them failed.
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 
 @runtime_checkable
 class Job(Protocol):
-  """What a process does; it pickles, as `engine.Job` does."""
+  """The interface of a job that a process runs; it pickles."""
 
   @property
   def name(self) -> str:
@@ -32,7 +32,7 @@ class Job(Protocol):
     ...
 
   def run(self) -> str:
-    """Does it, and returns '' or why it failed."""
+    """Does the job, and returns '' or why it failed."""
     ...
 
 

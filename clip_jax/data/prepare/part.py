@@ -1,4 +1,4 @@
-"""What is known of a run of records before they are written to shards.
+"""Describes a run of records before they are written to shards.
 
 The first stage of a build leaves two files for each run: a table of its
 records, and the images that were encoded anew. The second stage reads both, so

@@ -67,7 +67,7 @@ class Statistics:
 
 
 class Histogram:
-  """How often each whole number came."""
+  """Counts how often each whole number occurs."""
 
   def __init__(self) -> None:
     """Begins at nothing."""

@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Scheme(NamedTuple):
-  """How the data sets of a scheme are read.
+  """Says how the data sets of a scheme are read.
 
   Attributes:
     source_class: the name of the class, or of a function that makes one, in the

@@ -98,7 +98,7 @@ class ArrowFiles(ChunkedFiles):
 
 
 class _Batch(NamedTuple):
-  """Where a record batch lies in its file, with its header."""
+  """The position of a record batch in its file, with its header."""
 
   rows: int
   start: int

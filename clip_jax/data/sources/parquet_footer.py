@@ -48,7 +48,7 @@ class Group(NamedTuple):
 
 
 class Pages(NamedTuple):
-  """What the headers of some pages claim.
+  """The sizes that the headers of some pages claim.
 
   Attributes:
     unpacked: bytes of all pages after decompression.

@@ -24,7 +24,7 @@ _MAX_BYTES = 2**28
 
 
 class RowIndex(NamedTuple):
-  """What an index has.
+  """An index of Parquet files: the row counts of their row groups.
 
   Attributes:
     path: of its file.
