@@ -8,6 +8,7 @@ names the file. A file that is written replaces the old one once it is complete
 
 import contextlib
 import dataclasses
+import fcntl
 import io
 import json
 import os
@@ -121,6 +122,26 @@ def open_lock(path: str | os.PathLike) -> io.FileIO:
   except OSError as error:
     reason = reason_of(error)
     raise FailureError(f'{os.fspath(path)}: {reason}.') from error
+
+
+@contextlib.contextmanager
+def holding_lock(
+  path: str | os.PathLike, held: UsageError | FailureError
+) -> Iterator[None]:
+  """Holds the lock of a file for a block, against all other processes.
+
+  Args:
+    path: of the file; it is made where there is none.
+    held: is raised where another process holds the lock.
+  Raises:
+    FailureError: see `open_lock`.
+  """
+  with open_lock(path) as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise held from error
+    yield
 
 
 def append(path: str | os.PathLike, data: bytes) -> None:

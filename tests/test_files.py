@@ -202,6 +202,18 @@ def test_a_lock_is_not_waited_for(tmp_path):
     files.open_lock(tmp_path)
 
 
+def test_a_lock_that_is_held_raises_the_given_error(tmp_path):
+  path, held = tmp_path / 'lock', UsageError('it is held')
+  with (
+    files.holding_lock(path, held),
+    pytest.raises(UsageError, match='it is held'),
+    files.holding_lock(path, held),
+  ):
+    raise AssertionError
+  with files.holding_lock(path, held):  # it ends with its block
+    pass
+
+
 def test_a_file_is_replaced_whole(tmp_path):
   path = tmp_path / 'weights'
   path.write_text('old')

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.files import check_fields, open_lock, read_fields
+from clip_jax.files import check_fields, holding_lock, open_lock, read_fields
 from clip_jax.inference.embeddings import DIGEST_BYTES, Rows
 from clip_jax.inference.shards import Shard, ShardStore, make_shards
 
@@ -181,15 +181,12 @@ class EmbedFolder:
     Raises:
       UsageError: one is.
     """
-    with open_lock(self.path / f'{index}-of-{count}.lock') as lock:
-      try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as error:
-        which = f'--shard={index}/{count} of ' if count > 1 else ''
-        raise UsageError(
-          f'another process works on {which}{self.path}: wait for it, or name '
-          'another --out.'
-        ) from error
+    which = f'--shard={index}/{count} of ' if count > 1 else ''
+    held = UsageError(
+      f'another process works on {which}{self.path}: wait for it, or name '
+      'another --out.'
+    )
+    with holding_lock(self.path / f'{index}-of-{count}.lock', held):
       yield
 
   @contextlib.contextmanager

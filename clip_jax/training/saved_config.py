@@ -1,7 +1,6 @@
 """The run directory's config.json: written by a run, compared on resuming."""
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from clip_jax.data.sources import same_data, split_mixture
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import (
   check_fields,
-  open_lock,
+  holding_lock,
   read_bytes,
   read_json,
   replacing,
@@ -170,14 +169,11 @@ def claim_workdir(workdir: Workdir, config: Config) -> Iterator[None]:
     yield
     return
   workdir.folder.mkdir(parents=True, exist_ok=True)
-  with open_lock(workdir.folder / '.lock') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise UsageError(
-        f'another process trains in {workdir.name}: wait for it, or use '
-        'another --workdir.'
-      ) from error
+  held = UsageError(
+    f'another process trains in {workdir.name}: wait for it, or use another '
+    '--workdir.'
+  )
+  with holding_lock(workdir.folder / '.lock', held):
     path = workdir.folder / 'config.json'
     before = read_bytes(path) if path.exists() else None
     text = f'{json.dumps(config_to_json(config), indent=2)}\n'

@@ -9,7 +9,6 @@ the shards that are new or changed.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -56,7 +55,7 @@ from clip_jax.errors import (
   plural,
   reason_of,
 )
-from clip_jax.files import open_lock
+from clip_jax.files import holding_lock
 from clip_jax.progress import Progress, no_progress
 
 PARTS = 'parts'
@@ -276,13 +275,10 @@ def _locked(folder: str) -> Iterator[None]:
         f'{folder} has other files, such as {name}: name a folder for the '
         'index alone, by --out=DIR.'
       )
-  with open_lock(os.path.join(folder, '.lock')) as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise UsageError(
-        f'another process makes the index in {folder}: wait for it.'
-      ) from error
+  held = UsageError(
+    f'another process makes the index in {folder}: wait for it.'
+  )
+  with holding_lock(os.path.join(folder, '.lock'), held):
     yield
 
 

@@ -14,7 +14,6 @@ was begun with other settings or inputs is refused, never mixed.
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib
 import itertools
 import json
@@ -35,7 +34,7 @@ from clip_jax.errors import (
   one_line,
   reason_of,
 )
-from clip_jax.files import check_fields, open_lock, parse_json, to_bytes
+from clip_jax.files import check_fields, holding_lock, parse_json, to_bytes
 from clip_jax.progress import Progress, no_progress
 
 Task = TypeVar('Task')
@@ -237,13 +236,10 @@ def _lock(stage: str) -> Iterator[None]:
     os.makedirs(stage, exist_ok=True)
   except OSError as error:
     raise FailureError(f'{stage}: {reason_of(error)}.') from error
-  with open_lock(os.path.join(stage, '.lock')) as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise FailureError(
-        f'another process works in {stage}: wait for it, or end it.'
-      ) from error
+  held = FailureError(
+    f'another process works in {stage}: wait for it, or end it.'
+  )
+  with holding_lock(os.path.join(stage, '.lock'), held):
     yield
 
 
