@@ -241,12 +241,6 @@ class ExampleRecords(Source):
     number, position = self._records.find(index)
     return f'{self._names[number]}/{position}'
 
-  def captions(self, index: int) -> list[str]:
-    try:
-      return self[index]['caption']
-    except CorruptImageError:
-      return []
-
   def __getitem__(self, index: int) -> Record:
     example = self._example(index)
     images = list(example[self._image].bytes_list.value) or [b'']

@@ -4,6 +4,8 @@ import abc
 from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
+from clip_jax.data.decoding import CorruptImageError
+
 DEFAULT_CAPTIONS = ('caption',)
 # The records that are read to learn whether a source has captions: all of a
 # small source, a sample of a large one.
@@ -26,8 +28,8 @@ class Source(abc.ABC):
   """Records by index, of which there may be 10^9.
 
   It pickles, so that worker processes can have it. A subclass has `__len__`,
-  `__getitem__`, `id` and `captions`; where it knows its records without reading
-  them, it also overrides `captioned` and `outline`.
+  `__getitem__` and `id`; where it knows its records without reading them, it
+  also overrides `captions`, `captioned` and `outline`.
 
   Attributes:
     spec: the SPEC of the data.
@@ -59,12 +61,15 @@ class Source(abc.ABC):
   def id(self, index: int) -> str:
     """Returns the record's id, known also where its image is unreadable."""
 
-  @abc.abstractmethod
   def captions(self, index: int) -> list[str]:
-    """Returns the record's captions, without its image where possible.
+    """Returns the record's captions; a corrupt record has none.
 
-    A corrupt record has none.
+    It reads the whole record. A source that can read less overrides it.
     """
+    try:
+      return self[index]['caption']
+    except CorruptImageError:
+      return []
 
   def captioned(self) -> Sequence[int] | None:
     """Returns the indices of the records with a caption.

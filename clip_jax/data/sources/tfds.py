@@ -111,12 +111,6 @@ class TfdsSource(Source):
       pass  # A damaged file: the position names the record.
     return f'{self._split}/{index}'
 
-  def captions(self, index: int) -> list[str]:
-    try:
-      return self[index]['caption']
-    except CorruptImageError:
-      return []
-
   def __getitem__(self, index: int) -> Record:
     try:
       data = self._records[index]
