@@ -4,6 +4,8 @@ import collections
 import contextlib
 import gzip
 import io
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,6 +92,15 @@ class Server(ThreadingHTTPServer):
     self.agents: set[str] = set()
     self.counting = threading.Lock()
     self.ended = threading.Event()
+
+  def handle_error(
+    self,
+    request: socket.socket | tuple[bytes, socket.socket],
+    client_address: object,
+  ) -> None:
+    """Prints an error of ours; a client that hangs up is none."""
+    if not isinstance(sys.exception(), ConnectionError):
+      super().handle_error(request, client_address)
 
   def url(self, path: str) -> str:
     return f'http://127.0.0.1:{self.server_address[1]}{path}'
