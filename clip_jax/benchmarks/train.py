@@ -23,6 +23,7 @@ from clip_jax.data.sources import open_source
 from clip_jax.models import presets
 from clip_jax.models.counting import model_flops_utilization
 from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.objectives.objective import make_objective
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
 from clip_jax.training.optimizer import make_optimizer
@@ -68,9 +69,13 @@ def bench_train(
   module = DualEncoder(model, jnp.dtype(dtype), remat)
   # Steps with the pipeline, and those in turns.
   optimizer, schedule = paper_optimizer(WARM_UP_STEPS + 2 * steps + 1)
-  loss_fn = make_loss('softmax', 'all_gather', mesh, BATCH_AXES, 1)
+  objective = make_objective(
+    make_loss('softmax', 'all_gather', mesh, BATCH_AXES, 1)
+  )
   train_step = jit_train_step(
-    make_train_step(module, optimizer, schedule, loss_fn, preprocessing, mesh),
+    make_train_step(
+      module, optimizer, schedule, objective, preprocessing, mesh
+    ),
     abstract_state(module, optimizer, mesh),
     mesh,
   )

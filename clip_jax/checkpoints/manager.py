@@ -22,7 +22,7 @@ from clip_jax.checkpoints.reading import (
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import check_folder
 from clip_jax.models.description import Description
-from clip_jax.parallel import distributed, peer_failures
+from clip_jax.parallel import distributed
 
 _TREES = ('params', 'opt_state', 'batch_stats')
 _ITEMS = (*_TREES, 'description', 'position')
@@ -224,7 +224,7 @@ class Checkpoints:
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # these are not the fault of the checkpoint
     except Exception as error:  # a damaged file may raise anything
-      peer_failures.wait_if_peer_lost(error)
+      _wait_if_peer_lost(error)
       report_damage(self._root / str(step), error)
       return None
 
@@ -258,7 +258,7 @@ class Checkpoints:
 
   def _raise_failure(self, error: Exception) -> None:
     """Raises a FailureError, unless other processes or the devices failed."""
-    peer_failures.wait_if_peer_lost(error)
+    _wait_if_peer_lost(error)
     if not isinstance(error, jax.errors.JaxRuntimeError):
       raise self._failure(error) from error
 
@@ -285,6 +285,13 @@ def _save_in_chunks(tree: Any) -> ocp.args.StandardSave:
   """Saves large arrays in chunks, of which a reader decodes few at a time."""
   chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), tree)
   return ocp.args.StandardSave(tree, save_args=chunks)
+
+
+def _wait_if_peer_lost(error: Exception) -> None:
+  """Does not return where the error comes of another process that was lost."""
+  from clip_jax.parallel import peer_failures
+
+  peer_failures.wait_if_peer_lost(error)
 
 
 def _barrier(*, key: str, timeout_ms: int) -> None:

@@ -87,16 +87,50 @@ class DualEncoder(nn.Module):
       Unit-length image features, unit-length text features, the exponentiated
       logit scale, and the logit bias (0 where the model has none).
     """
-    scale = jnp.exp(self.logit_scale)
-    bias = jnp.zeros((), scale.dtype)
-    if self.config.initial_logit_bias is not None:
-      bias = jnp.asarray(self.logit_bias)
-    return (
-      unit_length(self.encode_image(images, train, kept_patches)),
-      unit_length(self.encode_text(tokens)),
-      scale,
-      bias,
+    outputs = self.outputs(
+      images,
+      tokens,
+      frozenset({'image_features', 'text_features'}),
+      train=train,
+      kept_patches=kept_patches,
     )
+    return (
+      outputs['image_features'],
+      outputs['text_features'],
+      *self.temperature(),
+    )
+
+  def outputs(
+    self,
+    images: Float[Array, 'B S S 3'],
+    tokens: Int[Array, 'C T'],
+    names: frozenset[str],
+    train: bool = False,
+    kept_patches: Int[Array, 'B K'] | None = None,
+  ) -> dict[str, Array]:
+    """Returns what an objective reads of the towers, each of them run once.
+
+    Args:
+      images, tokens, train, kept_patches: as in `__call__`.
+      names: what is read; a tower of which nothing is read is not run.
+    Returns:
+      Of `names`, 'image_features' [B, E] and 'text_features' [C, E], unit
+      length.
+    """
+    outputs = {}
+    if 'image_features' in names:
+      features = self.encode_image(images, train, kept_patches)
+      outputs['image_features'] = unit_length(features)
+    if 'text_features' in names:
+      outputs['text_features'] = unit_length(self.encode_text(tokens))
+    return outputs
+
+  def temperature(self) -> tuple[Float[Array, ''], Float[Array, '']]:
+    """Returns the exponentiated logit scale, and the logit bias, or 0."""
+    scale = jnp.exp(self.logit_scale)
+    if self.config.initial_logit_bias is None:
+      return scale, jnp.zeros((), scale.dtype)
+    return scale, jnp.asarray(self.logit_bias)
 
   def encode_image(
     self,

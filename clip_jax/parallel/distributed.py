@@ -22,7 +22,6 @@ from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 from jax.experimental import multihost_utils
 
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.parallel import peer_failures
 
 ADDRESS = 'JAX_COORDINATOR_ADDRESS'
 COUNT = 'JAX_NUM_PROCESSES'
@@ -125,6 +124,7 @@ def join_cluster(
   if cluster is None:
     yield
     return
+  from clip_jax.parallel import peer_failures
   from clip_jax.parallel.supervisor import run_supervised
 
   run_supervised(cluster.index, cluster.count, advice)
@@ -169,6 +169,8 @@ def _connect(cluster: Cluster) -> None:
   JAX has no parameter for how long process 0 waits before it names those that
   did not connect; the others have to wait longer, to be told.
   """
+  from clip_jax.parallel import peer_failures
+
   make_service = _jax.get_distributed_runtime_service
   _jax.get_distributed_runtime_service = functools.partial(
     make_service, cluster_register_timeout=_START_SECONDS

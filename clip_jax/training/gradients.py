@@ -3,7 +3,7 @@
 Shapes: B pairs of the batch, m of a micro-batch, E the joint space.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,44 +11,52 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from clip_jax.objectives.sharded import Loss
+from clip_jax.objectives.objective import Arrays, Inputs
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import BATCH_AXES, batch_shard_count
 
-Inputs = Mapping[str, jax.Array]  # arrays with a leading axis of pairs
-# (params, batch_stats, inputs) -> ((image features, text features, logit
-# scale, logit bias), updated batch_stats)
-Encode = Callable[[Any, Any, Inputs], tuple[tuple[jax.Array, ...], Any]]
-# (params, batch_stats, inputs) -> loss, gradients of params, batch_stats
-Gradients = Callable[[Any, Any, Inputs], tuple[jax.Array, Any, Any]]
+# (params, batch_stats, inputs) -> (what `Objective.encode` returns, updated
+# batch_stats)
+Encode = Callable[[Any, Any, Inputs], tuple[tuple[Arrays, Arrays], Any]]
+# What `Objective.loss` is.
+LossOfPairs = Callable[[Arrays, Arrays, Inputs], tuple[jax.Array, Arrays]]
+# (params, batch_stats, inputs) -> what `Objective.loss` returns, gradients of
+# params, updated batch_stats
+Gradients = Callable[
+  [Any, Any, Inputs], tuple[tuple[jax.Array, Arrays], Any, Any]
+]
 
 
 def whole_batch_gradients(
-  encode: Encode, loss_fn: Loss, mesh: Mesh
+  encode: Encode, loss_fn: LossOfPairs, mesh: Mesh
 ) -> Gradients:
   """Returns gradients for which both towers see all pairs in one pass."""
 
   def gradients(params, batch_stats, inputs):
     def objective(params):
-      outputs, updated = encode(params, batch_stats, inputs)
-      return loss_fn(*outputs), updated
+      (pairs, shared), updated = encode(params, batch_stats, inputs)
+      loss, parts = loss_fn(pairs, shared, inputs)
+      return loss, (parts, updated)
 
-    (loss, updated), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    return loss, _shard_as_params(grads, mesh), updated
+    (loss, (parts, updated)), grads = jax.value_and_grad(
+      objective, has_aux=True
+    )(params)
+    return (loss, parts), _shard_as_params(grads, mesh), updated
 
   return gradients
 
 
 def micro_batch_gradients(
-  encode: Encode, loss_fn: Loss, mesh: Mesh, micro_batch: int
+  encode: Encode, loss_fn: LossOfPairs, mesh: Mesh, micro_batch: int
 ) -> Gradients:
   """Returns exactly accumulated gradients (GradCache, arXiv 2101.06983).
 
-  The first scan computes the features of all micro-batches, without what a
-  backward pass needs. Then follow the loss over all B pairs and its derivatives
-  with respect to the features. The second scan encodes each micro-batch again,
-  and back-propagates these derivatives. Random draws are part of the inputs,
-  and so the same in both scans. The temperature takes part once, in the loss.
+  The first scan computes the features of all micro-batches (all that
+  `Objective.encode` makes of pairs), without what a backward pass needs. Then
+  follow the loss over all B pairs and its derivatives with respect to the
+  features. The second scan encodes each micro-batch again, and back-propagates
+  these derivatives. Random draws are part of the inputs, and so the same in
+  both scans. The temperature takes part once, in the loss.
 
   The batch norm of a ResNet sees each micro-batch by itself, in both scans.
 
@@ -60,15 +68,15 @@ def micro_batch_gradients(
     pieces = jax.tree.map(split, inputs)  # B ... -> B/m m ...
 
     def forward(batch_stats, piece):
-      (images, texts, scale, bias), updated = encode(params, batch_stats, piece)
-      return updated, ((images, texts), (scale, bias))
+      outputs, updated = encode(params, batch_stats, piece)
+      return updated, outputs
 
-    updated, (features, temperature) = jax.lax.scan(
-      forward, batch_stats, pieces
+    updated, (features, shared) = jax.lax.scan(forward, batch_stats, pieces)
+    (loss, parts), (feature_grads, shared_grads) = jax.value_and_grad(
+      loss_fn, argnums=(0, 1), has_aux=True
+    )(
+      jax.tree.map(join, features), jax.tree.map(lambda x: x[0], shared), inputs
     )
-    loss, (image_grads, text_grads, *temperature_grads) = jax.value_and_grad(
-      loss_fn, argnums=(0, 1, 2, 3)
-    )(*map(join, features), *(x[0] for x in temperature))
 
     def backward(total, step):
       piece, output_grads = step
@@ -80,13 +88,14 @@ def micro_batch_gradients(
       return _shard_as_params(total, mesh), None
 
     # The first micro-batch carries the whole gradient of the temperature.
-    once = [jnp.zeros_like(x).at[0].set(grad) for x, grad in
-            zip(temperature, temperature_grads, strict=True)]  # fmt: skip
+    once = jax.tree.map(
+      lambda x, grad: jnp.zeros_like(x).at[0].set(grad), shared, shared_grads
+    )
     total = _shard_as_params(jax.tree.map(jnp.zeros_like, params), mesh)
     total, _ = jax.lax.scan(
-      backward, total, (pieces, (split(image_grads), split(text_grads), *once))
+      backward, total, (pieces, (jax.tree.map(split, feature_grads), once))
     )
-    return loss, total, updated
+    return (loss, parts), total, updated
 
   shards = batch_shard_count(mesh)
   per_device = micro_batch // shards

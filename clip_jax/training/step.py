@@ -18,8 +18,8 @@ from jaxtyping import Array, Int
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize
+from clip_jax.objectives.objective import Objective, make_objective
 from clip_jax.objectives.registry import make_loss
-from clip_jax.objectives.sharded import Loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from clip_jax.parallel.partitioning import (
   activations_like_batch,
@@ -75,8 +75,10 @@ def build_train_program(
     module,
     optimizer,
     schedule,
-    make_loss(
-      objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
+    make_objective(
+      make_loss(
+        objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
+      )
     ),
     preprocessing,
     mesh,
@@ -95,7 +97,7 @@ def make_train_step(
   module: DualEncoder,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
-  loss_fn: Loss,
+  objective: Objective,
   preprocessing: Preprocessing,
   mesh: Mesh,
   *,
@@ -112,7 +114,7 @@ def make_train_step(
   Args:
     module: the model.
     optimizer, schedule: from `make_optimizer`.
-    loss_fn: of (image features, text features, logit scale, logit bias).
+    objective: what is minimized.
     preprocessing: its mean and std normalise the uint8 pixels.
     mesh: gradients are laid out on it as the parameters are.
     seed: the random draws are a function of the seed and the step.
@@ -130,20 +132,21 @@ def make_train_step(
   def encode(params, batch_stats, inputs):
     params = gather_embedding_tables(params, mesh, module.dtype)
     with activations_like_batch(mesh):
+      image = normalize(inputs['image'], preprocessing.mean, preprocessing.std)
       outputs, updated = module.apply(
         variables_of(params, batch_stats),
-        normalize(inputs['image'], preprocessing.mean, preprocessing.std),
-        inputs['tokens'],
-        train=True,
-        kept_patches=inputs.get('kept_patches'),
+        {**inputs, 'image': image},
+        method=objective.encode,
         mutable='batch_stats',
       )
     return outputs, updated.get('batch_stats', {})
 
   if micro_batch:
-    gradients_of = micro_batch_gradients(encode, loss_fn, mesh, micro_batch)
+    gradients_of = micro_batch_gradients(
+      encode, objective.loss, mesh, micro_batch
+    )
   else:
-    gradients_of = whole_batch_gradients(encode, loss_fn, mesh)
+    gradients_of = whole_batch_gradients(encode, objective.loss, mesh)
 
   def train_step(state: TrainState, batch: Batch):
     inputs = dict(batch)
@@ -155,7 +158,7 @@ def make_train_step(
         tower.patches,
         tower.kept_patches(patch_dropout),
       )
-    loss, gradients, batch_stats = gradients_of(
+    (loss, parts), gradients, batch_stats = gradients_of(
       state.params, state.batch_stats, inputs
     )
     norm = optax.global_norm(gradients)
@@ -177,6 +180,7 @@ def make_train_step(
       'logit_scale': jnp.exp(state.params['logit_scale']),
       'grad_norm': norm,
       'skipped': 1.0 - finite,
+      **{f'loss_{name}': part for name, part in parts.items()},
     }
     updated = TrainState(state.step + 1, params, opt_state, batch_stats)
     return _apply_if(finite, updated, state), metrics

@@ -11,6 +11,7 @@ import scipy.special
 
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.dual_encoder import DualEncoder, normalize
+from clip_jax.objectives.objective import make_objective
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from clip_jax.training.optimizer import make_optimizer
@@ -58,13 +59,13 @@ def compiled_step(
   """
   module = DualEncoder(config, **options)
   optimizer, schedule = make_optimizer(100, **tiny_config().optimizer)
-  loss_fn = make_loss(objective, form, mesh, BATCH_AXES, 2)
+  loss = make_loss(objective, form, mesh, BATCH_AXES, 2)
   step = jit_train_step(
     make_train_step(
       module,
       optimizer,
       schedule,
-      loss_fn,
+      make_objective(loss),
       Preprocessing(image_size=config.image.image_size),
       mesh,
       **(how or {}),
