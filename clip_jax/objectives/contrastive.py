@@ -65,7 +65,7 @@ def distributed_softmax_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
     del bias
     pairs = images.shape[0] * jax.lax.axis_size(axes)
     rows, columns = form(_log_sum_exp(scale), images, texts)
-    saved = _log(rows), _log(columns)
+    saved = log_of(rows), log_of(columns)
     matched = scale * jnp.sum(images * texts, axis=-1)
     total = jnp.sum(saved[0] + saved[1] - 2 * matched)
     return jax.lax.psum(total, axes) / (2 * pairs), saved
@@ -89,41 +89,64 @@ def distributed_softmax_loss(mesh: Mesh, axes: Axes, form: Form) -> Loss:
 
 
 def _log_sum_exp(scale: jax.Array) -> Reduction:
-  """Returns the reduction to the normaliser of each row and each column.
-
-  A normaliser is held as a maximum and a sum of exponentials relative to it,
-  which are updated with each tile (as in flash attention).
-  """
+  """Returns the reduction to the normaliser of each row and each column."""
 
   def init(features):
     zeros = jnp.zeros_like(features[:, 0])
     return zeros - jnp.inf, zeros
 
-  def add(sums, logits, axis):
-    highest, total = sums
-    higher = jnp.maximum(highest, logits.max(axis))
-    total = total * jnp.exp(highest - higher)
-    total += jnp.exp(logits - jnp.expand_dims(higher, axis)).sum(axis)
-    return higher, total
-
   def add_tile(rows, row_sums, columns, column_sums):
     logits = scale * cosine_similarity(rows, columns)
-    return add(row_sums, logits, 1), add(column_sums, logits, 0)
+    return (
+      add_to_softmax(row_sums, logits, 1),
+      add_to_softmax(column_sums, logits, 0),
+    )
 
-  def merge(sums, axes):
-    highest, total = sums
-    higher = jax.lax.pmax(highest, axes)
-    total = total * jnp.exp(highest - higher)
-    total = reduce_scatter(total, axes)
-    first = jax.lax.axis_index(axes) * total.shape[0]
-    own = jax.lax.dynamic_slice_in_dim(higher, first, total.shape[0])
-    return own, total
-
-  return Reduction(init, init, add_tile, merge)
+  return Reduction(init, init, add_tile, merge_softmax)
 
 
-def _log(sums: tuple[jax.Array, jax.Array]) -> jax.Array:
-  highest, total = sums
+def add_to_softmax(
+  sums: tuple[jax.Array, ...], logits: jax.Array, axis: int, *values: jax.Array
+) -> tuple[jax.Array, ...]:
+  """Adds a tile to the sums of a softmax over an axis of the logits.
+
+  They are held relative to a maximum, which is updated with each tile (as in
+  flash attention).
+
+  Args:
+    sums: the maximum, -inf before the first tile; the sum of exponentials; and
+      that of exponentials times each of the values.
+    logits: of the tile, r x c.
+    axis: over which it sums.
+    values: r x c.
+  """
+  highest, *totals = sums
+  higher = jnp.maximum(highest, logits.max(axis))
+  exponentials = jnp.exp(logits - jnp.expand_dims(higher, axis))
+  terms = [exponentials, *(exponentials * value for value in values)]
+  rescale = jnp.exp(highest - higher)
+  return higher, *(
+    total * rescale + term.sum(axis)
+    for total, term in zip(totals, terms, strict=True)
+  )
+
+
+def merge_softmax(
+  sums: tuple[jax.Array, ...], axes: Axes
+) -> tuple[jax.Array, ...]:
+  """Merges the sums of `add_to_softmax` over devices, as `Reduction.merge`."""
+  highest, *totals = sums
+  higher = jax.lax.pmax(highest, axes)
+  rescale = jnp.exp(highest - higher)
+  totals = [reduce_scatter(total * rescale, axes) for total in totals]
+  first = jax.lax.axis_index(axes) * totals[0].shape[0]
+  own = jax.lax.dynamic_slice_in_dim(higher, first, totals[0].shape[0])
+  return own, *totals
+
+
+def log_of(sums: tuple[jax.Array, ...]) -> jax.Array:
+  """Returns the logarithm of a softmax's normaliser, from its sums."""
+  highest, total, *_ = sums
   return highest + jnp.log(total)
 
 

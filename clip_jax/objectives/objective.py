@@ -42,26 +42,29 @@ class Term:
   Attributes:
     pairs: (a bound model, what its towers gave, inputs) -> arrays [B, ...] of
       these pairs, such as the log-likelihood of each caption.
-    loss: (all arrays of all pairs, inputs of all pairs) -> the loss, a scalar.
+    loss: (all arrays of all pairs, shared scalars, inputs of all pairs) -> the
+      loss, a scalar. Shared are `logit_scale` and `logit_bias`.
     outputs: what it reads of the towers, beyond the features: names that
       `DualEncoder.outputs` knows.
   """
 
   pairs: Callable[[DualEncoder, Arrays, Inputs], Arrays]
-  loss: Callable[[Arrays, Inputs], jax.Array]
+  loss: Callable[[Arrays, Arrays, Inputs], jax.Array]
   outputs: frozenset[str] = frozenset()
 
 
 def make_objective(
   contrastive: Loss | None,
   terms: Mapping[str, tuple[float, Term]] | None = None,
+  weight: float = 1.0,
 ) -> Objective:
   """Returns the weighted sum of a contrastive loss and of terms.
 
   Args:
-    contrastive: of image features, text features, logit scale and logit bias;
-      its weight is 1. Without it, only what the terms read is computed.
+    contrastive: of image features, text features, logit scale and logit bias.
+      Without it, only what the terms read is computed.
     terms: weights and terms, by the names of their metrics.
+    weight: of the contrastive loss.
   Returns:
     An objective whose loss has a part for each of them, before its weight,
     where there is more than one.
@@ -95,15 +98,16 @@ def make_objective(
     parts: dict[str, Any] = {}
     total: Any = 0.0
     if contrastive is not None:
-      parts['contrastive'] = total = contrastive(
+      parts['contrastive'] = contrastive(
         pairs['image_features'],
         pairs['text_features'],
         shared['logit_scale'],
         shared['logit_bias'],
       )
-    for name, (weight, term) in terms.items():
-      parts[name] = term.loss(pairs, inputs)
-      total = total + weight * parts[name]
+      total = weight * parts['contrastive']
+    for name, (weight_of_term, term) in terms.items():
+      parts[name] = term.loss(pairs, shared, inputs)
+      total = total + weight_of_term * parts[name]
     return total, parts if len(parts) > 1 else {}
 
   return Objective(encode, loss)

@@ -70,11 +70,14 @@ def make_loss(name: str, form: str, mesh: Mesh, axes: Axes, chunk: int) -> Loss:
     raise UsageError(
       f"objective.form={form!r}: the loss {name!r} has the form 'dense' only."
     )
+  return objective.distributed(mesh, axes, exchange_of(form, axes, chunk))
+
+
+def exchange_of(form: str, axes: Axes, chunk: int) -> Form:
+  """Returns how the columns come to the rows in a form that is not 'dense'."""
   if form == 'ring':
-    exchange = ring_form(axes, chunk)
-  else:
-    exchange = all_gather_form(axes, chunk if form == 'chunked' else None)
-  return objective.distributed(mesh, axes, exchange)
+    return ring_form(axes, chunk)
+  return all_gather_form(axes, chunk if form == 'chunked' else None)
 
 
 def check_chunk(form: str, chunk: int, batch_size: int, devices: int) -> None:

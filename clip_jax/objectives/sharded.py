@@ -137,12 +137,15 @@ def sharded_loss(
   mesh: Mesh,
   axes: Axes,
   value: Callable[..., tuple[jax.Array, Tree]],
-  gradients: Callable[..., tuple[jax.Array, ...]],
+  gradients: Callable[..., tuple[Tree, ...]],
 ) -> Loss:
   """Returns a loss of global arrays from what each device computes of it.
 
   Between value and gradient only the features and a few numbers for each pair
   are kept; the logits are computed again.
+
+  In place of the features of a side there may be a tree of arrays [B, ...]; the
+  derivatives are then trees as well.
 
   Args:
     mesh, axes: the devices, and the axes over which the batch is split.
@@ -169,7 +172,7 @@ def sharded_loss(
     return result, (*arguments, saved)
 
   def loss_backward(saved, cotangent):
-    return tuple(cotangent * gradient for gradient in backward(*saved))
+    return jax.tree.map(lambda gradient: cotangent * gradient, backward(*saved))
 
   loss.defvjp(loss_forward, loss_backward)
   return loss

@@ -31,7 +31,7 @@ SQUARE = Term(
   pairs=lambda model, towers, inputs: {
     'difference': towers['image_features'][:, 0] - inputs['target']
   },
-  loss=lambda pairs, inputs: jnp.mean(pairs['difference'] ** 2),
+  loss=lambda pairs, shared, inputs: jnp.mean(pairs['difference'] ** 2),
   outputs=frozenset({'image_features'}),
 )
 
@@ -53,11 +53,11 @@ def test_a_contrastive_loss_alone_is_itself_and_has_no_parts(model):
 
 
 def test_terms_are_weighted_and_named(model):
-  objective = make_objective(softmax_loss, {'square': (0.25, SQUARE)})
+  objective = make_objective(softmax_loss, {'square': (0.25, SQUARE)}, 0.5)
   loss, parts = value(model, objective)
   assert set(parts) == {'contrastive', 'square'}
   np.testing.assert_allclose(
-    loss, parts['contrastive'] + 0.25 * parts['square'], rtol=1e-6
+    loss, 0.5 * parts['contrastive'] + 0.25 * parts['square'], rtol=1e-6
   )
   assert parts['square'] > 0.1
 
