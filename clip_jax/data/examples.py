@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int32
+from jaxtyping import Float64, Int32, UInt8
 from PIL import Image
 
 from clip_jax.data.augment import Augmentation, augment
@@ -23,6 +23,7 @@ from clip_jax.errors import FailureError, check_choice, plural
 if TYPE_CHECKING:
   from clip_jax.data.captions import CaptionRule
   from clip_jax.data.fast_jpeg import ScaledImage
+  from clip_jax.data.views import Views
 
 # A run fails after so many records in a row without a caption that passes.
 MOST_FILTERED = 10_000
@@ -90,6 +91,8 @@ class CaptionedImage(NamedTuple):
     image: in RGB and upright.
     captions: those that pass the rule.
     key: equal for records whose images have the same bytes.
+    index: of the record, among those of all data sets.
+    id: of the record.
     corrupt: (id, reason) of each corrupt record before it.
     filtered: the number of records before it of which no caption passes.
   """
@@ -97,6 +100,8 @@ class CaptionedImage(NamedTuple):
   image: 'Image.Image | ScaledImage'
   captions: Captions
   key: int
+  index: int
+  id: str
   corrupt: tuple[tuple[str, str], ...] = ()
   filtered: int = 0
 
@@ -114,8 +119,10 @@ class Reader:
     max_corrupt_records: int,
     cache: bool,
     rule: 'CaptionRule | None' = None,
+    first: int = 0,
   ):
     self._source = source
+    self._first = first  # the index of its first record among all data sets
     self._decode = decode
     self._limit = max_corrupt_records
     self._cache: dict[int, CaptionedImage] | None = {} if cache else None
@@ -176,6 +183,8 @@ class Reader:
       self._decode(record['image']),
       captions,
       _key(record['image']),
+      self._first + index,
+      record['id'],
     )
 
   def _store(self, index: int, read: CaptionedImage) -> None:
@@ -204,34 +213,92 @@ def _memory_of(image: 'Image.Image | ScaledImage') -> int:
   return image.pixels.nbytes
 
 
+class DrawnView(NamedTuple):
+  """What an example of a batch was made of.
+
+  Attributes:
+    index: of the record, among those with captions of all data sets.
+    id: of the record.
+    view: its number.
+    caption: the one that was drawn.
+  """
+
+  index: int
+  id: str
+  view: int
+  caption: str
+
+
+# The views of a batch -> more arrays of it, with a row for each.
+Teachers = Callable[[Sequence[DrawnView]], dict[str, np.ndarray]]
+
+
+class Example(NamedTuple):
+  """An example of a batch; the fields that have no line are `CaptionedImage`'s.
+
+  Attributes:
+    pixels: of the view.
+    drawn: the record, the view and the caption.
+  """
+
+  pixels: UInt8[np.ndarray, 'S S 3']
+  drawn: DrawnView
+  key: int
+  corrupt: tuple[tuple[str, str], ...]
+  filtered: int
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
   """Draws a caption and an augmented view of a record's image.
 
   Grain seeds the generator by the position in the sequence of examples.
+
+  Attributes:
+    views: one of these is drawn; None makes one that is new each time.
   """
 
   preprocessing: Preprocessing
   augmentation: Augmentation
+  views: 'Views | None' = None
 
-  def __call__(self, element: CaptionedImage, rng: np.random.Generator):
-    caption = element.captions.draw(rng)
-    pixels = augment(element.image, self.preprocessing, self.augmentation, rng)
-    return pixels, caption, element.key, element.corrupt, element.filtered
+  def __call__(
+    self, element: CaptionedImage, rng: np.random.Generator
+  ) -> Example:
+    """Makes an example of a record."""
+    caption, view = element.captions.draw(rng), 0
+    if self.views is not None:
+      view = int(rng.integers(self.views.count))
+      rng = self.views.generator(element.id, view)
+    return Example(
+      augment(element.image, self.preprocessing, self.augmentation, rng),
+      DrawnView(element.index, element.id, view, caption),
+      element.key,
+      element.corrupt,
+      element.filtered,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Collate:
-  """Makes a batch of examples; all texts are tokenized in one call."""
+  """Makes a batch of examples; all texts are tokenized in one call.
+
+  Attributes:
+    teachers: gives more arrays.
+  """
 
   tokenizer: Tokenize
+  teachers: Teachers | None = None
 
-  def __call__(self, examples: Sequence[tuple]) -> dict[str, Any]:
-    pixels, captions, keys, corrupt, filtered = zip(*examples, strict=True)
-    tokens = np.asarray(self.tokenizer(list(captions)), np.int32)
+  def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+    """Makes a batch of examples."""
+    pixels, drawn, keys, corrupt, filtered = zip(*examples, strict=True)
+    captions = [view.caption for view in drawn]
+    tokens = np.asarray(self.tokenizer(captions), np.int32)
     return {
       'image': np.stack(pixels),
       'tokens': tokens,
+      **(self.teachers(drawn) if self.teachers else {}),
       'repeats': count_repeats(tokens, keys),
       'corrupt': tuple(itertools.chain(*corrupt)),
       'filtered': sum(filtered),

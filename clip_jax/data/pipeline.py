@@ -10,6 +10,7 @@ hosts, reads what it would have read without the interruption.
 """
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from clip_jax.data.examples import (
   Collate,
   Reader,
   Repeats,
+  Teachers,
   Tokenize,
   View,
   decoder_of,
@@ -34,6 +36,7 @@ from clip_jax.errors import UsageError
 
 if TYPE_CHECKING:
   from clip_jax.data.captions import CaptionRule
+  from clip_jax.data.views import Views
 
 # Batches made ahead of the one that trains.
 PREFETCH = 4
@@ -42,7 +45,8 @@ PREFETCH = 4
 class Batches(Iterator[dict[str, np.ndarray]]):
   """The training batches of this process, one for each step, without end.
 
-  A batch is {'image': uint8 [b, S, S, 3], 'tokens': int32 [b, T]}.
+  A batch is {'image': uint8 [b, S, S, 3], 'tokens': int32 [b, T]}, and has what
+  teachers add.
 
   Attributes:
     corrupt: the reason by id, for each record that was skipped so far.
@@ -114,6 +118,8 @@ def training_batches(
   captions: 'CaptionRule | None' = None,
   decode: str = 'fast',
   max_corrupt_records: int = 100,
+  views: 'Views | None' = None,
+  teachers: Teachers | None = None,
 ) -> Batches:
   """Returns the batches of this process, from `start_step` on.
 
@@ -141,6 +147,10 @@ def training_batches(
     decode: 'fast', or 'exact', with Pillow's pixels; see `decoder_of`.
     max_corrupt_records: the number of different corrupt records that end the
       run when it is exceeded.
+    views: of each record, one of which is drawn each time; by default every
+      view is new.
+    teachers: adds arrays about these views to a batch; it has to pickle if
+      workers > 0.
   Raises:
     UsageError: sizes that do not divide, or sources without captions.
     FailureError: (from next) more than max_corrupt_records are corrupt.
@@ -152,24 +162,25 @@ def training_batches(
       f'processes: use a multiple of {process_count}'
     )
   check_captions(sources)
-  sources = [_with_captions(source) for source in sources]
+  sources = captioned_sources(sources)
+  firsts = itertools.accumulate(map(len, sources), initial=0)
   augmentation = augmentation or Augmentation()
   decoder = decoder_of(decode, preprocessing, augmentation)
   stream = _training_order(
     [
-      Reader(source, decoder, max_corrupt_records, cache, captions)
-      for source in sources
+      Reader(source, decoder, max_corrupt_records, cache, captions, first)
+      for source, first in zip(sources, firsts, strict=False)
     ],
     weights,
     seed,
   )
-  views = stream.seed(seed % 2**32).random_map(
-    View(preprocessing, augmentation)
+  examples = stream.seed(seed % 2**32).random_map(
+    View(preprocessing, augmentation, views)
   )
-  batches = views.batch(
+  batches = examples.batch(
     batch_size // process_count,
     drop_remainder=True,  # There is none; without it batches of 1 overflow.
-    batch_fn=Collate(tokenizer),
+    batch_fn=Collate(tokenizer, teachers),
   )
   first = start_step * process_count + process_index
   iterator = batches[first::process_count].to_iter_dataset(
@@ -206,7 +217,7 @@ def step_records(
     sources, weights, batch_size, seed: as in `training_batches`.
     step: counted from 1; `training_batches` from start_step=0 gives it first.
   """
-  readers = [_Ids(_with_captions(source)) for source in sources]
+  readers = [_Ids(source) for source in captioned_sources(sources)]
   stream = _training_order(readers, weights, seed)
   first = (step - 1) * batch_size
   return [str(stream[i]) for i in range(first, first + batch_size)]
@@ -235,10 +246,13 @@ def _training_order(
   return grain.MapDataset.mix(streams, weights)
 
 
-def _with_captions(source: Source) -> Source:
-  """Returns the source without records that are known to have no caption."""
-  indices = source.captioned()
-  return source if indices is None else _Captioned(source, indices)
+def captioned_sources(sources: Iterable[Source]) -> list[Source]:
+  """Returns sources without the records that are known to have no caption."""
+  return [
+    source if indices is None else _Captioned(source, indices)
+    for source in sources
+    for indices in [source.captioned()]
+  ]
 
 
 class _Captioned(Source):

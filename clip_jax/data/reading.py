@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
@@ -13,6 +13,8 @@ from clip_jax.data.decoding import CorruptImageError, decode, first_reasons
 from clip_jax.data.images import preprocess
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
+
+Read = TypeVar('Read')  # what is read of a record
 
 _AHEAD = 64  # images
 
@@ -60,13 +62,25 @@ def read_ahead(
       again later changes nothing. An image that it cannot be applied to is
       unreadable.
   """
+  return map_ahead(
+    lambda index: _read(source, index, is_known, preprocessing), indices
+  )
+
+
+def map_ahead(
+  read: Callable[[int], Read], indices: Iterable[int]
+) -> Iterator[Read]:
+  """Calls a function with each index, by threads, some indices ahead.
+
+  Close the iterator to end its threads early.
+  """
   pool = ThreadPoolExecutor(
     min(os.cpu_count() or 1, 16), thread_name_prefix='read'
   )
-  waiting: collections.deque[Future[DecodedRecord]] = collections.deque()
+  waiting: collections.deque[Future[Read]] = collections.deque()
   try:
     for index in indices:
-      waiting.append(pool.submit(_read, source, index, is_known, preprocessing))
+      waiting.append(pool.submit(read, index))
       if len(waiting) > _AHEAD:
         yield waiting.popleft().result()
     while waiting:

@@ -180,7 +180,7 @@ class _NpzTable(EmbeddingsTable):
 
   def __init__(self, path: Path):
     self.path = path
-    arrays = _map_arrays(path)
+    arrays = map_arrays(path)
     for name in ('ids', 'kinds', 'captions'):
       utf8, offsets = f'{name}_utf8', f'{name}_offsets'
       if utf8 in arrays and offsets in arrays:
@@ -405,7 +405,7 @@ class _ParquetTable(EmbeddingsTable):
     return dict(counts)
 
 
-def _map_arrays(path: Path) -> dict[str, Any]:
+def map_arrays(path: Path) -> dict[str, Any]:
   """Returns the arrays of an .npz by name, mapped from the file."""
   archive = ZipArchive(path)
   arrays: dict[str, Any] = {}

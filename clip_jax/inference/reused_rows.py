@@ -6,7 +6,6 @@ the same way: its vector is taken, and its id and caption are made anew.
 
 import collections
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from clip_jax.inference.embeddings_reader import (
   EmbeddingsTable,
   open_embeddings,
 )
+from clip_jax.inference.identity import hash_each
 
 # The fields that the vectors of each kind depend on, beside the content.
 _DEPENDS = {
@@ -94,7 +94,7 @@ class EarlierRows:
       rows_now: ids and digests of all that are there now, some at a time.
     """
     hashes = [
-      (_hash_ids(ids), _halves(digests)[:, 0]) for ids, digests in rows_now
+      (hash_each(ids), _halves(digests)[:, 0]) for ids, digests in rows_now
     ]
     none = np.empty(0, np.uint64)
     ids = np.concatenate([none, *(x for x, _ in hashes)])
@@ -189,7 +189,7 @@ def _read(table: EmbeddingsTable, serving: set[str]) -> dict[str, EarlierRows]:
   columns: dict[str, list[tuple]] = collections.defaultdict(list)
   start = 0
   for block in table.contents():
-    kinds, ids = np.array(block.kinds), _hash_ids(block.ids)
+    kinds, ids = np.array(block.kinds), hash_each(block.ids)
     for kind in np.unique(kinds).tolist():
       rows = np.flatnonzero(kinds == kind)
       columns[kind].append((start + rows, block.digests[rows], ids[rows]))
@@ -204,10 +204,3 @@ def _read(table: EmbeddingsTable, serving: set[str]) -> dict[str, EarlierRows]:
 
 def _halves(digests: UInt8[np.ndarray, 'N 16']) -> UInt64[np.ndarray, 'N 2']:
   return np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
-
-
-def _hash_ids(ids: Iterable[str]) -> UInt64[np.ndarray, ' N']:
-  """Returns eight bytes for each id, the same for tables of both formats."""
-  encoded = (x.encode('utf-8', 'backslashreplace') for x in ids)
-  hashes = [hashlib.blake2b(x, digest_size=8).digest() for x in encoded]
-  return np.frombuffer(b''.join(hashes), np.uint64)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError, print_warnings
@@ -135,6 +135,17 @@ class ZeroShotModel(abc.ABC):
     return self._encode(
       'encode_text', tokens, lambda rows: np.stack(rows).astype(np.int32)
     )
+
+  def encode_pixels(
+    self, pixels: Iterable[UInt8[np.ndarray, 'S S 3']]
+  ) -> Float[np.ndarray, 'B E']:
+    """Returns image features of unit length, of images of the model's size.
+
+    Args:
+      pixels: each is taken as it is, without the model's resizing and crop; an
+        iterable is read as it is needed.
+    """
+    return self._encode('encode_image', pixels, np.stack)
 
   def classifier(
     self,
