@@ -29,6 +29,7 @@ VERBS = {
   'embed': 'write the embeddings of images or texts to a file',
   'search': 'find images or texts among what embed wrote',
   'convert': 'write a model in the layout of transformers or open_clip',
+  'interpolate': 'average the weights of models: WiSE-FT, model soups',
   'export': 'write programs and weights that run with JAX alone, or as ONNX',
   'plan': 'compile for a TPU that is not there: does it fit, how fast',
   'info': "a model's or preset's parameters, FLOPs and shapes",

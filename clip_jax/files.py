@@ -412,6 +412,24 @@ def replacing(
       temporary.unlink(missing_ok=True)
 
 
+def new_folder(path: str | os.PathLike) -> Path:
+  """Returns the path of a folder that is to be made, with its `~` expanded.
+
+  Raises:
+    UsageError: something is there that is not an empty folder, or there is no
+      folder to make it in.
+  """
+  path = typed_path(path)
+  if not path.parent.is_dir():
+    raise UsageError(f'{path}: there is no folder {path.parent}.')
+  free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+  if not free:
+    raise UsageError(
+      f'{path} exists and is not an empty folder: name another --out.'
+    )
+  return path
+
+
 @contextlib.contextmanager
 def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
   """Gives a temporary folder; once the block ends well, moves it to `path`.
@@ -429,9 +447,10 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
   try:
     part.mkdir()
     yield part
-    for file in part.iterdir():
-      with open(file, 'rb') as written:
-        os.fsync(written.fileno())
+    for file in part.rglob('*'):
+      if file.is_file():
+        with open(file, 'rb') as written:
+          os.fsync(written.fileno())
     if path.exists():
       path.rename(old)
     part.rename(path)

@@ -237,7 +237,7 @@ class Checkpoints:
     """Refuses to write to a local disk that has too little space."""
     if not os.path.isdir(self._root):  # gs:// and the like
       return
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(_arrays(state)))
     free = shutil.disk_usage(self._root).free
     if free < needed:
       raise self._failure(

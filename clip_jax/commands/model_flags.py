@@ -22,13 +22,18 @@ _MODEL_EXAMPLE = (
 
 def define_model(values: flags.FlagValues) -> None:
   """Defines --model, and how it is read: what `clip_jax.load` takes."""
-  text, number = flags.DEFINE_string, flags.DEFINE_integer
   define_path(
     values,
     'model',
     "a run's workdir or checkpoint, a directory of transformers or open_clip, "
     'a weight file, or an export',
   )
+  define_reading(values)
+
+
+def define_reading(values: flags.FlagValues) -> None:
+  """Defines how a model is read, as `define_model` does."""
+  text, number = flags.DEFINE_string, flags.DEFINE_integer
   text(
     'preset',
     None,
@@ -148,18 +153,25 @@ def embed_job(
   )
 
 
-def read_model(values: flags.FlagValues) -> 'Loaded':
+def read_model(
+  values: flags.FlagValues, reference: str | None = None, **options: Any
+) -> 'Loaded':
   """Returns the same model before it is on a device, in the dtypes of its
   files.
+
+  Args:
+    reference: instead of --model.
+    options: of `loading.read_model`, such as `dtype`.
   """
   from clip_jax.inference import loading
 
   return loading.read_model(
-    reference_of(values),
+    reference or reference_of(values),
     hints=loading.Hints(
       values.preset, values.activation, _heads(values), values.weights
     ),
     **_reading(values),
+    **options,
   )
 
 

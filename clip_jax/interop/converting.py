@@ -9,7 +9,7 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.errors import UsageError
-from clip_jax.files import replacing_folder, to_bytes, typed_path
+from clip_jax.files import new_folder, replacing_folder, to_bytes
 from clip_jax.interop import (
   hugging_face,
   hugging_face_keys,
@@ -95,14 +95,7 @@ def check_call(target: str, directory: str | os.PathLike) -> None:
     raise UsageError(
       f'no layout {target!r}: choose one of {", ".join(_LAYOUTS)}.'
     )
-  path = typed_path(directory)
-  if not path.parent.is_dir():
-    raise UsageError(f'{path}: there is no folder {path.parent}.')
-  free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-  if not free:
-    raise UsageError(
-      f'{path} exists and is not an empty folder: name another --out.'
-    )
+  new_folder(directory)
 
 
 def _hugging_face(

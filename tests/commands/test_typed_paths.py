@@ -34,11 +34,11 @@ _NO_PATHS = {
   'user_agent', 'engine', 'beam_options', 'shard_bytes', 'format',
   'decode', 'text_column', 'image_column', 'id_column', 'width_column',
   'height_column', 'score_column', 'hash_column', 'embedding_column',
-  'balance', 'copies',
+  'balance', 'copies', 'alpha', 'soup',
 }  # fmt: skip
 _HELD = {
   'images', 'data', 'train', 'validation', 'overlap_with', 'datasets',
-  'tokenizer', 'templates', 'labels', 'evaluation',
+  'tokenizer', 'templates', 'labels', 'evaluation', 'others',
 }  # fmt: skip
 
 
