@@ -100,6 +100,9 @@ def get_config() -> ConfigDict:
   # others, as in (0.7, 0.3) for synthetic beside alt-text; of a record that
   # lacks one, among those that it has. (): each text is as likely.
   c.data.caption_weights = ()
+  # Prompts around a caption, which of labelled data is the name of a class, as
+  # 'a photo of a {}.'; one is drawn each time (FLYP). (): the caption as it is.
+  c.data.templates = ()
   # Captions that are left out; the next record comes for one that has none
   # left. Of a maximum, 0 is none.
   c.data.filter = ConfigDict()

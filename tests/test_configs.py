@@ -93,7 +93,7 @@ def test_recipes_are_the_papers(recipe):
   assert config.total_steps == epochs * 400_000_000 // 32_768
 
 
-@pytest.mark.parametrize('recipe', [*PAPER, 'siglip_b16'])
+@pytest.mark.parametrize('recipe', [*PAPER, 'siglip_b16', 'finetune'])
 def test_a_recipe_can_be_laid_out_on_its_topology(recipe):
   """What `plan` compiles, up to the compiler: the model, and the batch."""
   module = importlib.import_module(f'configs.{recipe}')

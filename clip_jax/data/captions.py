@@ -27,6 +27,9 @@ class CaptionRule:
     min_characters, max_characters: of a caption; a maximum of 0 is none.
     min_words, max_words: likewise; words are what white space separates.
     drop: a regular expression; a caption in which it matches is left out.
+    templates: prompts with a slot '{}' for a caption that has passed, each as
+      likely (FLYP, arXiv 2212.00638, where captions are names of classes). ():
+      captions are as they are.
   """
 
   weights: tuple[float, ...] = ()
@@ -35,6 +38,7 @@ class CaptionRule:
   min_words: int = 0
   max_words: int = 0
   drop: str = ''
+  templates: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     """Refuses impossible values.
@@ -55,6 +59,12 @@ class CaptionRule:
       raise UsageError(
         f'data.filter.drop={self.drop!r} is no regular expression: {error}.'
       ) from error
+    for template in self.templates:
+      if not isinstance(template, str) or '{}' not in template:
+        raise UsageError(
+          f'data.templates: {template!r} has no slot: write {{}} where the '
+          "caption goes, as in 'a photo of a {}.'"
+        )
     numbers = np.array(self.weights, float)
     if self.weights and not (
       np.isfinite(numbers).all() and (numbers >= 0).all() and numbers.any()
@@ -79,7 +89,11 @@ class CaptionRule:
   @property
   def filters(self) -> bool:
     """True if a filter is set, so that a caption can be left out."""
-    return dataclasses.replace(self, weights=()) != CaptionRule()
+    return self._filter != CaptionRule()
+
+  @property
+  def _filter(self) -> 'CaptionRule':
+    return dataclasses.replace(self, weights=(), templates=())
 
   def passes(self, text: str) -> bool:
     """Returns whether a caption passes the filter."""
@@ -93,8 +107,19 @@ class CaptionRule:
   def choose(self, record: Record) -> tuple[list[str], list[float] | None]:
     """Returns the captions of a record that pass, and how likely each is.
 
-    The second is None where all are as likely.
+    With templates, each caption stands in each of them. The second is None
+    where all are as likely.
     """
+    texts, likely = self._choose(record)
+    if not self.templates:
+      return texts, likely
+    prompts = [t.replace('{}', text) for text in texts for t in self.templates]
+    if likely is None:
+      return prompts, None
+    count = len(self.templates)
+    return prompts, [x / count for x in likely for _ in self.templates]
+
+  def _choose(self, record: Record) -> tuple[list[str], list[float] | None]:
     texts = record['caption']
     columns = record.get('columns') or [0] * len(texts)
     pairs = [
@@ -135,7 +160,7 @@ class CaptionRule:
 
   def text(self) -> str:
     """Returns the filter in short, for messages."""
-    fields = dataclasses.asdict(dataclasses.replace(self, weights=()))
+    fields = dataclasses.asdict(self._filter)
     return ', '.join(f'{name}={x!r}' for name, x in fields.items() if x)
 
 

@@ -231,15 +231,19 @@ def caption_rule(config: Config) -> 'CaptionRule | None':
   """Returns which captions training may draw, and how often; None for all.
 
   Raises:
-    UsageError: `data.caption_weights` or `data.filter` is impossible.
+    UsageError: `data.caption_weights`, `data.templates` or `data.filter` is
+      impossible.
   """
   data = config.data
-  if not data.caption_weights and not any(data.filter.values()):
+  choices = (data.caption_weights, data.templates, *data.filter.values())
+  if not any(choices):
     return None
   from clip_jax.data.captions import CaptionRule
 
   rule = CaptionRule(
-    tuple(map(float, data.caption_weights)), **data.filter.to_dict()
+    tuple(map(float, data.caption_weights)),
+    templates=tuple(data.templates),
+    **data.filter.to_dict(),
   )
   rule.check_columns(data.captions)
   return rule

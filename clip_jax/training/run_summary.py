@@ -49,6 +49,10 @@ def draw_captions(sources: Sequence[Source]) -> tuple[list[str], bool]:
 
 def warn_of_truncated_captions(run: Run, captions: Sequence[str]) -> None:
   """Warns on stderr of captions that are longer than the context."""
+  templates = run.config.data.templates
+  if templates:
+    longest = max(templates, key=len)
+    captions = [longest.replace('{}', caption) for caption in captions]
   lengths = run.tokenizer.text_lengths(captions)
   truncated = int((lengths > run.tokenizer.context_length).sum())
   if truncated:

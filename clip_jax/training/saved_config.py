@@ -56,6 +56,7 @@ _DEFAULTS_OF_OLD_RUNS = {
   'data.mean': list(CLIP_MEAN),
   'data.resize_to': [],
   'data.std': list(CLIP_STD),
+  'data.templates': [],
   'initialize_from': '',
   'initialize_new_vocabulary': False,
   'initialize_text_positions': 'append',

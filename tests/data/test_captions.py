@@ -182,3 +182,50 @@ def test_what_passes_is_said_before_a_run(tmp_path):
   (line,) = rule.describe([source])
   assert line.endswith('2 of 3 captions pass data.filter (min_words=2)')
   assert CaptionRule((1.0,)).describe([source]) == []
+
+
+def test_each_template_is_as_likely():
+  rule = CaptionRule(templates=('a photo of a {}.', '{}', 'two {}, {}'))
+  choice = Captions(*rule.choose(record(['cat'])))
+  assert choice == Captions(['a photo of a cat.', 'cat', 'two cat, cat'])
+  rng = np.random.default_rng(0)
+  drawn = collections.Counter(choice.draw(rng) for _ in range(3000))
+  assert all(abs(drawn[text] / 3000 - 1 / 3) < 0.03 for text in choice.texts)
+
+
+def test_templates_keep_the_weights_of_columns_and_the_filter():
+  rule = CaptionRule((0.8, 0.2), max_characters=3, templates=('a {}', 'the {}'))
+  assert rule.filters
+  choice = Captions(*rule.choose(record(['cat', 'horse', 'pet'], [0, 0, 1])))
+  assert choice.texts == ['a cat', 'the cat', 'a pet', 'the pet']
+  assert choice.probabilities == pytest.approx([0.4, 0.4, 0.1, 0.1])
+  assert not CaptionRule(templates=('a {}',)).filters
+  assert rule.text() == 'max_characters=3'
+
+
+def test_classes_become_prompts_that_are_drawn_anew(tmp_path):
+  write_pictures(
+    tmp_path, [f'{name}/{i}.png' for name in ('red_cat', 'dog') for i in '1234']
+  )
+  source = open_source(f'folder:{tmp_path}')
+  rule = CaptionRule(templates=('{}', 'a photo of a {}.'))
+  seen = []
+
+  def keep(texts):
+    seen.extend(texts)
+    return lengths(texts)
+
+  stream = training_batches(
+    source, tokenizer=keep, preprocessing=Preprocessing(8), batch_size=8,
+    seed=1, threads=0, captions=rule,
+  )  # fmt: skip
+  for _ in range(8):
+    next(stream)
+  assert set(seen) == {
+    'red cat', 'dog', 'a photo of a red cat.', 'a photo of a dog.'
+  }  # fmt: skip
+
+
+def test_a_template_needs_a_slot():
+  with pytest.raises(UsageError, match="'a photo' has no slot"):
+    CaptionRule(templates=('a {}', 'a photo'))

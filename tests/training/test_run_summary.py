@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from clip_jax.data.sources import Source
+from clip_jax.errors import UsageError
 from clip_jax.training.config import with_defaults
 from clip_jax.training.run import prepare_run
 from clip_jax.training.run_summary import (
@@ -103,6 +104,19 @@ def test_cut_captions_are_said(config, capsys):
     warn_of_truncated_captions(run, draw_captions(run.sources)[0])
     message = '24 of 24 captions looked at are longer than'
     assert (message in capsys.readouterr().err) == said
+
+
+def test_captions_are_as_long_as_their_prompts(config, capsys):
+  config.model.text.context_length = 9
+  for templates, said in (((), False), (('{}', 'a bad photo of {}.'), True)):
+    config.data.templates = templates
+    run = prepare_run(with_defaults(config))
+    capsys.readouterr()
+    warn_of_truncated_captions(run, draw_captions(run.sources)[0])
+    assert ('24 of 24 captions' in capsys.readouterr().err) == said
+  config.data.templates = ('a photo',)
+  with pytest.raises(UsageError, match="'a photo' has no slot"):
+    prepare_run(with_defaults(config))
 
 
 def test_the_loss_of_held_out_pairs_needs_no_task(config, tmp_path):
