@@ -363,7 +363,9 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def to_bytes(content: dict[str, Any]) -> bytes:
   """Returns a JSON object as the content of a file that a person may read."""
-  return json.dumps(content, ensure_ascii=False, indent=2).encode() + b'\n'
+  text = json.dumps(content, ensure_ascii=False, indent=2)
+  # Names of files that are no UTF-8; JSON has the same escape for them.
+  return text.encode('utf-8', 'backslashreplace') + b'\n'
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 usage:
   clip-jax data fetch LIST… --out=DIR [--url_column=…] [--caption_column=…]
       [--resize=no|keep_ratio|keep_ratio_largest|center_crop] [--image_size=N]
-      [--host_rate=N] [--retries=N] [--timeout=S] [--workers=N] [--json]
+      [--host_rate=N] [--retries=N] [--timeout=S] [--retry_failed]
+      [--workers=N] [--json]
 
 examples:
   clip-jax data fetch urls.txt --out=shards
@@ -17,7 +18,9 @@ URL a line; its other columns go into the .json of each image. A column sha256
 is compared with what comes. Shards are as img2dataset writes them (00000.tar,
 00000.parquet with the status of each URL, 00000_stats.json); wds:DIR/*.tar
 reads them. Images are kept byte for byte, unless --resize makes larger ones
-smaller. A killed command goes on with the shards that are not complete.
+smaller. A killed command goes on with the shards that are not complete;
+--retry_failed also asks again for the URLs that failed in those that are, and
+keeps what came.
 
 robots.txt and the header X-Robots-Tag (noai, noimageai, noindex, noimageindex)
 are obeyed. Addresses that are not of the public internet are refused, also
@@ -75,6 +78,12 @@ def define_flags(values: flags.FlagValues) -> None:
   number('connect_timeout', 10.0, 'seconds to reach a host')
   number('timeout', 30.0, 'seconds for a whole answer')
   integer('retries', 2, 'attempts after the first', 0)
+  flags.DEFINE_bool(
+    'retry_failed',
+    False,
+    'ask again for the URLs that failed in an earlier run',
+    flag_values=values,
+  )
   number('max_retry_after', 60.0, 'seconds that a server may put us off')
   number('max_megabytes', 32.0, 'of an answer, also when unpacked')
   text('user_agent', 'clip-jax/0.1', 'who we are; robots.txt knows the name '
@@ -117,7 +126,12 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   fetch = _fetch_of(values)
   engine = common_flags.engine_of(values)
   summary = fetch_lists(
-    words, out, fetch, engine=engine, progress=show_progress
+    words,
+    out,
+    fetch,
+    retry_failed=values.retry_failed,
+    engine=engine,
+    progress=show_progress,
   )
   if values.json:
     printing.print_json(summary)

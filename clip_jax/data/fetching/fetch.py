@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -40,7 +39,7 @@ class Fetch:
     columns: of the lists.
     shard_size: rows of a shard.
     resizing: what is done to images.
-    limits: of the network; another one next time changes no shard that is done.
+    limits: of the network; other ones may be tried the next time.
   """
 
   columns: Columns = dataclasses.field(default_factory=Columns)
@@ -66,6 +65,7 @@ def fetch_lists(
   out: str,
   fetch: Fetch = _DEFAULTS,
   *,
+  retry_failed: bool = False,
   engine: Engine = _ONE_PROCESS,
   progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -74,6 +74,8 @@ def fetch_lists(
   Args:
     patterns: paths of lists, with braces and globs; see `storage.expand`.
     out: the folder of the shards, local or remote.
+    retry_failed: whether the URLs that failed are asked for again in shards
+      that are complete; their images stay.
     engine: its workers are processes, which share the limits of hosts.
     progress: shows the URLs of each shard (one worker), or the shards.
   Returns:
@@ -86,7 +88,8 @@ def fetch_lists(
     FailureError: a file cannot be read or written.
   """
   _check_folder(out)
-  paths = [path for pattern in patterns for path in storage.expand(pattern)]
+  expanded = [path for pattern in patterns for path in storage.expand(pattern)]
+  paths = list(dict.fromkeys(expanded))
   for path in paths:  # a wrong list is refused before the work begins
     next(read_batches(path, fetch.columns), None)
   lists = [
@@ -124,21 +127,19 @@ def fetch_lists(
     function,
     out,
     engine=engine,
-    settings={
-      'resizing': fetch.resizing,
-      'allow_private': fetch.limits.allow_private,
-    },
+    settings={'resizing': fetch.resizing},
     outputs=lambda shard: [
       shard.path(out, ending) for ending in ('.tar', '.parquet', '_stats.json')
     ],
+    redo=lambda own: retry_failed and own['successes'] < own['urls'],
     progress=progress if len(shards) > 1 else no_progress,
     unit='shards',
   )
   summary = _summary(counts, out)
-  if not summary['successes'] and not storage.is_remote(out):
+  if not summary['successes']:
     # Nothing came, perhaps for lack of a network: the next run tries all again.
     for shard in shards:
-      Path(shard.path(out, '_stats.json')).unlink(missing_ok=True)
+      storage.remove(shard.path(out, '_stats.json'))
   return summary
 
 
@@ -227,6 +228,7 @@ def describe(summary: dict[str, Any]) -> str:
   lines += [f'  {n:>9,}  {x}' for x, n in summary['reasons'].items()]
   if summary['reasons']:
     lines.append(what_failed_most(summary))
+    lines.append('the same command with --retry_failed asks for them again')
   return '\n'.join(lines)
 
 

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
@@ -27,11 +27,12 @@ from clip_jax.data.fetching.client import Client, Limits
 from clip_jax.data.fetching.failure import FetchError
 from clip_jax.data.fetching.resize import Resizing, take_image
 from clip_jax.data.fetching.url_list import Row
+from clip_jax.data.indexing.tar import members
 from clip_jax.data.prepare.webdataset_shards import (
   OVERHEAD_BYTES,
   write_member,
 )
-from clip_jax.errors import one_line
+from clip_jax.errors import MissingFileError, one_line
 from clip_jax.files import to_bytes
 from clip_jax.progress import Progress, no_progress
 
@@ -89,6 +90,9 @@ def fetch_shard(
 ) -> dict[str, Any]:
   """Fetches the images of a shard and writes its files.
 
+  Images that an earlier call fetched are kept, as long as its files are there;
+  the other URLs are asked for.
+
   Args:
     out: the folder of all shards.
     shard_size: rows of a full shard, of which keys are made.
@@ -105,13 +109,16 @@ def fetch_shard(
   rows = table.to_pylist()
   folder = None if storage.is_remote(out) else out
   with tempfile.TemporaryFile(dir=folder) as spool:
+    earlier = _keep_images(shard, out, rows, spool)
     fetching = _Fetching(spool, resizing, limits)
-    outcomes = asyncio.run(fetching.run(rows, progress))
+    outcomes = asyncio.run(fetching.run(rows, earlier, progress))
     keys = _keys(shard.number, shard_size, len(rows))
     described = [
       _describe(row, key, outcome)
       for row, key, outcome in zip(rows, keys, outcomes, strict=True)
     ]
+    if earlier:  # killed from here on, the shard counts as incomplete
+      storage.remove(shard.path(out, '_stats.json'))
     with storage.writing(shard.path(out, '.tar')) as path:
       _write_tar(path, _samples(spool, described, outcomes))
   with storage.writing(shard.path(out, '.parquet')) as path:
@@ -129,6 +136,49 @@ def fetch_shard(
   return counts
 
 
+def _keep_images(
+  shard: Shard, out: str, rows: Sequence[Row], spool: IO[bytes]
+) -> dict[int, _Outcome]:
+  """Copies the images of a shard that was fetched before into the spool.
+
+  Returns:
+    The outcomes of the rows whose images are there, by the rows' positions.
+  """
+  try:
+    with storage.open_file(shard.path(out, '.parquet')) as file:
+      before = pq.read_table(file).to_pylist()
+    tar = storage.open_file(shard.path(out, '.tar'))
+  except (MissingFileError, pa.ArrowException):
+    return {}
+  if [row.get('url') for row in before] != [row.get('url') for row in rows]:
+    return {}
+  outcomes: dict[int, _Outcome] = {}
+  with tar:
+    size = tar.seek(0, os.SEEK_END)
+
+    def read(offset: int, length: int) -> bytes:
+      tar.seek(offset)
+      return tar.read(length)
+
+    sound = [x for x in members(read, size) if x.problem is None]
+    named = [(x.key_and_suffix() or ('', ''), x) for x in sound]
+    images = {
+      key: (suffix, member)
+      for (key, suffix), member in named
+      if suffix not in ('json', 'txt')
+    }
+    for index, row in enumerate(before):
+      if row['status'] == SUCCESS and row['key'] in images:
+        suffix, member = images[row['key']]
+        start = spool.tell()
+        length = spool.write(read(member.data, member.size))
+        sizes = tuple(row[name] for name in _SIZES)
+        outcomes[index] = _Outcome(
+          SUCCESS, '', None, start, length, suffix, row['sha256'], sizes
+        )
+  return outcomes
+
+
 class _Fetching:
   """Fetches rows, and puts their images into a spool as they come."""
 
@@ -140,22 +190,27 @@ class _Fetching:
     self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
   async def run(
-    self, rows: Sequence[Row], progress: Progress
+    self,
+    rows: Sequence[Row],
+    earlier: Mapping[int, _Outcome],
+    progress: Progress,
   ) -> list[_Outcome]:
-    """Returns what became of each row."""
-    outcomes: list[_Outcome | None] = [None] * len(rows)
+    """Returns what became of each row; those of `earlier` are not fetched."""
+    outcomes = dict(earlier)
 
     async def fetch(client: Client, index: int) -> None:
       outcomes[index] = await self._fetch(client, rows[index])
 
     async with Client(self._limits) as client:
       tasks = [
-        asyncio.create_task(fetch(client, index)) for index in range(len(rows))
+        asyncio.create_task(fetch(client, index))
+        for index in range(len(rows))
+        if index not in earlier
       ]
       for task in progress(asyncio.as_completed(tasks), len(tasks), 'URLs'):
         await task
     self._decoders.shutdown()
-    return [outcome for outcome in outcomes if outcome is not None]
+    return [outcomes[index] for index in range(len(rows))]
 
   async def _fetch(self, client: Client, row: Row) -> _Outcome:
     """Fetches one row; whatever is wrong with it is its outcome."""

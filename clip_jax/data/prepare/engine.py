@@ -21,7 +21,6 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 from clip_jax.data import storage
@@ -132,6 +131,7 @@ def run_stage(
   engine: Engine = LOCAL,
   settings: Mapping[str, Any] | None = None,
   outputs: Callable[[Task], Sequence[str]] = lambda task: (),
+  redo: Callable[[Counts], bool] = lambda counts: False,
   progress: Progress = no_progress,
   unit: str = 'tasks',
   size: Callable[[Task], int] = lambda task: 1,
@@ -152,6 +152,7 @@ def run_stage(
     settings: all else that the outputs depend on.
     outputs: the files that a task writes. Where one of them has gone, its task
       is done again.
+    redo: whether a task that returned such counts is done again, too.
     progress: shows how much is done.
     unit: of the progress: 'records'.
     size: the number of units of a task.
@@ -168,7 +169,9 @@ def run_stage(
   with _lock(stage):
     _check_settings(folder, name, stage, len(tasks), settings or {})
     counts = _read_markers(folder, name, stage, tasks)
-    for index in _without_outputs(stage, [outputs(task) for task in tasks]):
+    again = [index for index, own in counts.items() if redo(own)]
+    again += _without_outputs(stage, [outputs(task) for task in tasks])
+    for index in again:
       counts.pop(index, None)
     jobs = [
       Job(f'{name} {index} ({_label(task)})', function, task, marker)
@@ -329,7 +332,7 @@ def _without_outputs(stage: str, outputs: Sequence[Sequence[str]]) -> list[int]:
         # See `files.replacing`: .NAME.UUID.part
         whole = storage.join(folder, name[1:].rsplit('.', 2)[0])
         if name.endswith('.part') and (whole in wanted or folder == stage):
-          Path(folder, name).unlink(missing_ok=True)
+          storage.remove(storage.join(folder, name))
   return [
     index for index, paths in enumerate(outputs) if not there.issuperset(paths)
   ]

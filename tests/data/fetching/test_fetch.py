@@ -50,7 +50,9 @@ def bomb():
 ONE = Engine(workers=1)
 
 
-def fetch(tmp_path, urls, limits=FAST, engine=ONE, **options):
+def fetch(
+  tmp_path, urls, limits=FAST, engine=ONE, *, retry_failed=False, **options
+):
   """Fetches URLs with captions; returns the summary and the rows."""
   rows = [
     {'url': url, 'caption': f'caption {i}', 'score': i / 2}
@@ -61,7 +63,9 @@ def fetch(tmp_path, urls, limits=FAST, engine=ONE, **options):
     path.write_text('\n'.join(json.dumps(row) for row in rows))
   out = str(tmp_path / 'out')
   settings = Fetch(limits=limits, **options)
-  summary = fetch_lists([str(path)], out, settings, engine=engine)
+  summary = fetch_lists(
+    [str(path)], out, settings, retry_failed=retry_failed, engine=engine
+  )
   tables = [
     pq.read_table(x) for x in sorted((tmp_path / 'out').glob('0*.parquet'))
   ]
@@ -463,6 +467,43 @@ def test_where_nothing_came_all_is_tried_again(tmp_path):
     assert fetch(tmp_path, urls)[0]['successes'] == 0
     server.other = web.good(IMAGE)
     assert fetch(tmp_path, urls)[0]['successes'] == 4
+
+
+def test_urls_that_failed_are_asked_for_again_and_what_came_stays(tmp_path):
+  with serving({'/1': web.status(404)}, web.good(IMAGE)) as server:
+    urls = [server.url(f'/{i}') for i in range(12)]
+    urls[6] = server.url('/hidden')
+    server.answers['/hidden'] = web.good(b'no image')
+    summary, _ = fetch(tmp_path, urls, shard_size=4)
+    assert summary['successes'] == 10
+    assert '--retry_failed' in describe(summary)
+    server.answers.clear()
+    server.asked.clear()
+    assert fetch(tmp_path, urls, shard_size=4)[0] == summary
+    assert not server.asked
+    summary, rows = fetch(tmp_path, urls, shard_size=4, retry_failed=True)
+    assert server.asked.keys() == {'/1', '/hidden', '/robots.txt'}
+    assert summary['successes'] == 12
+    assert not summary['reasons']
+    (tmp_path / 'fresh').mkdir()
+    _, fresh = fetch(tmp_path / 'fresh', urls, shard_size=4)
+  assert rows == fresh
+  for name in ('00000.tar', '00001.tar', '00002.tar'):
+    again = (tmp_path / 'out' / name).read_bytes()
+    assert again == (tmp_path / 'fresh/out' / name).read_bytes()
+
+
+def test_a_retry_that_was_killed_keeps_what_its_files_say(tmp_path):
+  with serving({'/1': web.status(404)}, web.good(IMAGE)) as server:
+    urls = [server.url(f'/{i}') for i in range(4)]
+    fetch(tmp_path, urls)
+    server.asked.clear()
+    # As a kill leaves a shard whose tar is new and whose table is not.
+    (tmp_path / 'out/00000_stats.json').unlink()
+    server.answers.clear()
+    summary, _ = fetch(tmp_path, urls)
+    assert server.asked.keys() == {'/1', '/robots.txt'}
+  assert summary['successes'] == 4
 
 
 COMMAND = """
