@@ -19,10 +19,11 @@ import os
 import posixpath
 import random
 import re
+import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -232,6 +233,21 @@ def folder_of(path: str) -> str:
   return (posixpath if is_remote(path) else os.path).dirname(path)
 
 
+def common_folder(paths: Sequence[str]) -> str:
+  """Returns the folder that all of some files are in, at any depth.
+
+  It is absolute, or a URL.
+  """
+  if not is_remote(paths[0]):
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    return os.path.commonpath(folders)
+  first, last = min(paths).split('/')[:-1], max(paths).split('/')[:-1]
+  pairs = itertools.takewhile(
+    lambda pair: pair[0] == pair[1], zip(first, last, strict=False)
+  )
+  return '/'.join(name for name, _ in pairs)
+
+
 def read_range(path: str | os.PathLike, offset: int, length: int) -> bytes:
   """Reads bytes [offset, offset + length) of a file; fewer at its end.
 
@@ -345,6 +361,22 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     temporary.write_bytes(content)
 
 
+def remove_folder(folder: str | os.PathLike) -> None:
+  """Removes a folder with all that is in it, if it is there.
+
+  Of a local one, what cannot be removed is left.
+
+  Raises:
+    FailureError: a remote one cannot be removed.
+  """
+  folder = os.fspath(folder)
+  if not is_remote(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    return
+  with contextlib.suppress(MissingFileError):
+    _on_store(folder, lambda fs, name: fs.rm(name, recursive=True))
+
+
 def remove(path: str | os.PathLike) -> None:
   """Removes a file, if it is there.
 
@@ -354,6 +386,7 @@ def remove(path: str | os.PathLike) -> None:
   path = os.fspath(path)
   try:
     if is_remote(path):
+      _STATUS.pop(path, None)
       _on_store(path, lambda fs, name: fs.rm_file(name))
     else:
       os.unlink(path)

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,13 +27,18 @@ from clip_jax.errors import FailureError
 _BLOCK_BYTES = 2**23
 _PARTITION_BYTES = 2**26  # of text, whose counts are in one partition
 _MAX_PARTITIONS = 2048
-_MAX_LINE = 2**20  # bytes
+# Bytes in which a line ends; of longer ones, a block ends after a word.
+_MAX_LINE = 2**20
 _SCHEMA = pa.schema([('words', pa.string()), ('count', pa.int64())])
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockTask:
-  """Lines to count: those that begin in bytes [start, end) of a file."""
+  """Lines to count: those that begin in bytes [start, end) of a file.
+
+  A line that does not end for long, as where a whole text is one, is divided
+  between two words.
+  """
 
   path: str
   version: str
@@ -92,15 +97,22 @@ def count_block(task: BlockTask) -> dict[str, Any]:
 
 def _lines(task: BlockTask) -> Iterator[str]:
   with storage.open_file(task.path) as file:
-    if task.start:  # the line that is running belongs to the block before
-      file.seek(task.start - 1)
-      while (part := file.readline(_MAX_LINE)) and not part.endswith(b'\n'):
-        pass
-    while file.tell() < task.end:
-      line = file.readline(_MAX_LINE)
-      if not line:
-        return
-      yield line.decode('utf-8', 'replace')
+    start, end = _line_start(file, task.start), _line_start(file, task.end)
+    file.seek(start)
+    content = file.read(end - start)
+  yield from content.decode('utf-8', 'replace').split('\n')
+
+
+def _line_start(file: IO[bytes], position: int) -> int:
+  """Returns where the first line begins from a position on; or else a word."""
+  if position == 0:
+    return 0
+  file.seek(position - 1)
+  content = file.read(_MAX_LINE)
+  end = content.find(b'\n')
+  if end < 0 and len(content) == _MAX_LINE:
+    end = content.find(b' ')
+  return position + (end if end >= 0 else len(content) - 1)
 
 
 def add_up(task: SumTask) -> dict[str, Any]:

@@ -21,9 +21,18 @@ _HEX_DIGITS = 32
 
 
 def numbers_of(batch: pa.RecordBatch, name: str) -> Float[np.ndarray, ' N']:
-  """Returns a column of numbers as float64; nulls are NaN."""
-  column = batch.column(name).cast(pa.float64())
-  return column.to_numpy(zero_copy_only=False)
+  """Returns a column of numbers as float64; nulls are NaN.
+
+  Raises:
+    FailureError: it holds something else.
+  """
+  column = batch.column(name)
+  try:
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+  except pa.ArrowException as error:
+    raise FailureError(
+      f'the column {name!r} holds {column.type}, not numbers: {error}.'
+    ) from error
 
 
 def size_reasons(

@@ -17,17 +17,15 @@ from clip_jax.data import storage
 from clip_jax.data.curation import filters
 from clip_jax.data.curation.arrays import load_array
 from clip_jax.data.curation.funnel import Funnel
+from clip_jax.data.curation.metadata import check_corrupt
 from clip_jax.data.curation.rows import (
   DIGEST,
   EMBEDDING,
   SCORE,
   with_column,
 )
-from clip_jax.data.decoding import (
-  MAX_FILE_BYTES,
-  CorruptImageError,
-  decode,
-)
+from clip_jax.data.decoding import CorruptImageError, decode
+from clip_jax.data.sources.arrow_columns import read_image
 from clip_jax.errors import FailureError
 
 _AT_ONCE = 256  # images in memory
@@ -54,7 +52,7 @@ class ImageChecks:
       two copies may differ.
     embeddings: a file of their embeddings, of unit length, or None; `near`: the
       cosine from which two are copies.
-    max_corrupt: images of a task that may be unreadable.
+    max_corrupt: see `Settings`.
   """
 
   text: str
@@ -99,7 +97,7 @@ def check_images(
     path: the file of the batch; paths of images are relative to its folder.
     corrupt: gets unreadable images and the reasons.
   Raises:
-    FailureError: too many images cannot be read.
+    FailureError: too many images cannot be read, or a store does not answer.
   """
   arrays: dict[str, np.ndarray] = {}
   if checks.read:
@@ -108,12 +106,7 @@ def check_images(
     unreadable = np.array([bool(x) for x in seen.reasons], bool)
     for row in np.flatnonzero(unreadable).tolist():
       corrupt[f'{path}, {_name(batch, checks.image, row)}'] = seen.reasons[row]
-    if len(corrupt) > checks.max_corrupt:
-      name, reason = next(iter(corrupt.items()))
-      raise FailureError(
-        f'over --max_corrupt={checks.max_corrupt} images cannot be read: '
-        f'{name}: {reason}'
-      )
+    check_corrupt(corrupt, checks.max_corrupt)
     reasons = {'unreadable': unreadable}
     arrays = seen.arrays
     if checks.min_side or checks.max_aspect:
@@ -172,7 +165,7 @@ def _look_at_all(
       try:
         content = _read(value, folder)
         seen.sizes[start + i] = decode(content).size
-      except (CorruptImageError, FailureError) as error:
+      except CorruptImageError as error:
         seen.reasons.append(str(error))
         seen.digests.append(None)
         continue
@@ -201,7 +194,12 @@ def _with_empty(checks: ImageChecks, seen: _Seen, rows: int) -> _Seen:
 
 
 def _read(value: Any, folder: str) -> bytes:
-  """Returns the bytes of an image: of a column, or of a file."""
+  """Returns the bytes of an image: of a column, or of a file.
+
+  Raises:
+    CorruptImageError: there is none, or it cannot be read.
+    FailureError: its store does not answer.
+  """
   if isinstance(value, Mapping):
     value = value.get('bytes') or value.get('path')
   if isinstance(value, bytes):
@@ -210,11 +208,11 @@ def _read(value: Any, folder: str) -> bytes:
     raise CorruptImageError('no image')
   where = value if storage.is_remote(value) else storage.join(folder, value)
   if where.startswith(('http://', 'https://')):
-    raise FailureError(
+    raise CorruptImageError(
       f'{value} is a URL: clip-jax data fetch makes files of URLs; images are '
       'read of files only.'
     )
-  return storage.read_all(where, MAX_FILE_BYTES)
+  return read_image(where)
 
 
 def _vectors_of(

@@ -5,7 +5,6 @@ Which column is what is told by its name, as img2dataset, LAION, DataComp and
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -122,7 +121,7 @@ def open_metadata(
       if isinstance(error, FailureError) and storage.is_remote(path):
         raise
       corrupt[path] = f'no Parquet file: {error}'
-      _check(corrupt, max_corrupt)
+      check_corrupt(corrupt, max_corrupt)
       continue
     schema = schema or _plain(file_schema)
     missing = [x for x in schema.names if x not in file_schema.names]
@@ -265,7 +264,7 @@ def read_span(
     except _DAMAGE as error:
       reason = reason_of(error) if isinstance(error, OSError) else str(error)
       corrupt[f'{span.path}, row group {group}'] = reason
-      _check(corrupt, max_corrupt)
+      check_corrupt(corrupt, max_corrupt)
     position += end - start
 
 
@@ -281,12 +280,19 @@ def _as_schema(
   )
 
 
-def _check(corrupt: dict[str, str], max_corrupt: int) -> None:
+def check_corrupt(corrupt: dict[str, str], max_corrupt: int) -> None:
+  """Refuses metadata of which too much cannot be read.
+
+  Args:
+    corrupt: the reason by the name of a file, a row group or an image.
+  Raises:
+    FailureError: there are over `max_corrupt`; it names the first.
+  """
   if len(corrupt) > max_corrupt:
     name, reason = next(iter(corrupt.items()))
     raise FailureError(
-      f'over --max_corrupt={max_corrupt} files or row groups cannot be read: '
-      f'{os.fspath(name)}: {reason}'
+      f'over --max_corrupt={max_corrupt} files, row groups or images cannot be '
+      f'read: {name}: {reason}'
     )
 
 

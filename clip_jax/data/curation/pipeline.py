@@ -15,7 +15,6 @@ functions of the seed and a row: engines and workers change nothing.
 import dataclasses
 import functools
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +35,7 @@ from clip_jax.data.curation.funnel import merge
 from clip_jax.data.curation.image_checks import ImageChecks, Look
 from clip_jax.data.curation.metadata import (
   Metadata,
+  check_corrupt,
   first_width,
   open_metadata,
 )
@@ -54,7 +54,7 @@ from clip_jax.data.curation.settings import Settings
 from clip_jax.data.curation.summary import summarise_queries
 from clip_jax.data.prepare.engine import Engine, as_json, run_stage
 from clip_jax.errors import UsageError
-from clip_jax.files import parse_json, to_bytes
+from clip_jax.files import check_fields, parse_json, to_bytes
 from clip_jax.progress import Progress, no_progress
 
 _PARTITION_ROWS = 2**16
@@ -121,8 +121,7 @@ def curate(
   if result is None:
     result = curation.run()
     storage.write_bytes(storage.join(out, RESULT), to_bytes(result))
-  if not storage.is_remote(out):
-    shutil.rmtree(storage.join(out, WORK), ignore_errors=True)
+  storage.remove_folder(storage.join(out, WORK))
   return result
 
 
@@ -188,6 +187,8 @@ class _Curation:
   def stored_result(self) -> dict[str, Any] | None:
     """Returns the result of a run that came to its end, or None.
 
+    None, too, where a file of the collection has gone: it is made again.
+
     Raises:
       UsageError: the folder has something else.
     """
@@ -201,7 +202,11 @@ class _Curation:
           f'{self._out} has {names[0]} already: name a new folder.'
         )
       return None
-    result = parse_json(storage.read_all(path, _MAX_RESULT_BYTES), path)
+    result = check_fields(
+      path,
+      parse_json(storage.read_all(path, _MAX_RESULT_BYTES), path),
+      {'settings': dict, 'files': list},
+    )
     wanted = self._identity | {'inputs': self._inputs()}
     for name, value in wanted.items():
       if result['settings'].get(name) != value:
@@ -209,7 +214,8 @@ class _Curation:
           f'{self._out} has a collection that was made with another {name}: '
           'name another folder.'
         )
-    return result
+    is_whole = {*result['files']} <= {*storage.list_folder(self._out)}
+    return result if is_whole else None
 
   def run(self) -> dict[str, Any]:
     """Runs all stages and returns the result."""
@@ -308,6 +314,7 @@ class _Curation:
       self._metadata.schema,
       self._columns,
       _parts_of(self._metadata.rows, _PARTITION_ROWS),
+      storage.common_folder([span.path for span in self._metadata.spans]),
       queries=self._queries,
       queries_version=(storage.version(self._queries) if self._queries else ''),
       id_list=id_list,
@@ -324,6 +331,7 @@ class _Curation:
     self._counts += counts
     for part in counts:
       self._corrupt |= part['corrupt']
+    check_corrupt(self._corrupt, self._settings.max_corrupt)
     paths = tuple(task.out for task in tasks)
     rows = _Rows(paths, selection.partitions, selection.row_schema())
     return rows, selection.public_schema()
@@ -652,8 +660,14 @@ def _without_queries(settings: Settings) -> dict[str, Any]:
 
 def _files_of(settings: Settings) -> list[str]:
   """Returns the files that are read besides the inputs."""
-  paths = [*settings.queries.paths(), *settings.ids]
-  return [path for path in paths if not storage.is_folder(path)]
+  files: list[str] = []
+  for path in (*settings.queries.paths(), *settings.ids):
+    if storage.is_folder(path):  # WordNet's
+      names = storage.list_folder(path)
+      files += [storage.join(path, x) for x in names if not x.endswith('/')]
+    else:
+      files.append(path)
+  return files
 
 
 def _parts_of(total: int, size: int) -> int:

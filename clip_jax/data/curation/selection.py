@@ -53,6 +53,7 @@ class Selection:
     schema: of the input.
     columns: of the input.
     partitions: of the rows that are written.
+    root: the folder of all files of the input, as `storage.common_folder`.
     queries: the file of queries, or None; queries_version: changes with it.
     id_list: a file of `filters.write_id_list`, or None.
     images: how images are looked at, or None.
@@ -63,6 +64,7 @@ class Selection:
   schema: pa.Schema
   columns: Columns
   partitions: int
+  root: str
   queries: str | None = None
   queries_version: str = ''
   id_list: str | None = None
@@ -280,29 +282,32 @@ def _with_keys(selection: Selection, batch: pa.RecordBatch) -> pa.RecordBatch:
   """Adds what copies have in common, and the number of random choices.
 
   Copies are pairs of one image, by its URL, its path or its bytes, and one
-  text. A row without an id has that of its content.
+  text. The number is a hash of the id and the text or, without an id, of what
+  copies have in common. Paths count from the root of the input, so that the
+  same files elsewhere give the same choices.
   """
   columns = selection.columns
   texts = batch.column(columns.text).to_pylist()
   images: list[Any] = [None] * len(texts)
   if columns.image is not None:
     images = batch.column(columns.image).to_pylist()
-  pairs = zip(map(_image_key, images), texts, strict=True)
+  root = selection.root.rstrip('/') + '/'
   keys = hash_keys(
-    image + b'\0' + text.encode('utf-8', 'surrogatepass')
-    for image, text in pairs
+    _image_key(image, root) + b'\0' + text.encode('utf-8', 'surrogatepass')
+    for image, text in zip(images, texts, strict=True)
   )
+  numbers = upper_half(keys).copy()
   if columns.id is not None:
-    ids = hash_texts(map(str, batch.column(columns.id).to_pylist()))
-  else:
-    ids = upper_half(keys)
+    ids = batch.column(columns.id).to_pylist()
+    known = [row for row, own in enumerate(ids) if own is not None]
+    numbers[known] = hash_texts(f'{ids[row]}\0{texts[row]}' for row in known)
   batch = with_column(batch, CONTENT, pa.array(keys, pa.binary(KEY_BYTES)))
-  return with_column(batch, ID, pa.array(ids, pa.uint64()))
+  return with_column(batch, ID, pa.array(numbers, pa.uint64()))
 
 
-def _image_key(image: Any) -> bytes:
+def _image_key(image: Any, root: str) -> bytes:
   if isinstance(image, Mapping):  # {bytes, path} of a Hugging Face data set
     image = image.get('bytes') or image.get('path')
   if isinstance(image, str):
-    return image.encode('utf-8', 'surrogatepass')
+    return image.removeprefix(root).encode('utf-8', 'surrogatepass')
   return hash_keys([image])[0] if isinstance(image, bytes) else b''

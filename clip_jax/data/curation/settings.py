@@ -38,7 +38,7 @@ class Settings:
     per_query: pairs that each query may choose.
     seed: of all random choices.
     shard_rows: pairs in an output file, about.
-    max_corrupt: files, row groups, and images of a task that may be unreadable.
+    max_corrupt: files, row groups and images that may be unreadable.
   """
 
   inputs: tuple[str, ...]

@@ -1,7 +1,6 @@
 """Finds the index of the shards that a SPEC names, or makes one in memory."""
 
 import contextlib
-import itertools
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -94,7 +93,7 @@ def find_shards(spec: Spec) -> tuple[str, list[str], tuple[str, ...]]:
       f'.tar left out ({quote_first(others, len(others))})',
     )
     paths = tars
-  root = _common_root(paths)
+  root = storage.common_folder(paths)
   return root, _relative_names(root, paths), notices
 
 
@@ -146,22 +145,6 @@ def _notices(spec: Spec, newer: Sequence[str]) -> tuple[str, ...]:
     f'were indexed, in the same size ({quote_first(newer, len(newer))}): if '
     'they are no copies, make the index again; clip-jax data index --verify '
     'tells',
-  )
-
-
-def _common_root(paths: Sequence[str]) -> str:
-  """Returns the folder that all of some files are in, at any depth.
-
-  It is absolute, or a URL.
-  """
-  if not storage.is_remote(paths[0]):
-    return os.path.commonpath(
-      [os.path.dirname(os.path.abspath(x)) for x in paths]
-    )
-  first, last = min(paths).split('/')[:-1], max(paths).split('/')[:-1]
-  pairs = zip(first, last, strict=False)
-  return '/'.join(
-    x for x, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
   )
 
 

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,7 +155,8 @@ def build(
     data = Input(job.spec, job.captions, job.out, len(source))
     _check(job, data, settings, engine, progress)
     _write(job, data, source, settings, engine, progress)
-  _remove_stages(job.out)
+  # Kept for the case that the build is stopped.
+  storage.remove_folder(storage.join(job.out, STAGES))
   files = read_manifest(job.out)['files']
   return Built(
     source,
@@ -335,15 +335,3 @@ def _read(out: str, name: str) -> bytes:
 def _first_lines(out: str) -> list[bytes]:
   with storage.open_file(storage.join(out, DROPPED)) as file:
     return list(itertools.islice(file, _NAMED_DROPPED))
-
-
-def _remove_stages(out: str) -> None:
-  """Removes what was kept for the case that the build is stopped."""
-  stages = storage.join(out, STAGES)
-  if not storage.is_remote(out):
-    shutil.rmtree(stages, ignore_errors=True)
-    return
-  for name in ('check', 'write', 'parts'):
-    folder = storage.join(stages, name)
-    for file in storage.list_folder(folder) if storage.exists(folder) else ():
-      storage.remove(storage.join(folder, file))

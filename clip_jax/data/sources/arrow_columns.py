@@ -156,6 +156,7 @@ def image_in(cell: Any, table: str, is_path: bool) -> bytes:
     is_path: whether bytes are those of a path.
   Raises:
     CorruptImageError: there is no image.
+    FailureError: its store does not answer.
   """
   path = cell
   if isinstance(cell, dict):
@@ -174,14 +175,28 @@ def image_in(cell: Any, table: str, is_path: bool) -> bytes:
   if not storage.is_remote(folder):
     if is_url(path):
       raise CorruptImageError(f'{path} is a URL: save the image to a file')
-    return decoding.read_bytes(os.path.join(folder, os.path.expanduser(path)))
+    return read_image(os.path.join(folder, os.path.expanduser(path)))
   relative = posixpath.normpath(path)
   if is_url(path) or relative.startswith(('/', '../')):
     raise CorruptImageError(f'{path} leads out of {folder}')
+  return read_image(storage.join(folder, relative))
+
+
+def read_image(path: str) -> bytes:
+  """Returns the bytes of an image file, local or remote.
+
+  Raises:
+    CorruptImageError: it is missing, too large or, where it is local, cannot be
+      read.
+    FailureError: its store does not answer.
+  """
+  if not storage.is_remote(path):
+    return decoding.read_bytes(path)
   try:
-    return storage.read_all(
-      storage.join(folder, relative), decoding.MAX_FILE_BYTES
-    )
+    size = storage.size(path)
+    if size > decoding.MAX_FILE_BYTES:
+      raise CorruptImageError(f'{path}: too large, {size:,} bytes')
+    return storage.read_range(path, 0, size)
   except MissingFileError as error:
     raise MissingImageError(str(error)) from error
 

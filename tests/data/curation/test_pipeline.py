@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clip_jax.data import storage
 from clip_jax.data.curation import pipeline
 from clip_jax.data.curation.settings import Settings
 from clip_jax.data.prepare.engine import Engine
@@ -132,6 +134,19 @@ def test_a_finished_curation_is_not_made_again(metadata, made):
     corpus.curate(metadata, out, ONE, per_query=41)
 
 
+def test_a_collection_of_which_a_file_has_gone_is_made_again(
+  metadata, made, tmp_path
+):
+  out = tmp_path / 'out'
+  shutil.copytree(made[0], out)
+  (out / made[1]['files'][0]).unlink()
+  corpus.curate(metadata, out, ONE)
+  assert corpus.contents(out) == corpus.contents(made[0])
+  (out / 'curation.json').write_text('{}')
+  with pytest.raises(FailureError, match="the field 'settings' is missing"):
+    corpus.curate(metadata, out, ONE)
+
+
 def test_another_seed_draws_other_pairs_and_the_same_numbers(
   metadata, made, tmp_path
 ):
@@ -170,6 +185,53 @@ def test_the_order_of_rows_changes_no_choice(metadata, made, tmp_path):
   assert pairs(tmp_path / 'out') == pairs(made[0])
 
 
+@pytest.mark.parametrize('balance', ['cap', 'sample'])
+def test_the_same_corpus_in_another_folder_gives_the_same_pairs(
+  balance, tmp_path
+):
+  def pairs(folder):
+    for part in ('one', 'two'):
+      (folder / part).mkdir(parents=True)
+      words = ['cat' if i % 3 else 'dog' for i in range(150)]
+      table = pa.table(
+        {
+          'image': [f'images/{i}.jpg' for i in range(150)],
+          'caption': [f'{part} {x}' for x in words],
+        }
+      )
+      pq.write_table(table, folder / part / 'pairs.parquet')
+    (folder / 'queries.txt').write_text('cat\ndog')
+    corpus.curate(folder, folder / 'out', ONE, balance=balance)
+    table = corpus.read(folder / 'out').drop_columns('image')
+    images = corpus.read(folder / 'out')['image'].to_pylist()
+    return table, [x.removeprefix(f'{folder}/') for x in images]
+
+  assert pairs(tmp_path / 'here') == pairs(tmp_path / 'far' / 'away')
+
+
+def test_rows_whose_id_is_missing_are_drawn_one_by_one(tmp_path):
+  table = pa.table(
+    {
+      'text': ['a cat'] * 100,
+      'url': [str(i) for i in range(100)],
+      'uid': pa.array([None] * 100, pa.string()),
+    }
+  )
+  pq.write_table(table, tmp_path / 'pairs.parquet')
+  (tmp_path / 'queries.txt').write_text('cat')
+  result = corpus.curate(tmp_path, tmp_path / 'out', ONE)
+  assert result['rows_out'] == corpus.PER_QUERY
+
+
+def test_a_remote_collection_leaves_no_work_behind(metadata, made, tmp_path):
+  out = f'memory://{tmp_path.name}/curated'
+  result = corpus.curate(metadata, out, ONE)
+  assert result['files'] == made[1]['files']
+  names = storage.list_folder(out)
+  assert sorted(names) == sorted(corpus.contents(made[0]))
+  assert corpus.curate(metadata, out, ONE) == result
+
+
 def test_equal_ids_stay_below_the_cap(tmp_path):
   table = pa.table(
     {
@@ -197,8 +259,9 @@ def test_other_files_and_damaged_ones_are_named(metadata, tmp_path):
   assert any('c.parquet' in name for name in result['corrupt'])
   assert any('b.parquet, row group 0' in name for name in result['corrupt'])
   assert result['steps'][0]['dropped']['unreadable'] == 150
-  with pytest.raises(FailureError, match='over --max_corrupt=0'):
-    corpus.curate(folder, tmp_path / 'other', ONE, max_corrupt=0)
+  for most in (0, 1):  # of all tasks together
+    with pytest.raises(FailureError, match=f'over --max_corrupt={most} files'):
+      corpus.curate(folder, tmp_path / f'other{most}', ONE, max_corrupt=most)
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full' / 'x').touch()
   with pytest.raises(UsageError, match='has x already'):

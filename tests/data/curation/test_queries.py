@@ -154,6 +154,18 @@ def test_errors_name_the_file_and_the_line(file):
     build(words=(file('dog 1'),))
 
 
+@pytest.mark.parametrize('size', [20, 33, 1000])
+def test_a_text_of_one_line_is_counted_to_its_end(tmp_path, monkeypatch, size):
+  text = tmp_path / 'text8'
+  text.write_text(' '.join(f'word{i}' for i in range(300)))
+  monkeypatch.setattr(counting, '_BLOCK_BYTES', size)
+  monkeypatch.setattr(counting, '_MAX_LINE', 16)
+  blocks = counting.block_tasks([str(text)], str(tmp_path))
+  assert sum(counting.count_block(x)['words'] for x in blocks) == 300
+  words = dict(counting.read_counts([x.out for x in blocks]))
+  assert {f'word{i}' for i in range(300)} <= words.keys()
+
+
 def test_words_and_bigrams_of_texts_are_counted_in_blocks(
   tmp_path, monkeypatch
 ):
