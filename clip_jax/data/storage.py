@@ -1,97 +1,34 @@
 """Reads and writes files of this machine, and those that fsspec reaches.
 
 A path is local, or a URL such as gs://bucket/name, s3://bucket/name or
-memory://name. Remote files are read in ranges, through a bounded cache of
-blocks on the disk (`block_cache`); what may pass, such as a lost connection, is
-tried again after a pause. Where it does not pass, that is a `FailureError`: it
-ends a run, which then resumes with the same records, where a record that is
-skipped would be another one the next time.
+memory://name; of those, `remote` says what is tried again and what is kept.
 """
 
 import contextlib
-import dataclasses
-import functools
 import glob
 import io
 import itertools
-import math
 import os
 import posixpath
-import random
 import re
 import shutil
 import tempfile
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
-import fsspec
-
-from clip_jax.data import block_cache
-from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.data import remote
+from clip_jax.errors import (
+  FailureError,
+  MissingFileError,
+  UsageError,
+  reason_of,
+)
 from clip_jax.files import expand_path, open_regular, replacing
-
-T = TypeVar('T')
 
 # The most paths that the braces of a pattern may stand for.
 MAX_PATHS = 1_000_000
-_BUFFER = 2**16  # bytes that a small read of a remote file fetches at least
-# Seconds for which the size of a remote file is not asked for again.
-_TRUSTED = 60.0
-# The extra that installs what a protocol needs.
-_EXTRAS = {
-  's3': 's3', 's3a': 's3', 'gs': 'tpu', 'gcs': 'tpu',
-  'http': 'fetch', 'https': 'fetch',
-}  # fmt: skip
-# A file there is whole as soon as it is there; elsewhere it is renamed.
-_OBJECT_STORES = ('s3', 's3a', 'gs', 'gcs', 'az', 'abfs', 'abfss', 'memory')
-# Errors of no use to repeat, besides those that Python itself has.
-_NO_ACCESS = (
-  'NoCredentialsError', 'PartialCredentialsError', 'ProfileNotFound',
-  'DefaultCredentialsError', 'RefreshError', 'NoAuthTokenError',
-)  # fmt: skip
-
-
-@dataclasses.dataclass
-class Retries:
-  """Says how often, and after which pauses, a failed request is repeated.
-
-  Attributes:
-    attempts: the most requests for one answer.
-    first_delay: seconds before the second; the double before the next one.
-    sleep: waits for so many seconds.
-    jitter: a factor of each delay, so that a thousand hosts do not return at
-      once.
-  """
-
-  attempts: int = 6
-  first_delay: float = 0.5
-  sleep: Callable[[float], None] = time.sleep
-  jitter: Callable[[], float] = lambda: random.uniform(0.5, 1.5)
-
-
-RETRIES = Retries()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Status:
-  """The size and version of a remote file, and when they were asked for.
-
-  Attributes:
-    size: in bytes.
-    version: changes with the content.
-    asked: when, on the monotonic clock.
-  """
-
-  size: int
-  version: str
-  asked: float
-
-
-_STATUS: dict[str, _Status] = {}
+# Bytes that a small read of a remote file fetches at least.
+_BUFFER = 2**16
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -116,13 +53,13 @@ def expand(pattern: str) -> list[str]:
   if not is_remote(pattern) and os.path.exists(pattern):
     return [pattern]
   for plain in _expand_braces(pattern):
-    _STATUS.pop(plain, None)  # what is opened anew is looked at anew
+    remote.forget(plain)  # what is opened anew is looked at anew
     if not glob.has_magic(plain):
       matches = [plain]
       if not is_remote(plain) and not os.path.exists(plain):
         matches = []
     elif is_remote(plain):
-      matches = _remote_glob(plain)
+      matches = remote.find(plain)
     else:
       matches = glob.glob(plain, recursive=True)
     if not matches:
@@ -140,7 +77,7 @@ def size(path: str | os.PathLike) -> int:
   """
   path = os.fspath(path)
   if is_remote(path):
-    return _status(path).size
+    return remote.status(path).size
   with open_regular(path) as file:
     return os.fstat(file.fileno()).st_size
 
@@ -155,7 +92,7 @@ def version(path: str | os.PathLike) -> str:
   """
   path = os.fspath(path)
   if is_remote(path):
-    return _status(path).version
+    return remote.status(path).version
   with open_regular(path) as file:
     status = os.fstat(file.fileno())
   return f'{status.st_size}-{status.st_mtime_ns}'
@@ -169,9 +106,8 @@ def trust(path: str | os.PathLike, size: int, version: str) -> None:
     version: see `version`.
   """
   path = os.fspath(path)
-  status = _STATUS.get(path)
-  if is_remote(path) and (status is None or status.asked < math.inf):
-    _STATUS[path] = _Status(size, version, math.inf)
+  if is_remote(path):
+    remote.trust(path, size, version)
 
 
 def exists(path: str | os.PathLike) -> bool:
@@ -183,7 +119,11 @@ def exists(path: str | os.PathLike) -> bool:
   path = os.fspath(path)
   if not is_remote(path):
     return os.path.exists(path)
-  return _on_store(path, lambda fs, name: fs.exists(name))
+  try:  # fsspec's own `exists` takes a lost connection for a no
+    remote.on_store(path, lambda fs, name: fs.info(name))
+  except MissingFileError:
+    return False
+  return True
 
 
 def is_folder(path: str | os.PathLike) -> bool:
@@ -195,7 +135,7 @@ def is_folder(path: str | os.PathLike) -> bool:
   path = os.fspath(path)
   if not is_remote(path):
     return os.path.isdir(path)
-  return _on_store(path, lambda fs, name: fs.isdir(name))
+  return remote.on_store(path, lambda fs, name: fs.isdir(name))
 
 
 def list_folder(folder: str | os.PathLike) -> list[str]:
@@ -206,7 +146,7 @@ def list_folder(folder: str | os.PathLike) -> list[str]:
   """
   folder = os.fspath(folder)
   if is_remote(folder):
-    entries = _on_store(folder, lambda fs, name: fs.ls(name, detail=True))
+    entries = remote.on_store(folder, lambda fs, name: fs.ls(name, detail=True))
     return sorted(
       posixpath.basename(x['name'].rstrip('/'))
       + ('/' if x['type'] == 'directory' else '')
@@ -218,9 +158,7 @@ def list_folder(folder: str | os.PathLike) -> list[str]:
   except FileNotFoundError as error:
     raise MissingFileError(f'{folder}: no such folder.') from error
   except OSError as error:
-    raise FailureError(
-      f'{folder}: {(error.strerror or "").lower()}.'
-    ) from error
+    raise FailureError(f'{folder}: {reason_of(error)}.') from error
 
 
 def join(folder: str, *names: str) -> str:
@@ -258,22 +196,13 @@ def read_range(path: str | os.PathLike, offset: int, length: int) -> bytes:
   if offset < 0 or length < 0:
     raise FailureError(f'{path}: no bytes {length:,} from {offset:,} on.')
   if is_remote(path):
-    status = _status(path)
-    end = min(offset + length, status.size)
-    return block_cache.read(
-      f'{path}\0{status.version}',
-      status.size,
-      offset,
-      end,
-      functools.partial(_fetch, path),
-    )
+    return remote.read_range(path, offset, length)
   with open_regular(path) as file:
     available = max(0, os.fstat(file.fileno()).st_size - offset)
     try:
       return os.pread(file.fileno(), min(length, available), offset)
     except OSError as error:
-      reason = (error.strerror or str(error)).lower()
-      raise FailureError(f'{path}: {reason}.') from error
+      raise FailureError(f'{path}: {reason_of(error)}.') from error
 
 
 def read_all(path: str | os.PathLike, max_bytes: int) -> bytes:
@@ -300,7 +229,7 @@ def open_file(path: str | os.PathLike) -> io.BufferedReader:
   """
   path = os.fspath(path)
   if is_remote(path):
-    return io.BufferedReader(_RemoteFile(path), _BUFFER)
+    return io.BufferedReader(remote.RemoteFile(path), _BUFFER)
   return open_regular(path)
 
 
@@ -315,17 +244,10 @@ def local_copy(path: str | os.PathLike) -> str:
       larger than the cache.
   """
   path = os.fspath(path)
-  if not is_remote(path):
-    open_regular(path).close()
-    return path
-  status = _status(path)
-
-  def copy(temporary: str) -> None:
-    _on_store(path, lambda fs, name: fs.get_file(name, temporary))
-
-  return block_cache.whole_file(
-    path, f'{path}\0{status.version}', status.size, copy
-  )
+  if is_remote(path):
+    return remote.local_copy(path)
+  open_regular(path).close()
+  return path
 
 
 @contextlib.contextmanager
@@ -347,8 +269,7 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(folder) / 'file'
     temporary.touch()
     yield temporary
-    _on_store(path, functools.partial(_put, temporary))
-  _STATUS.pop(path, None)
+    remote.put(temporary, path)
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
@@ -374,7 +295,7 @@ def remove_folder(folder: str | os.PathLike) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     return
   with contextlib.suppress(MissingFileError):
-    _on_store(folder, lambda fs, name: fs.rm(name, recursive=True))
+    remote.on_store(folder, lambda fs, name: fs.rm(name, recursive=True))
 
 
 def remove(path: str | os.PathLike) -> None:
@@ -386,14 +307,14 @@ def remove(path: str | os.PathLike) -> None:
   path = os.fspath(path)
   try:
     if is_remote(path):
-      _STATUS.pop(path, None)
-      _on_store(path, lambda fs, name: fs.rm_file(name))
+      remote.forget(path)
+      remote.on_store(path, lambda fs, name: fs.rm_file(name))
     else:
       os.unlink(path)
   except FileNotFoundError:
     pass
   except OSError as error:
-    raise FailureError(f'{path}: {(error.strerror or "").lower()}.') from error
+    raise FailureError(f'{path}: {reason_of(error)}.') from error
 
 
 def local_or_url(path: str) -> str:
@@ -448,172 +369,3 @@ def _inclusive(first: int, last: int, step: int) -> range:
     if first <= last
     else range(first, last - 1, -step)
   )
-
-
-def _remote_glob(pattern: str) -> list[str]:
-  def find(fs: Any, name: str) -> list[str]:
-    paths = []
-    for match, entry in fs.glob(name, detail=True).items():
-      path = fs.unstrip_protocol(match)
-      if entry['type'] == 'directory':
-        paths += [] if name.endswith('**') else [path]
-      else:
-        _STATUS[path] = _status_of(path, entry)  # need not be asked for
-        paths.append(path)
-    return paths
-
-  try:
-    return _on_store(pattern, find)
-  except MissingFileError:
-    return []
-
-
-def _status(path: str) -> _Status:
-  """Asks for the size and the version of a remote file, once in a while."""
-  status = _STATUS.get(path)
-  now = time.monotonic()
-  if status is None or now - status.asked > _TRUSTED:
-    info = _on_store(path, lambda fs, name: fs.info(name))
-    status = _STATUS[path] = _status_of(path, info)
-  return status
-
-
-def _status_of(path: str, info: Mapping[str, Any]) -> _Status:
-  """Returns what a store says of a file.
-
-  Raises:
-    FailureError: it is a folder.
-  """
-  if info['type'] == 'directory' or info.get('size') is None:
-    raise FailureError(f'{path}: a folder, not a file.')
-  names = ('ETag', 'etag', 'md5Hash', 'generation', 'LastModified', 'mtime')
-  marks = [info[x] for x in (*names, 'created') if info.get(x)]
-  # A listing and a single file may have a time in two forms.
-  marks = [x.timestamp() if isinstance(x, datetime) else x for x in marks]
-  version = '-'.join(map(str, [info['size'], *marks[:1]]))
-  return _Status(int(info['size']), version, time.monotonic())
-
-
-def _fetch(path: str, start: int, end: int) -> bytes:
-  """Reads bytes [start, end) of a remote file from its store."""
-
-  def get(fs: Any, name: str) -> bytes:
-    data = fs.cat_file(name, start=start, end=end)
-    if len(data) != end - start:
-      raise ConnectionError(f'{len(data):,} of {end - start:,} bytes came')
-    return data
-
-  return _on_store(path, get)
-
-
-def _put(local: Path, fs: Any, name: str) -> None:
-  """Puts a local file into a store."""
-  protocols = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
-  if any(x in _OBJECT_STORES for x in protocols):
-    fs.put_file(os.fspath(local), name)
-    return
-  folder, _, base = name.rpartition('/')
-  if folder:
-    fs.makedirs(folder, exist_ok=True)
-  temporary = f'{folder}/.{base}.{uuid.uuid4().hex}.part'
-  fs.put_file(os.fspath(local), temporary)
-  fs.mv(temporary, name)
-
-
-def _on_store(path: str, act: Callable[[Any, str], T]) -> T:
-  """Does something on the store of a remote path; tries again what may pass.
-
-  Args:
-    act: is called with the file system of fsspec and the name in it.
-  Raises:
-    UsageError: nothing here reads such a URL; the message names the extra.
-    MissingFileError: there is no such file or bucket.
-    FailureError: no access, or the store failed to the last attempt.
-  """
-  fs, name = _file_system(path)
-  for attempt in itertools.count(1):
-    try:
-      return act(fs, name)
-    except (FailureError, UsageError):
-      raise
-    except FileNotFoundError as error:
-      raise MissingFileError(
-        f'{path}: {_what_is_missing(fs, name)}.'
-      ) from error
-    except Exception as error:  # each store has errors of its own
-      reason = str(error) or type(error).__name__
-      if isinstance(error, PermissionError) or _is_of(error, _NO_ACCESS):
-        raise FailureError(
-          f'{path}: no access ({reason}); check the credentials of this '
-          'machine, or who may read the bucket.'
-        ) from error
-      permanent = (IsADirectoryError, NotADirectoryError, NotImplementedError)
-      if isinstance(error, (*permanent, TypeError, ValueError)):
-        raise FailureError(f'{path}: {reason}.') from error
-      if attempt >= RETRIES.attempts:
-        raise FailureError(
-          f'{path}: {reason}, also at the {attempt}th attempt.'
-        ) from error
-    RETRIES.sleep(RETRIES.first_delay * 2 ** (attempt - 1) * RETRIES.jitter())
-  raise AssertionError  # count() has no end
-
-
-def _file_system(path: str) -> tuple[Any, str]:
-  """Returns the file system of fsspec that has a path, and its name there."""
-  protocol = path.partition('://')[0]
-  try:
-    # A listing that is kept would hide what others write.
-    return fsspec.core.url_to_fs(path, use_listings_cache=False)
-  except ImportError as error:
-    extra = _EXTRAS.get(protocol)
-    how = f'pip install ".[{extra}]"' if extra else str(error)
-    raise UsageError(f'{path}: {protocol}:// needs {how}.') from error
-  except ValueError as error:
-    raise UsageError(f'{path}: {error}.') from error
-
-
-def _what_is_missing(fs: Any, name: str) -> str:
-  bucket, slash, _ = name.lstrip('/').partition('/')
-  protocols = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
-  if slash and any(x in ('s3', 'gs') for x in protocols):
-    with contextlib.suppress(Exception):
-      if not fs.exists(bucket):
-        return f'no such bucket {bucket}'
-  return 'no such file'
-
-
-def _is_of(error: BaseException, names: tuple[str, ...]) -> bool:
-  """Returns whether an error's class, or one above it, has one of the names."""
-  return any(kind.__name__ in names for kind in type(error).__mro__)
-
-
-class _RemoteFile(io.RawIOBase):
-  """A remote file that is read at any position, through the cache."""
-
-  def __init__(self, path: str):
-    self._path = path
-    self._size = size(path)
-    self._position = 0
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}
-    position = start.get(whence, self._size) + offset
-    if position < 0:
-      raise OSError(f'{self._path}: no position {position:,}')
-    self._position = position
-    return position
-
-  def tell(self) -> int:
-    return self._position
-
-  def readinto(self, buffer: Any) -> int:
-    data = read_range(self._path, self._position, len(buffer))
-    buffer[: len(data)] = data
-    self._position += len(data)
-    return len(data)

@@ -1,12 +1,11 @@
-"""Local and remote files: patterns, ranges, retries and errors."""
+"""Local and remote files: patterns, ranges, and writing."""
 
 import os
-import sys
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from clip_jax.data import block_cache, storage
+from clip_jax.data import block_cache, remote, storage
 from clip_jax.errors import FailureError, MissingFileError, UsageError
 from tests.data.stores import put_in_memory, s3_server
 
@@ -20,8 +19,8 @@ def own_cache(tmp_path, monkeypatch):
 def pauses(monkeypatch):
   """The pauses between attempts, which are not waited for."""
   made = []
-  retries = storage.Retries(sleep=made.append, jitter=lambda: 1.0)
-  monkeypatch.setattr(storage, 'RETRIES', retries)
+  retries = remote.Retries(sleep=made.append, jitter=lambda: 1.0)
+  monkeypatch.setattr(remote, 'RETRIES', retries)
   return made
 
 
@@ -105,63 +104,6 @@ def test_writing_replaces_a_file_whole_or_not_at_all(tmp_path):
     assert storage.exists(name) and not storage.exists(f'{name}x')
 
 
-def test_blocks_of_a_remote_file_are_read_once(monkeypatch):
-  content = os.urandom(3 * block_cache.BLOCK_BYTES + 17)
-  url = put_in_memory('blocks/file', content)
-  asked = []
-  real = MemoryFileSystem.cat_file
-
-  def cat_file(self, path, start=None, end=None, **kwargs):
-    asked.append((start, end))
-    return real(self, path, start, end, **kwargs)
-
-  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
-  middle = block_cache.BLOCK_BYTES + 5
-  assert storage.read_range(url, middle, 10) == content[middle : middle + 10]
-  assert storage.read_range(url, 0, len(content)) == content
-  assert storage.read_range(url, 0, len(content)) == content
-  block = block_cache.BLOCK_BYTES
-  assert asked == [(block, 2 * block), (0, block), (2 * block, len(content))]
-
-
-def test_what_passes_is_tried_again(monkeypatch, pauses):
-  url = put_in_memory('retries/file', b'content')
-  real = MemoryFileSystem.cat_file
-  faults = [OSError('503 slow down'), b'cont', TimeoutError()]
-
-  def cat_file(self, path, start=None, end=None, **kwargs):
-    if not faults:
-      return real(self, path, start, end, **kwargs)
-    fault = faults.pop()
-    if isinstance(fault, bytes):
-      return fault
-    raise fault
-
-  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
-  assert storage.read_range(url, 0, 7) == b'content'
-  assert pauses == [0.5, 1.0, 2.0]
-
-
-def test_what_stays_wrong_fails_with_one_line(monkeypatch, pauses):
-  url = put_in_memory('broken/file', b'content')
-
-  def info(self, path, **kwargs):
-    raise ConnectionResetError('connection reset by peer')
-
-  monkeypatch.setattr(MemoryFileSystem, 'info', info)
-  with pytest.raises(FailureError, match=r'memory://broken/file: .*reset'):
-    storage.read_range(url, 0, 7)
-  assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0]
-
-
-def test_a_missing_package_names_the_extra(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'gcsfs', None)
-  with pytest.raises(UsageError, match=r'pip install "\.\[tpu\]"'):
-    storage.read_range('gs://bucket/file', 0, 1)
-  with pytest.raises(UsageError, match='nosuch'):
-    storage.expand('nosuch://bucket/*.tar')
-
-
 def test_an_s3_server_is_read_and_written(bucket, pauses):
   for i in range(3):
     storage.write_bytes(f'{bucket}/cc/{i:05}.tar', bytes([i]) * 1000)
@@ -188,27 +130,35 @@ def test_an_s3_server_is_read_and_written(bucket, pauses):
   assert not pauses
 
 
-def test_no_access_is_one_line_and_not_repeated(monkeypatch, pauses):
-  url = put_in_memory('secret/file', b'content')
+def test_a_store_that_does_not_answer_is_no_lack_of_a_file(monkeypatch, pauses):
+  url = put_in_memory('there/file', b'content')
+  assert storage.exists(url)
+  assert storage.exists('memory://there')
+  assert not storage.exists('memory://nowhere/file')
 
-  def cat_file(self, path, **kwargs):
-    raise PermissionError('Forbidden')
+  def info(self, path, **kwargs):
+    raise ConnectionResetError('connection reset by peer')
 
-  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
-  with pytest.raises(FailureError, match=r'no access \(Forbidden\); check'):
-    storage.read_range(url, 0, 7)
-  assert not pauses
+  monkeypatch.setattr(MemoryFileSystem, 'info', info)
+  with pytest.raises(FailureError, match='connection reset'):
+    storage.exists(url)
 
 
-def test_a_library_opens_a_copy(tmp_path, monkeypatch):
-  local = tmp_path / 'file'
-  local.write_bytes(b'local')
-  assert storage.local_copy(local) == str(local)
-  url = put_in_memory('copies/file', b'c' * 1000)
-  path = storage.local_copy(url)
-  assert storage.read_range(path, 0, 2000) == b'c' * 1000
-  before = os.stat(path).st_ino
-  assert os.stat(storage.local_copy(url)).st_ino == before
-  monkeypatch.setenv(block_cache.SIZE_VARIABLE, '0.000001')
-  with pytest.raises(FailureError, match='CLIP_JAX_CACHE_GB=1e-06 is too'):
-    storage.local_copy(url)
+@pytest.mark.parametrize('folder', ['{}/x', 'memory://removed/x'])
+def test_a_folder_is_removed_with_all_in_it(folder, tmp_path):
+  folder = folder.format(tmp_path)
+  for name in ('a', 'b/c', '.d/e'):
+    storage.write_bytes(f'{folder}/{name}', b'content')
+  storage.write_bytes(f'{folder}y', b'content')
+  storage.remove_folder(folder)
+  storage.remove_folder(folder)
+  assert not storage.exists(folder)
+  assert storage.exists(f'{folder}y')
+
+
+def test_the_common_folder_is_the_deepest(tmp_path):
+  for root in (tmp_path, 's3://bucket'):
+    names = [f'{root}/a/bc/{x}' for x in ('1', '2/3', '2/4/5')]
+    assert storage.common_folder(names) == f'{root}/a/bc'
+    assert storage.common_folder(names[1:]) == f'{root}/a/bc/2'
+    assert storage.common_folder([*names, f'{root}/a/b']) == f'{root}/a'

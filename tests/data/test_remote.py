@@ -1,0 +1,108 @@
+"""Files in stores: blocks that are kept, retries and errors."""
+
+import os
+import sys
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from clip_jax.data import block_cache, remote, storage
+from clip_jax.errors import FailureError, UsageError
+from tests.data.stores import put_in_memory
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+  monkeypatch.setenv(block_cache.FOLDER_VARIABLE, str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+  """The pauses between attempts, which are not waited for."""
+  made = []
+  retries = remote.Retries(sleep=made.append, jitter=lambda: 1.0)
+  monkeypatch.setattr(remote, 'RETRIES', retries)
+  return made
+
+
+def test_blocks_of_a_remote_file_are_read_once(monkeypatch):
+  content = os.urandom(3 * block_cache.BLOCK_BYTES + 17)
+  url = put_in_memory('blocks/file', content)
+  asked = []
+  real = MemoryFileSystem.cat_file
+
+  def cat_file(self, path, start=None, end=None, **kwargs):
+    asked.append((start, end))
+    return real(self, path, start, end, **kwargs)
+
+  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
+  middle = block_cache.BLOCK_BYTES + 5
+  assert storage.read_range(url, middle, 10) == content[middle : middle + 10]
+  assert storage.read_range(url, 0, len(content)) == content
+  assert storage.read_range(url, 0, len(content)) == content
+  block = block_cache.BLOCK_BYTES
+  assert asked == [(block, 2 * block), (0, block), (2 * block, len(content))]
+
+
+def test_what_passes_is_tried_again(monkeypatch, pauses):
+  url = put_in_memory('retries/file', b'content')
+  real = MemoryFileSystem.cat_file
+  faults = [OSError('503 slow down'), b'cont', TimeoutError()]
+
+  def cat_file(self, path, start=None, end=None, **kwargs):
+    if not faults:
+      return real(self, path, start, end, **kwargs)
+    fault = faults.pop()
+    if isinstance(fault, bytes):
+      return fault
+    raise fault
+
+  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
+  assert storage.read_range(url, 0, 7) == b'content'
+  assert pauses == [0.5, 1.0, 2.0]
+
+
+def test_what_stays_wrong_fails_with_one_line(monkeypatch, pauses):
+  url = put_in_memory('broken/file', b'content')
+
+  def info(self, path, **kwargs):
+    raise ConnectionResetError('connection reset by peer')
+
+  monkeypatch.setattr(MemoryFileSystem, 'info', info)
+  with pytest.raises(FailureError, match=r'memory://broken/file: .*reset'):
+    storage.read_range(url, 0, 7)
+  assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'gcsfs', None)
+  with pytest.raises(UsageError, match=r'pip install "\.\[tpu\]"'):
+    storage.read_range('gs://bucket/file', 0, 1)
+  with pytest.raises(UsageError, match='nosuch'):
+    storage.expand('nosuch://bucket/*.tar')
+
+
+def test_no_access_is_one_line_and_not_repeated(monkeypatch, pauses):
+  url = put_in_memory('secret/file', b'content')
+
+  def cat_file(self, path, **kwargs):
+    raise PermissionError('Forbidden')
+
+  monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
+  with pytest.raises(FailureError, match=r'no access \(Forbidden\); check'):
+    storage.read_range(url, 0, 7)
+  assert not pauses
+
+
+def test_a_library_opens_a_copy(tmp_path, monkeypatch):
+  local = tmp_path / 'file'
+  local.write_bytes(b'local')
+  assert storage.local_copy(local) == str(local)
+  url = put_in_memory('copies/file', b'c' * 1000)
+  path = storage.local_copy(url)
+  assert storage.read_range(path, 0, 2000) == b'c' * 1000
+  before = os.stat(path).st_ino
+  assert os.stat(storage.local_copy(url)).st_ino == before
+  monkeypatch.setenv(block_cache.SIZE_VARIABLE, '0.000001')
+  with pytest.raises(FailureError, match='CLIP_JAX_CACHE_GB=1e-06 is too'):
+    storage.local_copy(url)
