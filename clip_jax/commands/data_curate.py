@@ -55,8 +55,8 @@ from clip_jax.errors import UsageError, plural, print_warnings
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
-  from clip_jax.data.curation.pipeline import Helpers
   from clip_jax.data.curation.queries import QueryFiles
+  from clip_jax.data.curation.requirements import Helpers
   from clip_jax.data.curation.settings import Settings
 
 _COLUMNS = (
@@ -226,7 +226,7 @@ def _helpers(values: flags.FlagValues, settings: 'Settings') -> 'Helpers':
   Raises:
     UsageError: something needs a model, and there is none.
   """
-  from clip_jax.data.curation.pipeline import Helpers
+  from clip_jax.data.curation.requirements import Helpers
 
   if settings.evaluation_near and not settings.evaluation:
     raise UsageError('--evaluation_near needs --evaluation=SPEC.')

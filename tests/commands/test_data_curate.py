@@ -51,7 +51,10 @@ def test_a_collection_is_made_and_printed(clip_jax, images):
   assert data.json['records'] == 4
 
 
-def test_images_are_read_and_those_of_an_evaluation_dropped(clip_jax, images):
+@pytest.mark.parametrize('out', ['{}/out', 'memory://curated-by-a-command'])
+def test_images_are_read_and_those_of_an_evaluation_dropped(
+  clip_jax, images, out
+):
   test = images / 'test'
   test.mkdir()
   Image.open(images / '1.png').resize((60, 70)).save(test / 'near.png')
@@ -59,7 +62,7 @@ def test_images_are_read_and_those_of_an_evaluation_dropped(clip_jax, images):
   for name in ('near', 'same'):
     (test / f'{name}.txt').write_text(name)
   result = clip_jax(
-    'data', 'curate', images / 'pairs.parquet', f'--out={images / "out"}',
+    'data', 'curate', images / 'pairs.parquet', f'--out={out.format(images)}',
     '--read_images', f'--evaluation=folder:{test}', '--json', '--workers=1',
     '--min_side=64', '--copies=images',
   )  # fmt: skip

@@ -8,9 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import email.utils
-import errno
 import random
-import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,11 +18,8 @@ from typing import TypeVar
 import aiohttp
 import yarl
 
-from clip_jax.data.fetching.addresses import (
-  AddressRefusedError,
-  public_socket,
-)
-from clip_jax.data.fetching.failure import FetchError
+from clip_jax.data.fetching.addresses import public_socket
+from clip_jax.data.fetching.failure import FetchError, failure_of
 from clip_jax.data.fetching.hosts import Host, Hosts
 from clip_jax.data.fetching.robots import (
   MAX_ROBOTS_BYTES,
@@ -240,7 +235,7 @@ class Client:
     except FetchError:
       raise
     except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
-      failure = _failure_of(error)
+      failure = failure_of(error)
       if not reached and isinstance(
         error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
       ):
@@ -385,35 +380,3 @@ def _retry_after(text: str) -> float:
     return max(0.0, moment.timestamp() - time.time())
   except (ValueError, TypeError, OverflowError):
     return 0.0
-
-
-def _failure_of(error: Exception) -> FetchError:
-  """Returns why a request failed, in words that many rows share."""
-  detail = ' '.join(str(error).split())[:200]
-  cause = getattr(error, 'os_error', error)
-  if isinstance(cause, AddressRefusedError) or 'not a public addr' in detail:
-    return FetchError('not a public address', str(cause)[:200])
-  if isinstance(error, aiohttp.ClientConnectorDNSError):
-    again = getattr(cause, 'errno', None) == socket.EAI_AGAIN
-    return FetchError('no such host', detail, retry=again)
-  if isinstance(error, aiohttp.ConnectionTimeoutError):
-    return FetchError('connecting timed out', retry=True)
-  if isinstance(error, TimeoutError):
-    return FetchError('timed out', retry=True)
-  if isinstance(error, aiohttp.ClientSSLError):
-    return FetchError('TLS failed', detail)
-  if isinstance(error, aiohttp.InvalidURL):
-    return FetchError('not a URL', detail)
-  if isinstance(error, aiohttp.ClientConnectorError):
-    refused = getattr(cause, 'errno', None) == errno.ECONNREFUSED
-    reason = 'connection refused' if refused else 'cannot connect'
-    return FetchError(reason, detail, retry=True)
-  if isinstance(error, aiohttp.ClientPayloadError):
-    return FetchError('truncated answer', retry=True)
-  if isinstance(error, aiohttp.ClientResponseError):
-    return FetchError('not HTTP', detail)
-  if isinstance(error, aiohttp.ClientConnectionError | OSError):
-    return FetchError('connection lost', retry=True)
-  if isinstance(error, zlib.error):
-    return FetchError('damaged Content-Encoding', detail)
-  return FetchError('not a URL', detail)

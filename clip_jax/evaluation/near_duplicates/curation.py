@@ -6,11 +6,12 @@ is the same file, has a near perceptual hash, or a near embedding.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from clip_jax.data import storage
+from clip_jax.data.curation.arrays import write_array
 from clip_jax.data.decoding import CorruptImageError, decode
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError
@@ -55,8 +56,8 @@ def write_evaluation(
     specs: of the data sets.
     with_hashes: whether perceptual hashes are written.
     embed: makes embeddings of encoded images, or None.
-    folder: gets `evaluation_digests.npy` (the first halves of SHA-256, sorted),
-      `evaluation_hashes.npy` and `evaluation_embeddings.npy`.
+    folder: local or remote; gets `evaluation_digests.npy` (the first halves of
+      SHA-256, sorted), `evaluation_hashes.npy` and `evaluation_embeddings.npy`.
   Raises:
     FailureError: a data set has no image that can be read.
   """
@@ -77,13 +78,13 @@ def write_evaluation(
       raise FailureError(f'--evaluation={spec}: no image can be read.')
   halves = np.frombuffer(b''.join(digests), '<u8,<u8')
   order = np.lexsort((halves['f1'], halves['f0']))
-  np.save(os.path.join(folder, 'evaluation_digests.npy'), halves[order])
+  arrays = {'digests': halves[order]}
   if with_hashes:
-    path = os.path.join(folder, 'evaluation_hashes.npy')
-    np.save(path, np.unique(np.concatenate(hashes)))
+    arrays['hashes'] = np.unique(np.concatenate(hashes))
   if embed is not None:
-    path = os.path.join(folder, 'evaluation_embeddings.npy')
-    np.save(path, np.concatenate(vectors))
+    arrays['embeddings'] = np.concatenate(vectors)
+  for name, values in arrays.items():
+    write_array(values, storage.join(folder, f'evaluation_{name}.npy'))
 
 
 def _contents_of(spec: str) -> Iterator[list[bytes]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_jax.data.curation import metadata, pipeline
+from clip_jax.data.curation import balance_stages, metadata, pipeline
 from clip_jax.data.curation.queries import QueryFiles
 from clip_jax.data.curation.settings import Settings
 from clip_jax.data.prepare.engine import Engine
@@ -56,7 +56,7 @@ def curate(folder, out, engine=None, **fields):
   with (
     mock.patch.object(metadata, '_SPAN_ROWS', 150),
     mock.patch.object(pipeline, '_PARTITION_ROWS', 150),
-    mock.patch.object(pipeline, '_NUMBERS_AT_ONCE', 500),
+    mock.patch.object(balance_stages, '_NUMBERS_AT_ONCE', 500),
   ):
     return pipeline.curate(settings, str(out), engine=engine)
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clip_jax.data.fetching import client
+from clip_jax.data.fetching import addresses, client
 from clip_jax.data.fetching.client import Limits
 from clip_jax.data.fetching.fetch import Fetch, describe, fetch_lists
 from clip_jax.data.fetching.resize import Resizing
@@ -208,8 +209,8 @@ def test_a_redirect_into_the_private_network_is_refused(tmp_path, monkeypatch):
 
   def only_first(info):
     if info[4][0] != '127.0.0.1':
-      raise client.AddressRefusedError('it is not a public address')
-    return client.socket.socket(*info[:3])
+      raise addresses.AddressRefusedError('it is not a public address')
+    return socket.socket(*info[:3])
 
   monkeypatch.setattr(client, 'public_socket', only_first)
   with serving({}, web.good(IMAGE)) as server:
