@@ -363,9 +363,16 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def to_bytes(content: dict[str, Any]) -> bytes:
   """Returns a JSON object as the content of a file that a person may read."""
-  text = json.dumps(content, ensure_ascii=False, indent=2)
-  # Names of files that are no UTF-8; JSON has the same escape for them.
-  return text.encode('utf-8', 'backslashreplace') + b'\n'
+  return to_utf8(json.dumps(content, ensure_ascii=False, indent=2)) + b'\n'
+
+
+def to_utf8(text: str) -> bytes:
+  r"""Returns a text as UTF-8, also that of a file's name that is none.
+
+  What has no UTF-8 is escaped, such as the byte E9 in a name as \udce9, which
+  JSON reads back.
+  """
+  return text.encode('utf-8', 'backslashreplace')
 
 
 @contextlib.contextmanager

@@ -89,6 +89,8 @@ def test_an_object_comes_back(tmp_path):
   path.write_bytes(to_bytes(content))
   assert read_object(path) == content
   assert 'Größe' in path.read_text('utf-8')
+  path.write_bytes(to_bytes({'name': os.fsdecode(b'no \xff UTF-8')}))
+  assert read_object(path) == {'name': 'no \udcff UTF-8'}
 
 
 def test_a_missing_file_is_empty(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax.data.sources import Record
+from clip_jax.files import to_utf8
 
 NAME, SPLIT = 'pairs', 'train'
 # A file is a whole number of blocks, two of which say where records are.
@@ -23,7 +24,7 @@ def shard_name(number: int, count: int) -> str:
 def record_bytes(record: Record, image_bytes: int) -> int:
   """Returns about what a record takes in a shard."""
   texts = [record['id'], *record['caption']]
-  text_bytes = sum(len(_encode(x)) + _TEXT_OVERHEAD for x in texts)
+  text_bytes = sum(len(to_utf8(x)) + _TEXT_OVERHEAD for x in texts)
   return image_bytes + text_bytes + _RECORD_OVERHEAD
 
 
@@ -47,9 +48,9 @@ def write_shard(
       count += 1
       example = example_class()
       features = example.features.feature
-      features['id'].bytes_list.value.append(_encode(record['id']))
+      features['id'].bytes_list.value.append(to_utf8(record['id']))
       features['image'].bytes_list.value.append(record['image'])
-      captions = map(_encode, record['caption'])
+      captions = map(to_utf8, record['caption'])
       features['caption'].bytes_list.value.extend(captions)
       if with_label:
         features['label'].int64_list.value.append(record.get('label', -1))
@@ -123,8 +124,3 @@ def describe(
     info.set_splits(splits.SplitDict([split]))
     info.write_to_directory(folder)
     return {x.name: x.read_bytes() for x in sorted(Path(folder).iterdir())}
-
-
-def _encode(text: str) -> bytes:
-  # A file name that is no UTF-8 would make the record unreadable.
-  return text.encode('utf-8', 'backslashreplace')

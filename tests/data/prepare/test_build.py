@@ -333,7 +333,18 @@ def test_a_folder_with_other_files_is_refused(images, tmp_path):
     make(f'folder:{images}', tmp_path, 'wds')
 
 
-def test_a_source_without_a_sound_record_fails(tmp_path):
+@on_both_layouts
+def test_a_folder_whose_name_is_no_utf8_is_built(layout, tmp_path):
+  folder = captioned_folder(tmp_path / os.fsdecode(b'caf\xe9'), 3)
+  for suffix in ('png', 'txt'):
+    name = os.fsdecode(b'\xe9.') + suffix
+    (folder / f'000.{suffix}').rename(folder / name)
+  out = tmp_path / os.fsdecode(b'\xe9')
+  for was_there in (False, True):
+    made = make(f'folder:{folder}', out, layout)
+    assert made.was_there == was_there
+    assert made.statistics['records'] == 3
+  assert read_all(spec_of(out, layout)) == read_all(f'folder:{folder}')
   folder = captioned_folder(tmp_path / 'images', 2)
   for path in folder.glob('*.png'):
     path.write_bytes(path.read_bytes()[:50])
