@@ -37,7 +37,7 @@ DEFAULT_SAMPLE = 10_000
 # Captions whose language is told, of all that are read.
 _LANGUAGE_TEXTS = 10_000
 _NAMED_LANGUAGES = 15
-# Encoded images that wait to be decoded.
+# Records that wait to be counted.
 _AHEAD = 32
 
 
@@ -87,9 +87,9 @@ def inspect(
   drawn: list[tuple[Image.Image | None, str]] = []
   looks = _looks(data, indices, chosen)
   for index, record, look in progress(looks, len(indices), 'records'):
-    key = data.key(index)
-    texts = record['caption'] if record and not look.reason else []
-    if record is None or look.reason:
+    key = record['id'] if record else data.key(index)
+    texts = record['caption'] if record else []
+    if record is None:
       counts.add_corrupt(key, look.reason)
     else:
       counts.add(key, look, texts, data.label(index, record))
@@ -182,37 +182,34 @@ def _looks(
 ) -> Iterator[tuple[int, Record | None, Look]]:
   """Yields each record, in order, with what is seen of its image.
 
-  Records are read here, one after the other, and decoded in threads: Pillow
-  lets go of Python's lock.
+  Threads read and decode, as stores are slow and Pillow lets go of Python's
+  lock. A record comes without the bytes of its image; a corrupt one is None.
   """
-  waiting: collections.deque[tuple[int, Record | None, Future[Look]]]
+  waiting: collections.deque[tuple[int, Future[tuple[Record | None, Look]]]]
   waiting = collections.deque()
   with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
     for index in indices:
-      record, image, reason = None, b'', ''
-      try:
-        record = data[index]
-        image = record['image']
-      except CorruptImageError as error:
-        reason = str(error)
-      look = pool.submit(_look, image, reason, index in chosen)
-      waiting.append((index, record, look))
+      look = pool.submit(_look, data, index, index in chosen)
+      waiting.append((index, look))
       if len(waiting) > _AHEAD:
-        index, record, look = waiting.popleft()
-        yield index, record, look.result()
-    for index, record, look in waiting:
-      yield index, record, look.result()
+        index, look = waiting.popleft()
+        yield index, *look.result()
+    for index, look in waiting:
+      yield index, *look.result()
 
 
-def _look(content: bytes, reason: str, on_sheet: bool) -> Look:
-  """Decodes an image, and returns what is seen of it; never its pixels."""
-  if reason:
-    return Look(reason=reason)
+def _look(
+  data: _Mixture, index: int, on_sheet: bool
+) -> tuple[Record | None, Look]:
+  """Reads a record, and returns what is seen of its image; never its pixels."""
   try:
+    record = data[index]
+    content = record['image']
     image = decode(content)
   except CorruptImageError as error:
-    return Look(reason=str(error))
-  return Look(
+    return None, Look(reason=str(error))
+  rest: Record = {**record, 'image': b''}
+  return rest, Look(
     image.size,
     f'{image.format} {image.mode}',
     digest_of(content),
