@@ -224,10 +224,14 @@ def _read_delimited(
 
 
 def _value_of(cell: str) -> str | int | float | None:
-  """Returns a cell as a number, if it is one; an empty one is None."""
+  """Returns a cell as a number, if it is one; an empty one is None.
+
+  What a number would write otherwise is a text, such as the id 12e4 or 3.10.
+  """
   if not cell:
     return None
-  return json.loads(cell) if _NUMBER.fullmatch(cell) else cell
+  number = json.loads(cell) if _NUMBER.fullmatch(cell) else None
+  return number if json.dumps(number) == cell else cell
 
 
 def join_batches(batches: Sequence[pa.Table]) -> pa.Table:

@@ -189,9 +189,12 @@ class TarIndex:
 
   def counts(self, kinds: Iterable[int]) -> np.ndarray:
     """Returns the number of entries of some kinds, int64 [S]."""
-    kinds = list(kinds)
+    kinds = set(kinds)
     return np.array(
-      [sum(x.counts.get(kind, 0) for kind in kinds) for x in self.shards],
+      [
+        sum(n for kind, n in shard.counts.items() if kind in kinds)
+        for shard in self.shards
+      ],
       np.int64,
     )
 

@@ -86,6 +86,17 @@ def test_columns_with_our_names_are_renamed(tmp_path):
   ]  # fmt: skip
 
 
+def test_cells_that_no_number_writes_stay_texts(tmp_path):
+  cells = ['7', '-0.5', '12e4', '12e456', '3.10', '1e-05', '007', '']
+  lines = [f'http://a/b,{cell}' for cell in cells]
+  for cell, line in zip(cells, lines, strict=True):
+    [row] = read(write(tmp_path / 'x', f'url,id\n{line}\n'))
+    numbers = {'7': 7, '-0.5': -0.5, '1e-05': 1e-05, '': None}
+    assert row['id'] == numbers.get(cell, cell)
+  rows = read(write(tmp_path / 'x', 'url,id\n' + '\n'.join(lines)))
+  assert [row['id'] or '' for row in rows] == cells
+
+
 def test_damaged_rows_have_no_url(tmp_path):
   lines = [json.dumps(ROWS[0]), '{"url": ', '[1]', '{"other": 3}', '{"url": 5}']
   rows = read(write(tmp_path / 'x', '\n'.join(lines)))
