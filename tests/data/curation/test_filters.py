@@ -1,6 +1,7 @@
 """Filters of single pairs, and lists of ids as DataComp publishes them."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,13 @@ def test_sizes():
     'a side below 100 pixels': [1, 2, 5, 6],
     'an aspect ratio above 3': [4, 6],
   }
+
+
+def test_numbers_may_be_written_as_texts():
+  batch = pa.record_batch({'width': ['100', None, '3.5'], 'name': list('abc')})
+  assert filters.numbers_of(batch, 'width')[[0, 2]].tolist() == [100, 3.5]
+  with pytest.raises(FailureError, match="'name' holds string, not numbers"):
+    filters.numbers_of(batch, 'name')
 
 
 def test_scores():

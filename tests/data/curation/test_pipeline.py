@@ -268,34 +268,6 @@ def test_other_files_and_damaged_ones_are_named(metadata, tmp_path):
     corpus.curate(folder, tmp_path / 'full', ONE)
 
 
-@pytest.mark.parametrize(
-  ('fields', 'message'),
-  [
-    ({'per_query': 0}, '--per_query=0: use 1 or more'),
-    ({'near': 1.5}, '--near=1.5: use a cosine'),
-    ({'balance': 'even'}, "--balance='even': choose one of cap, sample, none"),
-    ({'max_aspect': 0.5}, 'at least 1'),
-    ({'min_side': 3}, 'need columns of widths and heights'),
-    ({'min_score': 0.3}, '--min_score needs a column'),
-    ({'ids': ('ids.txt',)}, 'no column of ids'),
-    ({'evaluation': ('folder:x',)}, 'add --read_images'),
-    ({'copies': 'images'}, '--copies=images needs --read_images'),
-    ({'near': 0.9}, 'near copies are found by embeddings'),
-    ({'columns': {'text': 'x'}}, '--text_column=x: the columns are url'),
-    ({'columns': {'text': 'n'}}, 'holds int64, not texts'),
-  ],
-)
-def test_wrong_settings_are_refused(fields, message, tmp_path):
-  table = pa.table({'url': ['u'], 'caption': ['c'], 'n': [1]})
-  pq.write_table(table, tmp_path / 'x.parquet')
-  if 'ids' in fields:
-    fields = {'ids': (str(tmp_path / 'x.parquet'),)}
-  with pytest.raises(UsageError, match=message):
-    pipeline.curate(
-      Settings((str(tmp_path),), **fields), str(tmp_path / 'out'), engine=ONE
-    )
-
-
 def test_near_copies_are_dropped_in_blocks(tmp_path):
   """Of groups of near vectors the first row of each stays."""
   rng = np.random.default_rng(0)
