@@ -1,5 +1,6 @@
 """Defines the flags that more than one verb has, and reads their values."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,6 +206,22 @@ def require(value: str | None, flag: str, example: str) -> str:
   if not value:
     raise UsageError(f'no --{flag}: {example}.')
   return value
+
+
+def out_folder(values: flags.FlagValues, what: str) -> str:
+  """Returns the folder of --out, local or a URL, which need not be there yet.
+
+  Args:
+    what: it is to be, for the error: 'name the folder of the shards'.
+  Raises:
+    UsageError: it is not given, or is a file.
+  """
+  from clip_jax.data import storage
+
+  out = storage.local_or_url(require(values.out, 'out', what))
+  if not storage.is_remote(out) and os.path.isfile(out):
+    raise UsageError(f'--out: {out} is a file: name a folder.')
+  return out
 
 
 def folder_of(name: str | None, flag: str) -> Path | None:

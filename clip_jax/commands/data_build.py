@@ -111,16 +111,15 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 def _build(values: flags.FlagValues, spec: str) -> None:
   to = common_flags.require(values.to, 'to', 'arrayrecord or wds')
-  out = common_flags.require(values.out, 'out', 'name the folder of the shards')
+  out = common_flags.out_folder(values, 'name the folder of the shards')
 
-  from clip_jax.data import storage
   from clip_jax.data.prepare.build import BuildJob, build
   from clip_jax.data.prepare.image_settings import ImageSettings
 
   job = BuildJob(
     spec,
     tuple(values.captions),
-    storage.local_or_url(out),
+    out,
     to,
     ImageSettings(values.max_side, values.format, values.quality),
     _bytes_of(values.shard_bytes),
@@ -194,12 +193,10 @@ def _print(built: 'Built', out: str, use_as: str) -> None:
 
 def _verify(values: flags.FlagValues, words: list[str]) -> None:
   common_flags.no_words('data build --verify', words)
-  out = common_flags.require(values.out, 'out', 'name the folder of the shards')
+  folder = common_flags.out_folder(values, 'name the folder of the shards')
 
-  from clip_jax.data import storage
   from clip_jax.data.prepare.manifest import read_manifest, verify
 
-  folder = storage.local_or_url(out)
   files = read_manifest(folder)['files']
   workers = common_flags.engine_of(values).worker_count()
   differing = verify(folder, workers=workers, progress=show_progress)

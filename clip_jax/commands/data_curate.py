@@ -134,7 +134,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError(
       'data curate takes the metadata: Parquet files, folders or patterns.'
     )
-  out = common_flags.require(values.out, 'out', 'name the folder to make')
+  out = common_flags.out_folder(values, 'name the folder to make')
   page = common_flags.file_of(values.html, 'html')
 
   from clip_jax.data.curation.pipeline import curate

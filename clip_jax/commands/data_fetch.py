@@ -28,7 +28,6 @@ behind a redirect, unless --allow_private. Where all URLs fail, the exit code is
 1.
 """
 
-import os
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -105,9 +104,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError(
       'data fetch what? Name lists of URLs, such as urls.parquet.'
     )
-  out = common_flags.require(values.out, 'out', 'name the folder of shards')
-  if not out.partition('://')[1] and os.path.isfile(out):
-    raise UsageError(f'--out: {out} is a file: name a folder.')
+  out = common_flags.out_folder(values, 'name the folder of shards')
   try:
     import aiohttp
     import pyarrow  # noqa: F401

@@ -127,6 +127,7 @@ def test_wrong_calls_are_refused(refused, images, tmp_path):
   pairs, out = images / 'pairs.parquet', f'--out={images / "out"}'
   refused('takes the metadata', 'data', 'curate', out)
   refused('no --out', 'data', 'curate', pairs)
+  refused('is a file: name a folder', 'data', 'curate', pairs, f'--out={pairs}')
   refused('matches no file', 'data', 'curate', tmp_path / 'no', out)
   refused('--languages=xx: use all', 'data', 'curate', pairs, out,
           '--languages=en,xx')  # fmt: skip

@@ -103,7 +103,9 @@ def build_index(
   """
   root, names, notices = find_shards(spec)
   written_root = root if folder else '../..'
-  folder = folder or default_folder(spec, root)
+  folder = (
+    storage.local_or_url(folder) if folder else default_folder(spec, root)
+  )
   with _locked(folder):
     before = read_index(folder)
     paths = [storage.join(root, name) for name in names]
@@ -172,6 +174,7 @@ def existing_index(spec: Spec, folder: str | None) -> tuple[str, TarIndex]:
   Raises:
     UsageError: there is none.
   """
+  folder = storage.local_or_url(folder) if folder else None
   index = read_index(folder) if folder else stored_in(spec)
   if index is not None:
     return folder or location_of(spec), index
