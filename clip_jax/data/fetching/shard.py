@@ -27,7 +27,7 @@ from clip_jax.data.fetching.client import Client, Limits
 from clip_jax.data.fetching.failure import FetchError
 from clip_jax.data.fetching.resize import Resizing, take_image
 from clip_jax.data.fetching.url_list import Row
-from clip_jax.data.indexing.tar import members
+from clip_jax.data.indexing.tar import Member, members
 from clip_jax.data.prepare.webdataset_shards import (
   OVERHEAD_BYTES,
   write_member,
@@ -144,39 +144,41 @@ def _keep_images(
   Returns:
     The outcomes of the rows whose images are there, by the rows' positions.
   """
+  outcomes: dict[int, _Outcome] = {}
   try:
     with storage.open_file(shard.path(out, '.parquet')) as file:
       before = pq.read_table(file).to_pylist()
     tar = storage.open_file(shard.path(out, '.tar'))
   except (MissingFileError, pa.ArrowException):
-    return {}
-  if [row.get('url') for row in before] != [row.get('url') for row in rows]:
-    return {}
-  outcomes: dict[int, _Outcome] = {}
+    return outcomes
   with tar:
-    size = tar.seek(0, os.SEEK_END)
-
-    def read(offset: int, length: int) -> bytes:
-      tar.seek(offset)
-      return tar.read(length)
-
-    sound = [x for x in members(read, size) if x.problem is None]
-    named = [(x.key_and_suffix() or ('', ''), x) for x in sound]
-    images = {
-      key: (suffix, member)
-      for (key, suffix), member in named
-      if suffix not in ('json', 'txt')
-    }
-    for index, row in enumerate(before):
-      if row['status'] == SUCCESS and row['key'] in images:
-        suffix, member = images[row['key']]
-        start = spool.tell()
-        length = spool.write(read(member.data, member.size))
-        sizes = tuple(row[name] for name in _SIZES)
+    images = _images_in(tar)
+    for index, (row, old) in enumerate(zip(rows, before, strict=False)):
+      is_same = row.get('url') == old.get('url')
+      if is_same and old['status'] == SUCCESS and old['key'] in images:
+        suffix, member = images[old['key']]
+        tar.seek(member.data)
+        start, length = spool.tell(), spool.write(tar.read(member.size))
+        sizes = tuple(old[name] for name in _SIZES)
         outcomes[index] = _Outcome(
-          SUCCESS, '', None, start, length, suffix, row['sha256'], sizes
+          SUCCESS, '', None, start, length, suffix, old['sha256'], sizes
         )
   return outcomes
+
+
+def _images_in(tar: IO[bytes]) -> dict[str, tuple[str, Member]]:
+  """Returns the suffix and the member of each image, by its key."""
+
+  def read(offset: int, length: int) -> bytes:
+    tar.seek(offset)
+    return tar.read(length)
+
+  images: dict[str, tuple[str, Member]] = {}
+  for member in members(read, tar.seek(0, os.SEEK_END)):
+    key, suffix = member.key_and_suffix() or ('', '')
+    if member.problem is None and suffix not in ('json', 'txt'):
+      images[key] = suffix, member
+  return images
 
 
 class _Fetching:
