@@ -14,6 +14,7 @@ import io
 import itertools
 import math
 import os
+import posixpath
 import random
 import time
 import uuid
@@ -131,6 +132,25 @@ def find(pattern: str) -> list[str]:
     return on_store(pattern, list_matches)
   except MissingFileError:
     return []
+
+
+def list_folder(folder: str) -> list[str]:
+  """Returns the names in a folder, sorted; those of folders end with '/'.
+
+  Raises:
+    MissingFileError, FailureError: see `on_store`.
+  """
+
+  def names(fs: Any, own_name: str) -> list[str]:
+    return [
+      posixpath.basename(entry['name'].rstrip('/'))
+      + ('/' if entry['type'] == 'directory' else '')
+      for entry in fs.ls(own_name, detail=True)
+      # A bucket may have an empty object that stands for the folder.
+      if entry['name'].strip('/') != own_name.strip('/')
+    ]
+
+  return sorted(on_store(folder, names))
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:

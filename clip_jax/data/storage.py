@@ -146,12 +146,7 @@ def list_folder(folder: str | os.PathLike) -> list[str]:
   """
   folder = os.fspath(folder)
   if is_remote(folder):
-    entries = remote.on_store(folder, lambda fs, name: fs.ls(name, detail=True))
-    return sorted(
-      posixpath.basename(x['name'].rstrip('/'))
-      + ('/' if x['type'] == 'directory' else '')
-      for x in entries
-    )
+    return remote.list_folder(folder)
   try:
     with os.scandir(folder) as entries:
       return sorted(x.name + ('/' if x.is_dir() else '') for x in entries)
