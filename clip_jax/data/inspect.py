@@ -25,7 +25,7 @@ from clip_jax.data.record_counts import (
   Look,
   RecordCounts,
   TextLengths,
-  digest_of,
+  short_digest,
 )
 from clip_jax.data.sources import Record, Source, open_source, split_mixture
 from clip_jax.errors import UsageError, plural
@@ -212,7 +212,7 @@ def _look(
   return rest, Look(
     image.size,
     f'{image.format} {image.mode}',
-    digest_of(content),
+    short_digest(content),
     thumbnail=thumbnail(image) if on_sheet else None,
   )
 

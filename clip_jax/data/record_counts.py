@@ -103,7 +103,7 @@ class RecordCounts:
     for caption in captions:
       text = caption.strip()
       if text:
-        self._captions.add(digest_of(text.encode('utf-8', 'replace')), text)
+        self._captions.add(short_digest(text.encode('utf-8', 'replace')), text)
     if self._tokenizer and captions:
       lengths = self._tokenizer.text_lengths(list(captions)).tolist()
       self._tokens.update(lengths)
@@ -182,7 +182,7 @@ class RecordCounts:
     ]  # fmt: skip
 
 
-def digest_of(content: bytes) -> int:
+def short_digest(content: bytes) -> int:
   """Returns 8 bytes of a hash: of a million, two are alike once in 10^7."""
   digest = hashlib.blake2b(content, digest_size=8).digest()
   return int.from_bytes(digest, 'big')

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.prepare.part import FORMAT_NAMES, Part
+from clip_jax.data.record_counts import spread
 
 
 class Statistics:
@@ -23,8 +24,8 @@ class Statistics:
     self.most_captions, self.least_captions = 0, 2**31
     self._image_bytes = self._encoded = self._captions = 0
     self._formats: collections.Counter[str] = collections.Counter()
-    self._spreads = {
-      name: Histogram()
+    self._counters = {
+      name: collections.Counter[int]()
       for name in (
         'image_width', 'image_height', 'captions_per_record',
         'caption_characters',
@@ -47,10 +48,10 @@ class Statistics:
     for number, times in enumerate(np.bincount(rows['format']).tolist()):
       if times:
         self._formats[FORMAT_NAMES[number] or 'other'] += times
-    self._spreads['image_width'].add(rows['width'])
-    self._spreads['image_height'].add(rows['height'])
-    self._spreads['captions_per_record'].add(rows['captions'])
-    self._spreads['caption_characters'].add(part.caption_lengths)
+    _count(self._counters['image_width'], rows['width'])
+    _count(self._counters['image_height'], rows['height'])
+    _count(self._counters['captions_per_record'], rows['captions'])
+    _count(self._counters['caption_characters'], part.caption_lengths)
 
   def summary(self) -> dict[str, Any]:
     """Returns all counts, as JSON has them."""
@@ -62,34 +63,10 @@ class Statistics:
       'captions': self._captions,
       'records_with_label': self.labels,
       'image_formats': dict(sorted(self._formats.items())),
-      **{name: x.summary() for name, x in self._spreads.items()},
+      **{name: spread(x) for name, x in self._counters.items()},
     }
 
 
-class Histogram:
-  """Counts how often each whole number occurs."""
-
-  def __init__(self) -> None:
-    """Begins at nothing."""
-    self._times: collections.Counter[int] = collections.Counter()
-
-  def add(self, values: np.ndarray) -> None:
-    """Counts some numbers."""
-    numbers, times = np.unique(values, return_counts=True)
-    self._times.update(dict(zip(numbers.tolist(), times.tolist(), strict=True)))
-
-  def summary(self) -> dict[str, int | float]:
-    """Returns the least, median, mean, 95th percentile and most."""
-    if not self._times:
-      return {}
-    counts = np.array(sorted(self._times.items()))
-    numbers, times = counts[:, 0], counts[:, 1]
-    sums = np.cumsum(times)
-    median, p95 = np.searchsorted(sums, np.array([0.5, 0.95]) * sums[-1])
-    return {
-      'min': int(numbers[0]),
-      'median': int(numbers[median]),
-      'mean': round(float(numbers @ times) / int(sums[-1]), 2),
-      'p95': int(numbers[p95]),
-      'max': int(numbers[-1]),
-    }
+def _count(counter: collections.Counter[int], values: np.ndarray) -> None:
+  numbers, times = np.unique(values, return_counts=True)
+  counter.update(dict(zip(numbers.tolist(), times.tolist(), strict=True)))
