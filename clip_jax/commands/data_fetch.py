@@ -147,7 +147,7 @@ def _fetch_of(values: flags.FlagValues) -> 'Fetch':
   from clip_jax.data.fetching.client import Limits
   from clip_jax.data.fetching.fetch import Fetch
   from clip_jax.data.fetching.resize import FORMATS, MODES, Resizing
-  from clip_jax.data.fetching.url_list import Columns
+  from clip_jax.data.fetching.url_list import ListColumns
 
   check_choice('--resize', values.resize, MODES)
   check_choice('--image_format', values.image_format, FORMATS)
@@ -161,7 +161,7 @@ def _fetch_of(values: flags.FlagValues) -> 'Fetch':
   if not values.user_agent.partition('/')[0].strip():
     raise UsageError('--user_agent: begin with a name, as in my-lab/1.0.')
   return Fetch(
-    columns=Columns(values.url_column, values.caption_column),
+    columns=ListColumns(values.url_column, values.caption_column),
     shard_size=values.shard_size,
     resizing=Resizing(
       mode=values.resize,

@@ -63,7 +63,7 @@ def decoder_of(
   return functools.partial(decode_rgb, preprocessing=preprocessing)
 
 
-class Captions(NamedTuple):
+class CaptionChoice(NamedTuple):
   """The captions of a record, of which one is drawn each time.
 
   Attributes:
@@ -98,7 +98,7 @@ class CaptionedImage(NamedTuple):
   """
 
   image: 'Image.Image | ScaledImage'
-  captions: Captions
+  captions: CaptionChoice
   key: int
   index: int
   id: str
@@ -174,9 +174,9 @@ class Reader:
     """Returns a record, or None where no caption passes the rule."""
     record = self._source[index]
     if self._rule is None:
-      captions = Captions(record['caption'])
+      captions = CaptionChoice(record['caption'])
     else:
-      captions = Captions(*self._rule.choose(record))
+      captions = CaptionChoice(*self._rule.choose(record))
     if not captions.texts:
       return None
     return CaptionedImage(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clip_jax.data import captions
 from clip_jax.data.captions import CaptionRule
-from clip_jax.data.examples import Captions
+from clip_jax.data.examples import CaptionChoice
 from clip_jax.data.pipeline import training_batches
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import open_source
@@ -37,8 +37,10 @@ def batches(source, **options):
 
 
 def test_without_weights_each_text_is_as_likely():
-  choice = Captions(*CaptionRule().choose(record(['a', 'b', 'c'], [0, 0, 1])))
-  assert choice == Captions(['a', 'b', 'c'])
+  choice = CaptionChoice(
+    *CaptionRule().choose(record(['a', 'b', 'c'], [0, 0, 1]))
+  )
+  assert choice == CaptionChoice(['a', 'b', 'c'])
   rng, twin = np.random.default_rng(3), np.random.default_rng(3)
   assert [choice.draw(rng) for _ in range(50)] == [
     'abc'[twin.integers(3)] for _ in range(50)
@@ -47,14 +49,14 @@ def test_without_weights_each_text_is_as_likely():
 
 def test_a_single_caption_takes_no_number_of_the_generator():
   rng = np.random.default_rng(3)
-  assert Captions(['a']).draw(rng) == 'a'
+  assert CaptionChoice(['a']).draw(rng) == 'a'
   assert rng.integers(100) == np.random.default_rng(3).integers(100)
 
 
 def test_columns_are_drawn_by_their_weights():
   rule = CaptionRule((0.75, 0.25, 0.0))
-  choice = Captions(*rule.choose(record(list('abcd'), [0, 0, 1, 2])))
-  assert choice == Captions(['a', 'b', 'c'], [0.375, 0.375, 0.25])
+  choice = CaptionChoice(*rule.choose(record(list('abcd'), [0, 0, 1, 2])))
+  assert choice == CaptionChoice(['a', 'b', 'c'], [0.375, 0.375, 0.25])
   rng = np.random.default_rng(0)
   drawn = collections.Counter(choice.draw(rng) for _ in range(4000))
   assert abs(drawn['c'] / 4000 - 0.25) < 0.03
@@ -63,7 +65,7 @@ def test_columns_are_drawn_by_their_weights():
 
 def test_a_record_that_lacks_a_column_has_the_others():
   rule = CaptionRule((0.75, 0.2, 0.05))
-  choice = Captions(*rule.choose(record(['x', 'y'], [1, 2])))
+  choice = CaptionChoice(*rule.choose(record(['x', 'y'], [1, 2])))
   assert choice.probabilities == pytest.approx([0.8, 0.2])
   assert not CaptionRule((1.0, 0.0)).choose(record(['x'], [1]))[0]
 
@@ -74,7 +76,7 @@ def test_a_record_that_lacks_a_column_has_the_others():
 )
 def test_probabilities_are_those_of_the_columns_that_are_there(pairs, weights):
   texts, columns = [x for x, _ in pairs], [x for _, x in pairs]
-  choice = Captions(*CaptionRule(weights).choose(record(texts, columns)))
+  choice = CaptionChoice(*CaptionRule(weights).choose(record(texts, columns)))
   if not pairs:
     assert choice.texts == []
     return
@@ -94,8 +96,8 @@ def test_filters_count_characters_and_words():
     drop=r'(?i)\.jpe?g$',
   )  # fmt: skip
   texts = ['ab', 'a b', 'one', 'a b c d', 'a b x.JPG', 'four words here']
-  choice = Captions(*rule.choose(record([*texts, 'two words'])))
-  assert choice == Captions(['a b', 'two words'])
+  choice = CaptionChoice(*rule.choose(record([*texts, 'two words'])))
+  assert choice == CaptionChoice(['a b', 'two words'])
   assert rule.filters and not CaptionRule((1.0,)).filters
 
 

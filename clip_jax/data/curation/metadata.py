@@ -39,7 +39,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True)
-class Columns:
+class MetadataColumns:
   """The names of the columns that are used; None where there is none."""
 
   text: str
@@ -82,7 +82,7 @@ class Metadata:
   """
 
   schema: pa.Schema
-  columns: Columns
+  columns: MetadataColumns
   spans: list[Span]
   rows: int
   corrupt: dict[str, str]
@@ -156,7 +156,7 @@ def _plain(schema: pa.Schema) -> pa.Schema:
   )
 
 
-def find_columns(schema: pa.Schema, names: dict[str, str]) -> Columns:
+def find_columns(schema: pa.Schema, names: dict[str, str]) -> MetadataColumns:
   """Returns which column is what.
 
   Raises:
@@ -180,7 +180,7 @@ def find_columns(schema: pa.Schema, names: dict[str, str]) -> Columns:
   kind = schema.field(text).type
   if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
     raise UsageError(f'the column {text!r} holds {kind}, not texts.')
-  return Columns(text=text, **columns)
+  return MetadataColumns(text=text, **columns)
 
 
 def _parquet_files(pattern: str) -> list[str]:

@@ -8,7 +8,11 @@ import pyarrow as pa
 
 from clip_jax.data.curation.copies import FindCopies
 from clip_jax.data.curation.image_checks import ImageChecks, Look
-from clip_jax.data.curation.metadata import Columns, Metadata, first_width
+from clip_jax.data.curation.metadata import (
+  Metadata,
+  MetadataColumns,
+  first_width,
+)
 from clip_jax.data.curation.settings import Settings
 from clip_jax.errors import UsageError
 
@@ -62,7 +66,7 @@ def embedding_width(
 
 def image_checks(
   settings: Settings,
-  columns: Columns,
+  columns: MetadataColumns,
   helpers: Helpers,
   path: Callable[[str], str],
 ) -> ImageChecks | None:
@@ -99,12 +103,12 @@ def image_checks(
   )
 
 
-def _has_sizes(columns: Columns) -> bool:
+def _has_sizes(columns: MetadataColumns) -> bool:
   return columns.width is not None and columns.height is not None
 
 
 def _check_columns(
-  settings: Settings, columns: Columns, helpers: Helpers, read: bool
+  settings: Settings, columns: MetadataColumns, helpers: Helpers, read: bool
 ) -> None:
   """Refuses filters that have nothing to look at.
 

@@ -24,7 +24,7 @@ from clip_jax.data.curation.hashing import (
 )
 from clip_jax.data.curation.image_checks import ImageChecks, check_images
 from clip_jax.data.curation.matching import load_matcher
-from clip_jax.data.curation.metadata import Columns, Span, read_span
+from clip_jax.data.curation.metadata import MetadataColumns, Span, read_span
 from clip_jax.data.curation.partitions import partition_of, writing_partitions
 from clip_jax.data.curation.rows import (
   CONTENT,
@@ -62,7 +62,7 @@ class Selection:
 
   settings: Settings
   schema: pa.Schema
-  columns: Columns
+  columns: MetadataColumns
   partitions: int
   root: str
   queries: str | None = None

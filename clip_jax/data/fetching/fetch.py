@@ -17,8 +17,12 @@ import pyarrow.parquet as pq
 from clip_jax.data import storage
 from clip_jax.data.fetching.client import Limits
 from clip_jax.data.fetching.resize import Resizing
-from clip_jax.data.fetching.shard import Shard, fetch_shard
-from clip_jax.data.fetching.url_list import Columns, join_batches, read_batches
+from clip_jax.data.fetching.shard import ListShard, fetch_shard
+from clip_jax.data.fetching.url_list import (
+  ListColumns,
+  join_batches,
+  read_batches,
+)
 from clip_jax.data.prepare.engine import Engine, run_stage
 from clip_jax.errors import UsageError, plural
 from clip_jax.progress import Progress, no_progress
@@ -42,7 +46,7 @@ class Fetch:
     limits: of the network; other ones may be tried the next time.
   """
 
-  columns: Columns = dataclasses.field(default_factory=Columns)
+  columns: ListColumns = dataclasses.field(default_factory=ListColumns)
   shard_size: int = 10_000
   resizing: Resizing = dataclasses.field(default_factory=Resizing)
   limits: Limits = dataclasses.field(default_factory=Limits)
@@ -104,11 +108,11 @@ def fetch_lists(
     engine=engine,
     settings={'columns': fetch.columns, 'shard_size': fetch.shard_size},
   )
-  shards: list[Shard] = []
+  shards: list[ListShard] = []
   for index, counts in enumerate(cut):
     for part, rows in enumerate(counts['shards']):
       name = _rows_name(index, part)
-      shards.append(Shard(len(shards), name, rows))
+      shards.append(ListShard(len(shards), name, rows))
   if not shards:
     raise UsageError(f'no URLs in {", ".join(patterns)}.')
   workers = engine.worker_count()

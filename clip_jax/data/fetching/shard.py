@@ -47,7 +47,7 @@ _NAMED_HOSTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class ListShard:
   """The rows of a list that become one shard.
 
   Attributes:
@@ -80,7 +80,7 @@ class _Outcome:
 
 
 def fetch_shard(
-  shard: Shard,
+  shard: ListShard,
   *,
   out: str,
   shard_size: int,
@@ -137,7 +137,7 @@ def fetch_shard(
 
 
 def _keep_images(
-  shard: Shard, out: str, rows: Sequence[Row], spool: IO[bytes]
+  shard: ListShard, out: str, rows: Sequence[Row], spool: IO[bytes]
 ) -> dict[int, _Outcome]:
   """Copies the images of a shard that was fetched before into the spool.
 

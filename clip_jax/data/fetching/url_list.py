@@ -37,7 +37,7 @@ _MAX_LINE = 2**24  # characters
 _BATCH_ROWS = 10_000
 
 
-class Columns(NamedTuple):
+class ListColumns(NamedTuple):
   """The names of a list's columns; '' is the usual name, if it is there.
 
   Attributes:
@@ -49,7 +49,7 @@ class Columns(NamedTuple):
   caption: str = ''
 
 
-def read_batches(path: str, columns: Columns) -> Iterator[pa.Table]:
+def read_batches(path: str, columns: ListColumns) -> Iterator[pa.Table]:
   """Yields the rows of a list, some thousands at a time.
 
   The columns are called url, caption (if there is one), sha256 (if there is
@@ -79,7 +79,7 @@ def read_batches(path: str, columns: Columns) -> Iterator[pa.Table]:
 
 
 def _read_parquet(
-  path: str, file: IO[bytes], columns: Columns
+  path: str, file: IO[bytes], columns: ListColumns
 ) -> Iterator[pa.Table]:
   parquet = pq.ParquetFile(file)
   names = _new_names(path, parquet.schema_arrow.names, columns)
@@ -88,7 +88,7 @@ def _read_parquet(
 
 
 def _new_names(
-  path: str, available: Sequence[str], columns: Columns
+  path: str, available: Sequence[str], columns: ListColumns
 ) -> list[str]:
   """Returns the names that a list's columns get.
 
@@ -142,7 +142,7 @@ def _lines(path: str, text: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _read_rows(
-  path: str, lines: Iterator[str], columns: Columns
+  path: str, lines: Iterator[str], columns: ListColumns
 ) -> Iterator[Row]:
   first = next((line for line in lines if line.strip()), '')
   every = itertools.chain([first], lines)
@@ -173,7 +173,7 @@ def _read_plain(lines: Iterable[str]) -> Iterator[Row]:
 
 
 def _read_json_lines(
-  path: str, lines: Iterable[str], columns: Columns
+  path: str, lines: Iterable[str], columns: ListColumns
 ) -> Iterator[Row]:
   """Yields the objects; a line that is none has no URL."""
   known: dict[tuple[str, ...], list[str]] = {}
@@ -200,7 +200,7 @@ def _read_json_lines(
 
 
 def _read_delimited(
-  path: str, header: str, lines: Iterator[str], columns: Columns
+  path: str, header: str, lines: Iterator[str], columns: ListColumns
 ) -> Iterator[Row]:
   """Yields the rows of a table with a header."""
   csv.field_size_limit(_MAX_LINE)

@@ -42,8 +42,8 @@ from clip_jax.data.indexing.parts import (
 from clip_jax.data.indexing.selection import Selection
 from clip_jax.data.indexing.tar_index import (
   EntryFile,
+  IndexedShard,
   KindTable,
-  Shard,
   TarIndex,
   versions_of,
 )
@@ -217,7 +217,7 @@ def _contents(
   jobs: Mapping[str, ShardJob],
   known: Mapping[str, str],
   before: TarIndex | None,
-) -> Iterator[tuple[Shard, Entries]]:
+) -> Iterator[tuple[IndexedShard, Entries]]:
   """Yields what is known of each shard, in order; its counts are left open."""
   numbers = {x: i for i, x in enumerate(before.names)} if before else {}
   for name in names:
@@ -228,7 +228,7 @@ def _contents(
     else:
       entries, notes = read_part(jobs[name].part)
       marks = (notes[x] for x in ('size', 'version', 'sha256'))
-      yield Shard(name, *marks, counts={}), entries
+      yield IndexedShard(name, *marks, counts={}), entries
 
 
 def _identity(
@@ -243,10 +243,10 @@ def _identity(
 
 
 def _write_entries(
-  path: Path, root: str, contents: Iterable[tuple[Shard, Entries]]
+  path: Path, root: str, contents: Iterable[tuple[IndexedShard, Entries]]
 ) -> TarIndex:
   """Writes the entries of all shards, and returns the index of them."""
-  kinds, shards = KindTable(), list[Shard]()
+  kinds, shards = KindTable(), list[IndexedShard]()
   with open(path, 'wb') as file:
     for shard, entries in contents:
       rows, counts = kinds.merge(entries)

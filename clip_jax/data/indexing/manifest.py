@@ -13,7 +13,7 @@ import os
 from typing import Any
 
 from clip_jax.data import storage
-from clip_jax.data.indexing.tar_index import EntryFile, Shard, TarIndex
+from clip_jax.data.indexing.tar_index import EntryFile, IndexedShard, TarIndex
 from clip_jax.data.indexing.tar_shard import ENTRY, PROBLEM_KIND, Suffixes
 from clip_jax.errors import FailureError
 from clip_jax.files import check_fields, parse_json
@@ -94,7 +94,9 @@ def _resolve(folder: str, root: str) -> str:
   return os.path.abspath(os.path.join(folder, root))
 
 
-def _parse(content: dict[str, Any]) -> tuple[list[Shard], list[Suffixes]]:
+def _parse(
+  content: dict[str, Any],
+) -> tuple[list[IndexedShard], list[Suffixes]]:
   """Returns the shards and kinds of a manifest.
 
   Raises:
@@ -112,7 +114,7 @@ def _parse(content: dict[str, Any]) -> tuple[list[Shard], list[Suffixes]]:
         own[int(kind)] = int(number)
   columns = (table[x] for x in ('name', 'size', 'version', 'sha256'))
   shards = [
-    Shard(str(name), int(size), str(version), str(sha256), own)
+    IndexedShard(str(name), int(size), str(version), str(sha256), own)
     for name, size, version, sha256, own in zip(*columns, counts, strict=True)
   ]
   kinds = [tuple(map(str, kind)) for kind in content['kinds']]

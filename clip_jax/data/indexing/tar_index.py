@@ -39,7 +39,7 @@ _REQUESTS = 32  # at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class IndexedShard:
   """A shard as an index describes it.
 
   Attributes:
@@ -116,7 +116,7 @@ class TarIndex:
   def __init__(
     self,
     root: str,
-    shards: Sequence[Shard],
+    shards: Sequence[IndexedShard],
     kinds: Sequence[Suffixes],
     entries: EntryFile | EntryArray,
     first_rows: np.ndarray | None = None,
@@ -299,7 +299,7 @@ def index_in_memory(root: str, names: Sequence[str]) -> TarIndex:
     rows, counts = kinds.merge(scan_shard(path))
     parts.append(rows)
     size, version = storage.size(path), storage.version(path)
-    shards.append(Shard(name, size, version, '', counts))
+    shards.append(IndexedShard(name, size, version, '', counts))
   rows = np.concatenate([np.empty(0, ENTRY), *parts])
   return TarIndex(root, shards, kinds.kinds, EntryArray(rows))
 

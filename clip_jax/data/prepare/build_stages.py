@@ -29,7 +29,7 @@ _MAX_PARTS = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class RecordSpan:
   """A task: records [start, stop) of the source.
 
   Attributes:
@@ -81,19 +81,21 @@ class Input:
     """The records of each part but the last."""
     return max(_PART_RECORDS, -(-self.records // _MAX_PARTS))
 
-  def parts(self) -> list[Span]:
+  def parts(self) -> list[RecordSpan]:
     """Returns the tasks of the first stage."""
     starts = range(0, self.records, self.part_records)
     return [
-      Span(f'{number:07}', start, min(self.records, start + self.part_records))
+      RecordSpan(
+        f'{number:07}', start, min(self.records, start + self.part_records)
+      )
       for number, start in enumerate(starts)
     ]
 
-  def table_path(self, part: Span) -> str:
+  def table_path(self, part: RecordSpan) -> str:
     """Returns the path of a part's table."""
     return storage.join(self.out, STAGES, 'parts', f'{part.name}.npz')
 
-  def images_path(self, part: Span) -> str:
+  def images_path(self, part: RecordSpan) -> str:
     """Returns the path of the images of a part that are encoded anew."""
     return storage.join(self.out, STAGES, 'parts', f'{part.name}.images')
 
@@ -108,7 +110,7 @@ def check_part(
   layout: str,
   settings: ImageSettings,
   max_corrupt: int,
-  part: Span,
+  part: RecordSpan,
 ) -> Counts:
   """Decodes the images of a part, and encodes those anew that change.
 
@@ -173,7 +175,7 @@ def plan_shards(
   tables: Callable[[], Iterator[Part]],
   shard_bytes: int,
   shard_records: int | None,
-) -> list[Span]:
+) -> list[RecordSpan]:
   """Returns the tasks of the second stage.
 
   A shard takes records, in order, as long as it stays within the limits; it
@@ -213,7 +215,7 @@ def plan_shards(
   ends.append(data.records)
   name = _shard_name(layout.name)
   return [
-    Span(name(number, len(ends)), first, stop)
+    RecordSpan(name(number, len(ends)), first, stop)
     for number, (first, stop) in enumerate(zip([0, *ends], ends, strict=False))
   ]
 
@@ -224,7 +226,7 @@ def _shard_name(layout: str) -> Callable[[int, int], str]:
   return array_record_shards.shard_name
 
 
-def write_shard(data: Input, layout: Layout, shard: Span) -> Counts:
+def write_shard(data: Input, layout: Layout, shard: RecordSpan) -> Counts:
   """Writes a shard.
 
   Returns:
@@ -246,7 +248,9 @@ def write_shard(data: Input, layout: Layout, shard: Span) -> Counts:
     return {**file_entry(path), 'records': count}
 
 
-def _kept_records(data: Input, shard: Span) -> Iterator[tuple[int, Record]]:
+def _kept_records(
+  data: Input, shard: RecordSpan
+) -> Iterator[tuple[int, Record]]:
   """Yields the index and the record of all that a shard has.
 
   Raises:

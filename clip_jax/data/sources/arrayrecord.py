@@ -56,7 +56,7 @@ def open_array_records(spec: Spec, captions: tuple[str, ...]) -> Source:
   return source_class(spec, captions)
 
 
-class Shard(NamedTuple):
+class RecordRange(NamedTuple):
   """Consecutive records of a file."""
 
   path: str
@@ -67,7 +67,7 @@ class Shard(NamedTuple):
 class ArrayRecords(Sequence[bytes]):
   """The records of ArrayRecord files, as one sequence."""
 
-  def __init__(self, shards: Sequence[Shard]):
+  def __init__(self, shards: Sequence[RecordRange]):
     self.shards = [x for x in shards if x.count]
     self.ends = list(itertools.accumulate(x.count for x in self.shards))
     self._readers: collections.OrderedDict[str, Any] = collections.OrderedDict()
@@ -155,7 +155,7 @@ class DescribedRecords(TfdsSource):
 
   def _read(self, builder: Any, as_bytes: Any) -> Any:
     shards = [
-      Shard(
+      RecordRange(
         storage.join(self._folder, os.path.basename(x.filename)), x.skip, x.take
       )
       for x in builder.info.splits[self._split].file_instructions
@@ -192,7 +192,9 @@ class ExampleRecords(Source):
       spec, paths, lambda path: open_reader(path).num_records()
     )
     self.notices = tuple(f'data {spec.text!r}: {line}' for line in notices)
-    self._records = ArrayRecords([Shard(x, 0, n) for x, n in counts.items()])
+    self._records = ArrayRecords(
+      [RecordRange(x, 0, n) for x, n in counts.items()]
+    )
     self._names = short_names([x.path for x in self._records.shards])
     if not len(self):
       raise spec.error('no records')

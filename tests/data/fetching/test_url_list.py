@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax.data.fetching.url_list import (
-  Columns,
+  ListColumns,
   join_batches,
   read_batches,
 )
@@ -22,7 +22,7 @@ ROWS = [
 
 
 def read(path, **columns):
-  batches = list(read_batches(str(path), Columns(**columns)))
+  batches = list(read_batches(str(path), ListColumns(**columns)))
   return join_batches(batches).to_pylist()
 
 
