@@ -43,5 +43,5 @@ def test_a_missing_image_is_left_out_and_a_silent_store_ends_the_run(
 
   monkeypatch.setattr(MemoryFileSystem, 'cat_file', cat_file)
   monkeypatch.setattr(remote, 'RETRIES', remote.Retries(sleep=lambda _: None))
-  with pytest.raises(FailureError, match='a.png: connection reset'):
+  with pytest.raises(FailureError, match=r'a\.png: connection reset'):
     curate(settings, str(tmp_path / 'other'), engine=ONE)
