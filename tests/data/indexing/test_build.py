@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from clip_jax.data import storage
+from clip_jax.data import remote
 from clip_jax.data.indexing import parts
 from clip_jax.data.indexing.build import (
   build_index,
@@ -225,7 +225,7 @@ def test_remote_shards_are_asked_once_for_what_they_are(monkeypatch):
     calls.append(path)
     return info(store, path, **options)
 
-  monkeypatch.setattr(storage, '_TRUSTED', -1.0)
+  monkeypatch.setattr(remote, '_TRUSTED', -1.0)
   monkeypatch.setattr(type(store), 'info', counted)
   for _ in range(3):
     assert [source[i]['caption'] for i in range(6)] == [
