@@ -24,6 +24,7 @@ from clip_jax.parallel.devices import has_accelerator
 
 VERBS = {
   'train': 'train a model; run again with the same workdir, resume',
+  'study': 'train variants of a recipe, and draw how they compare',
   'eval': 'evaluate a model: zero-shot classification, retrieval',
   'classify': 'label images with names of your choice',
   'embed': 'write the embeddings of images or texts to a file',

@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
   c.model.image.pre_norm = placeholder(bool)
   c.model.image.norm_after_pooling = placeholder(bool)
   c.model.image.norm_eps = placeholder(float)
-  c.model.image.projection = placeholder(str)  # linear, affine, none
+  c.model.image.projection = placeholder(str)  # linear, affine, mlp, none
   # A ResNet instead: the blocks of four stages; with image_size, width, heads.
   c.model.image.layers = placeholder(tuple)
   c.model.text = ConfigDict()
@@ -74,7 +74,19 @@ def get_config() -> ConfigDict:
   c.model.text.causal = placeholder(bool)
   c.model.text.pooling = placeholder(str)  # end, highest, last
   c.model.text.norm_eps = placeholder(float)
-  c.model.text.projection = placeholder(str)  # linear, affine, none
+  c.model.text.projection = placeholder(str)  # linear, affine, mlp, none
+  # A caption decoder beside the towers, for the objective that needs one; with
+  # all None there is none. It has the text tower's vocabulary and context.
+  c.model.decoder = ConfigDict()
+  # tokens: a language model of its own; text_tower: goes on from that (CoCa);
+  # pooled_image: a linear layer, for bag_of_words, without the fields below.
+  c.model.decoder.reads = placeholder(str)
+  c.model.decoder.width = placeholder(int)
+  c.model.decoder.depth = placeholder(int)
+  c.model.decoder.heads = placeholder(int)
+  c.model.decoder.mlp_ratio = placeholder(float)
+  c.model.decoder.activation = placeholder(str)
+  c.model.decoder.norm_eps = placeholder(float)
 
   # clip, sentencepiece:PATH, siglip:PATH, hf:PATH, or initialize_from: that
   # model's own. '': the last one where there is such a model, otherwise clip.
@@ -167,7 +179,12 @@ def get_config() -> ConfigDict:
   c.data.augment.erase = 0.0  # probability of a rectangle painted over
 
   c.objective = ConfigDict()
-  c.objective.name = 'softmax'  # or 'sigmoid', which needs a logit bias
+  # softmax; sigmoid, which needs a logit bias; captioning or bag_of_words,
+  # which predict captions instead of comparing, by model.decoder (figure 2)
+  c.objective.name = 'softmax'
+  # Weights of terms beside the contrastive loss; 0: not computed.
+  c.objective.added = ConfigDict()
+  c.objective.added.captioning = 0.0  # predict the caption, by model.decoder
   # Which logits are in memory at a time. dense: all, one formula over whole
   # arrays; all_gather: on each device its own rows; chunked: a tile of these;
   # ring: a tile, and no device ever has all features.
@@ -177,6 +194,8 @@ def get_config() -> ConfigDict:
   # Another number costs one more forward pass and changes no result.
   c.objective.micro_batch = 0
   c.objective.max_logit_scale = 100.0  # the temperature's limit; 0: none
+  # False: the temperature (and the bias) stay as they start.
+  c.objective.learned_temperature = True
 
   c.optimizer = ConfigDict()
   c.optimizer.learning_rate = 5e-4  # the peak
@@ -211,5 +230,7 @@ def get_config() -> ConfigDict:
   c.evaluation.train_sample = True
   c.evaluation.captions = ('caption',)  # its columns, as above
   c.evaluation.templates = ('{}',)
+  # Zero-shot among all names of the data, or (present) those of its records.
+  c.evaluation.classes = 'all'
   c.evaluation.batch_size = 256
   return c

@@ -9,6 +9,7 @@ import pytest
 from clip_jax.data.augment import Augmentation
 from clip_jax.models.config import (
   CLIPConfig,
+  DecoderConfig,
   ResNetConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
@@ -45,6 +46,9 @@ def test_base_has_every_field_of_the_model():
   assert set(model.image) == towers
   assert set(model.text) == names(TextTransformerConfig) - tokenizers_own
   assert set(model) >= names(CLIPConfig)
+
+  decoder = names(DecoderConfig) - {'only'}  # follows from the objective
+  assert set(model.decoder) == decoder
 
 
 def test_base_has_every_augmentation_with_its_default():
@@ -93,7 +97,9 @@ def test_recipes_are_the_papers(recipe):
   assert config.total_steps == epochs * 400_000_000 // 32_768
 
 
-@pytest.mark.parametrize('recipe', [*PAPER, 'siglip_b16', 'finetune'])
+@pytest.mark.parametrize(
+  'recipe', [*PAPER, 'siglip_b16', 'coca_base', 'finetune']
+)
 def test_a_recipe_can_be_laid_out_on_its_topology(recipe):
   """What `plan` compiles, up to the compiler: the model, and the batch."""
   module = importlib.import_module(f'configs.{recipe}')

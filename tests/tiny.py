@@ -9,6 +9,7 @@ from PIL import Image
 
 from clip_jax.models.config import (
   CLIPConfig,
+  DecoderConfig,
   ResNetConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
@@ -52,6 +53,17 @@ TINY_SIGLIP = dataclasses.replace(
   text=dataclasses.replace(
     TINY.text, causal=False, pooling='last', projection='affine'
   ),
+)
+
+# With caption decoders: CoCa's, and figure 2's language model and bag of words.
+TINY_COCA = dataclasses.replace(
+  TINY, decoder=DecoderConfig('text_tower', width=32, depth=2, heads=4)
+)
+TINY_CAPTIONER = dataclasses.replace(
+  TINY, decoder=DecoderConfig('tokens', width=24, depth=2, heads=2, only=True)
+)
+TINY_BAG = dataclasses.replace(
+  TINY, decoder=DecoderConfig('pooled_image', only=True)
 )
 
 

@@ -95,8 +95,8 @@ def config_path(values: flags.FlagValues) -> Path:
   return Path(flag.config_filename.partition(':')[0])
 
 
-def read_config(path: Path) -> ConfigDict:
-  """Returns the config that a file makes.
+def read_config(path: Path | str) -> ConfigDict:
+  """Returns the config that FILE.py[:ARG] makes.
 
   Raises:
     UsageError: there is no such file, or it cannot be run.

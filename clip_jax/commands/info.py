@@ -130,6 +130,18 @@ def _of_config(config: Any) -> dict[str, Any]:
     'vocab_size': config.text.vocab_size,
     'embed_dim': config.embed_dim,
     'config': config.to_dict(),
+    **_of_decoder(config, count.decoder),
+  }
+
+
+def _of_decoder(config: Any, parameters: int) -> dict[str, Any]:
+  from clip_jax.models import counting
+
+  if config.decoder is None:
+    return {}
+  return {
+    'decoder_parameters': parameters,
+    'gflops_per_caption': counting.decoder_flops(config) / 1e9,
   }
 
 
@@ -153,6 +165,8 @@ def _print_one(facts: dict[str, Any]) -> None:
     columns.append(_image_column(facts))
   if facts['config']['text']:
     columns.append(_text_column(facts))
+  if 'decoder_parameters' in facts:
+    columns.append(_decoder_column(facts))
   print(aligned(list(zip(*columns, strict=True))))
 
 
@@ -200,6 +214,31 @@ def _text_column(facts: dict[str, Any]) -> tuple[str, ...]:
     str(text['heads']),
     text['activation'],
     text['pooling'],
+  )
+
+
+def _decoder_column(facts: dict[str, Any]) -> tuple[str, ...]:
+  decoder = facts['config']['decoder']
+  read_as = {
+    'tokens': 'its own embedding',
+    'text_tower': "the text tower's states",
+    'pooled_image': 'no text',
+  }[decoder['reads']]
+  is_linear = decoder['reads'] == 'pooled_image'
+  return (
+    'decoder',
+    f'{facts["decoder_parameters"]:,}',
+    _fraction(facts, 'decoder'),
+    _round(facts['gflops_per_caption']),
+    f'{facts["vocab_size"]:,} ids'
+    if is_linear
+    else f'{facts["context_length"]} tokens',
+    read_as,
+    'linear' if is_linear else str(decoder['depth']),
+    '' if is_linear else f'{decoder["width"]:,}',
+    '' if is_linear else str(decoder['heads']),
+    '' if is_linear else decoder['activation'],
+    '' if is_linear else 'none: each token',
   )
 
 

@@ -1,5 +1,6 @@
 """The data set of an evaluation: images in splits, answers, class names."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,6 +17,7 @@ from clip_jax.data.sources import Source
 from clip_jax.errors import UsageError
 
 OUTSIDE = -1  # a label that the data set has and its evaluation leaves out
+CLASSES = ('all', 'present')
 Metric = Literal[
   'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5'
 ]
@@ -164,18 +166,33 @@ class Dataset:
     return self.train
 
 
-def of_source(source: Source) -> Dataset:
+def of_source(source: Source, classes: str = 'all') -> Dataset:
   """Returns a user's own data as a data set: its label names are the classes.
 
   Args:
     source: what is evaluated.
+    classes: of `CLASSES`: all names, or those of records alone, which are read
+      for it.
   """
   names = source.label_names or ()
+  split = Split(source)
+  if classes == 'present':
+    present = [i for i in _labels_of(source) if 0 <= i < len(names)]
+    class_of_label = np.full(len(names), OUTSIDE)
+    class_of_label[present] = np.arange(len(present))
+    names, split = [names[i] for i in present], Split(source, class_of_label)
   return Dataset(
-    source.spec,
-    Split(source),
-    class_names=tuple((name,) for name in names),
+    source.spec, split, class_names=tuple((name,) for name in names)
   )
+
+
+def _labels_of(source: Source) -> list[int]:
+  """Returns the labels that readable records have, in order."""
+  labels = set()
+  for index in range(len(source)):
+    with contextlib.suppress(CorruptImageError):
+      labels.add(source[index].get('label', OUTSIDE))
+  return sorted(labels)
 
 
 _SAMPLES = 64  # records read in full, evenly spaced

@@ -76,6 +76,19 @@ def prompt_features(
     UsageError: a class without a name, or a template without a slot.
     FailureError: an embedding is not finite.
   """
+  check_prompts(dataset, templates)
+  every = [name for names in dataset.class_names for name in names]
+  texts = [text for own in prompts_of(dataset, templates) for text in own]
+  rows = text_features(encoder, texts, options)
+  return rows.reshape(len(every), len(templates), -1)
+
+
+def check_prompts(dataset: Dataset, templates: Sequence[str]) -> None:
+  """Refuses classes and templates that make no prompts.
+
+  Raises:
+    UsageError: a class without a name, or a template without a slot.
+  """
   check_templates(templates)
   for index, names in enumerate(dataset.class_names):
     if not names or not all(name.strip() for name in names):
@@ -83,11 +96,7 @@ def prompt_features(
         f'class {index} of data {dataset.name!r} has '
         f'{"an empty" if names else "no"} name.'
       )
-  every = [name for names in dataset.class_names for name in names]
-  check_labels(every)
-  texts = [text for own in prompts_of(dataset, templates) for text in own]
-  rows = text_features(encoder, texts, options)
-  return rows.reshape(len(every), len(templates), -1)
+  check_labels([name for names in dataset.class_names for name in names])
 
 
 def prompts_of(dataset: Dataset, templates: Sequence[str]) -> list[list[str]]:

@@ -26,6 +26,8 @@ class Encoders:
     encode_image_with_pooled: uint8 [B, S, S, 3] to float32 [B, D + E], what
       `encode_image` gives and before it the pooled features.
     image_tokens: uint8 [B, S, S, 3] and a block's index to [B, L, D].
+    caption_scores: uint8 [B, S, S, 3] and the captions' int32 [P, N, T], in
+      parts of N that are scored at once, to [B, P * N].
   """
 
   module: DualEncoder
@@ -34,6 +36,7 @@ class Encoders:
   encode_text: Callable[..., jax.Array]
   encode_image_with_pooled: Callable[..., jax.Array]
   image_tokens: Callable[..., jax.Array]
+  caption_scores: Callable[..., jax.Array]
 
 
 @functools.lru_cache(maxsize=16)
@@ -70,6 +73,18 @@ def make_encoders(
     images = normalize(pixels, mean, std)
     return apply(variables, images, 'image_tokens', layer)
 
+  def caption_scores(variables, pixels, tokens):
+    assert config.decoder is not None
+    name, images = config.decoder.reads_image, normalize(pixels, mean, std)
+    arguments = tokens[0], frozenset({name})
+    seen = apply(variables, images, 'outputs', *arguments)[name]
+
+    def score(part) -> jax.Array:
+      return apply(variables, seen, 'caption_scores', part)
+
+    scores = jax.lax.map(score, tokens)  # P B N
+    return scores.swapaxes(0, 1).reshape(len(pixels), -1)
+
   jit = jax.jit
   if mesh is not None:  # every process gets the whole result
     jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
@@ -80,4 +95,5 @@ def make_encoders(
     encode_text=jit(encode_text),
     encode_image_with_pooled=jit(encode_image_with_pooled),
     image_tokens=jit(image_tokens, static_argnames='layer'),
+    caption_scores=jit(caption_scores),
   )

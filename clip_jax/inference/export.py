@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import clip_jax
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, print_notes
 from clip_jax.files import replacing_folder, typed_path
 from clip_jax.inference import artifact
 from clip_jax.inference.artifact import FileEntry, Manifest
@@ -75,6 +75,7 @@ def export(
       f'{model.origin or "this model"} has no {model.description.absent[0]} '
       'tower, and an export holds both: name a whole model.'
     )
+  model = _encoders_alone(model)
   differences: dict[str, float] = {}
   with replacing_folder(out) as part:
     weights = flat_weights(model)
@@ -88,6 +89,18 @@ def export(
       differences = write_onnx(part, model, weights)
     manifest = _write_manifest(part, model, programs, platforms, differences)
   return manifest, differences
+
+
+def _encoders_alone(model: Model) -> Model:
+  """Returns the model without its caption decoder, if any, and says so."""
+  description, variables, lines = model.description.without_decoder(
+    model.variables
+  )
+  if not lines:
+    return model
+  print_notes(lines)
+  dtype = jnp.dtype(model.module.dtype).name
+  return Model(description, variables, dtype=dtype, origin=model.origin)
 
 
 def load_exported(

@@ -6,8 +6,9 @@ labels, L patches, D width of the image tower.
 
 import functools
 import json
+import math
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +35,9 @@ from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import replicated
 
 BATCH_SIZE = 64  # rows on the device at once, unless asked otherwise
+
+# Of captions that a decoder reads as one row: attention grows as its square.
+_PART_TOKENS = 128
 
 
 class Model(ZeroShotModel):
@@ -248,14 +252,55 @@ class Model(ZeroShotModel):
       )
     return self._encode_images('image_tokens', images, layer=index)
 
+  @property
+  def classifies_by_captions(self) -> bool:
+    """Whether it was trained to predict captions, and to compare nothing."""
+    return self.config.decoder is not None and self.config.decoder.only
+
+  def caption_scores(
+    self, images: ImageInputs, texts: str | Sequence[str]
+  ) -> Float[np.ndarray, 'B N']:
+    """Returns how well each text describes each image, by the decoder.
+
+    It is ln p(text | image) in nats of a decoder that predicts one token after
+    another (CoCa, and the language model of the paper's figure 2); of a bag of
+    words, how near the text's words are to those predicted, at most 0. The
+    softmax of a row is the probability of each text, if they are alike likely.
+
+    Args:
+      images: as in `encode_image`.
+      texts: one or many; truncated where they are too long.
+    Raises:
+      UsageError: the model has no caption decoder.
+    """
+    if self.config.decoder is None:
+      raise UsageError(
+        f'{self.origin or "this model"} has no caption decoder: one that was '
+        'trained with objective.added.captioning or a predictive '
+        'objective.name has.'
+      )
+    listed: list[Any] = [texts] if isinstance(texts, str) else list(texts)
+    tokens = self._tokenize(listed)
+    parts = _caption_parts(tokens, self.config.text.end_token)
+    scores = self._encode_images('caption_scores', images, tokens=parts)
+    return scores[:, : len(listed)]
+
   def _encoder(
     self, name: str, **options: Any
   ) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...]]:
     self._check_has('text' if name == 'encode_text' else 'image')
+    if name == 'encode_text' and self.classifies_by_captions:
+      raise UsageError(
+        f'{self.origin or "this model"} was trained to predict captions, and '
+        'its text features mean nothing: `clip-jax eval --task=zero_shot` and '
+        '`Model.caption_scores` ask its decoder.'
+      )
     encode = getattr(self._encoders, name)
     shape = (self.config.embed_dim,)
     if name == 'encode_image_with_pooled':
       shape = (self._pooled_width() + self.config.embed_dim,)
+    if name == 'caption_scores':
+      shape = (math.prod(options['tokens'].shape[:2]),)
     if name == 'image_tokens':
       shape = _token_shape(self.config, options['layer'])
     variables = self._encoder_variables
@@ -280,6 +325,20 @@ class Model(ZeroShotModel):
         f'{tower}s cannot be encoded with it; load the whole model that it is '
         'from.'
       )
+
+
+def _caption_parts(
+  tokens: Int[np.ndarray, 'N T'], end_token: int
+) -> Int[np.ndarray, 'P M L']:
+  """Returns captions in parts of about `_PART_TOKENS`, without their padding.
+
+  The last part is filled up with copies of the first caption.
+  """
+  length = int(np.argmax(tokens == end_token, axis=1).max(initial=0)) + 1
+  in_part = min(max(1, _PART_TOKENS // length), max(1, len(tokens)))
+  missing = -len(tokens) % in_part
+  tokens = np.concatenate([tokens, np.repeat(tokens[:1], missing, axis=0)])
+  return tokens[:, :length].reshape(-1, in_part, length)
 
 
 @functools.lru_cache(maxsize=4)

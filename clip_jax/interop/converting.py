@@ -70,6 +70,7 @@ def convert(
   tokenizer = None
   if description.tokenizer is not None:
     tokenizer = tokenizers.from_description(description.tokenizer)
+  description, variables, lines = description.without_decoder(variables)
   layout = _LAYOUTS[target](description, tokenizer)
   tensors = layouts.write(
     _in_one_dtype(variables), layout.table, description.model
@@ -81,7 +82,7 @@ def convert(
     files = {
       file.name: file.stat().st_size for file in sorted(folder.iterdir())
     }
-  return Converted(files, layout.differences)
+  return Converted(files, layout.differences + lines)
 
 
 def check_call(target: str, directory: str | os.PathLike) -> None:

@@ -304,6 +304,10 @@ def _write_vit(
 
 
 def _write_text(text: TextTransformerConfig) -> dict[str, Any]:
+  if text.projection == 'mlp':  # its own has no biases
+    raise UsageError(
+      "open_clip cannot express this text tower: projection='mlp'."
+    )
   back = {ours: theirs for theirs, ours in _TEXT_POOLING.items()}
   fields = {
     'context_length': text.context_length,

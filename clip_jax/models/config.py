@@ -14,7 +14,8 @@ from clip_jax.errors import UsageError, check_choice
 ACTIVATIONS = ('quick_gelu', 'gelu', 'gelu_tanh')
 IMAGE_POOLING = ('class_token', 'average', 'attention')
 TEXT_POOLING = ('end', 'highest', 'last')
-PROJECTIONS = ('linear', 'affine', 'none')
+PROJECTIONS = ('linear', 'affine', 'mlp', 'none')
+DECODER_READS = ('tokens', 'text_tower', 'pooled_image')
 # Limits far above published models, and low enough that computing with the
 # shapes of a file from outside costs nothing.
 _MAX_NUMBER = 10_000_000
@@ -45,7 +46,9 @@ class VisionTransformerConfig:
     pre_norm: CLIP's extra LayerNorm before the blocks.
     norm_after_pooling: the last LayerNorm sees the pooled vector, not tokens.
     projection: into the joint space: 'linear' has no bias, 'affine' has one,
-      and with 'none' the pooled vector is the feature.
+      'mlp' is the non-linear one that the paper tried and left (section 2.3):
+      two products and the tower's activation between them; with 'none' the
+      pooled vector is the feature.
   """
 
   image_size: int  # pixels, a side
@@ -201,18 +204,74 @@ class TextTransformerConfig:
     check_choice('model.text.pooling', self.pooling, TEXT_POOLING)
 
 
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+  """A part that predicts captions from images, beside the two towers.
+
+  Its vocabulary and context are those of the text tower. With 'pooled_image'
+  it is one linear layer, so that the fields of a Transformer stay 0.
+
+  Attributes:
+    reads: beside the image. 'tokens': the caption's tokens so far, by an
+      embedding of its own (a language model, as in the paper's figure 2).
+      'text_tower': the causal text tower's states of these (CoCa, arXiv
+      2205.01917). 'pooled_image': no text; from the pooled image alone it
+      predicts which words the caption has (the figure's bag of words).
+    only: the model was trained to predict captions and nothing else, so that
+      it classifies by these: its text features mean nothing.
+  """
+
+  reads: str
+  width: int = 0
+  depth: int = 0  # blocks, each with attention to the image's tokens
+  heads: int = 0
+  mlp_ratio: float = 4.0
+  activation: str = 'gelu'
+  norm_eps: float = 1e-5
+  only: bool = False
+
+  def __post_init__(self):
+    check_choice('model.decoder.reads', self.reads, DECODER_READS)
+    sizes = ('width', 'depth', 'heads')
+    if self.reads == 'pooled_image':
+      given = [name for name in sizes if getattr(self, name)]
+      if given:
+        raise UsageError(
+          "model.decoder.reads='pooled_image' is one linear layer: leave out "
+          f'model.decoder.{given[0]}.'
+        )
+      return
+    missing = [name for name in sizes if not getattr(self, name)]
+    if missing:
+      raise UsageError(
+        f'model.decoder.reads={self.reads!r} makes a Transformer: say '
+        f'model.decoder.{missing[0]}.'
+      )
+    _check_tower('model.decoder', self)
+
+  @property
+  def reads_image(self) -> str:
+    """Which of `DualEncoder.outputs` it reads of an image."""
+    is_linear = self.reads == 'pooled_image'
+    return 'pooled_image' if is_linear else 'image_tokens'
+
+
 ImageConfig = VisionTransformerConfig | ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-  """Two towers, a shared space of `embed_dim`, and the temperature."""
+  """Two towers, a shared space of `embed_dim`, and the temperature.
+
+  A caption decoder can stand beside them.
+  """
 
   embed_dim: int
   image: ImageConfig
   text: TextTransformerConfig
   initial_logit_scale: float = 1 / 0.07  # exp(t) at the start (figure 3)
   initial_logit_bias: float | None = None  # None: no bias, as in a softmax
+  decoder: DecoderConfig | None = None
 
   def __post_init__(self):
     _check_numbers('model', self)
@@ -230,10 +289,15 @@ class CLIPConfig:
           f"model.{name}.projection='none' leaves {width} dimensions, not "
           f'model.embed_dim={self.embed_dim}.'
         )
+    if self.decoder is not None and self.decoder.reads == 'text_tower':
+      _check_read_tower(self.text, self.decoder)
 
   def to_dict(self) -> dict[str, Any]:
-    """Returns nested plain data, for JSON."""
-    return dataclasses.asdict(self)
+    """Returns nested plain data, for JSON; without a decoder, no such key."""
+    fields = dataclasses.asdict(self)
+    if self.decoder is None:
+      del fields['decoder']
+    return fields
 
   @classmethod
   def from_dict(cls, fields: Any) -> 'CLIPConfig':
@@ -258,6 +322,9 @@ class CLIPConfig:
       _check_names('model.text', TextTransformerConfig, text)
       fields['image'] = tower(**image)
       fields['text'] = TextTransformerConfig(**text)
+      if fields.get('decoder') is not None:
+        _check_names('model.decoder', DecoderConfig, fields['decoder'])
+        fields['decoder'] = DecoderConfig(**fields['decoder'])
       _check_names('model', cls, fields)
       return cls(**fields)
     except (TypeError, ValueError) as error:
@@ -333,11 +400,29 @@ def _check_patches(tower: VisionTransformerConfig | ResNetConfig) -> None:
     )
 
 
+def _check_read_tower(
+  text: TextTransformerConfig, decoder: DecoderConfig
+) -> None:
+  """Refuses a text tower whose states a decoder cannot go on from."""
+  if not text.causal:
+    raise UsageError(
+      "model.decoder.reads='text_tower' needs model.text.causal=True: other "
+      "states know the tokens that are to be predicted. Take 'tokens'."
+    )
+  if decoder.width != text.width:
+    raise UsageError(
+      f'model.decoder.width={decoder.width} must be model.text.width='
+      f"{text.width}, whose states model.decoder.reads='text_tower' reads."
+    )
+
+
 def _check_tower(
-  name: str, tower: VisionTransformerConfig | TextTransformerConfig
+  name: str,
+  tower: VisionTransformerConfig | TextTransformerConfig | DecoderConfig,
 ) -> None:
   check_choice(f'{name}.activation', tower.activation, ACTIVATIONS)
-  check_choice(f'{name}.projection', tower.projection, PROJECTIONS)
+  if not isinstance(tower, DecoderConfig):
+    check_choice(f'{name}.projection', tower.projection, PROJECTIONS)
   _check_numbers(name, tower)
   hidden = int(tower.width * tower.mlp_ratio)
   if hidden < 1:

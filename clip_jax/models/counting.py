@@ -23,6 +23,7 @@ from clip_jax.models.config import (
   VisionTransformerConfig,
 )
 from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.models.layers import TransformerConfig
 from clip_jax.trees import first_difference, flat
 
 # Dense bfloat16 FLOP/s of one device, by its `device_kind` (vendors' data
@@ -45,6 +46,7 @@ class ParameterCount:
   total: int
   image: int  # the image tower and its projection
   text: int  # the text tower and its projection
+  decoder: int = 0
 
 
 @functools.cache
@@ -100,11 +102,13 @@ def count_parameters(config: CLIPConfig) -> ParameterCount:
     + 2 * text.width  # the last LayerNorm
     + _projection_parameters(text.projection, text.width, config.embed_dim)
   )
+  decoder_count = _decoder_parameters(config)
   temperature = 1 if config.initial_logit_bias is None else 2
   return ParameterCount(
-    total=image_count + text_count + temperature,
+    total=image_count + text_count + decoder_count + temperature,
     image=image_count,
     text=text_count,
+    decoder=decoder_count,
   )
 
 
@@ -139,9 +143,25 @@ def _resnet_parameters(tower: ResNetConfig) -> int:
   return total + positions + 3 * (pooled * pooled + pooled)
 
 
-def _block_parameters(
-  tower: VisionTransformerConfig | TextTransformerConfig,
-) -> int:
+def _decoder_parameters(config: CLIPConfig) -> int:
+  decoder, text, context = config.decoder, config.text, config.image
+  if decoder is None:
+    return 0
+  if decoder.reads == 'pooled_image':
+    return (context.pooled_width + 1) * text.vocab_size
+  width = decoder.width
+  total = width * text.vocab_size + 3 * width  # logits, start, last LayerNorm
+  if decoder.reads == 'tokens':
+    total += (text.vocab_size + text.context_length) * width
+  # Attention to the image: of two products with biases each side, and a
+  # LayerNorm.
+  cross = 2 * (width + 1) * width + 2 * (context.pooled_width + 1) * width
+  return total + decoder.depth * (
+    _block_parameters(decoder) + cross + 2 * width
+  )
+
+
+def _block_parameters(tower: TransformerConfig) -> int:
   """Returns those of attention, the MLP and two LayerNorms, with biases."""
   width, hidden = tower.width, _hidden(tower)
   attention = 4 * (width * width + width)
@@ -152,7 +172,9 @@ def _block_parameters(
 def _projection_parameters(kind: str, width: int, embed_dim: int) -> int:
   if kind == 'none':
     return 0
-  return width * embed_dim + (embed_dim if kind == 'affine' else 0)
+  hidden = width * width + width if kind == 'mlp' else 0
+  bias = 0 if kind == 'linear' else embed_dim
+  return hidden + width * embed_dim + bias
 
 
 def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
@@ -160,17 +182,27 @@ def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
 
   That is how PaLM counts (arXiv 2204.02311, appendix B). The loss and what
   remat computes again do not count, nor do the tokens that the last block
-  leaves out where one token is pooled.
+  leaves out where one token is pooled and no decoder reads the others, nor a
+  text tower that is not run, as beside a decoder that is alone trained.
 
   Args:
     patch_dropout: the fraction of patches that a ViT does not see.
   """
-  forward = image_flops(config, patch_dropout) + text_flops(config)
-  skipped = _skipped_flops(config.text, config.text.context_length)
-  tower = config.image
-  if not isinstance(tower, ResNetConfig) and tower.pooling == 'class_token':
-    skipped += _skipped_flops(tower, tower.kept_patches(patch_dropout) + 1)
-  return 3 * (forward - skipped)
+  tower, text, decoder = config.image, config.text, config.decoder
+  reads = None if decoder is None else decoder.reads
+  forward = image_flops(config, patch_dropout)
+  forward += decoder_flops(config, patch_dropout)
+  if (
+    not isinstance(tower, ResNetConfig)
+    and tower.pooling == 'class_token'
+    and reads in (None, 'pooled_image')
+  ):
+    forward -= _skipped_flops(tower, tower.kept_patches(patch_dropout) + 1)
+  if reads == 'text_tower':
+    forward += text_flops(config)
+  elif decoder is None or not decoder.only:
+    forward += text_flops(config) - _skipped_flops(text, text.context_length)
+  return 3 * forward
 
 
 def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
@@ -194,15 +226,36 @@ def text_flops(config: CLIPConfig) -> int:
   return stack + _projection_flops(tower, config.embed_dim)
 
 
+def decoder_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
+  """Returns the FLOPs of the decoder for a pair at full context, forward."""
+  decoder, image, text = config.decoder, config.image, config.text
+  if decoder is None:
+    return 0
+  if decoder.reads == 'pooled_image':
+    return 2 * image.pooled_width * text.vocab_size
+  seen = image.patches
+  if not isinstance(image, ResNetConfig):
+    seen = image.kept_patches(patch_dropout) + image.class_token
+  width, tokens = decoder.width, text.context_length
+  cross = 2 * tokens * width**2 + 2 * seen * image.pooled_width * width
+  cross += 2 * tokens * seen * width  # logits and mixing
+  return (
+    _stack_flops(decoder, tokens)
+    + 2 * decoder.depth * cross
+    + 2 * tokens * width * text.vocab_size
+  )
+
+
 def _projection_flops(
   tower: VisionTransformerConfig | TextTransformerConfig, embed_dim: int
 ) -> int:
-  return 0 if tower.projection == 'none' else 2 * tower.width * embed_dim
+  if tower.projection == 'none':
+    return 0
+  hidden = 2 * tower.width**2 if tower.projection == 'mlp' else 0
+  return hidden + 2 * tower.width * embed_dim
 
 
-def _stack_flops(
-  tower: VisionTransformerConfig | TextTransformerConfig, tokens: int
-) -> int:
+def _stack_flops(tower: TransformerConfig, tokens: int) -> int:
   """Returns the FLOPs of all blocks for a number of tokens."""
   keys_and_values = 2 * 2 * tower.width**2
   return (
@@ -210,9 +263,7 @@ def _stack_flops(
   )
 
 
-def _query_token_flops(
-  tower: VisionTransformerConfig | TextTransformerConfig, tokens: int
-) -> int:
+def _query_token_flops(tower: TransformerConfig, tokens: int) -> int:
   """Returns the FLOPs of a token in a block besides its key and its value.
 
   They are the query's and the output's product, attention's logits and mixing,
@@ -261,7 +312,7 @@ def _resnet_flops(tower: ResNetConfig) -> int:
   return 2 * total + _query_flops(tower.pooled_width, tower.patches + 1)
 
 
-def _hidden(tower: VisionTransformerConfig | TextTransformerConfig) -> int:
+def _hidden(tower: TransformerConfig) -> int:
   return int(tower.width * tower.mlp_ratio)
 
 

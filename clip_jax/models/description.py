@@ -13,6 +13,14 @@ OTHER_TOWER = {'image': 'text', 'text': 'image'}
 WITH_ARTICLE = {'image': 'an image', 'text': 'a text'}
 
 
+_DECODER_LEFT_OUT = (
+  'The caption decoder was left out: what was written holds both encoders.'
+)
+_UNTRAINED_TEXT = (
+  ' Its text encoder was not trained, as the model learned captions alone.'
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Description:
   """The description of a model, which travels with its arrays.
@@ -36,6 +44,26 @@ class Description:
 
   def __post_init__(self):
     _ = self.preprocessing.side
+
+  def without_decoder(
+    self, variables: Mapping[str, Any]
+  ) -> tuple['Description', dict[str, Any], list[str]]:
+    """Returns the two encoders alone, for what has no form of a decoder.
+
+    Args:
+      variables: of the model; not changed.
+    Returns:
+      Their description, their variables, and a line for the user where there
+      was a decoder.
+    """
+    decoder = self.model.decoder
+    if decoder is None:
+      return self, dict(variables), []
+    params = {k: v for k, v in variables['params'].items() if k != 'decoder'}
+    model = dataclasses.replace(self.model, decoder=None)
+    line = _DECODER_LEFT_OUT + (_UNTRAINED_TEXT if decoder.only else '')
+    description = dataclasses.replace(self, model=model)
+    return description, {**variables, 'params': params}, [line]
 
   def to_dict(self) -> dict[str, Any]:
     """Returns nested plain data, for JSON."""

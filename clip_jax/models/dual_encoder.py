@@ -4,17 +4,31 @@ Shapes: B pairs, S pixels a side, T tokens, E the joint space.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Num
 
-from clip_jax.models.config import CLIPConfig, ResNetConfig
-from clip_jax.models.layers import Dtype, accumulation_dtype, normal
+from clip_jax.models.config import (
+  CLIPConfig,
+  ImageConfig,
+  ResNetConfig,
+  TextTransformerConfig,
+)
+from clip_jax.models.layers import (
+  MLP,
+  Dtype,
+  accumulation_dtype,
+  normal,
+  take_token,
+)
 from clip_jax.models.resnet import ResNet
-from clip_jax.models.text_transformer import TextTransformer
+from clip_jax.models.text_transformer import TextTransformer, pooled_index
 from clip_jax.models.vision_transformer import VisionTransformer
+
+if TYPE_CHECKING:
+  from clip_jax.models.decoder import Decoder
 
 
 class DualEncoder(nn.Module):
@@ -38,11 +52,9 @@ class DualEncoder(nn.Module):
       self.image = VisionTransformer(config.image, self.dtype, self.remat)
     self.text = TextTransformer(config.text, self.dtype, self.remat)
     self.image_projection = self._projection(
-      config.image.projection, config.image.pooled_width
+      config.image, config.image.pooled_width
     )
-    self.text_projection = self._projection(
-      config.text.projection, config.text.width
-    )
+    self.text_projection = self._projection(config.text, config.text.width)
     constant = nn.initializers.constant
     self.logit_scale = self.param(
       'logit_scale', constant(math.log(config.initial_logit_scale)), ()
@@ -51,14 +63,27 @@ class DualEncoder(nn.Module):
       self.logit_bias = self.param(
         'logit_bias', constant(config.initial_logit_bias), ()
       )
+    self.decoder = self._decoder()
 
-  def _projection(self, kind: str, width: int) -> nn.Dense | None:
-    if kind == 'none':
+  def _decoder(self) -> 'Decoder | None':
+    if self.config.decoder is None:
       return None
+    from clip_jax.models.decoder import make_decoder
+
+    return make_decoder(self.config, self.dtype, self.remat)
+
+  def _projection(
+    self, tower: ImageConfig | TextTransformerConfig, width: int
+  ) -> nn.Dense | MLP | None:
+    if tower.projection == 'none':
+      return None
+    embed_dim, std = self.config.embed_dim, width**-0.5
+    if not isinstance(tower, ResNetConfig) and tower.projection == 'mlp':
+      return MLP(width, tower.activation, std, self.dtype, embed_dim)
     return nn.Dense(
-      self.config.embed_dim,
-      use_bias=kind == 'affine',
-      kernel_init=normal(width**-0.5),
+      embed_dim,
+      use_bias=tower.projection == 'affine',
+      kernel_init=normal(std),
       dtype=self.dtype,
     )
 
@@ -94,6 +119,8 @@ class DualEncoder(nn.Module):
       train=train,
       kept_patches=kept_patches,
     )
+    if self.decoder is not None and self.is_initializing():
+      self.decoder.make_parameters(tokens)
     return (
       outputs['image_features'],
       outputs['text_features'],
@@ -114,15 +141,56 @@ class DualEncoder(nn.Module):
       images, tokens, train, kept_patches: as in `__call__`.
       names: what is read; a tower of which nothing is read is not run.
     Returns:
-      Of `names`, 'image_features' [B, E] and 'text_features' [C, E], unit
-      length.
+      Those of `names`:
+      'image_features' [B, E], 'text_features' [C, E]: unit length.
+      'pooled_image' [B, D]: what enters the projection.
+      'image_tokens' [B, L, D]: all tokens after the last LayerNorm, a class
+      token first; of a ResNet, the positions of its last map.
+      'text_tokens' [C, T, D]: likewise.
     """
+    return {
+      **self._image_outputs(images, names, train, kept_patches),
+      **self._text_outputs(tokens, names),
+    }
+
+  def _image_outputs(
+    self,
+    images: Float[Array, 'B S S 3'],
+    names: frozenset[str],
+    train: bool,
+    kept_patches: Int[Array, 'B K'] | None,
+  ) -> dict[str, Array]:
+    """Returns those of `names` that are of images."""
+    read = names & {'image_features', 'pooled_image', 'image_tokens'}
+    if not read:
+      return {}
+    tower: Any = self.image
+    # Only a ViT takes patches.
+    patches = () if kept_patches is None else (kept_patches,)
     outputs = {}
-    if 'image_features' in names:
-      features = self.encode_image(images, train, kept_patches)
-      outputs['image_features'] = unit_length(features)
+    if 'image_tokens' in read:
+      pooled, tokens = tower.pooled_and_tokens(images, train, *patches)
+      outputs['image_tokens'] = tokens
+    else:
+      pooled = tower(images, train, *patches)
+    outputs['pooled_image'] = pooled
+    if 'image_features' in read:
+      outputs['image_features'] = unit_length(self._project_image(pooled))
+    return {name: outputs[name] for name in read}
+
+  def _text_outputs(
+    self, tokens: Int[Array, 'C T'], names: frozenset[str]
+  ) -> dict[str, Array]:
+    """Returns those of `names` that are of texts."""
+    if 'text_tokens' not in names:
+      if 'text_features' not in names:
+        return {}
+      return {'text_features': unit_length(self.encode_text(tokens))}
+    states = self.text(tokens, all_tokens=True)
+    outputs = {'text_tokens': states}
     if 'text_features' in names:
-      outputs['text_features'] = unit_length(self.encode_text(tokens))
+      pooled = take_token(states, pooled_index(tokens, self.config.text))
+      outputs['text_features'] = unit_length(self._project_text(pooled))
     return outputs
 
   def temperature(self) -> tuple[Float[Array, ''], Float[Array, '']]:
@@ -160,8 +228,27 @@ class DualEncoder(nn.Module):
 
   def encode_text(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B E']:
     """Returns text features, float32, before they are normalised."""
-    x = self.text(tokens)
+    return self._project_text(self.text(tokens))
+
+  def _project_text(self, x: Float[Array, 'B D']) -> Float[Array, 'B E']:
     return _in_float32(self.text_projection(x) if self.text_projection else x)
+
+  def caption_scores(
+    self,
+    seen: Float[Array, 'B *L D'],
+    tokens: Int[Array, 'N T'],
+  ) -> Float[Array, 'B N']:
+    """Returns what the decoder's `scores` are.
+
+    Args:
+      seen: of `outputs`, the one that `DecoderConfig.reads_image` names.
+      tokens: of captions.
+    """
+    assert self.config.decoder is not None and self.decoder is not None
+    states = None
+    if self.config.decoder.reads == 'text_tower':
+      states = self.text(tokens, all_tokens=True)
+    return self.decoder.scores(seen, tokens, states)
 
   def _project_image(self, x: Float[Array, 'B D']) -> Float[Array, 'B E']:
     return _in_float32(self.image_projection(x) if self.image_projection else x)

@@ -121,7 +121,7 @@ def _transposed(x: Float[Array, 'M N']) -> Float[Array, 'N M']:
   return lax.optimization_barrier(x.T)
 
 
-def unstack(x: Float[Array, '3 ...']) -> list[Float[Array, '...']]:
+def unstack(x: Float[Array, 'n ...']) -> list[Float[Array, '...']]:
   """Returns the rows of an array; their derivative is one concatenation.
 
   That of slices would be a sum of arrays that are zero but for a row.

@@ -14,12 +14,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from clip_jax.models import kernels
 from clip_jax.models.config import (
+  DecoderConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
 )
 
 Dtype = Any
-TransformerConfig = VisionTransformerConfig | TextTransformerConfig
+TransformerConfig = (
+  VisionTransformerConfig | TextTransformerConfig | DecoderConfig
+)
 normal = nn.initializers.normal
 
 # One position in all rows of tokens, or an array [B] with one for each row.
@@ -78,10 +81,11 @@ def dot_product_attention(
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention.
+  """Multi-head attention of tokens to each other, or to those of a context.
 
-  Queries, keys and values come from one product, as in OpenAI's
-  `in_proj_weight`: kernel [D, 3, N, K].
+  In the former, queries, keys and values come from one product, as in OpenAI's
+  `in_proj_weight`: kernel [D, 3, N, K]. In the latter keys and values do, from
+  tokens of any width C: [C, 2, N, K].
   """
 
   heads: int
@@ -94,20 +98,16 @@ class Attention(nn.Module):
     x: Float[Array, 'B L D'],
     mask: Bool[Array, '*B Q L'] | None = None,
     query: Float[Array, 'B D'] | None = None,
+    context: Float[Array, 'B M C'] | None = None,
   ) -> Float[Array, 'B *L D']:
     """Returns the output for all tokens, or for `query` alone, [B, D]."""
     width = x.shape[-1]
-    if query is None:
-      qkv = nn.DenseGeneral(
-        (3, self.heads, width // self.heads),
-        kernel_init=normal(width**-0.5),
-        dtype=self.dtype,
-        dot_general=kernels.dot_general,
-        name='qkv',
-      )(x)  # B L 3 N K
-      # One transpose that puts heads before tokens is faster on a CPU than
-      # one for each of q, k and v.
-      q, k, v = kernels.unstack(jnp.moveaxis(qkv, (2, 3), (0, 2)))  # B N L K
+    if context is not None:
+      [q] = self._heads(x, width, 1, 'q')
+      k, v = self._heads(context, width, 2, 'kv')
+      heads = dot_product_attention(q, k, v, mask)
+    elif query is None:
+      q, k, v = self._heads(x, width, 3, 'qkv')
       heads = dot_product_attention(q, k, v, mask)
     else:
       heads = QueryAttention(self.heads, self.dtype, name='qkv')(query, x, mask)
@@ -119,6 +119,21 @@ class Attention(nn.Module):
       dot_general=kernels.dot_general,
       name='out',
     )(heads)
+
+  def _heads(
+    self, x: Float[Array, 'B L C'], width: int, count: int, name: str
+  ) -> list[Float[Array, 'B N L K']]:
+    """Returns `count` projections of tokens, split into heads."""
+    projected = nn.DenseGeneral(
+      (count, self.heads, width // self.heads),
+      kernel_init=normal(x.shape[-1] ** -0.5),
+      dtype=self.dtype,
+      dot_general=kernels.dot_general,
+      name=name,
+    )(x)  # B L count N K
+    # One transpose that puts heads before tokens is faster on a CPU than one
+    # for each of q, k and v.
+    return kernels.unstack(jnp.moveaxis(projected, (2, 3), (0, 2)))  # B N L K
 
 
 class QueryAttention(nn.Module):
@@ -158,9 +173,10 @@ class MLP(nn.Module):
   activation: str
   out_std: float
   dtype: Dtype
+  out_width: int | None = None  # None: that of the input
 
   @nn.compact
-  def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
+  def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B E']:
     width = x.shape[-1]
     h = nn.Dense(
       self.hidden,
@@ -170,7 +186,7 @@ class MLP(nn.Module):
       name='up',
     )(x)
     down = nn.Dense(
-      width,
+      self.out_width or width,
       kernel_init=normal(self.out_std),
       dtype=self.dtype,
       dot_general=kernels.dot_general,
@@ -189,7 +205,7 @@ class Block(nn.Module):
   """One residual block with LayerNorm first.
 
   Standard deviations of the initial weights follow OpenAI's code: the outputs
-  of the two residual branches shrink with the depth of the stack.
+  of the residual branches shrink with the depth of the stack.
   """
 
   config: TransformerConfig
@@ -201,8 +217,13 @@ class Block(nn.Module):
     x: Float[Array, 'B L D'],
     mask: Bool[Array, 'L L'] | None = None,
     token_index: TokenIndex | None = None,
+    context: Float[Array, 'B M C'] | None = None,
   ) -> Float[Array, 'B *L D']:
-    """Returns all tokens, or [B, D] for the one at `token_index`."""
+    """Returns all tokens, or [B, D] for the one at `token_index`.
+
+    With a `context`, all tokens read it between attention and MLP; it does
+    not go together with `token_index`.
+    """
     c = self.config
     hidden = int(c.width * c.mlp_ratio)
     out_std = c.width**-0.5 * (2 * c.depth) ** -0.5
@@ -214,6 +235,10 @@ class Block(nn.Module):
       x, query = (take_token(array, token_index) for array in (x, h))
       mask = None if mask is None else mask[token_index][..., None, None, :]
     x = x + attention(h, mask, query)
+    if context is not None:
+      read = Attention(c.heads, out_std, self.dtype, name='cross_attention')
+      h = LayerNorm(c.norm_eps, name='ln_cross')(x)
+      x = x + read(h, context=context)
     return x + mlp(LayerNorm(c.norm_eps, name='ln_2')(x))
 
 
@@ -244,6 +269,7 @@ class Transformer(nn.Module):
     mask: Bool[Array, 'L L'] | None = None,
     token_index: TokenIndex | None = None,
     layer: int | None = None,
+    context: Float[Array, 'B M C'] | None = None,
   ) -> Float[Array, 'B *L D']:
     """Returns the residual stream after the last block, or after `layer`.
 
@@ -252,20 +278,25 @@ class Transformer(nn.Module):
       mask: true where the row's token attends to the column's token.
       token_index: the only token to return, [B, D]; None returns all.
       layer: the index of a block, from 0; None is the last.
+      context: tokens that each block reads by attention of its own, such as
+        an image's.
     """
     depth = self.config.depth
     # This module holds the parameters of all blocks; `block` has none itself.
     block: Any = Block(self.config, self.dtype, parent=None)
 
+    def init_block(key: jax.Array) -> Any:
+      return block.init(key, x, mask, context=context)
+
     def init(key: jax.Array) -> Any:
       keys = jax.random.split(key, depth)
-      return jax.vmap(lambda key: block.init(key, x, mask)['params'])(keys)
+      return jax.vmap(lambda key: init_block(key)['params'])(keys)
 
     def run(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
-      return block.apply({'params': params}, x, mask), None
+      return block.apply({'params': params}, x, mask, context=context), None
 
     def run_last(x: jax.Array, params: Any) -> jax.Array:
-      return block.apply({'params': params}, x, mask, token_index)
+      return block.apply({'params': params}, x, mask, token_index, context)
 
     count = depth if layer is None else layer + 1
     if kernels.is_unrolled(self):

@@ -260,6 +260,8 @@ def resolve(
   overrides = _without_none(overrides or {})
   for tower in ('image', 'text'):
     fields[tower] = {**fields[tower], **overrides.pop(tower, {})}
+  if not overrides.get('decoder'):
+    overrides.pop('decoder', None)
   return CLIPConfig.from_dict({**fields, **overrides})
 
 

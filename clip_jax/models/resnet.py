@@ -64,11 +64,17 @@ class ResNet(nn.Module):
 
     The query is the mean over positions.
     """
+    return self.pooled_and_tokens(images, train)[0]
+
+  def pooled_and_tokens(
+    self, images: Float[Array, 'B S S 3'], train: bool = False
+  ) -> tuple[Float[Array, 'B D'], Float[Array, 'B L D']]:
+    """Returns the pooled vector, and the positions of the last map."""
     x = self.stages(images, train)[-1]
-    x = x.reshape(x.shape[0], -1, x.shape[-1])  # B H*W D
-    x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)
+    tokens = x.reshape(x.shape[0], -1, x.shape[-1])  # B H*W D
+    x = jnp.concatenate([tokens.mean(1, keepdims=True), tokens], axis=1)
     x = x + self.position_embedding.astype(x.dtype)
-    return self.attention_pool(x[:, 0], x).reshape(x.shape[0], -1)
+    return self.attention_pool(x[:, 0], x).reshape(x.shape[0], -1), tokens
 
   def tokens(
     self, images: Float[Array, 'B S S 3'], layer: int

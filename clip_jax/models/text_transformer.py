@@ -19,11 +19,18 @@ class TextTransformer(nn.Module):
   remat: str = 'none'
 
   @nn.compact
-  def __call__(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B D']:
-    """Returns the last LayerNorm's output where `pooling` says.
+  def __call__(
+    self, tokens: Int[Array, 'B T'], all_tokens: bool = False
+  ) -> Float[Array, 'B *T D']:
+    """Returns the last LayerNorm's output where `pooling` says, or of all.
 
     A row without an end token is pooled at its first position: tokenizers
     always write one, also when they truncate a text.
+
+    Args:
+      tokens: ids.
+      all_tokens: whether to return all positions, [B, T, D]; `pooled_index`
+        says which of them is otherwise returned.
     """
     config = self.config
     length = tokens.shape[1]
@@ -44,7 +51,8 @@ class TextTransformer(nn.Module):
     transformer = Transformer(
       config, self.dtype, self.remat, name='transformer'
     )
-    x = transformer(x, mask, pooled_index(tokens, config))  # B D
+    index = None if all_tokens else pooled_index(tokens, config)
+    x = transformer(x, mask, index)  # B D
     return LayerNorm(config.norm_eps, name='ln_final')(x)
 
 

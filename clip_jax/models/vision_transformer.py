@@ -84,15 +84,33 @@ class VisionTransformer(nn.Module):
       train: ignored; a ViT computes the same in training.
       kept_patches: the indices of each image's patches to keep; None is all.
     """
-    del train
-    x = self.embed(images, kept_patches)
     if self.config.pooling == 'class_token':
       # LayerNorm acts on each token by itself: one token is enough.
+      x = self.embed(images, kept_patches)
       return self.ln_post(self.transformer(x, token_index=0))
-    x = self.transformer(x)
+    return self.pooled_and_tokens(images, train, kept_patches)[0]
+
+  def pooled_and_tokens(
+    self,
+    images: Float[Array, 'B S S 3'],
+    train: bool = False,
+    kept_patches: Int[Array, 'B K'] | None = None,
+  ) -> tuple[Float[Array, 'B D'], Float[Array, 'B L D']]:
+    """Returns the pooled vector, and all tokens after the last LayerNorm.
+
+    A class token comes first.
+
+    Args:
+      images, train, kept_patches: as in `__call__`.
+    """
+    del train
+    x = self.transformer(self.embed(images, kept_patches))
+    tokens = self.ln_post(x)
+    if self.config.pooling == 'class_token':
+      return tokens[:, 0], tokens
     if self.config.norm_after_pooling:
-      return self.ln_post(self._pool(x))
-    return self._pool(self.ln_post(x))
+      return self.ln_post(self._pool(x)), tokens
+    return self._pool(tokens), tokens
 
   def tokens(
     self, images: Float[Array, 'B S S 3'], layer: int

@@ -1,5 +1,7 @@
 """The losses that a config can name, and the forms in which they are computed.
 
+Those of `PREDICTIVE` are terms of an objective, and have one form.
+
 To add a loss, write it as a function of (image features, text features, logit
 scale, logit bias) over whole arrays, and give it a row in `OBJECTIVES`. That
 trains on any mesh in the form 'dense'. The other forms need its sums over tiles
@@ -12,10 +14,12 @@ from collections.abc import Callable
 from jax.sharding import Mesh
 
 from clip_jax.errors import UsageError, check_choice
+from clip_jax.models.config import CLIPConfig
 from clip_jax.objectives.contrastive import (
   distributed_softmax_loss,
   softmax_loss,
 )
+from clip_jax.objectives.objective import Term
 from clip_jax.objectives.sharded import (
   Axes,
   Form,
@@ -47,6 +51,26 @@ OBJECTIVES = {
   'softmax': Objective(softmax_loss, distributed_softmax_loss),
   'sigmoid': Objective(sigmoid_loss, distributed_sigmoid_loss),
 }
+
+
+# Objectives that compare nothing but predict captions (the paper's figure 2),
+# and what the decoder of each may read.
+PREDICTIVE = {
+  'captioning': ('tokens', 'text_tower'),
+  'bag_of_words': ('pooled_image',),
+}
+
+
+def make_term(name: str, config: CLIPConfig) -> Term:
+  """Returns a predictive objective of a model, which has the decoder for it.
+
+  Args:
+    name: a key of `PREDICTIVE`.
+    config: of the model.
+  """
+  from clip_jax.objectives import predictive
+
+  return getattr(predictive, name)(config)
 
 
 def make_loss(name: str, form: str, mesh: Mesh, axes: Axes, chunk: int) -> Loss:

@@ -22,14 +22,17 @@ from clip_jax.trees import path_name
 # axis. Blocks have the axis of layers first. 'tensor' splits heads, MLP columns
 # and the vocabulary (as Megatron does), and 'fsdp' the other large axis.
 RULES: tuple[tuple[str, P], ...] = (
-  (r'blocks/attention/qkv/kernel', P(None, 'fsdp', None, 'tensor', None)),
-  (r'blocks/attention/qkv/bias', P(None, None, 'tensor', None)),
-  (r'blocks/attention/out/kernel', P(None, 'tensor', None, 'fsdp')),
+  (
+    r'blocks/(cross_)?attention/(qkv|q|kv)/kernel',
+    P(None, 'fsdp', None, 'tensor', None),
+  ),
+  (r'blocks/(cross_)?attention/(qkv|q|kv)/bias', P(None, None, 'tensor', None)),
+  (r'blocks/(cross_)?attention/out/kernel', P(None, 'tensor', None, 'fsdp')),
   (r'blocks/mlp/up/kernel', P(None, 'fsdp', 'tensor')),
   (r'blocks/mlp/up/bias', P(None, 'tensor')),
   (r'blocks/mlp/down/kernel', P(None, 'tensor', 'fsdp')),
-  (r'blocks/(attention/out|mlp/down)/bias', P()),
-  (r'ln_(1|2|pre|post|final)/(scale|bias)', P()),
+  (r'blocks/((cross_)?attention/out|mlp/down)/bias', P()),
+  (r'ln_(1|2|cross|pre|post|final)/(scale|bias)', P()),
   (r'patch_embedding/kernel', P(None, None, None, 'fsdp')),
   (r'patch_embedding/bias', P()),
   # Attention pooling is not scanned: the same axes without that of the layers.
@@ -44,10 +47,12 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'(shortcut_)?conv\d?/kernel', P(None, None, None, 'fsdp')),
   (r'(shortcut_)?bn\d?/(scale|bias|mean|var|count)', P()),
   (r'token_embedding/embedding', P('tensor', 'fsdp')),
-  (r'(class|position)_embedding', P()),
-  (r'(image|text)_projection/kernel', P('fsdp', None)),
-  (r'(image|text)_projection/bias', P()),
+  (r'(class|position|start)_embedding', P()),
+  (r'(image|text)_projection/((up|down)/)?kernel', P('fsdp', None)),
+  (r'(image|text)_projection/((up|down)/)?bias', P()),
   (r'logit_(scale|bias)', P()),
+  (r'decoder/logits/kernel', P('fsdp', 'tensor')),
+  (r'decoder/logits/bias', P('tensor')),
 )
 
 # Modules whose outputs enter the residual stream, or are a ResNet's maps.

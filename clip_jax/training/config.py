@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,12 @@ from clip_jax.files import typed_path
 from clip_jax.models.config import TEXT_METHODS, CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
 from clip_jax.models.layers import REMAT_POLICIES
-from clip_jax.objectives.registry import FORMS, OBJECTIVES, check_chunk
+from clip_jax.objectives.registry import (
+  FORMS,
+  OBJECTIVES,
+  PREDICTIVE,
+  check_chunk,
+)
 from clip_jax.parallel.mesh import (
   batch_shard_count,
   check_batch_size,
@@ -179,8 +185,9 @@ def check_config(config: Config) -> None:
     'model.remat': (config.model.remat, tuple(REMAT_POLICIES)),
     'optimizer.mu_dtype': (config.optimizer.mu_dtype, DTYPES),
     'optimizer.nu_dtype': (config.optimizer.nu_dtype, DTYPES),
-    'objective.name': (config.objective.name, tuple(OBJECTIVES)),
+    'objective.name': (config.objective.name, (*OBJECTIVES, *PREDICTIVE)),
     'objective.form': (config.objective.form, FORMS),
+    'evaluation.classes': (config.evaluation.classes, ('all', 'present')),
   }
   for name, (value, known) in choices.items():
     check_choice(name, value, known)
@@ -194,15 +201,45 @@ def check_config(config: Config) -> None:
       f'objective.max_logit_scale={config.objective.max_logit_scale} must be '
       'above 0, or 0 for no limit.'
     )
+  for name, weight in config.objective.added.items():
+    if not 0 <= weight < math.inf:
+      raise UsageError(
+        f'objective.added.{name}={weight} must be a weight of at least 0.'
+      )
+  if config.objective.name in PREDICTIVE:
+    _check_predictive(config)
+
+
+def _check_predictive(config: Config) -> None:
+  """Refuses what needs text features, which no predictive objective trains."""
+  name = f'objective.name={config.objective.name!r}'
+  added = [key for key, weight in config.objective.added.items() if weight]
+  if added:
+    raise UsageError(
+      f'{name} and objective.added.{added[0]}: terms are added to a '
+      'contrastive loss; take softmax or sigmoid, or leave it at 0.'
+    )
+  other = [task for task in config.evaluation.tasks if task != 'zero_shot']
+  if other:
+    raise UsageError(
+      f'{name} trains no text features, which {other[0]!r} of '
+      'evaluation.tasks needs: zero_shot is what there is.'
+    )
+  if config.checkpoint.best_metric.startswith('eval/loss'):
+    raise UsageError(
+      f'{name} has no contrastive loss, which checkpoint.best_metric='
+      f'{config.checkpoint.best_metric!r} is: take eval/zero_shot/top1.'
+    )
 
 
 def check_objective(config: Config, model: CLIPConfig) -> None:
   """Refuses a model that cannot be trained as the config says.
 
   Raises:
-    UsageError: the sigmoid loss without a bias, or patches left out of a
-      ResNet.
+    UsageError: the sigmoid loss without a bias, patches left out of a
+      ResNet, or captions without a decoder for them, or the reverse.
   """
+  _check_decoder(config, model)
   if config.objective.name == 'sigmoid' and model.initial_logit_bias is None:
     raise UsageError(
       "objective.name='sigmoid' needs a bias: say "
@@ -213,6 +250,50 @@ def check_objective(config: Config, model: CLIPConfig) -> None:
     raise UsageError(
       f'model.patch_dropout={config.model.patch_dropout} is for a ViT, and '
       'the image tower is a ResNet: leave it at 0.'
+    )
+
+
+def has_text_features(config: Config) -> bool:
+  """Returns whether the objective compares images with texts."""
+  return config.objective.name in OBJECTIVES
+
+
+def trains_decoder(config: Config) -> bool:
+  """Returns whether the objective predicts captions, by a decoder."""
+  return bool(_predicting(config))
+
+
+def _predicting(config: Config) -> dict[str, str]:
+  """Returns the predictive parts of the objective, and how they were asked."""
+  objective = config.objective
+  if objective.name in PREDICTIVE:
+    return {objective.name: f'objective.name={objective.name!r}'}
+  return {
+    name: f'objective.added.{name}={weight}'
+    for name, weight in objective.added.items()
+    if weight and name in PREDICTIVE
+  }
+
+
+def _check_decoder(config: Config, model: CLIPConfig) -> None:
+  """Refuses an objective without its decoder, and a decoder without one."""
+  decoder, trained = model.decoder, _predicting(config)
+  for name, setting in trained.items():
+    known = ' or '.join(map(repr, PREDICTIVE[name]))
+    if decoder is None:
+      raise UsageError(
+        f'{setting} needs a decoder: say model.decoder.reads={known}, and its '
+        'shape (configs/base.py).'
+      )
+    if decoder.reads not in PREDICTIVE[name]:
+      raise UsageError(
+        f'{setting} needs model.decoder.reads={known}, not {decoder.reads!r}.'
+      )
+  if decoder is not None and not trained:
+    raise UsageError(
+      f'model.decoder.reads={decoder.reads!r}, and nothing trains the decoder: '
+      'say objective.added.captioning or a predictive objective.name, or leave '
+      'model.decoder out.'
     )
 
 

@@ -21,6 +21,7 @@ from clip_jax.evaluation.features.extraction import (
 from clip_jax.evaluation.tasks.pair_loss import evaluate_loss
 from clip_jax.evaluation.types import Features
 from clip_jax.inference.model import Model
+from clip_jax.training.config import has_text_features
 from clip_jax.training.metrics import TRAIN_PREFIX
 from clip_jax.training.run import Run
 from clip_jax.training.state import TrainState
@@ -44,11 +45,11 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
   prompted = dataclasses.replace(
     options, templates=tuple(config.evaluation.templates)
   )
-  held_out = of_source(source)
+  held_out = of_source(source, config.evaluation.classes)
   sample = Sample(run.sources, len(source), config.seed)
   compared = config.evaluation.train_sample and _has_pairs(sample)
   evaluations: dict[str, Evaluation] = {}
-  if _has_pairs(source):
+  if has_text_features(config) and _has_pairs(source):
     for name, data in (('loss', source), (f'{TRAIN_PREFIX}loss', sample)):
       if data is source or compared:
         evaluations[name] = evaluate_loss(

@@ -30,6 +30,7 @@ from clip_jax.training.config import (
   fill_preprocessing,
   preprocessing_fields,
   tokenizer_path,
+  trains_decoder,
 )
 from clip_jax.training.inherited_shapes import inherit_shapes
 from clip_jax.training.saved_config import read_saved_config
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 
 _INITIAL_BIAS = -10.0  # SigLIP's (arXiv 2303.15343, section 3.2)
 _EMBEDDING = 'text/token_embedding/embedding'
+_DECODER_VOCABULARY = {
+  'decoder/token_embedding/embedding',
+  'decoder/logits/kernel',
+  'decoder/logits/bias',
+}
 
 
 def inherit_config(
@@ -89,6 +95,7 @@ def inherit(
   model = _Inheritance(start, description, name, stated)
   model.inherit_tokenizer()
   model.inherit_shapes()
+  model.inherit_decoder()
   model.inherit_temperature()
   model.inherit_preprocessing()
   if weights is not None:
@@ -207,6 +214,32 @@ class _Inheritance:
       self._note(note)
     self._taken.append('model')
 
+  def inherit_decoder(self) -> None:
+    """Takes over the caption decoder, or begins a new one, or leaves it out."""
+    fields, own = self._config.model.decoder, self._description.model.decoder
+    if own is None:
+      if fields.reads is not None:
+        self._start.reinitialized.add('decoder')
+        self._note('the caption decoder begins anew: the model has none.')
+      return
+    if not trains_decoder(self._config):
+      self._note(
+        "the model's caption decoder is left out: the objective has no use "
+        'for it.'
+      )
+      return
+    for field in fields:
+      given, taken = fields[field], getattr(own, field)
+      if given not in (None, taken):
+        raise UsageError(
+          f'{self._name} has a caption decoder whose {field} is {taken}, and '
+          f'the config says model.decoder.{field}={given}: leave that out.'
+        )
+      fields[field] = taken
+    if self._new_vocabulary:
+      self._start.reinitialized |= _DECODER_VOCABULARY
+    self._taken.append('decoder')
+
   def inherit_temperature(self) -> None:
     """Sets the initial logit scale and bias."""
     model, objective = self._config.model, self._config.objective
@@ -290,13 +323,12 @@ def inherit_weights(
   params = flat(variables['params'])
   if model.initial_logit_bias is None:
     params.pop('logit_bias', None)
+  new = start.reinitialized | (set() if model.decoder else {'decoder'})
   arrays = {
-    'params': {k: v for k, v in params.items() if k not in start.reinitialized},
+    'params': {k: v for k, v in params.items() if not _is_new(k, new)},
     'batch_stats': flat(variables.get('batch_stats', {})),
   }
-  _check_shapes(
-    loaded.origin, arrays['params'], state.params, start.reinitialized
-  )
+  _check_shapes(loaded.origin, arrays['params'], state.params, new)
   _check_shapes(loaded.origin, arrays['batch_stats'], state.batch_stats)
   return dataclasses.replace(
     state,
@@ -312,7 +344,9 @@ def _check_shapes(
   reinitialized: Collection[str] = (),
 ) -> None:
   """Refuses arrays whose names or shapes differ from those of a state."""
-  expected = {k: v for k, v in flat(state).items() if k not in reinitialized}
+  expected = {
+    k: v for k, v in flat(state).items() if not _is_new(k, reinitialized)
+  }
   differing = first_difference(arrays, expected)
   if differing is not None:
     path, old, new = differing
@@ -320,6 +354,11 @@ def _check_shapes(
       f'initialize_from={origin} is another model: its {path} is {old}, and '
       f'{new} in the config.'
     )
+
+
+def _is_new(path: str, reinitialized: Collection[str]) -> bool:
+  """Returns whether a parameter, or the part that it is of, begins anew."""
+  return path in reinitialized or path.partition('/')[0] in reinitialized
 
 
 def _replace_leaves(arrays: Mapping[str, Any], state: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.parallel import distributed
-from clip_jax.training.config import Config, Start
+from clip_jax.training.config import Config, Start, has_text_features
 from clip_jax.training.metrics import evaluation_metrics
 from clip_jax.training.monitor import RunMonitor
 from clip_jax.training.optimizer import describe_raised_total
@@ -153,7 +153,7 @@ def _train(
         workdir.name,
         config,
         model_of(run, state),
-        run.evaluation_source,
+        run.evaluation_source if has_text_features(config) else None,
         evaluations,
       )
     )

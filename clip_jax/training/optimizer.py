@@ -14,10 +14,12 @@ from clip_jax.trees import path_name
 
 SCHEDULES = ('cosine', 'linear', 'constant')
 
-# Gains, biases, the temperature, and single vectors: the class token and the
-# query of attention pooling (open_clip's rule "one axis or none").
+# Gains, biases, the temperature, and single vectors: the class token, the query
+# of attention pooling, and what a caption decoder reads first (open_clip's rule
+# "one axis or none").
 _NO_DECAY = re.compile(
-  r'(^|/)(scale|bias|logit_scale|logit_bias|class_embedding|probe)$'
+  r'(^|/)(scale|bias|logit_scale|logit_bias|class_embedding|probe|'
+  r'start_embedding)$'
 )
 
 

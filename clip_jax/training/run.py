@@ -24,6 +24,7 @@ from clip_jax.errors import UsageError, print_notes
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.description import Description
+from clip_jax.objectives.registry import PREDICTIVE
 from clip_jax.parallel import distributed
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.training.config import (
@@ -359,6 +360,9 @@ def make_model_config(
     ('end_token', end_token),
   ):
     _set_field(overrides['text'], field, value, f'the tokenizer ({field})')
+  has_decoder = any(x is not None for x in overrides['decoder'].values())
+  if has_decoder and config.objective.name in PREDICTIVE:
+    overrides['decoder']['only'] = True
   model = presets.resolve(config.model.preset or None, overrides)
   if model.text.pooling == 'highest' and end_token + 1 < vocab_size:
     raise UsageError(

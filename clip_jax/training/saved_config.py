@@ -61,6 +61,8 @@ _DEFAULTS_OF_OLD_RUNS = {
   'initialize_new_vocabulary': False,
   'initialize_text_positions': 'append',
   'model.patch_dropout': 0.0,
+  'objective.added.captioning': 0.0,
+  'objective.learned_temperature': True,
   'objective.max_logit_scale': 100.0,
   'optimizer.nu_dtype': 'float32',
 }

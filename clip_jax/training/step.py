@@ -19,7 +19,7 @@ from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize
 from clip_jax.objectives.objective import Objective, make_objective
-from clip_jax.objectives.registry import make_loss
+from clip_jax.objectives.registry import PREDICTIVE, make_loss, make_term
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from clip_jax.parallel.partitioning import (
   activations_like_batch,
@@ -67,7 +67,6 @@ def build_train_program(
     UsageError: the objective or the optimizer's schedule is impossible.
   """
   check_objective(config, model)
-  objective = config.objective
   dtype, remat = jnp.dtype(config.model.dtype), config.model.remat
   module = DualEncoder(model, dtype, remat)
   optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
@@ -75,21 +74,36 @@ def build_train_program(
     module,
     optimizer,
     schedule,
-    make_objective(
-      make_loss(
-        objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
-      )
-    ),
+    objective_of(config, model, mesh),
     preprocessing,
     mesh,
     seed=config.seed,
-    micro_batch=objective.micro_batch,
-    max_logit_scale=objective.max_logit_scale,
+    micro_batch=config.objective.micro_batch,
+    max_logit_scale=config.objective.max_logit_scale,
     patch_dropout=config.model.patch_dropout,
   )
   state = abstract_state(module, optimizer, mesh)
   return TrainProgram(
     mesh, module, optimizer, state, jit_train_step(train_step, state, mesh)
+  )
+
+
+def objective_of(config: Config, model: CLIPConfig, mesh: Mesh) -> Objective:
+  """Returns what `config.objective` says: a loss, and terms beside it."""
+  objective = config.objective
+  if objective.name in PREDICTIVE:
+    term = make_term(objective.name, model)
+    return make_objective(None, {objective.name: (1.0, term)})
+  loss = make_loss(
+    objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
+  )
+  terms = {
+    name: (weight, make_term(name, model))
+    for name, weight in objective.added.items()
+    if weight
+  }
+  return make_objective(
+    loss, terms, learned_temperature=objective.learned_temperature
   )
 
 

@@ -90,6 +90,19 @@ def test_every_golden_comes_back_to_the_bit(name, target, tmp_path, capsys):
   assert capsys.readouterr().err == ''  # nothing had to be guessed
 
 
+@pytest.mark.parametrize('target', ['hf', 'open_clip'])
+@pytest.mark.parametrize('tower', ['image', 'text'])
+def test_a_projection_that_is_not_linear_is_refused(tower, target, tmp_path):
+  loaded = read_model(GOLDENS / 'open_clip_vit')
+  model = loaded.description.model
+  other = dataclasses.replace(getattr(model, tower), projection='mlp')
+  description = dataclasses.replace(
+    loaded.description, model=dataclasses.replace(model, **{tower: other})
+  )
+  with pytest.raises(UsageError, match=r"cannot express.*projection='mlp'"):
+    convert(description, loaded.variables, target, tmp_path / 'out')
+
+
 @pytest.mark.parametrize(('name', 'target'), IMPOSSIBLE)
 def test_what_a_library_cannot_express_is_said(name, target, tmp_path):
   loaded = read_model(GOLDENS / name)

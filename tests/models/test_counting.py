@@ -10,6 +10,7 @@ from clip_jax.models.config import CLIPConfig
 from clip_jax.models.counting import (
   abstract_variables,
   count_parameters,
+  decoder_flops,
   image_flops,
   model_flops_utilization,
   text_flops,
@@ -17,6 +18,15 @@ from clip_jax.models.counting import (
 )
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.presets import PRESETS, resolve
+from tests.tiny import (
+  TINY,
+  TINY_BAG,
+  TINY_CAPTIONER,
+  TINY_COCA,
+  TINY_RESNET,
+)
+
+DECODERS = [TINY_COCA, TINY_CAPTIONER, TINY_BAG]
 
 # GFLOPs of one image and one text: open_clip, docs/model_profile.csv.
 PUBLISHED = {
@@ -36,6 +46,7 @@ def assert_counts_what_flax_makes(config: CLIPConfig):
 
   count = count_parameters(config)
   assert (count.image, count.text) == (size('image'), size('text'))
+  assert count.decoder == size('decoder')
   assert count.total == size('')
 
 
@@ -54,13 +65,18 @@ def test_parameters_of_published_shapes_are_those_that_flax_makes(name):
     {'pooling': 'average', 'projection': 'affine', 'mlp_ratio': 2.7},
     {'pooling': 'attention', 'class_token': False, 'pre_norm': False},
     {'projection': 'none', 'norm_after_pooling': True},
+    {'projection': 'mlp', 'mlp_ratio': 2.0},
   ],
 )
 def test_parameters_are_those_that_flax_makes(image):
   shape = {'width': 32, 'depth': 2, 'heads': 2}
   text = {'vocab_size': 50, 'context_length': 7, 'end_token': 49, **shape}
   vision = {'image_size': 32, 'patch_size': 8, **shape}
-  for bias, projection in ((None, 'linear'), (-10.0, 'affine')):
+  for bias, projection in (
+    (None, 'linear'),
+    (-10.0, 'affine'),
+    (None, 'mlp'),
+  ):
     config = CLIPConfig.from_dict(
       {
         'embed_dim': 32,
@@ -70,6 +86,58 @@ def test_parameters_are_those_that_flax_makes(image):
       }
     )
     assert_counts_what_flax_makes(config)
+
+
+@pytest.mark.parametrize('config', DECODERS)
+def test_parameters_of_a_decoder_are_those_that_flax_makes(config):
+  assert count_parameters(config).decoder > 1000
+  assert_counts_what_flax_makes(config)
+  image = TINY_RESNET.image
+  assert_counts_what_flax_makes(dataclasses.replace(config, image=image))
+
+
+@pytest.mark.parametrize('config', DECODERS)
+def test_a_decoder_costs_what_xla_counts(config):
+  """At widths where products are nearly all, with one block in one chunk."""
+  text = dataclasses.replace(config.text, vocab_size=2_000, width=256)
+  decoder = config.decoder
+  if decoder.depth:
+    decoder = dataclasses.replace(decoder, width=256, depth=1)
+  config = dataclasses.replace(config, text=text, decoder=decoder)
+  module, image = DualEncoder(config), config.image
+  seen = {
+    'image_tokens': (1, image.patches + 1, image.width),
+    'pooled_image': (1, image.width),
+  }[decoder.reads_image]
+  states = (1, 8, 256) if decoder.reads == 'text_tower' else None
+
+  def run(variables, seen, tokens, states):
+    if config.decoder.reads == 'pooled_image':
+      return module.apply(variables, seen, method=lambda m, x: m.decoder(x))
+    return module.apply(
+      variables,
+      tokens,
+      seen,
+      states,
+      method=lambda m, *arguments: m.decoder(*arguments),
+    )
+
+  def array(shape, dtype=jnp.float32):
+    return None if shape is None else jax.ShapeDtypeStruct(shape, dtype)
+
+  lowered = jax.jit(run).lower(
+    abstract_variables(config),
+    array(seen),
+    array((1, 8), jnp.int32),
+    array(states),
+  )
+  counted = lowered.compile().cost_analysis()['flops']
+  assert decoder_flops(config) == pytest.approx(counted, rel=0.05)
+
+
+def test_a_text_tower_that_is_not_trained_costs_nothing():
+  contrastive = training_flops(TINY)
+  assert training_flops(TINY_BAG) < contrastive < training_flops(TINY_COCA)
 
 
 @pytest.mark.parametrize('name', list(PUBLISHED))

@@ -15,7 +15,13 @@ from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import make_mesh
 from clip_jax.trees import path_name
-from tests.tiny import TINY, TINY_RESNET
+from tests.tiny import (
+  TINY,
+  TINY_BAG,
+  TINY_CAPTIONER,
+  TINY_COCA,
+  TINY_RESNET,
+)
 
 
 def abstract_params(model):
@@ -32,13 +38,27 @@ def test_every_array_has_one_row_of_its_rank(preset):
     assert len(spec) <= leaf.ndim
 
 
+@pytest.mark.parametrize('model', [TINY_COCA, TINY_CAPTIONER, TINY_BAG])
+def test_every_array_of_a_decoder_has_one_row_of_its_rank(model):
+  params = abstract_params(model)['decoder']
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    spec = partitioning.rule_for(f'decoder/{path_name(path)}')
+    assert len(spec) <= leaf.ndim
+  placed = partitioning.shardings({'decoder': params}, make_mesh(2, 2, 2))
+  logits = placed['decoder']['logits']['kernel']
+  assert logits.spec == P('fsdp', 'tensor')
+
+
 def test_each_row_is_somebodys():
   """A row that no published shape needs would never be looked at again."""
+  shapes = [
+    presets.resolve(name) for name in ('RN50', 'ViT-B/32', 'ViT-B-16-SigLIP')
+  ]
   names = {
     path_name(path)
-    for preset in ('RN50', 'ViT-B/32', 'ViT-B-16-SigLIP')
+    for model in (*shapes, TINY_CAPTIONER, TINY_BAG)
     for path, _ in jax.tree_util.tree_leaves_with_path(
-      abstract_variables(presets.resolve(preset))
+      abstract_variables(model)
     )
   }
   for end, _ in partitioning.RULES:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from clip_jax.evaluation.captions import CaptionClassifier, CaptionModel
 from clip_jax.evaluation.dataset import Dataset
 from clip_jax.evaluation.examples import Answers, Examples, examples_of
 from clip_jax.evaluation.features.concurrency import encode_concurrently
@@ -36,6 +37,9 @@ def evaluate(
 ) -> Evaluation:
   """Classifies each image among the names of all classes.
 
+  A model that was trained to predict captions alone (the paper's figure 2)
+  chooses the class whose prompt is the most likely caption.
+
   Args:
     options: `templates`, `cache`, `max_corrupt_records`, `progress`.
   Returns:
@@ -60,15 +64,22 @@ def evaluate(
     FailureError: too many images are corrupt, or features are not finite.
   """
   dataset.require_classes('zero_shot')
-  weights, features = encode_concurrently(
-    options,
-    lambda options: classifier_for(encoder, dataset, options),
-    lambda options: read_features(encoder, dataset.test.source, options),
-  )
+  model = encoder
+  if isinstance(model, CaptionModel) and model.classifies_by_captions:
+    encoder = CaptionClassifier(model, dataset, options)
+    options = dataclasses.replace(options, cache=None)
+    weights = np.eye(len(dataset.class_names), dtype=np.float32)
+    features = read_features(encoder, dataset.test.source, options)
+  else:
+    weights, features = encode_concurrently(
+      options,
+      lambda options: classifier_for(encoder, dataset, options),
+      lambda options: read_features(encoder, dataset.test.source, options),
+    )
   examples = examples_of(features, dataset.test, dataset, 'zero_shot')
   evaluate_examples = _multilabel if examples.multilabel else _single_label
   result = evaluate_examples(encoder, dataset, examples, weights)
-  warnings = prompt_warnings(encoder, dataset, options)
+  warnings = prompt_warnings(model, dataset, options)
   return dataclasses.replace(
     result, tables={**result.tables, 'warnings': warnings}
   )

@@ -1,0 +1,165 @@
+"""A study trains each variant once per seed, and goes on where it was."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_jax.__main__ import main
+from clip_jax.benchmarks.study import Curve, images_to_reach, read_curve
+from clip_jax.models.counting import count_parameters, image_flops
+from clip_jax.report.study import write_figure
+from clip_jax.training.config import check_config, check_objective
+from clip_jax.training.metrics import MetricsFile
+from clip_jax.training.run import make_model_config
+from configs import ablation
+from tests.tiny import tiny_config
+
+CONFIG = 'configs/ablation.py'
+SMALL = (
+  '--config.total_steps=4', '--config.log_every_steps=1',
+  '--config.data.batch_size=8', '--config.data.augment.plain=1.0',
+  '--config.model.image.width=12', '--config.model.image.depth=1',
+  '--config.model.text.width=12', '--config.model.text.depth=1',
+  '--config.tokenizer=clip', '--config.evaluation.every_steps=2',
+  '--config.optimizer.warmup_steps=1', '--config.checkpoint.every_steps=2',
+  '--config.mesh.cpu_devices=1',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('colours')
+  for name in ('red', 'green', 'blue'):
+    (folder / name).mkdir()
+    for i in range(4):
+      image = Image.new('RGB', (32, 32), name)
+      image.putpixel((i, i), (0, 0, 0))
+      image.save(folder / name / f'{i}.png')
+  return f'folder:{folder}'
+
+
+def study(workdir, data, *more):
+  return main(
+    [
+      'study', f'--config={CONFIG}', f'--workdir={workdir}', *SMALL,
+      f'--config.data.train={data}', f'--config.evaluation.data={data}', *more,
+    ]
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_one_command_trains_all_and_draws(data, tmp_path, capsys):
+  chosen = '--study=objective,temperature'
+  assert study(tmp_path, data, '--seeds=2', chosen) == 0
+  first = capsys.readouterr()
+  assert 'run 8 of 8: fixed temperature, seed 1' in first.err
+  for name in ('contrastive', 'bag of words', 'captioning'):
+    assert re.search(rf'  {name} +[\d.]+ %', first.out)
+  results = json.loads((tmp_path / 'results.json').read_text())
+  assert [len(results[name]) for name in results] == [3, 2]
+  for curve in results['objective']:
+    assert curve['images'] == [16, 32]
+    assert curve['seeds'] == 2
+  for name in ('objective', 'temperature'):
+    with Image.open(tmp_path / f'{name}.png') as image:
+      assert image.format == 'PNG' and min(image.size) > 400
+
+  # All is there: nothing is trained again, and one seed more only that.
+  assert study(tmp_path, data, '--seeds=2', chosen, '--json') == 0
+  again = capsys.readouterr()
+  assert again.err.count('is trained already') == 8
+  assert json.loads(again.out) == results
+  # Another config is refused, as a run's is.
+  assert study(tmp_path, data, '--config.seed=0', '--config.total_steps=3') == 2
+  assert 'total_steps can be raised, not lowered' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'words, message',
+  [
+    (('--study=nothing',), '--study=nothing: choose some of objective,'),
+    (('--config=configs/emoji.py',), 'configs/emoji.py has no STUDIES'),
+    (('--seeds=0',), 'seeds'),
+    (('extra',), 'extra'),
+  ],
+)
+def test_a_wrong_call_is_one_line(words, message, tmp_path, capsys):
+  config = () if '--config' in words[0] else (f'--config={CONFIG}',)
+  assert main(['study', *config, f'--workdir={tmp_path}', *words]) == 2
+  [line] = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ') and message in line
+
+
+def test_an_unknown_variant_is_refused_with_those_that_there_are():
+  with pytest.raises(ValueError, match=r"no variant 'x': one of contrastive"):
+    ablation.get_config('x')
+
+
+@pytest.mark.parametrize('name', ablation.VARIANTS)
+def test_variants_are_runs_that_see_as_many_images(name):
+  config = ablation.get_config(name.replace(' ', '_'))
+  check_config(config)
+  length = config.model.text.context_length
+  check_objective(config, make_model_config(config, 1500, 1, length))
+  images = config.total_steps * config.data.batch_size
+  assert images == ablation.STEPS * ablation.BATCH_SIZE
+  assert config.total_steps % config.evaluation.every_steps == 0
+
+
+def test_every_variant_is_in_a_study():
+  named = {name for own in ablation.STUDIES.values() for name in own}
+  assert named == set(ablation.VARIANTS)
+
+
+def model_of(name):
+  return make_model_config(ablation.get_config(name), 1500, 1, 14)
+
+
+def test_towers_are_compared_at_equal_compute():
+  vit, resnet = (image_flops(model_of(x)) for x in ('contrastive', 'ResNet'))
+  assert resnet == pytest.approx(vit, rel=0.05)
+
+
+def test_the_language_model_is_about_as_large_as_the_text_tower():
+  count = count_parameters(model_of('captioning'))
+  assert count.text < count.decoder < 2 * count.text
+
+
+def rows_of(workdir, name, seed, accuracies, every=10):
+  with MetricsFile(workdir / name / f'seed_{seed}') as file:
+    for i, accuracy in enumerate(accuracies, start=1):
+      file.write(every * i, {'train/examples_per_second': 100 + seed})
+      file.write(every * i, {'eval/zero_shot/top1': accuracy})
+
+
+def test_a_curve_is_of_finished_runs_with_an_interval_over_seeds(tmp_path):
+  config = tiny_config()
+  config.total_steps, config.data.batch_size = 20, 4
+  assert read_curve(tmp_path, 'a b', config, range(3)) is None
+  rows_of(tmp_path, 'a_b', 0, [0.1, 0.4])
+  curve = read_curve(tmp_path, 'a b', config, range(3))
+  assert (curve.images, curve.mean, curve.low) == ([40, 80],) + (
+    [0.1, 0.4],
+  ) * 2
+  rows_of(tmp_path, 'a_b', 1, [0.3, 0.6])
+  rows_of(tmp_path, 'a_b', 2, [0.9])  # has not ended
+  curve = read_curve(tmp_path, 'a b', config, range(3))
+  assert curve.seeds == 2
+  np.testing.assert_allclose(curve.mean, [0.2, 0.5])
+  # 12.706 is the 97.5 % quantile of t with one degree of freedom.
+  np.testing.assert_allclose(curve.high, [1.4706, 1.7706], rtol=1e-4)
+  np.testing.assert_allclose(curve.low, [-1.0706, -0.7706], rtol=1e-4)
+  assert curve.examples_per_second == 100.5
+
+
+def test_images_to_reach_an_accuracy_are_interpolated(tmp_path):
+  curve = Curve('a', [100, 200], [0.1, 0.5], [0.0, 0.4], [0.2, 0.6], 2, 1.0)
+  assert images_to_reach(curve, 0.05) == pytest.approx(50)
+  assert images_to_reach(curve, 0.3) == pytest.approx(150)
+  assert images_to_reach(curve, 0.6) is None
+  write_figure(tmp_path / 'a.png', [dataclasses.asdict(curve)])
+  assert (tmp_path / 'a.png').stat().st_size > 1000
