@@ -81,9 +81,11 @@ def show_progress(
 
 
 def _line(done: int, total: int, unit: str, rate: float) -> str:
-  seconds = round((total - done) / rate) if rate else 0
-  left = str(datetime.timedelta(seconds=seconds))
-  return f'{done:,} of {total:,} {unit}, {rate:,.1f} a second, {left} left'
+  position = f'{done:,} of {total:,} {unit}'
+  if not rate:
+    return position
+  left = datetime.timedelta(seconds=round((total - done) / rate))
+  return f'{position}, {rate:,.1f} a second, {left} left'
 
 
 class TrainingProgress:

@@ -38,6 +38,16 @@ def test_long_work_says_how_long(capsys, clock):
   assert lines == ['1,021 of 1,040 images, 2.0 a second, 0:00:10 left']
 
 
+def test_nothing_is_estimated_before_the_first_item(capsys, clock):
+  def items():
+    yield 'no size'
+    clock[0] += 11
+    yield 'sized'
+
+  list(show_progress(items(), 9, 'shards', size=lambda x: x == 'sized'))
+  assert capsys.readouterr().err == '0 of 9 shards\n'
+
+
 def test_items_may_count_for_several(capsys, clock):
   chunks = [range(500)] * 4
   for _ in show_progress(chunks, 2000, 'rows', size=len):
