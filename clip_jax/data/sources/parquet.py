@@ -136,6 +136,7 @@ class ParquetFiles(ChunkedFiles):
         )
       metadata = _metadata(path, version)
       with storage.open_file(path) as opened:
+        _require_columns(columns, groups[group], self.paths[0])
         for batch in _batches(opened, metadata, group, groups[group], columns):
           batches.append(batch)
     except (FailureError, UsageError) as error:
@@ -159,6 +160,20 @@ def _metadata(path: str, version: str) -> pq.FileMetaData:
   del version
   with storage.open_file(path) as file:
     return pq.read_metadata(file)
+
+
+def _require_columns(names: Sequence[str], group: Group, first: str) -> None:
+  """Refuses a file whose columns are others than those of the first.
+
+  Raises:
+    CorruptImageError: it lacks a column; the message names it.
+  """
+  own = list(dict.fromkeys(part.column for part in group.parts))
+  for name in names:
+    if name not in own:
+      raise CorruptImageError(
+        f'no column {name!r}, which {first} has (here: {", ".join(own)})'
+      )
 
 
 def _batches(

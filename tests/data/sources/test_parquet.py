@@ -310,3 +310,19 @@ def test_an_index_of_rows_spares_the_footers(tmp_path, monkeypatch):
   (tmp_path / 'p/clip_jax_index/parquet_rows.json').write_text('{"files": 3}')
   with pytest.raises(FailureError, match='files'):
     open_source(f'{tmp_path}/p')
+
+
+def test_rows_of_a_file_with_other_columns_are_corrupt(tmp_path):
+  write_parquet(tmp_path / 'a.parquet', rows(3))
+  write_parquet(
+    tmp_path / 'queries.parquet', {'query': ['x', 'y'], 'n': [1, 2]}
+  )
+  source = open_source(f'parquet:{tmp_path}')
+  assert len(source) == 5
+  assert source[2]['caption'] == ['caption 2']
+  assert source.captions(3) == []
+  reason = (
+    r"queries.parquet: no column 'caption', which .*a.parquet has \(here: q"
+  )
+  with pytest.raises(CorruptImageError, match=reason):
+    source[4]
