@@ -169,8 +169,8 @@ class _Mixture:
 
   def label(self, index: int, record: Record) -> tuple[int, int] | None:
     """Returns a record's label, which is another one in another source."""
-    label = record.get('label')
-    return None if label is None else (self._locate(index)[0], label)
+    label = record.get('label', -1)  # -1 is none, in labelled data
+    return None if label < 0 else (self._locate(index)[0], label)
 
   def label_count(self) -> int | None:
     """Returns the number of labels that have names, or None."""

@@ -77,7 +77,7 @@ class RecordCounts:
 
   def add_corrupt(self, key: str, reason: str) -> None:
     """Counts a record that cannot be read."""
-    self._reasons[reason.partition(':')[0]] += 1
+    self._reasons[_kind_of(reason)] += 1
     if len(self._corrupt) < _NAMED_CORRUPT:
       self._corrupt.append({'id': key, 'reason': reason})
 
@@ -180,6 +180,14 @@ class RecordCounts:
       )
       if copies.is_full
     ]  # fmt: skip
+
+
+def _kind_of(reason: str) -> str:
+  """Returns what a reason has in common with those of other records."""
+  where, _, rest = reason.partition(': ')
+  # The errors of files begin with a path, in which no two need be alike.
+  kind = rest if rest and ('/' in where or '.' in where) else reason
+  return kind.partition(':')[0].rstrip('.')
 
 
 def short_digest(content: bytes) -> int:

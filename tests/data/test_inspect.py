@@ -69,6 +69,24 @@ def test_labels(tmp_path):
   assert 'caption_tokens' not in found
 
 
+def test_records_without_a_label_have_none_of_their_own(tmp_path):
+  content = tables.rows(4, label=[0, 1, None, 1])
+  summary = inspect(tables.write_parquet(tmp_path / 'a.parquet', content))
+  assert summary['labels'] == 2
+  assert summary['records_per_label']['max'] == 2
+
+
+def test_reasons_are_counted_without_the_paths_in_them(tmp_path):
+  write_pictures(tmp_path, ['a.png'])
+  images = ['none.png', 'dr. no/none 2.png', 'https://example.org/x.png']
+  lines = [f'{image},x' for image in ('a.png', *images)]
+  table = tmp_path / 'pairs.csv'
+  table.write_text('\n'.join(['image,caption', *lines]))
+  assert inspect(f'csv:{table}')['corrupt_reasons'] == {
+    'no such file': 2, 'a URL, not a file': 1,
+  }  # fmt: skip
+
+
 def test_describe_says_it_all_to_people(folder):
   lines = describe(inspect(f'folder:{folder}')).splitlines()
   assert 'records: 8' in lines

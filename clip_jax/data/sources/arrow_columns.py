@@ -15,8 +15,8 @@ from clip_jax.data.sources.columns import require_columns, texts_of
 from clip_jax.errors import FailureError, MissingFileError
 from clip_jax.files import is_url, parse_json
 
-# Image columns, as people and img2dataset's Parquet writer name them.
-_IMAGES = ('image', 'jpg', 'jpeg', 'png', 'webp')
+# Image columns, as people and writers of Parquet name them.
+_IMAGES = ('image', 'img', 'jpg', 'jpeg', 'png', 'webp')
 # Columns of captions where none is asked for; `text` is Hugging Face's habit.
 _CAPTIONS = (*DEFAULT_CAPTIONS, 'text')
 
@@ -55,11 +55,6 @@ def find_columns(
   """
   names = schema.names
   image = next((name for name in _IMAGES if name in names), '')
-  if not image and 'url' in map(str.lower, names):
-    raise spec.error(
-      'no column image, but URLs of images: clip-jax data fetch downloads them '
-      f'(it has {", ".join(names)})'
-    )
   require_columns(spec, [image or 'image'], names)
   _check_type(spec, schema, image, _is_image, 'bytes, paths or {bytes, path}')
   label = 'label' if 'label' in names else ''

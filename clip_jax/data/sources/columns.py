@@ -26,7 +26,19 @@ def require_columns(
   for name in wanted:
     if name not in available:
       known = ', '.join(sorted(available)) or 'none'
-      raise spec.error(f'no column {name!r}; it has {known}')
+      remedy = _remedy(name, available)
+      raise spec.error(f'no column {name!r}; it has {known}{remedy}')
+
+
+def _remedy(missing: str, available: Collection[str]) -> str:
+  """Returns what gives data a column that they lack, to follow the error."""
+  if missing == 'image' and 'url' in map(str.lower, available):
+    return ': clip-jax data fetch downloads images of URLs'
+  if missing == 'image' and available:
+    return ': rename the column of images'
+  if (missing,) == DEFAULT_CAPTIONS and available:
+    return ': --captions=NAME (in a config data.captions) takes others'
+  return ''
 
 
 def caption_columns(

@@ -167,5 +167,7 @@ class CsvSource(FileSource):
     if path in self._damaged:
       raise CorruptImageError(self._damaged[path])
     if is_url(path):
-      raise CorruptImageError(f'{path} is a URL: save the image to a file')
+      raise CorruptImageError(
+        f'{path}: a URL, not a file: clip-jax data fetch downloads images'
+      )
     return super().__getitem__(index)

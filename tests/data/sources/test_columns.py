@@ -5,6 +5,7 @@ from clip_jax.data.sources.columns import (
   caption_columns,
   label_captions,
   number_labels,
+  require_columns,
   texts_of,
 )
 from clip_jax.errors import UsageError
@@ -17,6 +18,18 @@ def test_labelled_data_may_lack_the_default_column_of_captions():
   for wanted, labelled in ((('caption',), False), (('title',), True)):
     with pytest.raises(UsageError, match=f"no column '{wanted[0]}'; it has"):
       caption_columns(SPEC, wanted, ['label'], labelled=labelled)
+
+
+def test_an_error_about_a_column_says_what_to_do():
+  for wanted, available, message in (
+    ('image', ['filepath', 'title'], 'filepath, title: rename the column'),
+    ('image', ['URL', 'TEXT'], 'TEXT, URL: clip-jax data fetch downloads'),
+    ('caption', ['image', 'title'], r'image, title: --captions=NAME \(in a'),
+    ('label', ['image'], 'it has image$'),
+    ('image', [], 'it has none$'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      require_columns(SPEC, [wanted], available)
 
 
 def test_captions_come_from_columns_in_the_order_that_was_asked_for():
