@@ -190,3 +190,11 @@ def duration(seconds: float | int) -> str:
 def speed(rate: float | int) -> str:
   """Returns a rate with three digits or more: '9.41', '82.4', '12,300'."""
   return f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
+
+
+def byte_count(count: int) -> str:
+  """Returns a number of bytes as people say it: '7.4 MB', '1,203.0 GB'."""
+  for unit, size in (('GB', 10**9), ('MB', 10**6), ('kB', 10**3)):
+    if count >= size:
+      return f'{count / size:,.1f} {unit}'
+  return f'{count} bytes'

@@ -7,6 +7,7 @@ import pytest
 
 from clip_jax.progress import (
   TrainingProgress,
+  byte_count,
   duration,
   show_progress,
   speed,
@@ -122,3 +123,10 @@ def test_speed():
     '82.4',
     '12,346',
   ]
+
+
+def test_byte_count():
+  counts = [0, 999, 7_440, 20_800_000, 1_203_000_000_000]
+  assert [byte_count(x) for x in counts] == [
+    '0 bytes', '999 bytes', '7.4 kB', '20.8 MB', '1,203.0 GB',
+  ]  # fmt: skip

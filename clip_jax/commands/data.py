@@ -19,7 +19,7 @@ from absl import flags
 # Each is a file of commands/, such as data_build.py, with flags of its own.
 ACTIONS = {
   'build': 'write any data set as ArrayRecord or WebDataset shards',
-  'index': 'make the index of WebDataset tars',
+  'index': 'make the index of tars, or of many Parquet files',
   'inspect': 'count what a data set holds, and draw a contact sheet',
   'fetch': 'fetch the images of lists of URLs into shards',
   'tokenizer': 'train a tokenizer on captions',

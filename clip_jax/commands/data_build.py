@@ -48,7 +48,7 @@ from clip_jax.errors import (
   plural,
   print_notes,
 )
-from clip_jax.progress import show_progress
+from clip_jax.progress import byte_count, show_progress
 
 if TYPE_CHECKING:
   from clip_jax.data.prepare.build import Built
@@ -186,8 +186,8 @@ def _print(built: 'Built', out: str, use_as: str) -> None:
   there = ' (all was there before)' if built.was_there else ''
   print(
     f'{plural(counts["records"], "record")} in '
-    f'{plural(counts["shards"], "shard")}, {counts["shard_bytes"] / 1e6:,.1f} '
-    f'MB{encoded}{there}; use them as {use_as}'
+    f'{plural(counts["shards"], "shard")}, {byte_count(counts["shard_bytes"])}'
+    f'{encoded}{there}; use them as {use_as}'
   )
 
 

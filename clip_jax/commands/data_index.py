@@ -34,7 +34,7 @@ from absl import flags
 
 from clip_jax.commands import common_flags, printing
 from clip_jax.errors import FailureError, UsageError, plural, print_notes
-from clip_jax.progress import show_progress
+from clip_jax.progress import byte_count, show_progress
 
 if TYPE_CHECKING:
   from clip_jax.data.indexing.tar_index import TarIndex
@@ -188,7 +188,7 @@ def _print(result: dict[str, Any]) -> None:
   how = 'as it was' if not read else f'{plural(read, "shard")} read'
   print(
     f'{plural(result["records"], "record")} ({members}) in '
-    f'{plural(result["shards"], "shard")}, {result["bytes"] / 1e9:,.1f} GB; '
+    f'{plural(result["shards"], "shard")}, {byte_count(result["bytes"])}; '
     f'index in {result["index"]} ({how})'
   )
   for line in result['damaged']:

@@ -22,7 +22,8 @@ def test_a_list_becomes_shards(clip_jax, server, tmp_path):
   assert result.code == 0, result
   lines = result.out.splitlines()
   assert lines[0] == (
-    f'2 images of 3 URLs (66.7 %, 0.0 MB) in 1 shard: wds:{tmp_path}/out/*.tar'
+    '2 images of 3 URLs (66.7 %, 548 bytes) in 1 shard: '
+    f'wds:{tmp_path}/out/*.tar'
   )
   assert lines[1].split() == ['1', 'HTTP', '404']
   assert lines[2] == (

@@ -28,7 +28,7 @@ def test_it_prints_what_the_index_has(shards, capsys):
   code, out, err = index(capsys, spec, '--workers=1')
   assert (code, err) == (0, '')
   assert out == (
-    '12 records (12 png, 12 txt) in 3 shards, 0.0 GB; index in '
+    '12 records (12 png, 12 txt) in 3 shards, 30.7 kB; index in '
     f'{shards}/clip_jax_index/0..2 (3 shards read)\n'
   )
   code, out, _ = index(capsys, spec, '--json')

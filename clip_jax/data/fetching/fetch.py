@@ -25,7 +25,7 @@ from clip_jax.data.fetching.url_list import (
 )
 from clip_jax.data.prepare.engine import Engine, run_stage
 from clip_jax.errors import UsageError, plural
-from clip_jax.progress import Progress, no_progress
+from clip_jax.progress import Progress, byte_count, no_progress
 
 _ROWS = '.rows'
 _HOSTS_NAMED = 3
@@ -226,7 +226,7 @@ def describe(summary: dict[str, Any]) -> str:
   urls, taken = summary['urls'], summary['successes']
   lines = [
     f'{plural(taken, "image")} of {plural(urls, "URL")} '
-    f'({100 * taken / urls:.1f} %, {summary["bytes"] / 1e6:,.1f} MB) in '
+    f'({100 * taken / urls:.1f} %, {byte_count(summary["bytes"])}) in '
     f'{plural(summary["shards"], "shard")}: {summary["data"]}'
   ]
   lines += [f'  {n:>9,}  {x}' for x, n in summary['reasons'].items()]

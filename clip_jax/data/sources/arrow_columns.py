@@ -11,7 +11,11 @@ from clip_jax.data import decoding, storage
 from clip_jax.data.decoding import CorruptImageError, MissingImageError
 from clip_jax.data.sources import Spec
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
-from clip_jax.data.sources.columns import require_columns, texts_of
+from clip_jax.data.sources.columns import (
+  NOT_A_FILE,
+  require_columns,
+  texts_of,
+)
 from clip_jax.errors import FailureError, MissingFileError
 from clip_jax.files import is_url, parse_json
 
@@ -169,7 +173,7 @@ def image_in(cell: Any, table: str, is_path: bool) -> bytes:
   folder = storage.folder_of(table)
   if not storage.is_remote(folder):
     if is_url(path):
-      raise CorruptImageError(f'{path} is a URL: save the image to a file')
+      raise CorruptImageError(f'{path}: {NOT_A_FILE}')
     return read_image(os.path.join(folder, os.path.expanduser(path)))
   relative = posixpath.normpath(path)
   if is_url(path) or relative.startswith(('/', '../')):

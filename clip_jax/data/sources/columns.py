@@ -7,6 +7,9 @@ from typing import Any, NotRequired, TypedDict
 from clip_jax.data.sources import Spec
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
 
+# Why an image that a table names by its URL is a corrupt record.
+NOT_A_FILE = 'a URL, not a file: clip-jax data fetch downloads images'
+
 
 class Captions(TypedDict):
   """The captions of a `Record`."""

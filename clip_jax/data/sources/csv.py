@@ -6,6 +6,7 @@ from typing import NamedTuple
 from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import Record, Spec
 from clip_jax.data.sources.columns import (
+  NOT_A_FILE,
   Captions,
   caption_columns,
   label_captions,
@@ -167,7 +168,5 @@ class CsvSource(FileSource):
     if path in self._damaged:
       raise CorruptImageError(self._damaged[path])
     if is_url(path):
-      raise CorruptImageError(
-        f'{path}: a URL, not a file: clip-jax data fetch downloads images'
-      )
+      raise CorruptImageError(f'{path}: {NOT_A_FILE}')
     return super().__getitem__(index)
