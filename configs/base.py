@@ -198,16 +198,30 @@ def get_config() -> ConfigDict:
   c.objective.learned_temperature = True
 
   c.optimizer = ConfigDict()
+  # adamw; lion (arXiv 2302.06675: a rate 3 to 10 times lower, a decay as many
+  # times higher); muon, for the matrices of blocks, and adamw for the rest.
+  c.optimizer.name = 'adamw'
   c.optimizer.learning_rate = 5e-4  # the peak
   c.optimizer.schedule = 'cosine'  # after the warm-up; linear, constant
   c.optimizer.warmup_steps = 2_000
   c.optimizer.weight_decay = 0.2  # decoupled; weights only
   c.optimizer.b1 = 0.9
   c.optimizer.b2 = 0.98
-  c.optimizer.eps = 1e-6
+  c.optimizer.eps = 1e-6  # Adam's
+  c.optimizer.momentum = 0.95  # Muon's, of its matrices
   c.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: not clipped
-  c.optimizer.mu_dtype = 'float32'  # of Adam's first moment, or 'bfloat16'
-  c.optimizer.nu_dtype = 'float32'  # of its second moment, likewise
+  c.optimizer.mu_dtype = 'float32'  # of the first moment, or 'bfloat16'
+  c.optimizer.nu_dtype = 'float32'  # of Adam's second moment, likewise
+  # Rows (pattern of parameter paths, factor of the learning rate) or (pattern,
+  # factor, weight decay): the first that matches decides, and each parameter
+  # needs one. A factor of 0 freezes. clip_jax/training/parameter_groups.py says
+  # what patterns are, as in (('image', 0.0), ('*', 1.0)). (): all alike.
+  c.optimizer.groups = ()
+  # Factor of the learning rate from each block to the one below; 1: all alike.
+  c.optimizer.layer_decay = 1.0
+  # Of a moving average of the weights, which is what is evaluated, exported and
+  # loaded; 0.999 averages about the last thousand steps. 0: none.
+  c.optimizer.ema_decay = 0.0
 
   c.mesh = ConfigDict()  # sizes of the device grid; -1 once: the rest
   c.mesh.data = -1  # copies of the model

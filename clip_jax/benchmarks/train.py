@@ -26,7 +26,7 @@ from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.objective import make_objective
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
-from clip_jax.training.optimizer import make_optimizer
+from clip_jax.training.optimizer import Optimizer, make_optimizer
 from clip_jax.training.prefetch import FinishedStep, Prefetcher
 from clip_jax.training.state import abstract_state, sharded_init
 from clip_jax.training.step import jit_train_step, make_train_step
@@ -158,7 +158,7 @@ def _in_turns(
 
 def paper_optimizer(
   total_steps: int,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[Optimizer, optax.Schedule]:
   """Returns the paper's optimizer for a ViT (table 18) and its schedule."""
   return make_optimizer(
     total_steps,

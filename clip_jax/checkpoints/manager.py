@@ -24,7 +24,7 @@ from clip_jax.files import check_folder
 from clip_jax.models.description import Description
 from clip_jax.parallel import distributed
 
-_TREES = ('params', 'opt_state', 'batch_stats')
+_TREES = ('params', 'opt_state', 'batch_stats', 'ema')
 _ITEMS = (*_TREES, 'description', 'position')
 
 _CHUNK = 4 * 2**20  # bytes
@@ -37,6 +37,7 @@ class Restored:
   params: Any
   opt_state: Any
   batch_stats: Any
+  ema: Any
   step: int
 
 
@@ -185,6 +186,7 @@ class Checkpoints:
         arrays['params'],
         arrays['opt_state'],
         arrays.get('batch_stats', {}),
+        arrays.get('ema', {}),
         step,
       )
     if damaged:

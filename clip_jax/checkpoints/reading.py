@@ -1,7 +1,7 @@
 """Reads checkpoints for inference, and what describes them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from clip_jax.errors import FailureError, UsageError, print_warnings
 from clip_jax.files import check_folder
 from clip_jax.models.counting import check_variables
 from clip_jax.models.description import Description
-from clip_jax.trees import flat
+from clip_jax.trees import flat, nested, path_name
 
 # Files of a checkpoint that are read as a whole, by the end of their name.
 TEXT_FILES = (
@@ -52,13 +52,15 @@ def is_step(name: str) -> bool:
 
 
 def load_variables(
-  reference: str | Path,
+  reference: str | Path, *, averaged: bool = True
 ) -> tuple[dict[str, Any], Description, int]:
   """Reads the variables of a checkpoint, without the optimizer's state.
 
   Args:
     reference: a run's workdir (its newest readable checkpoint), or one
       checkpoint's directory.
+    averaged: weights are their moving averages, where the run keeps these
+      (`optimizer.ema_decay`).
   Returns:
     Collections by name ('params', and a ResNet's 'batch_stats') of numpy
     arrays, their description, and their step.
@@ -75,7 +77,7 @@ def load_variables(
     )
   for directory in directories:
     try:
-      return (*_read(directory), int(directory.name))
+      return (*_read(directory, averaged), int(directory.name))
     except Exception as error:
       report_damage(directory, error)
   raise FailureError(f'no checkpoint in {reference} can be read.')
@@ -88,15 +90,19 @@ def _candidates(reference: Path) -> Iterator[Path]:
     yield reference / 'checkpoints' / str(step)
 
 
-def _read(directory: Path) -> tuple[dict[str, Any], Description]:
+def _read(
+  directory: Path, averaged: bool
+) -> tuple[dict[str, Any], Description]:
   """Reads variables as numpy arrays, wherever the run's devices were."""
   check_folder(directory, TEXT_FILES)
   path = epath.Path(directory).absolute()
-  variables = {
-    name: restore_numpy(path / name)
-    for name in ('params', 'batch_stats')
-    if name == 'params' or (path / name).exists()
-  }
+  averages = {}
+  if averaged and (path / 'ema').exists():
+    averages = flat(restore_numpy(path / 'ema'))
+  params = flat(restore_numpy(path / 'params', without=averages))
+  variables = {'params': nested(params | averages)}
+  if (path / 'batch_stats').exists():
+    variables['batch_stats'] = restore_numpy(path / 'batch_stats')
   description = _read_item_description(path)
   check_variables(description.model, flat(variables), str(directory))
   return variables, description
@@ -107,7 +113,7 @@ def _read_item_description(path: epath.Path) -> Description:
     return Description.from_dict(reader.restore(path / 'description'))
 
 
-def restore_numpy(path: epath.Path) -> Any:
+def restore_numpy(path: epath.Path, without: Collection[str] = ()) -> Any:
   """Reads one item of a checkpoint in little more memory than it takes.
 
   Orbax would read a tree at once, into memory that a device then copies. Here
@@ -115,6 +121,8 @@ def restore_numpy(path: epath.Path) -> Any:
 
   Args:
     path: of the item's directory.
+    without: the paths of arrays that are not read; there is None in their
+      place.
   Returns:
     A tree of numpy arrays, which a CPU device takes without a copy.
   Raises:
@@ -122,12 +130,15 @@ def restore_numpy(path: epath.Path) -> Any:
   """
   with ocp.PyTreeCheckpointer() as reader:
     tree = reader.metadata(path).item_metadata.tree
-  leaves, structure = jax.tree.flatten(tree)
+  named, structure = jax.tree_util.tree_flatten_with_path(tree)
+  leaves = [leaf for _, leaf in named]
+  is_read = [path_name(name) not in without for name, _ in named]
   context = type_handlers.get_ts_context(use_ocdbt=True)
   arrays: list[Any] = [None] * len(leaves)
   # The largest first: while it is decoded, most of the memory is still free.
   for i in sorted(range(len(leaves)), key=lambda i: -np.prod(leaves[i].shape)):
-    arrays[i] = _read_array(path, leaves[i].name, context)
+    if is_read[i]:
+      arrays[i] = _read_array(path, leaves[i].name, context)
   return jax.tree.unflatten(structure, arrays)
 
 

@@ -55,7 +55,8 @@ def define_reading(values: flags.FlagValues) -> None:
   text(
     'weights',
     None,
-    'the name of one model in a file that holds more, such as ema_state_dict',
+    'the name of one model in a file that holds more, such as ema_state_dict; '
+    'raw: the weights of a run, instead of their moving averages',
     flag_values=values,
   )
   text(

@@ -16,6 +16,9 @@ from clip_jax.interop.published_files import NO_HINTS, Hints
 from clip_jax.models.description import Description
 from clip_jax.models.positions import resize_model
 
+# The `weights` of a run that are not averaged.
+RAW = 'raw'
+
 
 class Loaded(NamedTuple):
   """A model that was read from a reference, before it is on a device."""
@@ -66,7 +69,8 @@ def load(
       not say how it computes: a published name, OpenAI's, open_clip's or the
       hub's; 'gelu' or 'quick_gelu'; the heads of the image tower, or of the
       image and the text tower.
-    weights: which of several models in a file, such as 'ema_state_dict'.
+    weights: which of several models in a file, such as 'ema_state_dict'; of a
+      run that averages its weights, 'raw' are those that it trains.
     mesh, batch_size: see `Model`.
   Returns:
     The model. One tower alone, such as transformers' CLIPVisionModel, encodes
@@ -167,12 +171,14 @@ def _read(
   """
   kind, path = recognise(reference)
   origin = os.fspath(path)
+  raw = kind in ('run', 'step') and hints.weights == RAW
   if kind in ('run', 'step', 'exported'):
-    hints.refuse(f"{origin} is clip_jax's own, and")
+    own = dataclasses.replace(hints, weights=None) if raw else hints
+    own.refuse(f"{origin} is clip_jax's own, and")
   if kind in ('run', 'step'):
     from clip_jax.checkpoints.reading import load_variables
 
-    variables, description, step = load_variables(path)
+    variables, description, step = load_variables(path, averaged=not raw)
     return Loaded(description, variables, step, origin, 'open_clip')
   if kind == 'exported':
     from clip_jax.inference.export import load_exported

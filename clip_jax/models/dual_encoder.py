@@ -138,7 +138,8 @@ class DualEncoder(nn.Module):
     """Returns what an objective reads of the towers, each of them run once.
 
     Args:
-      images, tokens, train, kept_patches: as in `__call__`.
+      images, tokens, train, kept_patches: as in `__call__`. A ResNet whose
+        'batch_stats' are not mutable uses them, as outside of training.
       names: what is read; a tower of which nothing is read is not run.
     Returns:
       Those of `names`:
@@ -148,6 +149,7 @@ class DualEncoder(nn.Module):
       token first; of a ResNet, the positions of its last map.
       'text_tokens' [C, T, D]: likewise.
     """
+    train = train and self.is_mutable_collection('batch_stats')
     return {
       **self._image_outputs(images, names, train, kept_patches),
       **self._text_outputs(tokens, names),

@@ -301,12 +301,21 @@ class Transformer(nn.Module):
     count = depth if layer is None else layer + 1
     if kernels.is_unrolled(self):
       return kernels.run_unrolled(self, count, run, run_last, x)
-    blocks = self.param('blocks', init)
+    # A train step that freezes some blocks gives a tuple of stacks.
+    stacks = self.get_variable('params', 'blocks')
+    if not isinstance(stacks, tuple):
+      stacks = (self.param('blocks', init),)
     if self.remat != 'none':
       policy = REMAT_POLICIES[self.remat]
       # The body of a scan needs no guard against common subexpressions.
       run = jax.checkpoint(run, policy=policy, prevent_cse=False)
     if token_index is not None:
+      *below, blocks = stacks
+      for stack in below:
+        x, _ = jax.lax.scan(run, x, stack)
       return kernels.scan_to_token(run, run_last, x, blocks)
-    blocks = jax.tree.map(lambda leaf: leaf[:count], blocks)
-    return jax.lax.scan(run, x, blocks)[0]
+    for stack in stacks:
+      blocks = jax.tree.map(lambda leaf, n=count: leaf[:n], stack)
+      x, _ = jax.lax.scan(run, x, blocks)
+      count -= len(jax.tree.leaves(blocks)[0])
+    return x

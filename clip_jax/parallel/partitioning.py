@@ -53,6 +53,7 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'logit_(scale|bias)', P()),
   (r'decoder/logits/kernel', P('fsdp', 'tensor')),
   (r'decoder/logits/bias', P('tensor')),
+  (r'ns_coeffs', P()),  # Muon's three numbers, in its state
 )
 
 # Modules whose outputs enter the residual stream, or are a ResNet's maps.

@@ -145,6 +145,7 @@ def held_bytes(program: TrainProgram, batch: Any) -> dict[str, int]:
     'parameters': _bytes_per_chip(state.params),
     'optimizer': _bytes_per_chip((state.step, state.opt_state)),
     'batch_statistics': _bytes_per_chip(state.batch_stats),
+    'averaged_weights': _bytes_per_chip(state.ema),
     'batch': _bytes_per_chip(batch),
   }
 

@@ -28,6 +28,7 @@ from clip_jax.parallel.mesh import (
   check_batch_size,
   make_mesh,
 )
+from clip_jax.training.optimizer import MUON_MOMENTUM, RULES
 
 if TYPE_CHECKING:
   from clip_jax.inference.loading import Loaded
@@ -183,6 +184,7 @@ def check_config(config: Config) -> None:
     'data.decode': (config.data.decode or 'fast', DECODE),
     'model.dtype': (config.model.dtype, DTYPES),
     'model.remat': (config.model.remat, tuple(REMAT_POLICIES)),
+    'optimizer.name': (config.optimizer.name, RULES),
     'optimizer.mu_dtype': (config.optimizer.mu_dtype, DTYPES),
     'optimizer.nu_dtype': (config.optimizer.nu_dtype, DTYPES),
     'objective.name': (config.objective.name, (*OBJECTIVES, *PREDICTIVE)),
@@ -191,6 +193,7 @@ def check_config(config: Config) -> None:
   }
   for name, (value, known) in choices.items():
     check_choice(name, value, known)
+  check_optimizer(config.optimizer)
   if not 0 <= config.model.patch_dropout < 1:
     raise UsageError(
       f'model.patch_dropout={config.model.patch_dropout} must be at least 0 '
@@ -229,6 +232,36 @@ def _check_predictive(config: Config) -> None:
     raise UsageError(
       f'{name} has no contrastive loss, which checkpoint.best_metric='
       f'{config.checkpoint.best_metric!r} is: take eval/zero_shot/top1.'
+    )
+
+
+def check_optimizer(optimizer: Config) -> None:
+  """Refuses values that are impossible, or do nothing with the update rule.
+
+  Args:
+    optimizer: the fields of `optimizer` in configs/base.py.
+  Raises:
+    UsageError: it names the first one.
+  """
+  name = optimizer['name']
+  unused = {'momentum': MUON_MOMENTUM} if name != 'muon' else {}
+  if name == 'lion':  # it has no second moment
+    unused |= {'eps': 1e-6, 'nu_dtype': 'float32'}
+  for field, default in unused.items():
+    if optimizer[field] != default:
+      raise UsageError(
+        f'optimizer.{field}={optimizer[field]!r} does nothing with '
+        f'optimizer.name={name!r}: leave it at {default!r}.'
+      )
+  for field in ('momentum', 'ema_decay'):
+    if not 0 <= optimizer[field] < 1:
+      raise UsageError(
+        f'optimizer.{field}={optimizer[field]} must be at least 0 and below 1.'
+      )
+  if not 0 < optimizer['layer_decay'] <= 1:
+    raise UsageError(
+      f'optimizer.layer_decay={optimizer["layer_decay"]} must be above 0 and '
+      'at most 1.'
     )
 
 

@@ -27,6 +27,28 @@ Gradients = Callable[
 ]
 
 
+class AllTrained:
+  """What `frozen_parameters.Partition` is, where nothing is frozen."""
+
+  def is_locked(self, module: str) -> bool:
+    del module
+    return False
+
+  def trained(self, params: Any) -> Any:
+    return params
+
+  def averaged(self, params: Any) -> Any:
+    return params
+
+  def joined(self, params: Any, trained: Any) -> Any:
+    del params
+    return trained
+
+  def updated(self, params: Any, trained: Any) -> Any:
+    del params
+    return trained
+
+
 def whole_batch_gradients(
   encode: Encode, loss_fn: LossOfPairs, mesh: Mesh
 ) -> Gradients:

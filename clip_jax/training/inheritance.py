@@ -334,6 +334,7 @@ def inherit_weights(
     state,
     params=_replace_leaves(arrays['params'], state.params),
     batch_stats=_replace_leaves(arrays['batch_stats'], state.batch_stats),
+    ema=_replace_leaves(arrays['params'], state.ema),
   )
 
 

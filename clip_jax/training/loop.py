@@ -17,7 +17,6 @@ from clip_jax.parallel import distributed
 from clip_jax.training.config import Config, Start, has_text_features
 from clip_jax.training.metrics import evaluation_metrics
 from clip_jax.training.monitor import RunMonitor
-from clip_jax.training.optimizer import describe_raised_total
 from clip_jax.training.prefetch import Prefetcher
 from clip_jax.training.profile import Profile
 from clip_jax.training.run import (
@@ -27,6 +26,7 @@ from clip_jax.training.run import (
   prepare_run,
 )
 from clip_jax.training.run_summary import (
+  describe_raised_total,
   describe_run,
   draw_captions,
   warn_of_training_data,
@@ -179,7 +179,11 @@ def _restore(run: Run, checkpoints: Checkpoints) -> TrainState | None:
     lambda _: np.asarray(restored.step, np.int32),
   )
   return TrainState(
-    step, restored.params, restored.opt_state, restored.batch_stats
+    step,
+    restored.params,
+    restored.opt_state,
+    restored.batch_stats,
+    restored.ema,
   )
 
 

@@ -1,8 +1,12 @@
-"""Adam with decoupled weight decay, warmed up and annealed (paper, 2.5)."""
+"""Adam with decoupled weight decay, warmed up and annealed (paper, 2.5).
+
+Lion and Muon may take the place of Adam; parameters may be trained at different
+rates, or be frozen (parameter_groups.py).
+"""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +14,16 @@ import numpy as np
 import optax
 
 from clip_jax.errors import UsageError, check_choice
+from clip_jax.training.gradients import AllTrained
 from clip_jax.trees import path_name
 
+if TYPE_CHECKING:
+  from clip_jax.training.frozen_parameters import Partition
+  from clip_jax.training.parameter_groups import ParameterGroups
+
 SCHEDULES = ('cosine', 'linear', 'constant')
+RULES = ('adamw', 'lion', 'muon')
+MUON_MOMENTUM = 0.95
 
 # Gains, biases, the temperature, and single vectors: the class token, the query
 # of attention pooling, and what a caption decoder reads first (open_clip's rule
@@ -21,6 +32,39 @@ _NO_DECAY = re.compile(
   r'(^|/)(scale|bias|logit_scale|logit_bias|class_embedding|probe|'
   r'start_embedding)$'
 )
+
+
+class Optimizer(NamedTuple):
+  """An update rule as optax has it, for all or some parameters of a model.
+
+  Attributes:
+    init: all parameters -> the state, which holds moments of what is trained.
+    update: (gradients of what is trained, state, all parameters) -> (updates of
+      what is trained, the next state).
+    groups: how fast each parameter is trained; None: all alike.
+    ema_decay: of the average of the weights that a step keeps; 0 keeps none.
+  """
+
+  init: Callable[[Any], Any]
+  update: Callable[[Any, Any, Any], tuple[Any, Any]]
+  groups: 'ParameterGroups | None' = None
+  ema_decay: float = 0.0
+
+  def partition(self, params: Any) -> 'AllTrained | Partition':
+    """Returns which parameters are trained, of these, or of their shapes.
+
+    Raises:
+      UsageError: the table of groups does not fit them.
+    """
+    if self.groups is None:
+      return AllTrained()
+    from clip_jax.training.frozen_parameters import Partition
+
+    rates = self.groups.rates(params).items()
+    kept = {name: np.asarray(rate > 0) for name, rate in rates}
+    if all(layers.all() for layers in kept.values()):
+      return AllTrained()
+    return Partition(kept)
 
 
 def decay_mask(params: Any) -> Any:
@@ -66,36 +110,6 @@ def make_schedule(
   return optax.join_schedules([warmup, after], [warmup_steps])
 
 
-def describe_raised_total(
-  optimizer: Mapping[str, Any], before: int, total_steps: int, step: int
-) -> str:
-  """Describes how more steps change the learning rate of a run.
-
-  Args:
-    optimizer: the fields of `optimizer` in configs/base.py.
-    before: `total_steps` until now.
-    total_steps: from now on.
-    step: updates done.
-  """
-  name, peak = optimizer['schedule'], optimizer['learning_rate']
-  old, new = (
-    float(
-      np.asarray(
-        make_schedule(name, peak, optimizer['warmup_steps'], total)(step)
-      )
-    )
-    for total in (before, total_steps)
-  )
-  change = f'total_steps raised from {before:,} to {total_steps:,}: '
-  if name == 'constant' or step >= total_steps:
-    return f'{change}the learning rate stays {new:.3g}.'
-  return (
-    f'{change}the {name} schedule now ends at step {total_steps:,}, so that '
-    f'the learning rate at step {step:,} goes from {old:.3g} to {new:.3g} '
-    f'(peak {peak:.3g}); there is no second warm-up.'
-  )
-
-
 def make_optimizer(
   total_steps: int,
   *,
@@ -109,68 +123,70 @@ def make_optimizer(
   clip_norm: float,
   mu_dtype: str,
   nu_dtype: str,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  name: str = 'adamw',
+  momentum: float = MUON_MOMENTUM,
+  groups: Sequence[Any] = (),
+  layer_decay: float = 1.0,
+  ema_decay: float = 0.0,
+) -> tuple[Optimizer, optax.Schedule]:
   """Returns the update rule, and its learning rate by step.
 
   Args:
     total_steps: updates of the whole run.
     learning_rate: the peak. It and the rest are documented in `optimizer` of
       configs/base.py.
+  Raises:
+    UsageError: the name, the schedule or a row of the groups is impossible.
   """
+  check_choice('optimizer.name', name, RULES)
   rate = make_schedule(schedule, learning_rate, warmup_steps, total_steps)
+  mu = jnp.dtype(mu_dtype)
   clip = optax.identity()
   if clip_norm > 0:
     clip = optax.clip_by_global_norm(clip_norm)
-  adam = optax.scale_by_adam(
-    b1=b1, b2=b2, eps=eps, mu_dtype=jnp.dtype(mu_dtype)
-  )
+  rule = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu)
   if nu_dtype != 'float32':
-    adam = with_bfloat16_second_moment(adam)
-  return optax.chain(
-    clip,
-    adam,
-    optax.add_decayed_weights(weight_decay, mask=decay_mask),
-    optax.scale_by_learning_rate(rate),
-  ), rate
+    from clip_jax.training.update_rules import with_bfloat16_second_moment
+
+    rule = with_bfloat16_second_moment(rule)
+  if name == 'lion':
+    rule = optax.scale_by_lion(b1, b2, mu)
+  elif name == 'muon':
+    from clip_jax.training.update_rules import scale_by_muon
+
+    rule = scale_by_muon(momentum, mu, adam=rule)
+  decay = optax.add_decayed_weights(weight_decay, mask=decay_mask)
+  steps = clip, rule, decay, optax.scale_by_learning_rate(rate)
+  if not groups and layer_decay == 1:
+    return Optimizer(*optax.chain(*steps), None, ema_decay), rate
+  from clip_jax.training.parameter_groups import ParameterGroups, parse_rows
+
+  table = ParameterGroups(parse_rows(groups), layer_decay, weight_decay)
+  return _in_groups(table, steps, ema_decay), rate
 
 
-def with_bfloat16_second_moment(
-  adam: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-  """Returns `optax.scale_by_adam` with its second moment in bfloat16.
+def _in_groups(
+  table: 'ParameterGroups',
+  steps: tuple[optax.GradientTransformation, ...],
+  ema_decay: float,
+) -> Optimizer:
+  """Returns the update rule with rates and weight decays of a table.
 
-  An update changes that moment by a fraction of 1 - b2, which is less than half
-  a unit of bfloat16's eight bits: rounded to nearest, it would never change.
-  Stochastic rounding keeps it right on average. (The paper gives no details of
-  its half-precision statistics, section 2.5.)
+  Args:
+    steps: clipping, rule, weight decay and learning rate for all parameters.
   """
+  clip, rule, _, learning_rate = steps
 
-  def init(params):
-    state: Any = adam.init(params)
-    return state._replace(nu=_cast(state.nu, jnp.bfloat16))
+  def init(params: Any) -> Any:
+    return chain(params).init(optimizer.partition(params).trained(params))
 
-  def update(updates, state, params=None):
-    full = state._replace(nu=_cast(state.nu, jnp.float32))
-    new: Any
-    updates, new = adam.update(updates, full, params)
-    key = jax.random.fold_in(jax.random.key(0), new.count)
-    leaves, structure = jax.tree.flatten(new.nu)
-    rounded = [
-      stochastic_round(leaf, jax.random.fold_in(key, i))
-      for i, leaf in enumerate(leaves)
-    ]
-    return updates, new._replace(nu=jax.tree.unflatten(structure, rounded))
+  def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    trained = optimizer.partition(params).trained(params)
+    return chain(params).update(gradients, state, trained)
 
-  return optax.GradientTransformation(init, update)
+  def chain(params: Any) -> optax.GradientTransformation:
+    decay = optax.stateless(table.decay_and_scale(params, decay_mask))
+    return optax.chain(clip, rule, decay, learning_rate)
 
-
-def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
-  """Rounds float32 to bfloat16, up or down at random, and `x` on average."""
-  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-  noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-  bits = (bits + noise) & jnp.uint32(0xFFFF0000)
-  return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-  return jax.tree.map(lambda x: x.astype(dtype), tree)
+  optimizer = Optimizer(init, update, table, ema_decay)
+  return optimizer

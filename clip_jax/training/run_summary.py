@@ -3,9 +3,11 @@
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 
 from clip_jax.data.examples import Repeats
 from clip_jax.data.sources import Source, same_data, split_mixture
@@ -14,6 +16,7 @@ from clip_jax.models.config import ResNetConfig
 from clip_jax.models.counting import count_parameters
 from clip_jax.parallel.mesh import batch_shard_count
 from clip_jax.training.config import Config
+from clip_jax.training.optimizer import make_schedule
 from clip_jax.training.run import Run
 from clip_jax.training.workdir import Workdir
 
@@ -24,6 +27,36 @@ _MIN_REPEATED_FRACTION = 0.02
 # Limits of reading captions before the first step.
 _MAX_RECORDS = 10_000
 _MAX_SECONDS = 3.0
+
+
+def describe_raised_total(
+  optimizer: Mapping[str, Any], before: int, total_steps: int, step: int
+) -> str:
+  """Describes how more steps change the learning rate of a run.
+
+  Args:
+    optimizer: the fields of `optimizer` in configs/base.py.
+    before: `total_steps` until now.
+    total_steps: from now on.
+    step: updates done.
+  """
+  name, peak = optimizer['schedule'], optimizer['learning_rate']
+  old, new = (
+    float(
+      np.asarray(
+        make_schedule(name, peak, optimizer['warmup_steps'], total)(step)
+      )
+    )
+    for total in (before, total_steps)
+  )
+  change = f'total_steps raised from {before:,} to {total_steps:,}: '
+  if name == 'constant' or step >= total_steps:
+    return f'{change}the learning rate stays {new:.3g}.'
+  return (
+    f'{change}the {name} schedule now ends at step {total_steps:,}, so that '
+    f'the learning rate at step {step:,} goes from {old:.3g} to {new:.3g} '
+    f'(peak {peak:.3g}); there is no second warm-up.'
+  )
 
 
 def draw_captions(sources: Sequence[Source]) -> tuple[list[str], bool]:
@@ -100,6 +133,7 @@ def describe_run(
     ('model', _model(run, count.total)),
     ('  image', _image(run, count.image)),
     ('  text', _text(run, count.text)),
+    *_trained(run),
     ('devices', _devices(run)),
     ('evaluation', _evaluation(run)),
     ('output', _output(run, workdir)),
@@ -148,6 +182,19 @@ def _model(run: Run, parameters: int) -> str:
     f'{preset}{parameters:,} parameters, {config.model.dtype}, '
     f'{config.objective.name} loss'
   )
+
+
+def _trained(run: Run) -> list[tuple[str, str]]:
+  """Returns a row about what is trained, where something is frozen."""
+  params = run.program.state.params
+  total = sum(leaf.size for leaf in jax.tree.leaves(params))
+  part = jax.eval_shape(run.program.optimizer.partition(params).trained, params)
+  trained = sum(leaf.size for leaf in jax.tree.leaves(part))
+  if trained == total:
+    return []
+  return [
+    ('  trained', f'{trained:,} parameters; {total - trained:,} are frozen')
+  ]
 
 
 def _image(run: Run, parameters: int) -> str:

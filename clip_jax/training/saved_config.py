@@ -64,6 +64,11 @@ _DEFAULTS_OF_OLD_RUNS = {
   'objective.added.captioning': 0.0,
   'objective.learned_temperature': True,
   'objective.max_logit_scale': 100.0,
+  'optimizer.ema_decay': 0.0,
+  'optimizer.groups': [],
+  'optimizer.layer_decay': 1.0,
+  'optimizer.momentum': 0.95,
+  'optimizer.name': 'adamw',
   'optimizer.nu_dtype': 'float32',
 }
 

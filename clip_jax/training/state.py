@@ -5,11 +5,12 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel import partitioning
+from clip_jax.training.optimizer import Optimizer
+from clip_jax.trees import flat, nested
 
 
 @flax.struct.dataclass
@@ -25,11 +26,17 @@ class TrainState:
   opt_state: Any
   # Running statistics of a ResNet's batch norms; a pair of Transformers has {}.
   batch_stats: Any = flax.struct.field(default_factory=dict)
+  # Moving averages, by the paths of their parameters: of those that have a
+  # trained layer, with `optimizer.ema_decay`. Otherwise {}.
+  ema: Any = flax.struct.field(default_factory=dict)
 
   @property
   def variables(self) -> dict[str, Any]:
-    """Returns the variables that `DualEncoder.apply` takes."""
-    return variables_of(self.params, self.batch_stats)
+    """Returns the variables to evaluate, averaged where averages are kept."""
+    params = self.params
+    if self.ema:
+      params = nested(flat(params) | flat(self.ema))
+    return variables_of(params, self.batch_stats)
 
 
 def variables_of(params: Any, batch_stats: Any) -> dict[str, Any]:
@@ -41,7 +48,7 @@ def variables_of(params: Any, batch_stats: Any) -> dict[str, Any]:
 
 def init_state(
   module: DualEncoder,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   seed: int,
 ) -> TrainState:
   """Returns random weights at step 0; traceable, so it can be sharded."""
@@ -49,16 +56,21 @@ def init_state(
   images = jnp.zeros((1, image.image_size, image.image_size, 3))
   tokens = jnp.zeros((1, text.context_length), jnp.int32)
   variables: Any = module.init(jax.random.key(seed), images, tokens)
+  params, ema = variables['params'], {}
+  if optimizer.ema_decay:
+    ema = optimizer.partition(params).averaged(params)
+    ema = jax.tree.map(jnp.copy, ema)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=variables['params'],
-    opt_state=optimizer.init(variables['params']),
+    params=params,
+    opt_state=optimizer.init(params),
     batch_stats=variables.get('batch_stats', {}),
+    ema=ema,
   )
 
 
 def abstract_state(
-  module: DualEncoder, optimizer: optax.GradientTransformation, mesh: Mesh
+  module: DualEncoder, optimizer: Optimizer, mesh: Mesh
 ) -> TrainState:
   """Returns the shapes, dtypes and shardings of the state."""
   shapes = jax.eval_shape(lambda: init_state(module, optimizer, 0))
@@ -73,7 +85,7 @@ def abstract_state(
 
 def sharded_init(
   module: DualEncoder,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   mesh: Mesh,
   seed: int,
 ) -> TrainState:

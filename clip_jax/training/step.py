@@ -30,7 +30,7 @@ from clip_jax.training.gradients import (
   micro_batch_gradients,
   whole_batch_gradients,
 )
-from clip_jax.training.optimizer import make_optimizer
+from clip_jax.training.optimizer import Optimizer, make_optimizer
 from clip_jax.training.state import TrainState, abstract_state, variables_of
 
 Batch = Mapping[str, jax.Array]
@@ -48,7 +48,7 @@ class TrainProgram:
 
   mesh: Mesh
   module: DualEncoder
-  optimizer: optax.GradientTransformation
+  optimizer: Optimizer
   state: TrainState  # shapes, dtypes and shardings
   train_step: TrainStep  # jitted, its state donated
 
@@ -64,7 +64,7 @@ def build_train_program(
     model: the shape of `config.model`, with a tokenizer's vocabulary.
     preprocessing: its mean and std normalise the uint8 pixels.
   Raises:
-    UsageError: the objective or the optimizer's schedule is impossible.
+    UsageError: the objective or the optimizer is impossible.
   """
   check_objective(config, model)
   dtype, remat = jnp.dtype(config.model.dtype), config.model.remat
@@ -109,7 +109,7 @@ def objective_of(config: Config, model: CLIPConfig, mesh: Mesh) -> Objective:
 
 def make_train_step(
   module: DualEncoder,
-  optimizer: optax.GradientTransformation,
+  optimizer: Optimizer,
   schedule: optax.Schedule,
   objective: Objective,
   preprocessing: Preprocessing,
@@ -143,7 +143,7 @@ def make_train_step(
     [B, T]}) that returns the next state, and scalars from before the update.
   """
 
-  def encode(params, batch_stats, inputs):
+  def encode(params, batch_stats, inputs, mutable):
     params = gather_embedding_tables(params, mesh, module.dtype)
     with activations_like_batch(mesh):
       image = normalize(inputs['image'], preprocessing.mean, preprocessing.std)
@@ -151,16 +151,26 @@ def make_train_step(
         variables_of(params, batch_stats),
         {**inputs, 'image': image},
         method=objective.encode,
-        mutable='batch_stats',
+        mutable=mutable,
       )
-    return outputs, updated.get('batch_stats', {})
+    return outputs, updated.get('batch_stats', batch_stats)
 
-  if micro_batch:
-    gradients_of = micro_batch_gradients(
-      encode, objective.loss, mesh, micro_batch
-    )
-  else:
-    gradients_of = whole_batch_gradients(encode, objective.loss, mesh)
+  def gradients_of(trained, params, partition, batch_stats, inputs):
+    """Differentiates by `trained`, the part of `params` that is not frozen."""
+    # A locked tower stays the same function: a ResNet's running statistics too.
+    mutable = () if partition.is_locked('image') else 'batch_stats'
+
+    def encode_with(trained, batch_stats, inputs):
+      joined = partition.joined(params, trained)
+      return encode(joined, batch_stats, inputs, mutable)
+
+    if micro_batch:
+      gradients = micro_batch_gradients(
+        encode_with, objective.loss, mesh, micro_batch
+      )
+    else:
+      gradients = whole_batch_gradients(encode_with, objective.loss, mesh)
+    return gradients(trained, batch_stats, inputs)
 
   def train_step(state: TrainState, batch: Batch):
     inputs = dict(batch)
@@ -172,22 +182,30 @@ def make_train_step(
         tower.patches,
         tower.kept_patches(patch_dropout),
       )
+    partition = optimizer.partition(state.params)
+    trained = partition.trained(state.params)
     (loss, parts), gradients, batch_stats = gradients_of(
-      state.params, state.batch_stats, inputs
+      trained, state.params, partition, state.batch_stats, inputs
     )
     norm = optax.global_norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params
     )
-    params: Any = optax.apply_updates(state.params, updates)
-    if max_logit_scale:
-      params = {
-        **params,
+    trained: Any = optax.apply_updates(trained, updates)
+    if max_logit_scale and 'logit_scale' in trained:
+      trained = {
+        **trained,
         'logit_scale': jnp.minimum(
-          params['logit_scale'], math.log(max_logit_scale)
+          trained['logit_scale'], math.log(max_logit_scale)
         ),
       }
+    params = partition.updated(state.params, trained)
+    ema = jax.tree.map(
+      lambda mean, new: mean + (1 - optimizer.ema_decay) * (new - mean),
+      state.ema,
+      partition.averaged(params) if state.ema else {},
+    )
     metrics = {
       'loss': loss,
       'learning_rate': schedule(state.step),
@@ -196,7 +214,7 @@ def make_train_step(
       'skipped': 1.0 - finite,
       **{f'loss_{name}': part for name, part in parts.items()},
     }
-    updated = TrainState(state.step + 1, params, opt_state, batch_stats)
+    updated = TrainState(state.step + 1, params, opt_state, batch_stats, ema)
     return _apply_if(finite, updated, state), metrics
 
   return train_step
@@ -207,7 +225,8 @@ def _apply_if(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:
 
   def choose(new, old):
     is_counter = jnp.issubdtype(new.dtype, jnp.integer)
-    return new if is_counter else jnp.where(finite, new, old)
+    is_frozen = new is old
+    return new if is_counter or is_frozen else jnp.where(finite, new, old)
 
   return jax.tree.map(choose, updated, state)
 

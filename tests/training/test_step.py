@@ -49,16 +49,24 @@ def tiny_batch(seed, image_size=16):
 
 
 def compiled_step(
-  mesh, form='all_gather', config=TINY, objective='softmax', how=None, **options
+  mesh,
+  form='all_gather',
+  config=TINY,
+  objective='softmax',
+  how=None,
+  rule=None,
+  **options,
 ):
   """The jitted step, and the state before it.
 
   Args:
     how: options of the step.
+    rule: fields of `optimizer` that differ.
     options: of the module.
   """
   module = DualEncoder(config, **options)
-  optimizer, schedule = make_optimizer(100, **tiny_config().optimizer)
+  fields = {**tiny_config().optimizer, **(rule or {})}
+  optimizer, schedule = make_optimizer(100, **fields)
   loss = make_loss(objective, form, mesh, BATCH_AXES, 2)
   step = jit_train_step(
     make_train_step(
