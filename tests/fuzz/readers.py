@@ -360,7 +360,8 @@ def _read_pictures(folder: Path, random: Random) -> None:
   from clip_jax.data.images import preprocess
   from clip_jax.data.preprocessing import Preprocessing
   from clip_jax.evaluation.near_duplicates.perceptual_hash import (
-    perceptual_hash,
+    hash_spectra,
+    spectrum,
   )
 
   options = [
@@ -377,7 +378,7 @@ def _read_pictures(folder: Path, random: Random) -> None:
     for preprocessing in options:
       pixels = preprocess(path, preprocessing)
       assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
-    perceptual_hash(decode(path))
+    hash_spectra([spectrum(decode(path))])
 
 
 def _damaged(folder: Path, random: Random) -> list[Path]:

@@ -65,37 +65,47 @@ def find_perceptual(
   Raises:
     FailureError: too many are corrupt, or cached hashes are of other images.
   """
-  ours = read_hashes(test_source, options)
-  theirs = read_hashes(train, options)
-  row_of = {key: row for row, key in enumerate(ours.ids)}
+  test_records, test_hashes = read_hashes(test_source, options)
+  train_records, train_hashes = read_hashes(train, options)
+  row_of = {key: row for row, key in enumerate(test_records.ids)}
   if not row_of.keys() >= set(test.ids):
     raise FailureError(
       f'data {test_source.spec!r} has changed since its images were hashed: '
       'remove the folder hashes from the cache.'
     )
-  our_rows = np.array([row_of[key] for key in test.ids], np.int64)
-  bits, flat = ours.bits[our_rows], ours.flat[our_rows]
-  kept = np.flatnonzero(~theirs.flat)
+  test_rows = np.array([row_of[key] for key in test.ids], np.int64)
+  bits, flat = test_hashes.bits[test_rows], test_hashes.flat[test_rows]
+  train_rows = np.flatnonzero(~train_hashes.flat)
+  train_bits = train_hashes.bits[train_rows]
   rows, values = np.full(len(test), -1), np.full(len(test), np.nan)
-  nearest, values[~flat] = nearest_hashes(bits[~flat], theirs.bits[kept])
-  rows[~flat] = kept[nearest] if len(kept) else -1
+  nearest, values[~flat] = nearest_hashes(bits[~flat], train_bits)
+  rows[~flat] = train_rows[nearest] if len(train_rows) else -1
   refuted = np.zeros(len(test), bool)
   candidates = hashes_within(
-    bits[~flat], theirs.bits[kept], options.overlap.max_distance, _CANDIDATES
+    bits[~flat], train_bits, options.overlap.max_distance, _CANDIDATES
   )
   textured = np.flatnonzero(~flat).tolist()
-  close = [(i, kept[x]) for i, x in zip(textured, candidates, strict=True) if x]
-  our_images = _Thumbnails(test_source, ours.corrupt)
-  their_images = _Thumbnails(train, theirs.corrupt)
-  for i, others in options.progress(close, len(close), 'comparisons'):
-    same = _first_same(our_images[int(our_rows[i])], others, their_images)
+  pairs = [
+    (i, train_rows[near])
+    for i, near in zip(textured, candidates, strict=True)
+    if near
+  ]
+  test_images = _Thumbnails(test_source, test_records.corrupt)
+  train_images = _Thumbnails(train, train_records.corrupt)
+  for i, near in options.progress(pairs, len(pairs), 'comparisons'):
+    same = _first_same(test_images[int(test_rows[i])], near, train_images)
     if same is None:
       refuted[i] = True
     else:
       rows[i] = same
-      values[i] = int(np.bitwise_count(bits[i] ^ theirs.bits[same]))
+      values[i] = int(np.bitwise_count(bits[i] ^ train_hashes.bits[same]))
   return NearDuplicates(
-    rows, values, theirs.ids, theirs.corrupt, refuted, int(flat.sum())
+    rows,
+    values,
+    train_records.ids,
+    train_records.corrupt,
+    refuted,
+    int(flat.sum()),
   )
 
 
@@ -103,10 +113,10 @@ def find_learned(
   encoder: Encoder, test: Examples, train: Source, options: Options
 ) -> NearDuplicates:
   """Finds the training images whose features are nearest, by their cosine."""
-  theirs = read_features(encoder, train, options)
-  rows, values = nearest_features(test.features.embeddings, theirs.embeddings)
+  trained = read_features(encoder, train, options)
+  rows, values = nearest_features(test.features.embeddings, trained.embeddings)
   refuted = np.zeros(len(test), bool)
-  return NearDuplicates(rows, values, theirs.ids, theirs.corrupt, refuted, 0)
+  return NearDuplicates(rows, values, trained.ids, trained.corrupt, refuted, 0)
 
 
 def nearest_hashes(
@@ -119,13 +129,13 @@ def nearest_hashes(
   """
   rows = np.full(len(test), -1, np.int64)
   values = np.full(len(test), np.nan)
-  for ours, theirs in _blocks(len(test), len(train)):
-    bits = _differing(test[ours], train[theirs])
+  for block, other in _blocks(len(test), len(train)):
+    bits = _differing_bits(test[block], train[other])
     best = bits.argmin(axis=1)
     value = np.take_along_axis(bits, best[:, None], axis=1)[:, 0]
-    better = (rows[ours] < 0) | (value < values[ours])
-    rows[ours] = np.where(better, theirs.start + best, rows[ours])
-    values[ours] = np.where(better, value, values[ours])
+    better = (rows[block] < 0) | (value < values[block])
+    rows[block] = np.where(better, other.start + best, rows[block])
+    values[block] = np.where(better, value, values[block])
   return rows, values
 
 
@@ -157,35 +167,39 @@ def hashes_within(
     Rows of `train`, the nearest first, `most` at most.
   """
   near: list[list[tuple[int, int]]] = [[] for _ in test]
-  for ours, theirs in _blocks(len(test), len(train)):
-    bits = _differing(test[ours], train[theirs])
+  for block, other in _blocks(len(test), len(train)):
+    bits = _differing_bits(test[block], train[other])
     for i, j in np.argwhere(bits <= max_distance).tolist():
-      near[ours.start + i].append((int(bits[i, j]), theirs.start + j))
+      near[block.start + i].append((int(bits[i, j]), other.start + j))
   return [[row for _, row in sorted(pairs)[:most]] for pairs in near]
 
 
-def _differing(
+def _differing_bits(
   first: UInt64[np.ndarray, ' n'], second: UInt64[np.ndarray, ' m']
 ) -> UInt8[np.ndarray, 'n m']:
   return np.bitwise_count(first[:, None] ^ second[None])
 
 
 def _blocks(first: int, second: int) -> Iterator[tuple[slice, slice]]:
+  """Yields pairs of blocks that cover all pairs of two lists."""
   for top in range(0, first, _BLOCK):
     for left in range(0, second, _BLOCK):
       yield slice(top, top + _BLOCK), slice(left, left + _BLOCK)
 
 
 def _first_same(
-  image: np.ndarray | None, others: np.ndarray, trained: '_Thumbnails'
+  image: np.ndarray | None, rows: np.ndarray, train_images: '_Thumbnails'
 ) -> int | None:
-  """Finds a training image that is the same; those that look like it first."""
+  """Returns the row of a training image that is the same, or None.
+
+  Those that look most like the image are compared first.
+  """
   if image is None:
     return None
-  thumbnails = [(row, trained[row]) for row in others.tolist()]
-  there = [(row, other) for row, other in thumbnails if other is not None]
-  there.sort(key=lambda pair: float(np.square(pair[1] - image).mean()))
-  for row, other in there[:_COMPARED]:
+  thumbnails = [(row, train_images[row]) for row in rows.tolist()]
+  readable = [(row, other) for row, other in thumbnails if other is not None]
+  readable.sort(key=lambda pair: float(np.square(pair[1] - image).mean()))
+  for row, other in readable[:_COMPARED]:
     if is_same(image, other):
       return row
   return None
@@ -206,7 +220,10 @@ class _Thumbnails:
     self._cached = functools.lru_cache(maxsize=_THUMBNAILS)(self._read)
 
   def __getitem__(self, row: int) -> np.ndarray | None:
-    """Returns that of the image in this row of hashes; None if it is gone."""
+    """Returns the thumbnail of the image in a row of the hashes.
+
+    None stands for an image that cannot be read any more.
+    """
     return self._cached(row)
 
   def _read(self, row: int) -> np.ndarray | None:

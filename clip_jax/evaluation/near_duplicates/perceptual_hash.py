@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,21 +67,12 @@ class Hashes(NamedTuple):
   flat: Bool[np.ndarray, ' N']
 
 
-def hash_images(images: Iterable[Image.Image]) -> Hashes:
-  """Returns the hashes of images, of which one at a time is in memory.
+def hash_spectra(spectra: Sequence[Float[np.ndarray, '64']]) -> Hashes:
+  """Returns the hashes of images from the `spectrum` of each.
 
-  Args:
-    images: of any mode and size.
-  Raises:
-    CorruptImageError: one cannot be made grey, though it was decoded.
+  A bit says whether a frequency is above the image's median. A copy shares all
+  but a few.
   """
-  return hash_spectra([spectrum(image) for image in images])
-
-
-def hash_spectra(
-  spectra: Sequence[Float[np.ndarray, '64']],
-) -> Hashes:
-  """Returns the hashes of images of which these are the `spectrum`."""
   values = np.array(spectra).reshape(len(spectra), BITS)
   far = values - np.median(values, axis=1, keepdims=True)
   weights = np.left_shift(np.uint64(1), np.arange(BITS, dtype=np.uint64))
@@ -90,18 +81,12 @@ def hash_spectra(
   return Hashes(bits, (np.abs(far[:, 1:]) > _MARGIN).sum(axis=1) < _TEXTURE)
 
 
-def perceptual_hash(image: Image.Image) -> np.uint64:
-  """Returns 64 bits that a copy of the image shares, all but a few.
-
-  The image in grey at 32 x 32 pixels; of its discrete cosine transform the
-  8 x 8 lowest frequencies; a bit each, whether above their median.
-  """
-  return hash_images([image]).bits[0]
-
-
 @pillow_errors()
 def spectrum(image: Image.Image) -> Float[np.ndarray, '64']:
   """Returns the lowest frequencies of an image; the first is its brightness.
+
+  They are the 8 x 8 lowest of the discrete cosine transform of the image in
+  grey at 32 x 32 pixels.
 
   Raises:
     CorruptImageError: it cannot be made grey, though it was decoded.
@@ -117,32 +102,22 @@ def spectrum(image: Image.Image) -> Float[np.ndarray, '64']:
 
 
 @dataclasses.dataclass(frozen=True)
-class HashedImages:
-  """N images that could be read, in the order of their source.
+class HashedRecords:
+  """The records of a source whose images were hashed; JSON in the cache.
 
   Attributes:
-    ids: of the records.
-    bits: uint64.
-    flat: images without texture, which are alike whatever they are of.
+    ids: of the N images that could be read, in the order of their source.
     corrupt: id to reason, of the images that were left out.
   """
 
   ids: list[str]
-  bits: UInt64[np.ndarray, ' N']
-  flat: Bool[np.ndarray, ' N']
   corrupt: dict[str, str]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Notes:
-  """The JSON of the file of hashes, beside its arrays."""
-
-  ids: list[str]
-  corrupt: dict[str, str]
-
-
-def read_hashes(source: Source, options: Options) -> HashedImages:
-  """Returns all readable images of a source, hashed, or from the cache.
+def read_hashes(
+  source: Source, options: Options
+) -> tuple[HashedRecords, Hashes]:
+  """Hashes all readable images of a source, or takes them from the cache.
 
   Args:
     options: `cache`, `max_corrupt_records`, `progress`.
@@ -154,30 +129,26 @@ def read_hashes(source: Source, options: Options) -> HashedImages:
     return _hash_all(source, options)
   store = _store(folder, source)
   shard = Shard(0, 'image', 0, len(source))
-  for notes, arrays in store.read_all([shard]).values():
-    hashes = HashedImages(notes.ids, **arrays, corrupt=notes.corrupt)
-    if len(hashes.ids) == len(hashes.bits) == len(hashes.flat):
-      check_corrupt(hashes.corrupt, options.max_corrupt_records, source.spec)
-      return hashes
-  hashes = _hash_all(source, options)
+  for records, arrays in store.read_all([shard]).values():
+    hashes = Hashes(**arrays)
+    if len(records.ids) == len(hashes.bits) == len(hashes.flat):
+      check_corrupt(records.corrupt, options.max_corrupt_records, source.spec)
+      return records, hashes
+  records, hashes = _hash_all(source, options)
   if is_first_process():
-    store.write(
-      shard,
-      _Notes(hashes.ids, hashes.corrupt),
-      {'bits': hashes.bits, 'flat': hashes.flat},
-    )
-  return hashes
+    store.write(shard, records, hashes._asdict())
+  return records, hashes
 
 
-def _store(folder: Path, source: Source) -> ShardStore[_Notes]:
+def _store(folder: Path, source: Source) -> ShardStore[HashedRecords]:
   identity = {'version': _VERSION, **data_identity(source)}
   text = json.dumps(identity, sort_keys=True)
   key = hashlib.sha256(text.encode()).hexdigest()[:32]
   arrays = {'bits': (np.uint64, 1), 'flat': (bool, 1)}
-  return ShardStore(folder / 'hashes' / key, _Notes, arrays)
+  return ShardStore(folder / 'hashes' / key, HashedRecords, arrays)
 
 
-def _hash_all(source: Source, options: Options) -> HashedImages:
+def _hash_all(source: Source, options: Options) -> tuple[HashedRecords, Hashes]:
   ids: list[str] = []
   corrupt: dict[str, str] = {}
   parts: list[Hashes] = []
@@ -202,9 +173,7 @@ def _hash_all(source: Source, options: Options) -> HashedImages:
   if not ids:
     raise FailureError(none_readable(source.spec, corrupt))
   parts.append(hash_spectra(spectra))
-  return HashedImages(
-    ids,
+  return HashedRecords(ids, corrupt), Hashes(
     np.concatenate([part.bits for part in parts]),
     np.concatenate([part.flat for part in parts]),
-    corrupt,
   )

@@ -1,4 +1,4 @@
-"""Copies of pictures are near, and other pictures far."""
+"""Copies of images are near, and other images far."""
 
 import io
 import pathlib
@@ -11,12 +11,12 @@ from PIL import Image
 from clip_jax.errors import FailureError
 from clip_jax.evaluation import Options
 from clip_jax.evaluation.features.cache import FeatureCache
-from clip_jax.evaluation.near_duplicates import perceptual_hash as module
+from clip_jax.evaluation.near_duplicates import perceptual_hash
 from clip_jax.evaluation.near_duplicates.detectors import nearest_hashes
 from clip_jax.evaluation.near_duplicates.perceptual_hash import (
-  hash_images,
-  perceptual_hash,
+  hash_spectra,
   read_hashes,
+  spectrum,
 )
 from tests.evaluation.fakes import ListSource, TableEncoder
 from tests.evaluation.textures import TextureSource, texture
@@ -27,17 +27,17 @@ NAMES = ('1f600', '1f436', '1f680', '1f9ad', '1f3b8', '1f341')
 
 
 @pytest.fixture(scope='module')
-def pictures():
+def images():
   """Opaque emoji and smooth random fields, all of other things."""
   return [on_white(Image.open(EMOJI / f'{name}.png')) for name in NAMES] + [
     field(seed) for seed in range(6)
   ]
 
 
-def on_white(picture):
-  picture = picture.convert('RGBA')
-  white = Image.new('RGBA', picture.size, 'white')
-  return Image.alpha_composite(white, picture).convert('RGB')
+def on_white(image):
+  image = image.convert('RGBA')
+  white = Image.new('RGBA', image.size, 'white')
+  return Image.alpha_composite(white, image).convert('RGB')
 
 
 def field(seed):
@@ -47,17 +47,23 @@ def field(seed):
   return small.resize((200, 150), Image.Resampling.BICUBIC)
 
 
-def jpeg(picture, quality):
+def jpeg(image, quality):
   file = io.BytesIO()
-  picture.save(file, 'JPEG', quality=quality)
+  image.save(file, 'JPEG', quality=quality)
   return Image.open(file)
 
 
-def cropped(picture, part):
-  across, down = (round(part * side) for side in picture.size)
-  return picture.crop(
-    (across, down, picture.width - across, picture.height - down)
-  )
+def cropped(image, part):
+  across, down = (round(part * side) for side in image.size)
+  return image.crop((across, down, image.width - across, image.height - down))
+
+
+def hash_images(images):
+  return hash_spectra([spectrum(image) for image in images])
+
+
+def hash_image(image):
+  return hash_images([image]).bits[0]
 
 
 COPIES = {
@@ -73,54 +79,54 @@ COPIES = {
 
 
 @pytest.mark.parametrize('copy', COPIES)
-def test_a_copy_is_near(pictures, copy):
+def test_a_copy_is_near(images, copy):
   make, reach = COPIES[copy]
-  first = hash_images(pictures).bits
-  second = hash_images(make(picture) for picture in pictures).bits
+  first = hash_images(images).bits
+  second = hash_images(make(image) for image in images).bits
   assert np.bitwise_count(first ^ second).max() <= reach
 
 
-def test_other_images_are_far(pictures):
-  bits = hash_images(pictures).bits
+def test_other_images_are_far(images):
+  bits = hash_images(images).bits
   first, second = np.triu_indices(len(bits), 1)
   distances = np.bitwise_count(bits[first] ^ bits[second])
   assert distances.min() > 12
   assert 24 < distances.mean() < 36  # of 64, as by chance
 
 
-def test_copies_are_found_among_other_images(pictures):
-  seen = [jpeg(picture, 60) for picture in pictures[::2]]
+def test_copies_are_found_among_other_images(images):
+  seen = [jpeg(image, 60) for image in images[::2]]
   rows, values = nearest_hashes(
-    hash_images(pictures).bits, hash_images(seen).bits
+    hash_images(images).bits, hash_images(seen).bits
   )
   near = np.flatnonzero(values <= 8)
   pairs = np.stack([near, rows[near]], axis=1)
   assert pairs.tolist() == [[2 * i, i] for i in range(6)]
 
 
-def test_one_hash_is_as_among_many(pictures):
-  bits = hash_images(pictures).bits
+def test_one_hash_is_as_among_many(images):
+  bits = hash_images(images).bits
   assert bits.dtype == np.uint64
-  for picture, expected in zip(pictures, bits, strict=True):
-    assert perceptual_hash(picture) == expected
+  for image, expected in zip(images, bits, strict=True):
+    assert hash_image(image) == expected
 
 
 def test_a_hash_is_of_what_a_person_sees():
-  picture = Image.open(EMOJI / f'{NAMES[2]}.png')
-  assert picture.mode != 'RGB'
-  seen = on_white(picture)
-  assert perceptual_hash(picture) == perceptual_hash(seen)
+  image = Image.open(EMOJI / f'{NAMES[2]}.png')
+  assert image.mode != 'RGB'
+  seen = on_white(image)
+  assert hash_image(image) == hash_image(seen)
   # Turned by a camera, with a note of how to turn it back.
   file = io.BytesIO()
   exif = Image.Exif()
   exif[0x0112] = 6  # to be turned right by a quarter
   seen.transpose(Image.Transpose.ROTATE_90).save(file, 'PNG', exif=exif)
-  assert perceptual_hash(Image.open(file)) == perceptual_hash(seen)
+  assert hash_image(Image.open(file)) == hash_image(seen)
   plain = seen.transpose(Image.Transpose.ROTATE_90)
-  assert perceptual_hash(plain) != perceptual_hash(seen)
+  assert hash_image(plain) != hash_image(seen)
 
 
-def test_images_without_texture_are_flagged_and_others_not(pictures):
+def test_images_without_texture_are_flagged_and_others_not(images):
   gradient = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
   grain = np.random.default_rng(0).integers(126, 130, (64, 64), np.uint8)
   flat = [
@@ -130,12 +136,12 @@ def test_images_without_texture_are_flagged_and_others_not(pictures):
     Image.fromarray(grain),
   ]
   assert hash_images(flat).flat.all()
-  assert not hash_images(pictures).flat.any()
+  assert not hash_images(images).flat.any()
 
 
 def test_no_images_have_no_hashes():
-  found = hash_images([])
-  assert found.bits.shape == found.flat.shape == (0,)
+  hashes = hash_images([])
+  assert hashes.bits.shape == hashes.flat.shape == (0,)
 
 
 def cached(folder, **values):
@@ -143,24 +149,25 @@ def cached(folder, **values):
 
 
 def assert_equal(first, second):
-  assert first.ids == second.ids
-  assert first.corrupt == second.corrupt
-  np.testing.assert_array_equal(first.bits, second.bits)
-  np.testing.assert_array_equal(first.flat, second.flat)
-  assert first.bits.dtype == second.bits.dtype == np.uint64
+  first_records, first_hashes = first
+  second_records, second_hashes = second
+  assert first_records == second_records
+  np.testing.assert_array_equal(first_hashes.bits, second_hashes.bits)
+  np.testing.assert_array_equal(first_hashes.flat, second_hashes.flat)
+  assert first_hashes.bits.dtype == second_hashes.bits.dtype == np.uint64
 
 
 @pytest.mark.parametrize('block', [1, 2, 4096])
 def test_hashes_are_those_of_the_readable_images(monkeypatch, block):
-  monkeypatch.setattr(module, '_BLOCK', block)
-  pictures = [texture(i) for i in range(4)]
-  source = TextureSource([*pictures[:2], None, *pictures[2:]])
-  found = read_hashes(source, Options())
-  expected = hash_images(pictures)
-  np.testing.assert_array_equal(found.bits, expected.bits)
-  np.testing.assert_array_equal(found.flat, expected.flat)
-  assert found.ids == [f'textures:{i}' for i in (0, 1, 3, 4)]
-  assert found.corrupt == {'textures:2': 'damaged'}
+  monkeypatch.setattr(perceptual_hash, '_BLOCK', block)
+  images = [texture(i) for i in range(4)]
+  source = TextureSource([*images[:2], None, *images[2:]])
+  records, hashes = read_hashes(source, Options())
+  expected = hash_images(images)
+  np.testing.assert_array_equal(hashes.bits, expected.bits)
+  np.testing.assert_array_equal(hashes.flat, expected.flat)
+  assert records.ids == [f'textures:{i}' for i in (0, 1, 3, 4)]
+  assert records.corrupt == {'textures:2': 'damaged'}
 
 
 def test_a_second_run_hashes_nothing(tmp_path, monkeypatch):
@@ -168,7 +175,7 @@ def test_a_second_run_hashes_nothing(tmp_path, monkeypatch):
   fresh = read_hashes(source, Options())
   first = read_hashes(source, cached(tmp_path))
   with monkeypatch.context() as patch:
-    patch.setattr(module, 'spectrum', None)  # fails if it is called
+    patch.setattr(perceptual_hash, 'spectrum', None)  # fails if it is called
     second = read_hashes(source, cached(tmp_path))
   assert_equal(fresh, first)
   assert_equal(fresh, second)
@@ -181,7 +188,7 @@ def test_a_second_run_hashes_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'other',
   [
-    TextureSource([texture(0), texture(9)]),  # another picture
+    TextureSource([texture(0), texture(9)]),  # another image
     TextureSource([texture(0)]),
     TextureSource([texture(0), texture(1)], spec='elsewhere:'),
     TextureSource([texture(0), None]),
@@ -208,7 +215,8 @@ def test_a_damaged_file_is_made_again(tmp_path, damage):
 
 def test_a_stricter_limit_counts_for_cached_hashes_too(tmp_path):
   source = ListSource([0, None, None])
-  assert len(read_hashes(source, cached(tmp_path)).corrupt) == 2
+  records, _ = read_hashes(source, cached(tmp_path))
+  assert len(records.corrupt) == 2
   for options in (Options(max_corrupt_records=1),
                   cached(tmp_path, max_corrupt_records=1)):  # fmt: skip
     with pytest.raises(FailureError, match='over max_corrupt_records=1'):
