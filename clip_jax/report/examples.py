@@ -1,6 +1,5 @@
 """The held-out examples of a training report: images, texts, predictions."""
 
-import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -132,40 +131,6 @@ def some_right_some_wrong(
   right, wrong = right[:half], wrong[: count - half]
   mixed = [i for pair in zip(right, wrong, strict=False) for i in pair]
   return [*mixed, *right[len(wrong) :], *wrong[len(right) :]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Confusion:
-  """A name that was given in place of another."""
-
-  example: int  # the image that was given it with the highest probability
-  right: str
-  given: str
-  times: int
-  probability: float  # mean
-
-
-def confusions(
-  predictions: Sequence[Prediction], count: int
-) -> list[Confusion]:
-  """Returns wrong first answers: the most frequent, then the most certain."""
-  wrong = collections.defaultdict(list)
-  for i, prediction in enumerate(predictions):
-    given, probability = prediction.top[0]
-    if given not in prediction.answers:
-      wrong[prediction.right, given].append((probability, i))
-  pairs = [
-    Confusion(
-      example=max(times)[1],
-      right=right,
-      given=given,
-      times=len(times),
-      probability=sum(p for p, _ in times) / len(times),
-    )
-    for (right, given), times in wrong.items()
-  ]
-  pairs.sort(key=lambda c: (-c.times, -c.probability, c.right, c.given))
-  return pairs[:count]
 
 
 def _readable(source: Source, indices: Sequence[int]) -> Iterator[Any]:

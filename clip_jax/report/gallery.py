@@ -1,5 +1,7 @@
-"""The held-out examples in a training report: cards, a similarity matrix,
-nearest images and confused names.
+"""The held-out examples in a training report, chosen to be looked at.
+
+They are cards with predictions, a similarity matrix, nearest images and
+confused names.
 """
 
 import difflib
@@ -11,11 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_jax.evaluation import Encoder
-from clip_jax.report.examples import (
-  Examples,
-  confusions,
-  some_right_some_wrong,
-)
+from clip_jax.evaluation.tasks.zero_shot import most_frequent_confusions
+from clip_jax.inference.nearest import nearest_rows
+from clip_jax.report.examples import Examples, some_right_some_wrong
 from clip_jax.report.images import data_uri
 
 CARDS = 12
@@ -84,6 +84,8 @@ def text_queries(
   ]
   if not queries or not len(examples):
     return []
+  features = model.encode_text(queries)
+  rows, similarities = nearest_rows(features, examples.features, k=NEAREST)
   return [
     {
       'text': query,
@@ -94,10 +96,12 @@ def text_queries(
           similarity,
           set(_words(query)) <= set(_words(examples.texts[i])),
         )
-        for i, similarity in nearest(examples.features, feature, NEAREST)
+        for i, similarity in zip(best, values, strict=True)
       ],
     }
-    for query, feature in zip(queries, model.encode_text(queries), strict=True)
+    for query, best, values in zip(
+      queries, rows.tolist(), similarities.tolist(), strict=True
+    )
   ]
 
 
@@ -105,19 +109,26 @@ def image_queries(examples: Examples, seed: int) -> list[dict[str, Any]]:
   """Returns images with the other images nearest to them."""
   if len(examples) < 2:
     return []
-  return [
-    {
-      'image': data_uri(examples.images[i]),
-      'text': examples.texts[i],
-      'nearest': [
-        (data_uri(examples.images[j]), examples.texts[j], similarity)
-        for j, similarity in nearest(
-          examples.features, examples.features[i], NEAREST, without=[i]
-        )
-      ],
-    }
-    for i in spread(examples.features, IMAGE_QUERIES, seed + 1)
-  ]
+  queries = spread(examples.features, IMAGE_QUERIES, seed + 1)
+  rows, similarities = nearest_rows(
+    examples.features[queries], examples.features, k=NEAREST + 1
+  )
+  results = []
+  for i, best, values in zip(
+    queries, rows.tolist(), similarities.tolist(), strict=True
+  ):
+    others = [x for x in zip(best, values, strict=True) if x[0] != i]
+    results.append(
+      {
+        'image': data_uri(examples.images[i]),
+        'text': examples.texts[i],
+        'nearest': [
+          (data_uri(examples.images[j]), examples.texts[j], similarity)
+          for j, similarity in others[:NEAREST]
+        ],
+      }
+    )
+  return results
 
 
 def confused_names(examples: Examples) -> list[dict[str, Any]]:
@@ -127,18 +138,23 @@ def confused_names(examples: Examples) -> list[dict[str, Any]]:
   for i, prediction in enumerate(predictions):
     for answer in prediction.answers:
       example_of.setdefault(answer, i)
+  mistakes = (
+    (i, prediction.right, *prediction.top[0])
+    for i, prediction in enumerate(predictions)
+    if prediction.rank != 0
+  )
   return [
     {
-      'image': data_uri(examples.images[c.example]),
-      'right': changed_words(c.right, c.given),
-      'given': changed_words(c.given, c.right),
-      'other': data_uri(examples.images[example_of[c.given]])
-      if c.given in example_of
+      'image': data_uri(examples.images[pair.examples[0]]),
+      'right': changed_words(pair.right, pair.given),
+      'given': changed_words(pair.given, pair.right),
+      'other': data_uri(examples.images[example_of[pair.given]])
+      if pair.given in example_of
       else None,
-      'times': c.times,
-      'probability': c.probability,
+      'times': pair.times,
+      'probability': pair.probability,
     }
-    for c in confusions(predictions, CONFUSIONS)
+    for pair in most_frequent_confusions(mistakes, CONFUSIONS)
   ]
 
 
@@ -161,20 +177,6 @@ def spread(
     chosen.append(int(similarity.argmin()))
     similarity = np.maximum(similarity, features @ features[chosen[-1]])
   return chosen
-
-
-def nearest(
-  features: Float[np.ndarray, 'N E'],
-  query: Float[np.ndarray, ' E'],
-  count: int,
-  *,
-  without: Sequence[int] = (),
-) -> list[tuple[int, float]]:
-  """Returns indices and cosine similarities, the most similar first."""
-  similarity = features @ query
-  order = np.argsort(-similarity, kind='stable')
-  best = [int(i) for i in order if i not in without][:count]
-  return [(i, float(similarity[i])) for i in best]
 
 
 def changed_words(text: str, other: str) -> list[tuple[str, bool]]:

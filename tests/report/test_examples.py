@@ -1,10 +1,7 @@
 """Examples of a report, and what the model calls them."""
 
-import pytest
-
 from clip_jax.report.examples import (
   Prediction,
-  confusions,
   read_examples,
   some_right_some_wrong,
 )
@@ -23,7 +20,6 @@ def test_any_caption_of_an_image_is_right():
     assert len(prediction.answers) == 2 and len(prediction.top) == 5
   second = Prediction('a', [('x', 0.5), ('b', 0.4), ('a', 0.1)], ('b',))
   assert second.rank == 1
-  assert confusions([Prediction('a', [('b', 1.0)], ('b',))], 5) == []
 
 
 def _predictions(ranks):
@@ -46,15 +42,3 @@ def test_right_and_wrong_ones_take_turns():
   assert len(few) == 4 and 4 in few
   none = some_right_some_wrong(_predictions([1, None]), 6, seed=0)
   assert sorted(none) == [0, 1]
-
-
-def test_confusions_count_then_compare_probabilities():
-  answers = [('a', 'b', 0.9), ('a', 'a', 1.0), ('c', 'd', 0.2), ('c', 'd', 0.4)]
-  found = confusions(
-    [Prediction(right, [(given, p)]) for right, given, p in answers], 5
-  )
-  assert [(c.right, c.given, c.times, c.example) for c in found] == [
-    ('c', 'd', 2, 3),
-    ('a', 'b', 1, 0),
-  ]
-  assert found[0].probability == pytest.approx(0.3)

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,6 +125,10 @@ def _single_label(
     examples.features.embeddings, weights, k=5, logit_scale=encoder.logit_scale
   )
   right = best[:, 0] == labels
+  mistakes = (
+    (i, names[labels[i]], names[best[i, 0]], float(probabilities[i, 0]))
+    for i in np.flatnonzero(~right).tolist()
+  )
   low, high = clopper_pearson(int(right.sum()), len(labels))
   bins = reliability_table(probabilities[:, 0], right)
   metrics = {
@@ -154,9 +158,16 @@ def _single_label(
     corrupt=examples.corrupt,
     tables={
       'per_class': _per_class(labels, right, names),
-      'confusions': _confusions(
-        examples.ids, labels, best[:, 0], probabilities[:, 0], names
-      ),
+      'confusions': [
+        {
+          'right': pair.right,
+          'given': pair.given,
+          'times': pair.times,
+          'probability': pair.probability,
+          'examples': [examples.ids[i] for i in pair.examples[:PAIR_EXAMPLES]],
+        }
+        for pair in most_frequent_confusions(mistakes, PAIRS)
+      ],
       'reliability': [row._asdict() for row in bins],
     },
   )
@@ -239,32 +250,48 @@ def _per_class(
   ]
 
 
-def _confusions(
-  ids: Sequence[str],
-  labels: Int[np.ndarray, ' N'],
-  given: Int[np.ndarray, ' N'],
-  probabilities: Float[np.ndarray, ' N'],
-  names: Sequence[str],
-) -> list[dict[str, Any]]:
-  """Returns the most frequent wrong answers; of equals the most certain."""
-  mistakes: dict[tuple[int, int], list[tuple[float, str]]]
-  mistakes = collections.defaultdict(list)
-  for i in np.flatnonzero(given != labels).tolist():
-    pair = int(labels[i]), int(given[i])
-    mistakes[pair].append((float(probabilities[i]), ids[i]))
-  rows = [
-    {
-      'right': names[pair[0]],
-      'given': names[pair[1]],
-      'times': len(times),
-      'probability': sum(p for p, _ in times) / len(times),
-      'examples': [
-        key for _, key in sorted(times, key=lambda x: -x[0])[:PAIR_EXAMPLES]
-      ],
-    }
-    for pair, times in mistakes.items()
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+  """A name that was given in place of another.
+
+  Attributes:
+    right, given: the names.
+    examples: the images, as the caller numbers them, the most certain first.
+    probability: of the given name, a mean over the examples.
+  """
+
+  right: str
+  given: str
+  examples: list[int]
+  probability: float
+
+  @property
+  def times(self) -> int:
+    """How often the one was given in place of the other."""
+    return len(self.examples)
+
+
+def most_frequent_confusions(
+  mistakes: Iterable[tuple[int, str, str, float]], count: int
+) -> list[Confusion]:
+  """Returns the most frequent confusions; of equals the most certain first.
+
+  Args:
+    mistakes: the number of an image, its right name, the wrong one that it was
+      given, and the probability of that.
+    count: how many to return at most.
+  """
+  by_names = collections.defaultdict(list)
+  for example, right, given, probability in mistakes:
+    by_names[right, given].append((probability, example))
+  pairs = [
+    Confusion(
+      right,
+      given,
+      [example for _, example in sorted(times, key=lambda x: -x[0])],
+      sum(probability for probability, _ in times) / len(times),
+    )
+    for (right, given), times in by_names.items()
   ]
-  rows.sort(
-    key=lambda r: (-r['times'], -r['probability'], r['right'], r['given'])
-  )
-  return rows[:PAIRS]
+  pairs.sort(key=lambda c: (-c.times, -c.probability, c.right, c.given))
+  return pairs[:count]

@@ -276,6 +276,21 @@ def test_tables_say_which_classes_and_pairs_go_wrong():
   json.dumps(result.tables)
 
 
+def test_frequent_confusions_come_first_and_then_certain_ones():
+  mistakes = [
+    (0, 'a', 'b', 0.9),
+    (2, 'c', 'd', 0.2),
+    (3, 'c', 'd', 0.4),
+    (5, 'b', 'a', 0.1),
+  ]
+  first, *others = zero_shot.most_frequent_confusions(mistakes, 3)
+  assert (first.right, first.given, first.times) == ('c', 'd', 2)
+  assert first.examples == [3, 2]
+  assert first.probability == pytest.approx(0.3)
+  assert [(x.right, x.given) for x in others] == [('a', 'b'), ('b', 'a')]
+  assert len(zero_shot.most_frequent_confusions(mistakes, 1)) == 1
+
+
 def test_a_class_with_two_names_is_their_mean_direction():
   encoder = TableEncoder(
     by_level={0: [1, 0.9], 50: [0, 1]},
