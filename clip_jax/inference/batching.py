@@ -1,5 +1,6 @@
-"""Runs a compiled function over inputs: in batches of a few fixed sizes, which
-threads prepare while the device computes.
+"""Runs a compiled function over inputs, in batches of a few fixed sizes.
+
+Threads prepare the next batches while the device computes.
 """
 
 import collections

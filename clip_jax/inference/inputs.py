@@ -88,7 +88,9 @@ def encode_images(
 
 
 def as_image_list(images: ImageInputs) -> Iterable[Any]:
-  """Returns one image or many, as many; open files are read as they come.
+  """Returns an iterable of images, of one image or many.
+
+  Open files are read as they come.
 
   Raises:
     UsageError: it is no image, and nothing that holds some.
@@ -111,10 +113,12 @@ def as_image_list(images: ImageInputs) -> Iterable[Any]:
       f'images of type {type(images).__name__}: give {_KINDS}, or many of them.'
     )
   # A list has a length, which a bar can show.
-  return _Read(images) if hasattr(images, '__len__') else map(_read, images)
+  return (
+    _ReadOneByOne(images) if hasattr(images, '__len__') else map(_read, images)
+  )
 
 
-class _Read:
+class _ReadOneByOne:
   """An iterable of images, read one by one, that knows its length."""
 
   def __init__(self, images: Any):
@@ -148,6 +152,8 @@ def prepare_image(
     known = image
   elif hasattr(image, '__array__'):
     known = as_pixels(image, name)
+    if known.shape == (*preprocessing.shape, 3) and not preprocessing.resize_to:
+      return known  # nothing to resize, to crop, to turn or to lay on white
   else:
     raise UsageError(
       f'{name} is of type {type(image).__name__}: give {_KINDS}.'

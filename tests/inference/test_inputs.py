@@ -9,10 +9,16 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.decoding import CorruptImageError, MissingImageError
+from clip_jax.data.images import preprocess
+from clip_jax.data.preprocessing import (
+  CONVENTIONS,
+  RESIZE_MODES,
+  Preprocessing,
+)
 from clip_jax.errors import UsageError
 from clip_jax.inference.export import export
 from clip_jax.inference.exported import Exported
-from clip_jax.inference.inputs import as_pixels
+from clip_jax.inference.inputs import as_pixels, prepare_image
 from tests.tiny_run import tiny_model
 
 RNG = np.random.default_rng(0)
@@ -152,6 +158,25 @@ def test_floats_are_rounded_to_the_pixels_that_they_were():
   levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
   for dtype in (np.float32, np.float64):
     np.testing.assert_array_equal(as_pixels(levels / dtype(255), 'x'), levels)
+
+
+@pytest.mark.parametrize('mode', RESIZE_MODES)
+@pytest.mark.parametrize('convention', CONVENTIONS)
+def test_pixels_of_the_models_size_are_read_as_they_are(mode, convention):
+  pixels = PIXELS[0, :, :20]
+  preprocessing = Preprocessing(
+    20, mode, background='white', exif=True, convention=convention
+  )
+  np.testing.assert_array_equal(preprocess(pixels, preprocessing), pixels)
+  assert np.shares_memory(prepare_image(pixels, 0, preprocessing), pixels)
+
+
+def test_pixels_are_resized_where_a_model_crops_a_larger_image():
+  pixels = PIXELS[0, :, :20]
+  preprocessing = Preprocessing(20, resize_to=24)
+  prepared = prepare_image(pixels, 0, preprocessing)
+  np.testing.assert_array_equal(prepared, preprocess(pixels, preprocessing))
+  assert not np.array_equal(prepared, pixels)
 
 
 @pytest.mark.parametrize(
