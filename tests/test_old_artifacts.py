@@ -15,7 +15,7 @@ import pytest
 
 import clip_jax
 from clip_jax.__main__ import main
-from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.embeddings import open_embeddings
 
 GOLDENS = Path(__file__).parent / 'goldens' / 'house'
 IMAGES = [f'images/{number:03}.png' for number in range(8)]

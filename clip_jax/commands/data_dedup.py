@@ -126,7 +126,7 @@ def _compare_table(
 ) -> 'tuple[ComparedItems, Source | None]':
   """Returns the copies in a table, and for --html what it was embedded of."""
   from clip_jax.inference.dedup import compare_embeddings
-  from clip_jax.inference.embeddings_reader import open_embeddings
+  from clip_jax.inference.embeddings import open_embeddings
 
   with open_embeddings(path) as table:
     items = compare_embeddings(table, values.threshold, show_progress)

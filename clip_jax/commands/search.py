@@ -40,7 +40,8 @@ if TYPE_CHECKING:
   import numpy as np
 
   from clip_jax.data.sources import Source
-  from clip_jax.inference.embeddings_reader import EmbeddingsTable
+  from clip_jax.inference.embeddings import open_embeddings
+  from clip_jax.inference.embeddings_table import EmbeddingsTable
   from clip_jax.inference.model import Model
   from clip_jax.inference.nearest import Nearest
   from clip_jax.inference.search import QueryResult
@@ -97,7 +98,6 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   asked = queries.parse_queries(values, words)
   page = common_flags.file_of(values.html, 'html')
 
-  from clip_jax.inference.embeddings_reader import open_embeddings
   from clip_jax.inference.search import check_model, find_matches
 
   with open_embeddings(index) as table:

@@ -16,7 +16,7 @@ from clip_jax.data.decoding import check_corrupt
 from clip_jax.data.reading import none_readable, read_ahead
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError, UsageError
-from clip_jax.inference.embeddings_reader import EmbeddingsTable
+from clip_jax.inference.embeddings_table import EmbeddingsTable
 from clip_jax.inference.nearest import nearest_in_blocks
 from clip_jax.progress import Progress, no_progress
 

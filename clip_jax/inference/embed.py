@@ -36,8 +36,8 @@ from clip_jax.inference.embed_folder import (
   RowNotes,
   differences,
 )
-from clip_jax.inference.embeddings import Extent, Lengths, write_rows
-from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.embeddings import open_embeddings, write_rows
+from clip_jax.inference.embeddings_table import Extent, Lengths
 from clip_jax.inference.encode_shards import (
   EncodedShard,
   Item,
@@ -179,8 +179,8 @@ class Summary:
       self.texts += len(notes.ids)
     self.corrupt.update(notes.corrupt)
     self.truncated += notes.truncated
-    self.ids = self.ids.and_of(notes.ids)
-    self.captions = self.captions.and_of(notes.captions)
+    self.ids = self.ids.extended_by(notes.ids)
+    self.captions = self.captions.extended_by(notes.captions)
 
   def extent(self) -> Extent:
     """Returns the extent of the table that all these rows make."""

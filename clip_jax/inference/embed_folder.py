@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import check_fields, holding_lock, open_lock, read_fields
-from clip_jax.inference.embeddings import DIGEST_BYTES, Rows
+from clip_jax.inference.embeddings_table import DIGEST_BYTES, Rows
 from clip_jax.inference.shards import Shard, ShardStore, make_shards
 
 VERSION = 2  # of the files in the folder

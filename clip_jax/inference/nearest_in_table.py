@@ -17,7 +17,7 @@ from jaxtyping import Float
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import read_json, replacing, to_bytes, write_bytes
 from clip_jax.inference.artifact import file_sha256
-from clip_jax.inference.embeddings_reader import Chunk, EmbeddingsTable
+from clip_jax.inference.embeddings_table import Chunk, EmbeddingsTable
 from clip_jax.inference.nearest import (
   Nearest,
   concatenate,

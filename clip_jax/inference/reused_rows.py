@@ -15,10 +15,8 @@ from jaxtyping import Float, Int64, UInt8, UInt64
 
 from clip_jax.errors import UsageError
 from clip_jax.inference.embed_folder import differences
-from clip_jax.inference.embeddings_reader import (
-  EmbeddingsTable,
-  open_embeddings,
-)
+from clip_jax.inference.embeddings import open_embeddings
+from clip_jax.inference.embeddings_table import EmbeddingsTable
 from clip_jax.inference.identity import hash_each
 
 # The fields that the vectors of each kind depend on, beside the content.

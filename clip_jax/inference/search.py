@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from clip_jax.errors import UsageError
 from clip_jax.inference.dedup import fold
-from clip_jax.inference.embeddings_reader import EmbeddingsTable
+from clip_jax.inference.embeddings_table import EmbeddingsTable
 from clip_jax.inference.identity import fingerprint
 from clip_jax.inference.model import Model
 from clip_jax.inference.nearest import Nearest
@@ -24,7 +24,7 @@ class Match:
   Attributes:
     rank: from 1.
     row: its index in the table of embeddings.
-    id, kind, caption: see `embeddings`.
+    id, kind, caption: see `embeddings_table`.
     similarity: cosine, with the query.
     copies: ids of rows that are nearly the same, and not shown.
   """

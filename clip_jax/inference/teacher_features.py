@@ -30,7 +30,7 @@ from clip_jax.data.sources.base import sample_indices
 from clip_jax.data.views import Views
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import check_fields, typed_path
-from clip_jax.inference.embeddings_reader import map_arrays
+from clip_jax.inference.embeddings_npz import map_arrays
 from clip_jax.inference.identity import hash_each
 from clip_jax.inference.shards import Shard, ShardStore, make_shards
 

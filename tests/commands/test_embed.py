@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.embeddings import open_embeddings
 from clip_jax.inference.identity import fingerprint
 from clip_jax.inference.loading import load
 from tests.tiny import write_pairs

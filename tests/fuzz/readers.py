@@ -597,7 +597,7 @@ def _odd_table(folder: Path) -> None:
 
 
 def _read_table(folder: Path, random: Random) -> None:
-  from clip_jax.inference.embeddings_reader import open_embeddings
+  from clip_jax.inference.embeddings import open_embeddings
   from clip_jax.inference.nearest_in_table import search_table
 
   for path in sorted(folder.glob('*')):
@@ -620,7 +620,6 @@ def _index(folder: Path) -> None:
 
 
 def _read_index(folder: Path, random: Random) -> None:
-  from clip_jax.inference.embeddings_reader import open_embeddings
   from clip_jax.inference.nearest_in_table import ApproximateIndex
 
   with open_embeddings(folder / 'e.npz') as table:

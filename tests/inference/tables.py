@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_jax.inference.embeddings import Extent, Lengths, Rows, write_rows
+from clip_jax.inference.embeddings import write_rows
+from clip_jax.inference.embeddings_table import Extent, Lengths, Rows
 
 
 def unit_rows(seed: int, count: int, dims: int = 16, clusters: int = 0):
@@ -44,7 +45,7 @@ def write_table(
       texts = ids[part], kinds[part], captions[part]
       yield Rows(*texts, vectors[part], digests[part])
 
-  lengths = [Lengths().and_of(texts) for texts in (ids, captions)]
+  lengths = [Lengths().extended_by(texts) for texts in (ids, captions)]
   extent = Extent(count, dims, *lengths)
   with open(path, 'wb') as file:
     write_rows(file, path.suffix, blocks, extent, about or {})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clip_jax.inference import dedup
 from clip_jax.inference.dedup import exact_copies, fold, near_copies
-from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.embeddings import open_embeddings
 from tests.inference.tables import unit_rows, write_table
 
 

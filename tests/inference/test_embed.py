@@ -14,7 +14,7 @@ from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import embeddings
 from clip_jax.inference.embed import EmbedJob, embed
 from clip_jax.inference.embed_folder import EmbedFolder
-from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.embeddings import open_embeddings
 from clip_jax.inference.model import Model
 from clip_jax.inference.reused_rows import Update
 from clip_jax.progress import no_progress

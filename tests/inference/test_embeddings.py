@@ -1,98 +1,25 @@
-"""Tables of embeddings on disk: written block by block."""
+"""Files of embeddings are written and opened, and other files are refused."""
+
+import os
+import zipfile
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import pytest
 
-from clip_jax.errors import UsageError
-from clip_jax.inference import embeddings
-from clip_jax.inference.embeddings import check_path
-from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.errors import FailureError, UsageError
+from clip_jax.inference.embeddings import SUFFIXES, check_path, open_embeddings
+from clip_jax.inference.nearest_in_table import search_table
 from tests.inference.tables import unit_rows, write_table
 
-IDS = ['a.png', 'Größe/ü.png', '😀']
-CAPTIONS = ['', 'two\nlines', 'x' * 3000]
 
-
-def test_npz_is_what_numpy_reads_without_pickles(tmp_path):
-  rows = unit_rows(0, 3)
-  path = write_table(
-    tmp_path / 'e.npz', rows, ids=IDS, captions=CAPTIONS, block=2
-  )
-  with np.load(path) as file:
-    assert file['ids'].tolist() == IDS
-    assert file['kinds'].tolist() == ['image'] * 3
-    assert file['captions'].tolist() == CAPTIONS
-    assert file['embeddings'].dtype == np.float32
-    np.testing.assert_array_equal(file['embeddings'], rows)
-
-
-def test_parquet_has_a_vector_a_row(tmp_path):
-  rows = unit_rows(0, 3)
-  path = write_table(
-    tmp_path / 'e.parquet', rows, ids=IDS, captions=CAPTIONS, block=2
-  )
-  table = pyarrow.parquet.read_table(path).to_pydict()
-  assert table['id'] == IDS
-  assert table['caption'] == CAPTIONS
-  np.testing.assert_array_equal(np.float32(table['embedding']), rows)
-
-
-def test_parquet_has_groups_of_rows(tmp_path, monkeypatch):
-  monkeypatch.setattr(embeddings, '_GROUP_BYTES', 25 * 16 * 4)
-  rows = unit_rows(0, 60)
-  path = write_table(tmp_path / 'e.parquet', rows, block=10)
-  file = pyarrow.parquet.ParquetFile(path)
-  groups = range(file.num_row_groups)
-  assert [file.metadata.row_group(i).num_rows for i in groups] == [30, 30]
-  assert file.read()['id'].to_pylist() == [f'{i}.png' for i in range(60)]
-
-
-@pytest.mark.parametrize('suffix', embeddings.SUFFIXES)
+@pytest.mark.parametrize('suffix', SUFFIXES)
 def test_the_same_rows_are_the_same_bytes_however_they_come(tmp_path, suffix):
   rows = unit_rows(0, 50)
   one = write_table(tmp_path / f'one{suffix}', rows, block=50)
   other = write_table(tmp_path / f'other{suffix}', rows, block=7)
   assert one.read_bytes() == other.read_bytes()
-
-
-def test_names_that_are_not_utf8_are_kept_readable_in_parquet(tmp_path):
-  name = b'caf\xe9.png'.decode('utf-8', 'surrogateescape')
-  path = write_table(tmp_path / 'e.parquet', unit_rows(0, 1), ids=[name])
-  table = pyarrow.parquet.read_table(path)
-  assert table['id'].to_pylist() == ['caf\\udce9.png']
-
-
-def test_one_long_text_does_not_make_a_large_npz(tmp_path):
-  rows = unit_rows(0, 300)
-  names = [*(f'{i}.png' for i in range(299)), 'Größe' * 30_000]
-  texts = [*(f'caf\u00e9 \udce9 {i}' for i in range(298)), '', 'ü' * 1_000_000]
-  path = write_table(
-    tmp_path / 'e.npz', rows, ids=names, captions=texts, block=70
-  )
-  assert path.stat().st_size < 10e6  # 1.8 GB if all were as wide
-  with np.load(path, allow_pickle=False) as file:
-    assert 'captions' not in file.files  # over a GiB for numpy
-    assert file['ids'].tolist() == names
-    data, ends = file['captions_utf8'].tobytes(), file['captions_offsets']
-    for row in (0, 298, 299):
-      text = data[ends[row] : ends[row + 1]].decode('utf-8', 'surrogatepass')
-      assert text == texts[row]
-  with open_embeddings(path) as table:
-    result = table.entries([0, 298, 299])
-    assert [result[i].caption for i in result] == [texts[0], '', texts[299]]
-    assert result[299].id == names[299]
-    assert [x for part in table.contents() for x in part.ids] == names
-
-
-def test_usual_captions_are_as_numpy_has_them(tmp_path):
-  texts = ['x' * 2000, *['a short caption'] * 3999]
-  path = write_table(tmp_path / 'e.npz', unit_rows(0, 4000), captions=texts)
-  with np.load(path, allow_pickle=False) as file:
-    assert set(file.files) == {
-      'about', 'ids', 'kinds', 'captions', 'digests', 'embeddings'
-    }  # fmt: skip
-    assert file['captions'].tolist() == texts
 
 
 def test_checking_a_path_leaves_nothing_behind(tmp_path):
@@ -101,3 +28,98 @@ def test_checking_a_path_leaves_nothing_behind(tmp_path):
   with pytest.raises(UsageError, match='is a folder'):
     (tmp_path / 'f.npz').mkdir()
     check_path(tmp_path / 'f.npz')
+
+
+def _truncated(path):
+  write_table(path, unit_rows(0, 60))
+  path.write_bytes(path.read_bytes()[:-100])
+
+
+def _compressed(path):
+  np.savez_compressed(path, embeddings=unit_rows(0, 2))
+
+
+def _without_ids(path):
+  np.savez(path, embeddings=unit_rows(0, 2))
+
+
+def _pickled(path):
+  np.savez(path, ids=np.array([{}], object))
+
+
+def _lying(path):
+  """Says that it has more rows than the file has bytes."""
+  write_table(path, unit_rows(0, 60))
+  data = path.read_bytes()
+  path.write_bytes(data.replace(b'(60, 16), }     ', b'(9999999, 16), }'))
+
+
+def _garbled(path):
+  """Has an array whose header cannot be parsed."""
+  write_table(path, unit_rows(0, 60))
+  data = path.read_bytes()
+  path.write_bytes(data.replace(b'(60, 16), }', b'(60, 16), ('))
+
+
+def _of_integers(path):
+  np.savez(
+    path, embeddings=np.zeros((1, 4), int), ids=['a'], kinds=['text'],
+    captions=['b'],
+  )  # fmt: skip
+
+
+def _other_zip(path):
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('readme.txt', 'hello')
+
+
+def _other_parquet(path):
+  pyarrow.parquet.write_table(pyarrow.table({'id': ['a']}), path)
+
+
+@pytest.mark.parametrize(
+  'name, make, message',
+  [
+    ('e.csv', lambda path: path.touch(), 'neither an .npz nor a .parquet'),
+    ('e.npz', lambda path: None, 'does not exist'),
+    ('e.npz', lambda path: path.mkdir(), 'is a folder'),
+    ('e.npz', lambda path: path.write_text('junk'), 'neither an .npz nor'),
+    ('e.npz', _truncated, 'no whole zip archive'),
+    ('e.npz', _compressed, 'is compressed'),
+    ('e.npz', _without_ids, "has no array 'ids'"),
+    ('e.npz', _pickled, 'is an array of object'),
+    ('e.npz', _lying, 'damaged'),
+    ('e.npz', _garbled, 'damaged'),
+    ('e.npz', _of_integers, 'not float32'),
+    ('e.npz', _other_zip, 'not a table of embeddings'),
+    ('e.parquet', lambda path: path.write_text('junk'), 'damaged'),
+    ('e.parquet', _truncated, 'damaged'),
+    ('e.parquet', _other_parquet, "has no column 'kind'"),
+  ],
+)
+def test_other_files_are_one_line(tmp_path, name, make, message):
+  path = tmp_path / name
+  make(path)
+  with pytest.raises(UsageError, match=message) as error:
+    open_embeddings(path)
+  assert str(path) in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_a_feature_that_is_no_number_is_named(tmp_path, suffix, value):
+  rows = unit_rows(0, 5)
+  rows[3, 2] = value
+  path = write_table(tmp_path / f'e{suffix}', rows)
+  with (
+    open_embeddings(path) as table,
+    pytest.raises(FailureError, match=r'row 3 \(3\.png\): a feature'),
+  ):
+    search_table(table, unit_rows(1, 2))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'e.npz')
+  with pytest.raises(UsageError, match='is a pipe or a device'):
+    open_embeddings(tmp_path / 'e.npz')

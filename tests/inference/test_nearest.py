@@ -5,9 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from clip_jax.inference import embeddings_reader, nearest, nearest_in_table
-from clip_jax.inference.embeddings import SUFFIXES
-from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference import embeddings_table, nearest, nearest_in_table
+from clip_jax.inference.embeddings import SUFFIXES, open_embeddings
 from tests.inference.tables import unit_rows, write_table
 
 
@@ -23,7 +22,7 @@ def plain(rows, queries, top, wanted=None):
 def test_the_nearest_are_those_of_a_plain_sort(
   tmp_path, suffix, kind, monkeypatch
 ):
-  monkeypatch.setattr(embeddings_reader, '_CHUNK_BYTES', 7 * 16 * 4)
+  monkeypatch.setattr(embeddings_table, '_CHUNK_BYTES', 7 * 16 * 4)
   monkeypatch.setattr(nearest_in_table, '_QUERIES', 3)
   rows, queries = unit_rows(0, 100), unit_rows(1, 8)
   kinds = ['image' if i % 3 else 'text' for i in range(100)]
@@ -39,7 +38,7 @@ def test_the_nearest_are_those_of_a_plain_sort(
 
 
 def test_equals_come_in_the_order_of_the_table(tmp_path, monkeypatch):
-  monkeypatch.setattr(embeddings_reader, '_CHUNK_BYTES', 9 * 16 * 4)
+  monkeypatch.setattr(embeddings_table, '_CHUNK_BYTES', 9 * 16 * 4)
   axes = np.eye(16, dtype=np.float32)  # products without rounding
   path = write_table(tmp_path / 'e.npz', axes[[1, 0, 2] * 10])
   with open_embeddings(path) as table:
@@ -57,7 +56,7 @@ def test_a_small_table_gives_all_it_has(tmp_path):
 
 @pytest.mark.parametrize('suffix', SUFFIXES)
 def test_memory_does_not_grow_with_the_table(tmp_path, suffix, monkeypatch):
-  monkeypatch.setattr(embeddings_reader, '_CHUNK_BYTES', 2**20)
+  monkeypatch.setattr(embeddings_table, '_CHUNK_BYTES', 2**20)
   peaks = []
   for count in (10_000, 80_000):  # 2.5 and 20 MB
     path = write_table(

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from clip_jax.errors import UsageError
-from clip_jax.inference.embeddings import SUFFIXES
-from clip_jax.inference.embeddings_reader import open_embeddings
+from clip_jax.inference.embeddings import SUFFIXES, open_embeddings
 from clip_jax.inference.nearest_in_table import ApproximateIndex, search_table
 from tests.inference.tables import unit_rows, write_table
 
