@@ -26,10 +26,9 @@ the default.
 import csv
 import itertools
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -45,26 +44,9 @@ from clip_jax.files import expand_path
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
-  from clip_jax.data.decoding import CorruptImageError
-  from clip_jax.data.sources import Source
-  from clip_jax.inference.model import Model
+  from clip_jax.inference.classify_images import ImageSet, LabelledImage
 
 _BAR = 24  # characters
-_CHUNK = 512  # images whose results are printed together
-
-
-class _Image(NamedTuple):
-  """An image to classify: its path, encoded bytes, or why it has neither."""
-
-  name: str
-  content: 'str | bytes | CorruptImageError | UsageError'
-
-
-class _Result(NamedTuple):
-  """An image's name, and each label's probability."""
-
-  name: str
-  labels: dict[str, float]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -106,11 +88,28 @@ def run(values: flags.FlagValues, words: list[str]) -> int:
     raise UsageError(f'--top={values.top} must be at least 1.')
   if values.csv and values.json:
     raise UsageError('--csv and --json: choose one.')
-  asked = _parse_words(words)
+  items = _parse_words(words)
 
-  model = model_flags.load_model(values)
-  failed: list[str] = []
-  results = _results(values, model, labels, templates, asked, failed)
+  from clip_jax.inference.classify_images import (
+    classify_images,
+    count_images,
+    read_images,
+  )
+
+  errors: list[str] = []
+
+  def report(error: str) -> None:
+    errors.append(error)
+    print(f'error: {error}', file=sys.stderr)
+
+  results = classify_images(
+    model_flags.load_model(values),
+    show_progress(read_images(items), count_images(items), 'images'),
+    labels,
+    templates,
+    independent=values.independent,
+    on_error=report,
+  )
   if values.json:
     printing.print_json(
       [{'image': name, 'labels': labels} for name, labels in results]
@@ -119,53 +118,7 @@ def run(values: flags.FlagValues, words: list[str]) -> int:
     _print_csv(results, min(values.top, len(labels)))
   else:
     _print(results, values.top)
-  return 1 if failed else 0
-
-
-def _results(
-  values: flags.FlagValues,
-  model: 'Model',
-  labels: list[str],
-  templates: list[str],
-  asked: 'list[str | _ImageSet]',
-  failed: list[str],
-) -> Iterator[_Result]:
-  """Yields results for readable images, and names the others on stderr.
-
-  Args:
-    failed: gets the names of the images that cannot be read.
-  """
-  total = sum(1 if isinstance(x, str) else len(x.source) for x in asked)
-  images = show_progress(_images(asked), total, 'images')
-  while chunk := list(itertools.islice(images, _CHUNK)):
-    errors: dict[int, Exception] = {
-      i: image.content
-      for i, image in enumerate(chunk)
-      if isinstance(image.content, Exception)
-    }
-    readable = [i for i in range(len(chunk)) if i not in errors]
-    unread: dict[int, Exception] = {}
-    rows = model.classify(
-      [chunk[i].content for i in readable],
-      labels,
-      templates,
-      independent=values.independent,
-      on_error=unread.__setitem__,
-    )
-    errors.update({readable[i]: error for i, error in unread.items()})
-    probabilities = iter(rows.tolist())
-    for i, image in enumerate(chunk):
-      if i not in errors:
-        yield _Result(
-          image.name, dict(zip(labels, next(probabilities), strict=True))
-        )
-        continue
-      failed.append(image.name)
-      name = one_line(image.name)
-      # An image that came as bytes has no name: only its position is known.
-      reason = re.sub(r'^image \d+: ', '', str(errors[i]))
-      where = '' if reason.startswith(name) else f'{name}: '
-      print(f'error: {where}{reason}', file=sys.stderr)
+  return 1 if errors else 0
 
 
 def _parse_labels(values: flags.FlagValues) -> list[str]:
@@ -201,14 +154,7 @@ def _parse_labels(values: flags.FlagValues) -> list[str]:
   return unique
 
 
-class _ImageSet(NamedTuple):
-  """A folder or a data set."""
-
-  source: 'Source'
-  folder: str  # its images' names are paths in it; '': they are the ids
-
-
-def _parse_words(words: list[str]) -> list[str | _ImageSet]:
+def _parse_words(words: list[str]) -> 'list[str | ImageSet]':
   """Returns the files, folders and data sets that the words name.
 
   Raises:
@@ -220,26 +166,27 @@ def _parse_words(words: list[str]) -> list[str | _ImageSet]:
       'no images: name files, folders or data sets after the flags.'
     )
 
+  from clip_jax.inference.classify_images import ImageSet
   from clip_jax.inference.inputs import refuse_url
 
-  asked: list[str | _ImageSet] = []
+  items: list[str | ImageSet] = []
   for word in words:
     if word == '-':
-      asked += [_parse_word(line) for line in _lines_of_stdin()]
+      items += [_parse_word(line) for line in _lines_of_stdin()]
       continue
     item = _parse_word(word, alone=len(words) == 1)
     if isinstance(item, str) and not os.path.lexists(item):
       refuse_url(item)
       if len(words) == 1:
         raise UsageError(f'no file {item}.')
-    asked.append(item)
+    items.append(item)
   print_notes(
-    line for x in asked if isinstance(x, _ImageSet) for line in x.source.notices
+    line for x in items if isinstance(x, ImageSet) for line in x.source.notices
   )
-  return asked
+  return items
 
 
-def _parse_word(word: str, alone: bool = False) -> str | _ImageSet:
+def _parse_word(word: str, alone: bool = False) -> 'str | ImageSet':
   """Returns an image's path, or the set that a folder's path or a SPEC names.
 
   Args:
@@ -247,22 +194,24 @@ def _parse_word(word: str, alone: bool = False) -> str | _ImageSet:
       among others a table may be a stray file, as of `photos/*`.
   """
   from clip_jax.data.sources import SCHEMES, open_source
+  from clip_jax.inference.classify_images import ImageSet
 
   path = expand_path(word)
   if os.path.isdir(path):
-    return _ImageSet(open_source(f'folder:{path}'), path)
+    return ImageSet(open_source(f'folder:{path}'), path)
   if os.path.lexists(path):
     is_set = alone and path.lower().endswith(('.csv', '.tsv'))
   else:
     folder = path.rpartition('#')[0]  # with a split behind it
     is_set = word.partition(':')[0] in SCHEMES
     is_set = is_set or (alone and os.path.isdir(folder))
-  return _ImageSet(open_source(word), '') if is_set else path
+  return ImageSet(open_source(word), '') if is_set else path
 
 
 def _lines_of_stdin() -> list[str]:
-  """Returns the lines of stdin, or what a NUL separates; names of files in any
-  bytes.
+  """Returns the lines of stdin, or what a NUL separates.
+
+  They may be names of files, in any bytes.
 
   Raises:
     UsageError: there are none.
@@ -275,32 +224,11 @@ def _lines_of_stdin() -> list[str]:
   return names
 
 
-def _images(asked: list[str | _ImageSet]) -> Iterator[_Image]:
-  """Yields all images one at a time, and reads those of data sets."""
-  from clip_jax.data.decoding import CorruptImageError
-  from clip_jax.inference.inputs import refuse_url
-
-  for item in asked:
-    if isinstance(item, str):
-      try:
-        refuse_url(item)
-        yield _Image(item, item)
-      except UsageError as error:
-        yield _Image(item, error)
-      continue
-    for index in range(len(item.source)):
-      name = os.path.join(item.folder, item.source.id(index))
-      try:
-        yield _Image(name, item.source[index]['image'])
-      except CorruptImageError as error:
-        yield _Image(name, error)
-
-
 def _ranked(labels: dict[str, float], top: int) -> list[tuple[str, float]]:
   return sorted(labels.items(), key=lambda x: -x[1])[:top]
 
 
-def _print(results: Iterable[_Result], top: int) -> None:
+def _print(results: 'Iterable[LabelledImage]', top: int) -> None:
   for image, labels in results:
     name, width = one_line(image), max(map(len, labels))
     ranked = _ranked(labels, top)
@@ -314,7 +242,7 @@ def _print(results: Iterable[_Result], top: int) -> None:
       print(f'  {100 * probability:5.1f} %  {label:<{width}}  {bar}'.rstrip())
 
 
-def _print_csv(results: Iterable[_Result], top: int) -> None:
+def _print_csv(results: 'Iterable[LabelledImage]', top: int) -> None:
   rows = csv.writer(sys.stdout, lineterminator='\n')
   more = [
     f'{x}_{i}' for i in range(2, top + 1) for x in ('label', 'probability')
