@@ -12,7 +12,7 @@ from clip_jax.evaluation.datasets.presence import (
   ROOT_VARIABLE,
   data_root,
   fill_root,
-  present,
+  why_absent,
 )
 from clip_jax.evaluation.datasets.table import DATASETS, DatasetFacts
 
@@ -46,7 +46,7 @@ def print_list(root: Path | None, as_json: bool) -> None:
 def _describe(facts: DatasetFacts, root: Path) -> dict[str, Any]:
   """Returns a row for JSON; `uncertain` names what no source confirms."""
   names = read_names(facts.name)
-  missing = present(facts, root)
+  missing = why_absent(facts, root)
   return {
     'name': facts.name,
     'title': facts.title,

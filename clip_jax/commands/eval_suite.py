@@ -13,8 +13,6 @@ Run again with the same --out, it goes on: results that depend on nothing that
 has changed are kept. The page and the tables have what was asked for last.
 """
 
-import dataclasses
-import importlib.metadata
 import shlex
 import sys
 from pathlib import Path
@@ -22,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-import clip_jax
 from clip_jax.commands import common_flags, model_flags, printing
 from clip_jax.errors import (
   FailureError,
@@ -31,16 +28,12 @@ from clip_jax.errors import (
   print_notes,
   print_warnings,
 )
-from clip_jax.files import read_json
 
 if TYPE_CHECKING:
-  from clip_jax.evaluation.dataset import Dataset
   from clip_jax.evaluation.suite import Pair, Result
 
 SUITES = ('paper',)
 FLAGS = ('datasets', 'tasks', 'published')  # beside --out
-_PACKAGES = ('jax', 'jaxlib', 'numpy', 'scipy', 'scikit-learn')
-_FORMAT = 2  # of results: those of another are made again
 _NAMED_FAILURES = 5
 _METRICS_SHOWN = 5  # in a line
 
@@ -84,90 +77,34 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   reference = model_flags.reference_of(values)
   _check_published(values.published)
 
-  from clip_jax.data.sources.base import DEFAULT_CAPTIONS
-  from clip_jax.evaluation import EVALUATORS, find_evaluator
-  from clip_jax.evaluation.datasets.names import contents_hash
-  from clip_jax.evaluation.datasets.opening import open_dataset
-  from clip_jax.evaluation.datasets.own import open_own, own_row, parse_datasets
-  from clip_jax.evaluation.datasets.presence import data_root, present
-  from clip_jax.evaluation.datasets.table import DATASETS
-  from clip_jax.evaluation.features.cache import (
-    FeatureCache,
-    identity_of,
-  )
-  from clip_jax.evaluation.shift.effective_robustness import read_baselines
-  from clip_jax.evaluation.suite import (
-    Setting,
-    Suite,
-    evaluate_suite,
-    make_plan,
-  )
+  from clip_jax.evaluation.datasets.presence import data_root
+  from clip_jax.evaluation.suite import Setting, evaluate_suite
   from clip_jax.evaluation.suite.collected import warnings_of
+  from clip_jax.evaluation.suite.selection import (
+    PACKAGES,
+    make_suite,
+    select_evaluations,
+    training_data,
+  )
   from clip_jax.inference.references import recognise
   from clip_jax.parallel.distributed import is_first_process
   from clip_jax.report.page import environment
   from clip_jax.report.suite import write_page
 
   recognise(reference)  # before anything is made
-  root = root or data_root()
-  training = options.overlap.train or training_data(Path(reference)) or ''
-  captions = tuple(values.captions)
-  selected = parse_datasets(values.datasets)
-  own = {
-    name: own_row(name, spec, captions) for name, spec in selected.own.items()
-  }
-  table = {**DATASETS, **own}
-  plan = make_plan(
-    table,
-    EVALUATORS,
-    lambda facts, root: None if facts.name in own else present(facts, root),
-    root=root,
-    training_is_known=bool(training),
-    datasets=selected.names,
-    tasks=values.tasks,
+  selection = select_evaluations(
+    values.datasets,
+    values.tasks,
+    root=root or data_root(),
+    captions=tuple(values.captions),
+    training=options.overlap.train or training_data(Path(reference)),
   )
-  if selected.names and is_first_process():  # each was asked for
-    print_notes(
-      f'left out {name}: {reason}' for name, reason in plan.absent.items()
-    )
-
+  if selection.selected and is_first_process():
+    absent = selection.plan.absent.items()
+    print_notes(f'left out {name}: {reason}' for name, reason in absent)
   model = model_flags.load_over_devices(values)
-  identity = identity_of(model, values.dtype)
-  options = dataclasses.replace(
-    options,
-    overlap=dataclasses.replace(options.overlap, train=training),
-    cache=FeatureCache(out / 'features', model, identity),
-  )
-  printed_notices: set[str] = set()
-
-  def open_by_name(name: str) -> 'Dataset':
-    if name in own:
-      dataset = open_own(own[name], captions)
-    else:  # beside own data, the columns are those of the own
-      columns = DEFAULT_CAPTIONS if own else captions
-      dataset = open_dataset(name, root=root, captions=columns)
-    if is_first_process():
-      print_notes(x for x in dataset.notices if x not in printed_notices)
-      printed_notices.update(dataset.notices)
-    return dataset
-
-  suite = Suite(
-    encoder=model,
-    folder=out,
-    table=table,
-    find=find_evaluator,
-    open=open_by_name,
-    options=options,
-    depends={
-      # Wherever the model lies.
-      'model': {k: v for k, v in identity.items() if k != 'origin'},
-      'results': _FORMAT,
-      'root': str(root),
-      'names': contents_hash(),
-      'baselines': options.robustness.baselines
-      and read_baselines(options.robustness.baselines),
-      'versions': versions(),
-    },
+  suite = make_suite(
+    selection, model, dtype=values.dtype, options=options, folder=out
   )
   setting = Setting(
     model=reference,
@@ -175,48 +112,19 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     seed=options.seed,
     step=model.step,
     published=values.published,
-    root=str(root),
-    overlap_with=training or None,
-    environment=environment((*_PACKAGES, 'matplotlib')),
+    root=str(selection.root),
+    overlap_with=selection.training or None,
+    environment=environment((*PACKAGES, 'matplotlib')),
   )
-  collected = evaluate_suite(suite, plan, setting, print_progress)
+  collected = evaluate_suite(suite, selection.plan, setting, print_progress)
   if is_first_process():
-    write_page(out / 'report.html', collected, open_by_name)
+    write_page(out / 'report.html', collected, suite.open)
     print_warnings(warnings_of(collected))
-  if values.json and is_first_process():
-    printing.print_json(collected)
-  elif is_first_process():
-    print(out / 'report.html')
+    if values.json:
+      printing.print_json(collected)
+    else:
+      print(out / 'report.html')
   _refuse_failures(collected, out)
-
-
-def training_data(reference: Path) -> str | None:
-  """Returns what a run was trained on, where the reference is one's and says
-  so.
-
-  Args:
-    reference: a run's workdir, or a checkpoint inside it.
-  Returns:
-    Its one SPEC; None of another kind of model, or of a mixture.
-  """
-  reference = reference.absolute()
-  inside = reference.parent.name == 'checkpoints'
-  workdir = reference.parent.parent if inside else reference
-  try:
-    config = read_json(workdir / 'config.json')
-  except FailureError:
-    return None
-  data = config.get('data') if isinstance(config, dict) else None
-  spec = data.get('train') if isinstance(data, dict) else None
-  if isinstance(spec, str) and spec and '::' not in spec:
-    return spec
-  return None
-
-
-def versions() -> dict[str, str]:
-  """Returns the versions of the packages that results depend on."""
-  packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  return {'clip_jax': clip_jax.__version__, **packages}
 
 
 def command_of(values: flags.FlagValues) -> str:

@@ -676,7 +676,7 @@ def _run_files(folder: Path) -> None:
 
 
 def _read_run_files(folder: Path, random: Random) -> None:
-  from clip_jax.commands.eval_suite import training_data
+  from clip_jax.evaluation.suite.selection import training_data
   from clip_jax.report import facts
   from clip_jax.report.curves import draw_curves
   from clip_jax.report.training import _read_config

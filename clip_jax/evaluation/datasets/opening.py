@@ -23,7 +23,7 @@ from clip_jax.evaluation.datasets.presence import (
   ROOT_VARIABLE,
   data_root,
   fill_root,
-  present,
+  why_absent,
 )
 from clip_jax.evaluation.datasets.table import DATASETS, DatasetFacts
 from clip_jax.evaluation.datasets.targets import (
@@ -33,8 +33,6 @@ from clip_jax.evaluation.datasets.targets import (
   CaptionLabels,
   Greyscale,
 )
-
-__all__ = ['data_root', 'open_dataset', 'present']
 
 _Open = Callable[[str], Source]
 
@@ -132,14 +130,14 @@ def _open_row(
 
 def _reference(facts: DatasetFacts, root: Path) -> Dataset | None:
   """Opens the data set that this one is a shift of, if it is present."""
-  if not facts.shift_of or present(DATASETS[facts.shift_of], root):
+  if not facts.shift_of or why_absent(DATASETS[facts.shift_of], root):
     return None
   return open_dataset(facts.shift_of, root=root)
 
 
 def _require(facts: DatasetFacts, root: Path) -> None:
   """Raises a UsageError that says how to get a data set that is absent."""
-  reason = present(facts, root)
+  reason = why_absent(facts, root)
   if reason is None:
     return
   spec = fill_root(facts.test or '', root)

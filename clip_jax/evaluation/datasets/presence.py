@@ -22,7 +22,7 @@ def fill_root(spec: str, root: Path) -> str:
   return spec.replace('{root}', str(typed_path(root)))
 
 
-def present(facts: DatasetFacts, root: Path | None = None) -> str | None:
+def why_absent(facts: DatasetFacts, root: Path | None = None) -> str | None:
   """Returns why a data set cannot be evaluated here; None where it can.
 
   Looks for folders and reads what TFDS says of itself, nothing more; a probe

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from clip_jax.evaluation.datasets.presence import data_root, fill_root, present
+from clip_jax.evaluation.datasets.presence import (
+  data_root,
+  fill_root,
+  why_absent,
+)
 from clip_jax.evaluation.datasets.table import DATASETS
 from tests.evaluation.datasets import tiny_tfds
 
@@ -31,43 +35,43 @@ def test_the_folder_is_the_users_or_a_default(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_folder_is_missing_empty_or_there(tmp_path):
   gtsrb = DATASETS['gtsrb']
-  assert present(gtsrb, tmp_path) == 'no such folder'
+  assert why_absent(gtsrb, tmp_path) == 'no such folder'
   (tmp_path / 'gtsrb' / 'test').mkdir(parents=True)
-  assert present(gtsrb, tmp_path) == 'an empty folder'
+  assert why_absent(gtsrb, tmp_path) == 'an empty folder'
   (tmp_path / 'gtsrb' / 'test' / '14').mkdir()
-  assert present(gtsrb, tmp_path) is None
+  assert why_absent(gtsrb, tmp_path) is None
 
 
 def test_a_table_is_missing_or_there(tmp_path):
   fairface = DATASETS['fairface_age']
-  assert present(fairface, tmp_path) == 'no such file'
+  assert why_absent(fairface, tmp_path) == 'no such file'
   (tmp_path / 'fairface').mkdir()
   (tmp_path / 'fairface' / 'fairface_label_val.csv').touch()
-  assert present(fairface, tmp_path) is None
+  assert why_absent(fairface, tmp_path) is None
 
 
 def test_built_in_data_sets_are_always_present(prepared: Path):
   local = [x for x in DATASETS.values() if x.group == 'local']
-  assert {present(facts) for facts in local} == {None}
+  assert {why_absent(facts) for facts in local} == {None}
   assert not prepared.exists()
 
 
 def test_prepared_tfds_data_are_present_if_readable(prepared: Path):
   mnist = DATASETS['mnist']
-  assert present(mnist) == 'not prepared'
+  assert why_absent(mnist) == 'not prepared'
   tiny_tfds.write(prepared, 'mnist', {'train': [{'label': '7'}]})
-  assert present(mnist) == 'no split test; it has train'
+  assert why_absent(mnist) == 'no split test; it has train'
   (info,) = prepared.glob('mnist/*/dataset_info.json')
   said = json.loads(info.read_text())
   info.write_text(json.dumps({**said, 'fileFormat': 'tfrecord'}))
-  assert present(mnist) == 'prepared as tfrecord, not as array_record'
+  assert why_absent(mnist) == 'prepared as tfrecord, not as array_record'
   info.write_text('{')
-  assert present(mnist) == 'dataset_info.json is damaged'
+  assert why_absent(mnist) == 'dataset_info.json is damaged'
 
 
 def test_a_configuration_may_be_named_or_be_the_default(prepared: Path):
   tiny_tfds.write(prepared, 'voc/2012', {'test': [VOC]})
-  assert present(DATASETS['voc2007']) == 'not prepared'
+  assert why_absent(DATASETS['voc2007']) == 'not prepared'
   row = {'label': 'River', 'filename': 'a.jpg'}
   tiny_tfds.write(prepared, 'eurosat/rgb', {'train': [row]})
-  assert present(DATASETS['eurosat']) is None
+  assert why_absent(DATASETS['eurosat']) is None
