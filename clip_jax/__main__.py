@@ -143,8 +143,11 @@ def _flag_fault(error: flags.Error) -> str:
 
 
 def _leave_libtpu_alone() -> None:
-  """Without a TPU, libtpu (installed for `plan`) would print pages of errors
-  when JAX looks for one; what JAX_PLATFORMS says is obeyed."""
+  """Makes JAX use the CPU where there is no accelerator, but libtpu.
+
+  libtpu, which is installed for `plan`, would print pages of errors when JAX
+  looks for a TPU. What JAX_PLATFORMS says is obeyed.
+  """
   if 'JAX_PLATFORMS' in os.environ or not importlib.util.find_spec('libtpu'):
     return
   if not has_accelerator():

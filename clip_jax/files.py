@@ -164,8 +164,9 @@ def append(path: str | os.PathLike, data: bytes) -> None:
 def check_folder(
   folder: str | os.PathLike, described_in: tuple[str, ...]
 ) -> None:
-  """Refuses pipes, devices and vast descriptions in a folder whose files a
-  library opens by itself.
+  """Refuses a folder with a pipe, a device or a vast description in it.
+
+  It is for folders whose files a library opens by itself.
 
   Args:
     folder: of this machine; where there is none, nothing is refused.

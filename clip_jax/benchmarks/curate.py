@@ -175,8 +175,9 @@ class _Watch(threading.Thread):
 
 
 def _family(root: int) -> dict[int, list[str]]:
-  """Returns the fields of /proc/PID/stat after the name, of a process and all
-  below it.
+  """Returns the fields of /proc/PID/stat of a process and all that it started.
+
+  The fields are those after the name.
   """
   stats: dict[int, list[str]] = {}
   for name in os.listdir('/proc'):

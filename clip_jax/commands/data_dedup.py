@@ -140,9 +140,7 @@ def _compare_table(
 
 
 def _table_path(name: str) -> Path | None:
-  """Returns the file of embeddings that a word names, if it names a file at
-  all.
-  """
+  """Returns the file of embeddings that a word names, or None."""
   path = typed_path(name)
   return path if path.is_file() else None
 

@@ -157,8 +157,9 @@ def embed_job(
 def read_model(
   values: flags.FlagValues, reference: str | None = None, **options: Any
 ) -> 'Loaded':
-  """Returns the same model before it is on a device, in the dtypes of its
-  files.
+  """Reads a model as `load_model` does, and puts nothing on a device.
+
+  Its arrays have the dtypes of its files.
 
   Args:
     reference: instead of --model.

@@ -67,8 +67,9 @@ def _finite(value: Any) -> Any:
 
 
 def metric(name: str, value: float) -> str:
-  """Returns the value of an evaluator's metric: a count, a fraction in percent,
-  or a difference of two in points.
+  """Returns the value of an evaluator's metric as it is printed.
+
+  That is a count, a fraction in percent, or a difference of two in points.
   """
   if name in _PLAIN:
     return f'{value:10.4g}'

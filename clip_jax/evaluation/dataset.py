@@ -76,8 +76,9 @@ class Split:
     return self.source.notices if is_open else ()
 
   def classes(self, labels: Int[np.ndarray, ' N']) -> Int[np.ndarray, ' N']:
-    """Returns the class of each record from its label, `OUTSIDE` where it has
-    none.
+    """Returns the class of each record from its label.
+
+    `OUTSIDE` stands for a label that is of no class.
 
     Raises:
       UsageError: a label is out of the range of the source's names.

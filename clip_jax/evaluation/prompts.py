@@ -100,9 +100,7 @@ def check_prompts(dataset: Dataset, templates: Sequence[str]) -> None:
 
 
 def prompts_of(dataset: Dataset, templates: Sequence[str]) -> list[list[str]]:
-  """Returns the prompts of each class: of each of its names those of all
-  templates.
-  """
+  """Returns the prompts of each class, of all its names in all templates."""
   return [
     [template.replace('{}', name) for name in names for template in templates]
     for names in dataset.class_names

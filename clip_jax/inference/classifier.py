@@ -1,5 +1,7 @@
-"""The text tower as a hypernetwork (paper, section 3.1.2): class names to the
-weights of a linear classifier.
+"""The text tower as a hypernetwork, which makes classifiers of class names.
+
+The paper calls it so in section 3.1.2: from the names of classes it computes
+the weights of a linear classifier of image features.
 """
 
 import functools

@@ -42,9 +42,7 @@ def unroll(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def stack(tree: dict[str, Any]) -> dict[str, Any]:
-  """Returns the inverse of `unroll`: the variables of `DualEncoder`, as new
-  arrays.
-  """
+  """Returns the inverse of `unroll`, as new arrays."""
   layers = {key: value for key, value in tree.items() if _is_block(key)}
   stacked = {
     key: stack(value) if isinstance(value, dict) else value

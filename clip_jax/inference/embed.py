@@ -278,9 +278,7 @@ def _make_shards(
 def _with_reused(
   encoded: EncodedShard[np.ndarray], earlier: EarlierTable
 ) -> Float[np.ndarray, 'N E']:
-  """Returns the vectors of a shard's rows: those encoded, and those that were
-  there.
-  """
+  """Returns the vectors of a shard's rows, of which some may be reused."""
   rows = np.array(
     [item.reused_row for item in encoded.items if not item.reason], np.int64
   )

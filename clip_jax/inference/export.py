@@ -106,8 +106,7 @@ def _encoders_alone(model: Model) -> Model:
 def load_exported(
   path: str | os.PathLike, dtype: np.dtype | None = None
 ) -> tuple[dict[str, Any], Description]:
-  """Returns what was exported, for a `Model`: its variables and its
-  description.
+  """Returns the variables and the description of an exported model.
 
   Args:
     path: the exported directory.

@@ -291,8 +291,7 @@ def _open_program(file: Path) -> _Program:
 def _read_weights(
   file: Path, expected: dict[str, ShapedArray]
 ) -> dict[str, np.ndarray]:
-  """Returns the weights that a program takes, as a CPU device takes them at
-  once.
+  """Returns the weights that a program takes, aligned as CPU devices need it.
 
   Raises:
     FailureError: one is missing, or of another shape or dtype.

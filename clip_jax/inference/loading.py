@@ -198,8 +198,12 @@ def _read(
 def _tokenizer(
   description: Description, spec: str | None, context_length: int | None
 ) -> Any:
-  """Returns the description of the tokenizer, for the context that was asked
-  for.
+  """Returns the description of a tokenizer, for this context length or its own.
+
+  Args:
+    description: of the model.
+    spec: another tokenizer than the model's, or None.
+    context_length: another one than the model's, or None.
   """
   if spec is not None:
     length = context_length or description.model.text.context_length

@@ -1,5 +1,6 @@
-"""The two encoders as pure functions of flat weights and a batch, lowered by
-`jax.export` to StableHLO for any batch size.
+"""The two encoders as programs, lowered to StableHLO by `jax.export`.
+
+They are pure functions of flat weights and of a batch of any size.
 
 Weights are flat so that they are the tensors of a weight file: a dictionary
 from a path, 'params/image/ln_post/scale', to an array.
@@ -90,9 +91,7 @@ def lower(
 
 
 def flat_weights(model: Model) -> dict[str, np.ndarray]:
-  """Returns the model's variables by path, in the dtypes that its programs
-  take.
-  """
+  """Returns the model's variables by path, in the dtypes of its programs."""
   half = model.module.dtype == jnp.bfloat16
   weights = {}
   for name, leaf in trees.flat(model.variables).items():

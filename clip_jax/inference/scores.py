@@ -13,8 +13,9 @@ from clip_jax.inference.model import Model
 
 @dataclasses.dataclass(frozen=True)
 class PairScorer:
-  """Embeds images and their texts; it pickles, and each process loads the model
-  once.
+  """Embeds images and their texts, and compares them.
+
+  It pickles, and each process loads the model once.
 
   Attributes:
     reference: a REF.

@@ -1,5 +1,7 @@
-"""The keys of big_vision's SigLIP checkpoints (`.npz`): Flax modules too, so
-that arrays have our axes, with queries, keys and values apart.
+"""The keys of big_vision's SigLIP checkpoints (`.npz`).
+
+These are of Flax modules too, so that arrays have our axes, with queries, keys
+and values apart.
 
 The layers of a tower are either numbered ('encoderblock_0') or, from a scan,
 stacked in one array as ours are ('encoderblock').

@@ -56,8 +56,9 @@ def _clip_table(config: CLIPConfig) -> Table:
 
 
 def _siglip_table(config: CLIPConfig) -> Table:
-  """Returns the keys of a `SiglipModel`, which fixed-resolution SigLIP 2 is
-  too.
+  """Returns the keys of a `SiglipModel`, of SigLIP or SigLIP 2.
+
+  The latter only with a fixed resolution.
   """
   vision = 'vision_model.'
   pool, head = 'params/image/attention_pool', f'{vision}head.'

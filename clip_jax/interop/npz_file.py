@@ -70,8 +70,10 @@ def open_npz(path: Path, archive: ZipArchive) -> Tensors:
 def read_array(
   archive: ZipArchive, member: str, *, check: bool = True
 ) -> np.ndarray:
-  """Reads one array of numbers or strings: a view of the file where it lies
-  there uncompressed, which may not be aligned.
+  """Reads one array of numbers or strings.
+
+  Where it lies uncompressed, it is a view of the file, which may not be
+  aligned.
 
   Args:
     member: a name in `archive.members`.

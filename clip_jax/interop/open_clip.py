@@ -230,8 +230,7 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
 
 
 def as_computed_there(config: CLIPConfig) -> CLIPConfig:
-  """Returns a published SigLIP with the activations that open_clip computes it
-  with.
+  """Returns a published SigLIP with the activations that open_clip uses.
 
   Its authors' code has tanh's GELU everywhere. open_clip has what timm gives
   the image tower of that size, and in the text tower the exact GELU for

@@ -42,8 +42,9 @@ def read_params(file: Path) -> dict[str, str]:
 
 
 def params_of(weights: Path) -> tuple[Path, dict[str, str]] | None:
-  """Returns the options of the run of a checkpoint, and their file; None where
-  the checkpoint is of no run.
+  """Returns the file of options of a checkpoint's run, and the options.
+
+  None stands for a checkpoint of no run.
   """
   for run in (weights.parent, weights.parent.parent):
     if is_run(run):

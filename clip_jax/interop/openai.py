@@ -1,5 +1,6 @@
-"""The keys of OpenAI's state dicts, which are open_clip's too, and those of the
-towers that open_clip takes from timm (SigLIP).
+"""The keys of OpenAI's state dicts, and of open_clip's.
+
+These are the same, but for the towers that open_clip takes from timm (SigLIP).
 
 open_clip's `CustomTextCLIP` has its text tower behind 'text.', and an image
 tower of timm's behind 'visual.trunk.'; all else is as OpenAI named it.
@@ -202,9 +203,7 @@ def _timm(image: VisionTransformerConfig) -> list[Row]:
 
 
 def _scalars(config: CLIPConfig) -> list[Constant]:
-  """Returns what OpenAI's state dicts say besides; open_clip's do not have
-  them.
-  """
+  """Returns the numbers that OpenAI's state dicts hold beside the weights."""
   return [
     Constant(name, (), functools.partial(np.array_equal, value))
     for name, value in (
@@ -216,8 +215,9 @@ def _scalars(config: CLIPConfig) -> list[Constant]:
 
 
 def _masks(config: CLIPConfig, text: str) -> list[Constant]:
-  """Returns the causal mask, which some archives hold as a buffer, once or a
-  block.
+  """Returns the keys of the causal mask, which some archives hold as a buffer.
+
+  It is there once, or once for each block.
   """
   if not config.text.causal:
     return []
@@ -231,9 +231,7 @@ def _masks(config: CLIPConfig, text: str) -> list[Constant]:
 
 
 def _is_causal(mask: np.ndarray) -> bool:
-  """Returns whether a mask hides what is later, by True or a number such as
-  -inf.
-  """
+  """Returns whether a mask hides what is later, by True or by -inf or so."""
   shape = mask.shape
   hidden = mask if mask.dtype == bool else mask.astype(np.float32) <= -1e4
   later = np.arange(shape[1])[None] > np.arange(shape[0])[:, None]

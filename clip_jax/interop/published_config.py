@@ -185,8 +185,9 @@ def _check_openais(tensors: Tensors, config: CLIPConfig, hints: Hints) -> None:
 
 
 def _with_bias(config: CLIPConfig, tensors: Tensors) -> CLIPConfig:
-  """Returns the config, with a bias where only the weights say that there is
-  one, as those of open_clip's runs with a sigmoid loss.
+  """Returns the config, with a logit bias if the weights have one.
+
+  The weights of open_clip's runs with a sigmoid loss do, and no config says so.
   """
   if 'logit_bias' not in tensors.infos or config.initial_logit_bias is not None:
     return config

@@ -202,8 +202,9 @@ def _as_published(config: CLIPConfig) -> CLIPConfig:
 
 
 def is_published(config: CLIPConfig) -> bool:
-  """Returns whether there is a published model of these shapes, whose heads are
-  known; its loss does not matter.
+  """Returns whether a published model has these shapes, whatever its loss.
+
+  The numbers of heads, which no shape shows, are known of such a model.
   """
   return bool(
     _published(dataclasses.replace(config, initial_logit_bias=None))

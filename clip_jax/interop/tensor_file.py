@@ -209,8 +209,10 @@ def fill(
 def read_aligned(
   tensors: Tensors, name: str, dtype: np.dtype | None = None
 ) -> np.ndarray:
-  """Returns one tensor of a file in memory of its own; `dtype` None is the
-  file's.
+  """Returns one tensor of a file in aligned memory of its own.
+
+  Args:
+    dtype: of the result; None is the file's.
   """
   info = tensors.infos[name]
   array = aligned(info.shape, dtype or info.dtype)

@@ -31,8 +31,7 @@ _NAME = re.compile(r'vit_(\w+?)_patch(\d+)_siglip_(\d+)')
 
 
 def read_tower(fields: dict[str, Any]) -> VisionTransformerConfig:
-  """Returns the tower of a `vision_cfg`; takes the fields that it reads out of
-  it.
+  """Returns the tower of a `vision_cfg`, and removes the fields that it read.
 
   Raises:
     UsageError: it is none of timm's SigLIP towers.
@@ -87,9 +86,7 @@ def write_tower(image: VisionTransformerConfig) -> dict[str, Any]:
 def with_its_activation(
   image: VisionTransformerConfig,
 ) -> VisionTransformerConfig:
-  """Returns the tower with the activation that timm gives the one of these
-  sizes.
-  """
+  """Returns the tower with the activation that timm gives one of its sizes."""
   fields = _named(image)
   if fields is None:
     return image
@@ -113,8 +110,9 @@ def _named(image: VisionTransformerConfig) -> dict[str, Any] | None:
 
 
 def _same(one: VisionTransformerConfig, other: VisionTransformerConfig) -> bool:
-  """Returns whether two towers compute the same: a ratio may be written
-  otherwise.
+  """Returns whether two towers compute the same.
+
+  The ratio of the MLP may be written with other digits.
   """
   hidden = [int(tower.width * tower.mlp_ratio) for tower in (one, other)]
   return hidden[0] == hidden[1] and one == dataclasses.replace(

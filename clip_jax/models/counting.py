@@ -125,8 +125,9 @@ def _vision_parameters(tower: VisionTransformerConfig) -> int:
 
 
 def _resnet_parameters(tower: ResNetConfig) -> int:
-  """Returns the parameters of a ResNet, without the last product of its
-  pooling. Each convolution is followed by a scale and a bias a channel.
+  """Returns the parameters of a ResNet without its pooling's last product.
+
+  Each convolution is followed by a scale and a bias a channel.
   """
   half, width, pooled = tower.width // 2, tower.width, tower.pooled_width
   total = 9 * (3 * half + half * half + half * width) + 2 * (2 * half + width)

@@ -1,5 +1,6 @@
-"""The words and numbers of a training report: the headline, the settings, and
-the commands that repeat the run.
+"""The words and numbers of a training report.
+
+They are the headline, the settings, and the commands that repeat the run.
 """
 
 import shlex

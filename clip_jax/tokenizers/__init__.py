@@ -135,8 +135,7 @@ def from_description(description: Mapping[str, Any]) -> Tokenizer:
 
 
 def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
-  """Returns whether two tokenizers give texts the same ids, as their content
-  says.
+  """Returns whether two tokenizers give texts the same ids.
 
   Two files may hold one vocabulary, as when a model was converted: then both
   tokenise the text of every token, and captions. Rows have to have one length.

@@ -40,9 +40,7 @@ def repair(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-  """Returns what stands between the blanks of the repaired text, in small
-  letters.
-  """
+  """Returns the words of the repaired text, in small letters."""
   return repair(text).lower().split()
 
 
@@ -63,8 +61,10 @@ WORDS: dict[str, Callable[[str], list[str]]] = {
 
 
 def words_of(cleaning: str) -> Callable[[str], list[str]]:
-  """Returns the function from a text to its cleaned words; UsageError if
-  unknown.
+  """Returns the function of a name in `WORDS`, from a text to cleaned words.
+
+  Raises:
+    UsageError: there is no such name.
   """
   if not isinstance(cleaning, str) or cleaning not in WORDS:
     raise UsageError(

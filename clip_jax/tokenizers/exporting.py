@@ -35,8 +35,7 @@ class TokenizerFiles(NamedTuple):
 
 
 def hugging_face_files(tokenizer: Tokenizer) -> TokenizerFiles:
-  """Returns the files from which transformers' AutoTokenizer makes the same
-  ids.
+  """Returns the files from which transformers' AutoTokenizer makes its own.
 
   CLIP's byte-pair encoding is exact for text that needs no repair and names no
   special token; a tokenizer.json cannot express the repair. SigLIP's and those

@@ -161,9 +161,7 @@ class HuggingFaceTokenizer(Tokenizer):
       ).ids
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
-    """Returns the text without its specials, as the file's own decoder writes
-    it.
-    """
+    """Returns the text without specials, as the file's own decoder does."""
     return self._tokenizer.decode(self._check_ids(ids))
 
   def describe(self) -> dict[str, Any]:

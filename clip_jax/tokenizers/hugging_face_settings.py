@@ -111,9 +111,7 @@ def read_settings(directory: Path) -> Settings:
 
 
 def _length(longest: Any) -> int | None:
-  """Returns the context length, or None: files without a limit say 10**30 or
-  so.
-  """
+  """Returns the context length, or None of a file that says 10**30 or so."""
   if isinstance(longest, int | float) and 1 <= longest <= MAX_CONTEXT_LENGTH:
     return int(longest)
   return None

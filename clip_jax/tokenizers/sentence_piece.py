@@ -124,8 +124,10 @@ class SentencePieceTokenizer(Tokenizer):
 
   @staticmethod
   def described_model(description: Mapping[str, Any]) -> bytes:
-    """Returns the model file in a description; FailureError where it is
-    damaged.
+    """Returns the model file in a description.
+
+    Raises:
+      FailureError: it is damaged.
     """
     try:
       return base64.b64decode(description['model'], validate=True)

@@ -25,8 +25,7 @@ _BLANK = '▁'
 
 
 def sentence_piece_definition(model: bytes) -> str:
-  """Returns the text of a tokenizer.json that gives the model's ids, and an
-  eos.
+  """Returns the text of a tokenizer.json that gives the model's ids and eos.
 
   Two things cannot be said. A character that the normalisation changes, with
   a mark upon it that does not combine, loses the mark there: the libraries do

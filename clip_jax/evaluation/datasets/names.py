@@ -56,8 +56,7 @@ def class_names(name: str) -> tuple[tuple[str, ...], ...]:
 
 
 def templates(name: str) -> tuple[str, ...]:
-  """Returns the prompt templates, each with `{}` where the class's name
-  belongs.
+  """Returns the prompt templates, with `{}` where the class's name belongs.
 
   Raises:
     UsageError: there is no data set of that name.

@@ -1,6 +1,6 @@
-"""The paper's data sets (table 9), ImageNet's shifts, retrieval and bias sets,
-and a few that every machine has.
+"""The data sets of the paper, and a few that every machine has.
 
+They are those of table 9, ImageNet's shifts, and those for retrieval and bias.
 One row each. Where TFDS has a data set, the SPEC is TFDS's; where it has not,
 it is a folder below the user's data folder `{root}`: a sub-folder a split, in
 it a sub-folder a class, named as our class list names it (case, spaces and

@@ -27,8 +27,10 @@ def _object_names(features: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _objects(data: Mapping[str, Any]) -> Labels:
-  """Returns the classes of an image by VOC2007's rule: one whose objects are
-  all hard to see is neither right nor wrong (label 0 of its devkit).
+  """Returns the classes of an image by VOC2007's rule.
+
+  A class whose objects are all hard to see is neither right nor wrong (label 0
+  of the data set's devkit).
   """
   clear = [int(label) for label in data['labels_no_difficult']]
   seen = {int(label) for label in data['labels']}
@@ -41,8 +43,9 @@ def _distance_names(features: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _nearest_vehicle(data: Mapping[str, Any]) -> Labels:
-  """Returns how far ahead the nearest vehicle is, as VTAB (Zhai et al. 2019)
-  asks.
+  """Returns how far ahead the nearest vehicle is, as a class of VTAB's.
+
+  VTAB is Zhai et al. 2019.
   """
   objects = data['objects']
   ahead = [
@@ -113,8 +116,7 @@ def skin_tone(caption: str) -> int | None:
 
 
 def gender(caption: str) -> int | None:
-  """Returns whether a name is of a man, a woman or a person; None for anything
-  else.
+  """Returns whether a name is of a man (0), a woman (1) or a person (2).
 
   >>> gender('woman running')
   1

@@ -35,8 +35,9 @@ _ACROSS, _DOWN = _COLUMNS - _CENTRE, _ROWS - _CENTRE
 
 @pillow_errors()
 def thumbnail(image: Image.Image) -> Float[np.ndarray, '48 48 3']:
-  """Returns what of an image is compared: its grey, 0 to 255, and two of its
-  colours.
+  """Returns the pixels of an image that are compared.
+
+  They are its grey, 0 to 255, and its two differences of colours, around 0.
 
   Raises:
     CorruptImageError: its pixels cannot be read.
@@ -50,8 +51,10 @@ def thumbnail(image: Image.Image) -> Float[np.ndarray, '48 48 3']:
 def is_same(
   first: Float[np.ndarray, '48 48 3'], second: Float[np.ndarray, '48 48 3']
 ) -> bool:
-  """Returns whether one is a copy of the other: re-encoded, resized, cropped by
-  a few percent, brighter, or in grey.
+  """Returns whether one image is a copy of the other.
+
+  A copy may be re-encoded, resized, cropped by a few percent, brighter, or in
+  grey.
 
   Args:
     first, second: see `thumbnail`.

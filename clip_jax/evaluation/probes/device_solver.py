@@ -124,8 +124,10 @@ def solve(
 def _where_it_lies(
   features: np.ndarray | jax.Array,
 ) -> tuple[jax.Array, NamedSharding, NamedSharding]:
-  """Returns the features on their devices, and two placements there: for one
-  number a row, and for what every device holds.
+  """Returns the features on their devices, and two shardings over these.
+
+  The first splits an array with one number a row as the rows are split, and
+  the second puts a whole copy on every device.
   """
   array = features if isinstance(features, jax.Array) else spread(features)
   sharding = array.sharding

@@ -1,5 +1,6 @@
-"""The paper's linear probe (section 3.2, appendix A.3): logistic regression by
-L-BFGS on an encoder's features; `tuning` says which.
+"""Logistic regression by L-BFGS: the paper's probe (section 3.2, appendix A.3).
+
+`tuning` says which of an encoder's features it is fitted on.
 
 There are two solvers of the same problem, and both are needed: scikit-learn's
 on the host, in float64, and `device_solver` (optax) in float32, with the rows

@@ -1,5 +1,7 @@
-"""Zero-shot against few-shot (paper, section 3.1.5, figures 6 and 7): how many
-examples of each class a probe needs to be as good as the class's name.
+"""Zero-shot against few-shot (paper, section 3.1.5, figures 6 and 7).
+
+It says how many examples of each class a probe needs to be as good as the
+class's name.
 """
 
 import itertools

@@ -1,5 +1,7 @@
-"""The linear probe (paper, section 3.2, appendix A.3; figures 10 and 11,
-table 10): how well a linear classifier on the features separates the classes.
+"""The linear probe (paper, section 3.2, appendix A.3, figures 10 and 11).
+
+It says how well a linear classifier on the features separates the classes, as
+table 10 of the paper does.
 """
 
 from typing import Any

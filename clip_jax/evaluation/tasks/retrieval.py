@@ -209,8 +209,9 @@ class _RankCounts:
     self._near[queries] += np.count_nonzero(others >= right - _TIE, axis=1)
 
   def hits(self, ranks: Sequence[int]) -> Float[np.ndarray, 'K Q']:
-    """Returns how likely each query's answer is among the first k, ties in
-    random order.
+    """Returns the probability that each query's answer is among the first k.
+
+    Ties are in a random order.
     """
     ties = self._near - self._ahead
     chances = (np.array(ranks)[:, None] - self._ahead) / (ties + 1)

@@ -1,5 +1,7 @@
-"""The cost of a natural shift of the data (paper, section 3.3, figures 13 to
-15): zero-shot CLIP and probes of it, on a data set and on a shift of it.
+"""The cost of a natural shift of the data (paper, section 3.3).
+
+Zero-shot CLIP and probes of it are measured on a data set and on a shift of it
+(figures 13 to 15).
 """
 
 from collections.abc import Iterator, Sequence
