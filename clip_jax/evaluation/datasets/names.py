@@ -36,52 +36,23 @@ _FOLDER = 'prompts'
 
 @dataclass(frozen=True)
 class Names:
-  """One file of `prompts/`, with what it takes from another."""
+  """One file of `prompts/`, with what it takes from another.
+
+  Attributes:
+    source: where names and templates are from, in a sentence.
+    classes: the names of each of C classes, in our order; most have one.
+    templates: prompts with `{}` where the class's name belongs.
+    wordnet_ids: ImageNet's ids of each class, and () for data sets without
+      them. A class of ObjectNet may be several of ImageNet's.
+    aliases, ignored: see above.
+  """
 
   source: str
-  classes: tuple[tuple[str, ...], ...]  # C classes, one or more names each
+  classes: tuple[tuple[str, ...], ...]
   templates: tuple[str, ...]
-  wordnet_ids: tuple[tuple[str, ...], ...] = ()  # C, or none
+  wordnet_ids: tuple[tuple[str, ...], ...] = ()
   aliases: Mapping[str, str] = field(default_factory=dict[str, str])
   ignored: tuple[str, ...] = ()
-
-
-def class_names(name: str) -> tuple[tuple[str, ...], ...]:
-  """Returns the names of each class, in our order; most classes have one.
-
-  Raises:
-    UsageError: there is no data set of that name.
-  """
-  return read_names(name).classes
-
-
-def templates(name: str) -> tuple[str, ...]:
-  """Returns the prompt templates, with `{}` where the class's name belongs.
-
-  Raises:
-    UsageError: there is no data set of that name.
-  """
-  return read_names(name).templates
-
-
-def wordnet_ids(name: str) -> tuple[tuple[str, ...], ...]:
-  """Returns ImageNet's ids of each class; () for data sets without them.
-
-  A class of ObjectNet may be several of ImageNet's, hence the inner tuples.
-
-  Raises:
-    UsageError: there is no data set of that name.
-  """
-  return read_names(name).wordnet_ids
-
-
-def source(name: str) -> str:
-  """Returns where the names and templates are from, in a sentence.
-
-  Raises:
-    UsageError: there is no data set of that name.
-  """
-  return read_names(name).source
 
 
 def contents_hash() -> str:
@@ -157,9 +128,9 @@ def match(
     label_names: as the source spells them, in its order.
     dataset: a name of the table of data sets.
   Returns:
-    Indices into `class_names(dataset)`, int64; -1 for a label that the data
-    set has but does not evaluate (ObjectNet's folders without a class in
-    ImageNet, ImageNet's classes that ImageNet-R lacks).
+    Indices into the data set's classes, int64; -1 for a label that it has but
+    does not evaluate (ObjectNet's folders without a class in ImageNet,
+    ImageNet's classes that ImageNet-R lacks).
   Raises:
     UsageError: there is no such data set; a label is no class of it, or two
       labels are the same class.

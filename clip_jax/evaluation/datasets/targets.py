@@ -118,6 +118,8 @@ def skin_tone(caption: str) -> int | None:
 def gender(caption: str) -> int | None:
   """Returns whether a name is of a man (0), a woman (1) or a person (2).
 
+  None stands for anything else.
+
   >>> gender('woman running')
   1
   """

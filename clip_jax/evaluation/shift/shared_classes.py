@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.datasets.names import spelling, wordnet_ids
+from clip_jax.evaluation.datasets.names import read_names, spelling
 from clip_jax.evaluation.datasets.table import DATASETS
 from clip_jax.evaluation.examples import Examples, read_examples
 from clip_jax.evaluation.metrics.classification import accuracy
@@ -198,7 +198,8 @@ def _keys(
   """Returns the ids or names of the classes of each, by which they match."""
   both = []
   for dataset in (reference, shift):
-    ids = wordnet_ids(dataset.name) if dataset.name in DATASETS else ()
+    known = dataset.name in DATASETS
+    ids = read_names(dataset.name).wordnet_ids if known else ()
     if len(ids) == len(dataset.class_names):
       both.append([set(ids_of_class) for ids_of_class in ids])
   if len(both) < 2 or not both[0]:

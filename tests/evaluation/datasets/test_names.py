@@ -10,15 +10,7 @@ import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.datasets import names as names_module
-from clip_jax.evaluation.datasets.names import (
-  class_names,
-  match,
-  match_names,
-  read_names,
-  source,
-  templates,
-  wordnet_ids,
-)
+from clip_jax.evaluation.datasets.names import match, match_names, read_names
 from clip_jax.evaluation.datasets.table import DATASETS
 
 # Classes and templates of each list (paper, table 9; prompts.md).
@@ -63,21 +55,22 @@ def test_every_row_of_the_table_has_a_file_and_every_file_a_row():
 
 @pytest.mark.parametrize('name', COUNTS)
 def test_the_lists_are_as_long_as_published(name: str):
-  assert (len(class_names(name)), len(templates(name))) == COUNTS[name]
+  names = read_names(name)
+  assert (len(names.classes), len(names.templates)) == COUNTS[name]
 
 
 @pytest.mark.parametrize('name', COUNTS)
 def test_names_are_there_once(name: str):
-  names = [x for several in class_names(name) for x in several]
+  names = [x for names in read_names(name).classes for x in names]
   assert all(x and x == x.strip() for x in names)
-  assert all(several for several in class_names(name))
+  assert all(read_names(name).classes)
   twice = {x for x in names if names.count(x) > 1}
   assert twice == REPEATED.get(name, set())
 
 
 @pytest.mark.parametrize('name', COUNTS)
 def test_templates_are_there_once_and_have_one_slot(name: str):
-  texts = templates(name)
+  texts = read_names(name).templates
   assert len(set(texts)) == len(texts)
   for text in texts:
     assert text.count('{}') == 1
@@ -97,13 +90,14 @@ def test_a_file_holds_what_is_documented(name: str):
     'source', 'classes', 'templates', 'of', 'wordnet_ids', 'aliases',
     'ignored',
   }  # fmt: skip
-  assert source(name).endswith('.') and len(source(name)) > 20
+  source = read_names(name).source
+  assert source.endswith('.') and len(source) > 20
 
 
 def test_lists_are_in_the_order_of_prompts_md():
   # First, some in the middle, last: read in OpenAI's file.
   def at(name: str, *indices: int):
-    return [class_names(name)[i][0] for i in indices]
+    return [read_names(name).classes[i][0] for i in indices]
 
   assert at('food101', 16, 17) == ['cheese plate', 'cheesecake']
   assert at('oxford_pets', 0, 11, 12, -1) == [
@@ -124,20 +118,21 @@ def test_lists_are_in_the_order_of_prompts_md():
 
 
 def test_prompts_md_wins_over_the_lists_that_others_made_of_it():
-  assert 'satellite imagery of {}.' in templates('resisc45')
-  assert templates('clevr_counts') == ('a photo of {} objects.',)
-  assert templates('patch_camelyon') == ('this is a photo of {}',)
+  assert 'satellite imagery of {}.' in read_names('resisc45').templates
+  assert read_names('clevr_counts').templates == ('a photo of {} objects.',)
+  assert read_names('patch_camelyon').templates == ('this is a photo of {}',)
 
 
-def test_a_class_may_have_several_names():
-  assert class_names('fer2013')[5] == ('surprised', 'shocked', 'spooked')
-  assert class_names('fer2013')[0] == ('angry',)
+def test_a_class_may_have_more_than_one_name():
+  assert read_names('fer2013').classes[5] == ('surprised', 'shocked', 'spooked')
+  assert read_names('fer2013').classes[0] == ('angry',)
 
 
 def test_imagenet_names_stand_beside_their_wordnet_ids():
-  ids, names = wordnet_ids('imagenet'), class_names('imagenet')
+  imagenet = read_names('imagenet')
+  ids = imagenet.wordnet_ids
   assert list(ids) == sorted(set(ids))
-  name_of = dict(zip(ids, names, strict=True))
+  name_of = dict(zip(ids, imagenet.classes, strict=True))
   for key, name in {
     'n01440764': 'tench', 'n02012849': 'crane bird', 'n02123045': 'tabby cat',
     'n03126707': 'construction crane', 'n03710721': 'one-piece bathing suit',
@@ -148,35 +143,33 @@ def test_imagenet_names_stand_beside_their_wordnet_ids():
 
 @pytest.mark.parametrize('name', ['imagenet_r', 'imagenet_a'])
 def test_a_shift_takes_the_names_of_its_ids_from_imagenet(name: str):
-  name_of = dict(
-    zip(wordnet_ids('imagenet'), class_names('imagenet'), strict=True)
-  )
-  assert len(set(wordnet_ids(name))) == 200
-  assert class_names(name) == tuple(name_of[x] for x in wordnet_ids(name))
+  imagenet, names = read_names('imagenet'), read_names(name)
+  name_of = dict(zip(imagenet.wordnet_ids, imagenet.classes, strict=True))
+  assert len(set(names.wordnet_ids)) == 200
+  assert names.classes == tuple(name_of[x] for x in names.wordnet_ids)
 
 
 def test_an_objectnet_class_may_be_several_of_imagenet():
-  ids = dict(
-    zip(class_names('objectnet'), wordnet_ids('objectnet'), strict=True)
-  )
+  names = read_names('objectnet')
+  ids = dict(zip(names.classes, names.wordnet_ids, strict=True))
   assert ids[('Alarm clock',)] == ('n02708093', 'n03196217')
   assert ids[('Chair',)] == ('n02791124', 'n03376595', 'n04099969')
-  every = [x for several in ids.values() for x in several]
+  every = [x for own in ids.values() for x in own]
   assert len(every) == len(set(every))
-  assert {(x,) for x in every} <= set(wordnet_ids('imagenet'))
+  assert {(x,) for x in every} <= set(read_names('imagenet').wordnet_ids)
 
 
 def test_two_attributes_of_a_face_are_each_with_each():
-  assert {x for (x,) in class_names('fairface_race_gender')} == {
+  assert {x for (x,) in read_names('fairface_race_gender').classes} == {
     f'{race} {gender}'
-    for (race,) in class_names('fairface_race')
-    for (gender,) in class_names('fairface_gender')
+    for (race,) in read_names('fairface_race').classes
+    for (gender,) in read_names('fairface_gender').classes
   }
 
 
 def test_an_unknown_data_set_is_refused():
   with pytest.raises(UsageError, match=r"no data set 'mnst': choose .* mnist"):
-    class_names('mnst')
+    read_names('mnst')
 
 
 def test_every_name_and_template_is_in_the_hash(tmp_path, monkeypatch):
@@ -222,7 +215,7 @@ def label_names(tmp_path_factory: pytest.TempPathFactory):
 def test_the_labels_of_tfds_are_each_a_class(label_names: Any, tfds_name: str):
   found = match(label_names(tfds_name), TFDS[tfds_name])
   assert sorted(found[found >= 0]) == list(
-    range(len(class_names(TFDS[tfds_name])))
+    range(len(read_names(TFDS[tfds_name]).classes))
   )
   if TFDS[tfds_name] not in ('imagenet_a', 'imagenet_r'):
     assert (found >= 0).all()
@@ -267,7 +260,7 @@ def test_a_label_of_tfds_is_the_class_that_it_should_be(
 ):
   labels, dataset = label_names(tfds_name), TFDS[tfds_name]
   index = match(labels, dataset)[labels.index(label)]
-  assert (class_names(dataset)[index][0] if index >= 0 else None) == name
+  assert (read_names(dataset).classes[index][0] if index >= 0 else None) == name
 
 
 def test_the_order_of_a_source_is_not_the_order_of_the_classes(
@@ -305,12 +298,12 @@ def test_a_folder_of_the_usual_spelling_is_a_class(
   dataset: str, labels: list[str], names: list[str]
 ):
   found = match(labels, dataset)
-  assert [class_names(dataset)[i][0] for i in found] == names
+  assert [read_names(dataset).classes[i][0] for i in found] == names
 
 
 @pytest.mark.parametrize('dataset', DATASETS)
 def test_our_own_names_match_themselves(dataset: str):
-  classes, ids = class_names(dataset), wordnet_ids(dataset)
+  classes, ids = read_names(dataset).classes, read_names(dataset).wordnet_ids
   # ImageNet's repeated names are no labels; its ids are.
   own = [
     (known or names)[0]  # a wide class may hold none of ImageNet's

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import OUTSIDE, Split
-from clip_jax.evaluation.datasets.names import class_names, templates
+from clip_jax.evaluation.datasets.names import read_names
 from clip_jax.evaluation.datasets.opening import open_dataset
 from clip_jax.evaluation.datasets.table import DATASETS
 from tests.evaluation.datasets import tiny_fairface, tiny_tfds
@@ -63,8 +63,8 @@ def test_labels_find_their_classes_by_name(prepared: Path):
     assert dataset.first_names[found] == source.label_names[label].replace(
       '_', ' '
     )
-  assert dataset.class_names == class_names('food101')
-  assert dataset.templates == templates('food101')
+  assert dataset.class_names == read_names('food101').classes
+  assert dataset.templates == read_names('food101').templates
   assert (dataset.name, dataset.title) == ('food101', 'Food-101')
   assert dataset.metric == 'accuracy'
   assert open_dataset('food101').require_train('a probe').source.spec == (

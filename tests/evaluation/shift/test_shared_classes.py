@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.dataset import Dataset, Split
-from clip_jax.evaluation.datasets.names import class_names, wordnet_ids
+from clip_jax.evaluation.datasets.names import read_names
 from clip_jax.evaluation.metrics.classification import accuracy
 from clip_jax.evaluation.shift.shared_classes import (
   UNMAPPED,
@@ -23,7 +23,7 @@ def named(name, *classes):
 
 
 def known(name):
-  return named(name, *class_names(name))
+  return named(name, *read_names(name).classes)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def known(name):
 def test_the_shifts_of_imagenet_are_found_by_their_ids(name, classes, held):
   found = find_shared_classes(known('imagenet'), known(name))
   assert len(found.names) == classes
-  ids = wordnet_ids('imagenet')
-  theirs = wordnet_ids(name)
+  ids = read_names('imagenet').wordnet_ids
+  theirs = read_names(name).wordnet_ids
   for source, target in enumerate(found.of_reference):
     if target >= 0:
       assert (
