@@ -22,6 +22,11 @@ Metric = Literal[
   'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5'
 ]
 ClassOfLabel = Int[np.ndarray, ' labels'] | None
+_SAMPLES = 64  # records that `data_identity` reads in full, evenly spaced
+# Every evaluator asks for the identity, and an open source does not change.
+_identities: weakref.WeakKeyDictionary[Source, dict[str, Any]] = (
+  weakref.WeakKeyDictionary()
+)
 
 
 class Split:
@@ -167,7 +172,7 @@ class Dataset:
     return self.train
 
 
-def of_source(source: Source, classes: str = 'all') -> Dataset:
+def dataset_of(source: Source, classes: str = 'all') -> Dataset:
   """Returns a user's own data as a data set: its label names are the classes.
 
   Args:
@@ -194,13 +199,6 @@ def _labels_of(source: Source) -> list[int]:
     with contextlib.suppress(CorruptImageError):
       labels.add(source[index].get('label', OUTSIDE))
   return sorted(labels)
-
-
-_SAMPLES = 64  # records read in full, evenly spaced
-# Every evaluator asks for the identity, and an open source does not change.
-_identities: weakref.WeakKeyDictionary[Source, dict[str, Any]] = (
-  weakref.WeakKeyDictionary()
-)
 
 
 def data_identity(source: Source) -> dict[str, Any]:

@@ -19,6 +19,10 @@ from clip_jax.inference.classifier import (
 )
 from clip_jax.tokenizers.base import Tokenizer
 
+Prompts = Sequence[Sequence[str]]  # those of each class
+_SHOWN = 5  # groups that a warning names
+_LETTERS = 60  # of a name that is a caption
+
 
 def classifier_for(
   encoder: Encoder,
@@ -105,11 +109,6 @@ def prompts_of(dataset: Dataset, templates: Sequence[str]) -> list[list[str]]:
     [template.replace('{}', name) for name in names for template in templates]
     for names in dataset.class_names
   ]
-
-
-Prompts = Sequence[Sequence[str]]  # those of each class
-_SHOWN = 5  # groups that are named
-_LETTERS = 60  # of a name that is a caption
 
 
 def prompt_warnings(

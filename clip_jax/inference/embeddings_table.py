@@ -24,6 +24,12 @@ from clip_jax.files import check_fields, parse_json
 DIGEST_BYTES = 16
 CHUNK_ROWS = 65_536  # of kinds, and of ids
 _CHUNK_BYTES = 32 * 2**20  # of vectors in memory at once
+# What numpy and pyarrow raise for damaged bytes; MemoryError is pyarrow's,
+# where a length is false.
+UNREADABLE = (
+  OSError, ValueError, LookupError, TypeError, NotImplementedError,
+  OverflowError, MemoryError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,14 +153,6 @@ class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
 
   def _rows_per_chunk(self) -> int:
     return max(1, _CHUNK_BYTES // (4 * max(1, self.dims)))
-
-
-# What numpy and pyarrow raise for damaged bytes; MemoryError is pyarrow's,
-# where a length is false.
-UNREADABLE = (
-  OSError, ValueError, LookupError, TypeError, NotImplementedError,
-  OverflowError, MemoryError,
-)  # fmt: skip
 
 
 @contextlib.contextmanager

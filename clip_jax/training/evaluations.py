@@ -13,7 +13,7 @@ from jaxtyping import Float
 from clip_jax.data.sources import Record, Source
 from clip_jax.data.sources.base import SAMPLE_RECORDS, sample_indices
 from clip_jax.evaluation import Evaluation, Options, find_evaluator
-from clip_jax.evaluation.dataset import of_source
+from clip_jax.evaluation.dataset import dataset_of
 from clip_jax.evaluation.features.extraction import (
   read_features,
   text_features,
@@ -45,7 +45,7 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
   prompted = dataclasses.replace(
     options, templates=tuple(config.evaluation.templates)
   )
-  held_out = of_source(source, config.evaluation.classes)
+  held_out = dataset_of(source, config.evaluation.classes)
   sample = Sample(run.sources, len(source), config.seed)
   compared = config.evaluation.train_sample and _has_pairs(sample)
   evaluations: dict[str, Evaluation] = {}
@@ -54,7 +54,7 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
       if data is source or compared:
         evaluations[name] = evaluate_loss(
           model,
-          of_source(data),
+          dataset_of(data),
           options,
           objective=config.objective.name,
           batch_size=config.data.batch_size,
@@ -65,7 +65,7 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
     )
   if compared and 'retrieval' in evaluations:
     evaluations[f'{TRAIN_PREFIX}retrieval'] = find_evaluator('retrieval')(
-      model, of_source(sample), options
+      model, dataset_of(sample), options
     )
   return evaluations
 

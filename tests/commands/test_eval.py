@@ -8,7 +8,7 @@ import pytest
 from clip_jax.commands.eval import detail_lines
 from clip_jax.data.sources import open_source
 from clip_jax.evaluation import EVALUATORS, Evaluation, Options, find_evaluator
-from clip_jax.evaluation.dataset import of_source
+from clip_jax.evaluation.dataset import dataset_of
 from clip_jax.inference.loading import load
 
 
@@ -19,7 +19,7 @@ def test_json_has_the_evaluators_metrics(clip_jax, workdir, pictures, task):
     'eval', f'--model={workdir}', f'--task={task}', f'--data={spec}', '--json'
   )
   expected = find_evaluator(task)(
-    load(workdir), of_source(open_source(spec)), Options()
+    load(workdir), dataset_of(open_source(spec)), Options()
   )
   assert result.json == {
     'task': task,

@@ -6,7 +6,7 @@ import scipy.special
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.dataset import of_source
+from clip_jax.evaluation.dataset import dataset_of
 from clip_jax.evaluation.tasks.zero_shot import evaluate
 from tests.evaluation.fakes import ListSource
 
@@ -37,7 +37,7 @@ class CaptionModel:
 
 def dataset(classes='all'):
   source = ListSource([0, 100, 200, None], labels=[0, 1, 2, 3], names=NAMES)
-  return of_source(source, classes)
+  return dataset_of(source, classes)
 
 
 def table(**more):

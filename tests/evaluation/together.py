@@ -18,7 +18,7 @@ import numpy as np
 
 from clip_jax.data.sources import open_source
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.dataset import of_source
+from clip_jax.evaluation.dataset import dataset_of
 from clip_jax.evaluation.features import extraction
 from clip_jax.evaluation.features.cache import FeatureCache, identity_of
 from clip_jax.evaluation.probes.device_solver import spread
@@ -64,7 +64,7 @@ def measure(pictures: str, cache: Path) -> dict[str, Any]:
 
   model = tiny_model(batch_size=8, mesh=make_mesh())
   features = FeatureCache(cache, model, identity_of(model, 'float32'))
-  data = of_source(open_source(pictures))
+  data = dataset_of(open_source(pictures))
   found = retrieval.evaluate(
     model, data, Options(cache=features, progress=progress)
   )

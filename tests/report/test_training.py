@@ -8,7 +8,7 @@ import time
 import pytest
 
 from clip_jax.evaluation import Options, find_evaluator
-from clip_jax.evaluation.dataset import of_source
+from clip_jax.evaluation.dataset import dataset_of
 from clip_jax.report.training import write_report
 from clip_jax.training.metrics import MetricsFile
 from tests.report.fakes import NAMES, CaptionedSource, FakeModel, FakeSource
@@ -125,7 +125,7 @@ def test_every_image_and_name_is_encoded_once(workdir):
 def test_an_evaluation_spares_the_names_and_gives_the_same_page(workdir):
   source = FakeSource(broken={3})
   evaluation = find_evaluator('zero_shot')(
-    FakeModel(), of_source(source), Options()
+    FakeModel(), dataset_of(source), Options()
   )
   model = FakeModel()
   pages = [

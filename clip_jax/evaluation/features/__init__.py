@@ -1,1 +1,1 @@
-"""The features of images and texts: extraction, a cache on disk, nearest."""
+"""The features of images and texts: their extraction, and a cache on disk."""

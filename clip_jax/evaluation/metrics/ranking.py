@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from clip_jax.errors import UsageError
 from clip_jax.inference.nearest import top_k
 
+# Of at most this many classes, five are half or more: top-5 means little.
+FEW_CLASSES = 10
 _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 
 
@@ -138,10 +140,6 @@ def count_each(
       'give each some.'
     )
   return counts
-
-
-# Of at most this many classes, five are half or more: top-5 means little.
-FEW_CLASSES = 10
 
 
 def ranks_of(classes: int) -> tuple[int, ...]:

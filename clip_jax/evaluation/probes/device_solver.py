@@ -99,7 +99,7 @@ def solve(
     tolerance: of the objective's mean over rows (divided by C times their
       number): stops where no entry of its gradient is larger.
   """
-  features, by_rows, replicated = _where_it_lies(features)
+  features, by_rows, replicated = _place_features(features)
   counted = np.arange(len(features)) < len(labels)
   filled = np.zeros(len(features), np.int32)
   filled[: len(labels)] = labels
@@ -121,7 +121,7 @@ def solve(
   )
 
 
-def _where_it_lies(
+def _place_features(
   features: np.ndarray | jax.Array,
 ) -> tuple[jax.Array, NamedSharding, NamedSharding]:
   """Returns the features on their devices, and two shardings over these.

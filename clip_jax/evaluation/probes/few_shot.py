@@ -16,11 +16,10 @@ import numpy as np
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation.examples import Examples
+from clip_jax.evaluation.probes.c_sweep import GRID, STEPS_PER_DECADE
 from clip_jax.evaluation.probes.logistic_regression import LinearClassifier
 from clip_jax.evaluation.probes.sampling import sample
 from clip_jax.evaluation.probes.tuning import (
-  GRID,
-  STEPS_PER_DECADE,
   fit_probe,
   place_inputs,
   sweep_c,

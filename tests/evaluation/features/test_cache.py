@@ -13,7 +13,7 @@ from PIL import Image
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.dataset import data_identity, of_source
+from clip_jax.evaluation.dataset import data_identity, dataset_of
 from clip_jax.evaluation.features import extraction
 from clip_jax.evaluation.features.cache import (
   FeatureCache,
@@ -277,7 +277,7 @@ def test_an_encoder_that_fails_at_once_ends_the_work(tmp_path):
 def test_evaluations_are_the_same_with_and_without_a_cache(tmp_path):
   encoder = Counting()
   names = [f'text {i}' for i in range(3)]
-  data = of_source(
+  data = dataset_of(
     ListSource(LEVELS, labels=[0, 1, 2, 0, 1, 2, 2], names=names)
   )
   fresh = zero_shot.evaluate(encoder, data, Options())

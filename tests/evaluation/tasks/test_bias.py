@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options, find_evaluator
-from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split, of_source
+from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split, dataset_of
 from clip_jax.evaluation.datasets.opening import open_dataset
 from clip_jax.evaluation.metrics.intervals import clopper_pearson
 from clip_jax.evaluation.tasks.bias import evaluate
@@ -43,7 +43,7 @@ LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 1]  # four are old, five are young
 
 
 def dataset(levels=LEVELS, labels=LABELS, names=('old', 'young')):
-  return of_source(ListSource(levels, labels=labels, names=names))
+  return dataset_of(ListSource(levels, labels=labels, names=names))
 
 
 def run(data=None, designs=DESIGNS, **options):
@@ -327,6 +327,6 @@ def test_wrong_designs_are_refused_before_the_work(designs, message):
 
 def test_data_without_names_or_labels_are_refused():
   with pytest.raises(UsageError, match='no label names, which bias needs'):
-    run(of_source(ListSource([0], labels=[0])))
+    run(dataset_of(ListSource([0], labels=[0])))
   with pytest.raises(UsageError, match='has no label, which bias needs'):
-    run(of_source(ListSource([0], names=['old', 'young'])))
+    run(dataset_of(ListSource([0], names=['old', 'young'])))

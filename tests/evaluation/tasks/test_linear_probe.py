@@ -19,7 +19,7 @@ from clip_jax.evaluation.metrics.classification import (
 )
 from clip_jax.evaluation.metrics.intervals import clopper_pearson
 from clip_jax.evaluation.probes import device_solver, logistic_regression
-from clip_jax.evaluation.probes.tuning import GRID
+from clip_jax.evaluation.probes.c_sweep import GRID
 from clip_jax.evaluation.tasks import linear_probe
 from clip_jax.evaluation.types import FewShotOptions, ProbeOptions
 from clip_jax.inference.model import Model

@@ -6,7 +6,7 @@ import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.dataset import of_source
+from clip_jax.evaluation.dataset import dataset_of
 from clip_jax.evaluation.tasks import pair_loss
 from clip_jax.objectives.contrastive import softmax_loss
 from clip_jax.objectives.sigmoid import sigmoid_loss
@@ -71,7 +71,7 @@ ENCODER = TableEncoder(
 def evaluated(captions, levels=(0, 50, 100)):
   return pair_loss.evaluate_loss(
     ENCODER,
-    of_source(ListSource(levels, captions=captions)),
+    dataset_of(ListSource(levels, captions=captions)),
     Options(),
     objective='softmax',
     batch_size=2,

@@ -7,7 +7,7 @@ import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.dataset import Dataset, Split, of_source
+from clip_jax.evaluation.dataset import Dataset, Split, dataset_of
 from clip_jax.evaluation.tasks import prompt_gain, zero_shot
 from clip_jax.evaluation.tasks.prompt_gain import PHOTO
 from tests.evaluation.fakes import ListSource, TableEncoder
@@ -34,7 +34,7 @@ TEMPLATES = ('the {}', 'a {} in the sky', PHOTO)
 
 
 def test_each_prompt_has_its_value_and_its_gain():
-  data = dataclasses.replace(of_source(SOURCE), templates=TEMPLATES)
+  data = dataclasses.replace(dataset_of(SOURCE), templates=TEMPLATES)
   found = prompt_gain.evaluate(ENCODER, data, Options())
   rows = {row['prompt']: row['value'] for row in found.tables['prompts']}
   assert rows == {
@@ -58,7 +58,7 @@ def test_each_prompt_has_its_value_and_its_gain():
 
 @pytest.mark.parametrize('templates', [('{}',), (PHOTO,), TEMPLATES])
 def test_the_ensemble_is_zero_shots(templates):
-  data = of_source(SOURCE)
+  data = dataset_of(SOURCE)
   options = Options(templates=templates)
   found = prompt_gain.evaluate(ENCODER, data, options).metrics
   expected = zero_shot.evaluate(ENCODER, data, options).metrics['top1']
@@ -67,7 +67,7 @@ def test_the_ensemble_is_zero_shots(templates):
 
 def test_every_text_goes_through_the_encoder_once():
   encoder = TableEncoder(BY_LEVEL, BY_TEXT)
-  data = dataclasses.replace(of_source(SOURCE), templates=TEMPLATES)
+  data = dataclasses.replace(dataset_of(SOURCE), templates=TEMPLATES)
   prompt_gain.evaluate(encoder, data, Options())
   assert sorted(encoder.texts) == sorted(BY_TEXT)
 
@@ -76,7 +76,7 @@ def test_the_gain_is_in_the_data_sets_own_metric():
   source = ListSource(
     [0, 0, 0, 50], labels=[0, 0, 0, 1], names=['bird', 'machine']
   )
-  data = dataclasses.replace(of_source(source), metric='mean_per_class')
+  data = dataclasses.replace(dataset_of(source), metric='mean_per_class')
   found = prompt_gain.evaluate(ENCODER, data, Options()).metrics
   assert found['bare'] == 0.5  # and 3/4 of the pictures
 
@@ -90,7 +90,7 @@ def test_of_very_many_templates_a_hundred_are_shown_alone():
   }
   encoder = TableEncoder(BY_LEVEL, texts)
   found = prompt_gain.evaluate(
-    encoder, of_source(SOURCE), Options(templates=tuple(many))
+    encoder, dataset_of(SOURCE), Options(templates=tuple(many))
   )
   assert len(found.tables['prompts']) == 2 + 100 + 1
   assert found.metrics['templates'] == 120
@@ -99,7 +99,7 @@ def test_of_very_many_templates_a_hundred_are_shown_alone():
 
 def test_a_template_without_a_slot_and_data_without_names_are_refused():
   with pytest.raises(UsageError, match="template 'a' has no slot"):
-    prompt_gain.evaluate(ENCODER, of_source(SOURCE), Options(templates=('a',)))
+    prompt_gain.evaluate(ENCODER, dataset_of(SOURCE), Options(templates=('a',)))
   nameless = Dataset('n', Split(ListSource([0], labels=[0])))
   with pytest.raises(UsageError, match='no label names, which prompt_gain'):
     prompt_gain.evaluate(ENCODER, nameless, Options())

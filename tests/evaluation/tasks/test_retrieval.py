@@ -8,7 +8,7 @@ import pytest
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation import Options
-from clip_jax.evaluation.dataset import Dataset, Split, of_source
+from clip_jax.evaluation.dataset import Dataset, Split, dataset_of
 from clip_jax.evaluation.tasks import retrieval
 from clip_jax.evaluation.tasks.retrieval import recalls
 from tests.evaluation.fakes import ListSource, TableEncoder, unit
@@ -91,7 +91,7 @@ ENCODER = TableEncoder(
 
 def test_retrieval_of_a_source():
   source = ListSource([0, 50], captions=[['right', 'to the right'], ['up']])
-  result = retrieval.evaluate(ENCODER, of_source(source), Options())
+  result = retrieval.evaluate(ENCODER, dataset_of(source), Options())
   assert set(result.metrics) == {
     'image_to_text_r1', 'image_to_text_r5', 'image_to_text_r10',
     'text_to_image_r1', 'text_to_image_r5', 'text_to_image_r10',
@@ -113,7 +113,7 @@ def test_a_text_that_images_share_is_encoded_once_and_ties():
     by_level={0: [1, 0], 50: [1, 0.1]}, by_text={'it': [1, 0]}
   )
   source = ListSource([0, 50], captions=[['it'], ['it']])
-  result = retrieval.evaluate(encoder, of_source(source), Options())
+  result = retrieval.evaluate(encoder, dataset_of(source), Options())
   assert encoder.texts == ['it']
   # Each picture's own copy is one of two equals; the nearer picture wins.
   assert result.metrics['image_to_text_r1'] == pytest.approx(1 / 2)
@@ -122,18 +122,18 @@ def test_a_text_that_images_share_is_encoded_once_and_ties():
 
 def test_captions_of_unreadable_images_are_left_out():
   source = ListSource([None, 50], captions=[['right'], ['up']])
-  result = retrieval.evaluate(ENCODER, of_source(source), Options())
+  result = retrieval.evaluate(ENCODER, dataset_of(source), Options())
   assert result.metrics['examples'] == result.metrics['texts'] == 1
   assert result.corrupt == {'picture/0': 'damaged'}
   with pytest.raises(FailureError, match='over max_corrupt_records=0'):
     retrieval.evaluate(
-      ENCODER, of_source(source), Options(max_corrupt_records=0)
+      ENCODER, dataset_of(source), Options(max_corrupt_records=0)
     )
 
 
 def test_a_source_without_captions_is_refused():
   with pytest.raises(UsageError, match="'list:' has no captions"):
-    retrieval.evaluate(ENCODER, of_source(ListSource([0, 50])), Options())
+    retrieval.evaluate(ENCODER, dataset_of(ListSource([0, 50])), Options())
 
 
 @pytest.mark.parametrize('name, texts', [('coco_captions', 6), ('mine', 8)])

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 import clip_jax
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation import EVALUATORS, Options, find_evaluator
-from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split, of_source
+from clip_jax.evaluation.dataset import OUTSIDE, Dataset, Split, dataset_of
 from clip_jax.evaluation.metrics import ranking
 from clip_jax.evaluation.metrics.ranking import (
   accuracies,
@@ -74,7 +74,7 @@ def test_of_equal_classes_the_lower_come_first():
 def test_hand_worked_case():
   # The last picture looks south and is labelled east, the second best.
   source = ListSource([0, 50, 100], labels=[0, 1, 1], names=NAMES)
-  result = zero_shot.evaluate(COMPASS, of_source(source), Options())
+  result = zero_shot.evaluate(COMPASS, dataset_of(source), Options())
   assert counted(result) == {'top1': 2 / 3, 'examples': 3.0}
   assert result.chance == {'top1': 1 / 3}
   assert result.corrupt == {}
@@ -100,7 +100,7 @@ def test_a_label_outside_the_first_five_has_no_rank():
     by_text={name: [1, i / 10] for i, name in enumerate(names)},
   )
   result = zero_shot.evaluate(
-    encoder, of_source(ListSource([0], labels=[6], names=names)), Options()
+    encoder, dataset_of(ListSource([0], labels=[6], names=names)), Options()
   )
   assert counted(result) == {'top1': 0.0, 'top5': 0.0, 'examples': 1.0}
   assert result.chance == {'top1': 1 / 11, 'top5': 5 / 11}
@@ -119,7 +119,7 @@ def test_each_name_goes_through_each_template():
   )
   options = Options(templates=('big {}', 'small {}'))
   zero_shot.evaluate(
-    encoder, of_source(ListSource([0], labels=[0], names=NAMES)), options
+    encoder, dataset_of(ListSource([0], labels=[0], names=NAMES)), options
   )
   assert encoder.texts == [
     'big north', 'small north', 'big east', 'small east', 'big south',
@@ -129,7 +129,7 @@ def test_each_name_goes_through_each_template():
 
 def test_unreadable_images_are_left_out_and_reported():
   source = ListSource([0, None, 50, None], labels=[0, 0, 1, 2], names=NAMES)
-  result = zero_shot.evaluate(COMPASS, of_source(source), Options())
+  result = zero_shot.evaluate(COMPASS, dataset_of(source), Options())
   assert counted(result) == {'top1': 1.0, 'examples': 2.0}
   assert result.corrupt == {'picture/1': 'damaged', 'picture/3': 'damaged'}
   assert [r['id'] for r in result.records] == ['picture/0', 'picture/2']
@@ -137,48 +137,48 @@ def test_unreadable_images_are_left_out_and_reported():
     FailureError, match=r'over max_corrupt_records=1 .* picture/1: damaged'
   ):
     zero_shot.evaluate(
-      COMPASS, of_source(source), Options(max_corrupt_records=1)
+      COMPASS, dataset_of(source), Options(max_corrupt_records=1)
     )
 
 
 def test_a_source_without_a_readable_image_is_a_failure():
   source = ListSource([None], labels=[0], names=NAMES)
   with pytest.raises(FailureError, match='no readable image: picture/0'):
-    zero_shot.evaluate(COMPASS, of_source(source), Options())
+    zero_shot.evaluate(COMPASS, dataset_of(source), Options())
 
 
 def test_a_source_without_names_is_refused():
   with pytest.raises(UsageError, match="'list:' has no label names"):
     zero_shot.evaluate(
-      COMPASS, of_source(ListSource([0], labels=[0])), Options()
+      COMPASS, dataset_of(ListSource([0], labels=[0])), Options()
     )
 
 
 def test_a_record_without_a_label_is_refused():
   with pytest.raises(UsageError, match='record picture/0 has no label'):
     zero_shot.evaluate(
-      COMPASS, of_source(ListSource([0], names=NAMES)), Options()
+      COMPASS, dataset_of(ListSource([0], names=NAMES)), Options()
     )
 
 
 def test_a_template_without_a_slot_is_refused_before_the_work():
   source = ListSource([None], labels=[0], names=NAMES)
   with pytest.raises(UsageError, match="template 'a' has no slot"):
-    zero_shot.evaluate(COMPASS, of_source(source), Options(templates=('a',)))
+    zero_shot.evaluate(COMPASS, dataset_of(source), Options(templates=('a',)))
 
 
 def test_a_diverged_model_is_a_failure_and_not_a_score():
   encoder = TableEncoder({0: [np.nan, 1]}, {name: [0, 1] for name in NAMES})
   source = ListSource([0], labels=[0], names=NAMES)
   with pytest.raises(FailureError, match='1 of 1 image embeddings are not fin'):
-    zero_shot.evaluate(encoder, of_source(source), Options())
+    zero_shot.evaluate(encoder, dataset_of(source), Options())
 
 
 def test_a_collapsed_model_is_right_about_the_first_class_only():
   encoder = TableEncoder({0: [1, 1]}, {name: [1, 1] for name in NAMES})
   source = ListSource([0] * 3, labels=[0, 1, 2], names=NAMES)
   assert (
-    zero_shot.evaluate(encoder, of_source(source), Options()).metrics['top1']
+    zero_shot.evaluate(encoder, dataset_of(source), Options()).metrics['top1']
     == 1 / 3
   )
 
@@ -191,7 +191,7 @@ def test_progress_is_shown_for_both_towers():
     return items
 
   source = ListSource([0, 50], labels=[0, 1], names=NAMES)
-  zero_shot.evaluate(COMPASS, of_source(source), Options(progress=progress))
+  zero_shot.evaluate(COMPASS, dataset_of(source), Options(progress=progress))
   assert seen == [(3, 'texts', 0), (2, 'images', 0)]
 
 
@@ -231,7 +231,7 @@ def test_the_golden_features_are_classified_as_open_clip_does():
   source = ListSource(
     range(len(labels)), labels=labels, names=case['classnames']
   )
-  result = zero_shot.evaluate(encoder, of_source(source), Options())
+  result = zero_shot.evaluate(encoder, dataset_of(source), Options())
   assert result.metrics['top1'] == case['top1']
   assert len(case['classnames']) <= 10  # top-5 says nothing
   assert 'top5' not in result.metrics
@@ -239,7 +239,7 @@ def test_the_golden_features_are_classified_as_open_clip_does():
 
 def test_the_interval_of_top1_is_the_binomial_one():
   source = ListSource([0, 50, 100], labels=[0, 1, 1], names=NAMES)
-  found = zero_shot.evaluate(COMPASS, of_source(source), Options()).metrics
+  found = zero_shot.evaluate(COMPASS, dataset_of(source), Options()).metrics
   exact = scipy.stats.binomtest(2, 3).proportion_ci(0.95, 'exact')
   assert found['top1_low'] == pytest.approx(exact.low)
   assert found['top1_high'] == pytest.approx(exact.high)
@@ -248,7 +248,7 @@ def test_the_interval_of_top1_is_the_binomial_one():
 def test_tables_say_which_classes_and_pairs_go_wrong():
   levels = [0, 50, 100, 100, 50]
   source = ListSource(levels, labels=[0, 1, 1, 1, 2], names=NAMES)
-  result = zero_shot.evaluate(COMPASS, of_source(source), Options())
+  result = zero_shot.evaluate(COMPASS, dataset_of(source), Options())
   assert result.tables['per_class'] == [
     {'class': 'north', 'examples': 1, 'accuracy': 1.0},
     {'class': 'east', 'examples': 3, 'accuracy': pytest.approx(1 / 3)},
@@ -323,7 +323,7 @@ def test_the_data_sets_own_metric_comes_under_its_name(metric):
     {'north': [0, 1], 'east': [1, 0]},
   )
   source = ListSource([0, 50, 50, 90, 0], labels=[0, 1, 0, 0, 0], names=names)
-  data = dataclasses.replace(of_source(source), metric=metric)
+  data = dataclasses.replace(dataset_of(source), metric=metric)
   found = zero_shot.evaluate(encoder, data, Options()).metrics
   assert found['top1'] == 3 / 5
   expected = {
@@ -379,7 +379,9 @@ def test_a_class_with_difficult_objects_alone_is_not_asked_of_a_image():
   several[2].append(0)
   found = [
     zero_shot.evaluate(
-      COMPASS, of_source(SeveralLabels(levels, several, NAMES, hard)), Options()
+      COMPASS,
+      dataset_of(SeveralLabels(levels, several, NAMES, hard)),
+      Options(),
     )
     for hard in ([[], [], []], [[], [0], []])
   ]

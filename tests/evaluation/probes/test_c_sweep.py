@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_jax.errors import FailureError
-from clip_jax.evaluation.probes.tuning import GRID, binary_search
+from clip_jax.evaluation.probes.c_sweep import GRID, binary_search
 
 FIRST = [1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6]
 
