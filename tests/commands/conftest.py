@@ -1,4 +1,4 @@
-"""One trained-looking run, some pictures, and the command line as a call."""
+"""One trained-looking run, some images, and the command line as a call."""
 
 import json
 from typing import Any, NamedTuple
@@ -60,7 +60,7 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def pictures(tmp_path_factory):
+def photos(tmp_path_factory):
   """A folder of classes: three red squares, two cat faces."""
   folder = tmp_path_factory.mktemp('pictures')
   rng = np.random.default_rng(0)

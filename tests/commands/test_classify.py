@@ -21,17 +21,17 @@ LABELS = 'red square,green circle,cat face'
 
 
 @pytest.fixture
-def picture(pictures):
-  return pictures / 'red_square' / '0.png'
+def photo(photos):
+  return photos / 'red_square' / '0.png'
 
 
-def test_prints_labels_by_probability(clip_jax, workdir, picture):
+def test_prints_labels_by_probability(clip_jax, workdir, photo):
   result = clip_jax(
-    'classify', f'--model={workdir}', f'--labels={LABELS}', picture
+    'classify', f'--model={workdir}', f'--labels={LABELS}', photo
   )
   assert result.code == 0, result
   path, *rows = result.out.splitlines()
-  assert path == str(picture)
+  assert path == str(photo)
   percents = [float(row.split('%')[0]) for row in rows]
   assert len(rows) == 3
   assert percents == sorted(percents, reverse=True)
@@ -41,21 +41,21 @@ def test_prints_labels_by_probability(clip_jax, workdir, picture):
   )
 
 
-def test_top_limits_what_is_shown(clip_jax, workdir, picture):
+def test_top_limits_what_is_shown(clip_jax, workdir, photo):
   result = clip_jax(
-    'classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1', picture
+    'classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1', photo
   )
   (line,) = result.out.splitlines()  # an image a line
-  assert line.endswith(f'  {picture}')
+  assert line.endswith(f'  {photo}')
   assert '%' in line
   result = clip_jax(
-    'classify', f'--model={workdir}', f'--labels={LABELS}', '--top=2', picture
+    'classify', f'--model={workdir}', f'--labels={LABELS}', '--top=2', photo
   )
   assert len(result.out.splitlines()) == 3
 
 
-def test_json_has_each_label_of_each_image(clip_jax, workdir, pictures):
-  paths = sorted(pictures.rglob('*.png'))
+def test_json_has_each_label_of_each_image(clip_jax, workdir, photos):
+  paths = sorted(photos.rglob('*.png'))
   result = clip_jax(
     'classify', f'--model={workdir}', f'--labels={LABELS}', '--json', *paths
   )
@@ -68,7 +68,7 @@ def test_json_has_each_label_of_each_image(clip_jax, workdir, pictures):
 
 
 def test_labels_and_templates_come_from_files_too(
-  clip_jax, workdir, picture, tmp_path
+  clip_jax, workdir, photo, tmp_path
 ):
   names = tmp_path / 'names.txt'
   names.write_bytes('\ufeffred square\r\n\ncat, face\r\n'.encode())
@@ -76,31 +76,31 @@ def test_labels_and_templates_come_from_files_too(
   prompts.write_text('big {}\nsmall {}\n')
   result = clip_jax(
     'classify', f'--model={workdir}', f'--labels=@{names}', '--json',
-    f'--templates=@{prompts}', '--templates={}, it is', picture,
+    f'--templates=@{prompts}', '--templates={}, it is', photo,
   )  # fmt: skip
   expected = package.load(workdir).classify(
-    picture, ['red square', 'cat, face'], ['big {}', 'small {}', '{}, it is']
+    photo, ['red square', 'cat, face'], ['big {}', 'small {}', '{}, it is']
   )
   actual = list(result.json[0]['labels'].values())
   np.testing.assert_allclose([actual], expected, rtol=1e-5)
 
 
-def test_wrong_calls_are_one_line(refused, workdir, picture, tmp_path):
+def test_wrong_calls_are_one_line(refused, workdir, photo, tmp_path):
   model, labels = f'--model={workdir}', f'--labels={LABELS}'
-  refused('no --model', 'classify', labels, picture)
-  refused('no --labels', 'classify', model, picture)
-  refused('no labels', 'classify', model, '--labels=', picture)
-  refused('label 2 of 3 is empty', 'classify', model, '--labels=a,,b', picture)
+  refused('no --model', 'classify', labels, photo)
+  refused('no --labels', 'classify', model, photo)
+  refused('no labels', 'classify', model, '--labels=', photo)
+  refused('label 2 of 3 is empty', 'classify', model, '--labels=a,,b', photo)
   refused('no images', 'classify', model, labels)
   refused('no file', 'classify', model, labels, tmp_path / 'none.png')
   refused('no images in', 'classify', model, labels, tmp_path)
   refused(
-    '--csv and --json', 'classify', model, labels, '--csv', '--json', picture
+    '--csv and --json', 'classify', model, labels, '--csv', '--json', photo
   )
   refused('is a URL', 'classify', model, labels, 'https://a.org/b.png')
-  refused('is a URL', 'classify', model, labels, picture, 'gs://a/b.png')
+  refused('is a URL', 'classify', model, labels, photo, 'gs://a/b.png')
   refused(
-    '--max_megapixels', 'classify', model, labels, '--max_megapixels=x', picture
+    '--max_megapixels', 'classify', model, labels, '--max_megapixels=x', photo
   )
   refused("'folder:/nowhere'", 'classify', model, labels, 'folder:/nowhere')
   refused(
@@ -109,41 +109,39 @@ def test_wrong_calls_are_one_line(refused, workdir, picture, tmp_path):
     model,
     labels,
     '--templates={},a drawing of {}.',
-    picture,
+    photo,
   )
-  refused('no slot', 'classify', model, labels, '--templates=a photo', picture)
-  refused('no model in', 'classify', f'--model={tmp_path}', labels, picture)
-  refused('--top=0', 'classify', model, labels, '--top=0', picture)
-  refused('none.txt: no such', 'classify', model, '--labels=@none.txt', picture)
+  refused('no slot', 'classify', model, labels, '--templates=a photo', photo)
+  refused('no model in', 'classify', f'--model={tmp_path}', labels, photo)
+  refused('--top=0', 'classify', model, labels, '--top=0', photo)
+  refused('none.txt: no such', 'classify', model, '--labels=@none.txt', photo)
 
 
 def test_a_file_of_labels_is_not_taken_for_a_label(
-  refused, workdir, picture, tmp_path
+  refused, workdir, photo, tmp_path
 ):
   names = tmp_path / 'names.txt'
   names.write_text('cat\ndog\n')
   refused(
     f'--labels=@{names}',
-    'classify', f'--model={workdir}', f'--labels={names}', picture,
+    'classify', f'--model={workdir}', f'--labels={names}', photo,
   )  # fmt: skip
 
 
-def test_of_one_label_it_is_said_that_it_cannot_lose(
-  clip_jax, workdir, picture
-):
-  call = ('classify', f'--model={workdir}', '--labels=cat', picture)
+def test_of_one_label_it_is_said_that_it_cannot_lose(clip_jax, workdir, photo):
+  call = ('classify', f'--model={workdir}', '--labels=cat', photo)
   assert "note: 'cat' is the only label" in clip_jax(*call).err
   assert 'note' not in clip_jax(*call, '--independent').err
 
 
 @pytest.fixture
-def mixed(tmp_path, picture):
+def mixed(tmp_path, photo):
   """A good image, a damaged one, and another good one."""
   folder = tmp_path / 'mixed'
   folder.mkdir()
   for name in ('a.png', 'c.png'):
-    shutil.copy(picture, folder / name)
-  (folder / 'b.png').write_bytes(picture.read_bytes()[:90])
+    shutil.copy(photo, folder / name)
+  (folder / 'b.png').write_bytes(photo.read_bytes()[:90])
   return folder
 
 
@@ -165,14 +163,12 @@ def test_one_bad_image_costs_its_own_result_only(
     assert result.json[0]['labels'] == result.json[1]['labels']
 
 
-def test_missing_and_odd_files_among_others(
-  clip_jax, workdir, picture, tmp_path
-):
+def test_missing_and_odd_files_among_others(clip_jax, workdir, photo, tmp_path):
   os.mkfifo(tmp_path / 'fifo.png')
   bad = [tmp_path / 'none.png', tmp_path / 'fifo.png', '/dev/zero']
   result = clip_jax(
     'classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1',
-    *bad, picture,
+    *bad, photo,
   )  # fmt: skip
   assert result.code == 1
   assert len(result.out.splitlines()) == 1
@@ -180,10 +176,8 @@ def test_missing_and_odd_files_among_others(
   assert [line.split(': ')[1] for line in lines] == [str(x) for x in bad]
 
 
-def test_a_folder_a_data_set_and_a_list(
-  clip_jax, workdir, pictures, monkeypatch
-):
-  paths = sorted(str(x) for x in pictures.rglob('*.png'))
+def test_a_folder_a_data_set_and_a_list(clip_jax, workdir, photos, monkeypatch):
+  paths = sorted(str(x) for x in photos.rglob('*.png'))
 
   def names(*words, stdin=b''):
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(stdin)))
@@ -193,36 +187,36 @@ def test_a_folder_a_data_set_and_a_list(
     assert (result.code, result.err) == (0, '')
     return [row['image'] for row in csv.DictReader(io.StringIO(result.out))]
 
-  assert sorted(names(pictures)) == paths
-  ids = [os.path.relpath(path, pictures) for path in paths]
-  assert sorted(names(f'folder:{pictures}')) == ids
+  assert sorted(names(photos)) == paths
+  ids = [os.path.relpath(path, photos) for path in paths]
+  assert sorted(names(f'folder:{photos}')) == ids
   assert names('-', stdin='\n'.join(paths).encode() + b'\n\n') == paths
   assert names('-', stdin='\0'.join(paths).encode()) == paths
   assert names(paths[0], '-', stdin=os.fsencode(paths[1])) == paths[:2]
 
 
 def test_the_path_of_a_table_or_a_split_alone_is_a_data_set(
-  clip_jax, workdir, picture, pictures, tmp_path
+  clip_jax, workdir, photo, photos, tmp_path
 ):
   table = tmp_path / 'stray.csv'
-  table.write_text(f'image,caption\n{picture},red\n')
+  table.write_text(f'image,caption\n{photo},red\n')
   call = ('classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1')
   result = clip_jax(*call, table)
   assert (result.code, len(result.out.splitlines())) == (0, 1)
   assert f'taken for csv:{table}' in result.err
-  result = clip_jax(*call, f'{pictures.parent}#{pictures.name}')
+  result = clip_jax(*call, f'{photos.parent}#{photos.name}')
   assert result.code == 0
   assert 'taken for folder:' in result.err
-  result = clip_jax(*call, picture, table)  # as of photos/*
+  result = clip_jax(*call, photo, table)  # as of photos/*
   assert (result.code, len(result.out.splitlines())) == (1, 1)
   assert result.err.startswith(f'error: {table}: not an image')
 
 
 def test_a_list_may_name_what_is_not_there(
-  clip_jax, refused, workdir, picture, monkeypatch
+  clip_jax, refused, workdir, photo, monkeypatch
 ):
   call = ('classify', f'--model={workdir}', f'--labels={LABELS}', '--top=1')
-  stdin = f'/nowhere/a.png\nhttps://a.org/b.png\n{picture}\n'.encode()
+  stdin = f'/nowhere/a.png\nhttps://a.org/b.png\n{photo}\n'.encode()
   monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(stdin)))
   result = clip_jax(*call, '-')
   assert result.code == 1
@@ -234,20 +228,20 @@ def test_a_list_may_name_what_is_not_there(
   refused('stdin is empty', *call, '-')
 
 
-def test_csv_has_a_line_an_image(clip_jax, workdir, picture):
-  call = ('classify', f'--model={workdir}', f'--labels={LABELS}', picture)
+def test_csv_has_a_line_an_image(clip_jax, workdir, photo):
+  call = ('classify', f'--model={workdir}', f'--labels={LABELS}', photo)
   result = clip_jax(*call, '--csv', '--top=2')
   head, row = csv.reader(io.StringIO(result.out))
   assert head == ['image', 'label', 'probability', 'label_2', 'probability_2']
   labels = clip_jax(*call, '--json').json[0]['labels']
   best = sorted(labels, key=lambda x: -labels[x])
-  assert row[:2] == [str(picture), best[0]]
+  assert row[:2] == [str(photo), best[0]]
   assert row[3] == best[1]
   assert float(row[2]) == pytest.approx(labels[best[0]], rel=1e-4)
 
 
-def test_a_label_that_is_given_twice_counts_once(clip_jax, workdir, picture):
-  call = ('classify', f'--model={workdir}', '--json', picture)
+def test_a_label_that_is_given_twice_counts_once(clip_jax, workdir, photo):
+  call = ('classify', f'--model={workdir}', '--json', photo)
   once = clip_jax(*call, '--labels=crane,red').json
   twice = clip_jax(*call, '--labels=crane,red,crane')
   assert twice.code == 0
@@ -260,9 +254,9 @@ def test_a_label_that_is_given_twice_counts_once(clip_jax, workdir, picture):
   assert 'labels that are one name' in near.err
 
 
-def test_names_in_any_bytes_and_terminals_in_ascii(workdir, picture, tmp_path):
+def test_names_in_any_bytes_and_terminals_in_ascii(workdir, photo, tmp_path):
   path = os.path.join(os.fsencode(tmp_path), b'caf\xe9 \xff.png')
-  shutil.copy(picture, path)
+  shutil.copy(photo, path)
   command = [
     sys.executable, '-m', 'clip_jax', 'classify', f'--model={workdir}',
     '--labels=caf\xe9,\U0001f600', '--json',
@@ -296,13 +290,13 @@ def test_an_image_that_is_too_large_names_the_flag(
 
 
 def test_a_names_file_that_is_not_utf8_names_the_line(
-  refused, workdir, picture, tmp_path
+  refused, workdir, photo, tmp_path
 ):
   names = tmp_path / 'names.txt'
   names.write_bytes(b'cat\nna\xefve\n')
   refused(
     'names.txt, line 2: not UTF-8 (byte 0xef)',
-    'classify', f'--model={workdir}', f'--labels=@{names}', picture,
+    'classify', f'--model={workdir}', f'--labels=@{names}', photo,
   )  # fmt: skip
 
 
@@ -323,10 +317,10 @@ def siglip_words(tmp_path_factory):
   return f'--tokenizer=siglip:{path}'
 
 
-def test_independent_labels_of_a_siglip(clip_jax, siglip_words, picture):
+def test_independent_labels_of_a_siglip(clip_jax, siglip_words, photo):
   call = (
     'classify', f'--model={GOLDENS / "hf_siglip"}', siglip_words,
-    f'--labels={LABELS}', '--json', picture,
+    f'--labels={LABELS}', '--json', photo,
   )  # fmt: skip
   alone = clip_jax(*call, '--independent').json[0]['labels']
   together = clip_jax(*call).json[0]['labels']
@@ -334,7 +328,7 @@ def test_independent_labels_of_a_siglip(clip_jax, siglip_words, picture):
     GOLDENS / 'hf_siglip', tokenizer=siglip_words.partition('=')[2]
   )
   labels = LABELS.split(',')
-  cosines = model.encode_image([picture]) @ model.encode_text(labels).T
+  cosines = model.encode_image([photo]) @ model.encode_text(labels).T
   logits = model.logit_scale * cosines[0] + model.logit_bias
   np.testing.assert_allclose(
     list(alone.values()), 1 / (1 + np.exp(-logits)), rtol=1e-4
@@ -345,18 +339,18 @@ def test_independent_labels_of_a_siglip(clip_jax, siglip_words, picture):
   )
 
 
-def test_independent_labels_of_a_softmax_are_refused(refused, workdir, picture):
+def test_independent_labels_of_a_softmax_are_refused(refused, workdir, photo):
   refused(
     'need a model with a logit bias',
     'classify', f'--model={workdir}', f'--labels={LABELS}', '--independent',
-    picture,
+    photo,
   )  # fmt: skip
 
 
-def test_a_model_without_a_tokenizer_is_one_line(refused, picture):
+def test_a_model_without_a_tokenizer_is_one_line(refused, photo):
   refused(
     'came without a tokenizer',
-    'classify', f'--model={GOLDENS / "hf_siglip"}', '--labels=a,b', picture,
+    'classify', f'--model={GOLDENS / "hf_siglip"}', '--labels=a,b', photo,
   )  # fmt: skip
 
 
@@ -376,7 +370,7 @@ def photographs(tmp_path):
   return [tmp_path / f'{n}.png' for n in ('turned', 'transparent', 'plain')]
 
 
-def test_as_displayed_is_for_turned_and_transparent_pictures(
+def test_as_displayed_is_for_turned_and_transparent_images(
   clip_jax, siglip_words, photographs
 ):
   call = (
@@ -404,11 +398,11 @@ def test_as_displayed_lays_transparency_on_white(clip_jax, photographs):
   assert stored[1]['labels'] == pytest.approx(shown[1]['labels'], abs=1e-6)
 
 
-def test_another_image_size(clip_jax, refused, workdir, picture):
-  call = ('classify', f'--model={workdir}', f'--labels={LABELS}', picture)
+def test_another_image_size(clip_jax, refused, workdir, photo):
+  call = ('classify', f'--model={workdir}', f'--labels={LABELS}', photo)
   result = clip_jax(*call, '--image_size=32', '--json')
   expected = package.load(workdir, image_size=32).classify(
-    picture, LABELS.split(',')
+    photo, LABELS.split(',')
   )
   actual = list(result.json[0]['labels'].values())
   np.testing.assert_allclose([actual], expected, rtol=1e-5)

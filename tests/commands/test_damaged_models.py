@@ -70,7 +70,7 @@ def an_empty_file(folder):
   return folder / 'm.safetensors'
 
 
-def a_picture(folder):
+def an_image(folder):
   shutil.copy(next((GOLDENS / 'preprocess' / 'images').iterdir()), folder / 'm')
   return folder / 'm'
 
@@ -134,7 +134,7 @@ DAMAGE = [
   a_bare_pickle,
   an_npz_of_other_things,
   an_empty_file,
-  a_picture,
+  an_image,
   a_config_that_is_no_json,
   a_config_of_another_shape,
   a_config_without_weights,

@@ -9,11 +9,11 @@ from PIL import Image
 
 
 @pytest.fixture
-def folder(pictures, tmp_path):
-  """Five pictures, a copy of one, and one encoded anew; no captions."""
+def folder(photos, tmp_path):
+  """Five images, a copy of one, and one encoded anew; no captions."""
   folder = tmp_path / 'mine'
   folder.mkdir()
-  for i, path in enumerate(sorted(pictures.rglob('*.png'))):
+  for i, path in enumerate(sorted(photos.rglob('*.png'))):
     shutil.copy(path, folder / f'{i}.png')
   shutil.copy(folder / '1.png', folder / 'copy.png')
   Image.open(folder / '3.png').save(folder / 'anew.bmp')

@@ -1,6 +1,6 @@
 """`clip-jax data inspect` as it is typed."""
 
-from tests.data.pictures import captioned_folder
+from tests.data.images import captioned_folder
 
 
 def test_a_sample_is_said_to_be_one(clip_jax, tmp_path):

@@ -29,10 +29,10 @@ def texts(tmp_path):
   return path
 
 
-def test_images_with_their_ids(clip_jax, workdir, pictures, tmp_path):
+def test_images_with_their_ids(clip_jax, workdir, photos, tmp_path):
   out = tmp_path / 'e.npz'
   result = clip_jax(
-    'embed', f'--model={workdir}', f'--images=folder:{pictures}', f'--out={out}'
+    'embed', f'--model={workdir}', f'--images=folder:{photos}', f'--out={out}'
   )
   assert result.code == 0, result
   assert result.out == f'5 images, 16 dimensions -> {out}\n'
@@ -46,16 +46,16 @@ def test_images_with_their_ids(clip_jax, workdir, pictures, tmp_path):
   rows = file['embeddings']
   assert rows.dtype == np.float32
   np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
-  expected = load(workdir).encode_image([pictures / key for key in ids])
+  expected = load(workdir).encode_image([photos / key for key in ids])
   np.testing.assert_allclose(rows, expected, atol=1e-6)
 
 
 def test_images_and_texts_in_one_parquet_file(
-  clip_jax, workdir, pictures, texts, tmp_path
+  clip_jax, workdir, photos, texts, tmp_path
 ):
   out = tmp_path / 'e.parquet'
   result = clip_jax(
-    'embed', f'--model={workdir}', f'--images=folder:{pictures}',
+    'embed', f'--model={workdir}', f'--images=folder:{photos}',
     f'--texts={texts}', f'--out={out}', '--json',
   )  # fmt: skip
   assert result.json == {
@@ -81,12 +81,12 @@ def test_texts_that_are_truncated_are_counted(clip_jax, workdir, tmp_path):
   assert '1 of 2 texts were truncated to 16 tokens' in result.err
 
 
-def test_unreadable_pictures_are_left_out_and_named(
-  clip_jax, workdir, pictures, tmp_path
+def test_unreadable_images_are_left_out_and_named(
+  clip_jax, workdir, photos, tmp_path
 ):
   folder = tmp_path / 'mixed'
   folder.mkdir()
-  (folder / 'b.png').write_bytes((pictures / 'cat_face' / '0.png').read_bytes())
+  (folder / 'b.png').write_bytes((photos / 'cat_face' / '0.png').read_bytes())
   (folder / 'a.png').write_text('junk')
   out = tmp_path / 'e.npz'
   call = ['embed', f'--model={workdir}', f'--images=folder:{folder}',
@@ -109,10 +109,10 @@ def test_unreadable_pictures_are_left_out_and_named(
 
 @pytest.mark.parametrize('suffix', ['.npz', '.parquet'])
 def test_what_was_added_is_encoded_and_what_is_gone_is_dropped(
-  clip_jax, workdir, pictures, texts, tmp_path, suffix
+  clip_jax, workdir, photos, texts, tmp_path, suffix
 ):
   folder, out = tmp_path / 'mine', tmp_path / f'e{suffix}'
-  shutil.copytree(pictures, folder)
+  shutil.copytree(photos, folder)
   call = ['embed', f'--model={workdir}', f'--images=folder:{folder}',
           f'--texts={texts}', f'--out={out}']  # fmt: skip
   first = clip_jax(*call)
@@ -120,7 +120,7 @@ def test_what_was_added_is_encoded_and_what_is_gone_is_dropped(
   assert 'kept 8, encoded 0 new, 0 changed, dropped 0' in clip_jax(*call).err
   (folder / 'cat_face' / '0.png').unlink()
   red = folder / 'red_square'
-  (red / '2.png').write_bytes((pictures / 'cat_face' / '0.png').read_bytes())
+  (red / '2.png').write_bytes((photos / 'cat_face' / '0.png').read_bytes())
   Image.new('RGB', (9, 9), 'red').save(red / '0.png')
   Image.new('RGB', (9, 9), 'blue').save(red / 'new.png')
   texts.write_text('blue\nred square\nGröße\n', encoding='utf-8')
@@ -165,8 +165,8 @@ def test_the_home_of_what_is_typed(clip_jax, workdir, texts, monkeypatch):
   assert ids == ['texts.txt:1', 'texts.txt:3', 'texts.txt:4']
 
 
-def test_wrong_calls_are_one_line(refused, workdir, pictures, texts, tmp_path):
-  model, images = f'--model={workdir}', f'--images=folder:{pictures}'
+def test_wrong_calls_are_one_line(refused, workdir, photos, texts, tmp_path):
+  model, images = f'--model={workdir}', f'--images=folder:{photos}'
   out = f'--out={tmp_path / "e.npz"}'
   refused('no --model', 'embed', images, out)
   refused('no --out', 'embed', model, images)
@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_nothing_behind(
 
 @pytest.fixture(scope='module')
 def many(tmp_path_factory):
-  """A SPEC of 300 small pictures."""
+  """A SPEC of 300 small images."""
   return write_pairs(tmp_path_factory.mktemp('many') / 'pairs', count=300)
 
 
@@ -282,8 +282,8 @@ def test_two_processes_share_the_work(workdir, many, tmp_path):
   assert sorted(os.listdir(tmp_path)) == ['shared.npz', 'whole.npz']
 
 
-def test_a_share_says_what_is_there(clip_jax, workdir, pictures, tmp_path):
-  call = ['embed', f'--model={workdir}', f'--images=folder:{pictures}',
+def test_a_share_says_what_is_there(clip_jax, workdir, photos, tmp_path):
+  call = ['embed', f'--model={workdir}', f'--images=folder:{photos}',
           f'--out={tmp_path / "e.npz"}', '--part_rows=2', '--batch_size=2',
           '--json']  # fmt: skip
   out = str(tmp_path / 'e.npz')
@@ -336,16 +336,16 @@ def test_processes_of_one_program_have_a_share_each(workdir, many, tmp_path):
 
 
 def test_another_job_is_refused_in_one_line(
-  clip_jax, refused, workdir, pictures, texts, tmp_path
+  clip_jax, refused, workdir, photos, texts, tmp_path
 ):
   out = f'--out={tmp_path / "e.npz"}'
   call = ['embed', f'--model={workdir}', out, '--shard=0/2', '--part_rows=1',
           '--batch_size=1']  # fmt: skip
-  clip_jax(*call, f'--images=folder:{pictures}')
+  clip_jax(*call, f'--images=folder:{photos}')
   refused('--images is , theirs is folder:', *call, f'--texts={texts}')
   refused(
     'the dtype is bfloat16',
-    *call, f'--images=folder:{pictures}', '--dtype=bfloat16',
+    *call, f'--images=folder:{photos}', '--dtype=bfloat16',
   )  # fmt: skip
 
 
@@ -358,14 +358,14 @@ def test_a_wrong_shard_is_one_line(refused, workdir, texts, tmp_path, shard):
   )  # fmt: skip
 
 
-def test_what_made_the_file_is_in_it(clip_jax, workdir, pictures, tmp_path):
+def test_what_made_the_file_is_in_it(clip_jax, workdir, photos, tmp_path):
   for suffix in ('.npz', '.parquet'):
     out = tmp_path / f'e{suffix}'
     clip_jax(
-      'embed', f'--model={workdir}', f'--images=folder:{pictures}',
+      'embed', f'--model={workdir}', f'--images=folder:{photos}',
       f'--out={out}',
     )  # fmt: skip
     with open_embeddings(out) as table:
-      assert table.about['images'] == f'folder:{pictures}'
+      assert table.about['images'] == f'folder:{photos}'
       assert table.about['step'] == 7
       assert table.about['model'] == fingerprint(load(workdir).params)

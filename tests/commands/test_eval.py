@@ -13,8 +13,8 @@ from clip_jax.inference.loading import load
 
 
 @pytest.mark.parametrize('task', ['zero_shot', 'prompt_gain', 'retrieval'])
-def test_json_has_the_evaluators_metrics(clip_jax, workdir, pictures, task):
-  spec = f'folder:{pictures}'
+def test_json_has_the_evaluators_metrics(clip_jax, workdir, photos, task):
+  spec = f'folder:{photos}'
   result = clip_jax(
     'eval', f'--model={workdir}', f'--task={task}', f'--data={spec}', '--json'
   )
@@ -38,10 +38,10 @@ def test_help_has_a_line_for_every_task(clip_jax):
   assert re.findall(r'^  (\w+)  +\w', shown, re.M) == list(EVALUATORS)
 
 
-def test_out_keeps_records_and_tables(clip_jax, workdir, pictures, tmp_path):
+def test_out_keeps_records_and_tables(clip_jax, workdir, photos, tmp_path):
   out = tmp_path / 'found.json'
   call = ['eval', f'--model={workdir}', '--task=zero_shot', '--json',
-          f'--data=folder:{pictures}', f'--out={out}']  # fmt: skip
+          f'--data=folder:{photos}', f'--out={out}']  # fmt: skip
   printed = clip_jax(*call).json
   kept = json.loads(out.read_text())
   assert kept.items() > printed.items()
@@ -52,8 +52,8 @@ def test_out_keeps_records_and_tables(clip_jax, workdir, pictures, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['found.json']
 
 
-def test_a_cache_gives_the_same_numbers(clip_jax, workdir, pictures, tmp_path):
-  call = ['eval', f'--model={workdir}', '--json', f'--data=folder:{pictures}']
+def test_a_cache_gives_the_same_numbers(clip_jax, workdir, photos, tmp_path):
+  call = ['eval', f'--model={workdir}', '--json', f'--data=folder:{photos}']
   cached = [*call, f'--cache={tmp_path / "features"}']
   for task in ('zero_shot', 'retrieval'):
     fresh = clip_jax(*call, f'--task={task}').json
@@ -62,50 +62,50 @@ def test_a_cache_gives_the_same_numbers(clip_jax, workdir, pictures, tmp_path):
   assert len(entries) == 1  # for both
 
 
-def test_names_of_a_file_are_used(clip_jax, workdir, pictures, tmp_path):
+def test_names_of_a_file_are_used(clip_jax, workdir, photos, tmp_path):
   names = tmp_path / 'names.txt'
   names.write_text('big cat face|small cat face\ngreen circle\n')
   out = tmp_path / 'found.json'
   clip_jax(
     'eval', f'--model={workdir}', '--task=zero_shot', f'--out={out}',
-    f'--data=folder:{pictures}', f'--class_names={names}',
+    f'--data=folder:{photos}', f'--class_names={names}',
   )  # fmt: skip
   labels = [row['label'] for row in json.loads(out.read_text())['records']]
   assert labels == ['big cat face'] * 2 + ['green circle'] * 3
 
 
-def test_what_was_left_out_is_told_in_a_line(clip_jax, workdir, pictures):
+def test_what_was_left_out_is_told_in_a_line(clip_jax, workdir, photos):
   result = clip_jax(
     'eval', f'--model={workdir}', '--task=few_shot', '--shots=1,9', '--C=1',
-    f'--data=folder:{pictures}', f'--train=folder:{pictures}',
+    f'--data=folder:{photos}', f'--train=folder:{photos}',
   )  # fmt: skip
   assert result.code == 0, result.err
   lines = result.err.splitlines()
   assert 'note: no class has 9 examples: the largest has 3.' in lines
-  assert f'warning: --train=folder:{pictures} is the data that is' in lines[0]
+  assert f'warning: --train=folder:{photos} is the data that is' in lines[0]
 
 
 def test_classes_with_the_same_names_are_told_in_a_line(
-  clip_jax, workdir, pictures, tmp_path
+  clip_jax, workdir, photos, tmp_path
 ):
   names = tmp_path / 'names.txt'
   call = ['eval', f'--model={workdir}', '--task=zero_shot',
-          f'--data=folder:{pictures}', f'--class_names={names}']  # fmt: skip
+          f'--data=folder:{photos}', f'--class_names={names}']  # fmt: skip
   names.write_text('cat | kitten\ncat\n')
   assert clip_jax(*call).err == ''
   names.write_text('kitten | cat\ncat|kitten\n')
   result = clip_jax(*call)
   assert result.code == 0
   assert result.err == (
-    f"warning: data 'folder:{pictures}': 2 of 2 classes cannot be told apart "
+    f"warning: data 'folder:{photos}': 2 of 2 classes cannot be told apart "
     'from others: kitten = cat.\n'
   )
 
 
-def test_a_training_split_is_named(clip_jax, workdir, pictures):
+def test_a_training_split_is_named(clip_jax, workdir, photos):
   result = clip_jax(
     'eval', f'--model={workdir}', '--task=few_shot', '--shots=1', '--seeds=2',
-    f'--data=folder:{pictures}', f'--train=folder:{pictures}', '--C=1',
+    f'--data=folder:{photos}', f'--train=folder:{photos}', '--C=1',
     '--json',
   )  # fmt: skip
   assert result.code == 0, result.err
@@ -117,13 +117,13 @@ def test_the_table_is_listed(clip_jax):
   assert 'cifar10' in [row['name'] for row in rows]
 
 
-def test_prints_percentages_and_counts(clip_jax, workdir, pictures):
+def test_prints_percentages_and_counts(clip_jax, workdir, photos):
   result = clip_jax(
     'eval', f'--model={workdir}', '--task=zero_shot',
-    f'--data=folder:{pictures}', '--templates=a {}', '--batch_size=2',
+    f'--data=folder:{photos}', '--templates=a {}', '--batch_size=2',
   )  # fmt: skip
   title, *rows = result.out.partition('taken for')[0].splitlines()
-  assert title == f'zero_shot on folder:{pictures}, {workdir} at step 7'
+  assert title == f'zero_shot on folder:{photos}, {workdir} at step 7'
   shown = dict(row.split(maxsplit=1) for row in rows)
   assert 'top5' not in shown  # there are two classes
   assert re.fullmatch(
@@ -134,9 +134,9 @@ def test_prints_percentages_and_counts(clip_jax, workdir, pictures):
 
 
 def test_confusions_and_rates_of_groups_are_printed_as_help_says(
-  clip_jax, workdir, pictures, tmp_path
+  clip_jax, workdir, photos, tmp_path
 ):
-  call = ['eval', f'--model={workdir}', f'--data=folder:{pictures}']
+  call = ['eval', f'--model={workdir}', f'--data=folder:{photos}']
   shown = clip_jax(*call, '--task=zero_shot').out
   wrong = re.findall(r'^  (.+) taken for (.+): (\d+) times?$', shown, re.M)
   assert wrong
@@ -154,24 +154,24 @@ def test_confusions_and_rates_of_groups_are_printed_as_help_says(
 
 
 def test_prompts_that_are_truncated_are_told_in_a_line(
-  clip_jax, workdir, pictures
+  clip_jax, workdir, photos
 ):
   call = ['eval', f'--model={workdir}', '--task=zero_shot', '--json',
-          f'--data=folder:{pictures}']  # fmt: skip
+          f'--data=folder:{photos}']  # fmt: skip
   assert clip_jax(*call, '--templates=a {}').err == ''
   words = 'big red square ' * 16
   result = clip_jax(*call, f'--templates={words}{{}}')
   assert result.code == 0
   assert result.err == (
-    f"warning: data 'folder:{pictures}': 2 of 2 prompts are longer than the 16 "
+    f"warning: data 'folder:{photos}': 2 of 2 prompts are longer than the 16 "
     'tokens that the model reads, and were truncated: 2 of 2 classes cannot be '
     'told apart from others: cat face = red square.\n'
   )
   assert result.json['metrics']['examples'] == 5
 
 
-def test_unreadable_pictures_are_counted(clip_jax, workdir, pictures, tmp_path):
-  rows = [f'{path},a square' for path in pictures.rglob('*.png')]
+def test_unreadable_images_are_counted(clip_jax, workdir, photos, tmp_path):
+  rows = [f'{path},a square' for path in photos.rglob('*.png')]
   (tmp_path / 'junk.png').write_text('junk')
   table = tmp_path / 'pairs.csv'
   table.write_text('\n'.join(['image,caption', *rows, 'junk.png,nothing']))
@@ -190,8 +190,8 @@ def test_unreadable_pictures_are_counted(clip_jax, workdir, pictures, tmp_path):
   assert 'junk.png' in result.err
 
 
-def test_wrong_calls_are_one_line(refused, workdir, pictures, tmp_path):
-  model, data = f'--model={workdir}', f'--data=folder:{pictures}'
+def test_wrong_calls_are_one_line(refused, workdir, photos, tmp_path):
+  model, data = f'--model={workdir}', f'--data=folder:{photos}'
   task = '--task=zero_shot'
   refused('no --model', 'eval', task, data)
   refused('no --task', 'eval', model, data)
@@ -209,7 +209,7 @@ def test_wrong_calls_are_one_line(refused, workdir, pictures, tmp_path):
   refused("no data set 'cifr10': the nearest is 'cifar10'",
           'eval', model, task, '--data=cifr10')  # fmt: skip
   refused('the nearest is zero_shot', 'eval', model, data, '--task=zeroshot')
-  refused('none', 'eval', model, task, f'--data=folder:{pictures}#none')
+  refused('none', 'eval', model, task, f'--data=folder:{photos}#none')
   refused('use numbers', 'eval', model, task, data, '--shots=1,two')
   refused('ends in .json', 'eval', model, task, data, f'--out={tmp_path}')
   (tmp_path / 'file').touch()
@@ -225,7 +225,7 @@ def test_wrong_calls_are_one_line(refused, workdir, pictures, tmp_path):
   refused('batch_size=0', 'eval', model, task, data, '--batch_size=0')
   refused(
     'has no label names',
-    'eval', model, task, f'--data=folder:{pictures}/cat_face',
+    'eval', model, task, f'--data=folder:{photos}/cat_face',
   )  # fmt: skip
 
 
@@ -239,18 +239,18 @@ def test_wrong_calls_are_one_line(refused, workdir, pictures, tmp_path):
   ],
 )
 def test_wrong_class_names_are_one_line(
-  refused, workdir, pictures, tmp_path, lines, message
+  refused, workdir, photos, tmp_path, lines, message
 ):
   names = tmp_path / 'names.txt'
   names.write_text(lines)
   refused(
     message, 'eval', f'--model={workdir}', '--task=zero_shot',
-    f'--data=folder:{pictures}', f'--class_names={names}',
+    f'--data=folder:{photos}', f'--class_names={names}',
   )  # fmt: skip
 
 
-def test_labels_out_of_range_are_one_line(refused, workdir, pictures, tmp_path):
-  rows = [f'{path},{i}' for i, path in enumerate(pictures.rglob('*.png'))]
+def test_labels_out_of_range_are_one_line(refused, workdir, photos, tmp_path):
+  rows = [f'{path},{i}' for i, path in enumerate(photos.rglob('*.png'))]
   table = tmp_path / 'labels.csv'
   table.write_text('\n'.join(['image,label', *rows]))
   (tmp_path / 'names.txt').write_text('cat\nsquare\n')

@@ -27,7 +27,7 @@ def test_two_processes_measure_as_one_does_fresh_and_cached(workdir, tmp_path):
   cache = f'--cache={tmp_path / "features"}'
   assert kept(2, 'fresh', cache) == alone
   entries = {path for path in (tmp_path / 'features').rglob('*.npz')}
-  assert len(entries) == 2  # pictures and texts
+  assert len(entries) == 2  # images and texts
   assert kept(2, 'cached', cache) == alone
 
 

@@ -13,7 +13,7 @@ SPLITS = ('train', 'valid', 'test')
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
-  """A folder of data sets with one of the table, of twelve pictures a split."""
+  """A folder of data sets with one of the table, of twelve images a split."""
   folder = tmp_path_factory.mktemp('data')
   rng = np.random.default_rng(0)
   for split in SPLITS:

@@ -15,14 +15,14 @@ FILES = [
 ]  # fmt: skip
 
 
-def test_what_is_exported_runs(clip_jax, workdir, pictures, tmp_path):
+def test_what_is_exported_runs(clip_jax, workdir, photos, tmp_path):
   out = tmp_path / 'out'
   result = clip_jax('export', f'--model={workdir}', f'--out={out}')
   assert result.code == 0, result
   *files, last = result.out.splitlines()
   assert [line.split()[1] for line in files] == FILES
   assert last == f'cpu, cuda, tpu, float32 -> {out}'
-  images = [pictures / 'cat_face' / '0.png', pictures / 'red_square' / '1.png']
+  images = [photos / 'cat_face' / '0.png', photos / 'red_square' / '1.png']
   np.testing.assert_allclose(
     Exported(out).encode_image(images),
     load(workdir).encode_image(images),
@@ -49,7 +49,7 @@ def test_json_and_the_flags(clip_jax, workdir, tmp_path):
 
 
 def test_the_model_is_read_as_the_flags_say(
-  clip_jax, refused, workdir, pictures, tmp_path
+  clip_jax, refused, workdir, photos, tmp_path
 ):
   out = tmp_path / 'out'
   call = ('export', f'--model={workdir}', f'--out={out}', '--platforms=cpu')
@@ -58,7 +58,7 @@ def test_the_model_is_read_as_the_flags_say(
   model = load(workdir, image_size=32, as_displayed=True)
   exported = Exported(out)
   assert exported.preprocessing == model.preprocessing
-  images = [pictures / 'cat_face' / '0.png', pictures / 'red_square' / '1.png']
+  images = [photos / 'cat_face' / '0.png', photos / 'red_square' / '1.png']
   np.testing.assert_allclose(
     exported.encode_image(images), model.encode_image(images), atol=1e-5
   )

@@ -46,7 +46,7 @@ def test_the_papers_models_have_their_published_counts(clip_jax, name):
   assert shown.startswith(f'{name}: {PUBLISHED[name]:,} parameters\n')
 
 
-def test_another_picture_size_of_a_preset(clip_jax):
+def test_another_image_size_of_a_preset(clip_jax):
   call = ('info', '--preset=ViT-L/14', '--json')
   facts = clip_jax(*call, '--image_size=336').json
   assert facts['parameters'] == PUBLISHED['ViT-L/14@336']

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.data.pictures import captioned_folder, write_pictures
+from tests.data.images import captioned_folder, write_images
 from tests.tiny import tiny_config
 
 
@@ -38,7 +38,7 @@ def test_inspect_embed_and_eval_say_it_once(
 def test_who_needs_labels_is_told_why_there_are_none(
   clip_jax, workdir, tmp_path
 ):
-  write_pictures(tmp_path, ['cat/a.png', 'dog/a.png', 'cover.png'])
+  write_images(tmp_path, ['cat/a.png', 'dog/a.png', 'cover.png'])
   for task in ('zero_shot', 'retrieval'):
     result = clip_jax(
       'eval', f'--model={workdir}', f'--task={task}', f'--data={tmp_path}'
@@ -48,7 +48,7 @@ def test_who_needs_labels_is_told_why_there_are_none(
 
 
 def test_captions_of_a_folder_may_be_its_names(clip_jax, workdir, tmp_path):
-  write_pictures(tmp_path, ['cat/a_b.png', 'dog/c.png'])
+  write_images(tmp_path, ['cat/a_b.png', 'dog/c.png'])
   for captions, count in (('path', 2), ('path,filename', 4)):
     result = clip_jax(
       'data', 'inspect', tmp_path, f'--captions={captions}', '--json'

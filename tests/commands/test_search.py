@@ -20,22 +20,22 @@ from tests.inference.tables import unit_rows, write_table
 
 
 @pytest.fixture(params=['.npz', '.parquet'])
-def index(request, clip_jax, workdir, pictures, tmp_path):
-  """Five pictures and three texts, embedded."""
-  return embed(clip_jax, workdir, pictures, tmp_path, request.param)
+def index(request, clip_jax, workdir, photos, tmp_path):
+  """Five images and three texts, embedded."""
+  return embed(clip_jax, workdir, photos, tmp_path, request.param)
 
 
 @pytest.fixture
-def npz(clip_jax, workdir, pictures, tmp_path):
-  return embed(clip_jax, workdir, pictures, tmp_path, '.npz')
+def npz(clip_jax, workdir, photos, tmp_path):
+  return embed(clip_jax, workdir, photos, tmp_path, '.npz')
 
 
-def embed(clip_jax, workdir, pictures, folder, suffix):
+def embed(clip_jax, workdir, photos, folder, suffix):
   texts = folder / 'texts.txt'
   texts.write_text('red square\ncat face\nbig <b>circle</b>')
   out = folder / f'e{suffix}'
   result = clip_jax(
-    'embed', f'--model={workdir}', f'--images=folder:{pictures}',
+    'embed', f'--model={workdir}', f'--images=folder:{photos}',
     f'--texts={texts}', f'--out={out}',
   )  # fmt: skip
   assert result.code == 0, result
@@ -54,14 +54,14 @@ def search_json(clip_jax, workdir):
   return search_json
 
 
-def test_texts_find_pictures(search_json, index, workdir, pictures):
+def test_texts_find_images(search_json, index, workdir, photos):
   answers = search_json(f'--index={index}', 'red square', 'cat face')
   assert [answer['query'] for answer in answers] == ['red square', 'cat face']
   model = load(workdir)
   ids = [f'cat_face/{i}.png' for i in range(2)] + [
     f'red_square/{i}.png' for i in range(3)
   ]
-  rows = model.encode_image([pictures / key for key in ids])
+  rows = model.encode_image([photos / key for key in ids])
   for answer in answers:
     similarities = rows @ model.encode_text(answer['query'])[0]
     best = np.argsort(-similarities)
@@ -77,8 +77,8 @@ def test_texts_find_pictures(search_json, index, workdir, pictures):
     assert first['caption'] == first['id'].split('/')[0].replace('_', ' ')
 
 
-def test_a_picture_finds_itself(search_json, index, pictures):
-  path = pictures / 'red_square' / '1.png'
+def test_an_image_finds_itself(search_json, index, photos):
+  path = photos / 'red_square' / '1.png'
   for query in (path, f'--image={path}'):
     (answer,) = search_json(f'--index={index}', query, '--top=1')
     assert answer['query'] == str(path)
@@ -141,12 +141,12 @@ def test_what_a_person_reads(clip_jax, npz, workdir):
   assert result.err == ''
 
 
-def test_the_page_has_the_pictures(clip_jax, workdir, pictures, npz, tmp_path):
+def test_the_page_has_the_images(clip_jax, workdir, photos, npz, tmp_path):
   page = tmp_path / 'found.html'
   result = clip_jax(
     'search', f'--model={workdir}', f'--index={npz}', f'--html={page}',
     '<script>alert(1)</script>', '--kind=all',
-    pictures / 'cat_face' / '0.png',
+    photos / 'cat_face' / '0.png',
   )  # fmt: skip
   assert result.code == 0, result
   text = page.read_text()
@@ -161,11 +161,9 @@ def test_the_page_has_the_pictures(clip_jax, workdir, pictures, npz, tmp_path):
   assert sorted(os.listdir(tmp_path)) == ['e.npz', 'found.html', 'texts.txt']
 
 
-def test_pictures_that_have_moved(
-  clip_jax, refused, workdir, pictures, tmp_path
-):
+def test_images_that_have_moved(clip_jax, refused, workdir, photos, tmp_path):
   here, there = tmp_path / 'here', tmp_path / 'there'
-  shutil.copytree(pictures, here)
+  shutil.copytree(photos, here)
   index = embed(clip_jax, workdir, here, tmp_path, '.npz')
   here.rename(there)
   page = tmp_path / 'found.html'
@@ -184,7 +182,7 @@ def test_pictures_that_have_moved(
 
 
 def test_wrong_calls_are_one_line(
-  refused, workdir, npz, pictures, tmp_path, monkeypatch
+  refused, workdir, npz, photos, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
   call = ['search', f'--model={workdir}', f'--index={npz}']
@@ -198,7 +196,7 @@ def test_wrong_calls_are_one_line(
   refused('no such file', *call, '--queries=nosuch.txt')
   refused('--kind=nosuch', *call, '--kind=nosuch', 'a')
   refused('there is no folder', *call, '--html=no/page.html', 'a')
-  refused('no model in', 'search', f'--model={pictures}', f'--index={npz}', 'a')
+  refused('no model in', 'search', f'--model={photos}', f'--index={npz}', 'a')
   other = f'--model={workdir}'
   refused('does not exist', 'search', other, '--index=nosuch.npz', 'a')
   (tmp_path / 'junk.npz').write_text('junk')
@@ -220,7 +218,7 @@ def test_wrong_calls_are_one_line(
   )  # fmt: skip
 
 
-def test_a_picture_that_cannot_be_read_fails(clip_jax, workdir, npz, tmp_path):
+def test_an_image_that_cannot_be_read_fails(clip_jax, workdir, npz, tmp_path):
   (tmp_path / 'junk.png').write_text('junk')
   result = clip_jax(
     'search', f'--model={workdir}', f'--index={npz}', tmp_path / 'junk.png'
@@ -262,23 +260,23 @@ def test_queries_of_the_standard_input(workdir, npz):
   [('photo', 'JPEG'), ('a.jfif', 'JPEG'), ('red square', 'PNG'),
    ('b.dat', 'GIF'), ('c.heic', 'HEIF'), ('d.txt', 'TIFF')],
 )  # fmt: skip
-def test_what_names_a_file_is_a_picture(
+def test_what_names_a_file_is_an_image(
   search_json, npz, tmp_path, monkeypatch, name, image_format
 ):
   if image_format == 'HEIF':
     pytest.importorskip('pillow_heif').register_heif_opener()
   monkeypatch.chdir(tmp_path)
-  picture = Image.effect_noise((20, 18), 90).convert('RGB')
-  picture.save(name, image_format)
+  noise = Image.effect_noise((20, 18), 90).convert('RGB')
+  noise.save(name, image_format)
   word, text, image = search_json(
     f'--index={npz}', name, f'--text={name}', f'--image={name}'
   )
   assert word['results'] == image['results'] != text['results']
 
 
-def test_the_home_of_a_query(search_json, npz, tmp_path, pictures, monkeypatch):
+def test_the_home_of_a_query(search_json, npz, tmp_path, photos, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
-  shutil.copy(pictures / 'red_square' / '1.png', tmp_path / 'mine')
+  shutil.copy(photos / 'red_square' / '1.png', tmp_path / 'mine')
   queries = tmp_path / 'queries.txt'
   queries.write_text('cat\n')
   answers = search_json(

@@ -20,7 +20,7 @@ from clip_jax.evaluation.datasets.opening import open_dataset
 from clip_jax.inference.references import recognise
 from clip_jax.training import workdir as workdirs
 from clip_jax.training.run import open_evaluation_source, open_training_sources
-from tests.data.pictures import captioned_folder
+from tests.data.images import captioned_folder
 from tests.tiny import tiny_config
 
 # Flags with a text that is no path, or that holds one which what reads it

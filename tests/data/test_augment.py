@@ -9,10 +9,10 @@ from clip_jax.data.augment import Augmentation, add_noise, augment
 from clip_jax.data.images import decode_rgb, preprocess
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
-from tests.data.pictures import picture
+from tests.data.images import make_image
 
 PREPROCESSING = Preprocessing(24)
-IMAGE = picture(7, 48, 48)
+IMAGE = make_image(7, 48, 48)
 GREY = Image.new('RGB', (48, 48), (120, 120, 120))
 COLOUR = Image.new('RGB', (48, 48), (200, 100, 50))
 
@@ -89,7 +89,7 @@ def test_the_papers_crop_runs_along_the_longer_side():
   assert left.min() < 5
   assert left.max() > 67
   for pixels in views(ramp, count=5):
-    # 24 columns of the picture as they are, or half a column aside.
+    # 24 columns of the image as they are, or half a column aside.
     assert pixels[0, -1, 0] - pixels[0, 0, 0] == pytest.approx(23, abs=1)
 
 
@@ -307,7 +307,7 @@ def test_impossible_strengths(fields, message):
     Augmentation.from_dict(fields)
 
 
-def test_a_plain_picture_gets_the_crop_and_nothing_else():
+def test_a_plain_image_gets_the_crop_and_nothing_else():
   crop = {'crop_scale': (0.5, 0.9)}
   plain = views(plain=1.0, noise=50.0, rotate=30.0, erase=1.0, **crop)
   np.testing.assert_array_equal(plain[0], view(seed=0, **crop))

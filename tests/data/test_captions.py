@@ -14,7 +14,7 @@ from clip_jax.data.pipeline import training_batches
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError, UsageError
-from tests.data.pictures import write_pictures
+from tests.data.images import write_images
 from tests.data.sources.tables import rows, write_parquet
 
 
@@ -124,7 +124,7 @@ def test_each_column_needs_a_weight():
 
 @pytest.mark.parametrize('kind', ['folder', 'csv', 'parquet'])
 def test_sources_number_the_columns_of_captions(tmp_path, kind):
-  write_pictures(tmp_path, ['blue_cat/a.png', 'red/b.png'])
+  write_images(tmp_path, ['blue_cat/a.png', 'red/b.png'])
   if kind == 'folder':
     source = open_source(f'folder:{tmp_path}', captions=('caption', 'filename'))
     assert source[0]['caption'] == ['blue cat', 'a']

@@ -31,7 +31,7 @@ from clip_jax.data.images import (
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.report.images import data_uri
-from tests.data.pictures import picture
+from tests.data.images import make_image
 
 SHOWN = Preprocessing(16, background='white', exif=True)
 
@@ -93,7 +93,7 @@ def test_a_small_file_of_vast_pixels_is_refused_unread(kind, side, monkeypatch):
 
 
 def test_the_flag_that_a_refusal_names_lifts_it(limits):
-  data = encoded(picture(5, 300, 200))
+  data = encoded(make_image(5, 300, 200))
   with pytest.raises(CorruptImageError, match='max_megapixels=1 lifts') as e:
     decode(data)
   assert 'damaged' not in str(e.value)
@@ -120,7 +120,7 @@ def test_a_large_jpeg_is_decoded_at_half_the_size(limits, kind, mode):
     pytest.skip('Pillow writes none')
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = 6
-  image = picture(5, 48, 32).resize((300, 200), Image.Resampling.BICUBIC)
+  image = make_image(5, 48, 32).resize((300, 200), Image.Resampling.BICUBIC)
   data = encoded(image.convert(mode), kind, exif=exif, quality=95)
   assert decode(data).size == (150, 100)
   small = preprocess(data, SHOWN).astype(int)
@@ -131,13 +131,13 @@ def test_a_large_jpeg_is_decoded_at_half_the_size(limits, kind, mode):
 
 
 def test_a_jpeg_under_the_limit_is_whole(limits):
-  data = encoded(picture(5, 200, 200), 'JPEG')
+  data = encoded(make_image(5, 200, 200), 'JPEG')
   assert decode(data).size == (200, 200)
   np.testing.assert_array_equal(decode(data), Image.open(io.BytesIO(data)))
 
 
 def test_a_jpeg_of_more_than_a_scaled_one_may_have_is_refused(limits):
-  data = encoded(picture(5, 400, 300), 'JPEG')
+  data = encoded(make_image(5, 400, 300), 'JPEG')
   with pytest.raises(CorruptImageError, match=r'limit of 0\.1 million'):
     decode(data)
 
@@ -195,8 +195,8 @@ def test_transparency_in_strips_is_that_of_the_whole(monkeypatch):
   [
     (b'no picture', 'not an image'),
     (b'', 'not an image'),
-    (encoded(picture(3))[:60], 'damaged image'),
-    (encoded(picture(3, 200, 200), 'JPEG')[:900], 'damaged image'),
+    (encoded(make_image(3))[:60], 'damaged image'),
+    (encoded(make_image(3, 200, 200), 'JPEG')[:900], 'damaged image'),
     ('/nowhere/a.png', '/nowhere/a.png: no such file'),
   ],
 )
@@ -226,7 +226,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path, kind):
 
 def test_a_file_of_too_many_bytes_is_too_large(tmp_path, monkeypatch):
   monkeypatch.setattr(decoding, 'MAX_FILE_BYTES', 100)
-  picture(3).save(tmp_path / 'a.png')
+  make_image(3).save(tmp_path / 'a.png')
   with pytest.raises(CorruptImageError, match=r'too large, .*pixels=1 l'):
     decode(tmp_path / 'a.png')
   monkeypatch.setenv(decoding.LIMIT_VARIABLE, '1')
@@ -236,10 +236,10 @@ def test_a_file_of_too_many_bytes_is_too_large(tmp_path, monkeypatch):
 def test_heic_is_read_by_its_content():
   pillow_heif = pytest.importorskip('pillow_heif')
   file = io.BytesIO()
-  pillow_heif.from_pillow(picture(4, 64, 48)).save(file, quality=95)
+  pillow_heif.from_pillow(make_image(4, 64, 48)).save(file, quality=95)
   image = decode(file.getvalue())
   assert (image.size, image.format) == ((64, 48), 'HEIF')
-  difference = np.asarray(image).astype(int) - np.asarray(picture(4, 64, 48))
+  difference = np.asarray(image).astype(int) - np.asarray(make_image(4, 64, 48))
   assert np.abs(difference).mean() < 12
 
 
@@ -253,7 +253,7 @@ def test_heic_without_its_plugin_names_what_to_install(monkeypatch):
 def test_heic_is_not_loaded_for_other_formats():
   code = (
     'import sys; from clip_jax.data.images import decode; '
-    f'decode({encoded(picture(0))!r}); print("pillow_heif" in sys.modules)'
+    f'decode({encoded(make_image(0))!r}); print("pillow_heif" in sys.modules)'
   )
   import subprocess
 
@@ -307,7 +307,7 @@ def with_transparency(image: Image.Image, value) -> Image.Image:
 
 def with_exif(data: bytes) -> bytes:
   """A JPEG whose EXIF block is what is given."""
-  plain = encoded(picture(2), 'JPEG')
+  plain = encoded(make_image(2), 'JPEG')
   block = b'Exif\0\0' + data
   marker = b'\xff\xe1' + struct.pack('>H', len(block) + 2) + block
   return plain[:2] + marker + plain[2:]
@@ -316,14 +316,14 @@ def with_exif(data: bytes) -> bytes:
 @pytest.mark.parametrize(
   'image',
   [
-    with_transparency(picture(0).convert('P'), b'\0' * 400),
-    with_transparency(picture(0).convert('P'), 'none'),
-    with_transparency(picture(0).convert('P'), (1, 2, 3)),
-    with_transparency(picture(0), 7),
-    with_transparency(picture(0), (1, 2)),
-    with_transparency(picture(0), b'\1'),
-    with_transparency(picture(0).convert('L'), (1, 2, 3)),
-    with_transparency(picture(0).convert('1'), 'x'),
+    with_transparency(make_image(0).convert('P'), b'\0' * 400),
+    with_transparency(make_image(0).convert('P'), 'none'),
+    with_transparency(make_image(0).convert('P'), (1, 2, 3)),
+    with_transparency(make_image(0), 7),
+    with_transparency(make_image(0), (1, 2)),
+    with_transparency(make_image(0), b'\1'),
+    with_transparency(make_image(0).convert('L'), (1, 2, 3)),
+    with_transparency(make_image(0).convert('1'), 'x'),
     Image.new('La', (5, 5)),
     Image.new('RGBa', (5, 5)),
     Image.new('F', (5, 5), float('nan')),
@@ -344,8 +344,8 @@ def test_odd_modes_and_transparency_end_in_one_error_or_none(image):
 @pytest.mark.parametrize(
   'image',
   [
-    with_transparency(picture(0).convert('P'), 'none'),
-    with_transparency(picture(0), (1, 2)),
+    with_transparency(make_image(0).convert('P'), 'none'),
+    with_transparency(make_image(0), (1, 2)),
     Image.new('La', (5, 5)),
   ],
 )
@@ -360,17 +360,17 @@ def test_a_prepared_image_is_prepared_already():
       preprocessing = Preprocessing(
         16, resize_mode, background='white', exif=True, convention=convention
       )
-      once = preprocess(picture(3, 50, 30), preprocessing)
+      once = preprocess(make_image(3, 50, 30), preprocessing)
       again = preprocess(Image.fromarray(once), preprocessing)
       np.testing.assert_array_equal(again, once)
 
 
 def test_a_lazily_opened_image_that_is_cut_off_is_corrupt():
-  data = encoded(picture(3, 200, 200), 'JPEG')[:900]
+  data = encoded(make_image(3, 200, 200), 'JPEG')[:900]
   for use in (decode, lambda x: preprocess(x, SHOWN), data_uri):
     with pytest.raises(CorruptImageError, match='damaged image'):
       use(Image.open(io.BytesIO(data)))
-  closed = Image.open(io.BytesIO(encoded(picture(3))))
+  closed = Image.open(io.BytesIO(encoded(make_image(3))))
   closed.close()
   with pytest.raises(CorruptImageError):
     decode(closed)
@@ -390,7 +390,7 @@ def test_a_lazily_opened_image_that_is_cut_off_is_corrupt():
 def test_an_image_with_damaged_exif_is_read_as_stored(exif):
   data = with_exif(exif)
   everything(data)
-  plain = preprocess(encoded(picture(2), 'JPEG'), SHOWN)
+  plain = preprocess(encoded(make_image(2), 'JPEG'), SHOWN)
   if b'\6' not in exif:
     np.testing.assert_array_equal(preprocess(data, SHOWN), plain)
 
@@ -400,7 +400,7 @@ def samples() -> list[bytes]:
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = 6
   exif[ExifTags.Base.ImageDescription] = 'a description'
-  rgb = picture(6, 20, 12)
+  rgb = make_image(6, 20, 12)
   clear = rgb.convert('RGBA')
   clear.putalpha(90)
   return [

@@ -50,17 +50,17 @@ def test_the_split_does_not_follow_the_order():
   assert set(np.flatnonzero(held_out(labels[:500]))) & set(rows.tolist())
 
 
-def test_pictures_and_labels_are_those_of_scikit_learn(splits):
+def test_images_and_labels_are_those_of_scikit_learn(splits):
   digits = load_digits()
   for record in splits['test'][::20]:
     index = int(record['id'])
     assert record['label'] == digits.target[index]
     assert record['caption'] == [NAMES[record['label']]]
-    picture = Image.open(io.BytesIO(record['image']))
-    assert (picture.format, picture.mode, picture.size) == (
+    image = Image.open(io.BytesIO(record['image']))
+    assert (image.format, image.mode, image.size) == (
       'PNG', 'RGB', (32, 32),
     )  # fmt: skip
-    pixels = np.asarray(picture)[::4, ::4, 0]
+    pixels = np.asarray(image)[::4, ::4, 0]
     np.testing.assert_allclose(pixels, digits.images[index] * 255 / 16, atol=1)
 
 

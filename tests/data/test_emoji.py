@@ -72,9 +72,9 @@ def test_records(emoji_folder):
     record = source[index]
     ids.add(record['id'])
     assert names[record['label']] == record['caption'][0]
-    picture = Image.open(io.BytesIO(record['image']))
-    assert (picture.format, picture.mode) == ('PNG', 'RGB')
-    assert picture.size == (72, 72)
+    image = Image.open(io.BytesIO(record['image']))
+    assert (image.format, image.mode) == ('PNG', 'RGB')
+    assert image.size == (72, 72)
   assert len(ids) == len(range(0, len(source), 50))
 
 
@@ -96,7 +96,7 @@ def test_a_known_emoji(emoji_folder):
   assert red > 150 > green + blue  # and a red apple.
 
 
-def test_pictures_are_composited_on_white(tmp_path):
+def test_images_are_composited_on_white(tmp_path):
   Image.new('RGBA', (2, 2), (255, 0, 0, 128)).save(tmp_path / 'a.png')
   data = emoji_dataset_builder.on_white(tmp_path / 'a.png')
   pixels = np.asarray(Image.open(io.BytesIO(data)))
@@ -152,7 +152,7 @@ def test_two_processes_may_build_at_once(tmp_path):
 
 
 def test_every_emoji_once():
-  pictures = emoji_dataset_builder.images()
-  assert len(pictures) == 3_944
-  keys = collections.Counter(map(emoji_dataset_builder.code_points, pictures))
+  images = emoji_dataset_builder.images()
+  assert len(images) == 3_944
+  keys = collections.Counter(map(emoji_dataset_builder.code_points, images))
   assert set(keys.values()) == {1}

@@ -16,7 +16,7 @@ from clip_jax.data.examples import decoder_of
 from clip_jax.data.fast_jpeg import ScaledImage
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
-from tests.data.pictures import picture
+from tests.data.images import make_image
 from tests.data.test_decoding import encoded, with_size
 
 PREPROCESSING = Preprocessing(64, background='white', exif=True)
@@ -147,9 +147,9 @@ def turned(orientation):
 @pytest.mark.parametrize(
   'data',
   [
-    encoded(picture(1, 300, 200)),
-    encoded(picture(1, 300, 200), 'WEBP'),
-    encoded(picture(1, 300, 200).convert('P'), 'GIF'),
+    encoded(make_image(1, 300, 200)),
+    encoded(make_image(1, 300, 200), 'WEBP'),
+    encoded(make_image(1, 300, 200).convert('P'), 'GIF'),
     photograph(300, 200, mode='L'),
     photograph(300, 200, mode='CMYK'),
     photograph(300, 200, exif=turned(6)),

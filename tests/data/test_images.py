@@ -15,7 +15,7 @@ from clip_jax.data.images import preprocess
 from clip_jax.data.preprocessing import CONVENTIONS, RESIZE_MODES, Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.models.description import Description
-from tests.data.pictures import picture
+from tests.data.images import make_image
 from tests.tiny import TINY
 
 GOLDENS = pathlib.Path(__file__).parents[1] / 'goldens' / 'preprocess'
@@ -79,8 +79,8 @@ def test_is_near_to_a_resampler_that_does_not_round_between_its_passes(name):
 @pytest.mark.parametrize(
   ('size', 'mode', 'filled'),
   [
-    # Of a picture that is 20 wide and 30 high, by what open_clip makes of it:
-    # the columns and rows that hold the picture itself.
+    # Of an image that is 20 wide and 30 high, by what open_clip makes of it:
+    # the columns and rows that hold the image itself.
     ((10, 20), 'longest', (slice(0, 10), slice(6, 13))),
     ((30, 10), 'longest', (slice(7, 22), slice(0, 10))),
     ((10, 20), 'shortest', (slice(0, 10), slice(0, 20))),
@@ -96,7 +96,7 @@ def test_results_that_are_not_square(size, mode, filled):
 
 
 def test_a_rectangle_is_always_bicubic_where_it_is_cropped():
-  image = picture(7, 30, 50)
+  image = make_image(7, 30, 50)
   bilinear = Preprocessing((9, 12), interpolation='bilinear')
   bicubic = dataclasses.replace(bilinear, interpolation='bicubic')
   np.testing.assert_array_equal(
@@ -111,7 +111,7 @@ def test_models_read_squares():
 
 
 def test_takes_bytes_paths_arrays_and_pillow_alike(tmp_path):
-  image = picture(0, 30, 50)
+  image = make_image(0, 30, 50)
   image.save(tmp_path / 'a.png')
   preprocessing = Preprocessing(16)
   wanted = preprocess(image, preprocessing)
@@ -130,7 +130,7 @@ def test_background_comes_first_and_only_under_transparency():
   on_white = dataclasses.replace(plain, background='white')
   assert (preprocess(clear, plain) == 0).all()  # Resized, alpha makes black.
   assert (preprocess(clear, on_white) == 255).all()
-  opaque = picture(1)
+  opaque = make_image(1)
   np.testing.assert_array_equal(
     preprocess(opaque, on_white), preprocess(opaque, plain)
   )
@@ -220,7 +220,7 @@ def test_cmyk_and_sixteen_bits_with_a_clear_grey_are_read():
 
 
 @pytest.mark.parametrize('kind', ['GIF', 'WEBP', 'PNG', 'TIFF', 'MPO'])
-def test_of_many_pictures_in_a_file_the_first_counts(kind):
+def test_of_many_images_in_a_file_the_first_counts(kind):
   frames = [Image.new('RGB', (9, 9), c) for c in ('red', 'lime', 'blue')]
   more = {'lossless': True} if kind == 'WEBP' else {}
   data = encoded(
@@ -230,7 +230,7 @@ def test_of_many_pictures_in_a_file_the_first_counts(kind):
   np.testing.assert_allclose(pixels, np.full((8, 8, 3), (255, 0, 0)), atol=2)
 
 
-# EXIF orientation -> what has to be done to see the picture upright.
+# EXIF orientation -> what has to be done to see the image upright.
 ORIENTATIONS = {
   1: None,
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -248,7 +248,7 @@ ORIENTATIONS = {
 def test_exif_turns_a_photograph_only_when_asked(orientation, kind):
   exif = Image.Exif()
   exif[0x0112] = orientation
-  data = encoded(picture(2, 32, 16), kind, exif=exif)
+  data = encoded(make_image(2, 32, 16), kind, exif=exif)
   with Image.open(io.BytesIO(data)) as stored:
     pixels = stored.convert('RGB')
   plain = Preprocessing(16, resize_mode='squash')
@@ -265,7 +265,7 @@ def test_exif_turns_a_photograph_only_when_asked(orientation, kind):
 
 
 def test_a_flipped_byte_is_noticed():
-  data = bytearray(encoded(picture(4)))
+  data = bytearray(encoded(make_image(4)))
   data[70] ^= 0xFF
   with pytest.raises(CorruptImageError):
     decode(bytes(data))
@@ -302,7 +302,7 @@ def test_arrays_of_other_shapes_are_a_usage_error(shape):
 
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'GIF', 'WEBP', 'TIFF', 'BMP'])
 def test_a_file_cut_off_anywhere_is_refused_in_one_line(kind):
-  data = encoded(picture(6, 40, 40), kind)
+  data = encoded(make_image(6, 40, 40), kind)
   for length in range(0, len(data) - 60, max(1, len(data) // 17)):
     with pytest.raises(CorruptImageError) as error:
       decode(data[:length])
@@ -382,15 +382,15 @@ def test_impossible_preprocessing(fields, message):
 @pytest.mark.parametrize(
   ('options', 'box'),
   [
-    # Of a picture that is 60 wide and 40 high: what is resized and seen.
+    # Of an image that is 60 wide and 40 high: what is resized and seen.
     (dict(resize_to=20), (30, 20)),
     (dict(resize_mode='squash', resize_to=20), (20, 20)),
     (dict(resize_mode='squash', resize_to=(20, 18)), (18, 20)),
     (dict(resize_mode='none'), (60, 40)),
   ],
 )
-def test_a_crop_from_a_resized_picture_is_its_centre(options, box):
-  image = picture(3, 60, 40)
+def test_a_crop_from_a_resized_image_is_its_centre(options, box):
+  image = make_image(3, 60, 40)
   preprocessing = Preprocessing(16, convention='transformers', **options)
   resized = image.resize(box, Image.Resampling.BICUBIC)
   left, top = (box[0] - 16) // 2, (box[1] - 16) // 2
@@ -400,7 +400,7 @@ def test_a_crop_from_a_resized_picture_is_its_centre(options, box):
   )
 
 
-def test_a_crop_beyond_the_picture_is_black_and_places_it_as_transformers():
+def test_a_crop_beyond_the_image_is_black_and_places_it_as_transformers():
   image = Image.new('RGB', (5, 7), (9, 9, 9))
   pixels = preprocess(
     image, Preprocessing(8, 'none', convention='transformers')

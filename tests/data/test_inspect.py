@@ -10,8 +10,8 @@ from PIL import ExifTags, Image
 from clip_jax.data.contact_sheet import CELL, contact_sheet
 from clip_jax.data.inspect import _sample, describe, inspect
 from clip_jax.errors import UsageError
+from tests.data.images import captioned_folder, make_image, write_images
 from tests.data.indexing.archives import archive
-from tests.data.pictures import captioned_folder, picture, write_pictures
 from tests.data.sources import tables
 from tests.data.sources.test_arrayrecord import example, write
 
@@ -34,7 +34,7 @@ def folder(tmp_path):
   (data / '004.png').write_bytes(b'')
   (data / '005.txt').unlink()
   (data / '006.txt').write_text('x\na caption of five words\n')
-  picture(0, 40, 12).save(data / '007.png')
+  make_image(0, 40, 12).save(data / '007.png')
   return data
 
 
@@ -62,7 +62,7 @@ def test_counts(folder):
 
 
 def test_labels(tmp_path):
-  write_pictures(tmp_path, ['cat/a.png', 'cat/b.png', 'dog/a.png'])
+  write_images(tmp_path, ['cat/a.png', 'cat/b.png', 'dog/a.png'])
   found = inspect(f'folder:{tmp_path}')
   assert found['labels'] == 2
   assert found['records_per_label']['max'] == 2
@@ -102,7 +102,7 @@ def test_nothing_readable_is_still_a_summary(tmp_path):
   describe(found)
 
 
-def test_writes_a_sheet_with_every_picture(folder, tmp_path):
+def test_writes_a_sheet_with_every_image(folder, tmp_path):
   sheet = tmp_path / 'sheet.png'
   found = inspect(f'folder:{folder}', sheet_path=sheet)
   assert found['sheet'] == str(sheet)
@@ -114,7 +114,7 @@ def test_writes_a_sheet_with_every_picture(folder, tmp_path):
     inspect(f'folder:{folder}', sheet_path='/nowhere/sheet.png')
 
 
-def test_the_sheet_has_pictures_captions_and_crosses():
+def test_the_sheet_has_images_captions_and_crosses():
   red = Image.new('RGBA', (10, 20), 'red')
   sheet = np.asarray(
     contact_sheet([(red, 'a red thing'), (None, 'broken.png'), (red, '')])
@@ -131,7 +131,9 @@ def test_the_sheet_has_pictures_captions_and_crosses():
 
 
 def test_long_captions_are_cut_and_other_alphabets_drawn():
-  sheet = contact_sheet([(picture(0), 'слово ' * 99), (picture(1), 'ü' * 400)])
+  sheet = contact_sheet(
+    [(make_image(0), 'слово ' * 99), (make_image(1), 'ü' * 400)]
+  )
   assert sheet.width == 2 * (CELL + 8) + 8
 
 
@@ -257,7 +259,7 @@ def test_copies_and_the_worst_records_are_named(tmp_path):
   shutil.copy(tmp_path / '000.png', tmp_path / '004.png')
   (tmp_path / '001.txt').write_text('picture 000')
   (tmp_path / '002.txt').unlink()
-  picture(9, 400, 40).save(tmp_path / '005.png')
+  make_image(9, 400, 40).save(tmp_path / '005.png')
   (tmp_path / '006.png').write_bytes(b'')
   (tmp_path / '007.png').write_bytes((tmp_path / '001.png').read_bytes()[:60])
   summary = inspect(f'folder:{tmp_path}')

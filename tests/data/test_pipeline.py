@@ -23,7 +23,7 @@ from clip_jax.data.pipeline import step_records, training_batches
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source, open_source
 from clip_jax.errors import FailureError, UsageError
-from tests.data.pictures import captioned_folder, picture, write_pictures
+from tests.data.images import captioned_folder, make_image, write_images
 
 PREPROCESSING = Preprocessing(8)
 STRONG = Augmentation(crop_scale=(0.5, 1.0), rotate=20.0, brightness=0.3)
@@ -102,7 +102,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
   return captioned_folder(tmp_path_factory.mktemp('pictures'), 20)
 
 
-def test_shapes_and_that_pictures_go_with_their_captions():
+def test_shapes_and_that_images_go_with_their_captions():
   found, stream = batches(Numbers(20), 4)
   assert stream.records == 20
   for batch in found:
@@ -115,7 +115,7 @@ def test_shapes_and_that_pictures_go_with_their_captions():
     )
 
 
-def test_without_augmentation_a_square_picture_is_the_evaluated_one(folder):
+def test_without_augmentation_a_square_image_is_the_evaluated_one(folder):
   source = open_source(f'folder:{folder}')
   (batch,), _ = batches(source, 1)
   for pixels, number in zip(batch['image'], batch['tokens'][:, 0], strict=True):
@@ -206,7 +206,7 @@ def test_worker_processes_change_nothing(folder):
   assert several.corrupt == one.corrupt != {}
 
 
-def test_the_cache_reads_a_picture_once(monkeypatch):
+def test_the_cache_reads_an_image_once(monkeypatch):
   reads = collections.Counter()
   get = Numbers.__getitem__
 
@@ -224,7 +224,7 @@ def test_the_cache_reads_a_picture_once(monkeypatch):
 
 
 def test_one_of_several_captions_is_drawn(tmp_path):
-  write_pictures(tmp_path, ['a.png'])
+  write_images(tmp_path, ['a.png'])
   (tmp_path / 'a.txt').write_text('1\n2\n3\n')
   source = open_source(f'folder:{tmp_path}')
   found, _ = batches(source, 30)
@@ -294,7 +294,7 @@ def test_mistakes_are_one_clear_line(tmp_path):
   for weights in ((1.0,), (1.0, 0.0), (1.0, -1.0)):
     with pytest.raises(UsageError, match=r'data\.weights=.* for 2 data sets'):
       batches([Numbers(9), Numbers(9)], 1, weights=weights)
-  write_pictures(tmp_path, ['a.png'])
+  write_images(tmp_path, ['a.png'])
   with pytest.raises(UsageError, match='no captions to train on'):
     batches(open_source(f'folder:{tmp_path}'), 1)
 
@@ -369,7 +369,7 @@ def test_a_billion_records_are_neither_walked_nor_listed_at_the_start():
 def jpeg_folder(folder: pathlib.Path, count: int) -> Source:
   """Pairs of JPEGs and numbers."""
   for i in range(count):
-    picture(i, 60 + 7 * i, 90 - 5 * i).save(folder / f'{i}.jpg', quality=90)
+    make_image(i, 60 + 7 * i, 90 - 5 * i).save(folder / f'{i}.jpg', quality=90)
     (folder / f'{i}.txt').write_text(str(i))
   return open_source(f'folder:{folder}')
 

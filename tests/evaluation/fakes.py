@@ -11,7 +11,7 @@ from clip_jax.data.sources import Record, Source
 
 
 class ListSource(Source):
-  """Pictures of one grey level each; a level of None cannot be read."""
+  """Images of one grey level each; a level of None cannot be read."""
 
   spec = 'list:'
 
@@ -54,7 +54,7 @@ class ListSource(Source):
 
 
 class TableEncoder:
-  """Features from two tables: by a picture's grey level, and by a text."""
+  """Features from two tables: by an image's grey level, and by a text."""
 
   logit_scale = 10.0
 

@@ -2,7 +2,7 @@
 
 usage: python -m tests.evaluation.kill_cached FOLDER CACHE ITEMS
 
-It kills itself (SIGKILL) when the encoder asks for so many pictures.
+It kills itself (SIGKILL) when the encoder asks for so many images.
 """
 
 import os
@@ -25,17 +25,17 @@ SHARD_ROWS = 4
 
 
 def main(folder: str, cache: str, items: str) -> None:
-  """Never returns, unless there are fewer pictures."""
+  """Never returns, unless there are fewer images."""
   jax.config.update('jax_num_cpu_devices', 8)  # as tests have it
   extraction.SHARD_ROWS = SHARD_ROWS
   model = tiny_model(batch_size=2)
 
-  def progress(pictures, total, unit, *, done=0):
+  def progress(items, total, unit, *, done=0):
     del total, unit, done
-    for count, picture in enumerate(pictures):
+    for count, item in enumerate(items):
       if count == int(items):
         os.kill(os.getpid(), signal.SIGKILL)
-      yield picture
+      yield item
 
   features = FeatureCache(Path(cache), model, identity_of(model, 'float32'))
   features.images(open_source(folder), Options(progress=progress))

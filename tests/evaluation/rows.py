@@ -1,4 +1,4 @@
-"""Pictures that stand for rows of an array, and an encoder that knows them."""
+"""Images that stand for rows of an array, and an encoder that knows them."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from clip_jax.evaluation.dataset import Dataset, Split
 
 
 class RowSource(Source):
-  """Picture i is the number of a row, in its first pixel."""
+  """Image i is the number of a row, in its first pixel."""
 
   def __init__(
     self,
@@ -89,7 +89,7 @@ class PoolingRowEncoder(RowEncoder):
 
 
 def row_numbers(images: Iterable[Image.Image]) -> list[int]:
-  """Of the pictures of a `RowSource`."""
+  """Of the images of a `RowSource`."""
   pixels = [np.asarray(image.convert('RGB'))[0, 0] for image in images]
   return [int(p[0]) + 256 * int(p[1]) for p in pixels]
 

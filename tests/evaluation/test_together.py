@@ -24,11 +24,11 @@ LACK = {'shared': [[3, 4, 5]], 'cache': [[4, 5], [0, 1]]}  # a list a folder
 def folder(tmp_path_factory):
   """Where one process measured alone, and then two with half of its parts."""
   folder = tmp_path_factory.mktemp('together')
-  pictures = write_pairs(folder / 'pictures', RECORDS)
+  images = write_pairs(folder / 'pictures', RECORDS)
   (folder / 'pictures' / '002.png').write_text('junk')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(extraction, 'SHARD_ROWS', together.SHARD_ROWS)
-    alone = together.measure(pictures, folder / 'whole')
+    alone = together.measure(images, folder / 'whole')
   (folder / 'alone.json').write_text(json.dumps(alone))
   assert len(parts_of(folder / 'whole')) == 2 * PARTS
   for name, missing in (
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     jax.device_count(),
     '-m',
     'tests.evaluation.together',
-    pictures,
+    images,
     str(folder),
   )
   (folder / 'before.json').write_text(json.dumps(before))

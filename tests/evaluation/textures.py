@@ -1,4 +1,4 @@
-"""A data set in memory of pictures that hashes can tell apart."""
+"""A data set in memory of images that hashes can tell apart."""
 
 import io
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from clip_jax.data.sources import Record, Source
 
 
 class TextureSource(Source):
-  """Given pictures; one that is None cannot be read."""
+  """Given images; one that is None cannot be read."""
 
   def __init__(
     self,
-    pictures: Sequence[Image.Image | None],
+    images: Sequence[Image.Image | None],
     *,
     labels: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
@@ -23,11 +23,11 @@ class TextureSource(Source):
   ):
     self.spec = spec
     self.label_names = tuple(names) if names else None
-    self._pictures = pictures
+    self._images = images
     self._labels = labels
 
   def __len__(self) -> int:
-    return len(self._pictures)
+    return len(self._images)
 
   def id(self, index: int) -> str:
     return f'{self.spec}{index}'
@@ -37,11 +37,11 @@ class TextureSource(Source):
     return []
 
   def __getitem__(self, index: int) -> Record:
-    picture = self._pictures[index]
-    if picture is None:
+    image = self._images[index]
+    if image is None:
       raise CorruptImageError('damaged')
     file = io.BytesIO()
-    picture.save(file, 'PNG')
+    image.save(file, 'PNG')
     record: Record = {
       'id': self.id(index),
       'image': file.getvalue(),
@@ -59,15 +59,15 @@ def texture(seed: int, level: int = 0) -> Image.Image:
   return marked(small.resize((96, 80), Image.Resampling.BICUBIC), level)
 
 
-def copy_of(picture: Image.Image, level: int = 0) -> Image.Image:
+def copy_of(image: Image.Image, level: int = 0) -> Image.Image:
   """The same at another size and with the losses of JPEG."""
   file = io.BytesIO()
-  picture.resize((150, 140)).save(file, 'JPEG', quality=60)
+  image.resize((150, 140)).save(file, 'JPEG', quality=60)
   return marked(Image.open(file).convert('L'), level)
 
 
-def marked(picture: Image.Image, level: int) -> Image.Image:
+def marked(image: Image.Image, level: int) -> Image.Image:
   """With a first pixel of this level, by which `TableEncoder` knows it."""
-  picture = picture.copy()
-  picture.putpixel((0, 0), level)
-  return picture
+  image = image.copy()
+  image.putpixel((0, 0), level)
+  return image

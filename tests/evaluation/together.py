@@ -1,6 +1,6 @@
 """One of several processes that evaluate together.
 
-usage: python -m tests.evaluation.together PICTURES FOLDER
+usage: python -m tests.evaluation.together IMAGES FOLDER
 
 Below FOLDER, `shared` is a cache of features that all processes see, and
 `cache-I` and `suite-I` are folders that process I alone has. It measures with
@@ -38,13 +38,13 @@ PAIRS = tuple(
 )
 
 
-def main(pictures: str, folder: str) -> None:
+def main(images: str, folder: str) -> None:
   """Writes the answers."""
   extraction.SHARD_ROWS = SHARD_ROWS
   with join_cluster(detect_cluster()):
     me = jax.process_index()
     answers: dict[str, Any] = {
-      name: measure(pictures, Path(folder, name.replace('own', f'cache-{me}')))
+      name: measure(images, Path(folder, name.replace('own', f'cache-{me}')))
       for name in ('shared', 'own')
     }
     answers['computed'] = run_suite(Path(folder, f'suite-{me}'))
@@ -52,7 +52,7 @@ def main(pictures: str, folder: str) -> None:
     Path(folder, f'answers-{me}.json').write_text(json.dumps(answers))
 
 
-def measure(pictures: str, cache: Path) -> dict[str, Any]:
+def measure(images: str, cache: Path) -> dict[str, Any]:
   """What retrieval gives, and how many items it encoded."""
   encoded = {'images': 0, 'texts': 0}
 
@@ -64,7 +64,7 @@ def measure(pictures: str, cache: Path) -> dict[str, Any]:
 
   model = tiny_model(batch_size=8, mesh=make_mesh())
   features = FeatureCache(cache, model, identity_of(model, 'float32'))
-  data = dataset_of(open_source(pictures))
+  data = dataset_of(open_source(images))
   found = retrieval.evaluate(
     model, data, Options(cache=features, progress=progress)
   )

@@ -306,7 +306,7 @@ def _use_tokenizer(tokenizer: Any) -> None:
   tokenizers.from_description(again)
 
 
-# Pictures.
+# Images.
 
 FORMATS = (
   'PNG', 'JPEG', 'GIF', 'WEBP', 'TIFF', 'BMP', 'AVIF', 'HEIF', 'JPEG2000',
@@ -314,10 +314,10 @@ FORMATS = (
 )  # fmt: skip
 
 
-def _pictures(folder: Path) -> None:
+def _images(folder: Path) -> None:
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (24, 32, 3), np.uint8)
-  picture = Image.fromarray(pixels)
+  image = Image.fromarray(pixels)
   try:
     import pillow_heif
 
@@ -327,27 +327,27 @@ def _pictures(folder: Path) -> None:
   for name in FORMATS:
     try:
       mode = '1' if name in ('XBM', 'MSP') else 'RGB'
-      picture.convert(mode).save(folder / f'a.{name.lower()}', name)
+      image.convert(mode).save(folder / f'a.{name.lower()}', name)
     except (OSError, ValueError, KeyError):  # not in this Pillow
       (folder / f'a.{name.lower()}').unlink(missing_ok=True)
   exif = Image.Exif()
   exif[0x0112] = 6
   exif[0x010E] = 'a description'
-  picture.save(folder / 'exif.jpg', exif=exif)
-  picture.save(folder / 'exif.png', exif=exif)
-  picture.save(folder / 'exif.webp', exif=exif)
-  picture.quantize(16).save(folder / 'palette.png', transparency=b'\0\x80\xff')
-  picture.quantize(4).save(folder / 'palette.gif', transparency=1)
-  picture.convert('LAB').save(folder / 'lab.tiff')
-  picture.convert('CMYK').save(folder / 'cmyk.jpg')
-  picture.convert('YCbCr').save(folder / 'ycbcr.tiff')
-  picture.convert('LA').save(folder / 'la.png')
-  picture.convert('RGBA').save(folder / 'rgba.png')
-  picture.convert('F').save(folder / 'float.tiff')
+  image.save(folder / 'exif.jpg', exif=exif)
+  image.save(folder / 'exif.png', exif=exif)
+  image.save(folder / 'exif.webp', exif=exif)
+  image.quantize(16).save(folder / 'palette.png', transparency=b'\0\x80\xff')
+  image.quantize(4).save(folder / 'palette.gif', transparency=1)
+  image.convert('LAB').save(folder / 'lab.tiff')
+  image.convert('CMYK').save(folder / 'cmyk.jpg')
+  image.convert('YCbCr').save(folder / 'ycbcr.tiff')
+  image.convert('LA').save(folder / 'la.png')
+  image.convert('RGBA').save(folder / 'rgba.png')
+  image.convert('F').save(folder / 'float.tiff')
   Image.fromarray(rng.integers(0, 65_536, (9, 9), np.uint16)).save(
     folder / 'sixteen.png'
   )
-  frames = [picture.rotate(90 * i) for i in range(3)]
+  frames = [image.rotate(90 * i) for i in range(3)]
   for name in ('animated.gif', 'animated.png', 'animated.webp', 'pages.tiff'):
     frames[0].save(folder / name, save_all=True, append_images=frames[1:])
   for name in ('thin', 'wide'):
@@ -355,7 +355,7 @@ def _pictures(folder: Path) -> None:
     Image.new('RGB', size).save(folder / f'{name}.png')
 
 
-def _read_pictures(folder: Path, random: Random) -> None:
+def _read_images(folder: Path, random: Random) -> None:
   from clip_jax.data.decoding import decode
   from clip_jax.data.images import preprocess
   from clip_jax.data.preprocessing import Preprocessing
@@ -425,21 +425,21 @@ def _read_source(spec: str) -> Callable[[Path, Random], None]:
 
 
 def _captioned(folder: Path) -> None:
-  from tests.data.pictures import captioned_folder
+  from tests.data.images import captioned_folder
 
   captioned_folder(folder, 4)
 
 
 def _classes(folder: Path) -> None:
-  from tests.data.pictures import write_pictures
+  from tests.data.images import write_images
 
-  write_pictures(folder, ['a_b/1.png', 'a_b/2.png', 'c/1.png', 'c/2.jpg'])
+  write_images(folder, ['a_b/1.png', 'a_b/2.png', 'c/1.png', 'c/2.jpg'])
 
 
 def _csv(folder: Path) -> None:
-  from tests.data.pictures import write_pictures
+  from tests.data.images import write_images
 
-  write_pictures(folder, ['a.png', 'b.png'])
+  write_images(folder, ['a.png', 'b.png'])
   (folder / 'table.csv').write_text(
     'image,caption\na.png,"one, two"\nb.png,three\na.png,"a ""quote"""\n'
   )
@@ -833,7 +833,7 @@ READERS: dict[str, Reader] = {
     lambda folder: (folder / 'pieces.model').write_bytes(_pieces()),
     _read_pieces, 6),
   'tokenizer_description': Reader(_descriptions, _read_descriptions, 6),
-  'pictures': Reader(_pictures, _read_pictures, 24),
+  'pictures': Reader(_images, _read_images, 24),
   'captioned': Reader(_captioned, _read_source('folder:{}'), 4),
   'classes': Reader(_classes, _read_source('folder:{}'), 4),
   'csv': Reader(_csv, _read_source('csv:{}/table.csv'), 6),

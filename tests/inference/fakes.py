@@ -27,8 +27,8 @@ class FakeModel:
       text_lengths=lambda texts: np.array([len(x.split()) for x in texts]),
     )
 
-  def encode_image(self, pictures):
-    return self._rows(picture.tobytes() for picture in pictures)
+  def encode_image(self, images):
+    return self._rows(image.tobytes() for image in images)
 
   def encode_text(self, texts):
     return self._rows(text.encode() for text in texts)

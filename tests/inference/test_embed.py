@@ -44,7 +44,7 @@ def model():
 
 @pytest.fixture
 def job(model, tmp_path_factory):
-  """Ten pictures, one of them corrupt, and five texts: five parts."""
+  """Ten images, one of them corrupt, and five texts: five parts."""
   texts = tmp_path_factory.mktemp('texts') / 'texts.txt'
   texts.write_text('red\n\nbig green square\n' + 'blue circle ' * 20 + '\na\nb')
   return EmbedJob(
@@ -144,7 +144,7 @@ def test_an_interruption_before_the_first_part_leaves_nothing(
   assert os.listdir(tmp_path) == []
 
 
-def test_no_readable_picture_leaves_nothing(job, run, tmp_path):
+def test_no_readable_image_leaves_nothing(job, run, tmp_path):
   job = dataclasses.replace(
     job, source=FakeSource(5, corrupt=range(5)), max_corrupt=5
   )
@@ -252,7 +252,7 @@ def test_what_a_kill_left_of_another_job_is_removed(job, run, whole, tmp_path):
 
 @pytest.fixture
 def encoded(job, monkeypatch):
-  """How many pictures and texts went through the model."""
+  """How many images and texts went through the model."""
   counts = collections.Counter()
 
   def counting(encode, name):
@@ -283,7 +283,7 @@ def test_the_same_call_again_encodes_nothing(job, run, encoded, tmp_path):
 
 
 class Renamed(FakeSource):
-  """Pictures by number, under names of one's choice."""
+  """Images by number, under names of one's choice."""
 
   def __init__(self, numbers, names=None):
     super().__init__(len(numbers))
@@ -391,7 +391,7 @@ def test_another_file_is_replaced_with_a_word(job, run, whole, tmp_path):
   assert out.read_bytes() == whole
 
 
-def test_a_share_of_pictures_that_have_changed_is_made(job, run, tmp_path):
+def test_a_share_of_images_that_have_changed_is_made(job, run, tmp_path):
   out = tmp_path / 'e.npz'
   run(job, out)
   changed = Stopping(10, corrupt=(5,))

@@ -50,7 +50,7 @@ def test_with_one_platform_its_sentences_are_about_that_one(
   assert said in text and not_said not in text
 
 
-def picture(mode, size):
+def image(mode, size):
   rng = np.random.default_rng(3)
   pixels = rng.integers(0, 256, (size[1], size[0], 4), np.uint8)
   return Image.fromarray(pixels).convert(mode)
@@ -70,11 +70,11 @@ def picture(mode, size):
 )
 @pytest.mark.parametrize('size', [(31, 20), (16, 47), (9, 9)])
 @pytest.mark.parametrize('mode', ['RGBA', 'RGB', 'L'])
-def test_its_way_from_a_picture_to_pixels_is_the_models(
+def test_its_way_from_an_image_to_pixels_is_the_models(
   tmp_path, preprocessing, size, mode
 ):
   path = tmp_path / 'p.png'
-  picture(mode, size).save(path)
+  image(mode, size).save(path)
   names = {}
   code = pixels_of(preprocessing)
   exec('import numpy as np\nfrom PIL import Image, ImageOps\n' + code, names)

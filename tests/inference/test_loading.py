@@ -63,19 +63,19 @@ def test_token_features_are_the_goldens(name):
 
 
 @pytest.mark.parametrize('name', HUGGING_FACE)
-def test_pictures_become_the_features_of_their_library(name):
+def test_images_become_the_features_of_their_library(name):
   """`encode_image` and `image_tokens` from the pixels behind the inputs.
 
-  The pictures before they were resized are no use here: the inputs are of
+  The images before they were resized are no use here: the inputs are of
   torchvision's resize, a grey level from Pillow's.
   """
   golden = load_golden(name)
   model = clip_jax.load(GOLDENS / name)
   std, mean = model.preprocessing.std, model.preprocessing.mean
   grey = (np.asarray(golden.images) * std + mean) * 255
-  pictures = np.round(grey).astype(np.uint8)
-  assert np.abs(grey - pictures).max() < 1e-3  # they were pictures
-  golden.check('image_embeds', model.encode_image(pictures))
+  pixels = np.round(grey).astype(np.uint8)
+  assert np.abs(grey - pixels).max() < 1e-3  # they were images
+  golden.check('image_embeds', model.encode_image(pixels))
   depth = golden.config.image.depth
   first = int(golden.config.image.class_token)
   golden.check(
@@ -83,7 +83,7 @@ def test_pictures_become_the_features_of_their_library(name):
     np.concatenate(
       [
         golden.outputs[f'vision_hidden_state_{depth - 1}'][:, :first],
-        model.image_tokens(pictures, layer=-2),
+        model.image_tokens(pixels, layer=-2),
       ],
       axis=1,
     ),
@@ -300,7 +300,7 @@ def test_bfloat16_is_close(name):
     assert np.abs(ours - exact).max() > 1e-5  # it was not computed in float32
 
 
-def test_pictures_as_displayed_are_an_option_of_any_model():
+def test_images_as_displayed_are_an_option_of_any_model():
   plain = clip_jax.load(GOLDENS / 'hf_clip')
   shown = clip_jax.load(GOLDENS / 'hf_clip', as_displayed=True)
   assert (plain.preprocessing.background, plain.preprocessing.exif) == (

@@ -43,7 +43,7 @@ def half(folder, name, side, *, whole_config=False, projected=True, bare=False):
   return folder
 
 
-def pictures(name):
+def golden_pixels(name):
   """The golden's inputs as pixels, and the features of them."""
   golden, model = load_golden(name), clip_jax.load(GOLDENS / name)
   std, mean = model.preprocessing.std, model.preprocessing.mean
@@ -55,12 +55,12 @@ def pictures(name):
 @pytest.mark.parametrize(
   'options', [{}, {'whole_config': True}, {'bare': True}]
 )
-def test_an_image_tower_alone_sees_pictures(tmp_path, capsys, name, options):
+def test_an_image_tower_alone_sees_images(tmp_path, capsys, name, options):
   model = clip_jax.load(half(tmp_path / 'm', name, 'vision', **options))
   err = capsys.readouterr().err
   assert err.count('\n') == 1
   assert 'holds an image tower alone, without a text one' in err
-  pixels, golden = pictures(name)
+  pixels, golden = golden_pixels(name)
   golden.check('image_embeds', model.encode_image(pixels))
   whole = clip_jax.load(GOLDENS / name)
   np.testing.assert_allclose(
@@ -98,7 +98,7 @@ def test_without_its_projection_the_pooled_vector_is_the_feature(
     tmp_path / 'm', 'hf_clip', 'vision', projected=False,
     whole_config=whole_config,
   )  # fmt: skip
-  pixels, golden = pictures('hf_clip')
+  pixels, golden = golden_pixels('hf_clip')
   pooled = clip_jax.load(GOLDENS / 'hf_clip').encode_image_with_pooled(pixels)[
     0
   ]

@@ -22,7 +22,7 @@ transformers = pytest.importorskip('transformers')
 pytestmark = pytest.mark.peers
 
 RNG = np.random.default_rng(0)
-PICTURES = [
+IMAGES = [
   Image.fromarray(RNG.integers(0, 256, (20, 17 + i, 3), dtype=np.uint8))
   for i in range(3)
 ]
@@ -65,10 +65,10 @@ def test_a_trained_model_in_open_clip(run, tmp_path, silent):
   tokens = open_clip.get_tokenizer(f'local-dir:{folder}')(CAPTIONS)
   ours = load(run)
   np.testing.assert_array_equal(tokens.numpy(), ours.tokenizer(CAPTIONS))
-  pixels = torch.stack([preprocess(picture) for picture in PICTURES])
+  pixels = torch.stack([preprocess(image) for image in IMAGES])
   images = model.encode_image(pixels, normalize=True)
   texts = model.encode_text(tokens, normalize=True)
-  assert difference(ours.encode_image(PICTURES), images) < 2e-6
+  assert difference(ours.encode_image(IMAGES), images) < 2e-6
   assert difference(ours.encode_text(CAPTIONS), texts) < 2e-6
   scale = model.logit_scale.exp().item()
   assert scale == pytest.approx(ours.logit_scale, rel=1e-6)
@@ -89,9 +89,9 @@ def test_a_trained_model_in_transformers(run, tmp_path, silent):
     inputs['input_ids'].numpy(), ours.tokenizer(CAPTIONS)
   )
   outputs = model(
-    **inputs, pixel_values=processor(PICTURES, return_tensors='pt').pixel_values
+    **inputs, pixel_values=processor(IMAGES, return_tensors='pt').pixel_values
   )
-  assert difference(ours.encode_image(PICTURES), outputs.image_embeds) < 2e-6
+  assert difference(ours.encode_image(IMAGES), outputs.image_embeds) < 2e-6
   assert difference(ours.encode_text(CAPTIONS), outputs.text_embeds) < 2e-6
 
 

@@ -3,7 +3,7 @@
 The files below are as published: openai/clip-vit-base-patch32's older keys,
 google/siglip-*, google/siglip2-*, and what transformers 5.23.0 saves. By hand
 AutoImageProcessor(backend='pil') on what `write_hugging_face` gives was equal,
-to the byte, to our pixels on all fifteen pictures of goldens/preprocess.
+to the byte, to our pixels on all fifteen images of goldens/preprocess.
 """
 
 import dataclasses

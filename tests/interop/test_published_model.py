@@ -254,7 +254,7 @@ def test_siglip_towers_of_timm_are_read_and_written_back(tmp_path):
     read_published(tmp_path / 'siglip.safetensors')
 
 
-def test_a_preset_says_how_pictures_are_read_too(tmp_path, monkeypatch):
+def test_a_preset_says_how_images_are_read_too(tmp_path, monkeypatch):
   golden = load_golden('hf_siglip')
   table = openai.table(golden.config, openai.Variant('text.', trunk=True))
   theirs = layouts.write(golden.variables, table, golden.config)

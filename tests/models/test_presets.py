@@ -75,7 +75,7 @@ def test_shapes_are_open_clips(name):
   assert comparable(resolve(name)) == comparable(read_config(fields, name))
 
 
-def test_pictures_are_preprocessed_as_published():
+def test_images_are_preprocessed_as_published():
   tags = {'ViT-B/32': 'openai', 'RN50x64': 'openai', 'ViT-B-16-SigLIP': 'webli'}
   for name, tag in tags.items():
     expected = published(name)['published_weights'][tag]

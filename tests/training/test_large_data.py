@@ -7,7 +7,7 @@ import pytest
 from clip_jax.data.sources import Source, open_source
 from clip_jax.training import loop, run
 from clip_jax.training.writers import Outputs
-from tests.data.pictures import picture
+from tests.data.images import make_image
 from tests.tiny import tiny_config, write_pairs
 
 RECORDS = 200_000_000
@@ -20,7 +20,7 @@ class MadeUpSource(Source):
 
   def __init__(self):
     file = io.BytesIO()
-    picture(0, 16, 16).save(file, 'PNG')
+    make_image(0, 16, 16).save(file, 'PNG')
     self._image = file.getvalue()
     self.read = 0
 
@@ -73,6 +73,6 @@ def test_a_run_reads_its_batches_and_a_sample(source, tmp_path):
 def test_a_mixture_weights_it_by_its_size(source, tmp_path):
   config = tiny_config()
   config.update(total_steps=3)
-  config.data.train = f'{source.spec}::{write_pairs(tmp_path / "pictures")}'
+  config.data.train = f'{source.spec}::{write_pairs(tmp_path / "images")}'
   loop.train(config, tmp_path / 'run', Outputs())
   assert source.read < 12_000

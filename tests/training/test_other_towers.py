@@ -37,7 +37,7 @@ from tests.training.test_step import (
 
 CONFIGS = {'resnet': TINY_RESNET, 'siglip': TINY_SIGLIP}
 RNG = np.random.default_rng(5)
-PICTURES = RNG.integers(0, 256, (6, 40, 36, 3), dtype=np.uint8)
+IMAGES = RNG.integers(0, 256, (6, 40, 36, 3), dtype=np.uint8)
 
 
 def history_of(step, state, mesh, size):
@@ -193,10 +193,10 @@ def test_what_is_loaded_of_a_resnet_computes_with_running_statistics(
 ):
   _, workdir, _ = resnet_run
   model = clip_jax.load(workdir)
-  features = model.encode_image(PICTURES)
+  features = model.encode_image(IMAGES)
   variables, description, _ = load_variables(workdir)
   assert description.model.image == TINY_RESNET.image
-  pixels = np.stack([preprocess(p, model.preprocessing) for p in PICTURES])
+  pixels = np.stack([preprocess(p, model.preprocessing) for p in IMAGES])
   images = normalize(
     jnp.asarray(pixels), model.preprocessing.mean, model.preprocessing.std
   )
@@ -209,7 +209,7 @@ def test_what_is_loaded_of_a_resnet_computes_with_running_statistics(
   )
   difference = np.abs(features - unit_length(by_the_batch))
   assert difference.max() > 1e-2  # else this test would prove nothing
-  alone = np.concatenate([model.encode_image(p) for p in PICTURES])
+  alone = np.concatenate([model.encode_image(p) for p in IMAGES])
   np.testing.assert_allclose(alone, features, atol=1e-5)
 
 
@@ -228,7 +228,7 @@ def test_evaluation_in_training_is_that_of_the_loaded_model(kind, request):
   )
   inside = model_of(run, state)
   np.testing.assert_allclose(
-    inside.encode_image(PICTURES), loaded.encode_image(PICTURES), atol=1e-5
+    inside.encode_image(IMAGES), loaded.encode_image(IMAGES), atol=1e-5
   )
   texts = ['picture number 3', 'picture number 11']
   np.testing.assert_allclose(
@@ -247,7 +247,7 @@ def test_a_siglip_shaped_run_keeps_its_bias(siglip_run):
   assert model.logit_bias == -10.0
   assert model.logit_scale != pytest.approx(10.0, rel=1e-6)  # it is trained
   labels = ['picture number 3', 'picture number 11']
-  independent = model.classify(PICTURES, labels, independent=True)
-  cosines = model.encode_image(PICTURES) @ model.encode_text(labels).T
+  independent = model.classify(IMAGES, labels, independent=True)
+  cosines = model.encode_image(IMAGES) @ model.encode_text(labels).T
   logits = model.logit_scale * cosines - 10.0
   np.testing.assert_allclose(independent, 1 / (1 + np.exp(-logits)), rtol=1e-4)

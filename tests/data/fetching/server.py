@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.data.pictures import picture
+from tests.data.images import make_image
 
 Answer = Callable[['Handler'], None]
 
@@ -19,7 +19,7 @@ Answer = Callable[['Handler'], None]
 def png(seed: int = 0, width: int = 24, height: int = 24) -> bytes:
   """An image, as a server sends it."""
   buffer = io.BytesIO()
-  picture(seed, width, height).save(buffer, 'PNG')
+  make_image(seed, width, height).save(buffer, 'PNG')
   return buffer.getvalue()
 
 

@@ -6,13 +6,13 @@ import tarfile
 
 from hypothesis import strategies as st
 
-from tests.data.pictures import picture
+from tests.data.images import make_image
 
 
 def png(seed: int = 0, size: int = 8) -> bytes:
   """A small image file."""
   file = io.BytesIO()
-  picture(seed, size, size).save(file, 'PNG')
+  make_image(seed, size, size).save(file, 'PNG')
   return file.getvalue()
 
 

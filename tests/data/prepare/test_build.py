@@ -21,7 +21,7 @@ from clip_jax.data.prepare.engine import Engine
 from clip_jax.data.prepare.image_settings import ImageSettings
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError, UsageError
-from tests.data.pictures import captioned_folder, picture
+from tests.data.images import captioned_folder, make_image
 from tests.data.stores import s3_server
 from tests.waiting import until
 
@@ -38,7 +38,10 @@ def images(tmp_path_factory):
   for number in range(10):
     name = f'x{number}'
     width, height = (int(x) for x in rng.integers(20, 90, 2))
-    photo, suffix = picture(number, width, height), ('jpg', 'webp')[number % 2]
+    photo, suffix = (
+      make_image(number, width, height),
+      ('jpg', 'webp')[number % 2],
+    )
     exif = Image.Exif()
     exif[0x0112] = 6 if number == 4 else 1
     exif[0x010F] = 'a maker'
@@ -161,7 +164,7 @@ def test_tfds_reads_the_shards(built):
   assert len(data) == builder.info.splits['train'].num_examples == 598
   assert data[2]['caption'] == b'picture 002'
   assert data[2]['image'].shape == (24, 24, 3)
-  expected = np.asarray(picture(2))
+  expected = np.asarray(make_image(2))
   assert np.array_equal(data[2]['image'], expected)
 
 
@@ -173,7 +176,7 @@ def test_webdataset_reads_the_tars(built):
   samples = list(data)
   assert len(samples) == 598
   assert samples[2]['txt'] == 'picture 002'
-  assert np.array_equal(samples[2]['png'], picture(2))
+  assert np.array_equal(samples[2]['png'], make_image(2))
   assert samples[2]['json']['id'] == '002.png'
   assert samples[-1]['json']['caption'] == 'photo 9, größer'
 
@@ -259,7 +262,7 @@ def test_a_killed_build_goes_on(images, built, layout, stage, tmp_path):
 def test_memory_does_not_grow_with_the_data(tmp_path):
   content = np.random.default_rng(0).bytes(2_000_000)
   image = io.BytesIO()
-  picture(0).save(image, 'PNG')
+  make_image(0).save(image, 'PNG')
   tar = io.BytesIO()
   with tarfile.open(fileobj=tar, mode='w', format=tarfile.USTAR_FORMAT) as file:
     for number in range(20):
@@ -357,7 +360,7 @@ def test_all_captions_are_kept_and_labels_with_their_names(layout, tmp_path):
   folder = tmp_path / 'images'
   for number, name in enumerate(('red_apple', 'pear', 'pear')):
     (folder / name).mkdir(parents=True, exist_ok=True)
-    picture(number).save(folder / name / f'{number}.png')
+    make_image(number).save(folder / name / f'{number}.png')
   make(f'folder:{folder}', tmp_path / 'classes', layout)
   source = open_source(spec_of(tmp_path / 'classes', layout))
   assert source.label_names == ('pear', 'red apple')

@@ -9,7 +9,7 @@ from PIL import Image
 from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.prepare.image_settings import ImageSettings
 from clip_jax.errors import UsageError
-from tests.data.pictures import picture
+from tests.data.images import make_image
 
 
 def encode(image, name, **options):
@@ -24,7 +24,7 @@ def decoded(content):
 
 @pytest.mark.parametrize('name', ['JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF'])
 def test_bytes_stay_unless_something_is_asked_for(name):
-  content = encode(picture(0, 40, 30), name)
+  content = encode(make_image(0, 40, 30), name)
   settings = [ImageSettings(), ImageSettings(max_side=40)]
   if name in ('JPEG', 'PNG', 'WEBP'):
     settings += [ImageSettings(max_side=40, format=name.lower())]
@@ -38,14 +38,16 @@ def test_bytes_stay_unless_something_is_asked_for(name):
 )
 @pytest.mark.parametrize('name', ['JPEG', 'PNG', 'WEBP'])
 def test_large_images_are_scaled_down_in_their_format(name, size, expected):
-  prepared = ImageSettings(max_side=40).prepare(encode(picture(1, *size), name))
+  prepared = ImageSettings(max_side=40).prepare(
+    encode(make_image(1, *size), name)
+  )
   assert prepared[1:] == (expected, name)
   image = decoded(prepared.content)
   assert (image.size, image.format) == (expected, name)
 
 
 def test_a_scaled_image_looks_as_before():
-  image = picture(2, 80, 60)
+  image = make_image(2, 80, 60)
   prepared = ImageSettings(max_side=40).prepare(encode(image, 'PNG'))
   expected = image.resize((40, 30), Image.Resampling.BICUBIC)
   assert np.array_equal(decoded(prepared.content), expected)
@@ -54,7 +56,7 @@ def test_a_scaled_image_looks_as_before():
 @pytest.mark.parametrize('to', ['jpeg', 'png', 'webp'])
 @pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'])
 def test_all_modes_are_written_in_all_formats(to, mode):
-  image = picture(3).convert('L' if mode == 'I;16' else mode)
+  image = make_image(3).convert('L' if mode == 'I;16' else mode)
   if mode == 'I;16':
     image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
   content = encode(image, 'TIFF' if mode != 'P' else 'GIF')
@@ -64,12 +66,12 @@ def test_all_modes_are_written_in_all_formats(to, mode):
 
 
 def test_cmyk_becomes_rgb_in_other_formats():
-  content = encode(picture(4).convert('CMYK'), 'JPEG', quality=95)
+  content = encode(make_image(4).convert('CMYK'), 'JPEG', quality=95)
   for settings in (ImageSettings(format='png'), ImageSettings(max_side=12)):
     image = decoded(settings.prepare(content).content)
     assert image.mode == 'RGB'
     small = image.resize((4, 4))
-    expected = picture(4).resize((4, 4))
+    expected = make_image(4).resize((4, 4))
     assert np.abs(np.asarray(small, float) - expected).mean() < 20
 
 
@@ -86,7 +88,7 @@ def test_orientation_and_profile_are_kept_and_nothing_else():
   exif = Image.Exif()
   exif[0x0112], exif[0x010F] = 6, 'a maker'
   content = encode(
-    picture(5, 80, 60), 'JPEG', exif=exif, icc_profile=b'a profile'
+    make_image(5, 80, 60), 'JPEG', exif=exif, icc_profile=b'a profile'
   )
   image = decoded(ImageSettings(max_side=40).prepare(content).content)
   assert image.size == (40, 30)  # not turned
@@ -95,16 +97,16 @@ def test_orientation_and_profile_are_kept_and_nothing_else():
 
 
 def test_quality_is_asked_for_by_name():
-  content = encode(picture(6, 80, 60), 'JPEG', quality=95)
+  content = encode(make_image(6, 80, 60), 'JPEG', quality=95)
   assert ImageSettings(format='jpeg').prepare(content).content is None
   small = ImageSettings(format='jpeg', quality=20).prepare(content).content
   assert small is not None and len(small) < len(content)
-  png = encode(picture(6, 80, 60), 'PNG')
+  png = encode(make_image(6, 80, 60), 'PNG')
   assert ImageSettings(quality=20).prepare(png).content is None
 
 
 def test_broken_images_are_refused():
-  content = encode(picture(7), 'PNG')
+  content = encode(make_image(7), 'PNG')
   for broken in (b'', b'text', content[:60]):
     with pytest.raises(CorruptImageError):
       ImageSettings(max_side=5).prepare(broken)

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.data.pictures import picture
+from tests.data.images import make_image
 
 
 def image_bytes(seed: int) -> bytes:
   """A PNG of random pixels."""
   encoded = io.BytesIO()
-  picture(seed).save(encoded, 'PNG')
+  make_image(seed).save(encoded, 'PNG')
   return encoded.getvalue()
 
 

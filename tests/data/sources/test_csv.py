@@ -7,13 +7,13 @@ from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.sources import open_source, parse_spec
 from clip_jax.data.sources.csv import Columns, CsvSource
 from clip_jax.errors import UsageError
-from tests.data.pictures import write_pictures
+from tests.data.images import write_images
 
 
 @pytest.fixture
 def table(tmp_path):
   """Writes a table beside a.png and b.png, and gives its spec."""
-  write_pictures(tmp_path, ['a.png', 'b.png'])
+  write_images(tmp_path, ['a.png', 'b.png'])
 
   def write(text: str | bytes, name: str = 'table.csv') -> str:
     data = text if isinstance(text, bytes) else text.encode('utf-8')
@@ -81,7 +81,7 @@ def test_labels_by_number_and_tabs(table):
   assert source[0]['caption'] == ['x']
 
 
-def test_a_missing_picture_is_a_corrupt_record(table):
+def test_a_missing_image_is_a_corrupt_record(table):
   source = open_source(table('image,caption\nnowhere.png,x\n'))
   with pytest.raises(CorruptImageError, match=r'nowhere\.png: no such file'):
     source[0]

@@ -7,11 +7,11 @@ from clip_jax.data import image_formats
 from clip_jax.data.decoding import CorruptImageError, decode
 from clip_jax.data.sources import open_source
 from clip_jax.errors import UsageError
-from tests.data.pictures import captioned_folder, picture, write_pictures
+from tests.data.images import captioned_folder, make_image, write_images
 
 
 def test_sub_folders_are_classes(tmp_path):
-  write_pictures(
+  write_images(
     tmp_path, ['green_apple/b.png', 'cat/x.png', 'cat/deep/y.JPG', '.git/z.png']
   )
   (tmp_path / 'cat' / '.hidden.png').write_bytes(b'')
@@ -29,9 +29,9 @@ def test_sub_folders_are_classes(tmp_path):
   assert list(source.texts()) == ['cat', 'cat', 'green apple']
 
 
-def test_captions_beside_pictures_one_a_line(tmp_path):
+def test_captions_beside_images_one_a_line(tmp_path):
   captioned_folder(tmp_path, 2)
-  write_pictures(tmp_path, ['more/a.png', 'more/b.png'])
+  write_images(tmp_path, ['more/a.png', 'more/b.png'])
   (tmp_path / 'more' / 'a.txt').write_text('eine Tür\n\n a door \n', 'utf-8')
   source = open_source(f'folder:{tmp_path}')
   assert source.label_names is None
@@ -44,8 +44,8 @@ def test_captions_beside_pictures_one_a_line(tmp_path):
   assert 'label' not in source[0]
 
 
-def test_pictures_without_texts(tmp_path):
-  write_pictures(tmp_path, ['b.png', 'a.png'])
+def test_images_without_texts(tmp_path):
+  write_images(tmp_path, ['b.png', 'a.png'])
   source = open_source(f'folder:{tmp_path}')
   assert [source[i]['id'] for i in range(2)] == ['a.png', 'b.png']
   assert source[0]['caption'] == []
@@ -53,14 +53,14 @@ def test_pictures_without_texts(tmp_path):
 
 
 def test_a_split_is_a_sub_folder(tmp_path):
-  write_pictures(tmp_path, ['train/cat/a.png', 'test/cat/a.png'])
+  write_images(tmp_path, ['train/cat/a.png', 'test/cat/a.png'])
   assert open_source(f'folder:{tmp_path}#test').label_names == ('cat',)
   with pytest.raises(UsageError, match='no folder'):
     open_source(f'folder:{tmp_path}#val')
 
 
 def test_a_circle_of_links_ends(tmp_path):
-  write_pictures(tmp_path, ['cat/a.png'])
+  write_images(tmp_path, ['cat/a.png'])
   (tmp_path / 'cat' / 'again').symlink_to(tmp_path)
   assert len(open_source(f'folder:{tmp_path}')) == 1
 
@@ -70,7 +70,7 @@ def test_pickles(tmp_path):
   assert pickle.loads(pickle.dumps(source))[1] == source[1]
 
 
-def test_a_picture_that_went_away(tmp_path):
+def test_an_image_that_went_away(tmp_path):
   source = open_source(f'folder:{captioned_folder(tmp_path, 2)}')
   (tmp_path / '000.png').unlink()
   with pytest.raises(CorruptImageError, match=r'000\.png: no such file'):
@@ -83,7 +83,7 @@ def test_mistakes_are_one_clear_line(tmp_path):
     open_source('folder:/nowhere')
   with pytest.raises(UsageError, match=f'no images in {tmp_path}'):
     open_source(f'folder:{tmp_path}')
-  write_pictures(tmp_path, ['a.png'])
+  write_images(tmp_path, ['a.png'])
   with pytest.raises(UsageError, match='no caption columns'):
     open_source(f'folder:{tmp_path}', captions=('title',))
 
@@ -97,7 +97,7 @@ def test_a_caption_that_is_not_utf8_names_file_and_line(tmp_path):
 
 def heic(path):
   heif = pytest.importorskip('pillow_heif')
-  heif.from_pillow(picture(0, 64, 64)).save(path)
+  heif.from_pillow(make_image(0, 64, 64)).save(path)
 
 
 def test_images_are_told_by_content(tmp_path):
@@ -106,7 +106,7 @@ def test_images_are_told_by_content(tmp_path):
     ('d.unknown', 'GIF'), ('e.JPE', 'JPEG'), ('f.avif', 'AVIF'),
     ('g.tga', 'TGA'), ('h.data.2024', 'WEBP'),
   ):  # fmt: skip
-    picture(1, 32, 32).save(tmp_path / name, image_format)
+    make_image(1, 32, 32).save(tmp_path / name, image_format)
   heic(tmp_path / 'i.heic')
   source = open_source(f'folder:{tmp_path}')
   assert [source.id(i) for i in range(len(source))] == sorted(
@@ -118,7 +118,7 @@ def test_images_are_told_by_content(tmp_path):
 
 
 def test_what_is_left_out_is_counted_and_named_once(tmp_path, monkeypatch):
-  write_pictures(tmp_path, ['cat/a.png', 'dog/b.png'])
+  write_images(tmp_path, ['cat/a.png', 'dog/b.png'])
   for name in ('a.heic', 'b.HEIC'):
     heic(tmp_path / 'cat' / name)
   for name in (
@@ -130,7 +130,7 @@ def test_what_is_left_out_is_counted_and_named_once(tmp_path, monkeypatch):
     'Thumbs.db',
   ):
     (tmp_path / 'dog' / name).write_bytes(b'no image')
-  picture(1).save(tmp_path / 'dog' / 'raw.dng', 'TIFF')  # a thumbnail
+  make_image(1).save(tmp_path / 'dog' / 'raw.dng', 'TIFF')  # a thumbnail
   os.mkfifo(tmp_path / 'dog' / 'pipe.png')
   (tmp_path / 'dog' / 'gone.png').symlink_to('/nowhere')
   monkeypatch.setattr(image_formats.importlib.util, 'find_spec', lambda x: None)
@@ -181,7 +181,7 @@ def test_images_without_captions_are_counted_and_named(tmp_path, missing):
 )
 def test_splits_are_no_classes(tmp_path, splits):
   names = [f'{x}/{y}/a.png' for x in splits for y in ('cat', 'dog')]
-  write_pictures(tmp_path, names)
+  write_images(tmp_path, names)
   with pytest.raises(
     UsageError, match=f'name one, as in .*#{splits[0]}, or al'
   ):
@@ -199,7 +199,7 @@ def test_splits_are_no_classes(tmp_path, splits):
 
 
 def test_one_split_of_classes_is_no_class(tmp_path):
-  write_pictures(tmp_path, ['train/cat/a.png', 'train/dog/a.png'])
+  write_images(tmp_path, ['train/cat/a.png', 'train/dog/a.png'])
   with pytest.raises(
     UsageError, match='the splits train, which are no classes'
   ):
@@ -207,12 +207,12 @@ def test_one_split_of_classes_is_no_class(tmp_path):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-  write_pictures(tmp_path, ['train/a.png', 'bus/a.png'])
+  write_images(tmp_path, ['train/a.png', 'bus/a.png'])
   assert open_source(f'folder:{tmp_path}').label_names == ('bus', 'train')
 
 
 def test_a_stray_image_beside_classes_is_named(tmp_path):
-  write_pictures(tmp_path, ['cat/a.png', 'dog/a.png', 'cover.png'])
+  write_images(tmp_path, ['cat/a.png', 'dog/a.png', 'cover.png'])
   source = open_source(f'folder:{tmp_path}')
   assert len(source) == 3 and source.label_names is None
   (notice,) = source.notices
@@ -225,7 +225,7 @@ def test_a_stray_image_beside_classes_is_named(tmp_path):
 
 
 def test_a_stray_caption_among_classes_is_named(tmp_path):
-  write_pictures(tmp_path, ['cat/a.png', 'cat/b.png', 'dog/a.png'])
+  write_images(tmp_path, ['cat/a.png', 'cat/b.png', 'dog/a.png'])
   (tmp_path / 'cat' / 'b.txt').write_text('x')
   source = open_source(f'folder:{tmp_path}')
   assert source.label_names is None
@@ -237,7 +237,7 @@ def test_a_stray_caption_among_classes_is_named(tmp_path):
 
 
 def test_nested_folders_say_what_the_class_is(tmp_path):
-  write_pictures(tmp_path, ['a_b/c-d/x_y.1.png', 'e/f/x.png'])
+  write_images(tmp_path, ['a_b/c-d/x_y.1.png', 'e/f/x.png'])
   source = open_source(f'folder:{tmp_path}')
   assert list(source.texts()) == ['a b', 'e']
   (notice,) = source.notices
@@ -251,7 +251,7 @@ def test_nested_folders_say_what_the_class_is(tmp_path):
 
 
 def test_one_class_and_empty_classes_are_said(tmp_path):
-  write_pictures(tmp_path, ['data/cat/a.png', 'data/dog/a.png'])
+  write_images(tmp_path, ['data/cat/a.png', 'data/dog/a.png'])
   (tmp_path / 'none').mkdir()
   one, empty = open_source(f'folder:{tmp_path}').notices
   assert "the sub-folder 'data', the only class" in one
@@ -260,7 +260,7 @@ def test_one_class_and_empty_classes_are_said(tmp_path):
 
 
 def test_a_link_to_a_folder_that_is_here_is_said(tmp_path):
-  write_pictures(tmp_path, ['cat/a.png', 'dog/a.png'])
+  write_images(tmp_path, ['cat/a.png', 'dog/a.png'])
   (tmp_path / 'best').symlink_to(tmp_path / 'cat')
   source = open_source(f'folder:{tmp_path}')
   assert source.label_names == ('cat', 'dog')
@@ -269,7 +269,7 @@ def test_a_link_to_a_folder_that_is_here_is_said(tmp_path):
 
 
 def test_names_that_are_not_utf8_can_be_written(tmp_path):
-  write_pictures(tmp_path, ['x/a.png'])
+  write_images(tmp_path, ['x/a.png'])
   (tmp_path / os.fsdecode(b'caf\xe9')).mkdir()
   (tmp_path / 'x' / 'a.png').rename(tmp_path / os.fsdecode(b'caf\xe9/\xe9.png'))
   source = open_source(f'folder:{tmp_path}')

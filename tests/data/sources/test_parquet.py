@@ -17,7 +17,7 @@ from clip_jax.data.sources import (
   parse_spec,
 )
 from clip_jax.errors import FailureError, UsageError
-from tests.data.pictures import write_pictures
+from tests.data.images import write_images
 from tests.data.sources.tables import image_bytes, rows, write_parquet
 from tests.data.stores import put_in_memory, s3_server
 
@@ -60,7 +60,7 @@ def test_captions_of_several_columns_and_lists(tmp_path):
 
 
 def test_structs_of_bytes_or_paths(tmp_path):
-  write_pictures(tmp_path, ['below/x.png'])
+  write_images(tmp_path, ['below/x.png'])
   images = [
     {'bytes': image_bytes(5), 'path': 'x.png'},
     {'bytes': None, 'path': 'below/x.png'},
@@ -77,7 +77,7 @@ def test_structs_of_bytes_or_paths(tmp_path):
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
-  write_pictures(tmp_path, ['images/0.png'])
+  write_images(tmp_path, ['images/0.png'])
   paths = ['images/0.png', 'none.png', 'a\0b', 'https://x.org/a.png', None]
   spec = write_parquet(tmp_path / 'a.parquet', rows(5, image=paths))
   source = open_source(spec)

@@ -4,8 +4,8 @@ import pytest
 
 from clip_jax.data.sources import open_source, with_scheme
 from clip_jax.errors import MissingFileError, UsageError
+from tests.data.images import captioned_folder
 from tests.data.layouts import write_layouts
-from tests.data.pictures import captioned_folder
 from tests.data.sources.tables import image_bytes, rows, write_parquet
 from tests.data.stores import put_in_memory
 

@@ -34,7 +34,7 @@ def built(tmp_path_factory: pytest.TempPathFactory):
 
 
 def draw(folder: Path, *classes: str) -> Path:
-  """A picture in a folder for each class."""
+  """An image in a folder for each class."""
   for name in classes:
     (folder / name).mkdir(parents=True)
     Image.new('RGB', (4, 4)).save(folder / name / 'a.png')

@@ -1,4 +1,4 @@
-"""Answers made of what TFDS lists for a picture, or of its caption."""
+"""Answers made of what TFDS lists for an image, or of its caption."""
 
 import io
 import pickle
@@ -212,7 +212,7 @@ def test_who_a_name_is_of(caption: str, who: str | None):
 
 def test_records_without_a_label_are_left_out_and_none_is_read_for_that():
   captions = [['a hand'], ['hand dark skin tone'], [], ['light skin tone']]
-  # Pictures that cannot be read: choosing must not try.
+  # Images that cannot be read: choosing must not try.
   unreadable = ListSource([None] * 4, captions=captions)
   assert len(CaptionLabels(unreadable, 'skin_tone', captions)) == 2
   whole = ListSource([1, 2, 3, 4], captions=captions)

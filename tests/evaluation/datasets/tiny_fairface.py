@@ -1,4 +1,4 @@
-"""FairFace as it comes: pictures in two folders, beside each its table."""
+"""FairFace as it comes: images in two folders, beside each its table."""
 
 from collections.abc import Sequence
 from pathlib import Path

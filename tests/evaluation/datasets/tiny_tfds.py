@@ -11,8 +11,8 @@ from PIL import Image
 Records = Sequence[Mapping[str, Any]]
 
 
-def picture() -> io.BytesIO:
-  """A PNG: without TensorFlow, TFDS takes encoded pictures only."""
+def image() -> io.BytesIO:
+  """A PNG: without TensorFlow, TFDS takes encoded images only."""
   file = io.BytesIO()
   Image.new('RGB', (4, 4), 'red').save(file, 'PNG')
   file.seek(0)
@@ -32,7 +32,7 @@ def write(
   Args:
     data_dir: as in TFDS_DATA_DIR.
     like: 'voc/2007': whose features and name it has.
-    splits: records by split; a picture is added where they have none.
+    splits: records by split; an image is added where they have none.
     features: instead of those of TFDS.
   """
   name, _, config = like.partition('/')
@@ -59,7 +59,7 @@ def write(
 
     def _generate_examples(self, rows: Records) -> Iterator[tuple[int, Any]]:
       for index, row in enumerate(rows):
-        yield index, {'image': picture(), **row}
+        yield index, {'image': image(), **row}
 
   Tiny.name = name
   tfds.disable_progress_bar()

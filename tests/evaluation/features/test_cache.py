@@ -192,7 +192,7 @@ def test_corrupt_images_are_counted_over_all_shards(tmp_path):
   strict = Options(max_corrupt_records=1)
   with pytest.raises(FailureError, match='over max_corrupt_records=1'):
     cached(tmp_path)[1].images(source(), strict)
-  # The part that could be made stays, and its picture counts.
+  # The part that could be made stays, and its image counts.
   assert len(list(tmp_path.glob('images/*/*.npz'))) == 1
   encoder, cache = cached(tmp_path)
   with pytest.raises(FailureError, match='picture/2: damaged; picture/5'):

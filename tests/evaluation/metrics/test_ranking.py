@@ -21,19 +21,19 @@ from clip_jax.evaluation.tasks.retrieval import recalls, recalls_by_chance
 from clip_jax.evaluation.types import FewShotOptions, ProbeOptions
 from tests.evaluation.rows import RowEncoder, dataset_of
 
-# Two classes whose directions differ by rounding, and pictures about as near to
+# Two classes whose directions differ by rounding, and images about as near to
 # the one as to the other: which is the best hangs on the order of operations.
 RNG = np.random.default_rng(0)
-WIDTH, PICTURES = 32, 400
+WIDTH, IMAGES = 32, 400
 NORTH = RNG.normal(size=WIDTH)
 TEXTS = {
   'a': NORTH,
   'b': NORTH + 3e-7 * RNG.normal(size=WIDTH),
   'c': RNG.normal(size=WIDTH),
 }
-ROWS = NORTH + RNG.normal(size=(PICTURES, WIDTH))
+ROWS = NORTH + RNG.normal(size=(IMAGES, WIDTH))
 ROWS /= np.linalg.norm(ROWS, axis=1, keepdims=True)
-LABELS = RNG.integers(0, 3, PICTURES)
+LABELS = RNG.integers(0, 3, IMAGES)
 ENCODER = RowEncoder(
   ROWS,
   {
@@ -42,7 +42,7 @@ ENCODER = RowEncoder(
     for template in ('{}', PHOTO)
   },
 )
-DATA = dataset_of(LABELS, train=range(60), test=range(PICTURES), names=[*TEXTS])
+DATA = dataset_of(LABELS, train=range(60), test=range(IMAGES), names=[*TEXTS])
 QUICK = Options(
   templates=('{}',),
   few_shot=FewShotOptions(examples_per_class=(1,), seeds=1),

@@ -34,7 +34,7 @@ def known(name):
     ('imagenet_r', 200, 200),
     ('imagenet_a', 200, 200),
     ('objectnet', 113, None),
-    ('imagenet_vid_robust', 30, 288),  # of 14,400 pictures in ImageNet's test
+    ('imagenet_vid_robust', 30, 288),  # of 14,400 images in ImageNet's test
     ('ytbb_robust', 19, 231),  # of 11,550
   ],
 )

@@ -62,7 +62,7 @@ def absence(facts: DatasetFacts, root: Path) -> str | None:
 
 
 def source(levels: Sequence[int] = (10, 20, 30, 40)) -> ListSource:
-  """Four pictures of two classes."""
+  """Four images of two classes."""
   return ListSource(levels, labels=[0, 0, 1, 1], names=['cat', 'dog'])
 
 

@@ -18,7 +18,7 @@ from clip_jax.evaluation.types import BiasOptions
 from tests.evaluation.datasets import tiny_fairface
 from tests.evaluation.fakes import ListSource, TableEncoder
 
-# Six directions; a picture's level is the name that it looks like.
+# Six directions; an image's level is the name that it looks like.
 WORDS = ['old', 'young', 'thief', 'gorilla', 'child', 'middle']
 EYE = np.eye(6)
 ENCODER = TableEncoder(
@@ -150,7 +150,7 @@ def test_a_group_without_images_has_no_rates_but_its_name_is_a_candidate():
 
 
 def test_accuracy_finds_the_groups_names_wherever_they_are_in_a_design():
-  # Of the first group there are no pictures.
+  # Of the first group there are no images.
   data = dataset([0, 0, 1, 2], [1, 1, 2, 2], names=('middle', 'old', 'young'))
   result = run(data, {'d': {'crime': ['thief', 'child'], 'x': ['{groups}']}})
   assert [
@@ -292,8 +292,8 @@ def test_it_is_the_same_each_time_and_by_its_name():
     max_size=40,
   )
 )
-def test_rates_of_a_group_sum_to_one_over_kinds_and_over_names(pictures):
-  labels, levels = zip(*pictures, strict=True)
+def test_rates_of_a_group_sum_to_one_over_kinds_and_over_names(images):
+  labels, levels = zip(*images, strict=True)
   data = dataset(levels, labels, names=('old', 'young', 'middle'))
   result = run(data)
   for table in ('rates', 'categories'):
@@ -303,13 +303,13 @@ def test_rates_of_a_group_sum_to_one_over_kinds_and_over_names(pictures):
       assert 0 <= row['low'] <= row['rate'] <= row['high'] <= 1
     assert len(sums) == 3 * len(set(labels))
     assert list(sums.values()) == pytest.approx([1] * len(sums))
-  # The overall rate is the groups' mean, weighted by their pictures.
+  # The overall rate is the groups' mean, weighted by their images.
   total = sum(
     row['count']
     for row in result.tables['rates']
     if (row['design'], row['kind']) == ('harm', 'crime')
   )
-  assert result.metrics['harm/crime'] == total / len(pictures)
+  assert result.metrics['harm/crime'] == total / len(images)
 
 
 @pytest.mark.parametrize(

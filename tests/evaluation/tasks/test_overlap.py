@@ -42,16 +42,16 @@ ENCODER = TableEncoder(
             5: [0.1, 0.99]},
   by_text={'up': [0, 1], 'right': [1, 0]},
 )  # fmt: skip
-PICTURES = [texture(seed) for seed in range(6)]
+IMAGES = [texture(seed) for seed in range(6)]
 FLAT = Image.new('L', (40, 40), 200)
 LEVELS = [1, 2, 1, 1, 2, 1, 2]  # what is predicted: up for 1
 LABELS = [0, 1, 1, 0, 0, 1, 1]
 
 
 def dataset(train, **values):
-  pictures = [*PICTURES, FLAT]
+  images = [*IMAGES, FLAT]
   test = TextureSource(
-    [marked(x, y) for x, y in zip(pictures, LEVELS, strict=True)],
+    [marked(x, y) for x, y in zip(images, LEVELS, strict=True)],
     labels=LABELS,
     names=NAMES,
     spec='test:',
@@ -67,8 +67,8 @@ def dataset(train, **values):
 def seen():
   """Copies of the first three, others, one unreadable, and a flat one."""
   return TextureSource(
-    [texture(50), copy_of(PICTURES[1]), None, copy_of(PICTURES[0]),
-     marked(FLAT, 0), copy_of(PICTURES[2]), texture(51)],
+    [texture(50), copy_of(IMAGES[1]), None, copy_of(IMAGES[0]),
+     marked(FLAT, 0), copy_of(IMAGES[2]), texture(51)],
     spec='train:',
   )  # fmt: skip
 
@@ -136,7 +136,7 @@ def test_pairs_are_the_nearest_first_and_go_beyond_the_threshold():
 
 def test_few_pairs_of_each_step_are_shown():
   copies = TextureSource(
-    [marked(PICTURES[0], 1)] * 30, labels=[0] * 30, names=NAMES, spec='test:'
+    [marked(IMAGES[0], 1)] * 30, labels=[0] * 30, names=NAMES, spec='test:'
   )
   data = Dataset('x', Split(copies), Split(copies), class_names=(('up',),))
   pairs = evaluate(ENCODER, data, Options()).tables['pairs']
@@ -260,13 +260,13 @@ def test_labels_outside_the_classes_are_in_no_set():
 
 
 def test_training_data_may_be_given_by_a_spec(tmp_path):
-  # Noise, none of which is a test picture.
+  # Noise, none of which is a test image.
   options = Options(
     overlap=OverlapOptions(train=write_pairs(tmp_path / 'pairs', count=3))
   )
   result = evaluate(ENCODER, dataset(None), options)
   assert result.metrics['overlap_examples'] == 0
-  PICTURES[4].save(tmp_path / 'pairs' / '003.png')
+  IMAGES[4].save(tmp_path / 'pairs' / '003.png')
   result = evaluate(ENCODER, dataset(seen()), options)
   (found,) = [row for row in result.records if row['overlapping']]
   assert (found['id'], found['nearest']) == ('test:4', '003.png')
@@ -336,16 +336,16 @@ def test_data_without_names_are_refused():
 @given(
   st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 )
-def test_overlap_and_clean_are_all(pictures):
-  correct, overlapping = np.array(pictures, bool).T
+def test_overlap_and_clean_are_all(images):
+  correct, overlapping = np.array(images, bool).T
   found = compare(correct, overlapping)
   seen_count, clean = found['overlap_examples'], found['clean_examples']
-  assert seen_count + clean == found['examples'] == len(pictures)
+  assert seen_count + clean == found['examples'] == len(images)
   right = seen_count * found.get('accuracy_overlap', 0) + clean * found.get(
     'accuracy_clean', 0
   )
-  assert right == pytest.approx(found['accuracy_all'] * len(pictures))
-  assert found['overlap_share'] == seen_count / len(pictures)
+  assert right == pytest.approx(found['accuracy_all'] * len(images))
+  assert found['overlap_share'] == seen_count / len(images)
   assert not any(math.isnan(value) for value in found.values())
   if seen_count and clean:
     # All - Clean is the share of the overlap times what it is easier by.
@@ -393,8 +393,8 @@ def test_images_of_one_pattern_do_not_overlap_and_copies_among_them_do():
 
 
 def test_many_hits_of_one_image_give_a_warning():
-  copies = [PICTURES[0]] * 12 + [PICTURES[1]]
-  train = [PICTURES[1], copy_of(PICTURES[0])]
+  copies = [IMAGES[0]] * 12 + [IMAGES[1]]
+  train = [IMAGES[1], copy_of(IMAGES[0])]
   result = evaluate(ENCODER, of_drawings(copies, train), Options())
   (row,) = result.tables['warnings']
   assert row['warning'].startswith(
@@ -405,10 +405,10 @@ def test_many_hits_of_one_image_give_a_warning():
 
 
 def test_images_whose_hash_fails_are_counted_as_corrupt(monkeypatch):
-  def spectrum(picture):
-    if picture.getpixel((0, 0)) == 7:
+  def spectrum(image):
+    if image.getpixel((0, 0)) == 7:
       raise CorruptImageError('damaged image: late')
-    return real(picture)
+    return real(image)
 
   real = perceptual_hash.spectrum
   monkeypatch.setattr(perceptual_hash, 'spectrum', spectrum)

@@ -78,7 +78,7 @@ def test_the_gain_is_in_the_data_sets_own_metric():
   )
   data = dataclasses.replace(dataset_of(source), metric='mean_per_class')
   found = prompt_gain.evaluate(ENCODER, data, Options()).metrics
-  assert found['bare'] == 0.5  # and 3/4 of the pictures
+  assert found['bare'] == 0.5  # and 3/4 of the images
 
 
 def test_of_very_many_templates_a_hundred_are_shown_alone():

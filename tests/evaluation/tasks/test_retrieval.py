@@ -115,7 +115,7 @@ def test_a_text_that_images_share_is_encoded_once_and_ties():
   source = ListSource([0, 50], captions=[['it'], ['it']])
   result = retrieval.evaluate(encoder, dataset_of(source), Options())
   assert encoder.texts == ['it']
-  # Each picture's own copy is one of two equals; the nearer picture wins.
+  # Each image's own copy is one of two equals; the nearer image wins.
   assert result.metrics['image_to_text_r1'] == pytest.approx(1 / 2)
   assert result.metrics['text_to_image_r1'] == pytest.approx(1 / 2)
 

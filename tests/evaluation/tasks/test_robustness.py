@@ -33,7 +33,7 @@ from tests.evaluation.rows import (
 from tests.inference.test_model import tiny_description, tiny_params
 
 # Four classes about their centres; the shift has two of them and one more,
-# its pictures further off, in another order and under other labels.
+# its images further off, in another order and under other labels.
 ROWS, LABELS = blobs(4, 40, noise=0.5)
 FAR, FAR_LABELS = blobs(4, 40, noise=0.9, seed=1)
 FAR_LABELS = np.array([2, 0, 1, 1])[FAR_LABELS]  # 'c', 'a'; the rest is 'e'

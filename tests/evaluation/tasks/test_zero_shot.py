@@ -72,7 +72,7 @@ def test_of_equal_classes_the_lower_come_first():
 
 
 def test_hand_worked_case():
-  # The last picture looks south and is labelled east, the second best.
+  # The last image looks south and is labelled east, the second best.
   source = ListSource([0, 50, 100], labels=[0, 1, 1], names=NAMES)
   result = zero_shot.evaluate(COMPASS, dataset_of(source), Options())
   assert counted(result) == {'top1': 2 / 3, 'examples': 3.0}
@@ -339,7 +339,7 @@ def test_the_data_sets_own_metric_comes_under_its_name(metric):
 
 
 class SeveralLabels(ListSource):
-  """Pictures with lists of labels, as VOC2007 has them."""
+  """Images with lists of labels, as VOC2007 has them."""
 
   def __init__(self, levels, several, names, difficult=None):
     super().__init__(levels, names=names)
@@ -354,12 +354,12 @@ class SeveralLabels(ListSource):
     }
 
 
-def test_several_labels_a_image_are_ranked_by_class():
+def test_several_labels_an_image_are_ranked_by_class():
   source = SeveralLabels([0, 50, 100], [[0], [1, 2], [2, 3]], [*NAMES, 'x'])
   split = Split(source, np.array([0, 1, 2, OUTSIDE]))
   data = Dataset('voc', split, class_names=tuple((n,) for n in NAMES))
   result = zero_shot.evaluate(COMPASS, data, Options())
-  # South: its pictures come first and, after one that is not, third... the
+  # South: its images come first and, after one that is not, third... the
   # second is the eastern one, which has it too.
   assert result.metrics == {'map_11_point': 1.0, 'examples': 3.0}
   assert [r['labels'] for r in result.records] == [
@@ -373,9 +373,9 @@ def test_several_labels_a_image_are_ranked_by_class():
   json.dumps(result.records)
 
 
-def test_a_class_with_difficult_objects_alone_is_not_asked_of_a_image():
+def test_a_class_with_difficult_objects_alone_is_not_asked_of_an_image():
   levels, several = [0, 50, 100], [[0], [1], [2]]
-  # North is right for the picture that is least like it, the southern one.
+  # North is right for the image that is least like it, the southern one.
   several[2].append(0)
   found = [
     zero_shot.evaluate(
@@ -386,7 +386,7 @@ def test_a_class_with_difficult_objects_alone_is_not_asked_of_a_image():
     for hard in ([[], [], []], [[], [0], []])
   ]
   values = [x.tables['per_class'][0]['average_precision'] for x in found]
-  # Found first and third; without the eastern picture, first and second.
+  # Found first and third; without the eastern image, first and second.
   assert values == pytest.approx([(6 + 5 * 2 / 3) / 11, 1.0])
   means = [x.metrics['map_11_point'] for x in found]
   assert means == pytest.approx([(v + 2) / 3 for v in values])
