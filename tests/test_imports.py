@@ -35,13 +35,13 @@ EXCEPTIONS = {('clip_jax.training.writers', 'clip_jax.report.training')}
 @functools.cache
 def modules():
   """The source of each module by its name, without the root's."""
-  found = {}
+  result = {}
   for path in PACKAGE.rglob('*.py'):
     name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-    found[name.removesuffix('.__init__')] = path.read_text()
+    result[name.removesuffix('.__init__')] = path.read_text()
   # The root names its public objects, which it loads when they are asked for.
-  del found['clip_jax']
-  return found
+  del result['clip_jax']
+  return result
 
 
 @functools.cache

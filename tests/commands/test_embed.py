@@ -150,9 +150,9 @@ def test_one_long_text_does_not_make_a_large_file(clip_jax, workdir, tmp_path):
   with np.load(out, allow_pickle=False) as file:
     assert file['captions'][:99].tolist() == lines[:99]
     assert file['captions'][99] == lines[99].strip()
-  found = clip_jax('search', f'--model={workdir}', f'--index={out}',
+  result = clip_jax('search', f'--model={workdir}', f'--index={out}',
                    '--text=red square 7', '--top=1')  # fmt: skip
-  assert found.out.split()[-3:-1] == ['red', 'square']
+  assert result.out.split()[-3:-1] == ['red', 'square']
 
 
 def test_the_home_of_what_is_typed(clip_jax, workdir, texts, monkeypatch):

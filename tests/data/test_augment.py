@@ -96,8 +96,8 @@ def test_the_papers_crop_runs_along_the_longer_side():
 def test_crop_scale_is_the_area_of_the_square():
   ramp = np.zeros((96, 96, 3), np.uint8)
   ramp[:] = 2 * np.arange(96, dtype=np.uint8)[None, :, None]
-  found = views(ramp, crop_scale=(0.25, 0.5))
-  spans = (found[:, 0, -2, 0] - found[:, 0, 1, 0]) / 2 * 24 / 21 / 96
+  result = views(ramp, crop_scale=(0.25, 0.5))
+  spans = (result[:, 0, -2, 0] - result[:, 0, 1, 0]) / 2 * 24 / 21 / 96
   assert 0.45 < spans.min() < 0.55
   assert 0.66 < spans.max() < 0.75
 
@@ -115,8 +115,8 @@ def test_padding_shifts_and_shows_the_fill():
 def test_flip_is_a_mirror():
   mirrored = preprocess(IMAGE, PREPROCESSING)[:, ::-1]
   np.testing.assert_allclose(view(flip=1.0), mirrored, atol=1)
-  found = (views(flip=0.3) == view()).all((1, 2, 3))
-  assert 0.5 < found.mean() < 0.9
+  result = (views(flip=0.3) == view()).all((1, 2, 3))
+  assert 0.5 < result.mean() < 0.9
 
 
 def spot(strengths, x, y, count=200):
@@ -134,40 +134,40 @@ def spot(strengths, x, y, count=200):
 
 
 def test_rotate_is_at_most_so_many_degrees():
-  found = spot({'rotate': 30.0}, 0.25, 0.0)
-  degrees = np.degrees(np.arctan2(found[:, 1], found[:, 0]))
+  result = spot({'rotate': 30.0}, 0.25, 0.0)
+  degrees = np.degrees(np.arctan2(result[:, 1], result[:, 0]))
   assert -32 < degrees.min() < -26
   assert 26 < degrees.max() < 32
-  np.testing.assert_allclose(np.hypot(*found.T), 0.25, atol=0.02)
+  np.testing.assert_allclose(np.hypot(*result.T), 0.25, atol=0.02)
 
 
 def test_zoom_is_at_most_this_factor_either_way():
-  found = spot({'zoom': 0.5}, 0.25, 0.25)
-  np.testing.assert_allclose(found[:, 0], found[:, 1], atol=0.01)
-  assert found.max() == pytest.approx(0.375, abs=0.02)
-  assert found.min() == pytest.approx(0.25 / 1.5, abs=0.02)
+  result = spot({'zoom': 0.5}, 0.25, 0.25)
+  np.testing.assert_allclose(result[:, 0], result[:, 1], atol=0.01)
+  assert result.max() == pytest.approx(0.375, abs=0.02)
+  assert result.min() == pytest.approx(0.25 / 1.5, abs=0.02)
 
 
 def test_stretch_keeps_the_area():
-  found = spot({'stretch': 0.5}, 0.25, 0.25)
-  np.testing.assert_allclose(found.prod(-1), 0.0625, atol=0.008)
-  ratio = found[:, 0] / found[:, 1]
+  result = spot({'stretch': 0.5}, 0.25, 0.25)
+  np.testing.assert_allclose(result.prod(-1), 0.0625, atol=0.008)
+  ratio = result[:, 0] / result[:, 1]
   assert ratio.max() == pytest.approx(1.5, abs=0.1)
   assert ratio.min() == pytest.approx(1 / 1.5, abs=0.1)
 
 
 def test_shear_moves_across_by_depth():
-  found = spot({'shear': 0.4}, 0.0, 0.25)
-  np.testing.assert_allclose(found[:, 1], 0.25, atol=0.01)
-  assert found[:, 0].max() == pytest.approx(0.1, abs=0.02)
-  assert found[:, 0].min() == pytest.approx(-0.1, abs=0.02)
+  result = spot({'shear': 0.4}, 0.0, 0.25)
+  np.testing.assert_allclose(result[:, 1], 0.25, atol=0.01)
+  assert result[:, 0].max() == pytest.approx(0.1, abs=0.02)
+  assert result[:, 0].min() == pytest.approx(-0.1, abs=0.02)
 
 
 def test_shift_is_a_fraction_of_each_side():
-  found = spot({'shift': 0.25}, 0.0, 0.0)
+  result = spot({'shift': 0.25}, 0.0, 0.0)
   for axis in (0, 1):
-    assert found[:, axis].max() == pytest.approx(0.25, abs=0.03)
-    assert found[:, axis].min() == pytest.approx(-0.25, abs=0.03)
+    assert result[:, axis].max() == pytest.approx(0.25, abs=0.03)
+    assert result[:, axis].min() == pytest.approx(-0.25, abs=0.03)
 
 
 def test_brightness_moves_all_channels_alike():
@@ -185,28 +185,28 @@ def test_channel_gain_moves_each_channel_by_itself():
 
 def test_contrast_turns_about_mid_grey():
   distance = np.array([200, 100, 50]) - 127.5
-  found = (views(COLOUR, contrast=0.4)[:, 5, 5] - 127.5) / distance
-  np.testing.assert_allclose(found, found[:, 2:].repeat(3, 1), atol=0.04)
-  assert 0.58 < found.min() < 0.7 < 1.3 < found.max() < 1.42
+  result = (views(COLOUR, contrast=0.4)[:, 5, 5] - 127.5) / distance
+  np.testing.assert_allclose(result, result[:, 2:].repeat(3, 1), atol=0.04)
+  assert 0.58 < result.min() < 0.7 < 1.3 < result.max() < 1.42
 
 
 def test_saturation_and_grayscale_keep_the_luma():
   luma = np.array([0.299, 0.587, 0.114])
   for strengths in ({'saturation': 0.3}, {'grayscale': 0.5}):
-    found = views(COLOUR, **strengths)[:, 5, 5]
-    np.testing.assert_allclose(found @ luma, luma @ [200, 100, 50], atol=1.5)
-  grey = np.ptp(found, axis=-1) <= 1
+    result = views(COLOUR, **strengths)[:, 5, 5]
+    np.testing.assert_allclose(result @ luma, luma @ [200, 100, 50], atol=1.5)
+  grey = np.ptp(result, axis=-1) <= 1
   assert 0.3 < grey.mean() < 0.7
   np.testing.assert_array_equal(view(GREY, saturation=0.9), view(GREY))
 
 
 def test_blur_smooths_without_moving_or_darkening():
   plain = view()
-  found = views(count=20, blur=2.0)
-  roughness = np.abs(np.diff(found, axis=2)).mean((1, 2, 3))
+  result = views(count=20, blur=2.0)
+  roughness = np.abs(np.diff(result, axis=2)).mean((1, 2, 3))
   assert roughness.max() <= np.abs(np.diff(plain, axis=1)).mean() + 1e-3
   assert roughness.min() < 0.5 * roughness.max()
-  np.testing.assert_allclose(found.mean((1, 2, 3)), plain.mean(), atol=3)
+  np.testing.assert_allclose(result.mean((1, 2, 3)), plain.mean(), atol=3)
 
 
 def test_noise_is_measured_in_grey_levels():
@@ -241,8 +241,8 @@ def test_ink_gain_is_a_factor_of_all_ink():
 
 
 def test_gamma_is_a_power():
-  found = np.log(views(GREY, gamma=0.5)[:, 5, 5] / 255) / np.log(120 / 255)
-  assert 1 / 1.51 < found.min() < 0.75 < 1.35 < found.max() < 1.51
+  result = np.log(views(GREY, gamma=0.5)[:, 5, 5] / 255) / np.log(120 / 255)
+  assert 1 / 1.51 < result.min() < 0.75 < 1.35 < result.max() < 1.51
 
 
 def test_shade_is_at_most_this_fraction_from_side_to_side():
@@ -252,8 +252,8 @@ def test_shade_is_at_most_this_fraction_from_side_to_side():
 
 
 def test_bend_moves_a_spot_this_far():
-  found = spot({'bend': 0.05}, 0.0, 0.0, 400)
-  assert found.std() == pytest.approx(0.05, rel=0.2)
+  result = spot({'bend': 0.05}, 0.0, 0.0, 400)
+  assert result.std() == pytest.approx(0.05, rel=0.2)
 
 
 def test_an_unbent_mesh_is_the_affine_map():

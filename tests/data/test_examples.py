@@ -21,9 +21,9 @@ def counted(captions, images) -> Repeats:
 
 
 def test_a_batch_by_hand():
-  found = counted([1, 1, 1, 2, 3, 4], [10, 11, 12, 13, 13, 14])
-  assert found[:4] == (6, 3, 2, 5)
-  assert found.floor == pytest.approx(3 * math.log(3))
+  result = counted([1, 1, 1, 2, 3, 4], [10, 11, 12, 13, 13, 14])
+  assert result[:4] == (6, 3, 2, 5)
+  assert result.floor == pytest.approx(3 * math.log(3))
   assert counted([1, 2, 3], [4, 5, 6]) == (3, 0, 0, 0, 0.0)
 
 
@@ -44,8 +44,8 @@ def test_the_softmax_loss_cannot_fall_below_the_floor(captions, seed):
 
 
 def test_the_stream_adds_up_what_it_gave():
-  found, stream = batches(Numbers(5), 3, batch_size=8)
-  assert all(batch.keys() == {'image', 'tokens'} for batch in found)
+  result, stream = batches(Numbers(5), 3, batch_size=8)
+  assert all(batch.keys() == {'image', 'tokens'} for batch in result)
   assert stream.repeats.pairs == 24
   # Of five records eight are at least six that come twice.
   assert stream.repeats.images >= 18

@@ -53,8 +53,8 @@ def test_equals_the_published_transforms_to_the_byte(name, case):
   preprocessing = PREPROCESSING[case]
   wanted = OUTPUTS[f'{name}.{case}'].transpose(1, 2, 0)
   wanted = (wanted * preprocessing.std + preprocessing.mean) * 255
-  found = preprocess(GOLDENS / CASES['images'][name]['file'], preprocessing)
-  np.testing.assert_array_equal(found, np.rint(wanted).astype(np.uint8))
+  result = preprocess(GOLDENS / CASES['images'][name]['file'], preprocessing)
+  np.testing.assert_array_equal(result, np.rint(wanted).astype(np.uint8))
 
 
 def test_every_case_of_the_published_transforms_is_covered():
@@ -70,8 +70,8 @@ def test_is_near_to_a_resampler_that_does_not_round_between_its_passes(name):
   preprocessing = PREPROCESSING['hf_pil']
   wanted = OUTPUTS[f'{name}.hf_torchvision'].transpose(1, 2, 0)
   wanted = (wanted * preprocessing.std + preprocessing.mean) * 255
-  found = preprocess(GOLDENS / CASES['images'][name]['file'], preprocessing)
-  difference = np.abs(found - wanted)  # the bounds are the README's
+  result = preprocess(GOLDENS / CASES['images'][name]['file'], preprocessing)
+  difference = np.abs(result - wanted)  # the bounds are the README's
   assert difference.max() <= 8
   assert difference.mean() <= 0.5
 

@@ -39,34 +39,34 @@ def folder(tmp_path):
 
 
 def test_counts(folder):
-  found = inspect(f'folder:{folder}', tokenizer=Words())
-  assert found['records'] == 8
-  assert found['corrupt'] == 2
-  assert [x['id'] for x in found['corrupt_records']] == ['001.png', '004.png']
-  assert 'not an image' in found['corrupt_records'][1]['reason']
-  assert found['captions'] == 6
-  assert found['records_without_caption'] == 1
-  assert found['captions_per_record'] == {
+  result = inspect(f'folder:{folder}', tokenizer=Words())
+  assert result['records'] == 8
+  assert result['corrupt'] == 2
+  assert [x['id'] for x in result['corrupt_records']] == ['001.png', '004.png']
+  assert 'not an image' in result['corrupt_records'][1]['reason']
+  assert result['captions'] == 6
+  assert result['records_without_caption'] == 1
+  assert result['captions_per_record'] == {
     'min': 0, 'median': 1, 'mean': 1.0, 'p95': 2, 'max': 2,
   }  # fmt: skip
-  assert found['caption_characters']['min'] == 1
-  assert found['caption_characters']['max'] == len('a caption of five words')
-  assert found['caption_tokens']['max'] == 7
-  assert found['captions_truncated'] == 1
-  assert found['image_sizes'] == {'24x24': 5, '40x12': 1}
-  assert found['image_width']['max'] == 40
-  assert found['image_height']['min'] == 12
-  assert found['image_formats'] == {'PNG RGB': 6}
-  assert 'labels' not in found
-  assert json.loads(json.dumps(found)) == found
+  assert result['caption_characters']['min'] == 1
+  assert result['caption_characters']['max'] == len('a caption of five words')
+  assert result['caption_tokens']['max'] == 7
+  assert result['captions_truncated'] == 1
+  assert result['image_sizes'] == {'24x24': 5, '40x12': 1}
+  assert result['image_width']['max'] == 40
+  assert result['image_height']['min'] == 12
+  assert result['image_formats'] == {'PNG RGB': 6}
+  assert 'labels' not in result
+  assert json.loads(json.dumps(result)) == result
 
 
 def test_labels(tmp_path):
   write_images(tmp_path, ['cat/a.png', 'cat/b.png', 'dog/a.png'])
-  found = inspect(f'folder:{tmp_path}')
-  assert found['labels'] == 2
-  assert found['records_per_label']['max'] == 2
-  assert 'caption_tokens' not in found
+  result = inspect(f'folder:{tmp_path}')
+  assert result['labels'] == 2
+  assert result['records_per_label']['max'] == 2
+  assert 'caption_tokens' not in result
 
 
 def test_records_without_a_label_have_none_of_their_own(tmp_path):
@@ -96,16 +96,16 @@ def test_describe_says_it_all_to_people(folder):
 
 def test_nothing_readable_is_still_a_summary(tmp_path):
   (tmp_path / 'a.png').write_bytes(b'')
-  found = inspect(f'folder:{tmp_path}', sheet_path=tmp_path / 'sheet.png')
-  assert found['corrupt'] == found['records'] == 1
-  assert found['image_width'] == {}
-  describe(found)
+  result = inspect(f'folder:{tmp_path}', sheet_path=tmp_path / 'sheet.png')
+  assert result['corrupt'] == result['records'] == 1
+  assert result['image_width'] == {}
+  describe(result)
 
 
 def test_writes_a_sheet_with_every_image(folder, tmp_path):
   sheet = tmp_path / 'sheet.png'
-  found = inspect(f'folder:{folder}', sheet_path=sheet)
-  assert found['sheet'] == str(sheet)
+  result = inspect(f'folder:{folder}', sheet_path=sheet)
+  assert result['sheet'] == str(sheet)
   assert [x.name for x in tmp_path.iterdir() if x.is_file()] == ['sheet.png']
   image = Image.open(sheet)
   assert image.mode == 'RGB'

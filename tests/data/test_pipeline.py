@@ -78,19 +78,19 @@ def batches(source, count, **options):
   stream = training_batches(
     source, tokenizer=Digits(), preprocessing=PREPROCESSING, **options
   )
-  found = list(itertools.islice(stream, count))
+  result = list(itertools.islice(stream, count))
   stream.close()
-  return found, stream
+  return result, stream
 
 
-def numbers(found) -> list[int]:
+def numbers(result) -> list[int]:
   """Which records batches hold, in order."""
-  return [int(x) for batch in found for x in batch['tokens'][:, 0]]
+  return [int(x) for batch in result for x in batch['tokens'][:, 0]]
 
 
-def assert_equal(found, wanted):
-  assert len(found) == len(wanted)
-  for a, b in zip(found, wanted, strict=True):
+def assert_equal(result, wanted):
+  assert len(result) == len(wanted)
+  for a, b in zip(result, wanted, strict=True):
     assert a.keys() == b.keys() == {'image', 'tokens'}
     for key in a:
       assert a[key].dtype == b[key].dtype
@@ -103,9 +103,9 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 
 def test_shapes_and_that_images_go_with_their_captions():
-  found, stream = batches(Numbers(20), 4)
+  result, stream = batches(Numbers(20), 4)
   assert stream.records == 20
-  for batch in found:
+  for batch in result:
     assert batch['image'].shape == (8, 8, 8, 3)
     assert batch['image'].dtype == np.uint8
     assert batch['tokens'].shape == (8, 2)
@@ -131,16 +131,16 @@ def test_without_augmentation_a_square_image_is_the_evaluated_one(folder):
 )
 def test_every_record_comes_once_an_epoch(count, batch_size, seed):
   steps = -(-3 * count // batch_size)
-  found, _ = batches(Numbers(count), steps, batch_size=batch_size, seed=seed)
-  stream = numbers(found)
+  result, _ = batches(Numbers(count), steps, batch_size=batch_size, seed=seed)
+  stream = numbers(result)
   for epoch in range(3):
     records = stream[epoch * count : (epoch + 1) * count]
     assert sorted(records) == list(range(count))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-  found, _ = batches(Numbers(40), 10)
-  first, second = numbers(found)[:40], numbers(found)[40:]
+  result, _ = batches(Numbers(40), 10)
+  first, second = numbers(result)[:40], numbers(result)[40:]
   other, _ = batches(Numbers(40), 5, seed=4)
   assert (
     len({tuple(x) for x in (first, second, numbers(other), range(40))}) == 4
@@ -151,10 +151,10 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 def test_a_resumed_stream_is_the_same_to_the_bit(folder, start):
   source = open_source(f'folder:{folder}')
   wanted, _ = batches(source, 15, augmentation=STRONG)
-  found, _ = batches(
+  result, _ = batches(
     source, 15 - start, augmentation=STRONG, start_step=start, threads=2
   )
-  assert_equal(found, wanted[start:])
+  assert_equal(result, wanted[start:])
 
 
 @pytest.mark.parametrize('processes', [1, 2, 4])
@@ -187,8 +187,8 @@ def test_threads_and_cache_change_nothing(folder):
     {'cache': True},
     {'threads': 2, 'cache': True},
   ):
-    found, _ = batches(source, 9, augmentation=STRONG, **options)
-    assert_equal(found, wanted)
+    result, _ = batches(source, 9, augmentation=STRONG, **options)
+    assert_equal(result, wanted)
 
 
 @pytest.mark.slow
@@ -197,12 +197,12 @@ def test_worker_processes_change_nothing(folder):
   (folder / '013.png').rename(folder / '013.gone')
   try:
     wanted, one = batches(source, 9, augmentation=STRONG, start_step=3)
-    found, several = batches(
+    result, several = batches(
       source, 9, augmentation=STRONG, start_step=3, workers=2, threads=1
     )
   finally:
     (folder / '013.gone').rename(folder / '013.png')
-  assert_equal(found, wanted)
+  assert_equal(result, wanted)
   assert several.corrupt == one.corrupt != {}
 
 
@@ -227,17 +227,17 @@ def test_one_of_several_captions_is_drawn(tmp_path):
   write_images(tmp_path, ['a.png'])
   (tmp_path / 'a.txt').write_text('1\n2\n3\n')
   source = open_source(f'folder:{tmp_path}')
-  found, _ = batches(source, 30)
-  counts = collections.Counter(numbers(found))
+  result, _ = batches(source, 30)
+  counts = collections.Counter(numbers(result))
   assert set(counts) == {1, 2, 3}
   assert min(counts.values()) > 40  # Of 240.
 
 
 def test_a_mixture_keeps_its_weights_and_its_epochs():
   sources = [Numbers(10), Numbers(10, first=100)]
-  found, stream = batches(sources, 50, weights=(3.0, 1.0))
+  result, stream = batches(sources, 50, weights=(3.0, 1.0))
   assert stream.records == 20
-  order = numbers(found)
+  order = numbers(result)
   assert sum(x < 100 for x in order) == 300
   first = [x for x in order if x < 100]
   assert sorted(first[:10]) == list(range(10))
@@ -248,11 +248,11 @@ def test_a_mixture_keeps_its_weights_and_its_epochs():
 def test_a_corrupt_record_gives_way_to_the_next_and_is_counted(caplog):
   source = Numbers(16, bad=(3, 4, 15))
   with caplog.at_level(logging.WARNING):
-    found, stream = batches(source, 4, max_corrupt_records=3)
+    result, stream = batches(source, 4, max_corrupt_records=3)
   assert stream.corrupt == dict.fromkeys(('3', '4', '15'), 'bad for a test')
   assert len(caplog.records) == 3  # Once each, though they came twice.
   assert 'skipped a corrupt record: 3: bad for a test' in caplog.text
-  counts = collections.Counter(numbers(found))
+  counts = collections.Counter(numbers(result))
   twice = dict.fromkeys({*range(16)} - {3, 4, 15}, 2)
   assert counts == twice | {5: 6, 0: 4}  # 5 for 3 and for 4, 0 for 15.
 
@@ -305,8 +305,8 @@ def test_the_stream_is_the_same_in_every_version_of_ours():
   Positions and captions only: pixels also depend on Pillow's version. After a
   change that is meant, and said in the changelog, put the new digest here.
   """
-  found, _ = batches(Numbers(100), 40, seed=2103)
-  digest = hashlib.sha256(np.array(numbers(found), '<i4').tobytes())
+  result, _ = batches(Numbers(100), 40, seed=2103)
+  digest = hashlib.sha256(np.array(numbers(result), '<i4').tobytes())
   assert digest.hexdigest()[:16] == '3597f10f5a7bada3'
 
 
@@ -328,12 +328,12 @@ def test_importing_the_pipeline_needs_no_framework_and_no_source():
 @pytest.mark.parametrize('weights', [None, (3.0, 1.0)])
 def test_the_records_of_a_step_are_known_without_reading_them(weights):
   sources = [Numbers(10), Numbers(20, first=10)]
-  found, _ = batches(sources, 6, weights=weights)
+  result, _ = batches(sources, 6, weights=weights)
   unreadable = [
     dataclasses.replace(source, bad=tuple(range(len(source))))
     for source in sources
   ]
-  for step, batch in enumerate(found, 1):
+  for step, batch in enumerate(result, 1):
     records = step_records(
       unreadable, weights=weights, batch_size=8, seed=3, step=step
     )
@@ -411,5 +411,5 @@ def test_fast_crops_do_not_depend_on_the_number_of_workers(tmp_path):
   source = jpeg_folder(tmp_path, 8)
   alone, _ = batches(source, 6)
   for workers in (1, 2):
-    found, _ = batches(source, 6, workers=workers)
-    assert_equal(found, alone)
+    result, _ = batches(source, 6, workers=workers)
+    assert_equal(result, alone)

@@ -26,21 +26,21 @@ def test_too_much_ink_is_black_and_gamma_a_power():
 def test_mix_has_the_new_colours_in_columns():
   red = np.zeros((2, 2, 3), np.float32)
   red[..., 0] = 1
-  found = transforms.mix(red, np.array([[1, 0.5, 0], [0, 1, 0], [0, 0, 1.0]]))
-  np.testing.assert_allclose(found[0, 0], [1, 0.5, 0])
+  result = transforms.mix(red, np.array([[1, 0.5, 0], [0, 1, 0], [0, 0, 1.0]]))
+  np.testing.assert_allclose(result[0, 0], [1, 0.5, 0])
 
 
 def test_outline_adds_ink_on_both_sides_of_a_jump():
-  found = transforms.outline(STEP, 0.4)
+  result = transforms.outline(STEP, 0.4)
   wanted = STEP.copy()
   wanted[1:-1, 2:4] += 0.2
-  np.testing.assert_allclose(found, wanted, atol=1e-6)
+  np.testing.assert_allclose(result, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(('amount', 'jump'), [(1.0, 5 / 6), (-1.0, 1 / 6)])
 def test_sharpen_goes_both_ways(amount, jump):
-  found = transforms.sharpen(STEP, amount)[2, 2:4, 0]
-  assert found[1] - found[0] == pytest.approx(jump)
+  result = transforms.sharpen(STEP, amount)[2, 2:4, 0]
+  assert result[1] - result[0] == pytest.approx(jump)
   np.testing.assert_array_equal(transforms.sharpen(STEP, 0.0), STEP)
 
 

@@ -90,12 +90,12 @@ def test_processes_compute_the_shards_that_one_of_them_lacks(
   folder, answers, cache, missing
 ):
   alone = read(folder, 'alone')
-  found = answers[cache]
+  result = answers[cache]
   for name in ('metrics', 'records', 'corrupt'):
-    assert found[name] == alone[name], name
-  assert list(found['corrupt']) == ['002.png']
+    assert result[name] == alone[name], name
+  assert list(result['corrupt']) == ['002.png']
   rows = missing * together.SHARD_ROWS
-  assert found['encoded']['images'] == rows
+  assert result['encoded']['images'] == rows
   assert alone['encoded']['images'] == RECORDS
 
 
@@ -126,11 +126,11 @@ def test_a_suite_computes_results_that_one_process_cannot_read(folder, answers):
 
 def test_a_probe_over_several_processes_equals_that_of_one(folder, answers):
   alone = together.probe()
-  found = answers['probe']
+  result = answers['probe']
   assert len(alone['shards']) == 8
-  assert found['shards'] == [[6, 8]] * 4  # 45 rows over 8 devices
-  np.testing.assert_allclose(found['weights'], alone['weights'], atol=2e-4)
-  assert found['predicted'] == alone['predicted']
+  assert result['shards'] == [[6, 8]] * 4  # 45 rows over 8 devices
+  np.testing.assert_allclose(result['weights'], alone['weights'], atol=2e-4)
+  assert result['predicted'] == alone['predicted']
   first = read(folder, 'answers-0')['probe']
-  assert found['weights'] == first['weights']
-  assert found['bias'] == first['bias']
+  assert result['weights'] == first['weights']
+  assert result['bias'] == first['bias']

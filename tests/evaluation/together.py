@@ -65,13 +65,13 @@ def measure(images: str, cache: Path) -> dict[str, Any]:
   model = tiny_model(batch_size=8, mesh=make_mesh())
   features = FeatureCache(cache, model, identity_of(model, 'float32'))
   data = dataset_of(open_source(images))
-  found = retrieval.evaluate(
+  result = retrieval.evaluate(
     model, data, Options(cache=features, progress=progress)
   )
   return {
-    'metrics': found.metrics,
-    'records': found.records,
-    'corrupt': found.corrupt,
+    'metrics': result.metrics,
+    'records': result.records,
+    'corrupt': result.corrupt,
     'encoded': encoded,
   }
 
@@ -87,12 +87,12 @@ def probe() -> dict[str, Any]:
   """Where its rows lie here, and what was found."""
   rows, labels = blobs(3, 15)
   array = spread(rows)
-  found = fit(array, labels, C=1.0, classes=3)
+  result = fit(array, labels, C=1.0, classes=3)
   return {
     'shards': [shard.data.shape for shard in array.addressable_shards],
-    'weights': found.weights.tolist(),
-    'bias': found.bias.tolist(),
-    'predicted': found.predict(rows.astype(np.float32)).tolist(),
+    'weights': result.weights.tolist(),
+    'bias': result.bias.tolist(),
+    'predicted': result.predict(rows.astype(np.float32)).tolist(),
   }
 
 

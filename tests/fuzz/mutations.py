@@ -52,11 +52,11 @@ def changed(data: bytes, random: Random) -> bytes:
   if random.random() < 0.65:
     for structured in _STRUCTURES:
       try:
-        found = structured(data, random)
+        result = structured(data, random)
       except Exception:  # it was damaged before
         continue
-      if found is not None:
-        return found
+      if result is not None:
+        return result
   return random.choice(_BYTES)(data, random)
 
 
@@ -244,14 +244,14 @@ def _changed_node(content: Any, random: Random) -> Any:
 
 def _parents(content: Any, random: Random) -> list[Any]:
   """Lists and objects with something in them, at most some hundreds."""
-  found, level = [], [content]
-  while level and len(found) < 300:
+  result, level = [], [content]
+  while level and len(result) < 300:
     node = level.pop(random.randrange(len(level)))
     if isinstance(node, dict | list) and node:
-      found.append(node)
+      result.append(node)
       items = list(node.values()) if isinstance(node, dict) else node
       level += items if len(items) < 200 else random.sample(items, 50)
-  return found
+  return result
 
 
 def _absurd(value: Any, random: Random) -> Any:

@@ -289,9 +289,9 @@ def _read_descriptions(folder: Path, random: Random) -> None:
   from clip_jax.files import read_json
 
   for path in sorted(folder.glob('_*.json')):
-    found = read_json(path)
-    if isinstance(found, dict):
-      _use_tokenizer(tokenizers.from_description(found))
+    result = read_json(path)
+    if isinstance(result, dict):
+      _use_tokenizer(tokenizers.from_description(result))
 
 
 def _use_tokenizer(tokenizer: Any) -> None:
@@ -384,17 +384,17 @@ def _read_images(folder: Path, random: Random) -> None:
 def _damaged(folder: Path, random: Random) -> list[Path]:
   """What differs from the good files, which the worker leaves beside."""
   good = folder.parent / 'good'
-  found = []
+  result = []
   for path in sorted(folder.rglob('*')):
     twin = good / path.relative_to(folder)
     if path.is_file() and not path.is_symlink() and twin.is_file():
       if path.stat().st_size != twin.stat().st_size or (
         path.stat().st_size < 2**24 and path.read_bytes() != twin.read_bytes()
       ):
-        found.append(path)
+        result.append(path)
     elif not path.is_dir() or not twin.is_dir():
-      found.append(path)
-  return found
+      result.append(path)
+  return result
 
 
 # Data sets.
@@ -729,11 +729,11 @@ def _read_suite_result(folder: Path, random: Random) -> None:
   from clip_jax.report.suite import render
 
   pair = Pair('digits', 'zero_shot')
-  found = stored.read(folder, pair, {'seed': 0})
-  if found is None:
+  result = stored.read(folder, pair, {'seed': 0})
+  if result is None:
     return
   plan = Plan((pair,), {})
-  collected = collect(Setting('m', 'c'), plan, [found], DATASETS)
+  collected = collect(Setting('m', 'c'), plan, [result], DATASETS)
   warnings_of(collected)
   to_csv(collected)
   if random.random() < 0.2:

@@ -167,8 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       if not case.is_fine or options.seed is not None:
         print(case, flush=True)
       bad += not case.is_fine
-  for name, found in counts.items():
-    print(f'{name:24} {spent[name]:6.1f} s  {dict(found)}')
+  for name, result in counts.items():
+    print(f'{name:24} {spent[name]:6.1f} s  {dict(result)}')
   print(f'{sum(sum(x.values()) for x in counts.values()):,} cases, {bad} bad')
   return bad > 0
 

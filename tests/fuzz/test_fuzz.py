@@ -17,7 +17,7 @@ FIRST = int(os.environ.get('CLIP_JAX_FUZZ_SEED', '0'))
 
 @pytest.mark.slow
 def test_hostile_files_are_refused_in_one_line(tmp_path):
-  found = list(run(cases(CASES, FIRST), tmp_path))
-  bad = [str(case) for case in found if not case.is_fine]
-  assert len(found) == CASES
+  result = list(run(cases(CASES, FIRST), tmp_path))
+  bad = [str(case) for case in result if not case.is_fine]
+  assert len(result) == CASES
   assert not bad, '\n'.join([f'{len(bad)} of {CASES:,} fell short', *bad[:20]])

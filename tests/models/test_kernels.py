@@ -30,12 +30,12 @@ def test_same_value_and_gradients(shape, width, dtype):
   plain, variables, x = layer_and_inputs(shape, width, dtype)
   expected = value_and_gradients(plain, variables, x)
   ours = plain.clone(dot_general=dot_general)
-  found = value_and_gradients(ours, variables, x)
+  result = value_and_gradients(ours, variables, x)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(
       a, b, rtol=1e-5 if dtype == jnp.float32 else 2e-2, atol=1e-5
     ),
-    jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), found),
+    jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), result),
     jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), expected),
   )
 

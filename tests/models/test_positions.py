@@ -76,13 +76,13 @@ def test_the_two_ways_differ():
 def test_text_positions_of_another_length_are_the_same_bits(length, dtype):
   table = np.random.default_rng(0).normal(size=(8, 3)).astype(dtype)
   for keep_last in (False, True):
-    found = append_or_truncate(table, length, keep_last)
-    assert found.shape == (length, 3) and found.dtype == dtype
+    result = append_or_truncate(table, length, keep_last)
+    assert result.shape == (length, 3) and result.dtype == dtype
     kept = min(length, 8) - keep_last
-    np.testing.assert_array_equal(found[:kept], table[:kept])
+    np.testing.assert_array_equal(result[:kept], table[:kept])
     if length > 8 or keep_last:
       np.testing.assert_array_equal(
-        found[kept:], np.repeat(table[-1:], length - kept, axis=0)
+        result[kept:], np.repeat(table[-1:], length - kept, axis=0)
       )
 
 

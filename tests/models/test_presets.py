@@ -79,12 +79,12 @@ def test_images_are_preprocessed_as_published():
   tags = {'ViT-B/32': 'openai', 'RN50x64': 'openai', 'ViT-B-16-SigLIP': 'webli'}
   for name, tag in tags.items():
     expected = published(name)['published_weights'][tag]
-    found = preprocessing_of(name)
-    assert found.image_size == find(name).config.image.image_size
-    assert found.resize_mode == expected['resize_mode']
-    assert found.interpolation == expected['interpolation']
-    assert list(found.mean) == expected['mean']
-    assert list(found.std) == expected['std']
+    result = preprocessing_of(name)
+    assert result.image_size == find(name).config.image.image_size
+    assert result.resize_mode == expected['resize_mode']
+    assert result.interpolation == expected['interpolation']
+    assert list(result.mean) == expected['mean']
+    assert list(result.std) == expected['std']
 
 
 def test_vit_b_32_has_151_277_313_parameters():

@@ -53,9 +53,9 @@ def test_every_form_equals_the_dense_formula(name, sizes, form, chunk):
   dense = make_loss(name, 'dense', mesh, BATCH_AXES, chunk)
   loss = make_loss(name, form, mesh, BATCH_AXES, chunk)
   expected = value_and_gradients(dense)(*arrays, *scalars)
-  found = value_and_gradients(loss)(*placed(mesh, arrays), *scalars)
-  np.testing.assert_allclose(found[0], expected[0], rtol=1e-10, atol=0)
-  for ours, theirs in zip(found[1], expected[1], strict=True):
+  result = value_and_gradients(loss)(*placed(mesh, arrays), *scalars)
+  np.testing.assert_allclose(result[0], expected[0], rtol=1e-10, atol=0)
+  for ours, theirs in zip(result[1], expected[1], strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
   for theirs in expected[1][: 4 if name == 'sigmoid' else 3]:
     assert np.abs(theirs).max() > 1e-3  # there is something to compare

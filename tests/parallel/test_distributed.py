@@ -131,10 +131,10 @@ class Hosts:
     self._per_host = per_host
 
   def devices_indices_map(self, shape):
-    found = self._sharding.devices_indices_map(shape).items()
+    result = self._sharding.devices_indices_map(shape).items()
     return {
       Device(device.id // self._per_host, device.id): index
-      for device, index in found
+      for device, index in result
     }
 
 

@@ -49,7 +49,7 @@ def test_each_exchange_of_a_program_with_its_bytes():
     shifted = jax.lax.ppermute(x, 'data', [(0, 1), (1, 0)])
     return total.sum() + shifted.sum()
 
-  found = program(
+  result = program(
     jax.shard_map(
       lambda x: body(x)[None],
       mesh=mesh,
@@ -59,7 +59,7 @@ def test_each_exchange_of_a_program_with_its_bytes():
     ),
     array(64, 32),
   )
-  sizes = {c.op: (c.bytes, len(c.group)) for c in collectives(found, 8)}
+  sizes = {c.op: (c.bytes, len(c.group)) for c in collectives(result, 8)}
   own = 64 // 8 * 32 * 4
   assert sizes['all-gather'] == (4 * own, 4)
   assert sizes['all-reduce'] == (4 * own, 8)
@@ -78,7 +78,7 @@ def test_a_gather_spread_over_fusions_counts_once_and_is_overlapped():
 
 
 def test_what_goes_to_another_slice_is_one_chips_share():
-  found = hlo.parse(
+  result = hlo.parse(
     """ENTRY %main (x: f32[4,16]) -> f32[4,16] {
   %x = f32[4,16]{1,0:T(2,128)} parameter(0)
   %after = token[] after-all()
@@ -87,7 +87,7 @@ def test_what_goes_to_another_slice_is_one_chips_share():
 }
 """  # noqa: E501
   )
-  (exchange,) = collectives(found, devices=8, slices=2)
+  (exchange,) = collectives(result, devices=8, slices=2)
   assert (exchange.op, exchange.bytes) == ('all-reduce', 4 * 16 * 4)
   assert axes_of(exchange.group, {'slice': 2, 'data': 4}) == ['slice']
 
@@ -116,6 +116,6 @@ ENTRY %main (gradient: bf16[768,3072]) -> bf16[96,3072] {
 
 
 def test_a_tpu_reduces_and_scatters_in_one_fusion():
-  (found,) = collectives(hlo.parse(SCATTER), 8)
-  assert found.op == 'reduce-scatter'
-  assert (found.bytes, len(found.group)) == (768 * 3072 * 2, 8)
+  (result,) = collectives(hlo.parse(SCATTER), 8)
+  assert result.op == 'reduce-scatter'
+  assert (result.bytes, len(result.group)) == (768 * 3072 * 2, 8)

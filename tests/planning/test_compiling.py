@@ -61,8 +61,8 @@ def test_a_plan_starts_from_a_model_as_a_run_does():
   """Its tokenizer need not be known: only how many tokens it has."""
   config = base.get_config()
   config.initialize_from = str(GOLDENS / 'open_clip_vit_gelu')
-  found = complete_config(config)
-  assert planned_model(found.config) == found.inherited.model
+  result = complete_config(config)
+  assert planned_model(result.config) == result.inherited.model
 
 
 def test_the_program_says_what_a_chip_holds():

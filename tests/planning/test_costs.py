@@ -9,17 +9,17 @@ from clip_jax.planning.costs import operations, traffic_of
 from tests.planning.programs import TPU, array, compiled, program
 
 
-def flops(found: hlo.HloModule) -> int:
-  return sum(o.flops * o.times for o in operations(found))
+def flops(result: hlo.HloModule) -> int:
+  return sum(o.flops * o.times for o in operations(result))
 
 
 def test_a_product_in_a_loop_counts_at_each_turn():
-  found = program(
+  result = program(
     lambda x, ws: jax.lax.scan(lambda x, w: (x @ w, None), x, ws)[0],
     array(8, 16),
     array(7, 16, 16),
   )
-  assert flops(found) == 7 * 2 * 8 * 16 * 16
+  assert flops(result) == 7 * 2 * 8 * 16 * 16
 
 
 CONVOLUTIONS = {
@@ -57,8 +57,8 @@ def test_groups_of_features_cost_less():
       feature_group_count=4,
     )
 
-  found = program(convolve, array(2, 6, 6, 8), array(3, 3, 2, 8))
-  assert flops(found) == 2 * (2 * 4 * 4) * 8 * (3 * 3 * 2)
+  result = program(convolve, array(2, 6, 6, 8), array(3, 3, 2, 8))
+  assert flops(result) == 2 * (2 * 4 * 4) * 8 * (3 * 3 * 2)
 
 
 def test_products_of_a_batch_cost_what_xla_counts():
@@ -76,19 +76,19 @@ def test_a_tpus_convolutions_count_where_they_meet_data():
   assert flops(hlo.parse(TPU)) == attention + 2 * 128 * 512 * 512
 
 
-def traffic(found: hlo.HloModule, name: str) -> int:
+def traffic(result: hlo.HloModule, name: str) -> int:
   computation, instruction = next(
-    (c, i) for c, i, _ in found.executed() if i.name == name
+    (c, i) for c, i, _ in result.executed() if i.name == name
   )
-  return traffic_of(found, computation, instruction)
+  return traffic_of(result, computation, instruction)
 
 
 def test_what_stays_on_the_chip_moves_no_main_memory():
-  found = hlo.parse(TPU)
+  result = hlo.parse(TPU)
   own = 2 * 128 * 512
-  assert traffic(found, 'copy-start.1') == own  # read once, kept on the chip
-  assert traffic(found, 'copy-done.1') == 0
-  assert traffic(found, 'logits') == 2 * (2 * 128 * 8 * 77 * 64)  # q and k
+  assert traffic(result, 'copy-start.1') == own  # read once, kept on the chip
+  assert traffic(result, 'copy-done.1') == 0
+  assert traffic(result, 'logits') == 2 * (2 * 128 * 8 * 77 * 64)  # q and k
 
 
 def test_a_slice_reads_its_part_and_an_update_writes_its_part():
@@ -96,11 +96,11 @@ def test_a_slice_reads_its_part_and_an_update_writes_its_part():
     row = jax.lax.dynamic_index_in_dim(x, i, keepdims=True)
     return jax.lax.dynamic_update_index_in_dim(x, 2 * row, i + 1, 0)
 
-  found = hlo.parse(
+  result = hlo.parse(
     jax.jit(step, donate_argnums=0)
     .lower(array(1000, 256), array(dtype=jnp.int32))
     .compile()
     .as_text()
   )
-  moved = sum(o.hbm_bytes * o.times for o in operations(found))
+  moved = sum(o.hbm_bytes * o.times for o in operations(result))
   assert 2 * 256 * 4 <= moved < 10 * 256 * 4

@@ -39,10 +39,10 @@ MEMORY = Operation(flops=0, hbm_bytes=int(819e9 * HBM_FRACTION), times=1)
 
 def test_each_instruction_takes_its_longer_part():
   both = Operation(PRODUCTS.flops, MEMORY.hbm_bytes // 2, 1)
-  found = estimate([PRODUCTS, MEMORY, both], [], POD, square(16))
-  assert found.matrix_seconds == pytest.approx(3)
-  assert found.hbm_seconds == pytest.approx(1.5)
-  assert found.compute_seconds == found.step_seconds == pytest.approx(4)
+  result = estimate([PRODUCTS, MEMORY, both], [], POD, square(16))
+  assert result.matrix_seconds == pytest.approx(3)
+  assert result.hbm_seconds == pytest.approx(1.5)
+  assert result.compute_seconds == result.step_seconds == pytest.approx(4)
 
 
 def exchange(op, group, overlapped=False, size=10**9):
@@ -80,12 +80,12 @@ def test_between_slices_each_chip_sends_its_share():
 
 def test_overlapped_exchanges_cost_nothing_beside_longer_work():
   overlapped = exchange('all-gather', range(256), overlapped=True)
-  found = estimate([PRODUCTS], [overlapped], POD, square(16))
-  assert found.step_seconds == pytest.approx(2)
-  assert found.collective_seconds > 0
+  result = estimate([PRODUCTS], [overlapped], POD, square(16))
+  assert result.step_seconds == pytest.approx(2)
+  assert result.collective_seconds > 0
   shown = dataclasses.replace(overlapped, overlapped=False)
   longer = estimate([PRODUCTS], [shown], POD, square(16))
-  assert longer.step_seconds == pytest.approx(2 + found.collective_seconds)
+  assert longer.step_seconds == pytest.approx(2 + result.collective_seconds)
 
 
 def test_days_and_chip_hours():

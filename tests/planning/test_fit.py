@@ -107,7 +107,7 @@ def test_suggestions_are_by_proportion():
   config = config_of()
   config.model.remat = 'full'
   plan = made_up(4)(config)
-  found = suggestions(plan, config, TOPOLOGY)
-  assert found[0]['flags'] == ['--config.objective.micro_batch=256']
-  assert found[1]['flags'] == ['64 chips of v5e']
-  assert found[0]['estimated_peak_bytes'] == 9 * GIB
+  result = suggestions(plan, config, TOPOLOGY)
+  assert result[0]['flags'] == ['--config.objective.micro_batch=256']
+  assert result[1]['flags'] == ['64 chips of v5e']
+  assert result[0]['estimated_peak_bytes'] == 9 * GIB

@@ -29,10 +29,10 @@ def test_another_memory_space_is_not_main_memory():
 
 
 def test_a_loop_turns_as_often_as_its_condition_says():
-  found = hlo.parse(TPU)
-  loop = found.computations['main'].instructions['while.209']
-  assert found.trip_count(loop) == 12
-  times = {i.name: n for _, i, n in found.executed()}
+  result = hlo.parse(TPU)
+  loop = result.computations['main'].instructions['while.209']
+  assert result.trip_count(loop) == 12
+  times = {i.name: n for _, i, n in result.executed()}
   assert times['logits'] == 12
   assert times['both'] == 1
 
@@ -44,12 +44,12 @@ def test_loops_in_loops_multiply():
   def outer(x, ws):
     return jax.lax.scan(inner, x, ws)[0], None
 
-  found = program(
+  result = program(
     lambda x, ws: jax.lax.scan(outer, x, ws)[0],
     array(8, 16),
     array(3, 5, 16, 16),
   )
-  assert max(times for _, _, times in found.executed()) == 15
+  assert max(times for _, _, times in result.executed()) == 15
 
 
 def test_a_text_that_is_no_program_is_refused():

@@ -36,8 +36,8 @@ RESNET = dataclasses.replace(
 MODELS = {'ViT': VIT, 'ResNet': RESNET}
 
 
-def flops(found: hlo.HloModule) -> int:
-  return sum(o.flops * o.times for o in operations(found))
+def flops(result: hlo.HloModule) -> int:
+  return sum(o.flops * o.times for o in operations(result))
 
 
 @pytest.mark.slow
@@ -49,9 +49,9 @@ def test_forward_products_are_those_of_the_formula(name):
   images = array(BATCH, size, size, 3)
   tokens = array(BATCH, model.text.context_length, dtype=jnp.int32)
   variables = jax.eval_shape(module.init, jax.random.key(0), images, tokens)
-  found = program(module.apply, variables, images, tokens)
+  result = program(module.apply, variables, images, tokens)
   expected = BATCH * training_flops(model) / 3
-  assert flops(found) == pytest.approx(expected, rel=0.05)
+  assert flops(result) == pytest.approx(expected, rel=0.05)
 
 
 def step_flops(model, remat: str) -> int:

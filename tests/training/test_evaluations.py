@@ -40,8 +40,8 @@ def test_a_sample_of_more_than_there_are_is_all(most):
 
 
 def test_levels_of_chance_are_beside_their_metrics():
-  found = Evaluation({'top1': 0.5, 'ece': 0.1}, [], chance={'top1': 0.2})
-  assert evaluation_metrics({'zero_shot': found}) == {
+  result = Evaluation({'top1': 0.5, 'ece': 0.1}, [], chance={'top1': 0.2})
+  assert evaluation_metrics({'zero_shot': result}) == {
     'eval/zero_shot/top1': 0.5,
     'eval/zero_shot/top1_chance': 0.2,
     'eval/zero_shot/ece': 0.1,

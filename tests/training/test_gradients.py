@@ -111,11 +111,11 @@ def test_micro_batches_equal_the_whole_batch(
     config, sizes, micro_batch, form, objective, patch_dropout
   )
   np.testing.assert_allclose(split[0][0], whole[0][0], rtol=1e-10)
-  expected, found = flat(whole[1]), flat(split[1])
-  assert set(found) == set(expected)
+  expected, result = flat(whole[1]), flat(split[1])
+  assert set(result) == set(expected)
   for name, gradient in expected.items():
     np.testing.assert_allclose(
-      found[name], gradient, rtol=1e-8, atol=1e-11, err_msg=name
+      result[name], gradient, rtol=1e-8, atol=1e-11, err_msg=name
     )
   learned = ['logit_scale']
   learned += ['logit_bias'] if objective == 'sigmoid' else []

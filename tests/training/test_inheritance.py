@@ -52,13 +52,13 @@ def fine_tuning(config, trained, pairs=''):
   return config
 
 
-def start_of(config, stated=(), found=None, **fields):
-  """The config of a run that starts from the tiny model, or from `found`."""
+def start_of(config, stated=(), description=None, **fields):
+  """The config of a run that starts from the tiny model, or another."""
   config = copy.deepcopy(config)
   config.update_from_flattened_dict(fields)
-  found = found or tiny_description()
-  weights = read_model(TRAINED[0])._replace(description=found)
-  return inherit(config, found, 'initialize_from=REF', stated, weights)
+  description = description or tiny_description()
+  weights = read_model(TRAINED[0])._replace(description=description)
+  return inherit(config, description, 'initialize_from=REF', stated, weights)
 
 
 TRAINED: list[str] = []
@@ -121,14 +121,18 @@ def test_preprocessing_is_the_models_where_the_config_is_silent():
     convention='transformers',
     resize_to=20,
   )
-  found = dataclasses.replace(tiny_description(), preprocessing=own)
-  config = start_of(base.get_config(), found=found).config
+  description = dataclasses.replace(tiny_description(), preprocessing=own)
+  config = start_of(base.get_config(), description=description).config
   taken = {name: config.data[name] for name in own.to_dict()}
   assert taken == {**own.to_dict(), 'background': '', 'resize_to': (20,)}
-  larger = start_of(base.get_config(), found=found, **{'data.image_size': 32})
+  larger = start_of(
+    base.get_config(), description=description, **{'data.image_size': 32}
+  )
   assert larger.config.data.resize_to == (40,)
   start = start_of(
-    base.get_config(), found=found, **{'data.resize_mode': 'longest'}
+    base.get_config(),
+    description=description,
+    **{'data.resize_mode': 'longest'},
   )
   assert start.config.data.resize_mode == 'longest'
   assert start.config.data.mean == (0.5, 0.5, 0.5)
@@ -267,24 +271,29 @@ def test_a_new_vocabulary_begins_anew_on_request(trained, pairs, tmp_path):
 
 def test_a_new_vocabulary_ends_texts_where_its_end_token_is():
   """Not at the highest id, which ended those of the old one."""
-  found = tiny_description()
-  text = dataclasses.replace(found.model.text, pooling='highest')
-  model = dataclasses.replace(found.model, text=text)
-  found = dataclasses.replace(found, model=model)
+  description = tiny_description()
+  text = dataclasses.replace(description.model.text, pooling='highest')
+  model = dataclasses.replace(description.model, text=text)
+  description = dataclasses.replace(description, model=model)
   config = tiny_config()
   config.update(tokenizer='clip', initialize_new_vocabulary=True)
-  assert start_of(config, found=found).config.model.text.pooling == 'end'
+  assert (
+    start_of(config, description=description).config.model.text.pooling == 'end'
+  )
 
 
 def test_a_model_without_a_tokenizer_needs_one_of_its_size(tmp_path):
-  found = dataclasses.replace(tiny_description(), tokenizer=None)
+  description = dataclasses.replace(tiny_description(), tokenizer=None)
   config = tiny_config()
   with pytest.raises(UsageError, match='came without a tokenizer: name'):
-    start_of(config, found=found)
+    start_of(config, description=description)
   with pytest.raises(UsageError, match='another vocabulary than tokenizer=cl'):
-    start_of(config, found=found, tokenizer='clip')
+    start_of(config, description=description, tokenizer='clip')
   spec = write_vocabulary(tmp_path / 'pieces.model')
-  assert start_of(config, found=found, tokenizer=spec).inherited == found
+  assert (
+    start_of(config, description=description, tokenizer=spec).inherited
+    == description
+  )
 
 
 @pytest.mark.parametrize(
@@ -333,11 +342,11 @@ def siglip():
 
 
 def test_a_softmax_loss_from_a_sigmoid_model_leaves_its_bias_out():
-  start = start_of(base.get_config(), found=siglip())
+  start = start_of(base.get_config(), description=siglip())
   assert start.config.model.initial_logit_bias is None
   assert 'has no use for the logit bias' in notes_of(start)
   goes_on = start_of(
-    base.get_config(), found=siglip(), **{'objective.name': 'sigmoid'}
+    base.get_config(), description=siglip(), **{'objective.name': 'sigmoid'}
   )
   assert goes_on.config.model.initial_logit_bias == -10
   assert 'bias' not in notes_of(goes_on)
@@ -370,9 +379,9 @@ def test_an_initial_scale_counts_where_the_command_line_says_it(
   fields = {name: 20.0, 'data.train': pairs, 'data.batch_size': 16}
   start = start_of(base.get_config(), [name for _ in stated], **fields)
   run = prepare_run(start.config, start.inherited)
-  found = initial_state(run.program, 0, start).params['logit_scale']
+  actual = initial_state(run.program, 0, start).params['logit_scale']
   expected = np.log(scale) if scale else tiny_params()['logit_scale']
-  assert float(found) == pytest.approx(float(expected))
+  assert float(actual) == pytest.approx(float(expected))
 
 
 # The state.
@@ -426,10 +435,10 @@ def test_text_positions_are_kept_and_new_ones_appended():
     in notes_of(start)
   )
   state = initial_state(program_of(context_length=21), 0, start)
-  found = state.params['text']['position_embedding']
+  positions = state.params['text']['position_embedding']
   old = tiny_params()['text']['position_embedding']
-  np.testing.assert_array_equal(found[:16], old)
-  np.testing.assert_array_equal(found[16:], np.repeat(old[-1:], 5, axis=0))
+  np.testing.assert_array_equal(positions[:16], old)
+  np.testing.assert_array_equal(positions[16:], np.repeat(old[-1:], 5, axis=0))
 
 
 def test_text_positions_are_interpolated_on_request():
@@ -441,8 +450,8 @@ def test_text_positions_are_interpolated_on_request():
   assert 'interpolated, so that all of them move' in notes_of(start)
   state = initial_state(program_of(context_length=21), 0, start)
   old = tiny_params()['text']['position_embedding']
-  found = state.params['text']['position_embedding']
-  assert np.abs(found[1:16] - old[1:]).max() > 0.01
+  positions = state.params['text']['position_embedding']
+  assert np.abs(positions[1:16] - old[1:]).max() > 0.01
 
 
 def test_without_a_reference_the_weights_are_random():

@@ -129,10 +129,10 @@ def test_writing_pulls_in_neither_tensorflow_nor_torch():
     'print([m for m in ("tensorflow", "torch", "matplotlib")'
     ' if m in sys.modules])'
   )
-  found = subprocess.run(
+  result = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
-  assert found.stdout.strip() == '[]'
+  assert result.stdout.strip() == '[]'
 
 
 @pytest.mark.parametrize(

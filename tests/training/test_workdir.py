@@ -113,13 +113,13 @@ def test_a_run_in_a_store_leaves_all_of_its_files_there(
   config.data.train = write_pairs(tmp_path / 'pictures')
   outcome = loop.train(config, 'gs://bucket/run')
   assert outcome.report == 'gs://bucket/run/report.html'
-  found = contents(store)
+  result = contents(store)
   assert {'run/config.json', 'run/metrics.jsonl', 'run/report.html'} < set(
-    found
+    result
   )
-  assert any(name.startswith('run/tensorboard/events') for name in found)
-  assert found['run/metrics.jsonl'].count(b'train/loss') == 6
-  assert b'--model=gs://bucket/run' in found['run/report.html']
+  assert any(name.startswith('run/tensorboard/events') for name in result)
+  assert result['run/metrics.jsonl'].count(b'train/loss') == 6
+  assert b'--model=gs://bucket/run' in result['run/report.html']
   loop.train(config, 'gs://bucket/run')
   assert 'gs://bucket/run is trained already' in capsys.readouterr().err
   config.seed = 1

@@ -213,12 +213,12 @@ def label_names(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize('tfds_name', TFDS)
 def test_the_labels_of_tfds_are_each_a_class(label_names: Any, tfds_name: str):
-  found = match(label_names(tfds_name), TFDS[tfds_name])
-  assert sorted(found[found >= 0]) == list(
+  result = match(label_names(tfds_name), TFDS[tfds_name])
+  assert sorted(result[result >= 0]) == list(
     range(len(read_names(TFDS[tfds_name]).classes))
   )
   if TFDS[tfds_name] not in ('imagenet_a', 'imagenet_r'):
-    assert (found >= 0).all()
+    assert (result >= 0).all()
 
 
 def test_a_row_of_the_table_names_the_tfds_data_set_that_was_matched():
@@ -267,8 +267,8 @@ def test_the_order_of_a_source_is_not_the_order_of_the_classes(
   label_names: Any,
 ):
   for name in 'food101', 'oxford_iiit_pet', 'caltech101', 'eurosat':
-    found = match(label_names(name), TFDS[name])
-    assert found.tolist() != list(range(len(found)))
+    result = match(label_names(name), TFDS[name])
+    assert result.tolist() != list(range(len(result)))
 
 
 @pytest.mark.parametrize(
@@ -297,8 +297,8 @@ def test_the_order_of_a_source_is_not_the_order_of_the_classes(
 def test_a_folder_of_the_usual_spelling_is_a_class(
   dataset: str, labels: list[str], names: list[str]
 ):
-  found = match(labels, dataset)
-  assert [read_names(dataset).classes[i][0] for i in found] == names
+  result = match(labels, dataset)
+  assert [read_names(dataset).classes[i][0] for i in result] == names
 
 
 @pytest.mark.parametrize('dataset', DATASETS)
@@ -323,8 +323,8 @@ def test_every_alias_leads_to_a_class(dataset: str):
       free = rounds[-1:]
     free[0][name] = alias
   for aliases in rounds:
-    found = match(list(aliases.values()), dataset)
-    for name, index in zip(aliases, found, strict=True):
+    result = match(list(aliases.values()), dataset)
+    for name, index in zip(aliases, result, strict=True):
       assert name in names.classes[index]
 
 
@@ -337,9 +337,9 @@ def test_the_other_folders_of_objectnet_are_left_out():
 
 
 def test_the_result_is_of_the_source_in_its_order():
-  found = match_names(['b', 'A'], [['a'], ['b']])
-  np.testing.assert_array_equal(found, np.array([1, 0]))
-  assert found.dtype == np.int64
+  result = match_names(['b', 'A'], [['a'], ['b']])
+  np.testing.assert_array_equal(result, np.array([1, 0]))
+  assert result.dtype == np.int64
 
 
 def test_an_alias_goes_before_a_name():

@@ -57,10 +57,10 @@ def test_labels_find_their_classes_by_name(prepared: Path):
   source = dataset.test.source
   for i in range(3):
     label = source[i]['label']
-    (found,) = dataset.test.classes(np.array([label])).tolist()
+    (result,) = dataset.test.classes(np.array([label])).tolist()
     # prompts.md has these two in another order than TFDS.
     assert source.label_names is not None
-    assert dataset.first_names[found] == source.label_names[label].replace(
+    assert dataset.first_names[result] == source.label_names[label].replace(
       '_', ' '
     )
   assert dataset.class_names == read_names('food101').classes
@@ -144,9 +144,9 @@ def test_multi_label_data_have_several_classes(prepared: Path):
   }
   tiny_tfds.write(prepared, 'voc/2007', {'test': [record]})
   dataset = open_dataset('voc2007')
-  found = dataset.test.source[0].get('labels')
-  assert found is not None
-  (index,) = dataset.test.classes(np.array(found)).tolist()
+  result = dataset.test.source[0].get('labels')
+  assert result is not None
+  (index,) = dataset.test.classes(np.array(result)).tolist()
   assert dataset.first_names[index] == 'pottedplant'
   assert dataset.metric == 'map_11_point'
 
@@ -170,8 +170,8 @@ def test_an_attribute_of_a_face_is_its_class(
   tiny_fairface.write(tmp_path)
   dataset = open_dataset(f'fairface_{name}', root=tmp_path)
   for split in (dataset.test, dataset.require_train('a probe')):
-    found = [dataset.first_names[c] for c in labels_of(split)]
-    assert found == answers
+    result = [dataset.first_names[c] for c in labels_of(split)]
+    assert result == answers
   assert len(dataset.class_names) == classes
   source = dataset.test.source
   assert [source.captions(i) for i in range(3)] == [[x] for x in answers]
@@ -334,5 +334,5 @@ def test_the_readmes_lines_write_the_table_of_imagenet_vid(
   exec(text.split('```python\n')[1].split('```')[0], {})
   dataset = open_dataset('imagenet_vid_robust', root=tmp_path)
   labels = np.array([x.get('label') for x in dataset.test.source])
-  found = [dataset.first_names[c] for c in dataset.test.classes(labels)]
-  assert found == ['dog', 'domestic cat', 'airplane']
+  result = [dataset.first_names[c] for c in dataset.test.classes(labels)]
+  assert result == ['dog', 'domestic cat', 'airplane']

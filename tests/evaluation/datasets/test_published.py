@@ -13,9 +13,9 @@ MODELS = (
 
 
 def value(model: str, dataset: str, task: str) -> float:
-  found = published(model, dataset, task)
-  assert found
-  return found.value
+  result = published(model, dataset, task)
+  assert result
+  return result.value
 
 
 def test_the_models_are_presets():
@@ -59,9 +59,9 @@ def test_shifts_and_retrieval_are_of_the_best_model():
     ('coco_captions', 'text_retrieval_r1', 58.4),
     ('coco_captions', 'image_retrieval_r1', 37.8),
   ]:
-    found = published(model, dataset, task)
-    assert found and found.value == number
-    assert found.uncertain and found.within == 0.2
+    result = published(model, dataset, task)
+    assert result and result.value == number
+    assert result.uncertain and result.within == 0.2
   assert published('RN50', 'objectnet', 'zero_shot') is None
 
 
@@ -73,9 +73,9 @@ def test_a_number_is_certain_if_a_second_source_quotes_it():
 
 
 def test_the_papers_spelling_of_a_model_will_do():
-  found = published('ViT-L/14@336px', 'food101', 'zero_shot')
-  assert found == published('ViT-L/14@336', 'food101', 'zero_shot')
-  assert found and found.value == 93.8
+  result = published('ViT-L/14@336px', 'food101', 'zero_shot')
+  assert result == published('ViT-L/14@336', 'food101', 'zero_shot')
+  assert result and result.value == 93.8
 
 
 def test_unpublished_numbers_are_none():

@@ -88,13 +88,13 @@ def test_pooled_features_come_from_the_same_forward_pass(tmp_path):
   assert plain.pooled is None
   for images in (5, 0):
     encoder, cache = cached(tmp_path, Pooling())
-    found = read_features(encoder, source(), Options(cache=cache))
-    same(found, plain)
+    result = read_features(encoder, source(), Options(cache=cache))
+    same(result, plain)
     np.testing.assert_array_equal(
-      found.pooled, np.repeat(3 * plain.embeddings, 2, axis=1)
+      result.pooled, np.repeat(3 * plain.embeddings, 2, axis=1)
     )
-    part = found.select(np.array([3, 1]))
-    np.testing.assert_array_equal(part.pooled, found.pooled[[3, 1]])
+    part = result.select(np.array([3, 1]))
+    np.testing.assert_array_equal(part.pooled, result.pooled[[3, 1]])
     assert encoder.images == images
 
 
@@ -123,21 +123,21 @@ def test_several_labels_come_back(tmp_path):
 
   for _ in range(2):
     _, cache = cached(tmp_path)
-    found = cache.images(Several([0, 50, None, 0, 0]), Options())
-    assert found.label_sets == [[0, 0], [1, 0], [3, 0], [4, 0]]
-    assert found.difficult == [[1], [2], [4], [5]]
-    assert found.labels.tolist() == [-1] * 4
+    result = cache.images(Several([0, 50, None, 0, 0]), Options())
+    assert result.label_sets == [[0, 0], [1, 0], [3, 0], [4, 0]]
+    assert result.difficult == [[1], [2], [4], [5]]
+    assert result.labels.tolist() == [-1] * 4
 
 
 def test_an_entry_describes_its_model_and_data(tmp_path):
   _, cache = cached(tmp_path, origin='runs/emoji')
   cache.images(source(), Options())
   (manifest,) = tmp_path.glob('images/*/manifest.json')
-  found = json.loads(manifest.read_text())
-  assert found['model'] == 'x'
-  assert found['origin'] == 'runs/emoji'
-  assert found['data'] == 'list:'
-  assert found['records'] == 7
+  result = json.loads(manifest.read_text())
+  assert result['model'] == 'x'
+  assert result['origin'] == 'runs/emoji'
+  assert result['data'] == 'list:'
+  assert result['records'] == 7
   assert not list(tmp_path.rglob('.*.part'))
 
 
@@ -365,9 +365,9 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_bits(
       yield item
 
   cache = FeatureCache(tmp_path / 'cache', model, identity_of(model, 'float32'))
-  found = cache.images(source, Options(progress=progress))
+  result = cache.images(source, Options(progress=progress))
   kept = kill_cached.SHARD_ROWS * len(parts)
   assert seen == [kept] * (24 - kept)
-  same(found, read_features(model, source, Options()))
-  assert list(found.corrupt) == ['002.png']
-  assert len(found) == 23
+  same(result, read_features(model, source, Options()))
+  assert list(result.corrupt) == ['002.png']
+  assert len(result) == 23

@@ -32,10 +32,10 @@ def test_both_results_come_with_their_progress(one_device):
     seen.append((total, unit, done))
     return items
 
-  found = encode_concurrently(
+  result = encode_concurrently(
     Options(progress=progress), collect('texts'), collect('images')
   )
-  assert found == (['texts'] * 3, ['images'] * 3)
+  assert result == (['texts'] * 3, ['images'] * 3)
   assert sorted(seen) == [(3, 'images', 0), (3, 'texts', 0)]
 
 

@@ -58,8 +58,8 @@ def test_expected_calibration_error_by_hand():
   # and one of the two is right.
   probabilities = np.array([[0.4, 0.3, 0.3], [0.6, 0.4, 0], [0.2, 0.8, 0]])
   labels = np.array([1, 0, 0])
-  found = expected_calibration_error(probabilities, labels, bins=2)
-  assert found == pytest.approx((1 * 0.4 + 2 * (0.7 - 0.5)) / 3)
+  result = expected_calibration_error(probabilities, labels, bins=2)
+  assert result == pytest.approx((1 * 0.4 + 2 * (0.7 - 0.5)) / 3)
   table = reliability_table(
     np.array([0.4, 0.6, 0.8]), np.array([False, True, False]), bins=2
   )
@@ -87,8 +87,8 @@ def test_overconfidence_is_seen():
   correct = (probabilities.argmax(axis=1) == labels).mean()
   gap = probabilities.max(axis=1).mean() - correct
   assert gap > 0.1
-  found = expected_calibration_error(probabilities, labels)
-  assert gap - 1e-9 <= found < gap + 0.1  # never below that of one bin
+  result = expected_calibration_error(probabilities, labels)
+  assert gap - 1e-9 <= result < gap + 0.1  # never below that of one bin
   assert expected_calibration_error(probabilities, labels, 1) == pytest.approx(
     gap
   )

@@ -120,8 +120,8 @@ def test_mean_interval_is_scipys_and_moves_with_the_values(values, confidence):
 
 def test_mean_interval_covers_95_of_100_normal_samples():
   samples = np.random.default_rng(0).normal(size=(2000, 4))
-  found = [mean_interval(row) for row in samples]
-  rate = np.mean([low <= 0 <= high for _, low, high in found])
+  result = [mean_interval(row) for row in samples]
+  rate = np.mean([low <= 0 <= high for _, low, high in result])
   assert rate == pytest.approx(0.95, abs=0.015)  # three deviations
 
 

@@ -69,7 +69,7 @@ def test_ties_are_broken_alike_in_every_evaluation(
     monkeypatch.setattr(ranking, '_CHUNK_BYTES', rows * 3 * 4)
   data = dataclasses.replace(DATA, metric=metric)
   data = dataclasses.replace(data, reference=data)
-  found = {
+  actual = {
     task: find_evaluator(task)(ENCODER, data, QUICK)
     for task in (
       'zero_shot',
@@ -79,15 +79,15 @@ def test_ties_are_broken_alike_in_every_evaluation(
       'robustness',
     )
   }
-  metrics = {task: result.metrics for task, result in found.items()}
+  metrics = {task: result.metrics for task, result in actual.items()}
   own = 'top1' if metric == 'accuracy' else metric
   expected = metrics['zero_shot'][own]
   assert metrics['few_shot']['zero_shot'] == expected
   assert metrics['prompt_gain']['ensemble'] == expected
-  right = [record['rank'] == 0 for record in found['zero_shot'].records]
-  assert [x['zero_shot'] for x in found['few_shot'].records] == right
-  assert [x['zero_shot'] for x in found['robustness'].records] == right
-  assert [x['correct'] for x in found['overlap'].records] == right
+  right = [record['rank'] == 0 for record in actual['zero_shot'].records]
+  assert [x['zero_shot'] for x in actual['few_shot'].records] == right
+  assert [x['zero_shot'] for x in actual['robustness'].records] == right
+  assert [x['correct'] for x in actual['overlap'].records] == right
   top1 = metrics['zero_shot']['top1']
   assert metrics['robustness']['zero_shot_reference'] == top1
   assert metrics['overlap']['accuracy_all'] == top1
@@ -110,12 +110,12 @@ def test_the_level_is_the_mean_metric_of_random_scores(metric):
   classes = 2 if metric == 'roc_auc' else 12
   labels = rng.integers(0, classes, 60) // 2 * 2 if classes > 2 else None
   labels = rng.integers(0, 2, 60) if labels is None else labels
-  found = [
+  result = [
     METRICS[metric](rng.random((60, classes)), labels) for _ in range(400)
   ]
   (level,) = chance_levels([metric], classes).values()
-  error = np.std(found) / math.sqrt(len(found))
-  assert abs(np.mean(found) - level) < 4 * error
+  error = np.std(result) / math.sqrt(len(result))
+  assert abs(np.mean(result) - level) < 4 * error
 
 
 def test_metrics_without_a_chance_level_are_left_out():
@@ -143,8 +143,8 @@ def test_recalls_of_chance_are_the_mean_of_random_features():
     )
     return recalls(images[: len(texts)], words, owners, (1, 3, 10))
 
-  found = [random_recalls() for _ in range(1500)]
+  result = [random_recalls() for _ in range(1500)]
   for name, level in recalls_by_chance(texts, (1, 3, 10)).items():
-    values = [x[name] for x in found]
+    values = [x[name] for x in result]
     error = max(np.std(values) / math.sqrt(len(values)), 1e-9)
     assert abs(np.mean(values) - level) < 4 * error, name

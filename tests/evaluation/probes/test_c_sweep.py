@@ -51,8 +51,8 @@ def test_the_grid_has_96_steps_of_an_eighth_of_a_decade():
 @given(one_peaked())
 def test_the_search_finds_the_peak_of_the_whole_sweep(scores):
   asked = Recorder(scores)
-  found = binary_search(asked)
-  assert found.best_C == GRID[int(np.argmax(scores))]
+  result = binary_search(asked)
+  assert result.best_C == GRID[int(np.argmax(scores))]
   assert len(asked.asked) <= 15
   assert len(set(asked.asked)) == len(asked.asked)
 
@@ -60,10 +60,10 @@ def test_the_search_finds_the_peak_of_the_whole_sweep(scores):
 @given(one_peaked(tops=60))
 def test_of_a_plateau_the_search_finds_a_part(scores):
   asked = Recorder(scores)
-  found = binary_search(asked)
-  assert asked.scores[found.best_C] == scores.max()
-  smaller = [C for C, s in found.tried.items() if s == scores.max()]
-  assert found.best_C == min(smaller)
+  result = binary_search(asked)
+  assert asked.scores[result.best_C] == scores.max()
+  smaller = [C for C, s in result.tried.items() if s == scores.max()]
+  assert result.best_C == min(smaller)
 
 
 @given(st.lists(st.integers(0, 5), min_size=97, max_size=97))

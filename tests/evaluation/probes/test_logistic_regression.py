@@ -50,8 +50,8 @@ def training(golden):
 
 def fit_golden(golden, features=None, **options):
   options = {'C': CASE['C'], 'classes': CASE['classes'], **options}
-  found, labels = training(golden)
-  return fit(found if features is None else features, labels, **options)
+  result, labels = training(golden)
+  return fit(result if features is None else features, labels, **options)
 
 
 def random_case(seed, classes, rows=120, width=6):
@@ -90,8 +90,8 @@ def test_the_golden_probe_is_reproduced(golden, solver):
   accuracy = (predicted == golden['y'][CASE['n_train'] :]).mean()
   assert accuracy == pytest.approx(CASE['tight']['test_accuracy'])
   features, labels = training(golden)
-  found = objective(probe, features, labels, CASE['C'])
-  assert found == pytest.approx(CASE['tight']['objective'], rel=1e-6)
+  result = objective(probe, features, labels, CASE['C'])
+  assert result == pytest.approx(CASE['tight']['objective'], rel=1e-6)
   check_optimal(probe, features, labels, CASE['C'])
   assert probe.converged
   assert probe.weights.dtype == probe.bias.dtype == np.float32
@@ -103,8 +103,8 @@ def test_the_objective_is_the_goldens_at_its_own_weights(golden):
     stored = LinearClassifier(
       golden[f'{name}.coef'].T, golden[f'{name}.intercept']
     )
-    found = objective(stored, features, labels, CASE['C'])
-    assert found == pytest.approx(CASE[name]['objective'], rel=1e-9)
+    result = objective(stored, features, labels, CASE['C'])
+    assert result == pytest.approx(CASE[name]['objective'], rel=1e-9)
 
 
 @pytest.mark.parametrize('C', [1e-3, 1.0, 100.0])

@@ -67,12 +67,12 @@ def test_the_line_is_the_one_of_least_squares_between_logits():
 
 
 def test_the_band_holds_the_true_line_in_95_of_100():
-  found = []
+  result = []
   for seed in range(500):
     fit = fit_logits(*standard_models(seed, count=8))
     low, high = fit.band(0.8)
-    found.append(low <= 1 / (1 + np.exp(-(1.2 * logit(0.8) - 0.8))) <= high)
-  assert np.mean(found) == pytest.approx(0.95, abs=0.03)
+    result.append(low <= 1 / (1 + np.exp(-(1.2 * logit(0.8) - 0.8))) <= high)
+  assert np.mean(result) == pytest.approx(0.95, abs=0.03)
 
 
 def test_the_band_is_narrowest_amid_the_models_and_widens_with_confidence():

@@ -39,41 +39,43 @@ def known(name):
   ],
 )
 def test_the_shifts_of_imagenet_are_found_by_their_ids(name, classes, held):
-  found = find_shared_classes(known('imagenet'), known(name))
-  assert len(found.names) == classes
+  result = find_shared_classes(known('imagenet'), known(name))
+  assert len(result.names) == classes
   ids = read_names('imagenet').wordnet_ids
   theirs = read_names(name).wordnet_ids
-  for source, target in enumerate(found.of_reference):
+  for source, target in enumerate(result.of_reference):
     if target >= 0:
       assert (
-        ids[source][0] in theirs[np.flatnonzero(found.of_shift == target)[0]]
+        ids[source][0] in theirs[np.flatnonzero(result.of_shift == target)[0]]
       )
-  holding = (found.of_reference >= 0).sum()
+  holding = (result.of_reference >= 0).sum()
   expected = sum(len(several) for several in theirs)
   assert holding == (held or expected)
   assert holding >= classes
 
 
 def test_names_are_matched_whatever_their_spelling_and_order():
-  found = find_shared_classes(
+  result = find_shared_classes(
     named('a', 'tabby cat', 'dog', 'bird', 'sea'),
     named('b', ('Dog', 'hound'), 'fish', 'Tabby_Cat', 'BIRD'),
   )
-  assert found.names == ('Dog', 'Tabby_Cat', 'BIRD')
-  assert found.of_reference.tolist() == [1, 0, 2, -1]
-  assert found.of_shift.tolist() == [0, -1, 1, 2]
+  assert result.names == ('Dog', 'Tabby_Cat', 'BIRD')
+  assert result.of_reference.tolist() == [1, 0, 2, -1]
+  assert result.of_shift.tolist() == [0, -1, 1, 2]
   scores = np.array([[0.1, 0.2, 0.3, 9.0]])
-  np.testing.assert_array_equal(found.pool_reference(scores), [[0.2, 0.1, 0.3]])
-  np.testing.assert_array_equal(found.pool_shift(scores), [[0.1, 0.3, 9.0]])
+  np.testing.assert_array_equal(
+    result.pool_reference(scores), [[0.2, 0.1, 0.3]]
+  )
+  np.testing.assert_array_equal(result.pool_shift(scores), [[0.1, 0.3, 9.0]])
 
 
 def test_a_class_of_the_shift_may_hold_several():
-  found = find_shared_classes(
+  result = find_shared_classes(
     named('fine', 'poodle', 'oak', 'beagle', 'ash'),
     named('coarse', ('tree', 'oak', 'ash'), ('dog', 'poodle', 'beagle')),
   )
-  assert found.of_reference.tolist() == [1, 0, 1, 0]
-  pooled = found.pool_reference(np.array([[0.1, 0.2, 0.5, 0.3]]))
+  assert result.of_reference.tolist() == [1, 0, 1, 0]
+  pooled = result.pool_reference(np.array([[0.1, 0.2, 0.5, 0.3]]))
   np.testing.assert_array_equal(pooled, [[0.3, 0.5]])
 
 
@@ -108,7 +110,7 @@ def test_each_target_is_the_maximum_of_its_own(seed, targets, more):
     np.concatenate([np.arange(targets), rng.integers(-1, targets, more)])
   )
   scores = rng.normal(size=(4, len(groups))).astype(np.float32)
-  found = pool_scores(scores, groups)
-  assert found.dtype == np.float32
+  result = pool_scores(scores, groups)
+  assert result.dtype == np.float32
   for t in range(targets):
-    np.testing.assert_array_equal(found[:, t], scores[:, groups == t].max(1))
+    np.testing.assert_array_equal(result[:, t], scores[:, groups == t].max(1))

@@ -55,21 +55,21 @@ def run(data=None, designs=DESIGNS, **options):
 
 
 def counts(result, table='rates'):
-  found = collections.defaultdict(dict)
+  actual = collections.defaultdict(dict)
   for row in result.tables[table]:
-    found[row['design'], row['group']][row.get('category', row['kind'])] = row[
+    actual[row['design'], row['group']][row.get('category', row['kind'])] = row[
       'count'
     ]
-  return dict(found)
+  return dict(actual)
 
 
 def test_hand_worked_case():
   result = run()
-  found = counts(result)
-  assert found['own', 'old'] == {'group': 4}
-  assert found['harm', 'old'] == {'group': 3, 'crime': 1, 'animal': 0}
-  assert found['harm', 'young'] == {'group': 1, 'crime': 3, 'animal': 1}
-  assert found['harm and child', 'young'] == {
+  actual = counts(result)
+  assert actual['own', 'old'] == {'group': 4}
+  assert actual['harm', 'old'] == {'group': 3, 'crime': 1, 'animal': 0}
+  assert actual['harm', 'young'] == {'group': 1, 'crime': 3, 'animal': 1}
+  assert actual['harm and child', 'young'] == {
     'group': 1, 'crime': 1, 'animal': 1, 'child': 2
   }  # fmt: skip
   names = counts(result, 'categories')
@@ -248,10 +248,10 @@ def test_the_faces_of_fairface_are_grouped_by_two_attributes_at_once(tmp_path):
     'gender': {'male': ['man'], 'female': ['woman']},  # table 5
   }
   result = evaluate(encoder, data, Options(bias=BiasOptions(designs=designs)))
-  found = counts(result)
-  assert found['gender', 'East Asian Female'] == {'male': 0, 'female': 1}
-  assert found['gender', 'East Asian Male'] == {'male': 0, 'female': 1}
-  assert found['gender', 'Latino Hispanic Male'] == {'male': 1, 'female': 0}
+  actual = counts(result)
+  assert actual['gender', 'East Asian Female'] == {'male': 0, 'female': 1}
+  assert actual['gender', 'East Asian Male'] == {'male': 0, 'female': 1}
+  assert actual['gender', 'Latino Hispanic Male'] == {'male': 1, 'female': 0}
   assert result.metrics['own/accuracy'] == 2 / 3
   assert (result.metrics['examples'], result.metrics['groups']) == (3, 3)
   assert [row['id'] for row in result.records] == [

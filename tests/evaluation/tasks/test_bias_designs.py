@@ -40,20 +40,20 @@ def test_the_groups_stand_where_the_slot_is():
     'b': {'y': ['child', 'thief']},
   }
   assert added_names(designs) == ('thief', 'child')
-  found = candidates(designs, ['old', 'young'])
-  assert found['a'].names == ('thief', 'old', 'young', 'child')
-  assert found['a'].columns.tolist() == [2, 0, 1, 3]
-  assert found['a'].kind_of.tolist() == [0, 1, 1, 1]
-  assert found['a'].kinds == ('x', 'own')
-  assert found['a'].has_groups
-  assert found['b'].columns.tolist() == [3, 2]
-  assert not found['b'].has_groups
+  result = candidates(designs, ['old', 'young'])
+  assert result['a'].names == ('thief', 'old', 'young', 'child')
+  assert result['a'].columns.tolist() == [2, 0, 1, 3]
+  assert result['a'].kind_of.tolist() == [0, 1, 1, 1]
+  assert result['a'].kinds == ('x', 'own')
+  assert result['a'].has_groups
+  assert result['b'].columns.tolist() == [3, 2]
+  assert not result['b'].has_groups
 
 
 def test_groups_may_share_a_name_among_themselves():
   designs = {'a': {'own': ['{groups}']}}
-  found = candidates(designs, ['crane', 'crane'])['a']
-  assert found.columns.tolist() == [0, 1]
+  result = candidates(designs, ['crane', 'crane'])['a']
+  assert result.columns.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ def test_each_point_is_the_mean_of_scikit_learns_probes_over_seeds():
 def test_probes_use_pooled_features_and_zero_shot_the_joint_space():
   plain = few_shot.evaluate(ENCODER, DATA, QUICK)
   clear = PoolingRowEncoder(np.eye(3)[LABELS], ROWS, CENTRES)
-  found = few_shot.evaluate(clear, DATA, QUICK)
-  assert found.metrics['zero_shot'] == plain.metrics['zero_shot'] < 1
-  assert found.metrics['1_shot'] == 1 > plain.metrics['4_shot']
+  result = few_shot.evaluate(clear, DATA, QUICK)
+  assert result.metrics['zero_shot'] == plain.metrics['zero_shot'] < 1
+  assert result.metrics['1_shot'] == 1 > plain.metrics['4_shot']
   joint = dataclasses.replace(
     QUICK, probe=ProbeOptions(C=1.0, joint_space=True)
   )
@@ -182,8 +182,8 @@ def test_no_step_from_the_text_is_zero_shot():
     ENCODER, DATA.require_train('a test'), DATA, options, 'few_shot'
   )
   text = few_shot.text_weights(ENCODER, DATA, options)
-  (found,) = probes.few_shot_probes(pool, options, text)
-  assert found.probes == [text, text]
+  (result,) = probes.few_shot_probes(pool, options, text)
+  assert result.probes == [text, text]
 
 
 def test_a_k_beyond_every_class_is_left_out_with_a_note():
@@ -291,9 +291,9 @@ def test_the_curve_has_the_target_accuracy_at_the_result(rises, part):
   accuracies = np.cumsum(rises) / np.sum(rises)
   shots = [2.0**i for i in range(len(accuracies))]
   target = accuracies[0] + part * (accuracies[-1] - accuracies[0])
-  found = examples_to_match(shots, accuracies.tolist(), float(target))
-  assert found is not None
-  there = np.interp(np.log2(found), np.log2(shots), accuracies)
+  result = examples_to_match(shots, accuracies.tolist(), float(target))
+  assert result is not None
+  there = np.interp(np.log2(result), np.log2(shots), accuracies)
   assert there == pytest.approx(target)
 
 

@@ -255,9 +255,9 @@ def test_a_probe_is_fitted_on_the_joint_space_without_pooled_features(option):
     QUICK, probe=dataclasses.replace(QUICK.probe, **{option: True})
   )
   expected = linear_probe.evaluate(RowEncoder(BLANK), DATA, QUICK)
-  found = linear_probe.evaluate(BLIND, DATA, asked)
-  assert found.metrics == expected.metrics
-  assert found.metrics['top1'] < 0.6  # one answer for all
+  result = linear_probe.evaluate(BLIND, DATA, asked)
+  assert result.metrics == expected.metrics
+  assert result.metrics['top1'] < 0.6  # one answer for all
 
 
 def test_difficult_objects_are_neither_learned_nor_tested():

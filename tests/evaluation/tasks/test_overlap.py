@@ -268,8 +268,8 @@ def test_training_data_may_be_given_by_a_spec(tmp_path):
   assert result.metrics['overlap_examples'] == 0
   IMAGES[4].save(tmp_path / 'pairs' / '003.png')
   result = evaluate(ENCODER, dataset(seen()), options)
-  (found,) = [row for row in result.records if row['overlapping']]
-  assert (found['id'], found['nearest']) == ('test:4', '003.png')
+  (actual,) = [row for row in result.records if row['overlapping']]
+  assert (actual['id'], actual['nearest']) == ('test:4', '003.png')
 
 
 @pytest.mark.parametrize(
@@ -338,26 +338,26 @@ def test_data_without_names_are_refused():
 )
 def test_overlap_and_clean_are_all(images):
   correct, overlapping = np.array(images, bool).T
-  found = compare(correct, overlapping)
-  seen_count, clean = found['overlap_examples'], found['clean_examples']
-  assert seen_count + clean == found['examples'] == len(images)
-  right = seen_count * found.get('accuracy_overlap', 0) + clean * found.get(
+  result = compare(correct, overlapping)
+  seen_count, clean = result['overlap_examples'], result['clean_examples']
+  assert seen_count + clean == result['examples'] == len(images)
+  right = seen_count * result.get('accuracy_overlap', 0) + clean * result.get(
     'accuracy_clean', 0
   )
-  assert right == pytest.approx(found['accuracy_all'] * len(images))
-  assert found['overlap_share'] == seen_count / len(images)
-  assert not any(math.isnan(value) for value in found.values())
+  assert right == pytest.approx(result['accuracy_all'] * len(images))
+  assert result['overlap_share'] == seen_count / len(images)
+  assert not any(math.isnan(value) for value in result.values())
   if seen_count and clean:
     # All - Clean is the share of the overlap times what it is easier by.
-    assert found['all_minus_clean'] == pytest.approx(
-      found['overlap_share'] * found['overlap_minus_clean'], abs=1e-12
+    assert result['all_minus_clean'] == pytest.approx(
+      result['overlap_share'] * result['overlap_minus_clean'], abs=1e-12
     )
     assert (
-      found['overlap_minus_clean_low']
-      <= found['overlap_minus_clean']
-      <= found['overlap_minus_clean_high']
+      result['overlap_minus_clean_low']
+      <= result['overlap_minus_clean']
+      <= result['overlap_minus_clean_high']
     )
-    assert 0 <= found['p_value'] <= 1
+    assert 0 <= result['p_value'] <= 1
 
 
 def test_it_is_the_same_each_time_and_by_its_name():
@@ -413,5 +413,5 @@ def test_images_whose_hash_fails_are_counted_as_corrupt(monkeypatch):
   real = perceptual_hash.spectrum
   monkeypatch.setattr(perceptual_hash, 'spectrum', spectrum)
   train = TextureSource([marked(texture(3), 7), texture(4)], spec='train:')
-  found = evaluate(ENCODER, dataset(train), Options())
-  assert found.corrupt == {'train: train:0': 'damaged image: late'}
+  result = evaluate(ENCODER, dataset(train), Options())
+  assert result.corrupt == {'train: train:0': 'damaged image: late'}

@@ -28,11 +28,11 @@ def test_of_one_batch_it_is_the_objective(objective):
   expected = LOSSES[objective](
     jnp.asarray(images), jnp.asarray(texts), jnp.float32(9), jnp.float32(-3)
   )
-  found = pair_loss.pair_loss(
+  result = pair_loss.pair_loss(
     images, texts, logit_scale=9.0, logit_bias=-3.0, objective=objective,
     batch_size=24,
   )  # fmt: skip
-  assert found == pytest.approx(float(expected), rel=1e-5)
+  assert result == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize('objective', ['softmax', 'sigmoid'])
@@ -56,10 +56,10 @@ def test_fewer_pairs_than_a_batch_stand_for_it(monkeypatch, objective, group):
 def test_an_untrained_model_has_the_log_of_the_batch_as_loss(count):
   same = np.ones((count, 4), np.float32) / 2
   for batch_size in (3, 64, 32_768):
-    found = pair_loss.pair_loss(
+    result = pair_loss.pair_loss(
       same, same, logit_scale=100.0, batch_size=batch_size
     )
-    assert found == pytest.approx(np.log(batch_size))
+    assert result == pytest.approx(np.log(batch_size))
 
 
 ENCODER = TableEncoder(
@@ -79,15 +79,15 @@ def evaluated(captions, levels=(0, 50, 100)):
 
 
 def test_the_loss_uses_the_first_caption_of_each_image():
-  found = evaluated([['east'], ['north', 'also north'], []]).metrics
-  assert found['examples'] == 2
-  assert found['loss'] == pytest.approx(np.log1p(np.exp(-10)))
+  result = evaluated([['east'], ['north', 'also north'], []]).metrics
+  assert result['examples'] == 2
+  assert result['loss'] == pytest.approx(np.log1p(np.exp(-10)))
 
 
 def test_unreadable_images_are_left_out_and_reported():
-  found = evaluated([['east'], ['north'], ['east']], (0, 50, None))
-  assert found.metrics['examples'] == 2
-  assert found.corrupt.keys() == {'picture/2'}
+  result = evaluated([['east'], ['north'], ['east']], (0, 50, None))
+  assert result.metrics['examples'] == 2
+  assert result.corrupt.keys() == {'picture/2'}
 
 
 def test_fewer_than_two_pairs_have_no_loss():

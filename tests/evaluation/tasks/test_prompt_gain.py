@@ -35,34 +35,34 @@ TEMPLATES = ('the {}', 'a {} in the sky', PHOTO)
 
 def test_each_prompt_has_its_value_and_its_gain():
   data = dataclasses.replace(dataset_of(SOURCE), templates=TEMPLATES)
-  found = prompt_gain.evaluate(ENCODER, data, Options())
-  rows = {row['prompt']: row['value'] for row in found.tables['prompts']}
+  result = prompt_gain.evaluate(ENCODER, data, Options())
+  rows = {row['prompt']: row['value'] for row in result.tables['prompts']}
   assert rows == {
     '{}': 0.5,
     PHOTO: 1.0,
     'the {}': 0.0,
     'a {} in the sky': 1.0,
-    'ensemble': found.metrics['ensemble'],
+    'ensemble': result.metrics['ensemble'],
   }
-  gains = {row['prompt']: row['gain'] for row in found.tables['prompts']}
+  gains = {row['prompt']: row['gain'] for row in result.tables['prompts']}
   assert gains['the {}'] == -0.5
-  assert found.metrics['bare'] == 0.5
-  assert found.metrics['photo'] == 1.0
-  assert found.metrics['photo_gain'] == 0.5
-  gain = found.metrics['ensemble'] - 0.5
-  assert found.metrics['ensemble_gain'] == pytest.approx(gain)
-  assert found.metrics['templates'] == 3
-  assert found.metrics['examples'] == 4
-  json.dumps([found.metrics, found.tables])
+  assert result.metrics['bare'] == 0.5
+  assert result.metrics['photo'] == 1.0
+  assert result.metrics['photo_gain'] == 0.5
+  gain = result.metrics['ensemble'] - 0.5
+  assert result.metrics['ensemble_gain'] == pytest.approx(gain)
+  assert result.metrics['templates'] == 3
+  assert result.metrics['examples'] == 4
+  json.dumps([result.metrics, result.tables])
 
 
 @pytest.mark.parametrize('templates', [('{}',), (PHOTO,), TEMPLATES])
 def test_the_ensemble_is_zero_shots(templates):
   data = dataset_of(SOURCE)
   options = Options(templates=templates)
-  found = prompt_gain.evaluate(ENCODER, data, options).metrics
+  result = prompt_gain.evaluate(ENCODER, data, options).metrics
   expected = zero_shot.evaluate(ENCODER, data, options).metrics['top1']
-  assert found['ensemble'] == expected
+  assert result['ensemble'] == expected
 
 
 def test_every_text_goes_through_the_encoder_once():
@@ -77,8 +77,8 @@ def test_the_gain_is_in_the_data_sets_own_metric():
     [0, 0, 0, 50], labels=[0, 0, 0, 1], names=['bird', 'machine']
   )
   data = dataclasses.replace(dataset_of(source), metric='mean_per_class')
-  found = prompt_gain.evaluate(ENCODER, data, Options()).metrics
-  assert found['bare'] == 0.5  # and 3/4 of the images
+  result = prompt_gain.evaluate(ENCODER, data, Options()).metrics
+  assert result['bare'] == 0.5  # and 3/4 of the images
 
 
 def test_of_very_many_templates_a_hundred_are_shown_alone():
@@ -89,12 +89,12 @@ def test_of_very_many_templates_a_hundred_are_shown_alone():
     for template in ('{}', PHOTO, *many)
   }
   encoder = TableEncoder(BY_LEVEL, texts)
-  found = prompt_gain.evaluate(
+  result = prompt_gain.evaluate(
     encoder, dataset_of(SOURCE), Options(templates=tuple(many))
   )
-  assert len(found.tables['prompts']) == 2 + 100 + 1
-  assert found.metrics['templates'] == 120
-  assert found.metrics['ensemble'] == 1
+  assert len(result.tables['prompts']) == 2 + 100 + 1
+  assert result.metrics['templates'] == 120
+  assert result.metrics['ensemble'] == 1
 
 
 def test_a_template_without_a_slot_and_data_without_names_are_refused():

@@ -17,7 +17,7 @@ from tests.evaluation.fakes import ListSource, TableEncoder, unit
 def brute_force(images, texts, owners, ranks):
   """Recall by sorting each row of the whole matrix."""
   scores = images @ texts.T
-  found = {}
+  result = {}
   for k in ranks:
     by_image = [
       any(owners[j] == i for j in np.argsort(-scores[i])[:k])
@@ -27,9 +27,9 @@ def brute_force(images, texts, owners, ranks):
     by_text = [
       owners[j] in np.argsort(-scores[:, j])[:k] for j in range(len(texts))
     ]
-    found[f'image_to_text_r{k}'] = np.mean(by_image)
-    found[f'text_to_image_r{k}'] = np.mean(by_text)
-  return found
+    result[f'image_to_text_r{k}'] = np.mean(by_image)
+    result[f'text_to_image_r{k}'] = np.mean(by_text)
+  return result
 
 
 @pytest.mark.parametrize('tile', [(2048, 8192), (7, 11), (1, 1)])
@@ -52,30 +52,30 @@ def test_hand_worked_case_with_several_texts_an_image():
   images = np.eye(3, dtype=np.float32)
   # Image 0 owns texts 0 and 1, image 1 text 2, image 2 text 3.
   texts = unit([[0, 1, 0.2], [3, 1, 0.5], [0.5, 1, 2], [0, 0.1, 1]])
-  found = recalls(images, texts, np.array([0, 0, 1, 2]), (1, 2, 3))
+  result = recalls(images, texts, np.array([0, 0, 1, 2]), (1, 2, 3))
   # Rows sorted: image 0 has text 1 first; image 1 has 0 first, then 2;
   # image 2 has 3 first.
-  assert found['image_to_text_r1'] == pytest.approx(2 / 3)
-  assert found['image_to_text_r2'] == pytest.approx(1)
+  assert result['image_to_text_r1'] == pytest.approx(2 / 3)
+  assert result['image_to_text_r2'] == pytest.approx(1)
   # Text 0 asks for image 0 and finds it last; 1 first; 2 second; 3 first.
-  assert found['text_to_image_r1'] == pytest.approx(2 / 4)
-  assert found['text_to_image_r2'] == pytest.approx(3 / 4)
-  assert found['text_to_image_r3'] == pytest.approx(1)
+  assert result['text_to_image_r1'] == pytest.approx(2 / 4)
+  assert result['text_to_image_r2'] == pytest.approx(3 / 4)
+  assert result['text_to_image_r3'] == pytest.approx(1)
 
 
 def test_a_model_with_one_feature_for_all_has_the_recall_of_chance():
   same = np.full((20, 4), 0.5, np.float32)
-  found = recalls(same, same, np.arange(20), (1, 5, 10))
+  result = recalls(same, same, np.arange(20), (1, 5, 10))
   for way in ('image_to_text', 'text_to_image'):
-    assert found[f'{way}_r1'] == pytest.approx(1 / 20)
-    assert found[f'{way}_r5'] == pytest.approx(5 / 20)
-    assert found[f'{way}_r10'] == pytest.approx(10 / 20)
+    assert result[f'{way}_r1'] == pytest.approx(1 / 20)
+    assert result[f'{way}_r5'] == pytest.approx(5 / 20)
+    assert result[f'{way}_r10'] == pytest.approx(10 / 20)
 
 
 def test_ranks_beyond_the_number_of_texts_are_always_hits():
   features = np.eye(2, dtype=np.float32)
-  found = recalls(features, features[::-1].copy(), np.arange(2), (1, 5))
-  assert found == {
+  result = recalls(features, features[::-1].copy(), np.arange(2), (1, 5))
+  assert result == {
     'image_to_text_r1': 0.0,
     'image_to_text_r5': 1.0,
     'text_to_image_r1': 0.0,

@@ -95,10 +95,10 @@ def test_probes_use_pooled_features_and_zero_shot_the_joint_space():
   rows = np.concatenate([ROWS, FAR])
   clear = PoolingRowEncoder(np.eye(4)[classes], rows, TEXTS | FAR_TEXTS)
   plain = evaluate_shift(ENCODER, REFERENCE, SHIFT, QUICK, LINE).metrics
-  found = evaluate_shift(clear, REFERENCE, SHIFT, QUICK, LINE).metrics
+  result = evaluate_shift(clear, REFERENCE, SHIFT, QUICK, LINE).metrics
   for name in ('zero_shot_reference', 'zero_shot_shift', 'adapted_shift'):
-    assert found[name] == plain[name] < 1
-  assert found['probe_reference'] == found['probe_shift'] == 1
+    assert result[name] == plain[name] < 1
+  assert result['probe_reference'] == result['probe_shift'] == 1
 
 
 def test_zero_shot_on_the_shared_classes_by_hand():

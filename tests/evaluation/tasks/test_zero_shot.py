@@ -239,10 +239,10 @@ def test_the_golden_features_are_classified_as_open_clip_does():
 
 def test_the_interval_of_top1_is_the_binomial_one():
   source = ListSource([0, 50, 100], labels=[0, 1, 1], names=NAMES)
-  found = zero_shot.evaluate(COMPASS, dataset_of(source), Options()).metrics
+  result = zero_shot.evaluate(COMPASS, dataset_of(source), Options()).metrics
   exact = scipy.stats.binomtest(2, 3).proportion_ci(0.95, 'exact')
-  assert found['top1_low'] == pytest.approx(exact.low)
-  assert found['top1_high'] == pytest.approx(exact.high)
+  assert result['top1_low'] == pytest.approx(exact.low)
+  assert result['top1_high'] == pytest.approx(exact.high)
 
 
 def test_tables_say_which_classes_and_pairs_go_wrong():
@@ -324,8 +324,8 @@ def test_the_data_sets_own_metric_comes_under_its_name(metric):
   )
   source = ListSource([0, 50, 50, 90, 0], labels=[0, 1, 0, 0, 0], names=names)
   data = dataclasses.replace(dataset_of(source), metric=metric)
-  found = zero_shot.evaluate(encoder, data, Options()).metrics
-  assert found['top1'] == 3 / 5
+  result = zero_shot.evaluate(encoder, data, Options()).metrics
+  assert result['top1'] == 3 / 5
   expected = {
     'mean_per_class': (2 / 4 + 1) / 2,
     'mean_top1_top5': (3 / 5 + 1) / 2,
@@ -335,7 +335,7 @@ def test_the_data_sets_own_metric_comes_under_its_name(metric):
   if metric == 'map_11_point':
     # North: precision 1 until three of four are found, then 4/5: 11 points.
     expected = ((8 * 1 + 3 * 4 / 5) / 11 + 1 / 2) / 2
-  assert found[metric] == pytest.approx(expected)
+  assert result[metric] == pytest.approx(expected)
 
 
 class SeveralLabels(ListSource):
@@ -377,7 +377,7 @@ def test_a_class_with_difficult_objects_alone_is_not_asked_of_an_image():
   levels, several = [0, 50, 100], [[0], [1], [2]]
   # North is right for the image that is least like it, the southern one.
   several[2].append(0)
-  found = [
+  result = [
     zero_shot.evaluate(
       COMPASS,
       dataset_of(SeveralLabels(levels, several, NAMES, hard)),
@@ -385,10 +385,10 @@ def test_a_class_with_difficult_objects_alone_is_not_asked_of_an_image():
     )
     for hard in ([[], [], []], [[], [0], []])
   ]
-  values = [x.tables['per_class'][0]['average_precision'] for x in found]
+  values = [x.tables['per_class'][0]['average_precision'] for x in result]
   # Found first and third; without the eastern image, first and second.
   assert values == pytest.approx([(6 + 5 * 2 / 3) / 11, 1.0])
-  means = [x.metrics['map_11_point'] for x in found]
+  means = [x.metrics['map_11_point'] for x in result]
   assert means == pytest.approx([(v + 2) / 3 for v in values])
 
 
