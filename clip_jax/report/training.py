@@ -1,4 +1,4 @@
-"""WORKDIR/report.html: one self-contained page about a run (DESIGN 3.4)."""
+"""WORKDIR/report.html: one self-contained page about a run."""
 
 import datetime
 import json
