@@ -59,6 +59,7 @@ from clip_jax.files import replacing
 
 if TYPE_CHECKING:
   from clip_jax.evaluation import Evaluation, Options
+  from clip_jax.evaluation.dataset import Dataset
   from clip_jax.inference.model import Model
 
 _TASK_FLAGS = ('task', 'data', 'train', 'validation', 'class_names', 'cache')
@@ -131,32 +132,14 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   cache = common_flags.folder_of(values.cache, 'cache')
   evaluate = find_evaluator(task)
   options = eval_options.options_of(values)
-  lines = _read_class_names(values.class_names)
+  class_names = _read_class_names(values.class_names)
 
-  from clip_jax.data.sources import same_data
-  from clip_jax.evaluation.datasets.opening import open_dataset
   from clip_jax.inference.references import recognise
   from clip_jax.parallel.distributed import is_first_process
 
   recognise(reference)  # a wrong one is told before a data set is built
-  dataset = open_dataset(
-    name,
-    root=root,
-    train=values.train,
-    validation=values.validation,
-    class_names=lines,
-    captions=tuple(values.captions),
-  )
+  dataset = _open_dataset(values, root, class_names)
   notices = dataset.notices
-  if is_first_process():
-    print_notes(notices)
-    if values.train and same_data(values.train, name):
-      print_warnings(
-        [
-          f'--train={values.train} is the data that is evaluated: what was '
-          'learned from is not held out, and counts as right answers.'
-        ]
-      )
   model = model_flags.load_over_devices(values)
   if cache:
     options = _with_cache(options, cache, model, values.dtype)
@@ -164,11 +147,7 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   if not is_first_process():
     return
   print_notes(x for x in dataset.notices if x not in notices)
-  printing.report_corrupt(result.corrupt)
-  warnings = result.tables.get('warnings', [])
-  print_warnings(row['warning'] for row in warnings)
-  notes = result.tables.get('notes', [])
-  print_notes(row['note'] for row in notes)
+  _print_warnings(result)
   about = {
     'task': task,
     'data': name,
@@ -187,6 +166,43 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
   step = '' if model.step is None else f' at step {model.step:,}'
   print(f'{task} on {dataset.title or name}, {reference}{step}')
   print('\n'.join([*metric_lines(result), *detail_lines(result)]))
+
+
+def _open_dataset(
+  values: flags.FlagValues, root: Path | None, class_names: list[str] | None
+) -> 'Dataset':
+  """Opens --data with its other splits, and prints its notices."""
+  from clip_jax.data.sources import same_data
+  from clip_jax.evaluation.datasets.opening import open_dataset
+  from clip_jax.parallel.distributed import is_first_process
+
+  dataset = open_dataset(
+    values.data,
+    root=root,
+    train=values.train,
+    validation=values.validation,
+    class_names=class_names,
+    captions=tuple(values.captions),
+  )
+  if is_first_process():
+    print_notes(dataset.notices)
+    if values.train and same_data(values.train, values.data):
+      print_warnings(
+        [
+          f'--train={values.train} is the data that is evaluated: what was '
+          'learned from is not held out, and counts as right answers.'
+        ]
+      )
+  return dataset
+
+
+def _print_warnings(result: 'Evaluation') -> None:
+  """Prints on stderr what is corrupt, doubtful, or good to know."""
+  printing.report_corrupt(result.corrupt)
+  warnings = result.tables.get('warnings', [])
+  print_warnings(row['warning'] for row in warnings)
+  notes = result.tables.get('notes', [])
+  print_notes(row['note'] for row in notes)
 
 
 def metric_lines(result: 'Evaluation') -> list[str]:

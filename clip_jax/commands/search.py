@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clip_jax.commands import common_flags, model_flags, printing, queries
+from clip_jax.commands import common_flags, model_flags, printing, query_flags
 from clip_jax.errors import UsageError, one_line
 from clip_jax.progress import show_progress
 
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
   import numpy as np
 
   from clip_jax.data.sources import Source
-  from clip_jax.inference.embeddings import open_embeddings
   from clip_jax.inference.embeddings_table import EmbeddingsTable
   from clip_jax.inference.model import Model
   from clip_jax.inference.nearest import Nearest
-  from clip_jax.inference.search import QueryResult
+  from clip_jax.inference.search import Query, QueryResult
 
 _MANY_ROWS = 1_000_000  # from here on the index is worth building
 
@@ -53,7 +52,7 @@ def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   model_flags.define_model(values)
   common_flags.define_path(values, 'index', 'what clip-jax embed wrote')
-  queries.define_flags(values)
+  query_flags.define_flags(values)
   flags.DEFINE_integer('top', 10, 'rows to show of each', flag_values=values)
   flags.DEFINE_enum(
     'kind',
@@ -95,9 +94,10 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError(f'--top={values.top} must be at least 1.')
   if not 0 < values.fold_above <= 1:
     raise UsageError(f'--fold_above={values.fold_above}: use a cosine, 0 to 1.')
-  asked = queries.parse_queries(values, words)
+  queries = query_flags.parse_queries(values, words)
   page = common_flags.file_of(values.html, 'html')
 
+  from clip_jax.inference.embeddings import open_embeddings
   from clip_jax.inference.search import check_model, find_matches
 
   with open_embeddings(index) as table:
@@ -106,19 +106,19 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
     model = model_flags.load_model(values)
     check_model(model, table)
-    vectors = _encode(model, asked)
+    vectors = _encode(model, queries)
     results = find_matches(
       table,
-      asked,
+      queries,
       _nearest_finder(values, table, vectors, kind, rows),
       rows=rows,
       top=values.top,
       fold_above=values.fold_above if values.fold else None,
     )
   if page is not None:
-    queries_ = 'query' if len(asked) == 1 else 'queries'
-    title = f'{asked[0].value} · clip-jax search'
-    heading = f'{len(asked):,} {queries_} among {rows:,} embeddings'
+    count = '1 query' if len(queries) == 1 else f'{len(queries):,} queries'
+    title = f'{queries[0].value} · clip-jax search'
+    heading = f'{count} among {rows:,} embeddings'
     _write(page, results, source, title, heading, [index, reference])
   if values.json:
     printing.print_json([_as_json(result) for result in results])
@@ -127,13 +127,13 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
 
 def _kind_of(
-  table: 'EmbeddingsTable', asked: str | None
+  table: 'EmbeddingsTable', requested: str | None
 ) -> tuple[str | None, int]:
   """Returns which rows are searched (None: all), and how many they are."""
   counts = table.count_kinds()
   if not table.rows:
     raise UsageError(f'{table.path} has no rows.')
-  kind = asked or ('image' if 'image' in counts else 'all')
+  kind = requested or ('image' if 'image' in counts else 'all')
   if kind == 'all':
     return None, table.rows
   if kind not in counts:
@@ -157,13 +157,13 @@ def _source_of(table: 'EmbeddingsTable', images: str | None) -> 'Source | None':
     ) from error
 
 
-def _encode(model: 'Model', asked: list[queries.Query]) -> 'np.ndarray':
+def _encode(model: 'Model', queries: 'list[Query]') -> 'np.ndarray':
   """Returns rows of unit length, and says how many texts were truncated."""
   from clip_jax.inference.search import encode_queries
 
-  texts = sum(not query.is_image for query in asked)
+  texts = sum(not query.is_image for query in queries)
   before = model.tokenizer.truncated if texts else 0
-  vectors = encode_queries(model, asked)
+  vectors = encode_queries(model, queries)
   truncated = model.tokenizer.truncated - before if texts else 0
   if truncated:
     print(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,8 +14,12 @@ from clip_jax.inference.identity import fingerprint
 from clip_jax.inference.model import Model
 from clip_jax.inference.nearest import Nearest
 
-# A text or the path of an image, and whether it is the latter.
-Query = tuple[str, bool]
+
+class Query(NamedTuple):
+  """A text, or the path of an image."""
+
+  value: str
+  is_image: bool
 
 
 @dataclasses.dataclass(frozen=True)

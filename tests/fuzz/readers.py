@@ -620,6 +620,7 @@ def _index(folder: Path) -> None:
 
 
 def _read_index(folder: Path, random: Random) -> None:
+  from clip_jax.inference.embeddings import open_embeddings
   from clip_jax.inference.nearest_in_table import ApproximateIndex
 
   with open_embeddings(folder / 'e.npz') as table:

@@ -10,6 +10,7 @@ from clip_jax.inference.embeddings import open_embeddings
 from clip_jax.inference.identity import fingerprint
 from clip_jax.inference.nearest import nearest_rows
 from clip_jax.inference.search import (
+  Query,
   check_model,
   encode_queries,
   find_matches,
@@ -53,7 +54,7 @@ def search(table, queries, top, fold_above=None):
 
 
 def test_queries_are_encoded_by_their_kind_and_stay_in_order():
-  queries = [('1', False), ('2.png', True), ('0', False)]
+  queries = [Query('1', False), Query('2.png', True), Query('0', False)]
   vectors = encode_queries(Model(), queries)
   axes = np.eye(4, dtype=np.float32)
   np.testing.assert_array_equal(vectors, [axes[1], -axes[2], axes[0]])
@@ -66,7 +67,9 @@ def test_matches_say_what_their_rows_are(tmp_path):
     np.eye(4, dtype=np.float32),
     kinds=['image', 'image', 'text', 'text'],
   ) as table:
-    (first, second), counts = search(table, [('2', False), ('0.png', True)], 2)
+    (first, second), counts = search(
+      table, [Query('2', False), Query('0.png', True)], 2
+    )
   assert counts == [2]
   assert (first.query, first.is_image) == ('2', False)
   best = first.matches[0]
@@ -83,11 +86,11 @@ def test_more_rows_are_searched_until_enough_differ(tmp_path):
   with table_of(
     tmp_path, vectors.astype(np.float32), captions=['a'] * 10
   ) as table:
-    (result,), counts = search(table, [('0', False)], 2, fold_above=0.99)
+    (result,), counts = search(table, [Query('0', False)], 2, fold_above=0.99)
     assert counts == [2, 8, 32]
     assert [match.row for match in result.matches] == [0, 9]
     assert result.matches[0].copies == tuple(f'{i}.png' for i in range(1, 9))
-    (unfolded,), counts = search(table, [('0', False)], 2)
+    (unfolded,), counts = search(table, [Query('0', False)], 2)
     assert counts == [2]
     assert [match.row for match in unfolded.matches] == [0, 1]
 
@@ -95,7 +98,7 @@ def test_more_rows_are_searched_until_enough_differ(tmp_path):
 def test_rows_of_different_captions_are_different_results(tmp_path):
   vectors = np.eye(4, dtype=np.float32)[[0, 0, 0]]
   with table_of(tmp_path, vectors, captions=['Dog', 'cat', 'dog']) as table:
-    (result,), _ = search(table, [('0', False)], 3, fold_above=0.99)
+    (result,), _ = search(table, [Query('0', False)], 3, fold_above=0.99)
   assert [match.caption for match in result.matches] == ['Dog', 'cat']
   assert result.matches[0].copies == ('2.png',)
 

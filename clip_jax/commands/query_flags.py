@@ -1,7 +1,7 @@
 """The queries of `clip-jax search`: texts and images, as they are typed."""
 
 import os
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 from absl import flags
 
@@ -10,18 +10,14 @@ from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import is_url, open_regular, typed_path
 
+if TYPE_CHECKING:
+  from clip_jax.inference.search import Query
+
 # A word that ends so is a path, even where there is no such file.
 _SUFFIXES = (
   *PLAIN_SUFFIXES, '.heic', '.heif', '.avif', '.jp2', '.j2k', '.jxl', '.svg',
   '.ico', '.psd', '.ppm', '.pgm', '.dng', '.cr2', '.nef', '.arw',
 )  # fmt: skip
-
-
-class Query(NamedTuple):
-  """A text, or an image's path."""
-
-  value: str
-  is_image: bool
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -37,12 +33,14 @@ def define_flags(values: flags.FlagValues) -> None:
   )
 
 
-def parse_queries(values: flags.FlagValues, words: list[str]) -> list[Query]:
+def parse_queries(values: flags.FlagValues, words: list[str]) -> 'list[Query]':
   """Returns all queries: words, then --text, --image, and --queries.
 
   Raises:
     UsageError: there is none, one is empty, or an image is not there.
   """
+  from clip_jax.inference.search import Query
+
   queries = []
   files = [values.queries] if values.queries else []
   for word in words:
@@ -65,7 +63,7 @@ def parse_queries(values: flags.FlagValues, words: list[str]) -> list[Query]:
   return queries
 
 
-def _parse_word(word: str) -> Query:
+def _parse_word(word: str) -> 'Query':
   """Returns an image where the word names a file, whatever it is called.
 
   The name of a folder is a text, as `cat` is where the images of cats lie in
@@ -75,6 +73,8 @@ def _parse_word(word: str) -> Query:
     UsageError: it names a file that is no image, or looks like the path of an
       image that is not there.
   """
+  from clip_jax.inference.search import Query
+
   words = f'to search for the words, use --text={word!r}.'
   if not word.strip():
     return Query(word, False)  # which is refused with the others
