@@ -143,12 +143,12 @@ def restore_numpy(path: epath.Path, without: Collection[str] = ()) -> Any:
 
 
 def _read_array(path: epath.Path, name: str, context: ts.Context) -> np.ndarray:
-  from clip_jax.interop.tensor_file import aligned
+  from clip_jax.interop.tensor_file import empty_aligned
 
   info = type_handlers.ParamInfo(name=name, parent_dir=path, use_zarr3=False)
   spec = type_handlers.get_json_tspec_read(info, use_ocdbt=True)
   store = ts.open(spec, open=True, read=True, context=context).result()
-  array = aligned(tuple(store.shape), store.dtype.numpy_dtype)
+  array = empty_aligned(tuple(store.shape), store.dtype.numpy_dtype)
   ts.array(array).write(store).result()
   return array
 

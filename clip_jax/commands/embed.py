@@ -42,7 +42,7 @@ from clip_jax.files import typed_path
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
-  from clip_jax.inference.embed import EmbedJob, Summary
+  from clip_jax.inference.embed import EmbedJob, EmbedSummary
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -131,7 +131,7 @@ def _parse_shard(shard: str) -> tuple[int, int]:
 
 
 def _report(
-  summary: 'Summary', out: str, job: 'EmbedJob', *, as_json: bool
+  summary: 'EmbedSummary', out: str, job: 'EmbedJob', *, as_json: bool
 ) -> None:
   printing.report_corrupt(summary.corrupt)
   if summary.truncated and job.texts is not None:
@@ -171,7 +171,7 @@ def _report(
     print(f'{counts}, {summary.dims} dimensions -> {out}')
 
 
-def _report_parts(summary: 'Summary', out: str, *, as_json: bool) -> None:
+def _report_parts(summary: 'EmbedSummary', out: str, *, as_json: bool) -> None:
   """Prints that the other workers have shards to make yet."""
   if as_json:
     printing.print_json(

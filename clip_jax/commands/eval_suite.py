@@ -78,7 +78,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   _check_published(values.published)
 
   from clip_jax.evaluation.datasets.presence import data_root
-  from clip_jax.evaluation.suite import Setting, evaluate_suite
+  from clip_jax.evaluation.suite import SuiteCall, evaluate_suite
   from clip_jax.evaluation.suite.collected import warnings_of
   from clip_jax.evaluation.suite.selection import (
     PACKAGES,
@@ -106,7 +106,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
   suite = make_suite(
     selection, model, dtype=values.dtype, options=options, folder=out
   )
-  setting = Setting(
+  call = SuiteCall(
     model=reference,
     command=command_of(values),
     seed=options.seed,
@@ -116,7 +116,7 @@ def run(values: flags.FlagValues, *, options: Any, root: Path | None) -> None:
     overlap_with=selection.training or None,
     environment=environment((*PACKAGES, 'matplotlib')),
   )
-  collected = evaluate_suite(suite, selection.plan, setting, print_progress)
+  collected = evaluate_suite(suite, selection.plan, call, print_progress)
   if is_first_process():
     write_page(out / 'report.html', collected, suite.open)
     print_warnings(warnings_of(collected))

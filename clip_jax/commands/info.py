@@ -167,7 +167,7 @@ def _print_one(facts: dict[str, Any]) -> None:
     columns.append(_text_column(facts))
   if 'decoder_parameters' in facts:
     columns.append(_decoder_column(facts))
-  print(aligned(list(zip(*columns, strict=True))))
+  print(align_columns(list(zip(*columns, strict=True))))
 
 
 _NAMES = (
@@ -264,10 +264,10 @@ def _print_table(models: list[dict[str, Any]]) -> None:
         str(facts['embed_dim']),
       )
     )
-  print(aligned(rows))
+  print(align_columns(rows))
 
 
-def aligned(rows: list[tuple[str, ...]]) -> str:
+def align_columns(rows: list[tuple[str, ...]]) -> str:
   """Returns rows as lines; the first column is to the left, others right."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return '\n'.join(

@@ -144,7 +144,7 @@ class EmbedJob:
 
 
 @dataclasses.dataclass
-class Summary:
+class EmbedSummary:
   """The counts of what a call of `embed` has done.
 
   Attributes:
@@ -194,7 +194,7 @@ def embed(
   *,
   progress: Progress,
   say: Callable[[str], None],
-) -> Summary:
+) -> EmbedSummary:
   """Makes this worker's shards that are missing; joins all.
 
   Where the output is there already, by the same model, only what it does not
@@ -309,8 +309,8 @@ def _notes_of(job: EmbedJob, encoded: EncodedShard) -> RowNotes:
   )
 
 
-def _summary_of_shards(folder: EmbedFolder) -> Summary:
-  summary = Summary(planned=len(folder.shards))
+def _summary_of_shards(folder: EmbedFolder) -> EmbedSummary:
+  summary = EmbedSummary(planned=len(folder.shards))
   for shard in folder.done():
     summary.dims = summary.dims or folder.read_dims(shard)
     summary.add(shard, folder.read_notes(shard))
@@ -327,11 +327,11 @@ def _is_of(out: Path, identity: dict[str, Any]) -> bool:
     return False
 
 
-def _summary_of_output(out: Path) -> Summary:
+def _summary_of_output(out: Path) -> EmbedSummary:
   """Returns the summary of an output that another process has joined."""
   with open_embeddings(out) as table:
     counts = table.count_kinds()
-    return Summary(
+    return EmbedSummary(
       images=counts.get('image', 0),
       texts=counts.get('text', 0),
       dims=table.dims,
@@ -346,7 +346,7 @@ def _join(
   out: Path,
   folder: EmbedFolder,
   earlier: EarlierTable,
-  summary: Summary,
+  summary: EmbedSummary,
 ) -> None:
   """Streams all shards into the output, and removes them.
 

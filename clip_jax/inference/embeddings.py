@@ -11,11 +11,11 @@ from typing import IO, Any
 
 from clip_jax.errors import FailureError, UsageError, reason_of
 from clip_jax.files import open_regular, typed_path
-from clip_jax.inference.embeddings_npz import NpzTable, write_npz
+from clip_jax.inference.embeddings_npz import NpzTable, write_npz_table
 from clip_jax.inference.embeddings_parquet import (
   ParquetTable,
   pyarrow_parquet,
-  write_parquet,
+  write_parquet_table,
 )
 from clip_jax.inference.embeddings_table import (
   UNREADABLE,
@@ -68,9 +68,9 @@ def write_rows(
     about: what made them, as JSON has it.
   """
   if suffix == '.npz':
-    write_npz(file, blocks, extent, about)
+    write_npz_table(file, blocks, extent, about)
   else:
-    write_parquet(file, blocks, extent, about)
+    write_parquet_table(file, blocks, extent, about)
 
 
 def open_embeddings(path: str | os.PathLike) -> EmbeddingsTable:

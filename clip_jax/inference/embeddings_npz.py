@@ -26,12 +26,12 @@ from clip_jax.inference.embeddings_table import (
   CHUNK_ROWS,
   DIGEST_BYTES,
   Blocks,
-  Chunk,
   Contents,
   EmbeddingsTable,
   Entry,
   Extent,
   Lengths,
+  VectorChunk,
   parse_about,
   reading,
   utf8_bytes,
@@ -48,7 +48,7 @@ _PADDING_TIMES = 32
 _PIECE_BYTES = 16 * 2**20  # of padded strings in memory at once
 
 
-def write_npz(
+def write_npz_table(
   file: IO[bytes], blocks: Blocks, extent: Extent, about: dict[str, Any]
 ) -> None:
   """Writes a whole table; see `embeddings.write_rows`."""
@@ -184,7 +184,7 @@ class NpzTable(EmbeddingsTable):
   def __exit__(self, *_: object) -> None:
     del self._ids, self._kinds, self._captions, self._vectors, self._digests
 
-  def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
+  def chunks(self, kind: str | None = None) -> Iterator[VectorChunk]:
     size = self._rows_per_chunk()
     for start in range(0, self.rows, size):
       stop = min(self.rows, start + size)
@@ -194,7 +194,7 @@ class NpzTable(EmbeddingsTable):
         wanted = self._kinds[start:stop] == kind
         rows, vectors = rows[wanted], vectors[wanted]
       if len(rows):  # a copy, since the file does not align its arrays
-        yield Chunk(rows, np.array(vectors, np.float32))
+        yield VectorChunk(rows, np.array(vectors, np.float32))
 
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
     with reading(self.path):  # numpy's strings may hold invalid characters

@@ -19,12 +19,12 @@ from clip_jax.inference.embeddings_table import (
   CHUNK_ROWS,
   DIGEST_BYTES,
   Blocks,
-  Chunk,
   Contents,
   EmbeddingsTable,
   Entry,
   Extent,
   Rows,
+  VectorChunk,
   parse_about,
   reading,
 )
@@ -48,7 +48,7 @@ def pyarrow_parquet():
   return pyarrow, pyarrow.parquet
 
 
-def write_parquet(
+def write_parquet_table(
   file: IO[bytes], blocks: Blocks, extent: Extent, about: dict[str, Any]
 ) -> None:
   """Writes a whole table; see `embeddings.write_rows`."""
@@ -146,7 +146,7 @@ class ParquetTable(EmbeddingsTable):
   def __exit__(self, *_: object) -> None:
     self._file.close()
 
-  def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
+  def chunks(self, kind: str | None = None) -> Iterator[VectorChunk]:
     size = self._rows_per_chunk()
     start = 0
     for batch in self._batches(size, ['kind', 'embedding']):
@@ -160,7 +160,7 @@ class ParquetTable(EmbeddingsTable):
         wanted = np.array([name == kind for name in kinds], bool)
         rows, vectors = rows[wanted], vectors[wanted]
       if len(rows):
-        yield Chunk(rows, vectors.astype(np.float32, copy=False))
+        yield VectorChunk(rows, vectors.astype(np.float32, copy=False))
 
   def entries(self, rows: Iterable[int]) -> dict[int, Entry]:
     entries = {}

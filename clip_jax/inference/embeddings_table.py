@@ -81,7 +81,7 @@ def utf8_bytes(text: str) -> bytes:
   return text.encode('utf-8', 'surrogatepass')
 
 
-class Chunk(NamedTuple):
+class VectorChunk(NamedTuple):
   """Rows of the table, with their vectors."""
 
   rows: Int64[np.ndarray, ' n']  # their numbers in the table
@@ -122,7 +122,7 @@ class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
   has_digests: bool
 
   @abc.abstractmethod
-  def chunks(self, kind: str | None = None) -> Iterator[Chunk]:
+  def chunks(self, kind: str | None = None) -> Iterator[VectorChunk]:
     """Yields all rows in order, or those of one kind, some megabytes each."""
 
   @abc.abstractmethod

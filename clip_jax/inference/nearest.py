@@ -72,7 +72,7 @@ def nearest_rows(
       block = rows[start : start + _ROWS]
       yield np.arange(start, start + len(block)), queries @ block.T
 
-  return concatenate(
+  return join_nearest(
     [
       nearest_in_blocks(len(some), blocks(some), k=k)
       for some in split_queries(queries, _QUERIES)
@@ -126,6 +126,6 @@ def split_queries(
   return np.split(queries, range(count, len(queries), count))
 
 
-def concatenate(parts: list[Nearest]) -> Nearest:
+def join_nearest(parts: list[Nearest]) -> Nearest:
   """Returns the nearest rows of all queries, from those of some at a time."""
   return Nearest(*map(np.concatenate, zip(*parts, strict=True)))

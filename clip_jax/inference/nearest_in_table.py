@@ -17,10 +17,10 @@ from jaxtyping import Float
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.files import read_json, replacing, to_bytes, write_bytes
 from clip_jax.inference.artifact import file_sha256
-from clip_jax.inference.embeddings_table import Chunk, EmbeddingsTable
+from clip_jax.inference.embeddings_table import EmbeddingsTable, VectorChunk
 from clip_jax.inference.nearest import (
   Nearest,
-  concatenate,
+  join_nearest,
   nearest_in_blocks,
   split_queries,
 )
@@ -66,7 +66,7 @@ def search_table(
         raise FailureError('a query has a feature that is not a finite number.')
       yield chunk.rows, similarities
 
-  return concatenate(
+  return join_nearest(
     [
       nearest_in_blocks(len(some), blocks(some), k=top)
       for some in split_queries(queries, _QUERIES)
@@ -188,7 +188,7 @@ class ApproximateIndex:
     write_bytes(self._about, to_bytes(about))
 
 
-def _size(chunk: Chunk) -> int:
+def _size(chunk: VectorChunk) -> int:
   return len(chunk.rows)
 
 
@@ -206,7 +206,7 @@ def _identity(
   }
 
 
-def _check_finite(table: EmbeddingsTable, chunk: Chunk) -> None:
+def _check_finite(table: EmbeddingsTable, chunk: VectorChunk) -> None:
   """Refuses rows that no similarity can be computed of.
 
   Raises:

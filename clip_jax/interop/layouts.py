@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from clip_jax.errors import FailureError
-from clip_jax.interop.tensor_file import Tensors, aligned, fill
+from clip_jax.interop.tensor_file import Tensors, empty_aligned, fill
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.counting import abstract_variables
 from clip_jax.trees import flat, nested
@@ -201,7 +201,7 @@ def read(
   for entry in entries:
     path = entry.row.ours
     if path not in arrays:
-      arrays[path] = aligned(
+      arrays[path] = empty_aligned(
         shapes[path].shape, _dtype(path, entries, infos, dtype)
       )
     target = arrays[path][(*entry.index, ...)]  # a view, of a scalar too

@@ -90,10 +90,12 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     )
   if size > MAX_HEADER:
     raise damaged(path, f'its header is over {MAX_HEADER:,} bytes ({size:,})')
-  return parse_json(path, data[8 : 8 + size].tobytes(), 'header'), 8 + size
+  return parse_unique_json(
+    path, data[8 : 8 + size].tobytes(), 'header'
+  ), 8 + size
 
 
-def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
+def parse_unique_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
   """Returns a JSON object from an untrusted file.
 
   Raises:

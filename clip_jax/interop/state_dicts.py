@@ -60,7 +60,7 @@ OF_TRAINING = re.compile(
 _TOP = 'raw'  # the label of a model without anything before its keys
 
 
-class Selection(NamedTuple):
+class SelectedTensors(NamedTuple):
   """The model's tensors.
 
   Attributes:
@@ -95,7 +95,7 @@ def selected(tensors: Tensors, wanted: str | None = None) -> Tensors:
 
 def select(
   names: Collection[str], where: str, wanted: str | None = None
-) -> Selection:
+) -> SelectedTensors:
   """Returns the tensors of a file that are the model's.
 
   Args:
@@ -108,7 +108,7 @@ def select(
   clean = _unwrapped(names)
   labels = {prefix.rstrip('./') or _TOP: prefix for prefix in _prefixes(clean)}
   if not labels:
-    return Selection(_without_prefix(names), ())
+    return SelectedTensors(_without_prefix(names), ())
   averages = [x for x in labels if _is_average(x, labels[x], clean)]
   label, notes = _choose(list(labels), averages, where, wanted)
   chosen = {
@@ -130,7 +130,7 @@ def select(
       f'{label!r} are left out ({", ".join(left[:2])}{more}).',
     )
   chosen.pop(_COUNTER, None)
-  return Selection(_with_tower(chosen), notes)
+  return SelectedTensors(_with_tower(chosen), notes)
 
 
 def _unwrapped(names: Collection[str]) -> dict[str, str]:

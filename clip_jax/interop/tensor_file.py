@@ -176,7 +176,7 @@ PIECE = 8 * 2**20  # bytes
 _ALIGNMENT = 64  # bytes
 
 
-def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   """Returns an empty array that starts where XLA's own buffers may."""
   size = math.prod(shape) * dtype.itemsize
   memory = np.empty(size + _ALIGNMENT, np.uint8)
@@ -215,6 +215,6 @@ def read_aligned(
     dtype: of the result; None is the file's.
   """
   info = tensors.infos[name]
-  array = aligned(info.shape, dtype or info.dtype)
+  array = empty_aligned(info.shape, dtype or info.dtype)
   fill(array, tensors.read(name), tensors.release)
   return array

@@ -28,7 +28,7 @@ from clip_jax.interop import (
   state_dicts,
   torch_file,
 )
-from clip_jax.interop.safetensors_file import MAX_HEADER, parse_json
+from clip_jax.interop.safetensors_file import MAX_HEADER, parse_unique_json
 from clip_jax.interop.tensor_file import TensorInfo, Tensors, check_any, damaged
 from clip_jax.interop.zip_archive import ZipArchive
 
@@ -205,7 +205,7 @@ def open_index(path: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
 def _read_index(path: Path) -> dict[str, Any]:
   if path.stat().st_size > MAX_HEADER:
     raise damaged(path, f'it is an index of over {MAX_HEADER:,} bytes')
-  fields = parse_json(path, path.read_bytes(), 'text')
+  fields = parse_unique_json(path, path.read_bytes(), 'text')
   weight_map = fields.get('weight_map')
   if not isinstance(weight_map, dict) or not all(
     isinstance(shard, str) for shard in weight_map.values()

@@ -43,7 +43,7 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
+class ShownExamples:
   """N held-out examples; what has the same index belongs together."""
 
   images: list[Any]  # encoded bytes
@@ -57,10 +57,10 @@ class Examples:
     return len(self.images)
 
 
-NO_EXAMPLES = Examples([], [], np.zeros((0, 1), np.float32), None, 0)
+NO_EXAMPLES = ShownExamples([], [], np.zeros((0, 1), np.float32), None, 0)
 
 
-def read_examples(
+def draw_examples(
   model: Encoder,
   source: Source,
   *,
@@ -68,7 +68,7 @@ def read_examples(
   templates: Sequence[str],
   limit: int,
   seed: int,
-) -> Examples:
+) -> ShownExamples:
   """Reads and encodes each example once.
 
   Examples whose image cannot be read are left out, and so are those without a
@@ -107,7 +107,7 @@ def read_examples(
     answers = [[names[int(record['label'])]] for record in records]
     weights = zero_shot_weights(model.encode_text, names, templates)
     predictions = _predict(model, features, weights, names, answers)
-  return Examples(
+  return ShownExamples(
     images=[record['image'] for record in records],
     texts=[_text(record, source.label_names or ()) for record in records],
     features=features,

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_jax.evaluation.metrics.ranking import FEW_CLASSES
 from clip_jax.progress import duration, speed
-from clip_jax.report.examples import Examples
+from clip_jax.report.examples import ShownExamples
 from clip_jax.report.page import percent, short_count
 from clip_jax.training.metrics import TRAIN_PREFIX, Row, series
 
@@ -134,7 +134,7 @@ def training_seconds(rows: Sequence[Row], batch_size: int) -> float:
   return total
 
 
-def summary(examples: Examples, step: int) -> str:
+def summary(examples: ShownExamples, step: int) -> str:
   """Returns what the model can do, in a sentence or two."""
   after = f'After {step:,} steps' if step else 'Before training'
   if not len(examples):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from clip_jax.evaluation import Encoder
 from clip_jax.evaluation.tasks.zero_shot import most_frequent_confusions
 from clip_jax.inference.nearest import nearest_rows
-from clip_jax.report.examples import Examples, some_right_some_wrong
+from clip_jax.report.examples import ShownExamples, some_right_some_wrong
 from clip_jax.report.images import data_uri
 
 CARDS = 12
@@ -24,7 +24,7 @@ TEXT_QUERIES, IMAGE_QUERIES, NEAREST = 4, 2, 8
 CONFUSIONS = 10
 
 
-def cards(examples: Examples, seed: int) -> list[dict[str, Any]]:
+def cards(examples: ShownExamples, seed: int) -> list[dict[str, Any]]:
   """Returns images with the first five names and their probabilities."""
   predictions = examples.predictions or []
   return [
@@ -40,7 +40,7 @@ def cards(examples: Examples, seed: int) -> list[dict[str, Any]]:
 
 
 def similarity_matrix(
-  model: Encoder, examples: Examples, seed: int
+  model: Encoder, examples: ShownExamples, seed: int
 ) -> dict[str, Any] | None:
   """Returns cosine similarities; texts are rows, and images columns.
 
@@ -69,7 +69,7 @@ def similarity_matrix(
 
 
 def text_queries(
-  model: Encoder, examples: Examples, queries: Sequence[str], seed: int
+  model: Encoder, examples: ShownExamples, queries: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
   """Returns texts with the images nearest to them.
 
@@ -105,11 +105,11 @@ def text_queries(
   ]
 
 
-def image_queries(examples: Examples, seed: int) -> list[dict[str, Any]]:
+def image_queries(examples: ShownExamples, seed: int) -> list[dict[str, Any]]:
   """Returns images with the other images nearest to them."""
   if len(examples) < 2:
     return []
-  queries = spread(examples.features, IMAGE_QUERIES, seed + 1)
+  queries = farthest_first(examples.features, IMAGE_QUERIES, seed + 1)
   rows, similarities = nearest_rows(
     examples.features[queries], examples.features, k=NEAREST + 1
   )
@@ -131,7 +131,7 @@ def image_queries(examples: Examples, seed: int) -> list[dict[str, Any]]:
   return results
 
 
-def confused_names(examples: Examples) -> list[dict[str, Any]]:
+def confused_names(examples: ShownExamples) -> list[dict[str, Any]]:
   """Returns names that were given in place of others, with their images."""
   predictions = examples.predictions or []
   example_of: dict[str, int] = {}
@@ -158,7 +158,7 @@ def confused_names(examples: Examples) -> list[dict[str, Any]]:
   ]
 
 
-def spread(
+def farthest_first(
   features: Float[np.ndarray, 'N E'], count: int, seed: int
 ) -> list[int]:
   """Returns indices of examples unlike each other: each next is the farthest.
@@ -196,10 +196,10 @@ def changed_words(text: str, other: str) -> list[tuple[str, bool]]:
   ]
 
 
-def _unlike(examples: Examples, count: int, seed: int) -> list[int]:
+def _unlike(examples: ShownExamples, count: int, seed: int) -> list[int]:
   """Returns examples unlike each other, no two with the same text."""
   chosen: dict[str, int] = {}
-  for i in spread(examples.features, 4 * count, seed):
+  for i in farthest_first(examples.features, 4 * count, seed):
     if examples.texts[i]:
       chosen.setdefault(examples.texts[i], i)
   return list(chosen.values())[:count]

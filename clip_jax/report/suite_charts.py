@@ -28,7 +28,7 @@ def title(collected: Collected, result: Result) -> str:
   return facts.get('title') or result['dataset']
 
 
-def own_metric(collected: Collected, result: Result) -> str | None:
+def headline_metric_of(collected: Collected, result: Result) -> str | None:
   """Returns the metric that a classification of this data set is judged by."""
   facts = collected['datasets'].get(result['dataset'], {})
   return headline_metric(result['metrics'], facts.get('metric'))
@@ -192,8 +192,8 @@ def _zero_shot_less_probe(collected: Collected) -> list[Chart]:
     probe = probes.get(result['dataset'])
     if probe is None:
       continue
-    metric = own_metric(collected, result)
-    probe_metric = own_metric(collected, probe)
+    metric = headline_metric_of(collected, result)
+    probe_metric = headline_metric_of(collected, probe)
     if metric and probe_metric:
       value = result['metrics'][metric] - probe['metrics'][probe_metric]
       rows.append({'name': title(collected, result), 'value': value})

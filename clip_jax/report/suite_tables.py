@@ -7,7 +7,7 @@ from clip_jax.evaluation.suite.spreadsheet import interval_of
 from clip_jax.report.suite_charts import (
   Collected,
   Result,
-  own_metric,
+  headline_metric_of,
   probe_curve,
   results_of,
   title,
@@ -157,7 +157,7 @@ def _summary_row(
   }
   for task, key in (('zero_shot', 'zero_shot'), ('linear_probe', 'probe')):
     result = tasks.get(task)
-    name = own_metric(collected, result) if result else None
+    name = headline_metric_of(collected, result) if result else None
     row[key] = row[f'{key}_ends'] = row[f'published_{key}'] = None
     if result and name:
       row[key] = result['metrics'][name]

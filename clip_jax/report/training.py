@@ -16,7 +16,7 @@ from clip_jax.files import check_fields, read_object
 from clip_jax.parallel.distributed import is_first_process
 from clip_jax.report import facts, gallery, page
 from clip_jax.report.curves import draw_curves
-from clip_jax.report.examples import NO_EXAMPLES, read_examples
+from clip_jax.report.examples import NO_EXAMPLES, draw_examples
 from clip_jax.training.metrics import read_metrics
 from clip_jax.training.workdir import REPORT
 
@@ -63,7 +63,7 @@ def write_report(
   config = _read_config(workdir)
   shown = NO_EXAMPLES
   if source is not None:
-    shown = read_examples(
+    shown = draw_examples(
       model,
       source,
       evaluation=evaluation,

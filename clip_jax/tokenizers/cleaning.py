@@ -39,7 +39,7 @@ def repair(text: str) -> str:
   return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
-def words(text: str) -> list[str]:
+def _lower_words(text: str) -> list[str]:
   """Returns the words of the repaired text, in small letters."""
   return repair(text).lower().split()
 
@@ -54,13 +54,13 @@ def _words_without_punctuation(text: str) -> list[str]:
 
 
 WORDS: dict[str, Callable[[str], list[str]]] = {
-  'lower': words,
+  'lower': _lower_words,
   'whitespace': _words_as_written,
   'canonicalize': _words_without_punctuation,
 }
 
 
-def words_of(cleaning: str) -> Callable[[str], list[str]]:
+def cleaner_named(cleaning: str) -> Callable[[str], list[str]]:
   """Returns the function of a name in `WORDS`, from a text to cleaned words.
 
   Raises:
@@ -75,4 +75,4 @@ def words_of(cleaning: str) -> Callable[[str], list[str]]:
 
 def clean(text: str, cleaning: str = 'lower') -> str:
   """Returns the cleaned text, its words one space apart."""
-  return ' '.join(words_of(cleaning)(text))
+  return ' '.join(cleaner_named(cleaning)(text))

@@ -25,7 +25,7 @@ from tokenizers.models import BPE
 
 from clip_jax.errors import FailureError
 from clip_jax.tokenizers.base import Tokenizer
-from clip_jax.tokenizers.cleaning import words_of
+from clip_jax.tokenizers.cleaning import cleaner_named
 
 VOCABULARY_FILE = 'bpe_simple_vocab_16e6.txt.gz'
 VOCABULARY_SHA256 = (
@@ -53,7 +53,7 @@ class CLIPTokenizer(Tokenizer):
     """`cleaning`: a name of `cleaning.WORDS`; models differ from 'lower'."""
     super().__init__(context_length)
     self.cleaning = cleaning
-    self._words = words_of(cleaning)
+    self._words = cleaner_named(cleaning)
     self._pairs = _byte_pairs()
     self.vocab_size = len(self._pairs.symbols)
     self.bos_id = self.vocab_size - 2

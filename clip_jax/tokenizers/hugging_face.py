@@ -19,7 +19,7 @@ from tokenizers import processors
 from clip_jax.errors import FailureError, MissingFileError, UsageError
 from clip_jax.files import check_fields, read_text
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
-from clip_jax.tokenizers.cleaning import words_of
+from clip_jax.tokenizers.cleaning import cleaner_named
 from clip_jax.tokenizers.clip_definition import read_clip_files
 from clip_jax.tokenizers.definition_check import check_definition
 from clip_jax.tokenizers.hugging_face_settings import read_settings
@@ -67,7 +67,7 @@ class HuggingFaceTokenizer(Tokenizer):
     self.padding_side = padding_side
     self._origin = origin
     self.cleaning = cleaning
-    self._words = words_of(cleaning) if cleaning else None
+    self._words = cleaner_named(cleaning) if cleaning else None
     self.specials = dict(specials or {})
     self._tokenizer = tokenizer
     shipped_padding = self._tokenizer.padding or {}

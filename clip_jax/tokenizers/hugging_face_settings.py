@@ -19,7 +19,7 @@ _NAMES = ('bos', 'eos', 'unk', 'sep', 'pad', 'cls', 'mask')
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class TokenizerSettings:
   """The settings of one directory; empty where it has no such file.
 
   Attributes:
@@ -89,7 +89,7 @@ class Settings:
     )
 
 
-def read_settings(directory: Path) -> Settings:
+def read_settings(directory: Path) -> TokenizerSettings:
   """Reads the settings of a directory; FailureError if a file is damaged."""
   legacy_file = directory / 'special_tokens_map.json'
   config_file = directory / 'tokenizer_config.json'
@@ -98,7 +98,7 @@ def read_settings(directory: Path) -> Settings:
   adds = [config.get(f'add_{special}_token') for special in ('bos', 'eos')]
   # CLIP's specials are not optional in transformers, whatever a file says.
   explicit = any(a is not None for a in adds) and name != 'CLIPTokenizer'
-  return Settings(
+  return TokenizerSettings(
     tokenizer_class=name,
     specials=_specials(legacy_file, legacy) | _specials(config_file, config),
     context_length=_length(config.get('model_max_length')),

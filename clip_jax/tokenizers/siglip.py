@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from clip_jax.tokenizers.base import concatenate, encodable
-from clip_jax.tokenizers.cleaning import words_of
+from clip_jax.tokenizers.cleaning import cleaner_named
 from clip_jax.tokenizers.sentence_piece import SentencePieceTokenizer
 
 CONTEXT_LENGTH = 64
@@ -60,7 +60,7 @@ class SiglipTokenizer(SentencePieceTokenizer):
     self.pad_id = self.eos_id
     self.lower_case = lower_case
     self.cleaning = cleaning
-    self._words = words_of(cleaning) if cleaning else None
+    self._words = cleaner_named(cleaning) if cleaning else None
     processor = self._processor
     unknown = processor.id_to_piece(processor.unk_id())
     self.special_pieces = self.piece(self.eos_id), unknown

@@ -46,7 +46,7 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
     options, templates=tuple(config.evaluation.templates)
   )
   held_out = dataset_of(source, config.evaluation.classes)
-  sample = Sample(run.sources, len(source), config.seed)
+  sample = TrainingSample(run.sources, len(source), config.seed)
   compared = config.evaluation.train_sample and _has_pairs(sample)
   evaluations: dict[str, Evaluation] = {}
   if has_text_features(config) and _has_pairs(source):
@@ -82,7 +82,7 @@ def model_of(run: Run, state: TrainState) -> Model:
   )
 
 
-class Sample(Source):
+class TrainingSample(Source):
   """Records drawn evenly from some sources, by a seed."""
 
   def __init__(self, sources: Sequence[Source], count: int, seed: int):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
   """The outcome of a call of `train`.
 
   Attributes:
@@ -66,7 +66,7 @@ def train(
   outputs: Outputs | None = None,
   profile: Profile | None = None,
   stated: Collection[str] = (),
-) -> Outcome:
+) -> TrainingOutcome:
   """Trains a model, or resumes from the newest checkpoint of the workdir.
 
   The parameters after the last step are the same bits whether the run was
@@ -105,7 +105,7 @@ def _train(
   stop: StopSignal,
   outputs: Outputs,
   profile: Profile,
-) -> Outcome:
+) -> TrainingOutcome:
   config = run.config
   checkpoints = Checkpoints(
     workdir.name,
@@ -140,7 +140,7 @@ def _train(
   step, metrics = int(state.step), evaluation_metrics(evaluations)
   if step < config.total_steps:
     _print(f'{stop.name}: saved step {step:,} in {workdir.name}')
-    return Outcome(step, False, metrics, None)
+    return TrainingOutcome(step, False, metrics, None)
   if step == first and distributed.all_processes_agree(workdir.has(REPORT)):
     _print(f'{workdir.name} is trained already; nothing to do.')
   elif outputs.report is not None:
@@ -157,7 +157,7 @@ def _train(
         evaluations,
       )
     )
-  return Outcome(step, True, metrics, workdir.path(REPORT))
+  return TrainingOutcome(step, True, metrics, workdir.path(REPORT))
 
 
 def _restore(run: Run, checkpoints: Checkpoints) -> TrainState | None:

@@ -15,7 +15,9 @@ def ends(monkeypatch):
   monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')
 
   def put(finished):
-    outcome = loop.Outcome(step=7, finished=finished, metrics={}, report=None)
+    outcome = loop.TrainingOutcome(
+      step=7, finished=finished, metrics={}, report=None
+    )
     monkeypatch.setattr(loop, 'train', lambda *arguments: outcome)
 
   return put

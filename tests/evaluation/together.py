@@ -21,7 +21,7 @@ from clip_jax.evaluation import Options
 from clip_jax.evaluation.dataset import dataset_of
 from clip_jax.evaluation.features import extraction
 from clip_jax.evaluation.features.cache import FeatureCache, identity_of
-from clip_jax.evaluation.probes.device_solver import spread
+from clip_jax.evaluation.probes.device_solver import shard_rows
 from clip_jax.evaluation.probes.logistic_regression import fit
 from clip_jax.evaluation.suite import run
 from clip_jax.evaluation.suite.plan import Pair
@@ -86,7 +86,7 @@ def run_suite(folder: Path) -> list[str]:
 def probe() -> dict[str, Any]:
   """Where its rows lie here, and what was found."""
   rows, labels = blobs(3, 15)
-  array = spread(rows)
+  array = shard_rows(rows)
   result = fit(array, labels, C=1.0, classes=3)
   return {
     'shards': [shard.data.shape for shard in array.addressable_shards],

@@ -724,7 +724,11 @@ def _a_result() -> Any:
 def _read_suite_result(folder: Path, random: Random) -> None:
   from clip_jax.evaluation.datasets.table import DATASETS
   from clip_jax.evaluation.suite import stored
-  from clip_jax.evaluation.suite.collected import Setting, collect, warnings_of
+  from clip_jax.evaluation.suite.collected import (
+    SuiteCall,
+    collect,
+    warnings_of,
+  )
   from clip_jax.evaluation.suite.plan import Pair, Plan
   from clip_jax.evaluation.suite.spreadsheet import to_csv
   from clip_jax.report.suite import render
@@ -734,7 +738,7 @@ def _read_suite_result(folder: Path, random: Random) -> None:
   if result is None:
     return
   plan = Plan((pair,), {})
-  collected = collect(Setting('m', 'c'), plan, [result], DATASETS)
+  collected = collect(SuiteCall('m', 'c'), plan, [result], DATASETS)
   warnings_of(collected)
   to_csv(collected)
   if random.random() < 0.2:

@@ -4,7 +4,12 @@ import pytest
 
 from clip_jax.interop import tensor_file
 from clip_jax.interop.safetensors_file import write_safetensors
-from clip_jax.interop.tensor_file import MappedFile, aligned, fill, read_aligned
+from clip_jax.interop.tensor_file import (
+  MappedFile,
+  empty_aligned,
+  fill,
+  read_aligned,
+)
 from clip_jax.interop.weight_files import open_tensors
 from tests.resident import resident_bytes
 
@@ -49,7 +54,7 @@ def test_an_empty_file_has_no_bytes(tmp_path):
 @pytest.mark.parametrize('shape', [(), (0, 3), (1,), (5, 7), (2, 3, 4)])
 def test_arrays_start_where_a_device_takes_them(shape, dtype):
   for _ in range(8):
-    array = aligned(shape, np.dtype(dtype))
+    array = empty_aligned(shape, np.dtype(dtype))
     assert array.shape == shape and array.dtype == dtype
     assert not array.size or array.ctypes.data % 64 == 0
     array[...] = 1  # it can be written
@@ -72,7 +77,7 @@ SOURCE = np.random.default_rng(0).integers(-99, 99, (3, 5, 7)).astype('f2')
 )
 def test_pieces_are_the_whole_in_another_dtype(source, monkeypatch):
   monkeypatch.setattr(tensor_file, 'PIECE', 50)
-  place = aligned(source.shape, np.dtype(np.float32))
+  place = empty_aligned(source.shape, np.dtype(np.float32))
   fill(place, source, lambda: None)
   np.testing.assert_array_equal(place, source.astype(np.float32), strict=True)
 

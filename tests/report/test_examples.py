@@ -2,14 +2,14 @@
 
 from clip_jax.report.examples import (
   Prediction,
-  read_examples,
+  draw_examples,
   some_right_some_wrong,
 )
 from tests.report.fakes import CaptionedSource, FakeModel
 
 
 def test_any_caption_of_an_image_is_right():
-  examples = read_examples(
+  examples = draw_examples(
     FakeModel(), CaptionedSource(labelled=False), evaluation=None, templates=(),
     limit=100, seed=0,
   )  # fmt: skip

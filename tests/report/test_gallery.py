@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from clip_jax.report.examples import Examples, Prediction
+from clip_jax.report.examples import Prediction, ShownExamples
 from clip_jax.report.gallery import (
   IMAGE_QUERIES,
   changed_words,
   confused_names,
+  farthest_first,
   image_queries,
-  spread,
   text_queries,
 )
 from tests.report.fakes import FakeModel, png, unit
@@ -21,16 +21,16 @@ from tests.report.fakes import FakeModel, png, unit
 def test_spread_takes_what_is_unlike_the_rest():
   features = unit(np.array([[1, 0], [1, 0.01], [0, 1], [1, 0.02]]))
   for seed in range(4):
-    assert 2 in spread(features, 2, seed)
-  assert sorted(spread(features, 9, 0)) == [0, 1, 2, 3]
-  assert spread(features[:0], 3, 0) == []
+    assert 2 in farthest_first(features, 2, seed)
+  assert sorted(farthest_first(features, 9, 0)) == [0, 1, 2, 3]
+  assert farthest_first(features[:0], 3, 0) == []
 
 
 def examples_at(*directions):
   """Examples with these features, each with a name and an image."""
   features = unit(np.array(directions, float))
   count = len(features)
-  return Examples(
+  return ShownExamples(
     [png(i) for i in range(count)], list('abcdef')[:count], features, None, 0
   )
 

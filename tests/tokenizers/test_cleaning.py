@@ -26,7 +26,7 @@ def test_golden_cleaners(case):
 
 def test_an_unknown_cleaning_names_the_known():
   with pytest.raises(UsageError, match=r"'upper' .* lower, whitespace, canon"):
-    cleaning.words_of('upper')
+    cleaning.cleaner_named('upper')
 
 
 def test_every_ascii_character_alone_and_inside_words():

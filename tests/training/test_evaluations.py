@@ -3,7 +3,7 @@
 import pytest
 
 from clip_jax.evaluation import Evaluation
-from clip_jax.training.evaluations import Sample
+from clip_jax.training.evaluations import TrainingSample
 from clip_jax.training.metrics import evaluation_metrics
 from tests.evaluation.fakes import ListSource
 
@@ -19,14 +19,14 @@ def source(spec, count, first=0):
 
 def test_a_sample_is_drawn_from_all_sources_without_repeats():
   sources = [source('a', 30), source('b', 20), source('c', 1)]
-  sample = Sample(sources, 25, seed=0)
+  sample = TrainingSample(sources, 25, seed=0)
   assert len(sample) == 25
   assert sample.spec == 'a::b::c'
   texts = list(sample.texts())
   assert len(set(texts)) == 25
   assert {text[0] for text in texts} >= {'a', 'b'}
-  assert texts == list(Sample(sources, 25, seed=0).texts())
-  assert texts != list(Sample(sources, 25, seed=1).texts())
+  assert texts == list(TrainingSample(sources, 25, seed=0).texts())
+  assert texts != list(TrainingSample(sources, 25, seed=1).texts())
   for i in range(25):
     assert sample[i]['caption'] == sample.captions(i)
     assert sample[i]['id'] == sample.id(i)
@@ -36,7 +36,7 @@ def test_a_sample_is_drawn_from_all_sources_without_repeats():
 def test_a_sample_of_more_than_there_are_is_all(most):
   sources = [source('a', 30), source('b', 20), source('c', 1)]
   every = [text for x in sources for text in x.texts()]
-  assert list(Sample(sources, most, seed=0).texts()) == every
+  assert list(TrainingSample(sources, most, seed=0).texts()) == every
 
 
 def test_levels_of_chance_are_beside_their_metrics():

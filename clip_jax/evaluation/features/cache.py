@@ -32,8 +32,8 @@ from clip_jax.data.decoding import check_corrupt
 from clip_jax.data.sources import Source
 from clip_jax.evaluation.dataset import data_identity
 from clip_jax.evaluation.features.extraction import (
-  encode_images,
-  encode_texts,
+  encode_image_shards,
+  encode_text_shards,
   image_shards,
   join_features,
   text_shards,
@@ -141,7 +141,7 @@ class FeatureCache:
     }
     check_corrupt(corrupt, options.max_corrupt_records, source.spec)
     missing = [shard for shard in shards if shard.number not in features]
-    for shard, made in encode_images(
+    for shard, made in encode_image_shards(
       self._encoder, source, missing, options, corrupt, pooled=True
     ):
       entry.write(shard, *_from_features(made))
@@ -173,7 +173,9 @@ class FeatureCache:
       if len(arrays['embeddings']) == len(shards[number]):
         rows[number] = arrays['embeddings']
     missing = [shard for shard in shards if shard.number not in rows]
-    for shard, made in encode_texts(self._encoder, texts, missing, options):
+    for shard, made in encode_text_shards(
+      self._encoder, texts, missing, options
+    ):
       notes = TextNotes(texts[shard.start : shard.stop])
       entry.write(shard, notes, {'embeddings': made})
       rows[shard.number] = made

@@ -68,7 +68,9 @@ def read_features(
   if options.cache is not None:
     return options.cache.images(source, options)
   shards = image_shards(source)
-  encoded = encode_images(encoder, source, shards, options, {}, pooled=pooled)
+  encoded = encode_image_shards(
+    encoder, source, shards, options, {}, pooled=pooled
+  )
   return join_features(source, [features for _, features in encoded])
 
 
@@ -85,11 +87,11 @@ def text_features(
   """
   if options.cache is not None:
     return options.cache.texts(texts, options)
-  encoded = encode_texts(encoder, texts, text_shards(texts), options)
+  encoded = encode_text_shards(encoder, texts, text_shards(texts), options)
   return np.concatenate([rows for _, rows in encoded])
 
 
-def encode_images(
+def encode_image_shards(
   encoder: Encoder,
   source: Source,
   shards: Sequence[Shard],
@@ -136,7 +138,7 @@ def encode_images(
       yield result.shard, _features_of(result)
 
 
-def encode_texts(
+def encode_text_shards(
   encoder: Encoder,
   texts: Sequence[str],
   shards: Sequence[Shard],

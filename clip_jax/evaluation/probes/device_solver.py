@@ -47,7 +47,7 @@ class _Progress(NamedTuple):
   stalled: Int[Array, '']  # steps in a row that gained nothing
 
 
-def spread(
+def shard_rows(
   rows: Float[np.ndarray, 'N D'], devices: Sequence[jax.Device] | None = None
 ) -> Float[Array, 'M D']:
   """Returns rows sharded over devices, in their order, as many on each.
@@ -90,7 +90,7 @@ def solve(
   Args:
     features: a jax array is used where it lies: on one device, or with a
       `NamedSharding` over one or more axes of its mesh. Others go over all
-      devices; see `spread`.
+      devices; see `shard_rows`.
     labels: 0..C-1, each class at least once. Rows past them only fill up a
       shard, and change nothing.
     weights, bias: to start from.
@@ -129,7 +129,7 @@ def _place_features(
   The first splits an array with one number a row as the rows are split, and
   the second puts a whole copy on every device.
   """
-  array = features if isinstance(features, jax.Array) else spread(features)
+  array = features if isinstance(features, jax.Array) else shard_rows(features)
   sharding = array.sharding
   if isinstance(sharding, NamedSharding):
     # The compiler is to place what is computed, whatever this mesh was for.

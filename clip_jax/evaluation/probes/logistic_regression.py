@@ -84,7 +84,7 @@ def move_to_solver(
   if isinstance(features, jax.Array):
     return features
   solver = solver or _choose_solver(features, classes)
-  return device_solver.spread(features) if solver == 'optax' else features
+  return device_solver.shard_rows(features) if solver == 'optax' else features
 
 
 def fit(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.evaluation.suite import stored
-from clip_jax.evaluation.suite.collected import Setting, collect
+from clip_jax.evaluation.suite.collected import SuiteCall, collect
 from clip_jax.evaluation.suite.plan import Pair, Plan, make_plan
 from clip_jax.evaluation.suite.run import PairCallback, Suite, run
 from clip_jax.evaluation.suite.spreadsheet import to_csv
@@ -22,8 +22,8 @@ __all__ = [
   'PairCallback',
   'Plan',
   'Result',
-  'Setting',
   'Suite',
+  'SuiteCall',
   'evaluate_suite',
   'make_plan',
 ]
@@ -32,7 +32,7 @@ JSON_FILE, CSV_FILE = 'results.json', 'results.csv'
 
 
 def evaluate_suite(
-  suite: Suite, plan: Plan, setting: Setting, callback: PairCallback
+  suite: Suite, plan: Plan, call: SuiteCall, callback: PairCallback
 ) -> Mapping[str, Any]:
   """Runs a plan and writes results.json and results.csv.
 
@@ -48,7 +48,7 @@ def evaluate_suite(
     The content of results.json.
   """
   results = run(suite, plan.pairs, callback)
-  collected = collect(setting, plan, results, suite.table)
+  collected = collect(call, plan, results, suite.table)
   if is_first_process():
     json_text = stored.dump(collected, indent=1)
     stored.replace_text(suite.folder / JSON_FILE, json_text)

@@ -23,7 +23,7 @@ _PUBLISHED_TASKS = ('zero_shot', 'linear_probe')
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class SuiteCall:
   """The call of the suite, as its outputs show it.
 
   Attributes:
@@ -48,7 +48,7 @@ class Setting:
 
 
 def collect(
-  setting: Setting,
+  call: SuiteCall,
   plan: Plan,
   results: Sequence[Result],
   table: Mapping[str, DatasetFacts],
@@ -60,14 +60,14 @@ def collect(
   named = {*(pair.dataset for pair in plan.pairs), *plan.absent}
   return as_json(
     {
-      **dataclasses.asdict(setting),
+      **dataclasses.asdict(call),
       'date': datetime.datetime.now().astimezone().isoformat('T', 'seconds'),
       'datasets': {
         name: dataclasses.asdict(facts)
         for name, facts in table.items()
         if name in named
       },
-      'results': [_result(setting, result, table) for result in results],
+      'results': [_result(call, result, table) for result in results],
       'conditions': _shared_conditions(results),
       'absent': [
         {'dataset': name, 'reason': reason}
@@ -107,7 +107,7 @@ def headline_metric(
 
 
 def _result(
-  setting: Setting, result: Result, table: Mapping[str, DatasetFacts]
+  call: SuiteCall, result: Result, table: Mapping[str, DatasetFacts]
 ) -> dict[str, Any]:
   """Returns a result as results.json has it."""
   return {
@@ -117,7 +117,7 @@ def _result(
     'metrics': result.metrics,
     'chance': result.chance,
     'published': _published(
-      setting.published, result, table[result.pair.dataset].metric
+      call.published, result, table[result.pair.dataset].metric
     ),
     'corrupt': result.corrupt,
     'tables': _tables(result),

@@ -34,7 +34,7 @@ _FORMAT = 2  # of results: those of another are made again
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class SuiteSelection:
   """The evaluations that a call of the suite selects.
 
   Attributes:
@@ -75,14 +75,14 @@ def select_evaluations(
   root: Path,
   captions: tuple[str, ...],
   training: str,
-) -> Selection:
+) -> SuiteSelection:
   """Selects evaluators and data sets of which the test images are here.
 
   Args:
     datasets: names of the table, and a user's own as NAME=SPEC; () for the
       whole table.
     tasks: names of evaluators; () for all.
-    root, captions, training: as in `Selection`.
+    root, captions, training: as in `SuiteSelection`.
   Raises:
     UsageError: a name or a SPEC is wrong, or nothing is left to evaluate.
   """
@@ -98,13 +98,13 @@ def select_evaluations(
     datasets=names,
     tasks=tasks,
   )
-  return Selection(
+  return SuiteSelection(
     plan, table, frozenset(own), root, captions, training, bool(names)
   )
 
 
 def make_suite(
-  selection: Selection,
+  selection: SuiteSelection,
   model: Model,
   *,
   dtype: str,

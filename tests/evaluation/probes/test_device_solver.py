@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from clip_jax.evaluation.probes import device_solver
-from clip_jax.evaluation.probes.device_solver import solve, spread
+from clip_jax.evaluation.probes.device_solver import shard_rows, solve
 
 
 @pytest.mark.parametrize('rows', [3, 16, 21])
 def test_rows_are_spread_in_order_and_filled_up_with_zeros(rows):
   values = np.random.default_rng(0).normal(size=(rows, 5)).astype(np.float32)
-  array = spread(values)
+  array = shard_rows(values)
   each = -(-rows // 8)
   assert array.shape == (8 * each, 5)
   assert array.dtype == np.float32
@@ -24,7 +24,7 @@ def test_rows_are_spread_in_order_and_filled_up_with_zeros(rows):
 
 def test_one_device_has_all_rows():
   values = np.arange(6.0).reshape(3, 2)
-  array = spread(values, jax.devices()[:1])
+  array = shard_rows(values, jax.devices()[:1])
   assert array.shape == (3, 2)
   np.testing.assert_array_equal(np.asarray(array), values)
 
@@ -41,7 +41,7 @@ def test_no_device_has_the_logits_of_all_rows(monkeypatch):
 
   monkeypatch.setattr(device_solver, '_minimise', compiled)
   solve(
-    spread(features.astype(np.float32)),
+    shard_rows(features.astype(np.float32)),
     np.arange(rows) % classes,
     np.zeros((width, classes)),
     np.zeros(classes),

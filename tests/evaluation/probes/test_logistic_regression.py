@@ -13,7 +13,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.probes import device_solver, logistic_regression
-from clip_jax.evaluation.probes.device_solver import spread
+from clip_jax.evaluation.probes.device_solver import shard_rows
 from clip_jax.evaluation.probes.logistic_regression import (
   SOLVERS,
   LinearClassifier,
@@ -213,7 +213,7 @@ def test_padding_rows_change_nothing(golden):
   features, labels = training(golden)
   alone = fit_golden(golden)
   filling = np.full((8, features.shape[1]), 1e3, np.float32)
-  filled = spread(np.concatenate([features, filling]))
+  filled = shard_rows(np.concatenate([features, filling]))
   probe = fit(filled, labels, C=CASE['C'], classes=CASE['classes'])
   np.testing.assert_allclose(probe.weights, alone.weights, atol=1e-3)
   np.testing.assert_allclose(probe.bias, alone.bias, atol=1e-3)
@@ -229,10 +229,10 @@ def test_large_problems_are_sharded_over_all_devices(golden, monkeypatch):
   placed = []
 
   def watched(rows):
-    placed.append(spread(rows))
+    placed.append(shard_rows(rows))
     return placed[-1]
 
-  monkeypatch.setattr(device_solver, 'spread', watched)
+  monkeypatch.setattr(device_solver, 'shard_rows', watched)
   monkeypatch.setattr(logistic_regression, '_SMALL', 0)
   probe = fit(features, labels, **options)
   (array,) = placed

@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_jax.evaluation.dataset import Dataset, Split
 from clip_jax.evaluation.datasets.table import DatasetFacts
-from clip_jax.evaluation.suite import Setting, Suite
+from clip_jax.evaluation.suite import Suite, SuiteCall
 from clip_jax.evaluation.suite.run import Suite as _Suite
 from clip_jax.evaluation.types import Evaluation, Options
 from tests.evaluation.fakes import ListSource
@@ -136,7 +136,7 @@ class _NoEncoder:
     raise AssertionError('nothing is encoded')
 
 
-SETTING = Setting(
+SETTING = SuiteCall(
   model='runs/<model>',
   command='clip-jax eval --model=runs/model --suite=paper --out=DIR',
   published='ViT-B/32',

@@ -305,14 +305,14 @@ def test_joining_one_part_copies_nothing():
 
 def test_a_sweep_moves_its_rows_to_the_devices_once(monkeypatch):
   placed = []
-  original = device_solver.spread
+  original = device_solver.shard_rows
 
   def watched(rows):
     placed.append(len(rows))
     return original(rows)
 
   host = linear_probe.evaluate(ENCODER, DATA, Options())
-  monkeypatch.setattr(device_solver, 'spread', watched)
+  monkeypatch.setattr(device_solver, 'shard_rows', watched)
   # It finds the same, and need not be compiled.
   monkeypatch.setattr(
     device_solver, 'solve', logistic_regression._solve_on_host
