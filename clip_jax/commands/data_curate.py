@@ -170,24 +170,24 @@ def _settings(values: flags.FlagValues, words: list[str]) -> 'Settings':
   check_languages(languages)
   hashes = bool(values.evaluation) and _reads_images(values)
   return Settings(
-    tuple(words),
-    {
+    inputs=tuple(words),
+    columns={
       name: value
       for name in _COLUMNS
       if (value := values[f'{name}_column'].value)
     },
-    _query_files(values),
-    tuple(sorted(languages)),
-    values.min_characters,
-    values.max_characters,
-    values.min_words,
-    values.min_side,
-    values.max_aspect,
-    values.min_score,
-    tuple(values.ids),
-    _reads_images(values),
-    values.copies,
-    values.near,
+    queries=_query_files(values),
+    languages=tuple(sorted(languages)),
+    min_characters=values.min_characters,
+    max_characters=values.max_characters,
+    min_words=values.min_words,
+    min_side=values.min_side,
+    max_aspect=values.max_aspect,
+    min_score=values.min_score,
+    ids=tuple(values.ids),
+    read_images=_reads_images(values),
+    copies=values.copies,
+    near=values.near,
     evaluation=tuple(values.evaluation),
     evaluation_near=values.evaluation_near,
     evaluation_bits=values.evaluation_bits if hashes else None,
@@ -226,8 +226,6 @@ def _helpers(values: flags.FlagValues, settings: 'Settings') -> 'Helpers':
   Raises:
     UsageError: something needs a model, and there is none.
   """
-  from clip_jax.data.curation.requirements import Helpers
-
   if settings.evaluation_near and not settings.evaluation:
     raise UsageError('--evaluation_near needs --evaluation=SPEC.')
   if settings.evaluation_near and not values.model:
@@ -235,42 +233,19 @@ def _helpers(values: flags.FlagValues, settings: 'Settings') -> 'Helpers':
       '--evaluation_near needs --model=REF, which embeds the images of '
       '--evaluation.'
     )
-  looks: list[Any] = []
-  identity: dict[str, Any] = {}
-  scorer, width = None, 0
+
+  from clip_jax.data.curation.requirements import Helpers
+
+  if not (values.model or settings.evaluation or settings.near):
+    return Helpers()  # texts alone need no JAX
+
+  from clip_jax.evaluation.near_duplicates.curation import curation_helpers
+  from clip_jax.inference.scores import PairScorer
+
+  scorer = None
   if values.model:
-    from clip_jax.inference.scores import PairScorer
-
     scorer = PairScorer(values.model, _load_options(values))
-    width = scorer.model().config.embed_dim
-    looks.append(scorer)
-    identity['model'] = [values.model, list(scorer.options)]
-  find_copies = write = None
-  if settings.near is not None:
-    from clip_jax.inference.dedup import find_near_copies as find_copies
-  if settings.evaluation:
-    from clip_jax.evaluation.near_duplicates import curation
-
-    if settings.evaluation_bits is not None:
-      looks.append(curation.hash_contents)
-    write = functools.partial(
-      curation.write_evaluation,
-      settings.evaluation,
-      settings.evaluation_bits is not None,
-      scorer.embed if scorer and settings.evaluation_near else None,
-    )
-  evaluation = ['digests'] if settings.evaluation else []
-  evaluation += ['hashes'] if settings.evaluation_bits is not None else []
-  evaluation += ['embeddings'] if settings.evaluation_near else []
-  return Helpers(
-    tuple(looks),
-    identity,
-    scorer is not None,
-    width,
-    find_copies,
-    tuple(evaluation),
-    write,
-  )
+  return curation_helpers(settings, scorer)
 
 
 def _load_options(values: flags.FlagValues) -> tuple[tuple[str, Any], ...]:

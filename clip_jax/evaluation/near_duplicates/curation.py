@@ -1,10 +1,12 @@
-"""Says what of an evaluation's images a collection must not have.
+"""What models and evaluations do for `clip-jax data curate`.
 
 A collection that a model is trained on, and then tested with, must not hold the
-test images (paper, section 5): `clip-jax data curate` drops pairs whose image
-is the same file, has a near perceptual hash, or a near embedding.
+test images (paper, section 5): pairs are dropped whose image is the same file,
+has a near perceptual hash, or a near embedding. A model scores pairs, and finds
+copies among them.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -12,6 +14,9 @@ import numpy as np
 
 from clip_jax.data import storage
 from clip_jax.data.curation.arrays import write_array
+from clip_jax.data.curation.image_checks import Look
+from clip_jax.data.curation.requirements import Helpers
+from clip_jax.data.curation.settings import Settings
 from clip_jax.data.decoding import CorruptImageError, decode
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError
@@ -20,8 +25,50 @@ from clip_jax.evaluation.near_duplicates.perceptual_hash import (
   hash_spectra,
   spectrum,
 )
+from clip_jax.inference.dedup import find_near_copies
+from clip_jax.inference.scores import PairScorer
 
 _AT_ONCE = 256  # images
+
+
+def curation_helpers(settings: Settings, scorer: PairScorer | None) -> Helpers:
+  """Returns the functions that a curation needs, and data/ cannot import.
+
+  Args:
+    settings: of the curation.
+    scorer: embeds images and texts; None where no model is given.
+  """
+  looks: list[Look] = []
+  identity, width = {}, 0
+  if scorer is not None:
+    width = scorer.model().config.embed_dim
+    looks.append(scorer)
+    identity['model'] = [scorer.reference, list(scorer.options)]
+  if settings.evaluation_bits is not None:
+    looks.append(hash_contents)
+  written = {
+    'digests': bool(settings.evaluation),
+    'hashes': settings.evaluation_bits is not None,
+    'embeddings': bool(settings.evaluation_near),
+  }
+  return Helpers(
+    looks=tuple(looks),
+    identity=identity,
+    scores=scorer is not None,
+    width=width,
+    find_copies=find_near_copies if settings.near is not None else None,
+    evaluation=tuple(
+      name for name, is_written in written.items() if is_written
+    ),
+    write_evaluation=functools.partial(
+      write_evaluation,
+      settings.evaluation,
+      written['hashes'],
+      scorer.embed if scorer and written['embeddings'] else None,
+    )
+    if settings.evaluation
+    else None,
+  )
 
 
 def hash_contents(
