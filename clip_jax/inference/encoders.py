@@ -13,6 +13,9 @@ from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
 from clip_jax.parallel.mesh import replicated
 
+# (variables, rows) to features.
+Encode = Callable[[Any, Any], jax.Array]
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
@@ -50,19 +53,8 @@ def make_encoders(
 ) -> Encoders:
   """Returns the functions that all models with these arguments share."""
   module = DualEncoder(config, jnp.dtype(dtype))
-  # Accelerators would round float32 products to bfloat16 or TF32.
-  precision = 'highest' if dtype == 'float32' else 'default'
-
-  def apply(variables, x, method, *args) -> Any:
-    with jax.default_matmul_precision(precision):
-      return module.apply(variables, x, *args, method=method)
-
-  def encode_image(variables, pixels):
-    images = normalize(pixels, mean, std)
-    return unit_length(apply(variables, images, 'encode_image'))
-
-  def encode_text(variables, tokens):
-    return unit_length(apply(variables, tokens, 'encode_text'))
+  apply = _full_precision_apply(module)
+  encode_image, encode_text = encode_functions(module, mean, std)
 
   def encode_image_with_pooled(variables, pixels):
     images = normalize(pixels, mean, std)
@@ -97,3 +89,43 @@ def make_encoders(
     image_tokens=jit(image_tokens, static_argnames='layer'),
     caption_scores=jit(caption_scores),
   )
+
+
+def encode_functions(
+  module: DualEncoder,
+  mean: tuple[float, float, float],
+  std: tuple[float, float, float],
+) -> tuple[Encode, Encode]:
+  """Returns the encoders of images and of texts, as pure functions.
+
+  They take variables and rows: uint8 pixels [B, S, S, 3], or int32 ids [B, T].
+  They return float32 features [B, E] of unit length.
+
+  Args:
+    module: float32 computes in full precision on every platform.
+    mean, std: normalise the pixels.
+  """
+  apply = _full_precision_apply(module)
+
+  def encode_image(variables, pixels) -> jax.Array:
+    images = normalize(pixels, mean, std)
+    return unit_length(apply(variables, images, 'encode_image'))
+
+  def encode_text(variables, tokens) -> jax.Array:
+    return unit_length(apply(variables, tokens, 'encode_text'))
+
+  return encode_image, encode_text
+
+
+def _full_precision_apply(module: DualEncoder) -> Callable[..., Any]:
+  """Returns `module.apply` of a method, its float32 products unrounded.
+
+  Accelerators would round them to bfloat16 or TF32.
+  """
+  precision = 'highest' if module.dtype == jnp.float32 else 'default'
+
+  def apply(variables, x, method, *args) -> Any:
+    with jax.default_matmul_precision(precision):
+      return module.apply(variables, x, *args, method=method)
+
+  return apply

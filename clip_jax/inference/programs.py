@@ -17,8 +17,8 @@ import numpy as np
 from jax.extend.core import Literal
 
 from clip_jax import trees
+from clip_jax.inference.encoders import encode_functions
 from clip_jax.inference.model import Model
-from clip_jax.models.dual_encoder import normalize, unit_length
 
 # Leaves that the modules cast to the dtype of the arithmetic before they use
 # them: stored as bfloat16, they give the same features in half the bytes.
@@ -33,23 +33,18 @@ def encoders(model: Model) -> dict[str, Encoder]:
 
   They compute what the model's methods of these names do, in its dtype.
   """
-  module, preprocessing = model.module, model.preprocessing
-  # Accelerators would round float32 products to bfloat16 or TF32.
-  precision = 'highest' if module.dtype == jnp.float32 else 'default'
-
-  def encode(weights, rows, method) -> jax.Array:
-    with jax.default_matmul_precision(precision):
-      features: Any = module.apply(trees.nested(weights), rows, method=method)
-    return unit_length(features)
-
-  def encode_image(weights, pixels) -> jax.Array:
-    images = normalize(pixels, preprocessing.mean, preprocessing.std)
-    return encode(weights, images, 'encode_image')
-
-  def encode_text(weights, tokens) -> jax.Array:
-    return encode(weights, tokens, 'encode_text')
-
-  return {'encode_image': encode_image, 'encode_text': encode_text}
+  preprocessing = model.preprocessing
+  encode_image, encode_text = encode_functions(
+    model.module, preprocessing.mean, preprocessing.std
+  )
+  return {
+    'encode_image': lambda weights, pixels: encode_image(
+      trees.nested(weights), pixels
+    ),
+    'encode_text': lambda weights, tokens: encode_text(
+      trees.nested(weights), tokens
+    ),
+  }
 
 
 def row_specs(model: Model) -> dict[str, jax.ShapeDtypeStruct]:

@@ -28,7 +28,7 @@ from clip_jax.evaluation.near_duplicates.perceptual_hash import (
 from clip_jax.inference.dedup import find_near_copies
 from clip_jax.inference.scores import PairScorer
 
-_AT_ONCE = 256  # images
+_CHUNK = 256  # images that are hashed and embedded together
 
 
 def curation_helpers(settings: Settings, scorer: PairScorer | None) -> Helpers:
@@ -145,7 +145,7 @@ def _contents_of(spec: str) -> Iterator[list[bytes]]:
     except CorruptImageError:
       continue
     contents.append(content)
-    if len(contents) == _AT_ONCE:
+    if len(contents) == _CHUNK:
       yield contents
       contents = []
   if contents:
