@@ -50,24 +50,25 @@ def padded_size(count: int, batch_size: int, ways: int = 1) -> int:
 
 
 def run_in_batches(
-  function: Callable[[jax.Array], jax.Array],
+  function: Callable[[jax.Array], Any],
   items: Iterable[Item],
   prepare: Callable[[list[Item]], np.ndarray],
   *,
   batch_size: int,
   mesh: Mesh | None = None,
-) -> Iterator[np.ndarray]:
+) -> Iterator[Any]:
   """Applies a jitted function to items, a batch at a time, in their order.
 
   Args:
-    function: rows to rows; each row of the result depends on its own row.
+    function: rows to rows, or to a tree of several; each row of the result
+      depends on its own row.
     items: read as they are needed, up to three batches ahead.
     prepare: a few items to an array with a row for each, or for some of them;
       called by threads.
     batch_size: rows a batch at most.
     mesh: its batch axes share the rows; None, the default device.
   Yields:
-    One array of results a batch, without its padding.
+    The result of each batch in numpy, without its padding.
   Raises:
     Whatever `items` or `prepare` raise; the threads are done by then.
   """
@@ -77,7 +78,7 @@ def run_in_batches(
   stream = iter(items)
   batches = iter(lambda: list(itertools.islice(stream, batch_size)), [])
   waiting: collections.deque[Any] = collections.deque()
-  running: collections.deque[tuple[jax.Array, int]] = collections.deque()
+  running: collections.deque[tuple[Any, int]] = collections.deque()
   pool = ThreadPoolExecutor(threads, thread_name_prefix='prepare')
 
   def start(calls):
@@ -92,7 +93,7 @@ def run_in_batches(
 
   def finish():
     result, count = running.popleft()
-    return jax.device_get(result)[:count]
+    return jax.tree.map(lambda rows: rows[:count], jax.device_get(result))
 
   try:
     for batch in batches:

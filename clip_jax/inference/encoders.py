@@ -26,8 +26,8 @@ class Encoders:
     unrolled: the functions take variables in the form of `cpu_layout.unroll`.
     encode_image: uint8 [B, S, S, 3] to float32 [B, E].
     encode_text: int32 [B, T] to float32 [B, E].
-    encode_image_with_pooled: uint8 [B, S, S, 3] to float32 [B, D + E], what
-      `encode_image` gives and before it the pooled features.
+    encode_image_with_pooled: uint8 [B, S, S, 3] to the pooled features, float32
+      [B, D], and what `encode_image` gives.
     image_tokens: uint8 [B, S, S, 3] and a block's index to [B, L, D].
     caption_scores: uint8 [B, S, S, 3] and the captions' int32 [P, N, T], in
       parts of N that are scored at once, to [B, P * N].
@@ -37,7 +37,7 @@ class Encoders:
   unrolled: bool
   encode_image: Callable[..., jax.Array]
   encode_text: Callable[..., jax.Array]
-  encode_image_with_pooled: Callable[..., jax.Array]
+  encode_image_with_pooled: Callable[..., tuple[jax.Array, jax.Array]]
   image_tokens: Callable[..., jax.Array]
   caption_scores: Callable[..., jax.Array]
 
@@ -59,7 +59,7 @@ def make_encoders(
   def encode_image_with_pooled(variables, pixels):
     images = normalize(pixels, mean, std)
     pooled, projected = apply(variables, images, 'pooled_and_projected')
-    return jnp.concatenate([pooled, unit_length(projected)], axis=1)
+    return pooled, unit_length(projected)
 
   def image_tokens(variables, pixels, layer):
     images = normalize(pixels, mean, std)

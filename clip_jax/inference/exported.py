@@ -130,7 +130,7 @@ class Exported(ZeroShotModel):
 
   def _encoder(
     self, name: str, **options: Any
-  ) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...]]:
+  ) -> tuple[Callable[[jax.Array], Any], Any]:
     program = (
       self._image_program if name == 'encode_image' else self._text_program
     )
@@ -150,7 +150,7 @@ class Exported(ZeroShotModel):
           'again.'
         ) from error
 
-    return call, (program.features,)
+    return call, np.empty((0, program.features), np.float32)
 
   @functools.cached_property
   def _image_program(self) -> '_Program':

@@ -28,9 +28,7 @@ ImageInputs = ImageInput | Iterable[ImageInput]
 OnError = str | Callable[[int, CorruptImageError], object]
 
 # Takes items, and what makes an array of some of them; returns their results.
-Run = Callable[
-  [Iterable[Any], Callable[[list[Any]], np.ndarray]], np.ndarray
-]  # fmt: skip
+Run = Callable[[Iterable[Any], Callable[[list[Any]], np.ndarray]], Any]
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 _KINDS = (
@@ -45,11 +43,12 @@ def encode_images(
   *,
   progress: bool,
   on_error: OnError,
-) -> np.ndarray:
+) -> Any:
   """Returns the rows that an encoder makes of images.
 
   Args:
-    run: items, and what makes an array [n, S, S, 3] of some, to rows.
+    run: items, and what makes an array [n, S, S, 3] of some, to rows: an array,
+      or a tree of some.
     images, progress, on_error: see `ZeroShotModel.encode_image`.
   Raises:
     CorruptImageError: one cannot be read, and none is left out.

@@ -205,9 +205,7 @@ class Model(ZeroShotModel):
     Raises:
       CorruptImageError, UsageError: as `encode_image`.
     """
-    rows = self._encode_images('encode_image_with_pooled', images)
-    width = rows.shape[1] - self.config.embed_dim
-    return rows[:, :width], rows[:, width:]
+    return self._encode_images('encode_image_with_pooled', images)
 
   def encode_tokens(
     self, tokens: Int[np.ndarray, 'N T']
@@ -287,7 +285,7 @@ class Model(ZeroShotModel):
 
   def _encoder(
     self, name: str, **options: Any
-  ) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...]]:
+  ) -> tuple[Callable[[jax.Array], Any], Any]:
     self._check_has('text' if name == 'encode_text' else 'image')
     if name == 'encode_text' and self.classifies_by_captions:
       raise UsageError(
@@ -296,21 +294,18 @@ class Model(ZeroShotModel):
         '`Model.caption_scores` ask its decoder.'
       )
     encode = getattr(self._encoders, name)
-    shape = (self.config.embed_dim,)
+    nothing: Any = np.empty((0, self.config.embed_dim), np.float32)
     if name == 'encode_image_with_pooled':
-      shape = (self._pooled_width() + self.config.embed_dim,)
+      width = _pooled_width(self.config)
+      nothing = np.empty((0, width), np.float32), nothing
     if name == 'caption_scores':
-      shape = (math.prod(options['tokens'].shape[:2]),)
+      width = math.prod(options['tokens'].shape[:2])
+      nothing = np.empty((0, width), np.float32)
     if name == 'image_tokens':
       shape = _token_shape(self.config, options['layer'])
+      nothing = np.empty((0, *shape), np.float32)
     variables = self._encoder_variables
-    return functools.partial(encode, variables, **options), shape
-
-  def _pooled_width(self) -> int:
-    image = self.config.image
-    if isinstance(image, ResNetConfig):
-      return self.config.embed_dim
-    return image.pooled_width
+    return functools.partial(encode, variables, **options), nothing
 
   def _check_has(self, tower: str) -> None:
     """Refuses what a tower that did not come along would be needed for.
@@ -379,6 +374,13 @@ def _devices(devices: Collection[jax.Device]) -> str:
 
 def _parts(config: CLIPConfig) -> str:
   return 'stages' if isinstance(config.image, ResNetConfig) else 'blocks'
+
+
+def _pooled_width(config: CLIPConfig) -> int:
+  """Returns D of `Model.encode_image_with_pooled`."""
+  if isinstance(config.image, ResNetConfig):
+    return config.embed_dim
+  return config.image.pooled_width
 
 
 def _token_shape(config: CLIPConfig, layer: int) -> tuple[int, int]:

@@ -64,8 +64,10 @@ class ZeroShotModel(abc.ABC):
   @abc.abstractmethod
   def _encoder(
     self, name: str, **options: Any
-  ) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...]]:
-    """Returns an encoder: rows to results, and the shape of one result.
+  ) -> tuple[Callable[[jax.Array], Any], Any]:
+    """Returns an encoder, rows to results, and its results of no rows.
+
+    They are an array, or a tree of some.
 
     Args:
       name: 'encode_image', 'encode_text', and others that a class has.
@@ -246,7 +248,7 @@ class ZeroShotModel(abc.ABC):
     prepare: Callable[[list[Any]], np.ndarray],
     batch_size: int | None = None,
     **options: Any,
-  ) -> np.ndarray:
+  ) -> Any:
     """Sends items through an encoder in batches.
 
     Args:
@@ -257,11 +259,11 @@ class ZeroShotModel(abc.ABC):
     if batch_size is None:
       batch_size = self._batch_size
     check_batch_size(batch_size)
-    function, shape = self._encoder(name, **options)
+    function, nothing = self._encoder(name, **options)
     batches = run_in_batches(
       function, items, prepare, batch_size=batch_size, mesh=self._mesh
     )
-    return np.concatenate([np.empty((0, *shape), np.float32), *batches])
+    return jax.tree.map(lambda *parts: np.concatenate(parts), nothing, *batches)
 
   def _encode_images(
     self,
@@ -272,10 +274,10 @@ class ZeroShotModel(abc.ABC):
     progress: bool = False,
     on_error: OnError = 'raise',
     **options: Any,
-  ) -> np.ndarray:
+  ) -> Any:
     """Sends images through an encoder; see `encode_image`."""
 
-    def run(items, prepare) -> np.ndarray:
+    def run(items, prepare):
       return self._encode(name, items, prepare, batch_size, **options)
 
     return encode_images(
