@@ -1,4 +1,4 @@
-"""Was the test in the training data, and does it matter (paper, section 5)?
+"""Whether the test was in the training data, and what it matters (section 5).
 
 A detector splits the test images: Overlap are those of which a near-duplicate
 is among the training images, Clean the rest, All both. How much contamination
@@ -9,7 +9,7 @@ been seen: in the paper some of it was black frames of films. The paper chose
 the threshold of each data set by looking at pairs: see the tables.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -93,11 +93,12 @@ def evaluate(
   )
   predicted = _predict(encoder, dataset, test, options)
   correct = predicted == test.answers
+  measure = _measure_of(options)
   if options.overlap.detector == 'perceptual':
     duplicates = find_perceptual(test, dataset.test.source, train, options)
   else:
     duplicates = find_learned(encoder, test, train, options)
-  overlapping = _hits(duplicates, _threshold(options), options)
+  overlapping = measure.hits(duplicates, measure.threshold)
   metrics = compare(correct, overlapping)
   if options.overlap.detector == 'perceptual':
     metrics['refuted_examples'] = float(duplicates.refuted.sum())
@@ -105,14 +106,14 @@ def evaluate(
   accuracies = [name for name in metrics if name.startswith('accuracy_')]
   return Evaluation(
     metrics,
-    _records(dataset, test, predicted, duplicates, overlapping, options),
+    _records(dataset, test, predicted, duplicates, overlapping, measure),
     {
       **{f'{train.spec} {x}': y for x, y in duplicates.corrupt.items()},
       **test.corrupt,
     },
     {
-      'thresholds': _sweep(correct, duplicates, options),
-      'pairs': _pairs(test, duplicates, overlapping, options),
+      'thresholds': _sweep(correct, duplicates, measure),
+      'pairs': _pairs(test, duplicates, overlapping, measure),
       'warnings': [
         *prompt_warnings(encoder, dataset, options),
         *_repeated_hits(duplicates, overlapping),
@@ -187,30 +188,6 @@ def _predict(
   return best[:, 0]
 
 
-def _threshold(options: Options) -> float:
-  perceptual = options.overlap.detector == 'perceptual'
-  return float(
-    options.overlap.max_distance
-    if perceptual
-    else options.overlap.min_similarity
-  )
-
-
-def _within(
-  values: Float[np.ndarray, ' N'], threshold: float, options: Options
-) -> Bool[np.ndarray, ' N']:
-  """Returns which images overlap; those that were not compared do not."""
-  if options.overlap.detector == 'perceptual':
-    return values <= threshold
-  return values >= threshold
-
-
-def _hits(
-  duplicates: NearDuplicates, threshold: float, options: Options
-) -> Bool[np.ndarray, ' N']:
-  return _within(duplicates.values, threshold, options) & ~duplicates.refuted
-
-
 def _repeated_hits(
   duplicates: NearDuplicates, overlapping: np.ndarray
 ) -> list[dict[str, Any]]:
@@ -233,22 +210,15 @@ def _repeated_hits(
   ]
 
 
-def _thresholds(options: Options) -> list[float]:
-  """Returns the thresholds of the sweep, strictest first, with the used one."""
-  if options.overlap.detector == 'perceptual':
-    return sorted({*_DISTANCES, _threshold(options)})
-  return sorted({*_SIMILARITIES, _threshold(options)}, reverse=True)
-
-
 def _sweep(
-  correct: np.ndarray, duplicates: NearDuplicates, options: Options
+  correct: np.ndarray, duplicates: NearDuplicates, measure: '_Measure'
 ) -> list[dict[str, Any]]:
   rows = []
-  for threshold in _thresholds(options):
-    metrics = compare(correct, _hits(duplicates, threshold, options))
+  for threshold in measure.thresholds:
+    metrics = compare(correct, measure.hits(duplicates, threshold))
     rows.append(
       {
-        'threshold': _plain(threshold, options),
+        'threshold': measure.number(threshold),
         'overlapping': int(metrics['overlap_examples']),
         'overlap_accuracy': metrics.get('accuracy_overlap'),
         'clean_accuracy': metrics.get('accuracy_clean'),
@@ -257,34 +227,17 @@ def _sweep(
   return rows
 
 
-def _plain(value: float, options: Options) -> int | float:
-  """Bits are whole numbers."""
-  return (
-    int(value) if options.overlap.detector == 'perceptual' else float(value)
-  )
-
-
-def _measure(options: Options) -> str:
-  return (
-    'distance' if options.overlap.detector == 'perceptual' else 'similarity'
-  )
-
-
 def _pairs(
   test: Examples,
   duplicates: NearDuplicates,
   overlapping: np.ndarray,
-  options: Options,
+  measure: '_Measure',
 ) -> list[dict[str, Any]]:
-  values = duplicates.values
-  order = np.argsort(
-    values if options.overlap.detector == 'perceptual' else -values,
-    kind='stable',
-  )
+  order = measure.nearest_first(duplicates.values)
   before = np.zeros(len(test), bool)
   rows = []
-  for threshold in _thresholds(options):
-    within = _within(values, threshold, options)
+  for threshold in measure.thresholds:
+    within = measure.within(duplicates.values, threshold)
     fresh = within & ~before
     before = within
     for i in order[fresh[order]][:_PAIRS_A_STEP].tolist():
@@ -292,7 +245,7 @@ def _pairs(
         {
           'test': test.ids[i],
           'train': duplicates.train_ids[duplicates.rows[i]],
-          _measure(options): _plain(float(values[i]), options),
+          measure.name: measure.number(float(duplicates.values[i])),
           'overlapping': bool(overlapping[i]),
         }
       )
@@ -305,7 +258,7 @@ def _records(
   predicted: np.ndarray,
   duplicates: NearDuplicates,
   overlapping: np.ndarray,
-  options: Options,
+  measure: '_Measure',
 ) -> list[dict[str, Any]]:
   names = dataset.first_names
   records = []
@@ -320,9 +273,56 @@ def _records(
         'predicted': names[predicted[i]],
         'correct': bool(predicted[i] == test.answers[i]),
         'nearest': duplicates.train_ids[row] if compared else None,
-        _measure(options): _plain(value, options) if compared else None,
+        measure.name: measure.number(value) if compared else None,
         'overlapping': bool(overlapping[i]),
         'refuted': bool(duplicates.refuted[i]),
       }
     )
   return records
+
+
+class _Measure(NamedTuple):
+  """How a detector measures how near two images are.
+
+  Attributes:
+    name: 'distance', in bits, or 'similarity', a cosine.
+    least: whether the nearest images have the least value.
+    threshold: of the options.
+    thresholds: of the sweep, strictest first; `threshold` is one of them.
+    number: the type of a value in the tables: bits are whole numbers.
+  """
+
+  name: str
+  least: bool
+  threshold: float
+  thresholds: list[float]
+  number: type[int] | type[float]
+
+  def within(
+    self, values: Float[np.ndarray, ' N'], threshold: float
+  ) -> Bool[np.ndarray, ' N']:
+    """Returns which images are near; those that were not compared are not."""
+    return values <= threshold if self.least else values >= threshold
+
+  def hits(
+    self, duplicates: NearDuplicates, threshold: float
+  ) -> Bool[np.ndarray, ' N']:
+    """Returns which images overlap."""
+    return self.within(duplicates.values, threshold) & ~duplicates.refuted
+
+  def nearest_first(
+    self, values: Float[np.ndarray, ' N']
+  ) -> Int[np.ndarray, ' N']:
+    """Returns the order in which the nearest images come first."""
+    return np.argsort(values if self.least else -values, kind='stable')
+
+
+def _measure_of(options: Options) -> _Measure:
+  """Returns the measure of the detector that the options choose."""
+  if options.overlap.detector == 'perceptual':
+    threshold = float(options.overlap.max_distance)
+    thresholds = sorted({*_DISTANCES, threshold})
+    return _Measure('distance', True, threshold, thresholds, int)
+  threshold = float(options.overlap.min_similarity)
+  thresholds = sorted({*_SIMILARITIES, threshold}, reverse=True)
+  return _Measure('similarity', False, threshold, thresholds, float)
