@@ -1,4 +1,4 @@
-"""Whether the test was in the training data, and what it matters (section 5).
+"""Overlap of the test with the training data, and what it changes (section 5).
 
 A detector splits the test images: Overlap are those of which a near-duplicate
 is among the training images, Clean the rest, All both. How much contamination
