@@ -122,7 +122,7 @@ def _measure(metadata: Path, out: Path, workers: int) -> dict[str, Any]:
   process = subprocess.Popen(
     command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
-  watch = _Watch(process.pid)
+  watch = _ProcessMonitor(process.pid)
   watch.start()
   output, errors = process.communicate()
   seconds = time.monotonic() - start
@@ -145,7 +145,7 @@ def _languages() -> list[str]:
   return known_languages()
 
 
-class _Watch(threading.Thread):
+class _ProcessMonitor(threading.Thread):
   """Watches a process and those that it starts, while it runs."""
 
   def __init__(self, pid: int):
