@@ -42,7 +42,8 @@ from clip_jax.files import typed_path
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
-  from clip_jax.inference.embed import EmbedJob, EmbedSummary
+  from clip_jax.inference.embed import EmbedSummary
+  from clip_jax.inference.embed_job import EmbedJob
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -10,7 +10,7 @@ from clip_jax.errors import UsageError
 if TYPE_CHECKING:
   from clip_jax.data.sources import Source
   from clip_jax.data.text_lines import TextLines
-  from clip_jax.inference.embed import EmbedJob
+  from clip_jax.inference.embed_job import EmbedJob
   from clip_jax.inference.loading import Loaded
   from clip_jax.inference.model import Model
 
@@ -139,7 +139,7 @@ def embed_job(
     source, texts, texts_name, worker: see `EmbedJob`.
     part_rows: records a part; rounded up to whole batches.
   """
-  from clip_jax.inference.embed import EmbedJob
+  from clip_jax.inference.embed_job import EmbedJob
 
   return EmbedJob(
     model=load_model(values, dtype=values.dtype, batch_size=values.batch_size),

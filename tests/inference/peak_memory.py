@@ -7,7 +7,8 @@ import resource
 import sys
 from pathlib import Path
 
-from clip_jax.inference.embed import EmbedJob, embed
+from clip_jax.inference.embed import embed
+from clip_jax.inference.embed_job import EmbedJob
 from clip_jax.progress import no_progress
 from tests.inference.fakes import FakeModel, FakeSource
 

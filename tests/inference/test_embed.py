@@ -12,8 +12,9 @@ import pytest
 from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference import embeddings
-from clip_jax.inference.embed import EmbedJob, embed
+from clip_jax.inference.embed import embed
 from clip_jax.inference.embed_folder import EmbedFolder
+from clip_jax.inference.embed_job import EmbedJob
 from clip_jax.inference.embeddings import open_embeddings
 from clip_jax.inference.model import Model
 from clip_jax.inference.reused_rows import Update
