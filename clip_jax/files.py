@@ -477,11 +477,15 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+def write_bytes(
+  path: str | os.PathLike, content: bytes, *, make_folder: bool = False
+) -> None:
   """Writes a whole file, which replaces the one that is there.
 
+  Args:
+    make_folder: see `replacing`.
   Raises:
     UsageError, FailureError: see `replacing`.
   """
-  with replacing(path) as temporary:
+  with replacing(path, make_folder=make_folder) as temporary:
     temporary.write_bytes(content)

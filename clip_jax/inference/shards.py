@@ -29,6 +29,7 @@ from clip_jax.files import (
   read_json,
   replacing,
   to_bytes,
+  write_bytes,
 )
 from clip_jax.interop.npz_file import read_npz
 
@@ -123,8 +124,7 @@ class ShardStore(Generic[Notes]):
     Raises:
       FailureError: it cannot be written.
     """
-    with replacing(self._manifest, make_folder=True) as temporary:
-      temporary.write_bytes(to_bytes(content))
+    write_bytes(self._manifest, to_bytes(content), make_folder=True)
 
   def has(self, shard: Shard) -> bool:
     """Returns whether a shard is there."""

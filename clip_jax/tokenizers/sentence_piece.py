@@ -16,7 +16,7 @@ import sentencepiece
 from jaxtyping import Int32
 
 from clip_jax.errors import FailureError, MissingFileError, UsageError
-from clip_jax.files import read_bytes, replacing, typed_path
+from clip_jax.files import read_bytes, write_bytes
 from clip_jax.tokenizers.base import Tokenizer, concatenate, encodable
 from clip_jax.tokenizers.definition_check import check_sentence_piece
 
@@ -207,8 +207,7 @@ def train(
       raise failures[0] from None
     raise UsageError(_explain(str(error), vocab_size)) from error
   content = model.getvalue()
-  with replacing(typed_path(path), make_folder=True) as temporary:
-    temporary.write_bytes(content)
+  write_bytes(path, content, make_folder=True)
   return SentencePieceTokenizer(content, origin=str(path)).vocab_size
 
 

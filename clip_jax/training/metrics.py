@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsInt
 
 from clip_jax.errors import MissingFileError
-from clip_jax.files import append, read_bytes, replacing
+from clip_jax.files import append, read_bytes, write_bytes
 
 if TYPE_CHECKING:
   from clip_jax.evaluation import Evaluation
@@ -65,8 +65,7 @@ class MetricsFile:
     kept = [line for line, row in rows if row['step'] <= int(step)]
     if len(kept) < len(rows):
       text = ''.join(f'{line}\n' for line in kept)
-      with replacing(self._path) as temporary:
-        temporary.write_text(text, encoding='utf-8')
+      write_bytes(self._path, text.encode())
 
   def close(self) -> None:
     """Does nothing: each write opens and closes the file."""

@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from clip_jax.data.preprocessing import CLIP_MEAN, CLIP_STD
@@ -14,7 +13,7 @@ from clip_jax.files import (
   holding_lock,
   read_bytes,
   read_json,
-  replacing,
+  write_bytes,
 )
 from clip_jax.parallel import distributed
 from clip_jax.training.config import Config, dotted
@@ -91,8 +90,8 @@ def check_saved_config(workdir: Workdir, config: Config) -> int | None:
   if saved is None:
     _refuse_data_folder(workdir, config)
     return None
-  new = _dotted(config_to_json(config))
-  old = _DEFAULTS_OF_OLD_RUNS | _dotted(saved)
+  new = _comparable(config_to_json(config))
+  old = _DEFAULTS_OF_OLD_RUNS | _comparable(saved)
   before = old.get('total_steps', config.total_steps)
   raised = before < config.total_steps
   changed = [
@@ -185,20 +184,15 @@ def claim_workdir(workdir: Workdir, config: Config) -> Iterator[None]:
     path = workdir.folder / 'config.json'
     before = read_bytes(path) if path.exists() else None
     text = f'{json.dumps(config_to_json(config), indent=2)}\n'
-    _write(path, text.encode())
+    write_bytes(path, text.encode())
     try:
       yield
     except UsageError:  # nothing has run with this config
       if before is None:
         path.unlink()
       else:
-        _write(path, before)
+        write_bytes(path, before)
       raise
-
-
-def _write(path: Path, content: bytes) -> None:
-  with replacing(path) as temporary:
-    temporary.write_bytes(content)
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
@@ -206,8 +200,11 @@ def config_to_json(config: Config) -> dict[str, Any]:
   return json.loads(config.to_json_best_effort())
 
 
-def _dotted(fields: dict[str, Any]) -> dict[str, Any]:
-  """Returns values by their dotted names, with the default of a class token."""
+def _comparable(fields: dict[str, Any]) -> dict[str, Any]:
+  """Returns a config's values by their dotted names, to be compared.
+
+  What a config leaves open in the way of a class token has its default.
+  """
   values = dotted(fields)
   if values.get('model.image.pooling') == 'average':  # as in CLIPConfig
     token = values.get('model.image.class_token')

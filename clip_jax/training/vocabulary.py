@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_jax.data.sources import Source
 from clip_jax.errors import UsageError, print_notes
-from clip_jax.files import read_json, replacing
+from clip_jax.files import read_json, write_bytes
 from clip_jax.parallel import distributed
 from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.config import Config, tokenizer_path
@@ -55,8 +55,8 @@ def _train(config: Config, sources: Sequence[Source], path: Path) -> None:
     file=sys.stderr,
   )
   # Settings are written first: without a vocabulary they do no harm.
-  with replacing(settings_path, make_folder=True) as temporary:
-    temporary.write_text(json.dumps(settings, indent=2), encoding='utf-8')
+  text = json.dumps(settings, indent=2)
+  write_bytes(settings_path, text.encode(), make_folder=True)
   print_notes(
     f'of the {len(source):,} records of {source.spec}, the captions of '
     f'{sentence_piece.MAX_RECORDS:,} are read, evenly spaced.'

@@ -15,6 +15,7 @@ from clip_jax.evaluation.suite.plan import Pair, Plan, make_plan
 from clip_jax.evaluation.suite.run import PairCallback, Suite, run
 from clip_jax.evaluation.suite.spreadsheet import to_csv
 from clip_jax.evaluation.suite.stored import Result
+from clip_jax.files import write_bytes
 from clip_jax.parallel.distributed import is_first_process
 
 __all__ = [
@@ -50,7 +51,9 @@ def evaluate_suite(
   results = run(suite, plan.pairs, callback)
   collected = collect(call, plan, results, suite.table)
   if is_first_process():
-    json_text = stored.dump(collected, indent=1)
-    stored.replace_text(suite.folder / JSON_FILE, json_text)
-    stored.replace_text(suite.folder / CSV_FILE, to_csv(collected))
+    for name, text in (
+      (JSON_FILE, stored.dump(collected, indent=1)),
+      (CSV_FILE, to_csv(collected)),
+    ):
+      write_bytes(suite.folder / name, text.encode(), make_folder=True)
   return collected

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.suite.plan import Pair
-from clip_jax.files import check_fields, read_fields, read_json, replacing
+from clip_jax.files import check_fields, read_fields, read_json, write_bytes
 
 _FOLDER = 'results'
 
@@ -51,7 +51,8 @@ def write(folder: Path, result: Result) -> None:
   """Stores a result; its file is replaced as a whole."""
   value = dataclasses.asdict(result)
   value['sha256'] = _digest(value)
-  replace_text(path_of(folder, result.pair), dump(value))
+  path = path_of(folder, result.pair)
+  write_bytes(path, dump(value).encode(), make_folder=True)
 
 
 def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:
@@ -85,16 +86,6 @@ def as_json(value: Any) -> Any:
 def dump(value: Any, indent: int | None = None) -> str:
   """Returns the JSON text of plain values and of numpy's scalars."""
   return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain)
-
-
-def replace_text(path: Path, text: str) -> None:
-  """Writes a file, which is replaced as a whole.
-
-  Raises:
-    FailureError: it cannot be written.
-  """
-  with replacing(path, make_folder=True) as temporary:
-    temporary.write_text(text, encoding='utf-8')
 
 
 def _plain(value: Any) -> Any:

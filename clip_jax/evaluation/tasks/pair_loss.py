@@ -9,8 +9,10 @@ from jaxtyping import Float
 
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.evaluation.dataset import Dataset
-from clip_jax.evaluation.features.extraction import read_features
-from clip_jax.evaluation.prompts import text_features
+from clip_jax.evaluation.features.extraction import (
+  read_features,
+  text_features,
+)
 from clip_jax.evaluation.types import Encoder, Evaluation, Options
 
 _GROUP = 2048  # pairs that are compared with each other: 32 MB of logits
