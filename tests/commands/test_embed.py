@@ -282,7 +282,7 @@ def test_two_processes_share_the_work(workdir, many, tmp_path):
   assert sorted(os.listdir(tmp_path)) == ['shared.npz', 'whole.npz']
 
 
-def test_a_share_says_what_is_there(clip_jax, workdir, photos, tmp_path):
+def test_a_worker_says_what_is_there(clip_jax, workdir, photos, tmp_path):
   call = ['embed', f'--model={workdir}', f'--images=folder:{photos}',
           f'--out={tmp_path / "e.npz"}', '--part_rows=2', '--batch_size=2',
           '--json']  # fmt: skip
@@ -309,7 +309,7 @@ sys.exit(main({argv}))
 
 
 @pytest.mark.slow
-def test_processes_of_one_program_have_a_share_each(workdir, many, tmp_path):
+def test_processes_of_one_program_have_a_worker_each(workdir, many, tmp_path):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]

@@ -80,7 +80,7 @@ def whole(job, run, tmp_path_factory):
   return out.read_bytes()
 
 
-def share(job, index, count):
+def as_worker(job, index, count):
   return dataclasses.replace(job, worker=(index, count))
 
 
@@ -203,29 +203,29 @@ def test_parts_may_be_joined_in_the_other_format(job, run, tmp_path):
 def test_shares_make_the_same_file_in_any_order(job, run, whole, tmp_path):
   out = tmp_path / 'e.npz'
   for index in (2, 0):
-    summary = run(share(job, index, 3), out)
+    summary = run(as_worker(job, index, 3), out)
     assert not summary.joined
   assert (summary.shards, summary.planned) == (3, 5)
   job.source.asked.clear()
-  assert run(share(job, 1, 3), out).joined
+  assert run(as_worker(job, 1, 3), out).joined
   assert sorted(job.source.asked) == [4, 5, 6, 7]
   assert out.read_bytes() == whole
   assert os.listdir(tmp_path) == ['e.npz']
 
 
 def test_one_process_may_finish_what_several_began(job, run, whole, tmp_path):
-  run(share(job, 1, 3), tmp_path / 'e.npz')
+  run(as_worker(job, 1, 3), tmp_path / 'e.npz')
   assert run(job, tmp_path / 'e.npz').joined
   assert (tmp_path / 'e.npz').read_bytes() == whole
 
 
-def test_a_share_that_starts_again_after_the_end_does_nothing(
+def test_a_worker_that_starts_again_after_the_end_does_nothing(
   job, run, whole, tmp_path
 ):
   out = tmp_path / 'e.npz'
   run(job, out)
   job.source.asked.clear()
-  summary = run(share(job, 1, 3), out)
+  summary = run(as_worker(job, 1, 3), out)
   assert (summary.images, summary.texts, summary.joined) == (9, 5, True)
   assert (summary.corrupt, summary.truncated) == ({'5.png': 'damaged'}, 1)
   assert job.source.asked == []
@@ -302,9 +302,9 @@ class Renamed(FakeSource):
 
 
 @pytest.mark.parametrize('suffix', embeddings.SUFFIXES)
-@pytest.mark.parametrize('shares', [1, 3])
+@pytest.mark.parametrize('workers', [1, 3])
 def test_only_what_is_new_is_encoded(
-  job, run, encoded, tmp_path, suffix, shares
+  job, run, encoded, tmp_path, suffix, workers
 ):
   out = tmp_path / f'e{suffix}'
   run(job, out)
@@ -318,8 +318,8 @@ def test_only_what_is_new_is_encoded(
     texts=TextLines(texts),
     texts_name='more.txt',
   )
-  for index in range(shares):
-    summary = run(share(job, index, shares), out)
+  for index in range(workers):
+    summary = run(as_worker(job, index, workers), out)
   assert summary.joined
   # Of the texts, two are gone.
   assert summary.update == Update(kept=9, new=4, changed=1, dropped=3 + 2)
@@ -392,28 +392,28 @@ def test_another_file_is_replaced_with_a_word(job, run, whole, tmp_path):
   assert out.read_bytes() == whole
 
 
-def test_a_share_of_images_that_have_changed_is_made(job, run, tmp_path):
+def test_a_worker_of_images_that_have_changed_is_made(job, run, tmp_path):
   out = tmp_path / 'e.npz'
   run(job, out)
   changed = Stopping(10, corrupt=(5,))
   changed.outline = lambda: iter(['0.png, 5 bytes'])
   job = dataclasses.replace(job, source=changed)
-  assert not run(share(job, 1, 2), out).joined
-  assert run(share(job, 0, 2), out).update == Update(kept=14)
-  assert run(share(job, 1, 2), out).joined
+  assert not run(as_worker(job, 1, 2), out).joined
+  assert run(as_worker(job, 0, 2), out).update == Update(kept=14)
+  assert run(as_worker(job, 1, 2), out).joined
   assert 'is there, joined from all parts' in run.said[-1]
 
 
 def test_two_processes_do_not_work_on_one_shard(job, run, tmp_path):
   out = tmp_path / 'e.npz'
   folder = EmbedFolder(out)
-  run(share(job, 0, 2), out)
+  run(as_worker(job, 0, 2), out)
   with (
     folder.lock_worker(1, 2),
     pytest.raises(UsageError, match='another process works on --shard=1/2'),
   ):
-    run(share(job, 1, 2), out)
-  assert run(share(job, 1, 2), out).joined
+    run(as_worker(job, 1, 2), out)
+  assert run(as_worker(job, 1, 2), out).joined
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(job, run, tmp_path):
