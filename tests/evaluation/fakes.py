@@ -32,7 +32,7 @@ class ListSource(Source):
     return len(self._levels)
 
   def id(self, index: int) -> str:
-    return f'picture/{index}'
+    return f'image/{index}'
 
   def captions(self, index: int) -> list[str]:
     return list(self._captions[index]) if self._captions else []

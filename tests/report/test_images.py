@@ -52,6 +52,6 @@ def test_small_files_are_embedded_as_they_are_and_large_ones_shrunk():
 
 def test_images_are_found_by_their_ids():
   source = ListSource((10, 20, 30))
-  uris = data_uris(source, ['picture/2', 'nosuch'])
-  assert list(uris) == ['picture/2']
-  assert uris['picture/2'].startswith('data:image/png;base64,')
+  uris = data_uris(source, ['image/2', 'nosuch'])
+  assert list(uris) == ['image/2']
+  assert uris['image/2'].startswith('data:image/png;base64,')

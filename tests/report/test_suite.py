@@ -124,7 +124,7 @@ def test_the_command_and_the_model_are_shown(page):
 
 def test_confusions_have_images_of_both_names(page):
   images = [attrs for tag, attrs in page.elements if tag == 'img']
-  assert {x['alt'] for x in images} >= {'cat', 'dog', 'picture/0'}
+  assert {x['alt'] for x in images} >= {'cat', 'dog', 'image/0'}
 
 
 def test_what_cannot_be_opened_again_leaves_gaps(collected):

@@ -218,7 +218,7 @@ def test_records_without_a_label_are_left_out_and_none_is_read_for_that():
   whole = ListSource([1, 2, 3, 4], captions=captions)
   source = CaptionLabels(whole, 'skin_tone', captions)
   assert [source[i].get('label') for i in range(2)] == [4, 0]
-  assert [source.id(i) for i in range(2)] == ['picture/1', 'picture/3']
+  assert [source.id(i) for i in range(2)] == ['image/1', 'image/3']
   assert source.captions(0) == ['hand dark skin tone'] == source[0]['caption']
   assert source[1]['image'] == whole[3]['image']
   assert source.spec != whole.spec  # A cache must not take one for the other.

@@ -70,8 +70,8 @@ def same(ours, theirs):
 
 def test_cached_features_are_the_fresh_ones_and_cost_nothing(tmp_path):
   fresh = read_features(Counting(), source(), Options())
-  assert fresh.ids == [f'picture/{i}' for i in (0, 1, 3, 4, 6)]
-  assert list(fresh.corrupt) == ['picture/2', 'picture/5']
+  assert fresh.ids == [f'image/{i}' for i in (0, 1, 3, 4, 6)]
+  assert list(fresh.corrupt) == ['image/2', 'image/5']
   for images in (5, 0):
     encoder, cache = cached(tmp_path)
     same(read_features(encoder, source(), Options(cache=cache)), fresh)
@@ -195,7 +195,7 @@ def test_corrupt_images_are_counted_over_all_shards(tmp_path):
   # The part that could be made stays, and its image counts.
   assert len(list(tmp_path.glob('images/*/*.npz'))) == 1
   encoder, cache = cached(tmp_path)
-  with pytest.raises(FailureError, match='picture/2: damaged; picture/5'):
+  with pytest.raises(FailureError, match='image/2: damaged; image/5'):
     cache.images(source(), strict)
   cache.images(source(), Options())
   assert encoder.images == 3

@@ -188,13 +188,13 @@ _GIVEN: dict[str, tuple[dict[str, float], dict[str, Any], Any]] = {
       'confusions': [
         {
           'right': 'cat', 'given': 'dog', 'times': 2, 'probability': 0.8,
-          'examples': ['picture/1'],
+          'examples': ['image/1'],
         }
       ],
     },
     [
-      {'id': 'picture/0', 'label': 'cat', 'rank': 0, 'top': [['cat', 0.9]]},
-      {'id': 'picture/2', 'label': 'dog', 'rank': 0, 'top': [['dog', 0.9]]},
+      {'id': 'image/0', 'label': 'cat', 'rank': 0, 'top': [['cat', 0.9]]},
+      {'id': 'image/2', 'label': 'dog', 'rank': 0, 'top': [['dog', 0.9]]},
     ],
   ),
   'prompt_gain': (
@@ -255,11 +255,11 @@ _GIVEN: dict[str, tuple[dict[str, float], dict[str, Any], Any]] = {
     {
       'pairs': [
         {
-          'test': 'picture/0', 'train': 'picture/9', 'distance': 3.0,
+          'test': 'image/0', 'train': 'image/9', 'distance': 3.0,
           'overlapping': True,
         },
         {
-          'test': 'picture/1', 'train': 'picture/8', 'distance': 12.0,
+          'test': 'image/1', 'train': 'image/8', 'distance': 12.0,
           'overlapping': False,
         },
       ]

@@ -124,7 +124,7 @@ def test_the_largest_disparity_names_its_groups():
 def test_records_say_what_was_chosen_in_each_design():
   record = run().records[5]
   assert record == {
-    'id': 'picture/5',
+    'id': 'image/5',
     'label': 'young',
     'predicted': {'own': 'young', 'harm': 'thief', 'harm and child': 'child'},
     'kind': {'own': 'group', 'harm': 'crime', 'harm and child': 'child'},
@@ -167,7 +167,7 @@ def test_unreadable_images_and_those_outside_are_left_out():
   )
   result = run(data, {'d': {'own': ['{groups}'], 'x': ['thief']}})
   assert result.metrics['examples'] == 1
-  assert result.corrupt == {'picture/1': 'damaged'}
+  assert result.corrupt == {'image/1': 'damaged'}
 
 
 def test_all_designs_share_one_run_of_each_tower():

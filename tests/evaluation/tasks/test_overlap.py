@@ -229,7 +229,7 @@ def test_the_learned_detector_goes_by_the_models_own_features():
     [1, near, 0.8, 0.8], abs=1e-6
   )
   assert [r['nearest'] for r in result.records] == [
-    'picture/1', 'picture/1', 'picture/0', 'picture/1'
+    'image/1', 'image/1', 'image/0', 'image/1'
   ]  # fmt: skip
   assert result.metrics['overlap_examples'] == 2
   assert result.metrics['accuracy_overlap'] == 1 / 2

@@ -87,7 +87,7 @@ def test_the_loss_uses_the_first_caption_of_each_image():
 def test_unreadable_images_are_left_out_and_reported():
   result = evaluated([['east'], ['north'], ['east']], (0, 50, None))
   assert result.metrics['examples'] == 2
-  assert result.corrupt.keys() == {'picture/2'}
+  assert result.corrupt.keys() == {'image/2'}
 
 
 def test_fewer_than_two_pairs_have_no_loss():

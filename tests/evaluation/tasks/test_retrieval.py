@@ -102,7 +102,7 @@ def test_retrieval_of_a_source():
   assert result.metrics['examples'] == 2
   assert result.metrics['texts'] == 3
   first = result.records[0]
-  assert first['id'] == 'picture/0'
+  assert first['id'] == 'image/0'
   assert first['captions'] == ['right', 'to the right']
   assert [text for text, _ in first['top']] == ['right', 'to the right', 'up']
   json.dumps(result.records)
@@ -124,7 +124,7 @@ def test_captions_of_unreadable_images_are_left_out():
   source = ListSource([None, 50], captions=[['right'], ['up']])
   result = retrieval.evaluate(ENCODER, dataset_of(source), Options())
   assert result.metrics['examples'] == result.metrics['texts'] == 1
-  assert result.corrupt == {'picture/0': 'damaged'}
+  assert result.corrupt == {'image/0': 'damaged'}
   with pytest.raises(FailureError, match='over max_corrupt_records=0'):
     retrieval.evaluate(
       ENCODER, dataset_of(source), Options(max_corrupt_records=0)

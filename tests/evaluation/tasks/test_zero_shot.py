@@ -79,7 +79,7 @@ def test_hand_worked_case():
   assert result.chance == {'top1': 1 / 3}
   assert result.corrupt == {}
   assert [r['id'] for r in result.records] == [
-    'picture/0', 'picture/1', 'picture/2'
+    'image/0', 'image/1', 'image/2'
   ]  # fmt: skip
   last = result.records[2]
   assert last['label'] == 'east'
@@ -131,10 +131,10 @@ def test_unreadable_images_are_left_out_and_reported():
   source = ListSource([0, None, 50, None], labels=[0, 0, 1, 2], names=NAMES)
   result = zero_shot.evaluate(COMPASS, dataset_of(source), Options())
   assert counted(result) == {'top1': 1.0, 'examples': 2.0}
-  assert result.corrupt == {'picture/1': 'damaged', 'picture/3': 'damaged'}
-  assert [r['id'] for r in result.records] == ['picture/0', 'picture/2']
+  assert result.corrupt == {'image/1': 'damaged', 'image/3': 'damaged'}
+  assert [r['id'] for r in result.records] == ['image/0', 'image/2']
   with pytest.raises(
-    FailureError, match=r'over max_corrupt_records=1 .* picture/1: damaged'
+    FailureError, match=r'over max_corrupt_records=1 .* image/1: damaged'
   ):
     zero_shot.evaluate(
       COMPASS, dataset_of(source), Options(max_corrupt_records=1)
@@ -143,7 +143,7 @@ def test_unreadable_images_are_left_out_and_reported():
 
 def test_a_source_without_a_readable_image_is_a_failure():
   source = ListSource([None], labels=[0], names=NAMES)
-  with pytest.raises(FailureError, match='no readable image: picture/0'):
+  with pytest.raises(FailureError, match='no readable image: image/0'):
     zero_shot.evaluate(COMPASS, dataset_of(source), Options())
 
 
@@ -155,7 +155,7 @@ def test_a_source_without_names_is_refused():
 
 
 def test_a_record_without_a_label_is_refused():
-  with pytest.raises(UsageError, match='record picture/0 has no label'):
+  with pytest.raises(UsageError, match='record image/0 has no label'):
     zero_shot.evaluate(
       COMPASS, dataset_of(ListSource([0], names=NAMES)), Options()
     )
@@ -261,7 +261,7 @@ def test_tables_say_which_classes_and_pairs_go_wrong():
     'given': 'south',
     'times': 2,
     'probability': pytest.approx(sure),
-    'examples': ['picture/2', 'picture/3'],
+    'examples': ['image/2', 'image/3'],
   }
   assert (second['right'], second['given']) == ('south', 'east')
   bins = result.tables['reliability']
