@@ -16,7 +16,7 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
-  """The paper's recipe for a ViT, without data."""
+  """Returns the paper's recipe for a ViT, without data."""
   c = ConfigDict()
   c.seed = 0  # initial weights, order of the data, augmentation
   c.total_steps = 10_000  # optimizer updates

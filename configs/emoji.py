@@ -12,7 +12,7 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-  """A 1.4 M parameter CLIP for 3,944 images."""
+  """Returns the recipe of a CLIP of 1.4 M parameters for 3,944 images."""
   c = base.get_config()
   c.total_steps = 850
   c.log_every_steps = 25

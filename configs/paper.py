@@ -16,21 +16,21 @@ BATCH_SIZE = 32_768
 
 
 def steps(epochs: int) -> int:
-  """Updates that so many passes over the paper's data take."""
+  """Returns the updates of so many passes over the paper's data."""
   return epochs * PAIRS // BATCH_SIZE
 
 
 def vit(
   preset: str, learning_rate: float, image_size: int, remat: str = 'full'
 ) -> ConfigDict:
-  """A Vision Transformer of table 20."""
+  """Returns the recipe of a Vision Transformer of table 20."""
   return _recipe(preset, learning_rate, image_size, remat, b2=0.98, eps=1e-6)
 
 
 def resnet(
   preset: str, learning_rate: float, image_size: int, remat: str = 'none'
 ) -> ConfigDict:
-  """A ResNet of table 19."""
+  """Returns the recipe of a ResNet of table 19."""
   return _recipe(preset, learning_rate, image_size, remat, b2=0.999, eps=1e-8)
 
 

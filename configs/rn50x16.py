@@ -13,7 +13,7 @@ TOPOLOGY = 'v5p:8x8x4'
 
 
 def get_config() -> ConfigDict:
-  """Without data: name it as `data.train`."""
+  """Returns the recipe without data: name it as `data.train`."""
   return paper.resnet(
     'RN50x16', learning_rate=4e-4, image_size=384, remat='full'
   )

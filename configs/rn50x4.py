@@ -13,7 +13,7 @@ TOPOLOGY = 'v5e:16x16'
 
 
 def get_config() -> ConfigDict:
-  """Without data: name it as `data.train`."""
+  """Returns the recipe without data: name it as `data.train`."""
   return paper.resnet(
     'RN50x4', learning_rate=5e-4, image_size=288, remat='full'
   )

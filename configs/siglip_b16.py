@@ -22,7 +22,7 @@ TOPOLOGY = 'v5e:16x16'
 
 
 def get_config() -> ConfigDict:
-  """Without data and a vocabulary: name `data.train` and `tokenizer`."""
+  """Returns the recipe; `data.train` and `tokenizer` are yours to name."""
   c = base.get_config()
   c.total_steps = 10_000_000_000 // 32_768
   c.model.preset = 'ViT-B-16-SigLIP'

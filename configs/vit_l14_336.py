@@ -18,7 +18,7 @@ TOPOLOGY = 'v5e:16x16'
 
 
 def get_config() -> ConfigDict:
-  """Without data and first weights: name `data.train`, `initialize_from`."""
+  """Returns the recipe; name `data.train` and `initialize_from`."""
   c = paper.vit('ViT-L/14@336', learning_rate=2e-5, image_size=336)
   c.total_steps = paper.steps(1)
   return c

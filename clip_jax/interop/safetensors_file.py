@@ -154,7 +154,7 @@ def _entry(
 def _check_spans(
   path: Path, spans: Mapping[str, tuple[int, int]], size: int
 ) -> None:
-  """The tensors' bytes must follow each other and fill the file."""
+  """Refuses tensors whose bytes do not follow each other and fill the file."""
   position = 0
   for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
     if begin != position:

@@ -64,7 +64,8 @@ class PeerFailures:
   """A context manager whose thread listens for failures of other processes."""
 
   def __init__(self, client: Any, index: int, count: int):
-    """
+    """Starts nothing yet.
+
     Args:
       client: of JAX's coordination service.
       index: of this process.

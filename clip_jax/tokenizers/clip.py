@@ -157,7 +157,7 @@ def _byte_pairs() -> _BytePairs:
 
 
 def _byte_alphabet() -> dict[str, int]:
-  """Printable character -> the byte it stands for, in the order of the ids.
+  """Returns the byte of each printable character, in the order of the ids.
 
   Printable bytes stand for themselves; the rest get U+0100 and on, in turn.
   """

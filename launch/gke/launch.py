@@ -69,11 +69,11 @@ class Commands:
       fail(f'{words[0]} {words[1]} failed; it says why above.')
 
   def kubectl(self, *words: str, given: str | None = None) -> None:
-    """`run`, in the namespace."""
+    """Runs kubectl in the namespace; see `run`."""
     self.run('kubectl', *words, *self._namespace, given=given)
 
   def ask(self, *words: str) -> tuple[int, str]:
-    """kubectl's exit code, and what it prints (both channels)."""
+    """Returns kubectl's exit code, and what it prints on both channels."""
     _find('kubectl')
     done = subprocess.run(
       ['kubectl', *words, *self._namespace],
@@ -85,7 +85,7 @@ class Commands:
     return done.returncode, done.stdout.strip()
 
   def watch(self, *words: str) -> None:
-    """`kubectl`, where a failure is no news."""
+    """Runs kubectl where a failure does not matter."""
     if self.dry_run:
       self.kubectl(*words)
     else:
@@ -93,7 +93,7 @@ class Commands:
 
 
 def build(arguments: argparse.Namespace, commands: Commands) -> None:
-  """The container, from this working tree, into its registry."""
+  """Builds the container of this working tree, and pushes it."""
   commands.run(
     *('docker', 'build', '--file=launch/gke/Dockerfile'),
     # TPU machines are x86, whatever this one is.
@@ -129,7 +129,7 @@ def apply(
 
 
 def follow(name: str, commands: Commands) -> None:
-  """The log of process 0, until the JobSet has ended."""
+  """Prints the log of process 0 until the JobSet has ended."""
   selector = ','.join(
     (
       f'jobset.sigs.k8s.io/jobset-name={name}',
@@ -158,7 +158,7 @@ def follow(name: str, commands: Commands) -> None:
 
 
 def fail(message: str, code: int = 1) -> None:
-  """One line, and the end: 1, it failed; 2, the call was wrong."""
+  """Prints one line, and exits: 1, it failed; 2, the call was wrong."""
   print(f'error: {message}', file=sys.stderr)
   raise SystemExit(code)
 
@@ -183,7 +183,7 @@ def _need(arguments: argparse.Namespace, *names: str) -> None:
 
 
 def _train_flags(words: list[str]) -> list[str]:
-  """What is for `clip-jax train`; anything else is a slip."""
+  """Returns the flags of `clip-jax train`; anything else is refused."""
   for word in words:
     if not re.match(r'--(config(\.[\w.]+)?|workdir|profile)=.', word):
       fail(f'launch.py does not take {word} (see --help).', 2)

@@ -20,7 +20,7 @@ CHIPS_PER_MACHINE = 4  # of every kind, where a slice has several machines
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What differs between two launches."""
+  """The settings in which two launches differ."""
 
   name: str
   topology: str  # KIND:AxB or KIND:AxBxC, as clip-jax plan takes it
@@ -37,7 +37,7 @@ class Job:
 
 
 def fill(job: Job) -> dict:
-  """The JobSet of `job`.
+  """Returns the JobSet of a job.
 
   Raises:
     ValueError: the topology is none, or does not split over the machines; or
@@ -96,7 +96,7 @@ def _fill_pod(pod: dict, job: Job, accelerator: str, shape: str) -> None:
 
 
 def _machines(job: Job) -> tuple[str, str, int, int]:
-  """The kind and shape of a slice, its machines, and the chips of each."""
+  """Returns a slice's kind and shape, its machines, and the chips of each."""
   match = re.fullmatch(r'(\w+):(\d+(?:x\d+){1,2})', job.topology)
   if not match or match[1] not in ACCELERATORS:
     raise ValueError(
