@@ -27,63 +27,66 @@ ImageInputs = ImageInput | Iterable[ImageInput]
 # has no row either).
 OnError = str | Callable[[int, CorruptImageError], object]
 
-# Takes items, and what makes an array of some of them; returns their results.
-Run = Callable[[Iterable[Any], Callable[[list[Any]], np.ndarray]], Any]
-
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 _KINDS = (
   'a path, bytes, an open file, a PIL image, or an array [H, W, 3] or [3, H, W]'
 )
 
 
-def encode_images(
-  run: Run,
-  images: ImageInputs,
-  preprocessing: Preprocessing,
-  *,
-  progress: bool,
-  on_error: OnError,
-) -> Any:
-  """Returns the rows that an encoder makes of images.
+class ImageReader:
+  """Reads images for an encoder, and says which cannot be read.
 
-  Args:
-    run: items, and what makes an array [n, S, S, 3] of some, to rows: an array,
-      or a tree of some.
-    images, progress, on_error: see `ZeroShotModel.encode_image`.
-  Raises:
-    CorruptImageError: one cannot be read, and none is left out.
-    UsageError: one is something else than an image.
+  Threads may call `prepare` for different images.
   """
-  if not callable(on_error) and on_error not in ('raise', 'skip'):
-    raise UsageError(
-      f"on_error={on_error!r}: use 'raise', 'skip', or a function of an "
-      "image's index and its error."
-    )
-  failed: dict[int, CorruptImageError] = {}
 
-  def prepare(items: list[tuple[int, Any]]) -> np.ndarray:
+  def __init__(self, preprocessing: Preprocessing, on_error: OnError):
+    """Reads nothing yet.
+
+    Args:
+      preprocessing: of the model.
+      on_error: see `ZeroShotModel.encode_image`.
+    Raises:
+      UsageError: `on_error` is something else.
+    """
+    if not callable(on_error) and on_error not in ('raise', 'skip'):
+      raise UsageError(
+        f"on_error={on_error!r}: use 'raise', 'skip', or a function of an "
+        "image's index and its error."
+      )
+    self._preprocessing = preprocessing
+    self._on_error = on_error
+    self._failed: dict[int, CorruptImageError] = {}
+
+  def prepare(
+    self, images: list[tuple[int, ImageInput]]
+  ) -> UInt8[np.ndarray, 'n S S 3']:
+    """Returns the pixels of those images that can be read.
+
+    Args:
+      images: each with its index among all.
+    Raises:
+      CorruptImageError: one cannot be read, and none is left out.
+      UsageError: one is something else than an image.
+    """
     rows = []
-    for index, image in items:
+    for index, image in images:
       try:
-        rows.append(prepare_image(image, index, preprocessing))
+        rows.append(prepare_image(image, index, self._preprocessing))
       except CorruptImageError as error:
-        if on_error == 'raise':
+        if self._on_error == 'raise':
           raise
-        failed[index] = error
-    return (
-      np.stack(rows)
-      if rows
-      else np.empty((0, *preprocessing.shape, 3), np.uint8)
-    )
+        self._failed[index] = error
+    if rows:
+      return np.stack(rows)
+    return np.empty((0, *self._preprocessing.shape, 3), np.uint8)
 
-  items = as_image_list(images)
-  features = run(enumerate(_with_bar(items) if progress else items), prepare)
-  for index, error in sorted(failed.items()):
-    if callable(on_error):
-      on_error(index, error)
-    else:
-      print(f'left out {error}', file=sys.stderr)
-  return features
+  def report(self) -> None:
+    """Reports the images that were left out, in their order."""
+    for index, error in sorted(self._failed.items()):
+      if callable(self._on_error):
+        self._on_error(index, error)
+      else:
+        print(f'left out {error}', file=sys.stderr)
 
 
 def as_image_list(images: ImageInputs) -> Iterable[Any]:
@@ -240,9 +243,3 @@ def _as_array(images: Any, name: str) -> np.ndarray:
   except (TypeError, ValueError, RuntimeError) as error:
     # Tensors on a device or with a gradient: the message says what to do.
     raise UsageError(f'{name}: {error}') from error
-
-
-def _with_bar(items: Iterable[Any]) -> Iterable[Any]:
-  from tqdm import tqdm
-
-  return tqdm(items, unit=' images')

@@ -15,7 +15,12 @@ from clip_jax.errors import UsageError, print_warnings
 from clip_jax.inference import classifier as classifiers
 from clip_jax.inference.batching import check_batch_size, run_in_batches
 from clip_jax.inference.classifier import Templates
-from clip_jax.inference.inputs import ImageInputs, OnError, encode_images
+from clip_jax.inference.inputs import (
+  ImageInputs,
+  ImageReader,
+  OnError,
+  as_image_list,
+)
 from clip_jax.tokenizers.base import Tokenizer
 
 _KEPT_CLASSIFIERS = 8
@@ -276,13 +281,17 @@ class ZeroShotModel(abc.ABC):
     **options: Any,
   ) -> Any:
     """Sends images through an encoder; see `encode_image`."""
+    reader = ImageReader(self.preprocessing, on_error)
+    items = as_image_list(images)
+    if progress:
+      from tqdm import tqdm
 
-    def run(items, prepare):
-      return self._encode(name, items, prepare, batch_size, **options)
-
-    return encode_images(
-      run, images, self.preprocessing, progress=progress, on_error=on_error
+      items = tqdm(items, unit=' images')
+    results = self._encode(
+      name, enumerate(items), reader.prepare, batch_size, **options
     )
+    reader.report()
+    return results
 
   def _tokenize(self, texts: list[Any]) -> np.ndarray:
     for text in texts:
