@@ -26,6 +26,7 @@ configs/ that states a topology, and prints a table in Markdown.
 """
 
 import functools
+import itertools
 import runpy
 import sys
 from pathlib import Path
@@ -172,39 +173,17 @@ def _fit(name: str, config: Any, topology: 'Topology', as_json: bool) -> None:
   from clip_jax.planning import fit
   from clip_jax.planning.plan import verdict
 
-  count = 0
+  numbers = itertools.count(1)
 
-  def plan_of(changed: Any) -> 'Plan':
-    nonlocal count
-    count += 1
-    setting = fit.Setting(
-      changed.model.remat, changed.objective.micro_batch, changed.mesh.fsdp
-    )
-    fields = ' '.join(flag.rpartition('.')[2] for flag in setting.flags)
-    plan = _plan(changed, topology)
-    print(
-      f'try {count}: {fields}: {verdict(plan)}', file=sys.stderr, flush=True
-    )
-    return plan
+  def print_trial(trial: fit.Trial) -> None:
+    fields = ' '.join(flag.rpartition('.')[2] for flag in trial.setting.flags)
+    line = f'try {next(numbers)}: {fields}: {verdict(trial.plan)}'
+    print(line, file=sys.stderr, flush=True)
 
-  tries = fit.search(config, topology, plan_of)
-  best = fit.fastest(tries)
-  smallest = min(tries, key=lambda one: one.plan['peak_bytes_per_chip'])
-  chosen = best or smallest
-  plan = {
-    **chosen.plan,
-    'flags': chosen.setting.flags if best else [],
-    'tries': [
-      {
-        'flags': one.setting.flags,
-        'fits': one.plan['fits'],
-        'peak_bytes_per_chip': one.plan['peak_bytes_per_chip'],
-        'step_seconds': one.plan['step_seconds'],
-      }
-      for one in tries
-    ],
-  }
-  _print(name, plan, as_json)
+  trials = fit.search(
+    config, topology, lambda changed: _plan(changed, topology), print_trial
+  )
+  _print(name, fit.plan_of_trials(trials), as_json)
 
 
 def _plan_all(values: flags.FlagValues) -> None:

@@ -58,7 +58,10 @@ MakePlan = Callable[[Setting], Plan]
 
 
 def search(
-  config: Config, topology: Topology, plan_of: Callable[[Config], Plan]
+  config: Config,
+  topology: Topology,
+  plan_of: Callable[[Config], Plan],
+  on_trial: Callable[[Trial], object] = lambda trial: None,
 ) -> list[Trial]:
   """Tries settings, and stops at the fastest that fits.
 
@@ -70,6 +73,7 @@ def search(
 
   Args:
     plan_of: makes the plan of a config.
+    on_trial: is called with each trial.
   Returns:
     What was tried, in that order; see `fastest`.
   Raises:
@@ -78,9 +82,10 @@ def search(
   trials: list[Trial] = []
 
   def attempt(setting: Setting) -> Plan:
-    plan = plan_of(setting.applied(config))
-    trials.append(Trial(setting, plan))
-    return plan
+    trial = Trial(setting, plan_of(setting.applied(config)))
+    trials.append(trial)
+    on_trial(trial)
+    return trial.plan
 
   for fsdp in fsdp_sizes(config, topology):
     failures = {}
@@ -102,6 +107,31 @@ def fastest(trials: list[Trial]) -> Trial | None:
   """Returns the trial with the shortest step of those that fit, or None."""
   fitting = [one for one in trials if one.plan['fits']]
   return min(fitting, key=lambda one: one.plan['step_seconds'], default=None)
+
+
+def plan_of_trials(trials: list[Trial]) -> Plan:
+  """Returns the plan of the fastest trial that fits, with all that was tried.
+
+  Where none fits, it is the plan of the least memory.
+
+  Returns:
+    A plan, and with it 'flags', the words that set what fits, and 'tries'.
+  """
+  best = fastest(trials)
+  smallest = min(trials, key=lambda one: one.plan['peak_bytes_per_chip'])
+  return {
+    **(best or smallest).plan,
+    'flags': best.setting.flags if best else [],
+    'tries': [
+      {
+        'flags': one.setting.flags,
+        'fits': one.plan['fits'],
+        'peak_bytes_per_chip': one.plan['peak_bytes_per_chip'],
+        'step_seconds': one.plan['step_seconds'],
+      }
+      for one in trials
+    ],
+  }
 
 
 def fsdp_sizes(config: Config, topology: Topology) -> Iterator[int]:

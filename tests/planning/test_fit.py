@@ -6,6 +6,7 @@ from clip_jax.planning.fit import (
   fastest,
   fsdp_sizes,
   micro_batches,
+  plan_of_trials,
   search,
   suggestions,
 )
@@ -77,7 +78,24 @@ def test_a_state_too_large_is_spread_over_more_devices():
 
 
 def test_nothing_fits():
-  assert fastest(search(config_of(), TOPOLOGY, made_up(1000))) is None
+  trials = search(config_of(), TOPOLOGY, made_up(1000))
+  assert fastest(trials) is None
+  plan = plan_of_trials(trials)
+  assert plan['flags'] == [] and not plan['fits']
+  least = min(one.plan['peak_bytes_per_chip'] for one in trials)
+  assert plan['peak_bytes_per_chip'] == least
+
+
+def test_the_plan_of_the_winner_tells_all_that_was_tried():
+  shown = []
+  trials = search(config_of(), TOPOLOGY, made_up(4), shown.append)
+  assert shown == trials
+  plan = plan_of_trials(trials)
+  assert plan['fits'] and plan['flags'] == fastest(trials).setting.flags
+  assert len(plan['tries']) == len(trials)
+  assert set(plan['tries'][0]) == {
+    'flags', 'fits', 'peak_bytes_per_chip', 'step_seconds'
+  }  # fmt: skip
 
 
 def test_flags_can_be_pasted():
