@@ -11,7 +11,7 @@ from clip_jax.data.pipeline import training_batches
 from clip_jax.data.sources import open_source
 from clip_jax.data.views import Views
 from clip_jax.errors import UsageError
-from tests.data.pictures import captioned_folder
+from tests.data.images import captioned_folder
 from tests.data.test_pipeline import PREPROCESSING, STRONG, Digits
 
 VIEWS = Views(count=3, seed=5)

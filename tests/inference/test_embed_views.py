@@ -99,10 +99,10 @@ def test_features_are_those_of_each_view_and_caption(job, sources, made):
     for view, caption in enumerate(['', *record['caption']][: VIEWS.count]):
       if not caption:
         caption = record['caption'][0]
-      images, found = teacher.read([drawn(sources, index, view, caption)])
+      images, stored = teacher.read([drawn(sources, index, view, caption)])
       np.testing.assert_allclose(images[0], expected[view], atol=1e-6)
       right = texts[record['caption'].index(caption)]
-      np.testing.assert_allclose(found[0], right, atol=1e-6)
+      np.testing.assert_allclose(stored[0], right, atol=1e-6)
 
 
 def test_reading_goes_on_in_another_process(sources, made):
