@@ -6,13 +6,16 @@ import pytest
 from clip_jax.data.decoding import CorruptImageError
 from clip_jax.inference import classify_images
 from clip_jax.inference.classify_images import ImageSet, NamedImage
+from clip_jax.inference.zero_shot import ZeroShotModel
 from tests.evaluation.fakes import ListSource
 
 LABELS = ['cat', 'dog']
 
 
-class LengthModel:
+class LengthModel(ZeroShotModel):
   """The longer the bytes of an image, the more it is a cat; 'bad' is none."""
+
+  tokenizer = logit_scale = logit_bias = _encoder = None
 
   def __init__(self):
     self.calls = []
