@@ -81,12 +81,12 @@ def test_a_published_model_with_itself_is_itself(clip_jax, tmp_path):
   assert load(out).preprocessing == load(model).preprocessing
 
 
-def test_a_curve(clip_jax, workdir, tuned, pictures, tmp_path):
+def test_a_curve(clip_jax, workdir, tuned, photos, tmp_path):
   other = tmp_path / 'other'
-  shutil.copytree(pictures, other)
+  shutil.copytree(photos, other)
   (other / 'red_square' / '0.png').unlink()
   out = tmp_path / 'out'
-  data, others = f'folder:{pictures}', [f'folder:{other}']
+  data, others = f'folder:{photos}', [f'folder:{other}']
   result = clip_jax(
     'interpolate', workdir, tuned, '--alpha=1,0,0.5', f'--data={data}',
     f'--others={others[0]}', f'--out={out}', '--json',
@@ -115,7 +115,7 @@ def test_a_curve(clip_jax, workdir, tuned, pictures, tmp_path):
     assert f'{100 * point["accuracy"][data]["top1"]:.1f} %' in page.text()
 
 
-def test_soups(clip_jax, workdir, tuned, pictures, tmp_path):
+def test_soups(clip_jax, workdir, tuned, photos, tmp_path):
   out = tmp_path / 'uniform'
   models = (workdir, tuned, tuned)
   result = clip_jax('interpolate', *models, '--soup=uniform', f'--out={out}')
@@ -123,7 +123,7 @@ def test_soups(clip_jax, workdir, tuned, pictures, tmp_path):
   check_between(out, workdir, tuned, 2 / 3)
   out = tmp_path / 'greedy'
   result = clip_jax(
-    'interpolate', *models, '--soup=greedy', f'--data=folder:{pictures}',
+    'interpolate', *models, '--soup=greedy', f'--data=folder:{photos}',
     f'--out={out}', '--json',
   )  # fmt: skip
   assert result.code == 0, result
@@ -137,10 +137,10 @@ def test_soups(clip_jax, workdir, tuned, pictures, tmp_path):
   check_between(out, workdir, tuned, sum(said['weights'][1:]))
 
 
-def test_wrong_calls_are_one_line(refused, workdir, tuned, pictures, tmp_path):
+def test_wrong_calls_are_one_line(refused, workdir, tuned, photos, tmp_path):
   out = f'--out={tmp_path / "out"}'
   two = ('interpolate', workdir, tuned)
-  half, data = '--alpha=0.5', f'--data=folder:{pictures}'
+  half, data = '--alpha=0.5', f'--data=folder:{photos}'
   refused('no --out', *two, half)
   refused('--alpha=NUMBER or --soup', *two, out)
   refused('--alpha=NUMBER or --soup', *two, half, '--soup=uniform', out)
@@ -159,5 +159,5 @@ def test_wrong_calls_are_one_line(refused, workdir, tuned, pictures, tmp_path):
   refused('no model in', 'interpolate', workdir, tmp_path, half, out)
   resnet = GOLDENS / 'open_clip_resnet'
   refused('only models of one desc', 'interpolate', workdir, resnet, half, out)
-  refused('not an empty folder', *two, half, f'--out={pictures}')
+  refused('not an empty folder', *two, half, f'--out={photos}')
   assert os.listdir(tmp_path) == []

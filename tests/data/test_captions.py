@@ -206,7 +206,7 @@ def test_templates_keep_the_weights_of_columns_and_the_filter():
 
 
 def test_classes_become_prompts_that_are_drawn_anew(tmp_path):
-  write_pictures(
+  write_images(
     tmp_path, [f'{name}/{i}.png' for name in ('red_cat', 'dog') for i in '1234']
   )
   source = open_source(f'folder:{tmp_path}')
