@@ -188,8 +188,8 @@ def test_what_passes_is_said_before_a_run(tmp_path):
 
 def test_each_template_is_as_likely():
   rule = CaptionRule(templates=('a photo of a {}.', '{}', 'two {}, {}'))
-  choice = Captions(*rule.choose(record(['cat'])))
-  assert choice == Captions(['a photo of a cat.', 'cat', 'two cat, cat'])
+  choice = CaptionChoice(*rule.choose(record(['cat'])))
+  assert choice == CaptionChoice(['a photo of a cat.', 'cat', 'two cat, cat'])
   rng = np.random.default_rng(0)
   drawn = collections.Counter(choice.draw(rng) for _ in range(3000))
   assert all(abs(drawn[text] / 3000 - 1 / 3) < 0.03 for text in choice.texts)
@@ -198,7 +198,9 @@ def test_each_template_is_as_likely():
 def test_templates_keep_the_weights_of_columns_and_the_filter():
   rule = CaptionRule((0.8, 0.2), max_characters=3, templates=('a {}', 'the {}'))
   assert rule.filters
-  choice = Captions(*rule.choose(record(['cat', 'horse', 'pet'], [0, 0, 1])))
+  choice = CaptionChoice(
+    *rule.choose(record(['cat', 'horse', 'pet'], [0, 0, 1]))
+  )
   assert choice.texts == ['a cat', 'the cat', 'a pet', 'the pet']
   assert choice.probabilities == pytest.approx([0.4, 0.4, 0.1, 0.1])
   assert not CaptionRule(templates=('a {}',)).filters

@@ -8,6 +8,7 @@ import pytest
 from clip_jax.errors import UsageError
 from clip_jax.inference.embeddings import open_embeddings
 from clip_jax.inference.identity import fingerprint
+from clip_jax.inference.model import Model
 from clip_jax.inference.nearest import nearest_rows
 from clip_jax.inference.search import (
   Query,
@@ -18,10 +19,10 @@ from clip_jax.inference.search import (
 from tests.inference.tables import unit_rows, write_table
 
 
-class Model:
+class AxisModel(Model):
   """Encodes a text or an image as the axis that it is the number of."""
 
-  config = SimpleNamespace(embed_dim=4)
+  config, params = SimpleNamespace(embed_dim=4), None
 
   def __init__(self, weight=1.0):
     self.params = {'w': np.full(3, weight, np.float32)}
@@ -44,7 +45,7 @@ def search(table, queries, top, fold_above=None):
 
   def nearest(count):
     counts.append(count)
-    features = encode_queries(Model(), queries)
+    features = encode_queries(AxisModel(), queries)
     return nearest_rows(features, vectors, k=count)
 
   results = find_matches(
@@ -55,7 +56,7 @@ def search(table, queries, top, fold_above=None):
 
 def test_queries_are_encoded_by_their_kind_and_stay_in_order():
   queries = [Query('1', False), Query('2.png', True), Query('0', False)]
-  vectors = encode_queries(Model(), queries)
+  vectors = encode_queries(AxisModel(), queries)
   axes = np.eye(4, dtype=np.float32)
   np.testing.assert_array_equal(vectors, [axes[1], -axes[2], axes[0]])
   assert vectors.dtype == np.float32
@@ -104,13 +105,13 @@ def test_rows_of_different_captions_are_different_results(tmp_path):
 
 
 def test_another_model_than_the_tables_is_refused(tmp_path):
-  about = {'model': fingerprint(Model().params), 'origin': 'runs/emoji'}
+  about = {'model': fingerprint(AxisModel().params), 'origin': 'runs/emoji'}
   with table_of(tmp_path, unit_rows(0, 3, 4), about=about) as table:
-    check_model(Model(), table)
+    check_model(AxisModel(), table)
     with pytest.raises(UsageError, match='by another model, runs/emoji: use'):
-      check_model(Model(2.0), table)
+      check_model(AxisModel(2.0), table)
   with (
     table_of(tmp_path, unit_rows(0, 3, 8)) as table,
     pytest.raises(UsageError, match=r'makes 4 dimensions, .* has 8: use'),
   ):
-    check_model(Model(), table)
+    check_model(AxisModel(), table)

@@ -12,7 +12,7 @@ from clip_jax.data.curation.pipeline import curate
 from clip_jax.data.curation.settings import Settings
 from clip_jax.data.prepare.engine import Engine
 from clip_jax.errors import FailureError
-from tests.data.pictures import picture
+from tests.data.images import make_image
 from tests.data.stores import put_in_memory
 
 ONE = Engine(workers=1)
@@ -23,7 +23,7 @@ def test_a_missing_image_is_left_out_and_a_silent_store_ends_the_run(
 ):
   monkeypatch.setenv(block_cache.SIZE_VARIABLE, '0')
   image = io.BytesIO()
-  picture(0).save(image, 'PNG')
+  make_image(0).save(image, 'PNG')
   put_in_memory('looked/a.png', image.getvalue())
   path = 'memory://looked/pairs.parquet'
   table = pa.table({'image': ['a.png', 'b.png'], 'caption': ['one', 'two']})
