@@ -77,7 +77,7 @@ def test_records_without_a_label_have_none_of_their_own(tmp_path):
 
 
 def test_reasons_are_counted_without_the_paths_in_them(tmp_path):
-  write_pictures(tmp_path, ['a.png'])
+  write_images(tmp_path, ['a.png'])
   images = ['none.png', 'dr. no/none 2.png', 'https://example.org/x.png']
   lines = [f'{image},x' for image in ('a.png', *images)]
   table = tmp_path / 'pairs.csv'

@@ -113,9 +113,9 @@ def test_a_model_of_a_run_has_the_averages_and_raw_the_weights(run):
   assert not np.array_equal(*kernels)
   from clip_jax.data.sources import open_source
   from clip_jax.evaluation import Options, find_evaluator
-  from clip_jax.evaluation.dataset import of_source
+  from clip_jax.evaluation.dataset import dataset_of
 
-  source = of_source(open_source(run[1].data.train))
+  source = dataset_of(open_source(run[1].data.train))
   for model, is_equal in ((averaged, True), (raw, False)):
     metrics = find_evaluator('retrieval')(model, source, Options()).metrics
     same = [
