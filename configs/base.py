@@ -127,7 +127,7 @@ def get_config() -> ConfigDict:
   c.data.image_size = placeholder(int)  # pixels a side; None: the model's
   # How images become pixels (clip_jax/data/preprocessing.py). None:
   # as initialize_from's model has it, or else what stands behind the field.
-  c.data.resize_mode = placeholder(str)  # shortest; or squash, longest
+  c.data.resize_mode = placeholder(str)  # shortest; or squash, longest, native
   c.data.interpolation = placeholder(str)  # bicubic; or bilinear, nearest
   c.data.mean = placeholder(tuple)  # CLIP's, of each channel in [0, 1]
   c.data.std = placeholder(tuple)  # likewise
@@ -136,6 +136,11 @@ def get_config() -> ConfigDict:
   c.data.convention = placeholder(str)  # open_clip; or transformers
   # (): the image size; or pixels before the centre is cropped, as in (256,).
   c.data.resize_to = placeholder(tuple)
+  # NaFlex: images keep their aspect, and have at most so many patches, one of
+  # these numbers, which each step draws, as of (128, 256, 576). The positions,
+  # of squares of image_size, are resized to each image's grid. (): squares.
+  # None: as initialize_from's model has it.
+  c.data.sequence_lengths = placeholder(tuple)
   c.data.workers = 0  # reading processes; 0: threads of this one
   c.data.cache = False  # keep decoded images in memory
   # How training reads JPEGs. fast: no larger than the crops need, by SIMD code,

@@ -1,4 +1,4 @@
-"""Training augmentation on the host: an RGB image in, uint8 [S, S, 3] out.
+"""Training augmentation on the host: an RGB image in, its pixels out.
 
 The paper's only augmentation is a random square crop of the resized image
 (section 2.4). The rest, all off by default, helps small data sets: geometry
@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageColor, ImageFilter
 
 from clip_jax.data import transforms
+from clip_jax.data.images import fit_grid
 from clip_jax.data.preprocessing import (
   INTERPOLATIONS,
   Preprocessing,
@@ -47,7 +48,8 @@ class Augmentation:
     crop_scale: (least, most) side of the random square squared, as a fraction
       of the square on the image's shorter side. (1, 1) is the paper's crop:
       the largest square, somewhere along the longer side. Over 1 needs
-      padding.
+      padding. Where images keep their aspect (NaFlex), the crop has the
+      image's own, and is this fraction of all of it.
     padding: the border added on each side before the crop, as a fraction of
       the shorter side; with it the crop also shifts a square image.
     fill: the border's colour.
@@ -77,8 +79,8 @@ class Augmentation:
       3 x 3 mean, added or taken away.
     shade: ink times 1 - x to 1 + x at most, from one side to another.
     gamma: colours to a power of between 1 / (1 + gamma) and 1 + gamma.
-    erase: probability of a rectangle, an eighth to a third of the size each
-      way, of some colour or of `fill`.
+    erase: probability of a rectangle, an eighth to a third of the shorter side
+      each way, of some colour or of `fill`.
   """
 
   crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -164,8 +166,10 @@ def augment(
   preprocessing: Preprocessing,
   augmentation: Augmentation,
   rng: np.random.Generator,
-) -> UInt8[np.ndarray, 'S S 3']:
+) -> UInt8[np.ndarray, 'H W 3']:
   """Returns one training view of an image: crop, geometry, colours, noise.
+
+  It is a square, or of native aspect whole patches.
 
   Args:
     image: in RGB and upright; see `images.decode_rgb` and
@@ -221,15 +225,24 @@ def random_crop(
   preprocessing: Preprocessing,
   augmentation: Augmentation,
   rng: np.random.Generator,
-) -> Image.Image | UInt8[np.ndarray, 'S S 3']:
+) -> Image.Image | UInt8[np.ndarray, 'H W 3']:
   """Returns the paper's random square crop, resized to S x S in one pass.
 
-  Of the same place in either kind of image; a ScaledImage has no padding.
+  Or a crop of the image's own aspect, resized to whole patches. It is of the
+  same place in either kind of image; a ScaledImage has no padding.
   """
   a = augmentation
-  size = preprocessing.side
   width, height = image.size
   short = min(width, height)
+  whole = (short, short)
+  if preprocessing.is_native:
+    whole = (width, height)
+    rows, columns = fit_grid(
+      height, width, preprocessing.patch_size, preprocessing.max_patches
+    )
+    size = (columns * preprocessing.patch_size, rows * preprocessing.patch_size)
+  else:
+    size = (preprocessing.side, preprocessing.side)
   if a.padding and isinstance(image, Image.Image):
     border = math.ceil(a.padding * short)
     canvas = Image.new('RGB', (width + 2 * border, height + 2 * border), a.fill)
@@ -238,14 +251,17 @@ def random_crop(
     width, height = image.size
   u, v, w = rng.random(3)
   least, most = a.crop_scale
-  side = min(short * math.sqrt(least + u * (most - least)), width, height)
-  left, top = v * (width - side), w * (height - side)
+  factor = math.sqrt(least + u * (most - least))
+  across, down = min(whole[0] * factor, width), min(whole[1] * factor, height)
+  if not preprocessing.is_native:
+    across = down = min(across, down)
+  left, top = v * (width - across), w * (height - down)
   # Rounding must not carry the box over the edge: Pillow refuses that.
-  box = (left, top, min(left + side, width), min(top + side, height))
+  box = (left, top, min(left + across, width), min(top + down, height))
   if not isinstance(image, Image.Image):
     return image.resize_crop(box, size, preprocessing.interpolation)
   return image.resize(
-    (size, size), INTERPOLATIONS[preprocessing.interpolation], box=box
+    size, INTERPOLATIONS[preprocessing.interpolation], box=box
   )
 
 
@@ -276,10 +292,10 @@ def add_noise(
 
 
 def random_style(
-  pixels: UInt8[np.ndarray, 'S S 3'],
+  pixels: UInt8[np.ndarray, 'H W 3'],
   augmentation: Augmentation,
   rng: np.random.Generator,
-) -> UInt8[np.ndarray, 'S S 3']:
+) -> UInt8[np.ndarray, 'H W 3']:
   """Draws another artist's colours, outlines, sharpness and light."""
   a = augmentation
   u = rng.random(9).tolist()
@@ -302,14 +318,14 @@ def random_style(
 
 
 def erase(
-  pixels: UInt8[np.ndarray, 'S S 3'],
+  pixels: UInt8[np.ndarray, 'H W 3'],
   augmentation: Augmentation,
   rng: np.random.Generator,
-) -> UInt8[np.ndarray, 'S S 3']:
+) -> UInt8[np.ndarray, 'H W 3']:
   """Hides a rectangle under a random colour or under the fill."""
-  size = len(pixels)
+  size = min(pixels.shape[:2])
   sides = rng.integers(max(1, size // 8), max(1, size // 3) + 1, 2)
-  top, left = rng.integers(0, size - sides + 1)
+  top, left = rng.integers(0, np.array(pixels.shape[:2]) - sides + 1)
   colour = ImageColor.getrgb(augmentation.fill)[:3]
   if rng.random() < 0.5:
     colour = rng.integers(0, 256, 3)

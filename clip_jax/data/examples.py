@@ -15,7 +15,7 @@ from PIL import Image
 
 from clip_jax.data.augment import Augmentation, augment
 from clip_jax.data.decoding import CorruptImageError, check_corrupt
-from clip_jax.data.images import decode_rgb
+from clip_jax.data.images import Patches, as_input, decode_rgb
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Source
 from clip_jax.errors import FailureError, check_choice, plural
@@ -95,6 +95,7 @@ class CaptionedImage(NamedTuple):
     id: of the record.
     corrupt: (id, reason) of each corrupt record before it.
     filtered: the number of records before it of which no caption passes.
+    max_patches: that its step reads of an image; 0: images are squares.
   """
 
   image: 'Image.Image | ScaledImage'
@@ -104,6 +105,7 @@ class CaptionedImage(NamedTuple):
   id: str
   corrupt: tuple[tuple[str, str], ...] = ()
   filtered: int = 0
+  max_patches: int = 0
 
 
 class Reader:
@@ -237,11 +239,11 @@ class Example(NamedTuple):
   """An example of a batch; the fields that have no line are `CaptionedImage`'s.
 
   Attributes:
-    pixels: of the view.
+    image: the view, as a model reads it.
     drawn: the record, the view and the caption.
   """
 
-  pixels: UInt8[np.ndarray, 'S S 3']
+  image: UInt8[np.ndarray, 'S S 3'] | Patches
   drawn: DrawnView
   key: int
   corrupt: tuple[tuple[str, str], ...]
@@ -270,13 +272,37 @@ class View:
     if self.views is not None:
       view = int(rng.integers(self.views.count))
       rng = self.views.generator(element.id, view)
+    preprocessing = self.preprocessing
+    if element.max_patches:
+      preprocessing = preprocessing.with_max_patches(element.max_patches)
+    pixels = augment(element.image, preprocessing, self.augmentation, rng)
     return Example(
-      augment(element.image, self.preprocessing, self.augmentation, rng),
+      as_input(pixels, preprocessing),
       DrawnView(element.index, element.id, view, caption),
       element.key,
       element.corrupt,
       element.filtered,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceLength:
+  """Tells each example how many patches its step reads of an image.
+
+  A step draws one of the lengths, each as likely, by (seed, step).
+  """
+
+  lengths: tuple[int, ...]
+  batch_size: int  # all processes together
+  seed: int
+
+  def __call__(self, index: int, element: CaptionedImage) -> CaptionedImage:
+    return element._replace(max_patches=self.of_step(index // self.batch_size))
+
+  def of_step(self, step: int) -> int:
+    """Returns the length of a step, counted from 0."""
+    words = np.random.SeedSequence([self.seed % 2**64, step]).generate_state(1)
+    return self.lengths[int(words[0]) % len(self.lengths)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,11 +318,16 @@ class Collate:
 
   def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
     """Makes a batch of examples."""
-    pixels, drawn, keys, corrupt, filtered = zip(*examples, strict=True)
+    images, drawn, keys, corrupt, filtered = zip(*examples, strict=True)
     captions = [view.caption for view in drawn]
     tokens = np.asarray(self.tokenizer(captions), np.int32)
+    if isinstance(images[0], Patches):
+      pixels, grids = zip(*images, strict=True)
+      arrays = {'image': np.stack(pixels), 'grid': np.stack(grids)}
+    else:
+      arrays = {'image': np.stack(images)}
     return {
-      'image': np.stack(pixels),
+      **arrays,
       'tokens': tokens,
       **(self.teachers(drawn) if self.teachers else {}),
       'repeats': count_repeats(tokens, keys),

@@ -28,7 +28,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from clip_jax.data.decoding import open_image
-from clip_jax.data.images import decode_rgb, turn_of
+from clip_jax.data.images import decode_rgb, fit_grid, turn_of
 from clip_jax.data.preprocessing import INTERPOLATIONS, Preprocessing
 
 try:
@@ -72,18 +72,22 @@ class ScaledImage(NamedTuple):
   def resize_crop(
     self,
     box: tuple[float, float, float, float],
-    side: int,
+    size: tuple[int, int],
     interpolation: str,
-  ) -> UInt8[np.ndarray, 'S S 3']:
-    """Returns a square crop, resized to side x side.
+  ) -> UInt8[np.ndarray, 'H W 3']:
+    """Returns a crop, resized.
 
     Args:
       box: left, top, right, bottom, in pixels of the file.
+      size: of the result, the width first.
       interpolation: a key of `FILTERS`.
     """
     left, top, right, bottom = (edge / self.factor for edge in box)
     # Only the pixels that the resampling filter reads are passed on.
-    margin = 1 + math.ceil(_REACH * max(1.0, (right - left) / side))
+    shrink = (right - left) / size[0]
+    if size[0] != size[1]:  # of a square crop, both are the same
+      shrink = max(shrink, (bottom - top) / size[1])
+    margin = 1 + math.ceil(_REACH * max(1.0, shrink))
     x, y = max(0, int(left) - margin), max(0, int(top) - margin)
     pixels = self.pixels[
       y : math.ceil(bottom) + margin, x : math.ceil(right) + margin
@@ -91,9 +95,9 @@ class ScaledImage(NamedTuple):
     box = (left - x, top - y, right - x, bottom - y)
     if cykooz_resizer is None:
       resample = INTERPOLATIONS[interpolation]
-      small = Image.fromarray(pixels).resize((side, side), resample, box=box)
+      small = Image.fromarray(pixels).resize(size, resample, box=box)
       return np.asarray(small)
-    return _resize(pixels, box, side, interpolation)
+    return _resize(pixels, box, size, interpolation)
 
 
 def decode_scaled(
@@ -104,8 +108,8 @@ def decode_scaled(
   Args:
     data: an encoded image.
     preprocessing: its size, the interpolation, and what to do about EXIF.
-    least_area: of the smallest square crop, as a fraction of the square on the
-      image's shorter side.
+    least_area: of the smallest crop, as a fraction of the largest (the square
+      on the image's shorter side, or of native aspect the image).
   Returns:
     A colour JPEG scaled, and everything else as `images.decode_rgb` has it.
   Raises:
@@ -117,13 +121,26 @@ def decode_scaled(
     and image.mode == 'RGB'
     and turn_of(image, preprocessing) is None
   ):
-    least = min(image.size) * min(1.0, math.sqrt(least_area))
-    shrink = least / max(preprocessing.side, _LEAST_SIDE)
+    shrink = _least_shrink(image.size, preprocessing, least_area)
     factor = next((f for f in (8, 4, 2) if shrink >= _MARGIN * f), 1)
     pixels = _decode(data, image.size, factor, shrink >= _SHRINK_HIDES_COLOUR)
     if pixels is not None:
       return ScaledImage(pixels, image.size, factor)
   return decode_rgb(image, preprocessing)
+
+
+def _least_shrink(
+  size: tuple[int, int], preprocessing: Preprocessing, least_area: float
+) -> float:
+  """Returns how many times smaller the smallest crop becomes, at the least."""
+  part = min(1.0, math.sqrt(least_area))
+  if not preprocessing.is_native:
+    return min(size) * part / max(preprocessing.side, _LEAST_SIDE)
+  width, height = size
+  patch = preprocessing.patch_size
+  rows, columns = fit_grid(height, width, patch, preprocessing.max_patches)
+  down, across = (max(n * patch, _LEAST_SIDE) for n in (rows, columns))
+  return min(width * part / across, height * part / down)
 
 
 def _decode(
@@ -157,15 +174,15 @@ def _decode(
 def _resize(
   pixels: UInt8[np.ndarray, 'h w 3'],
   box: tuple[float, float, float, float],
-  side: int,
+  size: tuple[int, int],
   interpolation: str,
-) -> UInt8[np.ndarray, 'S S 3']:
+) -> UInt8[np.ndarray, 'H W 3']:
   """Resizes a box of pixels by cykooz_resizer."""
   height, width = pixels.shape[:2]
   left, top, right, bottom = box
   kind = cykooz_resizer.PixelType.U8x3
   source = cykooz_resizer.ImageData(width, height, kind, pixels.tobytes())
-  target = cykooz_resizer.ImageData(side, side, kind)
+  target = cykooz_resizer.ImageData(*size, kind)
   kernel = getattr(cykooz_resizer.FilterType, FILTERS[interpolation])
   options = cykooz_resizer.ResizeOptions(
     resize_alg=cykooz_resizer.ResizeAlg.convolution(kernel),
@@ -175,7 +192,7 @@ def _resize(
   )
   cykooz_resizer.Resizer().resize(source, target, options)
   values = np.frombuffer(target.get_buffer(), np.uint8)
-  return values.reshape(side, side, 3)
+  return values.reshape(size[1], size[0], 3)
 
 
 def _length(start: float, end: float, limit: int) -> float:

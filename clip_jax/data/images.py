@@ -5,10 +5,16 @@ the resizing. Models differ in when the image is converted to RGB: see
 `Preprocessing.convention`. Normalisation happens on the device.
 
 `decoding` reads the files; a `Preprocessing` says what is done to an image.
+
+Of native aspect ratio (NaFlex: SigLIP 2, arXiv 2502.14786, section 2.4.2, after
+NaViT, arXiv 2307.06304, and FlexiViT, arXiv 2212.08013), an image is resized so
+that both its sides are whole patches, its aspect stays as nearly as that
+allows, and it has at most L patches; then it is split, and padded to L.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -39,8 +45,25 @@ _TURNS = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
+# Where the search for the scale of native aspect ends, and the most that it
+# enlarges.
+_PRECISION = 1e-5
+_MOST_ENLARGED = 100.0
 # The pixels of a transparent image that are composited at a time.
 _STRIP_PIXELS = 2**22
+
+
+class Patches(NamedTuple):
+  """One image or many, as patches: what a tower reads in place of squares.
+
+  Attributes:
+    pixels: [*B, L, P, P, 3]. The patches of an image come row by row; what
+      follows them is padding, whose content no result depends on.
+    grid: int32 [*B, 2], the rows and columns of patches of each image.
+  """
+
+  pixels: Any
+  grid: Any
 
 
 @pillow_errors()
@@ -51,7 +74,7 @@ def preprocess(
 
   Equal to `open_clip.transform.image_transform`, or to `process` of the Pillow
   image processors of transformers, before the normalisation; as large as
-  `preprocessing.shape` says.
+  `preprocessing.shape` says, or of native aspect as whole patches.
 
   Raises:
     CorruptImageError: see `decode`; or it is too thin to be scaled.
@@ -62,7 +85,13 @@ def preprocess(
     image = on_white(image)
   height, width = preprocessing.shape
   resample = INTERPOLATIONS[preprocessing.interpolation]
-  if preprocessing.resize_mode == 'longest':
+  if preprocessing.is_native:
+    size = preprocessing.patch_size
+    rows, columns = fit_grid(
+      image.height, image.width, size, preprocessing.max_patches
+    )
+    image = _resize(image, (columns * size, rows * size), resample)
+  elif preprocessing.resize_mode == 'longest':
     ratio = max(image.width / width, image.height / height)
     new = [max(1, round(side / ratio)) for side in image.size]
     image = _resize(image, (new[0], new[1]), resample)
@@ -80,6 +109,56 @@ def preprocess(
     round_half = math.floor if rgb_first else round
     image = _centre_crop(image, (width, height), round_half)
   return np.asarray(image.convert('RGB'))
+
+
+def fit_grid(
+  height: int, width: int, patch_size: int, most: int
+) -> tuple[int, int]:
+  """Returns the rows and columns of patches that an image is resized to.
+
+  They are as many as `most` allows; both are rounded up from the same scale of
+  the image, which is bisected in the steps of the published code, so that the
+  results are the same (`get_image_size_for_max_num_patches` of transformers,
+  `_get_image_size_for_seq` of big_vision).
+
+  Args:
+    height, width: of the image, in pixels.
+    patch_size: pixels a side.
+    most: the largest number of patches.
+  """
+
+  def grid(scale: float) -> tuple[int, int]:
+    rows, columns = (
+      max(1, math.ceil(side * scale / patch_size)) for side in (height, width)
+    )
+    return rows, columns
+
+  low, high = _PRECISION / 10, _MOST_ENLARGED
+  while high - low >= _PRECISION:
+    middle = (low + high) / 2
+    rows, columns = grid(middle)
+    if rows * columns <= most:
+      low = middle
+    else:
+      high = middle
+  return grid(low)
+
+
+def as_input(
+  pixels: UInt8[np.ndarray, 'H W 3'], preprocessing: Preprocessing
+) -> UInt8[np.ndarray, 'H W 3'] | Patches:
+  """Returns what a model reads of an image that was preprocessed.
+
+  It is the image itself, or of native aspect its patches, padded by zeros.
+  """
+  if not preprocessing.is_native:
+    return pixels
+  size = preprocessing.patch_size
+  rows, columns = pixels.shape[0] // size, pixels.shape[1] // size
+  patches = pixels.reshape(rows, size, columns, size, 3).swapaxes(1, 2)
+  padded = np.zeros((preprocessing.max_patches, size, size, 3), np.uint8)
+  padded[: rows * columns] = patches.reshape(-1, size, size, 3)
+  return Patches(padded, np.array([rows, columns], np.int32))
 
 
 def _covering(old: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:

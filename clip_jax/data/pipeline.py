@@ -25,6 +25,7 @@ from clip_jax.data.examples import (
   Collate,
   Reader,
   Repeats,
+  SequenceLength,
   Teachers,
   Tokenize,
   View,
@@ -46,7 +47,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
   """The training batches of this process, one for each step, without end.
 
   A batch is {'image': uint8 [b, S, S, 3], 'tokens': int32 [b, T]}, and has what
-  teachers add.
+  teachers add. Of native aspect, it has 'image': uint8 [b, L, P, P, 3] and
+  'grid': int32 [b, 2].
 
   Attributes:
     corrupt: the reason by id, for each record that was skipped so far.
@@ -120,6 +122,7 @@ def training_batches(
   max_corrupt_records: int = 100,
   views: 'Views | None' = None,
   teachers: Teachers | None = None,
+  sequence_lengths: Sequence[int] = (),
 ) -> Batches:
   """Returns the batches of this process, from `start_step` on.
 
@@ -151,6 +154,8 @@ def training_batches(
       view is new.
     teachers: adds arrays about these views to a batch; it has to pickle if
       workers > 0.
+    sequence_lengths: of native aspect, the patches L that images are padded to,
+      of which each step draws one; by default that of the preprocessing.
   Raises:
     UsageError: sizes that do not divide, or sources without captions.
     FailureError: (from next) more than max_corrupt_records are corrupt.
@@ -174,6 +179,9 @@ def training_batches(
     weights,
     seed,
   )
+  if sequence_lengths:
+    lengths = SequenceLength(tuple(sequence_lengths), batch_size, seed)
+    stream = stream.map_with_index(lengths)
   examples = stream.seed(seed % 2**32).random_map(
     View(preprocessing, augmentation, views)
   )

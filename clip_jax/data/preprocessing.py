@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,9 @@ INTERPOLATIONS = {
   'box': Image.Resampling.BOX,
   'hamming': Image.Resampling.HAMMING,
 }
-RESIZE_MODES = ('shortest', 'squash', 'longest', 'none')
+RESIZE_MODES = ('shortest', 'squash', 'longest', 'none', 'native')
 MAX_SIDE = 16_384  # pixels; descriptions come from strangers' files
+MAX_PATCHES = 65_536
 CONVENTIONS = ('open_clip', 'transformers')
 _CHOICES = {
   'resize_mode': RESIZE_MODES,
@@ -39,11 +41,13 @@ class Preprocessing:
 
   Attributes:
     image_size: S, pixels; the result is S x S. A pair is its height and
-      width, with open_clip's convention; models read squares.
+      width, with open_clip's convention; models read squares. With 'native',
+      the side of the largest square, P times the root of L.
     resize_mode: 'shortest' scales the image until it covers the result, and
       crops the centre (OpenAI), 'squash' ignores the aspect, 'longest' scales
       it until it fits in, and pads with zeros; 'none' only crops the centre,
-      with black around what is smaller.
+      with black around what is smaller. 'native' keeps the aspect: the result
+      has as many patches as `max_patches` allows (NaFlex; see `images`).
     interpolation: a key of `INTERPOLATIONS`. A 'shortest' that is not square
       is always bicubic, as open_clip's.
     mean, std: per channel, of values in [0, 1]; applied on the device.
@@ -74,9 +78,12 @@ class Preprocessing:
   exif: bool = False
   convention: str = 'open_clip'
   resize_to: int | tuple[int, int] | None = None
+  patch_size: int = 0
+  max_patches: int = 0
 
   def __post_init__(self):
     _check_values(vars(self))
+    self._check_patches()
     if self.resize_to is not None and self.resize_mode not in (
       ('squash',)
       if isinstance(self.resize_to, tuple)
@@ -92,6 +99,43 @@ class Preprocessing:
         'images that are not square'
       )
 
+  @classmethod
+  def native(
+    cls, patch_size: int, max_patches: int, **fields: Any
+  ) -> 'Preprocessing':
+    """Returns the preprocessing of images that keep their aspect.
+
+    Args:
+      patch_size: pixels a side.
+      max_patches: of an image.
+      fields: others of the class.
+    """
+    return cls(
+      image_size=_largest_square(patch_size, max_patches),
+      resize_mode='native',
+      patch_size=patch_size,
+      max_patches=max_patches,
+      **fields,
+    )
+
+  @property
+  def is_native(self) -> bool:
+    """Whether images keep their aspect, and are read as `Patches`."""
+    return self.resize_mode == 'native'
+
+  def _check_patches(self) -> None:
+    """Refuses a patch size without native aspect, and the reverse."""
+    if self.is_native != bool(self.patch_size and self.max_patches) or (
+      self.is_native
+      and self.image_size != _largest_square(self.patch_size, self.max_patches)
+    ):
+      raise UsageError(
+        f'resize_mode={self.resize_mode!r} with patch_size={self.patch_size}, '
+        f'max_patches={self.max_patches} and image_size={self.image_size}: '
+        'native has the first two, and patch_size times the whole root of '
+        'max_patches as its image_size; others have neither'
+      )
+
   @property
   def shape(self) -> tuple[int, int]:
     """The height and the width of the result."""
@@ -104,6 +148,11 @@ class Preprocessing:
     Raises:
       UsageError: the result is not square.
     """
+    if self.is_native:
+      raise UsageError(
+        'images of native aspect (NaFlex) have no side: this works for models '
+        'that read squares'
+      )
     height, width = self.shape
     if height != width:
       raise UsageError(
@@ -115,8 +164,19 @@ class Preprocessing:
   def of_size(self, image_size: int) -> 'Preprocessing':
     """Returns this preprocessing for squares of another size, in pixels.
 
-    What the crop leaves out stays in proportion.
+    What the crop leaves out stays in proportion. Images of native aspect have
+    at most as many patches as such a square.
     """
+    if self.is_native:
+      if image_size == self.image_size:
+        return self
+      side = image_size // self.patch_size
+      if not side:
+        raise UsageError(
+          f'image_size={image_size} is smaller than a patch of '
+          f'{self.patch_size} pixels'
+        )
+      return self.with_max_patches(side**2)
     resize_to, old = self.resize_to, self.shape
     if resize_to is not None and old != (image_size, image_size):
       sides = [
@@ -128,9 +188,20 @@ class Preprocessing:
         resize_to = sides[0]
     return dataclasses.replace(self, image_size=image_size, resize_to=resize_to)
 
+  def with_max_patches(self, max_patches: int) -> 'Preprocessing':
+    """Returns this preprocessing, of native aspect, for other lengths."""
+    return dataclasses.replace(
+      self,
+      image_size=_largest_square(self.patch_size, max_patches),
+      max_patches=max_patches,
+    )
+
   def to_dict(self) -> dict[str, Any]:
     """Returns the fields by name, as they are written to JSON."""
-    return dataclasses.asdict(self)
+    fields = dataclasses.asdict(self)
+    if not self.is_native:  # older versions do not know them
+      del fields['patch_size'], fields['max_patches']
+    return fields
 
   @classmethod
   def from_dict(cls, data: Any) -> 'Preprocessing':
@@ -174,6 +245,11 @@ def pair_of(size: int | tuple[int, int]) -> tuple[int, int]:
   return (size, size) if isinstance(size, int) else size
 
 
+def _largest_square(patch_size: int, patches: int) -> int:
+  """Returns the side, in pixels, of the largest square of so many patches."""
+  return patch_size * math.isqrt(patches)
+
+
 def _check_values(values: Mapping[str, Any]) -> None:
   """Refuses a field that is of another type or out of its range."""
   for field, value in values.items():
@@ -187,6 +263,10 @@ def _check_values(values: Mapping[str, Any]) -> None:
         raise UsageError(f'{field}={value!r}: use one of {", ".join(known)}')
     elif field == 'exif' and not isinstance(value, bool):
       raise UsageError(f'exif={value!r}: use true or false')
+    elif field in ('patch_size', 'max_patches'):
+      most = MAX_SIDE if field == 'patch_size' else MAX_PATCHES
+      if type(value) is not int or not 0 <= value <= most:
+        raise UsageError(f'{field}={value!r}: use a whole number to {most:,}')
     elif field == 'background' and value is not None:
       check_colour(field, value)
 

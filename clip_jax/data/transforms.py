@@ -2,7 +2,7 @@
 
 `random_warp` is an affine map, perhaps with a bent sheet, as one resampling.
 The others draw the same thing in another artist's hand: ink is 1 - colour,
-float32 [S, S, 3], none on white paper, so that a white ground stays white
+float32 [H, W, 3], none on white paper, so that a white ground stays white
 whatever is done to the colours. They are pure functions with the amounts as
 arguments; `augment` draws them.
 """
@@ -92,29 +92,29 @@ def _mesh(
   ]
 
 
-def to_ink(pixels: UInt8[np.ndarray, 'S S 3']) -> Float32[np.ndarray, 'S S 3']:
+def to_ink(pixels: UInt8[np.ndarray, 'H W 3']) -> Float32[np.ndarray, 'H W 3']:
   """Returns how much of each colour is missing, 0 to 1."""
   return np.float32(1) - _LEVELS[pixels]
 
 
 def to_pixels(
-  ink: Float32[np.ndarray, 'S S 3'], gamma: float = 1.0
-) -> UInt8[np.ndarray, 'S S 3']:
+  ink: Float32[np.ndarray, 'H W 3'], gamma: float = 1.0
+) -> UInt8[np.ndarray, 'H W 3']:
   """Turns ink back into colours, to the power of gamma (over 1 is darker)."""
   table = np.rint(255 * (1 - _LEVELS) ** gamma).astype(np.uint8)
   return table[np.rint(np.clip(ink, 0, 1) * 255).astype(np.uint8)]
 
 
 def mix(
-  ink: Float32[np.ndarray, 'S S 3'], matrix: Float[np.ndarray, '3 3']
-) -> Float32[np.ndarray, 'S S 3']:
+  ink: Float32[np.ndarray, 'H W 3'], matrix: Float[np.ndarray, '3 3']
+) -> Float32[np.ndarray, 'H W 3']:
   """Makes each new colour a sum of the three old ones (columns are new)."""
   return ink @ matrix.astype(np.float32)
 
 
 def outline(
-  ink: Float32[np.ndarray, 'S S 3'], amount: float
-) -> Float32[np.ndarray, 'S S 3']:
+  ink: Float32[np.ndarray, 'H W 3'], amount: float
+) -> Float32[np.ndarray, 'H W 3']:
   """Adds ink of all colours where the green ink changes within the border."""
   level = ink[..., 1]
   edges = np.abs(level[2:, 1:-1] - level[:-2, 1:-1])
@@ -125,8 +125,8 @@ def outline(
 
 
 def sharpen(
-  ink: Float32[np.ndarray, 'S S 3'], amount: float
-) -> Float32[np.ndarray, 'S S 3']:
+  ink: Float32[np.ndarray, 'H W 3'], amount: float
+) -> Float32[np.ndarray, 'H W 3']:
   """Moves away from the mean of 3 x 3 pixels (over 0), or towards it."""
   mean = ink[:-2] + ink[1:-1] + ink[2:]
   mean = (mean[:, :-2] + mean[:, 1:-1] + mean[:, 2:]) / np.float32(9)
@@ -137,13 +137,16 @@ def sharpen(
 
 
 def shade(
-  ink: Float32[np.ndarray, 'S S 3'], amount: float, angle: float
-) -> Float32[np.ndarray, 'S S 3']:
+  ink: Float32[np.ndarray, 'H W 3'], amount: float, angle: float
+) -> Float32[np.ndarray, 'H W 3']:
   """Lights from one side: ink times 1 - amount to 1 + amount across it.
 
   The angle is in radians, 0 for less ink at the top.
   """
-  ramp = np.linspace(-amount, amount, len(ink), dtype=np.float32)
+  rows, columns = (
+    np.linspace(-amount, amount, count, dtype=np.float32)
+    for count in ink.shape[:2]
+  )
   down, across = math.cos(angle), math.sin(angle)
-  light = 1 + np.float32(down) * ramp[:, None] + np.float32(across) * ramp
+  light = 1 + np.float32(down) * rows[:, None] + np.float32(across) * columns
   return ink * light[..., None]

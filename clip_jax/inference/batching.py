@@ -18,6 +18,7 @@ from clip_jax.errors import UsageError
 from clip_jax.parallel.mesh import batch_shard_count, batch_sharding
 
 Item = TypeVar('Item')
+Rows = Any  # an array, or a tuple of arrays, with a row for each item
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -50,9 +51,9 @@ def padded_size(count: int, batch_size: int, ways: int = 1) -> int:
 
 
 def run_in_batches(
-  function: Callable[[jax.Array], Any],
+  function: Callable[[Any], Any],
   items: Iterable[Item],
-  prepare: Callable[[list[Item]], np.ndarray],
+  prepare: Callable[[list[Item]], Rows],
   *,
   batch_size: int,
   mesh: Mesh | None = None,
@@ -63,8 +64,8 @@ def run_in_batches(
     function: rows to rows, or to a tree of several; each row of the result
       depends on its own row.
     items: read as they are needed, up to three batches ahead.
-    prepare: a few items to an array with a row for each, or for some of them;
-      called by threads.
+    prepare: a few items to an array with a row for each, or for some of them,
+      or to several such arrays (a tuple); called by threads.
     batch_size: rows a batch at most.
     mesh: its batch axes share the rows; None, the default device.
   Yields:
@@ -82,14 +83,18 @@ def run_in_batches(
   pool = ThreadPoolExecutor(threads, thread_name_prefix='prepare')
 
   def start(calls):
-    rows = np.concatenate([call.result() for call in calls])
-    if not len(rows):
+    parts = [call.result() for call in calls]
+    rows = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    count = len(jax.tree.leaves(rows)[0])
+    if not count:
       return
-    size = padded_size(len(rows), batch_size, ways)
-    padding = ((0, size - len(rows)),) + ((0, 0),) * (rows.ndim - 1)
-    running.append(
-      (function(to_device(np.pad(rows, padding), mesh)), len(rows))
-    )
+    size = padded_size(count, batch_size, ways)
+
+    def pad(array: np.ndarray) -> np.ndarray:
+      rest = ((0, 0),) * (array.ndim - 1)
+      return np.pad(array, ((0, size - count), *rest))
+
+    running.append((function(to_device(jax.tree.map(pad, rows), mesh)), count))
 
   def finish():
     result, count = running.popleft()
@@ -117,13 +122,17 @@ def run_in_batches(
     pool.shutdown(cancel_futures=True)
 
 
-def to_device(rows: np.ndarray, mesh: Mesh | None) -> jax.Array:
+def to_device(rows: Rows, mesh: Mesh | None) -> Any:
   """Returns rows on the default device, or split over a mesh's batch axes.
 
   Every process of a multi-host mesh gives the same rows, all of them.
   """
   if mesh is None:
     return jax.device_put(rows)
-  return jax.make_array_from_callback(
-    rows.shape, batch_sharding(mesh), lambda index: rows[index]
-  )
+
+  def split(array: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(
+      array.shape, batch_sharding(mesh), lambda index: array[index]
+    )
+
+  return jax.tree.map(split, rows)

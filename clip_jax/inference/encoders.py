@@ -24,7 +24,8 @@ class Encoders:
   Attributes:
     module: for `module.apply`, with the variables as they are trained.
     unrolled: the functions take variables in the form of `cpu_layout.unroll`.
-    encode_image: uint8 [B, S, S, 3] to float32 [B, E].
+    encode_image: uint8 [B, S, S, 3] to float32 [B, E]; here and below also
+      `Patches` of uint8.
     encode_text: int32 [B, T] to float32 [B, E].
     encode_image_with_pooled: uint8 [B, S, S, 3] to the pooled features, float32
       [B, D], and what `encode_image` gives.

@@ -62,8 +62,8 @@ def export(
     The manifest, and how far each ONNX encoder's features are from the
     model's (empty without `onnx`).
   Raises:
-    UsageError: `out` is taken, a platform is unknown, or ONNX is asked for in
-      bfloat16 or without what writes it.
+    UsageError: `out` is taken, a platform is unknown, images keep their aspect,
+      or ONNX is asked for in bfloat16 or without what writes it.
     FailureError: the directory cannot be written, or ONNX computes something
       else.
   """
@@ -74,6 +74,11 @@ def export(
     raise UsageError(
       f'{model.origin or "this model"} has no {model.description.absent[0]} '
       'tower, and an export holds both: name a whole model.'
+    )
+  if model.preprocessing.is_native:
+    raise UsageError(
+      f'{model.origin or "this model"} reads images of native aspect (NaFlex), '
+      'which an exported program does not: use the model itself.'
     )
   model = _encoders_alone(model)
   differences: dict[str, float] = {}

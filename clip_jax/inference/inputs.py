@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from clip_jax.data.decoding import CorruptImageError, ImageLike
-from clip_jax.data.images import preprocess
+from clip_jax.data.images import Patches, as_input, preprocess
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError, one_line
 from clip_jax.files import is_url, typed_path
@@ -59,7 +60,7 @@ class ImageReader:
 
   def prepare(
     self, images: list[tuple[int, ImageInput]]
-  ) -> UInt8[np.ndarray, 'n S S 3']:
+  ) -> UInt8[np.ndarray, 'n S S 3'] | Patches:
     """Returns the pixels of those images that can be read.
 
     Args:
@@ -71,14 +72,17 @@ class ImageReader:
     rows = []
     for index, image in images:
       try:
-        rows.append(prepare_image(image, index, self._preprocessing))
+        pixels = prepare_image(image, index, self._preprocessing)
+        rows.append(as_input(pixels, self._preprocessing))
       except CorruptImageError as error:
         if self._on_error == 'raise':
           raise
         self._failed[index] = error
     if rows:
-      return np.stack(rows)
-    return np.empty((0, *self._preprocessing.shape, 3), np.uint8)
+      return jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
+    blank = np.zeros((*self._preprocessing.shape, 3), np.uint8)
+    none = as_input(blank, self._preprocessing)
+    return jax.tree.map(lambda array: array[None][:0], none)
 
   def report(self) -> None:
     """Reports the images that were left out, in their order."""
@@ -135,8 +139,8 @@ class _ReadOneByOne:
 
 def prepare_image(
   image: Any, index: int, preprocessing: Preprocessing
-) -> UInt8[np.ndarray, 'S S 3']:
-  """Returns one image as the model reads it.
+) -> UInt8[np.ndarray, 'H W 3']:
+  """Returns one image in the size in which the model reads it.
 
   Raises:
     CorruptImageError: it cannot be read; the message names it.

@@ -56,7 +56,8 @@ def load(
     dtype: of the towers' arithmetic, 'float32' or 'bfloat16'.
     image_size, context_length: other ones than the model was trained with.
       Image positions are interpolated, as the library that the model comes
-      from does it.
+      from does it. Images of native aspect (NaFlex) get as many patches as a
+      square of `image_size`.
     text_positions: 'append' keeps them for another context length: texts that
       fit either way have the features that they had. 'interpolate' is what
       open_clip does.
@@ -138,15 +139,18 @@ def read_model(
       f'{loaded.origin} has no {description.absent[0]} tower, and both are '
       'needed here: name a whole model.'
     )
+  preprocessing = description.preprocessing
+  native = preprocessing.is_native  # the tower resizes its positions itself
   variables, config = resize_model(
     loaded.variables,
     description.model,
-    image_size=image_size,
+    image_size=None if native else image_size,
     context_length=context_length,
     method=loaded.positions,
     text_method=text_positions,
   )
-  preprocessing = description.preprocessing.of_size(config.image.image_size)
+  if image_size is not None or not native:
+    preprocessing = preprocessing.of_size(image_size or config.image.image_size)
   if as_displayed:
     preprocessing = dataclasses.replace(
       preprocessing, background='white', exif=True

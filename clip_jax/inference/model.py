@@ -50,7 +50,8 @@ class Model(ZeroShotModel):
     config: the shapes.
     module: the Flax module, for `module.apply(variables, images, tokens)`.
     tokenizer: texts to int32 [N, T].
-    preprocessing: how an image becomes uint8 [S, S, 3] and then floats.
+    preprocessing: how an image becomes uint8 [S, S, 3] (or of native aspect
+      `Patches`) and then floats.
     step: updates done in training, where that is known.
     origin: where it was loaded from, where that is known.
   """
@@ -110,7 +111,7 @@ class Model(ZeroShotModel):
     return describe_model(
       'Model',
       presets.name_of(self.config) or _shape_of(self.config),
-      f'{self.config.image.image_size} pixels',
+      _images_of(self.description),
       f'{self.config.embed_dim} dimensions',
       self.description.tokenizer,
       f'{self._dtype} on {_devices(devices)}',
@@ -230,7 +231,9 @@ class Model(ZeroShotModel):
     """Returns patch tokens of the image tower, for vision-language models.
 
     The residual stream as it leaves a block, before the last LayerNorm: row
-    by row, without the class token. Of a ResNet, the map after a stage.
+    by row, without the class token. Of a ResNet, the map after a stage. Where
+    images keep their aspect (NaFlex), L is the most patches, and those after an
+    image's own (`data.images.fit_grid` says how many) are zeros.
 
     Args:
       images: as in `encode_image`.
@@ -302,7 +305,7 @@ class Model(ZeroShotModel):
       width = math.prod(options['tokens'].shape[:2])
       nothing = np.empty((0, width), np.float32)
     if name == 'image_tokens':
-      shape = _token_shape(self.config, options['layer'])
+      shape = _token_shape(self.description, options['layer'])
       nothing = np.empty((0, *shape), np.float32)
     variables = self._encoder_variables
     return functools.partial(encode, variables, **options), nothing
@@ -383,10 +386,19 @@ def _pooled_width(config: CLIPConfig) -> int:
   return config.image.pooled_width
 
 
-def _token_shape(config: CLIPConfig, layer: int) -> tuple[int, int]:
+def _images_of(description: Description) -> str:
+  """Returns the images that a model reads: '224 pixels'."""
+  if description.preprocessing.is_native:
+    return f'native aspect, {description.preprocessing.max_patches:,} patches'
+  return f'{description.model.image.image_size} pixels'
+
+
+def _token_shape(description: Description, layer: int) -> tuple[int, int]:
   """Returns L and D of `Model.image_tokens`."""
-  image = config.image
+  image, preprocessing = description.model.image, description.preprocessing
   if isinstance(image, ResNetConfig):
     later = 2 ** (image.depth - 1 - layer)  # how much finer than the last map
     return image.patches * later**2, image.pooled_width // later
+  if preprocessing.is_native:
+    return preprocessing.max_patches, image.width
   return image.patches, image.width

@@ -30,7 +30,8 @@ class ZeroShotModel(abc.ABC):
   """The methods that `Model` and `Exported` share.
 
   Attributes:
-    preprocessing: how an image becomes uint8 [S, S, 3] and then floats.
+    preprocessing: how an image becomes uint8 [S, S, 3] (or of native aspect
+      `Patches`) and then floats.
     logit_scale: what cosine similarities are multiplied by: 1 / temperature.
     logit_bias: what is added to them then; None of a model without one.
   """
@@ -69,7 +70,7 @@ class ZeroShotModel(abc.ABC):
   @abc.abstractmethod
   def _encoder(
     self, name: str, **options: Any
-  ) -> tuple[Callable[[jax.Array], Any], Any]:
+  ) -> tuple[Callable[[Any], Any], Any]:
     """Returns an encoder, rows to results, and its results of no rows.
 
     They are an array, or a tree of some.
@@ -250,7 +251,7 @@ class ZeroShotModel(abc.ABC):
     self,
     name: str,
     items: Iterable[Any],
-    prepare: Callable[[list[Any]], np.ndarray],
+    prepare: Callable[[list[Any]], Any],
     batch_size: int | None = None,
     **options: Any,
   ) -> Any:

@@ -102,7 +102,8 @@ def check_call(target: str, directory: str | os.PathLike) -> None:
 def _hugging_face(
   description: Description, tokenizer: tokenizers.Tokenizer | None
 ) -> _Layout:
-  config = hugging_face.write_config(description.model)
+  native = description.preprocessing.is_native
+  config = hugging_face.write_config(description.model, native)
   preprocessing = preprocessor_writers.write_hugging_face(
     description.preprocessing
   )
@@ -114,7 +115,7 @@ def _hugging_face(
     }
     files, differences = exporting.hugging_face_files(tokenizer)
   return _Layout(
-    table=hugging_face_keys.table(description.model),
+    table=hugging_face_keys.table(description.model, native),
     weights='model.safetensors',
     contents={
       'config.json': to_bytes(config),
@@ -128,6 +129,11 @@ def _hugging_face(
 def _open_clip(
   description: Description, tokenizer: tokenizers.Tokenizer | None
 ) -> _Layout:
+  if description.preprocessing.is_native:
+    raise UsageError(
+      'open_clip does not read images of native aspect (NaFlex): convert with '
+      '--to=hf.'
+    )
   config = open_clip.write_config(description.model)
   preprocessing = preprocessor_writers.write_open_clip(
     description.preprocessing

@@ -1,4 +1,5 @@
-"""Reads and writes transformers' `config.json` of CLIPModel and SiglipModel.
+"""Reads and writes transformers' `config.json` of CLIPModel, SiglipModel and
+Siglip2Model, which is SigLIP 2 of native aspect ratio (NaFlex).
 
 What a file leaves out has transformers' default. Fields that concern training
 alone (initializers, dropout of a model in use) are not read.
@@ -90,12 +91,15 @@ def read_config(
   """
   kind = str(config.get('model_type'))
   family, _, tower = kind.partition('_')
-  read = {'clip': _read_clip, 'siglip': _read_siglip}.get(family)
+  read = {
+    'clip': _read_clip,
+    'siglip': _read_siglip,
+    'siglip2': _read_siglip2,
+  }.get(family)
   if read is None or tower not in ('', 'vision_model', 'text_model'):
     raise UsageError(
-      f'{where} is of model_type {config.get("model_type")!r}: clip and siglip '
-      'are read, and the towers of them alone (SigLIP 2 of a fixed resolution '
-      'is siglip).'
+      f'{where} is of model_type {config.get("model_type")!r}: clip, siglip '
+      'and siglip2 are read, and the towers of them alone.'
     )
   if tower:
     config = {
@@ -184,6 +188,21 @@ def _read_siglip(
   )
 
 
+def _read_siglip2(
+  config: Mapping[str, Any], keys: Collection[str]
+) -> CLIPConfig:
+  """Returns a SigLIP whose positions are those of a square of `num_patches`."""
+  defaults = dict(_SIGLIP_VISION, num_patches=256)
+  vision = _fields(config, 'vision_config', defaults)
+  side = math.isqrt(vision['num_patches'])
+  if side**2 != vision['num_patches']:
+    raise UsageError(
+      f'vision_config.num_patches={vision["num_patches"]} is no square.'
+    )
+  vision['image_size'] = side * vision['patch_size']
+  return _read_siglip({**config, 'vision_config': vision}, keys)
+
+
 def _fields(
   config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -227,9 +246,11 @@ def _words(fields: Mapping[str, Any]) -> dict[str, Any]:
   )
 
 
-def write_config(config: CLIPConfig) -> dict[str, Any]:
+def write_config(config: CLIPConfig, native: bool = False) -> dict[str, Any]:
   """Returns the inverse of `read_config`, the content of a config.json.
 
+  Args:
+    native: whether images keep their aspect, as those of Siglip2Model.
   Raises:
     UsageError: transformers cannot express the model; the message says what.
   """
@@ -241,9 +262,17 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
       'transformers has no ResNet in its CLIP: convert with --to=open_clip.'
     )
   _check(kind, image, text)
+  size = {'image_size': image.image_size}
+  if native:
+    if not sigmoid:
+      raise UsageError(
+        'transformers has native aspect (NaFlex) with a logit bias only, as of '
+        'SigLIP 2.'
+      )
+    kind, size = 'siglip2', {'num_patches': image.patches}
   vision_config = {
     'model_type': f'{kind}_vision_model',
-    'image_size': image.image_size,
+    **size,
     'patch_size': image.patch_size,
     **_write_tower(image),
   }
@@ -258,7 +287,7 @@ def write_config(config: CLIPConfig) -> dict[str, Any]:
   }
   result: dict[str, Any] = {'model_type': kind}
   if sigmoid:
-    result['architectures'] = ['SiglipModel']
+    result['architectures'] = ['Siglip2Model' if native else 'SiglipModel']
     text_config['projection_size'] = config.embed_dim
     text_config['eos_token_id'] = text_config['pad_token_id'] = _SIGLIP_EOS
   else:

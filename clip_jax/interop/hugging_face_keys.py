@@ -1,4 +1,7 @@
-"""The keys of transformers' `CLIPModel` and `SiglipModel`."""
+"""The keys of transformers' `CLIPModel`, `SiglipModel` and `Siglip2Model`."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +11,7 @@ from clip_jax.interop.layouts import (
   HEADS,
   HEADS_MATRIX,
   MATRIX,
+  PATCH_MATRIX,
   Constant,
   Row,
   Table,
@@ -16,12 +20,22 @@ from clip_jax.interop.layouts import (
 from clip_jax.interop.openai import linear, norm
 from clip_jax.models.config import CLIPConfig, VisionTransformerConfig
 
+_PATCHES = 'vision_model.embeddings.patch_embedding.weight'
 
-def table(config: CLIPConfig) -> Table:
+
+def is_native(infos: Mapping[str, Any]) -> bool:
+  """Returns whether keys are of `Siglip2Model`, which reads patches (NaFlex).
+
+  It multiplies flat patches by a matrix, where `SiglipModel` convolves.
+  """
+  return _PATCHES in infos and len(infos[_PATCHES].shape) == 2
+
+
+def table(config: CLIPConfig, native: bool = False) -> Table:
   """Returns the keys of the class that `hugging_face.write_config` names."""
   if config.initial_logit_bias is None:
     return _clip_table(config)
-  return _siglip_table(config)
+  return _siglip_table(config, native)
 
 
 def _clip_table(config: CLIPConfig) -> Table:
@@ -55,10 +69,10 @@ def _clip_table(config: CLIPConfig) -> Table:
   return Table("transformers' CLIPModel", rows, _positions(config))
 
 
-def _siglip_table(config: CLIPConfig) -> Table:
+def _siglip_table(config: CLIPConfig, native: bool) -> Table:
   """Returns the keys of a `SiglipModel`, of SigLIP or SigLIP 2.
 
-  The latter only with a fixed resolution.
+  The latter with a fixed resolution, or `native`: a `Siglip2Model`.
   """
   vision = 'vision_model.'
   pool, head = 'params/image/attention_pool', f'{vision}head.'
@@ -67,7 +81,9 @@ def _siglip_table(config: CLIPConfig) -> Table:
     Row('params/logit_scale', 'logit_scale', within(1)),
     Row('params/logit_bias', 'logit_bias', within(1)),
     *linear(
-      'params/image/patch_embedding', f'{embeddings}patch_embedding', CONV
+      'params/image/patch_embedding',
+      f'{embeddings}patch_embedding',
+      PATCH_MATRIX if native else CONV,
     ),
     Row(
       'params/image/position_embedding',
@@ -85,7 +101,8 @@ def _siglip_table(config: CLIPConfig) -> Table:
     *_text(),
     *linear('params/text_projection', 'text_model.head'),
   ]
-  return Table("transformers' SiglipModel", rows, _positions(config))
+  name = f"transformers' Siglip{'2' if native else ''}Model"
+  return Table(name, rows, _positions(config))
 
 
 def _text() -> list[Row]:

@@ -48,6 +48,7 @@ SAME = Form(lambda x: x, lambda x, shape: x.reshape(shape))
 HEADS = Form(lambda x: x.reshape(-1), lambda x, shape: x.reshape(shape))
 MATRIX = _matrix(1)
 HEADS_MATRIX = _matrix(2)  # from heads and their width, as after attention
+PATCH_MATRIX = _matrix(3)  # from the pixels of a patch, row by row
 CONV = Form(  # ours HWIO, theirs OIHW
   lambda x: x.transpose(3, 2, 0, 1), lambda x, shape: x.transpose(2, 3, 1, 0)
 )

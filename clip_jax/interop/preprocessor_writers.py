@@ -31,7 +31,6 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
     UsageError: the resize mode 'longest', which has no counterpart.
   """
   p = preprocessing
-  square = {'height': p.side, 'width': p.side}
   config: dict[str, Any] = {
     'do_convert_rgb': True,
     'do_normalize': True,
@@ -44,6 +43,14 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
     ],
     'rescale_factor': 1 / 255,
   }
+  if p.is_native:
+    config |= {
+      'image_processor_type': 'Siglip2ImageProcessor',
+      'patch_size': p.patch_size,
+      'max_num_patches': p.max_patches,
+    }
+    return Written(config, _differences(p))
+  square = {'height': p.side, 'width': p.side}
   to = p.resize_to or p.side
   rows, columns = (to, to) if isinstance(to, int) else to
   cropped = {
@@ -65,6 +72,12 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
       f'the image processors of transformers cannot express '
       f'resize_mode={p.resize_mode!r}: shortest and squash are possible.'
     )
+  return Written(config, _differences(p))
+
+
+def _differences(preprocessing: Preprocessing) -> list[str]:
+  """Returns sentences on the pixels that transformers makes otherwise."""
+  p = preprocessing
   differences = [
     "transformers resizes with torchvision unless asked for backend='pil' "
     '(use_fast=False before version 5): pixels differ by a few grey levels, '
@@ -80,7 +93,7 @@ def write_hugging_face(preprocessing: Preprocessing) -> Written:
       'more at the left or the top, which moves features by 0.04 of their '
       'length, and by 0.3 at most.'
     )
-  return Written(config, differences + _options(p, 'transformers'))
+  return differences + _options(p, 'transformers')
 
 
 def write_open_clip(preprocessing: Preprocessing) -> Written:

@@ -42,6 +42,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     'image_mean': _HALF,
     'image_std': _HALF,
   },
+  'Siglip2': {  # of native aspect (NaFlex)
+    'patch_size': 16,
+    'max_num_patches': 256,
+    'resample': 2,
+    'image_mean': _HALF,
+    'image_std': _HALF,
+  },
 }
 _OPEN_CLIP_DEFAULTS: dict[str, Any] = {
   'size': 224,
@@ -90,8 +97,8 @@ def read_hugging_face(
   family = name.removesuffix('ImageProcessor').removesuffix('FeatureExtractor')
   if family not in _DEFAULTS or family == name:
     raise UsageError(
-      f"{origin}: the image processor {kind} is not known; CLIP's and "
-      "Siglip's are."
+      f"{origin}: the image processor {kind} is not known; CLIP's, Siglip's "
+      "and Siglip2's are."
     )
   values = _DEFAULTS[family] | {
     key: value for key, value in config.items() if value is not None
@@ -106,13 +113,15 @@ def read_hugging_face(
       + ' are.'
     )
   mean, std = _normalisation(values, origin)
-  return Preprocessing(
-    **_geometry(values, family, origin),
+  fields: dict[str, Any] = dict(
     interpolation=RESAMPLE[resample],
     mean=mean,
     std=std,
     convention='transformers',
   )
+  if family == 'Siglip2':
+    return _native(values, fields, origin)
+  return Preprocessing(**_geometry(values, family, origin), **fields)
 
 
 def read_open_clip(config: Any, image_size: int | None = None) -> Preprocessing:
@@ -164,6 +173,25 @@ def read_open_clip(config: Any, image_size: int | None = None) -> Preprocessing:
     mean=mean,
     std=std,
   )
+
+
+def _native(
+  values: Mapping[str, Any], fields: Mapping[str, Any], origin: str
+) -> Preprocessing:
+  """Returns the preprocessing of images that keep their aspect."""
+  if not values.get('do_resize', True):
+    raise UsageError(
+      f'{origin}: do_resize is off, and images of native aspect are resized to '
+      'whole patches.'
+    )
+  size, most = values['patch_size'], values['max_num_patches']
+  try:
+    return Preprocessing.native(size, most, **fields)
+  except (UsageError, TypeError, ValueError):  # of a root, for example
+    raise UsageError(
+      f'{origin}: patch_size={size!r} and max_num_patches={most!r} are not '
+      'supported: a number of pixels, and one of patches, are.'
+    ) from None
 
 
 def _geometry(

@@ -230,7 +230,8 @@ def table_of(layout: str, config: CLIPConfig, tensors: Tensors) -> Table:
     siglip = 'vision_model.head.probe' in tensors.infos
     if 'vision_model.embeddings.position_embedding.weight' in tensors.infos:
       _check_family(tensors, siglip, config.initial_logit_bias is not None)
-    return hugging_face_keys.table(config)
+    native = hugging_face_keys.is_native(tensors.infos)
+    return hugging_face_keys.table(config, native)
   variant = openai.variant_of(tensors.infos)
   pooling = getattr(config.image, 'pooling', None)
   if layout == 'big_vision' or _has_images(tensors):

@@ -15,7 +15,12 @@ import numpy as np
 from clip_jax import tokenizers
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.files import read_object
-from clip_jax.interop import layouts, open_clip_run, preprocessors
+from clip_jax.interop import (
+  hugging_face_keys,
+  layouts,
+  open_clip_run,
+  preprocessors,
+)
 from clip_jax.interop.layouts import Table
 from clip_jax.interop.published_config import (
   config_of,
@@ -105,6 +110,7 @@ def read_published(
     layout = layout_of(tensors)
     config, guesses = config_of(tensors, layout, hints)
     table = table_of(layout, config, tensors)
+    native = hugging_face_keys.is_native(tensors.infos)
     absent = layouts.absent_towers(table, tensors.infos)
     variables, constants = layouts.read(tensors, table, config, dtype, absent)
     notes += tensors.notes
@@ -114,7 +120,9 @@ def read_published(
     description=Description(
       model=config,
       tokenizer=_tokenizer(weights, layout, config, absent),
-      preprocessing=_preprocessing(weights, layout, config, hints.preset),
+      preprocessing=_preprocessing(
+        weights, layout, config, hints.preset, native
+      ),
       absent=absent,
     ),
     variables=variables,
@@ -185,11 +193,22 @@ def _tokenizer(
 
 
 def _preprocessing(
-  weights: Path, layout: str, config: CLIPConfig, preset: str | None
+  weights: Path,
+  layout: str,
+  config: CLIPConfig,
+  preset: str | None,
+  native: bool,
 ) -> Preprocessing:
   directory, size = weights.parent, config.image.image_size
   if layout == 'hugging_face':
     preprocessing = preprocessors.read_hugging_face_directory(directory)
+    if native and (preprocessing is None or preprocessing.is_native):
+      return preprocessing or preprocessors.read_hugging_face(
+        {
+          'image_processor_type': 'Siglip2ImageProcessor',
+          'patch_size': getattr(config.image, 'patch_size', None),
+        }
+      )
     if preprocessing is None and preset:
       preprocessing = presets.preprocessing_of(preset)
     if preprocessing is None:

@@ -90,15 +90,16 @@ class VisionTransformerConfig:
     """The number of patch tokens of one image."""
     return self.grid**2
 
-  def kept_patches(self, dropout: float) -> int:
+  def kept_patches(self, dropout: float, patches: int | None = None) -> int:
     """Returns the number of patches that are left of each image.
 
     It is at least one, and the same as with open_clip's `patch_dropout`.
 
     Args:
       dropout: the fraction of patches that is left out.
+      patches: of the image; by default those of a square.
     """
-    return max(1, int((1 - dropout) * self.patches))
+    return max(1, int((1 - dropout) * (patches or self.patches)))
 
   @property
   def pooled_width(self) -> int:

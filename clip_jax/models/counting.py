@@ -9,7 +9,7 @@ activations add under four percent.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -178,7 +178,11 @@ def _projection_parameters(kind: str, width: int, embed_dim: int) -> int:
   return hidden + width * embed_dim + bias
 
 
-def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
+def training_flops(
+  config: CLIPConfig,
+  patch_dropout: float = 0.0,
+  sequence_lengths: Sequence[int] = (),
+) -> int:
   """Returns the FLOPs of a pair in training: three times the forward pass.
 
   That is how PaLM counts (arXiv 2204.02311, appendix B). The loss and what
@@ -188,17 +192,31 @@ def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
 
   Args:
     patch_dropout: the fraction of patches that a ViT does not see.
+    sequence_lengths: patches of images of native aspect, padding included, of
+      which each is as likely; by default those of a square.
   """
+  if sequence_lengths:
+    totals = [
+      _training_flops(config, patch_dropout, n) for n in sequence_lengths
+    ]
+    return round(sum(totals) / len(totals))
+  return _training_flops(config, patch_dropout, None)
+
+
+def _training_flops(
+  config: CLIPConfig, patch_dropout: float, patches: int | None
+) -> int:
   tower, text, decoder = config.image, config.text, config.decoder
   reads = None if decoder is None else decoder.reads
-  forward = image_flops(config, patch_dropout)
+  forward = image_flops(config, patch_dropout, patches)
   forward += decoder_flops(config, patch_dropout)
   if (
     not isinstance(tower, ResNetConfig)
     and tower.pooling == 'class_token'
     and reads in (None, 'pooled_image')
   ):
-    forward -= _skipped_flops(tower, tower.kept_patches(patch_dropout) + 1)
+    kept = tower.kept_patches(patch_dropout, patches)
+    forward -= _skipped_flops(tower, kept + 1)
   if reads == 'text_tower':
     forward += text_flops(config)
   elif decoder is None or not decoder.only:
@@ -206,14 +224,21 @@ def training_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
   return 3 * forward
 
 
-def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
-  """Returns the FLOPs of an image through its tower and projection, forward."""
+def image_flops(
+  config: CLIPConfig, patch_dropout: float = 0.0, patches: int | None = None
+) -> int:
+  """Returns the FLOPs of an image through its tower and projection, forward.
+
+  Args:
+    patch_dropout: the fraction of patches that a ViT does not see.
+    patches: of the image; by default those of a square.
+  """
   tower = config.image
   if isinstance(tower, ResNetConfig):
     return _resnet_flops(tower) + 2 * tower.pooled_width * config.embed_dim
-  tokens = tower.kept_patches(patch_dropout) + tower.class_token
-  patches = 2 * tower.patches * 3 * tower.patch_size**2 * tower.width
-  total = patches + _stack_flops(tower, tokens)
+  tokens = tower.kept_patches(patch_dropout, patches) + tower.class_token
+  pixels = (patches or tower.patches) * 3 * tower.patch_size**2
+  total = 2 * pixels * tower.width + _stack_flops(tower, tokens)
   if tower.pooling == 'attention':
     total += _query_flops(tower.width, tokens)
     total += 2 * tower.width * (tower.width + 2 * _hidden(tower))
@@ -323,17 +348,18 @@ def model_flops_utilization(
   device_kind: str,
   devices: int,
   patch_dropout: float = 0.0,
+  sequence_lengths: Sequence[int] = (),
 ) -> float | None:
   """Returns the model FLOPs utilization: its arithmetic over the peak.
 
   Args:
     devices: the number of devices that the work is split over.
-    patch_dropout: as in `training_flops`.
+    patch_dropout, sequence_lengths: as in `training_flops`.
   Returns:
     A fraction, or None where the peak of this kind of device is not known.
   """
   peak = PEAK_FLOPS.get(device_kind)
   if peak is None:
     return None
-  pair = training_flops(config, patch_dropout)
+  pair = training_flops(config, patch_dropout, sequence_lengths)
   return pair * examples_per_second / (peak * devices)

@@ -34,7 +34,7 @@ class Description:
       the other fields say of them has no meaning.
 
   Raises:
-    UsageError: the pixels would not be square.
+    UsageError: the pixels would neither be square nor the tower's patches.
   """
 
   model: CLIPConfig
@@ -43,7 +43,16 @@ class Description:
   absent: tuple[str, ...] = ()
 
   def __post_init__(self):
-    _ = self.preprocessing.side
+    if not self.preprocessing.is_native:
+      _ = self.preprocessing.side
+      return
+    own = getattr(self.model.image, 'patch_size', None)
+    if self.preprocessing.patch_size != own:
+      raise UsageError(
+        'images of native aspect (NaFlex) are split into patches of '
+        f'{self.preprocessing.patch_size} pixels, and the image tower '
+        + ('is a ResNet.' if own is None else f'reads those of {own}.')
+      )
 
   def without_decoder(
     self, variables: Mapping[str, Any]

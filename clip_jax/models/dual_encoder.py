@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Num
 
+from clip_jax.data.images import Patches
 from clip_jax.models.config import (
   CLIPConfig,
   ImageConfig,
@@ -25,7 +26,7 @@ from clip_jax.models.layers import (
 )
 from clip_jax.models.resnet import ResNet
 from clip_jax.models.text_transformer import TextTransformer, pooled_index
-from clip_jax.models.vision_transformer import VisionTransformer
+from clip_jax.models.vision_transformer import Images, VisionTransformer
 
 if TYPE_CHECKING:
   from clip_jax.models.decoder import Decoder
@@ -89,7 +90,7 @@ class DualEncoder(nn.Module):
 
   def __call__(
     self,
-    images: Float[Array, 'B S S 3'],
+    images: Images,
     tokens: Int[Array, 'C T'],
     train: bool = False,
     kept_patches: Int[Array, 'B K'] | None = None,
@@ -102,7 +103,7 @@ class DualEncoder(nn.Module):
     """Returns what a contrastive loss takes, from both towers.
 
     Args:
-      images: normalised pixels (see `normalize`).
+      images: normalised pixels (see `normalize`); for a ViT, also `Patches`.
       tokens: int32 ids, padded to the context length.
       train: a ResNet normalises by the batch, and updates the collection
         'batch_stats', which must then be mutable.
@@ -129,7 +130,7 @@ class DualEncoder(nn.Module):
 
   def outputs(
     self,
-    images: Float[Array, 'B S S 3'],
+    images: Images,
     tokens: Int[Array, 'C T'],
     names: frozenset[str],
     train: bool = False,
@@ -157,7 +158,7 @@ class DualEncoder(nn.Module):
 
   def _image_outputs(
     self,
-    images: Float[Array, 'B S S 3'],
+    images: Images,
     names: frozenset[str],
     train: bool,
     kept_patches: Int[Array, 'B K'] | None,
@@ -204,7 +205,7 @@ class DualEncoder(nn.Module):
 
   def encode_image(
     self,
-    images: Float[Array, 'B S S 3'],
+    images: Images,
     train: bool = False,
     kept_patches: Int[Array, 'B K'] | None = None,
   ) -> Float[Array, 'B E']:
@@ -215,14 +216,15 @@ class DualEncoder(nn.Module):
     return self._project_image(tower(images, train, *patches))
 
   def pooled_and_projected(
-    self, images: Float[Array, 'B S S 3']
+    self, images: Images
   ) -> tuple[Float[Array, 'B D'], Float[Array, 'B E']]:
     """Returns image features before the projection and after it, float32.
 
     Before it they are the pooled token of a ViT (I_f of the paper's figure 3).
     A ResNet's last product belongs to its pooling, so that both are the same.
     """
-    pooled = self.image(images)
+    tower: Any = self.image
+    pooled = tower(images)
     projected = self._project_image(pooled)
     if isinstance(self.config.image, ResNetConfig):
       return projected, projected
@@ -255,11 +257,10 @@ class DualEncoder(nn.Module):
   def _project_image(self, x: Float[Array, 'B D']) -> Float[Array, 'B E']:
     return _in_float32(self.image_projection(x) if self.image_projection else x)
 
-  def image_tokens(
-    self, images: Float[Array, 'B S S 3'], layer: int
-  ) -> Float[Array, 'B L D']:
+  def image_tokens(self, images: Images, layer: int) -> Float[Array, 'B L D']:
     """Returns patch tokens, float32, after block or stage `layer`, from 0."""
-    return _in_float32(self.image.tokens(images, layer))
+    tower: Any = self.image
+    return _in_float32(tower.tokens(images, layer))
 
 
 def unit_length(x: Float[Array, 'B E']) -> Float[Array, 'B E']:
@@ -269,11 +270,13 @@ def unit_length(x: Float[Array, 'B E']) -> Float[Array, 'B E']:
 
 
 def normalize(
-  images: Num[Array, 'B S S 3'],
+  images: Num[Array, '*B S S 3'] | Patches,
   mean: tuple[float, float, float],
   std: tuple[float, float, float],
-) -> Float[Array, 'B S S 3']:
+) -> Any:
   """Returns what an image tower reads: (uint8 pixels / 255 - mean) / std."""
+  if isinstance(images, Patches):
+    return images._replace(pixels=normalize(images.pixels, mean, std))
   pixels = images.astype(jnp.float32) / 255.0
   return (pixels - jnp.asarray(mean)) / jnp.asarray(std)
 

@@ -28,6 +28,10 @@ normal = nn.initializers.normal
 # One position in all rows of tokens, or an array [B] with one for each row.
 TokenIndex = int | Int[Array, ' B']
 
+# True where the row's token attends to the column's, in all examples, or of
+# each example the tokens that all of its own attend to.
+Mask = Bool[Array, 'L L'] | Bool[Array, 'B 1 1 L']
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'gelu': lambda x: nn.gelu(x, approximate=False),
   'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
@@ -69,7 +73,7 @@ def dot_product_attention(
   q: Float[Array, 'B N L K'],
   k: Float[Array, 'B N M K'],
   v: Float[Array, 'B N M K'],
-  mask: Bool[Array, '*B L M'] | None = None,
+  mask: Bool[Array, '*B #L M'] | None = None,
 ) -> Float[Array, 'B L N K']:
   """Returns softmax(q k^T / sqrt(K)) v; the softmax is in float32 or wider."""
   logits = jnp.einsum('BNLK,BNMK->BNLM', q * q.shape[-1] ** -0.5, k)
@@ -215,7 +219,7 @@ class Block(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'B L D'],
-    mask: Bool[Array, 'L L'] | None = None,
+    mask: Mask | None = None,
     token_index: TokenIndex | None = None,
     context: Float[Array, 'B M C'] | None = None,
   ) -> Float[Array, 'B *L D']:
@@ -233,7 +237,8 @@ class Block(nn.Module):
     query = None
     if token_index is not None:  # other tokens only give keys and values
       x, query = (take_token(array, token_index) for array in (x, h))
-      mask = None if mask is None else mask[token_index][..., None, None, :]
+      if mask is not None and mask.ndim == 2:  # not each example's own
+        mask = mask[token_index][..., None, None, :]
     x = x + attention(h, mask, query)
     if context is not None:
       read = Attention(c.heads, out_std, self.dtype, name='cross_attention')
@@ -266,7 +271,7 @@ class Transformer(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'B L D'],
-    mask: Bool[Array, 'L L'] | None = None,
+    mask: Mask | None = None,
     token_index: TokenIndex | None = None,
     layer: int | None = None,
     context: Float[Array, 'B M C'] | None = None,
@@ -275,7 +280,7 @@ class Transformer(nn.Module):
 
     Args:
       x: tokens.
-      mask: true where the row's token attends to the column's token.
+      mask: true where a token is attended to.
       token_index: the only token to return, [B, D]; None returns all.
       layer: the index of a block, from 0; None is the last.
       context: tokens that each block reads by attention of its own, such as

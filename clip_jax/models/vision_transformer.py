@@ -6,8 +6,9 @@ width.
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from clip_jax.data.images import Patches
 from clip_jax.models.config import VisionTransformerConfig
 from clip_jax.models.layers import (
   MLP,
@@ -17,6 +18,10 @@ from clip_jax.models.layers import (
   Transformer,
   normal,
 )
+
+# Squares, or images of any aspect as padded patches (NaFlex).
+Images = Float[Array, 'B S S 3'] | Patches
+NoPadding = Bool[Array, 'B 1 1 L']  # a mask, as attention takes it
 
 
 class VisionTransformer(nn.Module):
@@ -53,46 +58,57 @@ class VisionTransformer(nn.Module):
       self.attention_pool = AttentionPool(config, self.dtype)
 
   def embed(
-    self,
-    images: Float[Array, 'B S S 3'],
-    kept_patches: Int[Array, 'B K'] | None = None,
-  ) -> Float[Array, 'B L D']:
-    """Returns the tokens for the first block; a class token comes first."""
-    x = split_into_patches(images.astype(self.dtype), self.config)
+    self, images: Images, kept_patches: Int[Array, 'B K'] | None = None
+  ) -> tuple[Float[Array, 'B L D'], NoPadding | None]:
+    """Returns the tokens for the first block; a class token comes first.
+
+    With them comes which of them are padding, where images are `Patches`.
+    """
+    if isinstance(images, Patches):
+      from clip_jax.models import native_aspect
+
+      x = native_aspect.without_padding(images).astype(self.dtype)
+      positions = native_aspect.positions(
+        self.position_embedding, self.config, images
+      )
+      mask = native_aspect.mask(self.config, images, kept_patches)
+    else:
+      x = split_into_patches(images.astype(self.dtype), self.config)
+      positions, mask = self.position_embedding, None
     x = self.patch_embedding(x)
     if self.config.class_token:
       first = self.class_embedding.astype(x.dtype)
       first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[-1]))
       x = jnp.concatenate([first, x], axis=1)  # B L D
-    x = x + self.position_embedding.astype(x.dtype)
+    x = x + positions.astype(x.dtype)
     if kept_patches is not None:
       first = int(self.config.class_token)
       kept = jnp.take_along_axis(x[:, first:], kept_patches[..., None], axis=1)
       x = jnp.concatenate([x[:, :first], kept], axis=1)
-    return self.ln_pre(x) if self.config.pre_norm else x
+    return self.ln_pre(x) if self.config.pre_norm else x, mask
 
   def __call__(
     self,
-    images: Float[Array, 'B S S 3'],
+    images: Images,
     train: bool = False,
     kept_patches: Int[Array, 'B K'] | None = None,
   ) -> Float[Array, 'B D']:
     """Returns the pooled vector, before its projection to the joint space.
 
     Args:
-      images: normalised pixels.
+      images: normalised pixels; of `Patches`, what is padding is not seen.
       train: ignored; a ViT computes the same in training.
       kept_patches: the indices of each image's patches to keep; None is all.
     """
     if self.config.pooling == 'class_token':
       # LayerNorm acts on each token by itself: one token is enough.
-      x = self.embed(images, kept_patches)
-      return self.ln_post(self.transformer(x, token_index=0))
+      x, mask = self.embed(images, kept_patches)
+      return self.ln_post(self.transformer(x, mask, token_index=0))
     return self.pooled_and_tokens(images, train, kept_patches)[0]
 
   def pooled_and_tokens(
     self,
-    images: Float[Array, 'B S S 3'],
+    images: Images,
     train: bool = False,
     kept_patches: Int[Array, 'B K'] | None = None,
   ) -> tuple[Float[Array, 'B D'], Float[Array, 'B L D']]:
@@ -104,30 +120,41 @@ class VisionTransformer(nn.Module):
       images, train, kept_patches: as in `__call__`.
     """
     del train
-    x = self.transformer(self.embed(images, kept_patches))
+    x, mask = self.embed(images, kept_patches)
+    x = self.transformer(x, mask)
     tokens = self.ln_post(x)
     if self.config.pooling == 'class_token':
       return tokens[:, 0], tokens
     if self.config.norm_after_pooling:
-      return self.ln_post(self._pool(x)), tokens
-    return self._pool(tokens), tokens
+      return self.ln_post(self._pool(x, mask)), tokens
+    return self._pool(tokens, mask), tokens
 
-  def tokens(
-    self, images: Float[Array, 'B S S 3'], layer: int
-  ) -> Float[Array, 'B L D']:
+  def tokens(self, images: Images, layer: int) -> Float[Array, 'B L D']:
     """Returns the patches' tokens after block `layer`, counted from 0.
 
     They come row by row, without the class token, and are the residual stream
-    as it is: `ln_post` belongs to the pooling.
+    as it is: `ln_post` belongs to the pooling. Padding is zeros.
     """
-    return self._patches(self.transformer(self.embed(images), layer=layer))
+    x, mask = self.embed(images)
+    return self._patches(self.transformer(x, mask, layer=layer), mask)
 
-  def _pool(self, x: Float[Array, 'B L D']) -> Float[Array, 'B D']:
-    if self.config.pooling == 'average':
-      return self._patches(x).mean(1)
-    return self.attention_pool(x)
+  def _pool(
+    self, x: Float[Array, 'B L D'], mask: NoPadding | None
+  ) -> Float[Array, 'B D']:
+    if self.config.pooling == 'attention':
+      return self.attention_pool(x, mask)
+    patches = self._patches(x, mask)
+    if mask is None:
+      return patches.mean(1)
+    count = mask[:, 0, 0].sum(1, keepdims=True) - self.config.class_token
+    return patches.sum(1) / jnp.maximum(count, 1).astype(x.dtype)
 
-  def _patches(self, x: Float[Array, 'B L D']) -> Float[Array, 'B M D']:
+  def _patches(
+    self, x: Float[Array, 'B L D'], mask: NoPadding | None
+  ) -> Float[Array, 'B M D']:
+    """Returns the tokens of patches, zeros where they are padding."""
+    if mask is not None:
+      x = jnp.where(mask[:, 0, 0, :, None], x, 0)
     return x[:, 1:] if self.config.class_token else x
 
 
@@ -152,11 +179,14 @@ class AttentionPool(nn.Module):
   dtype: Dtype
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B D']:
+  def __call__(
+    self, x: Float[Array, 'B L D'], mask: NoPadding | None = None
+  ) -> Float[Array, 'B D']:
     config, width = self.config, x.shape[-1]
     probe = self.param('probe', normal(width**-0.5), (width,))
     probe = jnp.broadcast_to(probe, (x.shape[0], width))
-    read = QueryAttention(config.heads, self.dtype, name='qkv')(probe, x)
+    attention = QueryAttention(config.heads, self.dtype, name='qkv')
+    read = attention(probe, x, mask)
     x = nn.DenseGeneral(
       width,
       axis=(-2, -1),

@@ -56,7 +56,8 @@ def measure(
   program = build_train_program(
     config, mesh, model, preprocessing_of(config, model)
   )
-  batch = abstract_batch(program, model, config.data.batch_size)
+  longest = max(config.data.sequence_lengths, default=0)
+  batch = abstract_batch(program, model, config.data.batch_size, longest)
   held = held_bytes(program, batch)
   result: dict[str, Any] = {'model': model.to_dict()}
   lowered = program.train_step.lower(program.state, batch)
@@ -123,17 +124,31 @@ def planned_model(config: Config) -> CLIPConfig:
 
 
 def abstract_batch(
-  program: TrainProgram, model: CLIPConfig, batch_size: int
+  program: TrainProgram,
+  model: CLIPConfig,
+  batch_size: int,
+  sequence_length: int = 0,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the batch that the step takes, as shapes with their sharding."""
+  """Returns the batch that the step takes, as shapes with their sharding.
+
+  Args:
+    sequence_length: patches of an image of native aspect; 0: squares.
+  """
   split = batch_sharding(program.mesh)
   side, length = model.image.image_size, model.text.context_length
 
   def array(shape, dtype):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
 
+  images = {'image': array((batch_size, side, side, 3), jnp.uint8)}
+  if sequence_length:
+    patch: Any = getattr(model.image, 'patch_size', 1)
+    images = {
+      'image': array((batch_size, sequence_length, patch, patch, 3), jnp.uint8),
+      'grid': array((batch_size, 2), jnp.int32),
+    }
   return {
-    'image': array((batch_size, side, side, 3), jnp.uint8),
+    **images,
     'tokens': array((batch_size, length), jnp.int32),
   }
 

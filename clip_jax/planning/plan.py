@@ -99,6 +99,8 @@ def _from_step_time(
     names = ('mfu', 'pairs_per_second', 'days', 'chip_hours')
     return {**dict.fromkeys(names), 'assumptions': []}
   batch_size = config.data.batch_size
+  lengths = config.data.sequence_lengths or ()
+  longest = [max(lengths)] if lengths else []
   days, chip_hours = days_and_chip_hours(
     seconds, config.total_steps, topology.chips
   )
@@ -109,11 +111,15 @@ def _from_step_time(
       topology.chip.device_kind,
       topology.chips,
       config.model.patch_dropout,
+      longest,
     ),
     'pairs_per_second': batch_size / seconds,
     'days': days,
     'chip_hours': chip_hours,
-    'assumptions': list(ASSUMPTIONS),
+    'assumptions': [
+      *(f'each step has the longest sequence, {n:,} patches' for n in longest),
+      *ASSUMPTIONS,
+    ],
   }
 
 

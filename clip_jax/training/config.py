@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from clip_jax.data.examples import DECODE
-from clip_jax.data.preprocessing import Preprocessing
+from clip_jax.data.preprocessing import MAX_PATCHES, Preprocessing
 from clip_jax.errors import UsageError, check_choice
 from clip_jax.files import typed_path
 from clip_jax.models.config import TEXT_METHODS, CLIPConfig, ResNetConfig
@@ -125,6 +125,12 @@ def preprocessing_fields(preprocessing: Preprocessing) -> dict[str, Any]:
 
 def fill_preprocessing(config: Config, preprocessing: Preprocessing) -> None:
   """Fills the fields of `PREPROCESSING` that `config.data` leaves open."""
+  data = config.data
+  if data.sequence_lengths is None:
+    own = (preprocessing.max_patches,) if preprocessing.is_native else ()
+    data.sequence_lengths = own
+  if data.sequence_lengths and data.resize_mode is None:
+    data.resize_mode = 'native'
   fields = preprocessing_fields(preprocessing)
   if config.data.resize_mode not in (None, preprocessing.resize_mode):
     fields['resize_to'] = ()  # it belongs to the other mode
@@ -139,6 +145,11 @@ def preprocessing_of(config: Config, model: CLIPConfig) -> Preprocessing:
   fields['background'] = config.data.background or None
   size = tuple(config.data.resize_to)
   fields['resize_to'] = (size[0] if len(size) == 1 else size) if size else None
+  lengths = config.data.sequence_lengths
+  if lengths:
+    del fields['resize_mode']
+    patch_size: Any = getattr(model.image, 'patch_size', 1)
+    return Preprocessing.native(patch_size, max(lengths), **fields)
   fields['image_size'] = model.image.image_size
   return Preprocessing.from_dict(fields)
 
@@ -199,6 +210,7 @@ def check_config(config: Config) -> None:
       f'model.patch_dropout={config.model.patch_dropout} must be at least 0 '
       'and below 1.'
     )
+  _check_sequence_lengths(config)
   if config.objective.max_logit_scale < 0:
     raise UsageError(
       f'objective.max_logit_scale={config.objective.max_logit_scale} must be '
@@ -265,12 +277,30 @@ def check_optimizer(optimizer: Config) -> None:
     )
 
 
+def _check_sequence_lengths(config: Config) -> None:
+  """Refuses lengths that are impossible, or that do not fit the resizing."""
+  lengths, mode = config.data.sequence_lengths or (), config.data.resize_mode
+  numbers = isinstance(lengths, tuple | list) and all(
+    type(length) is int and 1 <= length <= MAX_PATCHES for length in lengths
+  )
+  if not numbers or len(set(lengths)) < len(lengths):
+    raise UsageError(
+      f'data.sequence_lengths={lengths}: give different numbers of patches, of '
+      f'1 to {MAX_PATCHES:,}, as in (128, 256, 576), or () for squares.'
+    )
+  if bool(lengths) != (mode == 'native'):
+    raise UsageError(
+      f'data.resize_mode={mode!r} with data.sequence_lengths={lengths}: images '
+      "of native aspect have both, 'native' and lengths; squares have neither."
+    )
+
+
 def check_objective(config: Config, model: CLIPConfig) -> None:
   """Refuses a model that cannot be trained as the config says.
 
   Raises:
-    UsageError: the sigmoid loss without a bias, patches left out of a
-      ResNet, or captions without a decoder for them, or the reverse.
+    UsageError: the sigmoid loss without a bias, patches for a ResNet or for a
+      decoder, or captions without a decoder for them, or the reverse.
   """
   _check_decoder(config, model)
   if config.objective.name == 'sigmoid' and model.initial_logit_bias is None:
@@ -278,6 +308,18 @@ def check_objective(config: Config, model: CLIPConfig) -> None:
       "objective.name='sigmoid' needs a bias: say "
       'model.initial_logit_bias=-10 and model.initial_logit_scale=10, as '
       'SigLIP does.'
+    )
+  if config.data.sequence_lengths and isinstance(model.image, ResNetConfig):
+    raise UsageError(
+      f'data.sequence_lengths={tuple(config.data.sequence_lengths)} is for a '
+      'ViT, and the image tower is a ResNet: leave it at ().'
+    )
+  reads = None if model.decoder is None else model.decoder.reads
+  if config.data.sequence_lengths and reads not in (None, 'pooled_image'):
+    raise UsageError(
+      f'model.decoder.reads={reads!r} would read the padding of '
+      f'data.sequence_lengths={tuple(config.data.sequence_lengths)}: train it '
+      'on squares, or leave the decoder out.'
     )
   if config.model.patch_dropout and isinstance(model.image, ResNetConfig):
     raise UsageError(

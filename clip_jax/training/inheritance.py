@@ -285,8 +285,9 @@ class _Inheritance:
 
   def inherit_preprocessing(self) -> None:
     """Fills the preprocessing that the config leaves open."""
-    data = self._config.data
-    own = self._description.preprocessing.of_size(data.image_size)
+    data, own = self._config.data, self._description.preprocessing
+    if not own.is_native:
+      own = own.of_size(data.image_size)
     other = [
       f'data.{name}={data[name]!r} (the model had {value!r})'
       for name, value in preprocessing_fields(own).items()

@@ -132,6 +132,7 @@ class RunMonitor:
       jax.devices()[0].device_kind,
       jax.device_count(),
       self._run.config.model.patch_dropout,
+      self._run.config.data.sequence_lengths,
     )
     if utilization is not None:
       numbers['train/mfu'] = utilization

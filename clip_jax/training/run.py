@@ -82,6 +82,7 @@ class Run:
       captions=caption_rule(self.config),
       decode=data.decode,
       max_corrupt_records=data.max_corrupt_records,
+      sequence_lengths=tuple(data.sequence_lengths),
     )
 
   def record_ids(self, step: int) -> list[str]:

@@ -200,8 +200,12 @@ def _trained(run: Run) -> list[tuple[str, str]]:
 def _image(run: Run, parameters: int) -> str:
   tower = run.description.model.image
   kind = 'ResNet' if isinstance(tower, ResNetConfig) else 'ViT'
-  size = tower.image_size
-  return f'{kind}, {parameters:,} parameters, {size} x {size} pixels'
+  size, lengths = tower.image_size, run.config.data.sequence_lengths
+  read = f'{size} x {size} pixels'
+  if lengths:
+    each = ' or '.join(f'{length:,}' for length in lengths)
+    read = f'native aspect, at most {each} patches'
+  return f'{kind}, {parameters:,} parameters, {read}'
 
 
 def _text(run: Run, parameters: int) -> str:

@@ -54,6 +54,7 @@ _DEFAULTS_OF_OLD_RUNS = {
   'data.interpolation': 'bicubic',
   'data.mean': list(CLIP_MEAN),
   'data.resize_to': [],
+  'data.sequence_lengths': [],
   'data.std': list(CLIP_STD),
   'data.templates': [],
   'initialize_from': '',

@@ -5,6 +5,7 @@ and `build_train_program` does both for a config.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from clip_jax.data.images import Patches
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize
@@ -141,12 +143,15 @@ def make_train_step(
   Returns:
     A function of (state, {'image': uint8 [B, S, S, 3], 'tokens': int32
     [B, T]}) that returns the next state, and scalars from before the update.
+    Of native aspect, 'image' is [B, L, P, P, 3], and 'grid' int32 [B, 2].
   """
 
   def encode(params, batch_stats, inputs, mutable):
     params = gather_embedding_tables(params, mesh, module.dtype)
     with activations_like_batch(mesh):
-      image = normalize(inputs['image'], preprocessing.mean, preprocessing.std)
+      image = normalize(
+        images_of(inputs), preprocessing.mean, preprocessing.std
+      )
       outputs, updated = module.apply(
         variables_of(params, batch_stats),
         {**inputs, 'image': image},
@@ -176,12 +181,18 @@ def make_train_step(
     inputs = dict(batch)
     if patch_dropout:
       tower: Any = module.config.image  # a ViT's
-      inputs['kept_patches'] = draw_patches(
-        jax.random.fold_in(jax.random.key(seed), state.step),
-        len(batch['image']),
-        tower.patches,
-        tower.kept_patches(patch_dropout),
-      )
+      key = jax.random.fold_in(jax.random.key(seed), state.step)
+      images = images_of(batch)
+      if isinstance(images, Patches):
+        from clip_jax.models.native_aspect import draw_own_patches
+
+        inputs['kept_patches'] = draw_own_patches(
+          key, images, functools.partial(tower.kept_patches, patch_dropout)
+        )
+      else:
+        inputs['kept_patches'] = draw_patches(
+          key, len(images), tower.patches, tower.kept_patches(patch_dropout)
+        )
     partition = optimizer.partition(state.params)
     trained = partition.trained(state.params)
     (loss, parts), gradients, batch_stats = gradients_of(
@@ -229,6 +240,13 @@ def _apply_if(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:
     return new if is_counter or is_frozen else jnp.where(finite, new, old)
 
   return jax.tree.map(choose, updated, state)
+
+
+def images_of(batch: Batch) -> Any:
+  """Returns the images of a batch, as an image tower takes them."""
+  if 'grid' in batch:
+    return Patches(batch['image'], batch['grid'])
+  return batch['image']
 
 
 def draw_patches(

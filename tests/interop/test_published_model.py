@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.inference.loading import load
 from clip_jax.interop import layouts, openai
+from clip_jax.interop.converting import convert
 from clip_jax.interop.published_files import Hints
 from clip_jax.interop.published_model import read_published
 from clip_jax.models import presets
@@ -183,7 +186,7 @@ def test_what_open_clip_has_and_we_have_not_is_refused_by_name(
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'model_type': 'blip'}, "model_type 'blip': clip and siglip are read"),
+    ({'model_type': 'blip'}, "model_type 'blip': clip, siglip and siglip2"),
     ({'text_config': {'hidden_act': 'relu'}}, "hidden_act='relu'"),
     ({'vision_config': {'num_channels': 1}}, 'num_channels=1'),
     ({'text_config': {'num_attention_heads': 5}}, 'does not split over'),
@@ -367,3 +370,72 @@ def test_a_published_name_stands_for_a_missing_config_of_transformers(tmp_path):
   hints = Hints(preset='openai/clip-vit-base-patch32')
   with pytest.raises(FailureError, match='does not have the weights of its'):
     read_published(tmp_path / 'model.safetensors', hints=hints)
+
+
+SIGLIP_2 = GOLDENS / 'hf_siglip2'  # of native aspect ratio (NaFlex)
+
+
+def raw_images():
+  inputs = load_file(SIGLIP_2 / 'inputs.safetensors')
+  return [inputs[f'raw_image_{i}'] for i in range(5)]
+
+
+def test_siglip_2_of_native_aspect_computes_what_transformers_does():
+  model = load(SIGLIP_2)
+  assert model.preprocessing == Preprocessing.native(
+    4,
+    20,
+    interpolation='bilinear',
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    convention='transformers',
+  )
+  assert 'native aspect, 20 patches' in repr(model)
+  outputs = load_file(SIGLIP_2 / 'outputs.safetensors')
+  images = model.encode_image(raw_images())
+  np.testing.assert_allclose(images, outputs['image_embeds'], atol=1e-5)
+  ids = load_file(SIGLIP_2 / 'inputs.safetensors')['input_ids']
+  texts = model.encode_tokens(ids)
+  np.testing.assert_allclose(texts, outputs['text_embeds'], atol=1e-5)
+  logits = model.logit_scale * images @ texts.T + model.logit_bias
+  np.testing.assert_allclose(logits, outputs['logits_per_image'], atol=1e-4)
+
+
+def test_siglip_2_of_native_aspect_reads_images_as_large_as_one_likes():
+  model = load(SIGLIP_2, image_size=32)
+  assert model.preprocessing.max_patches == 64
+  tokens = model.image_tokens(raw_images()[:2], layer=-1)
+  assert tokens.shape == (2, 64, 24)
+  square = np.abs(tokens[1]).sum(1) > 0  # 16 x 16 pixels become 8 x 8 patches
+  assert square.all()
+
+
+def test_siglip_2_of_native_aspect_is_written_back(tmp_path):
+  whole = read_published(SIGLIP_2)
+  convert(whole.description, whole.variables, 'hf', tmp_path / 'out')
+  again = read_published(tmp_path / 'out')
+  same_arrays(again.variables, whole.variables)
+  assert again.description.preprocessing == whole.description.preprocessing
+  assert again.description.model.image == whole.description.model.image
+  theirs = json.loads((SIGLIP_2 / 'config.json').read_text())
+  ours = json.loads((tmp_path / 'out' / 'config.json').read_text())
+  assert ours['architectures'] == theirs['architectures']
+  for tower in ('vision_config', 'text_config'):
+    shared = ours[tower].keys() & theirs[tower].keys() - {
+      'bos_token_id',
+      'pad_token_id',
+    }
+    assert {k: ours[tower][k] for k in shared} == {
+      k: theirs[tower][k] for k in shared
+    }
+  with pytest.raises(UsageError, match='native aspect'):
+    convert(whole.description, whole.variables, 'open_clip', tmp_path / 'no')
+
+
+def test_positions_of_siglip_2_that_are_no_square_are_refused(tmp_path):
+  shutil.copytree(SIGLIP_2, tmp_path / 'm')
+  config = json.loads((SIGLIP_2 / 'config.json').read_text())
+  config['vision_config']['num_patches'] = 15
+  (tmp_path / 'm' / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(UsageError, match='num_patches=15 is no square'):
+    read_published(tmp_path / 'm')
