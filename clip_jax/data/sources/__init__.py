@@ -125,11 +125,33 @@ def open_source(
       f'{parsed.scheme}: needs pip install ".[{scheme.extra}]" ({error})'
     ) from error
   source_class = getattr(module, scheme.source_class)
-  source: Source = source_class(parsed, tuple(captions))
+  try:
+    source: Source = source_class(parsed, tuple(captions))
+  except UsageError as error:
+    if other := _other_scheme(parsed):
+      message = f'{str(error).rstrip(".")}; what is there is read as {other}'
+      raise UsageError(message) from error
+    raise
   if parsed.text != spec:
     notice = f'data {spec!r}: taken for {parsed.text}'
     source.notices = (notice, *source.notices)
   return source
+
+
+def _other_scheme(spec: Spec) -> str:
+  """Returns the SPEC of shards that were given to another scheme, or ''."""
+  from clip_jax.data.sources.recognition import scheme_of
+
+  own = ''
+  if SCHEMES[spec.scheme].is_path:
+    with contextlib.suppress(FailureError, UsageError):
+      own = scheme_of(expand_path(spec.location))
+  # Any folder may be one of images; hf: reads single Parquet files, too.
+  if own in ('', 'folder', spec.scheme) or (spec.scheme, own) == (
+    'hf', 'parquet',
+  ):  # fmt: skip
+    return ''
+  return f'{own}:{spec.location}'
 
 
 def parse_spec(text: str) -> Spec:

@@ -82,3 +82,27 @@ def test_another_file_is_refused(tmp_path):
   (tmp_path / 'x').write_bytes(b'junk')
   with pytest.raises(UsageError, match='a file, where'):
     open_source(f'{tmp_path}/x')
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'right'),
+  [
+    ('csv:{}/parquet/0.parquet', 'parquet:{}/parquet/0.parquet'),
+    ('parquet:{}/hf', 'hf:{}/hf'),
+    ('wds:{}/hf', 'hf:{}/hf'),
+    ('folder:{}/tars', 'wds:{}/tars'),
+    ('hf:{}/records', 'arrayrecord:{}/records'),
+  ],
+)
+def test_an_error_names_the_scheme_of_what_is_there(folder, wrong, right):
+  right = right.format(folder)
+  with pytest.raises(UsageError, match=f'what is there is read as {right}$'):
+    open_source(wrong.format(folder))
+
+
+def test_an_error_names_no_scheme_where_it_was_the_right_one(folder, tmp_path):
+  for spec in (f'folder:{tmp_path}', f'parquet:{folder}/images'):
+    with pytest.raises(UsageError, match='^(?!.*what is there)'):
+      open_source(spec)
+  with pytest.raises(UsageError, match='^(?!.*what is there)'):
+    open_source(f'parquet:{folder}/parquet', captions=('none',))
