@@ -18,13 +18,18 @@ from clip_jax.data.sources.columnar import (
   ColumnarSource,
 )
 from clip_jax.data.sources.parquet import ParquetFiles, large_groups
-from clip_jax.data.sources.shard_files import files_below
-from clip_jax.errors import FailureError, MissingFileError, UsageError
+from clip_jax.data.sources.shard_files import (
+  files_below,
+  short_names,
+  split_of,
+)
+from clip_jax.errors import (
+  FailureError,
+  MissingFileError,
+  UsageError,
+  first_few,
+)
 from clip_jax.files import MAX_TEXT_BYTES, check_fields, parse_json
-
-# train-00000-of-00002.parquet, NAME-train.arrow, train/0000.parquet
-_SPLIT = r'(?:^|[^a-z0-9])({})(?:[^a-z0-9]|$)'
-_SPLITS = ('train', 'validation', 'valid', 'val', 'dev', 'test')
 
 
 class HfSource(ColumnarSource):
@@ -46,6 +51,7 @@ class HfSource(ColumnarSource):
     files = (ParquetFiles if is_parquet else ArrowFiles)(spec, paths)
     columns = find_columns(spec, files.schema, captions, features)
     super().__init__(spec, files, columns)
+    self.notices += _folders_together(spec, files.paths)
     if isinstance(files, ParquetFiles):
       self.notices += large_groups(spec, files, columns.image)
 
@@ -86,21 +92,29 @@ def _data_files(spec: Spec) -> tuple[list[str], Mapping[str, Any] | None]:
 def _of_split(spec: Spec, folder: str, paths: list[str]) -> list[str]:
   """Returns the files of a split, which their names or folders say."""
   splits: dict[str, list[str]] = {}
-  wanted = (spec.split,) if spec.split else ()
   for path in paths:
-    name = path[len(folder) :].lower()
-    match = next(
-      (
-        split
-        for split in (*wanted, *_SPLITS)
-        if re.search(_SPLIT.format(re.escape(split.lower())), name)
-      ),
-      '',
-    )
-    splits.setdefault(match, []).append(path)
+    split = split_of(path[len(folder) :], spec.split)
+    splits.setdefault(split, []).append(path)
   if set(splits) == {''} and not spec.split:
     return paths
   return splits[_choose(spec, [x for x in splits if x])]
+
+
+def _folders_together(spec: Spec, paths: list[str]) -> tuple[str, ...]:
+  """Returns a line where a split's files lie in more folders than one.
+
+  These may be the configurations of a data set, such as its languages.
+  """
+  names = [x.partition('/') for x in short_names(paths)]
+  folders = sorted({folder for folder, slash, _ in names if slash})
+  if len(folders) < 2:
+    return ()
+  split = f'#{spec.split}' if spec.split else ''
+  one = f'hf:{storage.join(spec.location, folders[0])}{split}'
+  return (
+    f'data {spec.text!r}: its files lie in {len(folders)} folders, '
+    f'{first_few(folders)}, which are read together; {one} is one of them',
+  )
 
 
 def _choose(spec: Spec, splits: list[str]) -> str:

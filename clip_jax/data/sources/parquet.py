@@ -33,7 +33,12 @@ from clip_jax.data.sources.columnar import (
 )
 from clip_jax.data.sources.parquet_footer import Group, read_footer, sum_pages
 from clip_jax.data.sources.parquet_index import read_row_index, row_groups
-from clip_jax.data.sources.shard_files import list_files, read_each
+from clip_jax.data.sources.shard_files import (
+  list_files,
+  read_each,
+  short_names,
+  split_of,
+)
 from clip_jax.errors import FailureError, UsageError
 
 _MAXDAMAGED_FILES = 100  # then the data are refused
@@ -59,7 +64,20 @@ class ParquetSource(ColumnarSource):
     files = ParquetFiles(spec, list_files(spec, '.parquet'))
     columns = find_columns(spec, files.schema, captions)
     super().__init__(spec, files, columns)
+    self.notices += _splits_together(spec, files.paths)
     self.notices += large_groups(spec, files, columns.image)
+
+
+def _splits_together(spec: Spec, paths: Sequence[str]) -> tuple[str, ...]:
+  """Returns a line where files of training are read with those of a test."""
+  splits = sorted({split_of(name) for name in short_names(paths)} - {''})
+  if len(splits) < 2:
+    return ()
+  one = 'train' if 'train' in splits else splits[0]
+  return (
+    f'data {spec.text!r}: files of the splits {", ".join(splits)} are read '
+    f'together: name one in the pattern, or as hf:FOLDER#{one}',
+  )
 
 
 def large_groups(

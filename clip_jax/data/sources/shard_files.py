@@ -1,5 +1,6 @@
 """Lists the files of a data set that is kept in shards, and names them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, TypeVar
@@ -13,6 +14,9 @@ T = TypeVar('T')
 
 _THREADS = 16  # that look into files at opening
 _MAX_DAMAGED = 100  # files that are left out, before the data are refused
+# train-00000-of-00002.parquet, NAME-train.arrow, train/0000.parquet
+_SPLIT = r'(?:^|[^a-z0-9])({})(?:[^a-z0-9]|$)'
+_SPLITS = ('train', 'validation', 'valid', 'val', 'dev', 'test')
 
 
 def list_files(spec: Spec, suffix: str) -> list[str]:
@@ -56,6 +60,20 @@ def files_below(folder: str, suffix: str, depth: int = 8) -> list[str]:
     elif depth:
       paths += files_below(path, suffix, depth - 1)
   return paths
+
+
+def split_of(name: str, wanted: str = '') -> str:
+  """Returns the split that a file's name or its folders' tell, or ''.
+
+  Args:
+    name: below the folder of the data set.
+    wanted: a split that is looked for before the usual ones.
+  """
+  for split in (wanted, *_SPLITS) if wanted else _SPLITS:
+    pattern = _SPLIT.format(re.escape(split.lower()))
+    if re.search(pattern, name.lower()):
+      return split
+  return ''
 
 
 def read_each(

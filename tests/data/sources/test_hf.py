@@ -64,6 +64,20 @@ def test_parquet_files_of_the_hub(tmp_path, name):
   assert len(open_source(f'hf:{tmp_path}/d')) == 6
 
 
+def test_a_note_tells_of_configurations_that_are_read_together(tmp_path):
+  for name in ('de/train-0.parquet', 'en/train-0.parquet', 'en/test-0.parquet'):
+    write_parquet(tmp_path / name, rows(3))
+  source = open_source(f'hf:{tmp_path}#train')
+  assert len(source) == 6
+  one = f'hf:{tmp_path}/de#train is one of them'
+  assert source.notices == (
+    f"data 'hf:{tmp_path}#train': its files lie in 2 folders, de, en, which "
+    f'are read together; {one}',
+  )
+  assert not open_source(f'hf:{tmp_path}/en#train').notices
+  assert not open_source(f'hf:{tmp_path}#test').notices
+
+
 def test_labels_alone_are_captions_and_text_is_one(tmp_path):
   content = hugging_face_rows(4)
   del content['caption']

@@ -326,3 +326,13 @@ def test_rows_of_a_file_with_other_columns_are_corrupt(tmp_path):
   )
   with pytest.raises(CorruptImageError, match=reason):
     source[4]
+
+
+def test_a_note_tells_of_splits_that_are_read_together(tmp_path):
+  for name in ('train-0.parquet', 'train-1.parquet', 'test-0.parquet'):
+    write_parquet(tmp_path / name, rows(3))
+  (note,) = open_source(f'parquet:{tmp_path}').notices
+  assert 'files of the splits test, train are read together' in note
+  assert note.endswith('or as hf:FOLDER#train')
+  assert not open_source(f'parquet:{tmp_path}/train-*.parquet').notices
+  assert not open_source(f'parquet:{tmp_path}/test-0.parquet').notices

@@ -102,7 +102,7 @@ def test_an_error_names_the_scheme_of_what_is_there(folder, wrong, right):
 
 def test_an_error_names_no_scheme_where_it_was_the_right_one(folder, tmp_path):
   for spec in (f'folder:{tmp_path}', f'parquet:{folder}/images'):
-    with pytest.raises(UsageError, match='^(?!.*what is there)'):
+    with pytest.raises(UsageError, match=r'^(?!.*what is there)'):
       open_source(spec)
-  with pytest.raises(UsageError, match='^(?!.*what is there)'):
+  with pytest.raises(UsageError, match=r'^(?!.*what is there)'):
     open_source(f'parquet:{folder}/parquet', captions=('none',))
