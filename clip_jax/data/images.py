@@ -13,7 +13,7 @@ allows, and it has at most L patches; then it is split, and padded to L.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,6 +109,13 @@ def preprocess(
     round_half = math.floor if rgb_first else round
     image = _centre_crop(image, (width, height), round_half)
   return np.asarray(image.convert('RGB'))
+
+
+def images_of(batch: Mapping[str, Any]) -> Any:
+  """Returns the images of a training batch, as an image tower takes them."""
+  if 'grid' in batch:
+    return Patches(batch['image'], batch['grid'])
+  return batch['image']
 
 
 def fit_grid(

@@ -8,9 +8,6 @@ Shapes: B images, P pixels a side of a patch, L patches with padding, D width, G
 patches a side of the positions.
 """
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -102,21 +99,9 @@ def mask(
   return jnp.pad(own, first, constant_values=True)[:, None, None]
 
 
-def draw_own_patches(
-  key: jax.Array, images: Patches, kept_of: Callable[[int], int]
-) -> Int[Array, 'B K']:
-  """Draws the same fraction of each image's patches, without its padding.
-
-  Args:
-    kept_of: how many are kept of a number of patches.
-  Returns:
-    Indices; where an image keeps fewer than others, its padding follows.
-  """
-  length = images.pixels.shape[1]
-  counts = patch_counts(images)
-  kept = jnp.array([kept_of(max(n, 1)) for n in range(length + 1)])[counts]
-  noise = jax.random.uniform(key, images.pixels.shape[:2])
-  noise = jnp.where(jnp.arange(length) < counts, noise, -1)
-  drawn = jax.lax.top_k(noise, kept_of(length))[1]
-  # An image that keeps fewer than K has fewer than L: its last is padding.
-  return jnp.where(jnp.arange(drawn.shape[1]) < kept, drawn, length - 1)
+def average(
+  x: Float[Array, 'B L D'], mask: Bool[Array, 'B 1 1 L'], class_token: bool
+) -> Float[Array, 'B D']:
+  """Returns the mean of each image's patches; the other tokens are zeros."""
+  count = mask.sum(-1)[:, 0] - class_token  # B 1
+  return x.sum(1) / jnp.maximum(count, 1).astype(x.dtype)

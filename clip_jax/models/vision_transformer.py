@@ -146,8 +146,9 @@ class VisionTransformer(nn.Module):
     patches = self._patches(x, mask)
     if mask is None:
       return patches.mean(1)
-    count = mask[:, 0, 0].sum(1, keepdims=True) - self.config.class_token
-    return patches.sum(1) / jnp.maximum(count, 1).astype(x.dtype)
+    from clip_jax.models.native_aspect import average
+
+    return average(patches, mask, self.config.class_token)
 
   def _patches(
     self, x: Float[Array, 'B L D'], mask: NoPadding | None

@@ -5,7 +5,6 @@ and `build_train_program` does both for a config.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from clip_jax.data.images import Patches
+from clip_jax.data.images import images_of
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize
@@ -180,19 +179,13 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch):
     inputs = dict(batch)
     if patch_dropout:
-      tower: Any = module.config.image  # a ViT's
-      key = jax.random.fold_in(jax.random.key(seed), state.step)
-      images = images_of(batch)
-      if isinstance(images, Patches):
-        from clip_jax.models.native_aspect import draw_own_patches
+      from clip_jax.training.patch_dropout import draw_patches
 
-        inputs['kept_patches'] = draw_own_patches(
-          key, images, functools.partial(tower.kept_patches, patch_dropout)
-        )
-      else:
-        inputs['kept_patches'] = draw_patches(
-          key, len(images), tower.patches, tower.kept_patches(patch_dropout)
-        )
+      key = jax.random.fold_in(jax.random.key(seed), state.step)
+      tower: Any = module.config.image  # a ViT's
+      inputs['kept_patches'] = draw_patches(
+        key, images_of(batch), tower, patch_dropout
+      )
     partition = optimizer.partition(state.params)
     trained = partition.trained(state.params)
     (loss, parts), gradients, batch_stats = gradients_of(
@@ -240,21 +233,6 @@ def _apply_if(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:
     return new if is_counter or is_frozen else jnp.where(finite, new, old)
 
   return jax.tree.map(choose, updated, state)
-
-
-def images_of(batch: Batch) -> Any:
-  """Returns the images of a batch, as an image tower takes them."""
-  if 'grid' in batch:
-    return Patches(batch['image'], batch['grid'])
-  return batch['image']
-
-
-def draw_patches(
-  key: jax.Array, images: int, patches: int, kept: int
-) -> Int[Array, 'B K']:
-  """Draws `kept` of the patches, independently for each image."""
-  noise = jax.random.uniform(key, (images, patches))
-  return jax.lax.top_k(noise, kept)[1]
 
 
 def jit_train_step(

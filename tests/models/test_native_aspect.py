@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clip_jax.data.images import Patches
 from clip_jax.models.config import VisionTransformerConfig
-from clip_jax.models.native_aspect import draw_own_patches, resize_positions
+from clip_jax.models.native_aspect import resize_positions
 from clip_jax.models.vision_transformer import (
   VisionTransformer,
   split_into_patches,
@@ -177,25 +177,6 @@ def test_positions_are_resized_as_by_the_published_code(rows, columns):
     resized[: rows * columns], expected.reshape(-1, 6), atol=1e-6
   )
   assert np.isfinite(resized).all()
-
-
-@pytest.mark.parametrize('dropout', [0.3, 0.5, 0.75])
-def test_patch_dropout_leaves_the_same_fraction_of_each_image(dropout):
-  images = native_images(9)
-
-  def kept_of(patches):
-    return SMALL.kept_patches(dropout, patches)
-
-  drawn = np.asarray(draw_own_patches(jax.random.key(0), images, kept_of))
-  again = draw_own_patches(jax.random.key(0), images, kept_of)
-  other = draw_own_patches(jax.random.key(1), images, kept_of)
-  np.testing.assert_array_equal(drawn, again)
-  assert (drawn != other).any()
-  assert drawn.shape == (8, kept_of(9))
-  for (rows, columns), row in zip(GRIDS, drawn, strict=True):
-    own = row[row < rows * columns]
-    assert len(own) == len(set(own)) == kept_of(rows * columns)
-    assert (row[len(own) :] >= rows * columns).all()  # padding comes last
 
 
 def test_patches_that_are_dropped_are_not_seen(float64):

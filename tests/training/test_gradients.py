@@ -18,8 +18,8 @@ from clip_jax.training.gradients import (
   micro_batch_gradients,
   whole_batch_gradients,
 )
+from clip_jax.training.patch_dropout import draw_patches
 from clip_jax.training.state import variables_of
-from clip_jax.training.step import draw_patches
 from clip_jax.trees import flat
 from tests.tiny import TINY, TINY_RESNET, TINY_SIGLIP
 
@@ -56,10 +56,7 @@ def inputs_of(config, patch_dropout=0.0):
   }
   if patch_dropout:
     inputs['kept_patches'] = draw_patches(
-      jax.random.key(1),
-      BATCH,
-      config.image.patches,
-      config.image.kept_patches(patch_dropout),
+      jax.random.key(1), inputs['image'], config.image, patch_dropout
     )
   return inputs
 

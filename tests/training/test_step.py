@@ -17,7 +17,6 @@ from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.state import TrainState, abstract_state, sharded_init
 from clip_jax.training.step import (
-  draw_patches,
   jit_train_step,
   make_train_step,
 )
@@ -253,11 +252,3 @@ def test_patches_are_left_out_of_training_by_seed_and_step():
     histories.append(losses)
   assert histories[0] == histories[1]
   assert histories[0] != histories[2]
-
-
-def test_patches_are_drawn_without_repetition_for_each_image():
-  kept = np.asarray(draw_patches(jax.random.key(0), 64, 49, 24))
-  assert kept.shape == (64, 24)
-  assert all(len(set(row)) == 24 for row in kept)
-  assert kept.min() == 0 and kept.max() == 48
-  assert len({tuple(sorted(row)) for row in kept}) == 64
