@@ -154,8 +154,7 @@ def training_batches(
       view is new.
     teachers: adds arrays about these views to a batch; it has to pickle if
       workers > 0.
-    sequence_lengths: of native aspect, the patches L that images are padded to,
-      of which each step draws one; by default that of the preprocessing.
+    sequence_lengths: of native aspect, of which each step draws its L.
   Raises:
     UsageError: sizes that do not divide, or sources without captions.
     FailureError: (from next) more than max_corrupt_records are corrupt.

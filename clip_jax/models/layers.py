@@ -28,8 +28,7 @@ normal = nn.initializers.normal
 # One position in all rows of tokens, or an array [B] with one for each row.
 TokenIndex = int | Int[Array, ' B']
 
-# True where the row's token attends to the column's, in all examples, or of
-# each example the tokens that all of its own attend to.
+# Whether rows' tokens attend to columns', or all of an example's to a token.
 Mask = Bool[Array, 'L L'] | Bool[Array, 'B 1 1 L']
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -60,17 +60,13 @@ class VisionTransformer(nn.Module):
   def embed(
     self, images: Images, kept_patches: Int[Array, 'B K'] | None = None
   ) -> tuple[Float[Array, 'B L D'], NoPadding | None]:
-    """Returns the tokens for the first block; a class token comes first.
-
-    With them comes which of them are padding, where images are `Patches`.
-    """
+    """Returns tokens for the first block, a class token first, and a mask."""
     if isinstance(images, Patches):
       from clip_jax.models import native_aspect
 
       x = native_aspect.without_padding(images).astype(self.dtype)
-      positions = native_aspect.positions(
-        self.position_embedding, self.config, images
-      )
+      table = self.position_embedding
+      positions = native_aspect.positions(table, self.config, images)
       mask = native_aspect.mask(self.config, images, kept_patches)
     else:
       x = split_into_patches(images.astype(self.dtype), self.config)

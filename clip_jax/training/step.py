@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 
 from clip_jax.data.images import images_of
 from clip_jax.data.preprocessing import Preprocessing
