@@ -147,6 +147,7 @@ def write_model(
       params=jax.tree.map(jnp.asarray, variables['params']),
       batch_stats=jax.tree.map(jnp.asarray, variables.get('batch_stats', {})),
       opt_state={},
+      ema={},
     )
     checkpoints.save(state, description, seed=0)
     checkpoints.close()
