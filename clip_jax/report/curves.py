@@ -162,7 +162,7 @@ def draw_curves(
   """
   last_step = max((row['step'] for row in rows), default=0)
   charts = []
-  for plot in PLOTS:
+  for plot in _plots(rows):
     lines = [
       Line(name, *series(rows, metric))
       for metric, name in plot.names.items()
@@ -177,6 +177,27 @@ def draw_curves(
     svg = draw(plot, lines, last_step, _reference(plot, rows, config))
     charts.append(Chart(plot.title, plot.unit, svg, last=last))
   return charts
+
+
+def _plots(rows: Sequence[Row]) -> Sequence[Plot]:
+  """Returns `PLOTS`; of a loss of several parts, each part has its own.
+
+  Held-out pairs have the contrastive part alone.
+  """
+  prefix = 'train/loss_'
+  parts = {name for row in rows for name in row if name.startswith(prefix)}
+  own = f'{prefix}contrastive'
+  if own not in parts:
+    return PLOTS
+  loss, *rest = PLOTS
+  names = {own: 'steps', **loss.names}
+  del names['train/loss']
+  others = [
+    Plot(f'Loss of {name.removeprefix(prefix)}', 'nats', {name: ''}, plain)
+    for name in sorted(parts - {own})
+  ]
+  contrastive = dataclasses.replace(loss, title='Contrastive loss', names=names)
+  return [contrastive, *others, *rest]
 
 
 def draw(
@@ -323,7 +344,7 @@ def _reference(
   plot: Plot, rows: Sequence[Row], config: Mapping[str, Any]
 ) -> Reference | None:
   """Returns what a chart's values are to be compared with, if anything."""
-  if 'train/loss' in plot.names:
+  if 'eval/loss/loss' in plot.names:
     batch_size = setting(config, 'data.batch_size')
     softmax = setting(config, 'objective.name') == 'softmax'
     if not softmax or (batch_size or 0) < 1:

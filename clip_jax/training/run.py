@@ -35,6 +35,7 @@ from clip_jax.training.config import (
   check_devices,
   preprocessing_of,
   tokenizer_path,
+  trains_decoder,
   with_defaults,
 )
 from clip_jax.training.saved_config import decode_of_run
@@ -168,6 +169,12 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
 
     train_vocabulary(config, sources)
   tokenizer = load_tokenizer(config, inherited)
+  if trains_decoder(config) and tokenizer.padding_side == 'left':
+    raise UsageError(
+      f'tokenizer={config.tokenizer!r} pads texts on the left, and captions '
+      'are predicted from their first token on: name one that pads on the '
+      'right.'
+    )
   # An inherited vocabulary may have more tokens than its tokenizer gives.
   vocabulary = (
     (tokenizer.vocab_size, tokenizer.eos_id)

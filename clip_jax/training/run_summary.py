@@ -15,7 +15,7 @@ from clip_jax.errors import print_warnings
 from clip_jax.models.config import ResNetConfig
 from clip_jax.models.counting import count_parameters
 from clip_jax.parallel.mesh import batch_shard_count
-from clip_jax.training.config import Config
+from clip_jax.training.config import Config, has_text_features
 from clip_jax.training.optimizer import make_schedule
 from clip_jax.training.run import Run
 from clip_jax.training.workdir import Workdir
@@ -133,6 +133,7 @@ def describe_run(
     ('model', _model(run, count.total)),
     ('  image', _image(run, count.image)),
     ('  text', _text(run, count.text)),
+    *_decoder(run, count.decoder),
     *_trained(run),
     ('devices', _devices(run)),
     ('evaluation', _evaluation(run)),
@@ -216,6 +217,19 @@ def _text(run: Run, parameters: int) -> str:
   )
 
 
+def _decoder(run: Run, parameters: int) -> list[tuple[str, str]]:
+  """Returns a row on the caption decoder, if there is one."""
+  decoder = run.description.model.decoder
+  if decoder is None:
+    return []
+  reads = {
+    'tokens': 'reads tokens itself',
+    'text_tower': "goes on from the text tower's states",
+    'pooled_image': 'predicts words from the pooled image',
+  }[decoder.reads]
+  return [('  decoder', f'{parameters:,} parameters, {reads}')]
+
+
 def _devices(run: Run) -> str:
   mesh, processes = run.program.mesh, jax.process_count()
   kind = mesh.devices.flat[0].device_kind
@@ -258,6 +272,8 @@ def describe_repeats(repeats: Repeats, records: int, config: Config) -> str:
   Returns:
     A line; '' where the repeats are few, or may be chance.
   """
+  if not has_text_features(config):  # nothing is compared
+    return ''
   if repeats.either < max(_MIN_REPEATS, _MIN_REPEATED_FRACTION * repeats.pairs):
     return ''
   batch_size = config.data.batch_size

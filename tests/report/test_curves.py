@@ -107,3 +107,24 @@ def test_plain_numbers_have_four_digits():
     '1e-07',
     '0',
   ]
+
+
+def test_a_loss_of_parts_has_a_chart_for_each():
+  """Held-out pairs stand beside the contrastive part, which they have alone."""
+  rows = [
+    {
+      'step': step,
+      'train/loss': 9.0 / step,
+      'train/loss_contrastive': 3.0 / step,
+      'train/loss_captioning': 3.0 / step,
+      'eval/loss/loss': 2.0,
+    }
+    for step in (1, 2)
+  ]
+  config = {'objective': {'name': 'softmax'}, 'data': {'batch_size': 16}}
+  first, second, *rest = draw_curves(rows, config)
+  assert first.title == 'Contrastive loss'
+  assert first.last == [('steps', '1.5'), ('held out', '2')]
+  assert 'nothing learned' in first.svg
+  assert (second.title, second.last) == ('Loss of captioning', [('', '1.5')])
+  assert not [chart for chart in rest if 'oss' in chart.title]

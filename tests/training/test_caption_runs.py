@@ -119,7 +119,7 @@ def coca(**shape):
 def test_coca_learns_to_compare_and_to_caption(data, tmp_path):
   config = coca()
   config.data.train = data
-  config.objective.micro_batch = 12
+  config.objective.micro_batch = 8
   train(config, tmp_path / 'run', Outputs())
   rows = [
     json.loads(line)

@@ -63,6 +63,12 @@ def test_what_may_be_chance_is_not_told(repeats):
   assert told(repeats, 5_000) == ''
 
 
+def test_repeats_do_no_harm_where_nothing_is_compared():
+  repeats = Repeats(10_000, 9_000, 0, 9_000, 70.0)
+  assert told(repeats, 5_000)
+  assert told(repeats, 5_000, name='captioning') == ''
+
+
 def lines_of(tmp_path, capsys, count, steps=4):
   config = tiny_config()
   config.data.train = write_pairs(tmp_path / 'images', count)

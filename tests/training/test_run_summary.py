@@ -6,6 +6,7 @@ import pytest
 
 from clip_jax.data.sources import Source
 from clip_jax.errors import UsageError
+from clip_jax.tokenizers.base import Tokenizer
 from clip_jax.training.config import with_defaults
 from clip_jax.training.run import prepare_run
 from clip_jax.training.run_summary import (
@@ -149,3 +150,20 @@ def test_data_that_are_trained_on_are_not_held_out(
   config.evaluation.data = held_out
   warn_of_training_data(prepare_run(with_defaults(config)))
   assert 'trained on' not in capfd.readouterr().err
+
+
+def test_a_caption_decoder_has_a_row(config):
+  assert '  decoder' not in described(config)
+  config.objective.name = 'bag_of_words'
+  config.model.decoder.reads = 'pooled_image'
+  [row] = [x for x in described(config).splitlines() if 'decoder' in x]
+  assert row.split()[1:3] == [f'{33 * 49_408:,}', 'parameters,']
+  assert row.endswith('predicts words from the pooled image')
+
+
+def test_captions_that_begin_with_padding_are_refused(config, monkeypatch):
+  config.objective.name = 'bag_of_words'
+  config.model.decoder.reads = 'pooled_image'
+  monkeypatch.setattr(Tokenizer, 'padding_side', 'left')
+  with pytest.raises(UsageError, match=r'pads texts on the left'):
+    prepare_run(with_defaults(config))
