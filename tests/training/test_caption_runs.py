@@ -18,7 +18,7 @@ from clip_jax.training.config import check_config, check_objective
 from clip_jax.training.loop import train
 from clip_jax.training.run import make_model_config
 from clip_jax.training.writers import Outputs
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_pairs
 from tests.training.logged import losses
 
 COLOURS = {'a red square': 'red', 'blue sky': 'blue', 'a lot of grass': 'green'}
@@ -116,9 +116,9 @@ def coca(**shape):
 
 
 @pytest.mark.slow
-def test_coca_learns_to_compare_and_to_caption(data, tmp_path):
+def test_coca_learns_to_compare_and_to_caption(tmp_path):
   config = coca()
-  config.data.train = data
+  config.data.train = data = write_pairs(tmp_path / 'pairs')
   config.objective.micro_batch = 8
   train(config, tmp_path / 'run', Outputs())
   rows = [
@@ -135,8 +135,8 @@ def test_coca_learns_to_compare_and_to_caption(data, tmp_path):
   assert not model.classifies_by_captions
   assert model.encode_text(['a red square']).shape == (1, 32)
   # A caption that it knows is likelier than one that it has never seen.
-  pixels = np.asarray(Image.new('RGB', (16, 16), 'red'))
-  known, other = model.caption_scores([pixels], ['a red square', 'zebra'])[0]
+  image = tmp_path / 'pairs' / '000.png'
+  known, other = model.caption_scores([image], ['picture number 0', 'a cat'])[0]
   assert known > other + 1
 
   # From there, with another objective, the decoder goes or stays.

@@ -156,7 +156,9 @@ def test_a_caption_decoder_has_a_row(config):
   assert '  decoder' not in described(config)
   config.objective.name = 'bag_of_words'
   config.model.decoder.reads = 'pooled_image'
-  [row] = [x for x in described(config).splitlines() if 'decoder' in x]
+  [row] = [
+    x for x in described(config).splitlines() if x.startswith('  decoder')
+  ]
   assert row.split()[1:3] == [f'{33 * 49_408:,}', 'parameters,']
   assert row.endswith('predicts words from the pooled image')
 
