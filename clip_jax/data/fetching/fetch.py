@@ -232,7 +232,8 @@ def describe(summary: dict[str, Any]) -> str:
   lines += [f'  {n:>9,}  {x}' for x, n in summary['reasons'].items()]
   if summary['reasons']:
     lines.append(what_failed_most(summary))
-    lines.append('the same command with --retry_failed asks for them again')
+    again = 'with --retry_failed ' if taken else ''
+    lines.append(f'the same command {again}asks for these URLs again')
   return '\n'.join(lines)
 
 
