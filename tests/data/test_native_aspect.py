@@ -20,7 +20,7 @@ from clip_jax.data.pipeline import training_batches
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import open_source
 from clip_jax.errors import UsageError
-from tests.data.pictures import picture
+from tests.data.images import make_image
 from tests.data.read_steps import Characters
 from tests.golden_models import GOLDENS
 
@@ -101,14 +101,14 @@ ALL_OPTIONS = Augmentation(
 @pytest.mark.parametrize('size', [(60, 24), (24, 60), (40, 40), (3, 90)])
 @pytest.mark.parametrize('augmentation', [Augmentation(), ALL_OPTIONS])
 def test_views_keep_the_aspect(size, augmentation):
-  image = picture(1, *size)
+  image = make_image(1, *size)
   view = augment(image, NATIVE, augmentation, np.random.default_rng(0))
   rows, columns = fit_grid(size[1], size[0], 4, 20)
   assert view.shape == (rows * 4, columns * 4, 3)
 
 
 def test_without_a_crop_a_view_is_what_evaluation_sees():
-  image = picture(2, 50, 30)
+  image = make_image(2, 50, 30)
   view = augment(image, NATIVE, Augmentation(), np.random.default_rng(0))
   np.testing.assert_array_equal(view, preprocess(image, NATIVE))
 
@@ -137,7 +137,7 @@ def spec(tmp_path_factory):
   """A folder of pictures of several shapes, with captions."""
   folder = tmp_path_factory.mktemp('shapes')
   for i, size in enumerate(itertools.product((8, 30, 70), repeat=2)):
-    picture(i, *size).save(folder / f'{i}.png')
+    make_image(i, *size).save(folder / f'{i}.png')
     (folder / f'{i}.txt').write_text(f'picture {i}')
   return f'folder:{folder}'
 
