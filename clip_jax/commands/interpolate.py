@@ -44,9 +44,10 @@ if TYPE_CHECKING:
   from collections.abc import Sequence
   from pathlib import Path
 
+  from clip_jax.evaluation.averages import AccuracyMeasure
   from clip_jax.evaluation.dataset import Dataset
-  from clip_jax.inference.interpolation import Variables
   from clip_jax.inference.loading import Loaded
+  from clip_jax.models.description import Description
 
 _SOUPS = ('uniform', 'greedy')
 
@@ -80,6 +81,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   out = common_flags.require(values.out, 'out', 'name a directory to make')
   alphas = _check_call(values, words)
 
+  from clip_jax.evaluation import averages
   from clip_jax.files import new_folder
   from clip_jax.inference.interpolation import check_alike
   from clip_jax.inference.references import recognise
@@ -90,12 +92,26 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   datasets = [
     _open(name) for name in (values.data, *values.others) if name is not None
   ]
-  models = _read(values, words)
-  check_alike(models)
+  loaded = _read(values, words)
+  measure = _measure(values, check_alike(loaded), datasets)
+  models = [model.variables for model in loaded]
   if alphas:
-    result = _along_line(values, words, models, alphas, datasets, folder)
+    rows = []
+    for row in averages.write_line(words, models, alphas, measure, folder):
+      rows.append(row)
+      if not values.json:
+        print(_line(row))
+    result = {'models': words, 'points': rows}
+    if datasets:
+      target, *others = (dataset.name for dataset in datasets)
+      result |= {'data': target, 'others': others}
+      result['curve'] = _write_curve(folder, result)
+      if not values.json:
+        print(result['curve'])
   else:
-    result = _soup(values, words, models, datasets, folder)
+    result = averages.write_soup(words, models, measure, folder)
+    if not values.json:
+      _print_soup(result)
   if values.json:
     printing.print_json(result)
 
@@ -174,42 +190,28 @@ def _read(values: flags.FlagValues, words: list[str]) -> 'list[Loaded]':
   ]
 
 
-def _along_line(
+def _measure(
   values: flags.FlagValues,
-  words: list[str],
-  models: 'list[Loaded]',
-  alphas: list[float],
+  description: 'Description',
   datasets: 'list[Dataset]',
-  folder: 'Path',
-) -> dict[str, Any]:
-  """Writes a model for each alpha, and the curve where there are data sets."""
-  from clip_jax.inference.interpolation import average, write_model
+) -> 'AccuracyMeasure':
+  """Returns how the flags want accuracy measured."""
+  from clip_jax.evaluation import Options
+  from clip_jax.evaluation.averages import AccuracyMeasure
+  from clip_jax.parallel.devices import use_compilation_cache
 
-  folder.mkdir(exist_ok=True)
-  rows: list[dict[str, Any]] = []
-  for alpha in alphas:
-    weights = (1 - alpha, alpha)
-    own = folder if len(alphas) == 1 else folder / f'alpha_{alpha:g}'
-    variables = average([model.variables for model in models], weights)
-    record = {'models': words, 'alpha': alpha, 'weights': weights}
-    description = models[0].description
-    write_model(own, description, variables, record)
-    row: dict[str, Any] = {'alpha': alpha, 'out': str(own)}
-    if datasets:
-      row['accuracy'] = {
-        dataset.name: _measure(values, models[0], variables, dataset)
-        for dataset in datasets
-      }
-    rows.append(row)
-    if not values.json:
-      print(_line(row))
-  result: dict[str, Any] = {'models': words, 'points': rows}
-  if datasets:
-    result |= {'data': values.data, 'others': values.others}
-    result['curve'] = _write_curve(folder, result)
-    if not values.json:
-      print(result['curve'])
-  return result
+  use_compilation_cache()
+  templates = None
+  if values.templates:
+    templates = tuple(common_flags.templates_of(values))
+  options = Options(
+    templates=templates,
+    max_corrupt_records=values.max_corrupt,
+    progress=show_progress,
+  )
+  return AccuracyMeasure(
+    description, datasets, options, values.dtype, values.batch_size
+  )
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -232,87 +234,13 @@ def _write_curve(folder: 'Path', result: dict[str, Any]) -> str:
   return str(folder / 'curve.html')
 
 
-def _soup(
-  values: flags.FlagValues,
-  words: list[str],
-  models: 'list[Loaded]',
-  datasets: 'list[Dataset]',
-  folder: 'Path',
-) -> dict[str, Any]:
-  """Writes the mean of all models, or of those that it gains by."""
-  from clip_jax.inference.interpolation import (
-    average,
-    greedy_soup,
-    write_model,
-  )
-
-  variables = [model.variables for model in models]
-  result: dict[str, Any] = {'models': words, 'soup': values.soup}
-  if values.soup == 'uniform':
-    weights = (1 / len(words),) * len(words)
-    mean = average(variables, weights)
-  else:
-    [dataset] = datasets
-    soup = greedy_soup(
-      variables,
-      lambda own: _measure(values, models[0], own, dataset)['top1'],
-    )
-    mean, weights = soup.variables, soup.weights
-    result |= {
-      'data': values.data,
-      'top1': soup.score,
-      'top1_of_each': soup.scores,
-    }
-  result['weights'] = weights
-  write_model(folder, models[0].description, mean, result)
-  result['out'] = str(folder)
-  if not values.json:
-    for i, word in enumerate(words):
-      alone = ''
-      if 'top1_of_each' in result:
-        alone = f'  {100 * result["top1_of_each"][i]:.2f} % alone'
-      print(f'{weights[i]:.3f}  {word}{alone}')
-    reached = 'the mean'
-    if 'top1' in result:
-      reached = f'{100 * result["top1"]:.2f} % on {values.data}'
-    print(f'{reached} -> {folder}')
-  return result
-
-
-def _measure(
-  values: flags.FlagValues,
-  model: 'Loaded',
-  variables: 'Variables',
-  dataset: 'Dataset',
-) -> dict[str, float]:
-  """Returns zero-shot accuracy, with the ends of its 95 % interval."""
-  from clip_jax.evaluation import Options, find_evaluator
-  from clip_jax.inference.model import Model
-  from clip_jax.parallel.devices import use_compilation_cache
-
-  use_compilation_cache()
-
-  templates = None
-  if values.templates:
-    templates = tuple(common_flags.templates_of(values))
-  options = Options(
-    templates=templates,
-    max_corrupt_records=values.max_corrupt,
-    progress=show_progress,
-  )
-  encoder = Model(
-    model.description,
-    variables,
-    dtype=values.dtype,
-    batch_size=values.batch_size,
-  )
-  metrics = find_evaluator('zero_shot')(encoder, dataset, options).metrics
-  if 'top1' not in metrics:
-    raise UsageError(
-      f'data {dataset.name!r} has several labels an image: use data with one.'
-    )
-  return {
-    'top1': metrics['top1'],
-    'low': metrics['top1_low'],
-    'high': metrics['top1_high'],
-  }
+def _print_soup(result: dict[str, Any]) -> None:
+  for i, name in enumerate(result['models']):
+    alone = ''
+    if 'top1_of_each' in result:
+      alone = f'  {100 * result["top1_of_each"][i]:.2f} % alone'
+    print(f'{result["weights"][i]:.3f}  {name}{alone}')
+  reached = 'the mean'
+  if 'top1' in result:
+    reached = f'{100 * result["top1"]:.2f} % on {result["data"]}'
+  print(f'{reached} -> {result["out"]}')
