@@ -107,7 +107,7 @@ def test_all_recipes_are_rows_of_a_table(clip_jax):
   lines = clip_jax('plan', '--all').out.strip().splitlines()
   assert lines[0].startswith('| recipe | topology |')
   rows = [line for line in lines if line.startswith('| `configs/')]
-  assert len(rows) == len(lines) - 2 == 10
+  assert len(rows) == len(lines) - 2 == 12
   assert len({line.count('|') for line in lines}) == 1
 
 

@@ -15,7 +15,7 @@ from clip_jax.evaluation.averages import (
 from clip_jax.evaluation.dataset import dataset_of
 from clip_jax.inference.loading import load, read_model
 from tests.data.images import make_image
-from tests.evaluation.fakes import ListSource
+from tests.evaluation.tasks.test_zero_shot import SeveralLabels
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
 
@@ -37,7 +37,7 @@ def measure_on(*datasets):
 def two_models():
   """The tiny model, and one whose parameters are all twice as large."""
   params = tiny_params()
-  twice = jax.tree.map(lambda x: 2 * x, params)
+  twice = jax.tree.map(lambda x: np.asarray(2 * x), params)
   return [{'params': params}, {'params': twice}]
 
 
@@ -55,14 +55,14 @@ def test_accuracy_is_that_of_the_zero_shot_task(dataset):
 
 
 def test_data_with_several_labels_an_image_are_refused():
-  source = ListSource([0, 9], labels=[[0, 1], [1]], names=['cat', 'dog'])
-  with pytest.raises(UsageError, match="'list:' has several labels an image"):
+  source = SeveralLabels([0, 9], [[0, 1], [1]], ['cat', 'dog'])
+  with pytest.raises(UsageError, match='has several labels an image'):
     measure_on(dataset_of(source))({'params': tiny_params()})
 
 
 def test_each_model_of_a_line_is_written_before_the_next_is_made(tmp_path):
   names, folder = ['a', 'b'], tmp_path / 'line'
-  rows = write_line(names, two_models(), [0.5, 1], measure_on(), folder)
+  rows = write_line(names, two_models(), [0.5, 1.0], measure_on(), folder)
   first = folder / 'alpha_0.5'
   assert next(rows) == {'alpha': 0.5, 'out': str(first)}
   assert [path.name for path in folder.iterdir()] == [first.name]
