@@ -28,6 +28,9 @@ def get_config() -> ConfigDict:
   # A REF whose weights come first, instead of random ones. For another image
   # size, a ViT's positions are interpolated.
   c.initialize_from = ''
+  # Patterns of parameters that begin as random numbers all the same, as in
+  # ('text', 'text_projection'); the patterns are those of optimizer.groups.
+  c.initialize_anew = ()
   # For another context length: 'append' keeps the positions of its texts and
   # adds copies of the last; 'interpolate' moves all, as open_clip does.
   c.initialize_text_positions = 'append'

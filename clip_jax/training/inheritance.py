@@ -249,6 +249,8 @@ class _Inheritance:
     elif 'model.initial_logit_scale' in self._stated:
       self._start.reinitialized.add('logit_scale')
     self._inherit_bias(own.initial_logit_bias)
+    if anew := self._config.initialize_anew:
+      self._note(f'{", ".join(map(str, anew))} begin anew (initialize_anew).')
     weights = self._start.weights
     if weights is None or 'logit_scale' in self._start.reinitialized:
       return
@@ -324,6 +326,12 @@ def inherit_weights(
   params = flat(variables['params'])
   if model.initial_logit_bias is None:
     params.pop('logit_bias', None)
+  anew = start.config.initialize_anew
+  if anew:
+    from clip_jax.training.parameter_groups import paths_matching
+
+    own = flat(state.params)
+    start.reinitialized |= paths_matching(anew, own, 'initialize_anew')
   new = start.reinitialized | (set() if model.decoder else {'decoder'})
   arrays = {
     'params': {k: v for k, v in params.items() if not _is_new(k, new)},

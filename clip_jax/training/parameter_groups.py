@@ -18,7 +18,7 @@ rest of it, and trains all else.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,11 +108,6 @@ def parse_rows(table: Sequence[Any]) -> tuple[Row, ...]:
       )
     decay = None if decay is None else float(decay)
     rows.append(Row(pattern, float(factor), decay))
-  if rows and not any(row.factor for row in rows):
-    raise UsageError(
-      'optimizer.groups freezes all that it matches: give what is to be '
-      'trained a factor above 0.'
-    )
   return tuple(rows)
 
 
@@ -207,10 +202,7 @@ class ParameterGroups:
 
   def _row_numbers(self, params: Any) -> dict[str, np.ndarray]:
     """Returns which row decides, of each parameter and layer."""
-    layers = {
-      name: leaf.shape[0] if stack_of(name) else None
-      for name, leaf in flat(params).items()
-    }
+    layers = _layers(flat(params))
     shapes = {name: () if n is None else (n,) for name, n in layers.items()}
     if not self.rows:
       return {name: np.zeros(shape, int) for name, shape in shapes.items()}
@@ -225,7 +217,54 @@ class ParameterGroups:
       for name, own in decided.items():
         numbers[name] = np.where(own, number, numbers[name])
     _check_covered(numbers)
+    if not any(row.factor for row in self.rows):
+      raise UsageError(
+        'optimizer.groups freezes all parameters: give what is to be trained a '
+        'factor above 0.'
+      )
     return numbers
+
+
+def paths_matching(
+  patterns: Sequence[str], leaves: Mapping[str, Any], field: str
+) -> set[str]:
+  """Returns the paths of the parameters that any of some patterns matches.
+
+  Args:
+    leaves: parameters, or their shapes, by path.
+    field: the field of the config that has the patterns, for errors.
+  Raises:
+    UsageError: one matches no parameter, or not all layers of one.
+  """
+  layers, paths = _layers(leaves), set()
+  for pattern in patterns:
+    if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
+      raise UsageError(
+        f"{field}: {pattern!r} is no pattern: give paths, as in ('text',)."
+      )
+    row = Row(pattern, 1.0)
+    matching = {
+      name for name in leaves if row.matches(name, layers[name]).all()
+    }
+    if not matching:
+      raise UsageError(
+        f'{field}: {pattern!r} matches no parameter; there are '
+        f'{_modules(leaves)}.'
+      )
+    paths |= matching
+  return paths
+
+
+def _layers(leaves: Mapping[str, Any]) -> dict[str, int | None]:
+  """Returns how many layers are stacked in each parameter, by path."""
+  return {
+    name: leaf.shape[0] if stack_of(name) else None
+    for name, leaf in leaves.items()
+  }
+
+
+def _modules(paths: Iterable[str]) -> str:
+  return ', '.join(sorted({'/'.join(path.split('/')[:2]) for path in paths}))
 
 
 def stack_of(name: str) -> str | None:
@@ -241,10 +280,9 @@ def _refuse_row(row: Row, matched: Mapping[str, np.ndarray]) -> None:
       f'optimizer.groups: all that {row.pattern!r} matches is decided by rows '
       'before it: move it up, or leave it out.'
     )
-  modules = sorted({'/'.join(name.split('/')[:2]) for name in matched})
   raise UsageError(
     f'optimizer.groups: {row.pattern!r} matches no parameter; there are '
-    f'{", ".join(modules)}.'
+    f'{_modules(matched)}.'
   )
 
 

@@ -134,6 +134,7 @@ def _check_without_model(config: Config) -> None:
   for name, is_given in (
     ('initialize_new_vocabulary=True', config.initialize_new_vocabulary),
     (f'tokenizer={INHERITED}', config.tokenizer == INHERITED),
+    (f'initialize_anew={config.initialize_anew}', config.initialize_anew),
   ):
     if is_given:
       raise UsageError(

@@ -57,6 +57,7 @@ _DEFAULTS_OF_OLD_RUNS = {
   'data.sequence_lengths': [],
   'data.std': list(CLIP_STD),
   'data.templates': [],
+  'initialize_anew': [],
   'initialize_from': '',
   'initialize_new_vocabulary': False,
   'initialize_text_positions': 'append',

@@ -11,6 +11,7 @@ from clip_jax.training.parameter_groups import (
   ParameterGroups,
   layer_factors,
   parse_rows,
+  paths_matching,
 )
 from clip_jax.trees import flat
 from tests.tiny import TINY, TINY_RESNET, TINY_SIGLIP
@@ -97,6 +98,8 @@ def test_a_row_may_have_a_weight_decay_of_its_own():
     ((('imge', 0.0), ('*', 1.0)), "'imge' matches no parameter; there are"),
     ((('image/transformer/blocks[7]', 0.0), ('*', 1.0)),
      "'image/transformer/blocks[7]' matches no parameter"),
+    ((('image', 0.0),), 'no row for image_projection/kernel'),
+    ((('*', 0.0),), 'freezes all parameters'),
     ((('*', 1.0), ('image', 0.0)),
      "all that 'image' matches is decided by rows before it"),
   ],
@@ -124,13 +127,23 @@ def test_what_a_table_leaves_out_or_never_reaches_is_named(rows, message):
     (('blocks[0]/blocks[1]', 1.0), 'is no pattern'),
     (('image', 0.0, 0.1), 'a frozen parameter (factor 0) has none'),
     (('image', 1.0, -0.1), 'must be at least 0'),
-    (('*', 0.0), 'freezes all that it matches'),
   ],
 )  # fmt: skip
 def test_what_is_no_row_is_refused_in_one_line(row, message):
   with pytest.raises(UsageError, match=re.escape(message)) as caught:
     parse_rows((row,))
   assert '\n' not in str(caught.value)
+
+
+def test_patterns_alone_choose_whole_parameters():
+  leaves = flat(PARAMS)
+  chosen = paths_matching(('text', '*/ln_post/*'), leaves, 'initialize_anew')
+  assert 'text/transformer/blocks/mlp/up/kernel' in chosen
+  assert 'image/ln_post/scale' in chosen
+  assert 'text_projection/kernel' not in chosen
+  for pattern in ('imge', '*blocks[0]', 'text['):
+    with pytest.raises(UsageError, match=r'initialize_anew: .* no p'):
+      paths_matching((pattern,), leaves, 'initialize_anew')
 
 
 def test_lists_are_rows_as_json_has_them():
