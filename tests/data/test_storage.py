@@ -117,6 +117,9 @@ def test_an_s3_server_is_read_and_written(bucket, pauses):
     f'{i:05}.tar' for i in range(3)
   ]
   assert storage.is_folder(f'{bucket}/cc')
+  for name in ('', '/cc', '/cc/00001.tar'):
+    assert storage.exists(bucket + name)
+  assert not storage.exists(f'{bucket}/c')
   assert storage.read_range(names[1], 990, 100) == b'\1' * 10
   before = storage.version(names[1])
   storage.write_bytes(names[1], b'\7' * 1000)
@@ -130,6 +133,9 @@ def test_an_s3_server_is_read_and_written(bucket, pauses):
     storage.expand('s3://nowhere/*.tar')
   with pytest.raises(UsageError, match='matches no file'):
     storage.expand(f'{bucket}/none/*.tar')
+  storage.remove_folder(f'{bucket}/cc')
+  storage.remove_folder(f'{bucket}/cc')
+  assert not storage.exists(f'{bucket}/cc')
   assert not pauses
 
 

@@ -32,7 +32,8 @@ NAMES = {
 }  # fmt: skip
 _SPAN_ROWS = 2**15  # that one task reads at least
 _MAX_SPANS = 2048
-_BATCH_ROWS = 8192
+# Of rows that are read at a time; those with images have fewer rows.
+_BATCH_ROWS, _BATCH_BYTES = 8192, 2**26
 _MAX_GROUP_ROWS = 2**31
 # The errors that pyarrow raises on damaged files.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
@@ -247,8 +248,9 @@ def read_span(
   for group, start, end in span.groups:
     try:
       with storage.open_file(span.path) as file:
-        batches = pq.ParquetFile(file, pre_buffer=False).iter_batches(
-          _BATCH_ROWS, [group], schema.names
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        batches = parquet.iter_batches(
+          _batch_rows(parquet, group), [group], schema.names
         )
         first = 0
         for batch in batches:
@@ -266,6 +268,13 @@ def read_span(
       corrupt[f'{span.path}, row group {group}'] = reason
       check_corrupt(corrupt, max_corrupt)
     position += end - start
+
+
+def _batch_rows(parquet: pq.ParquetFile, group: int) -> int:
+  """Returns how many rows of a row group are read at a time."""
+  about = parquet.metadata.row_group(group)
+  row_bytes = max(1, about.total_byte_size // max(1, about.num_rows))
+  return max(1, min(_BATCH_ROWS, _BATCH_BYTES // row_bytes))
 
 
 def _as_schema(
