@@ -3,13 +3,14 @@
 import collections
 import os
 import re
+from collections.abc import Sequence
 
 from clip_jax.data.sources import Spec, not_a_data_set
 from clip_jax.data.sources.base import DEFAULT_CAPTIONS
 from clip_jax.data.sources.columns import Captions, captions_of, words
 from clip_jax.data.sources.image_files import FileSource, read_text
 from clip_jax.data.sources.listing import Listing, list_images
-from clip_jax.errors import plural, quote_first
+from clip_jax.errors import UsageError, plural, quote_first
 from clip_jax.files import expand_path
 
 # The values of `captions` for a folder; `caption` is .txt files or classes.
@@ -66,10 +67,7 @@ class FolderSource(FileSource):
     self._labels: list[int] | None = None
     notices = listing.notices()
     if 'caption' in captions and any(listing.captions):
-      self._texts = [
-        [] if path is None else _lines_of(spec, os.path.join(self._root, path))
-        for path in listing.captions
-      ]
+      self._texts = _read_captions(spec, self._root, listing.captions)
       notices += self._describe_captions(listing)
     else:
       notices += self._label(listing)
@@ -221,11 +219,37 @@ def _root_and_splits(spec: Spec) -> tuple[str, tuple[str, ...]]:
   return whole, splits
 
 
-def _lines_of(spec: Spec, path: str) -> list[str]:
-  """Returns the captions of a text file, one a line."""
-  # A disk that lost data leaves NULs, which no text has.
-  lines = read_text(spec, path).replace('\0', ' ').splitlines()
-  return [text for line in lines if (text := line.strip())]
+def _read_captions(
+  spec: Spec, root: str, paths: Sequence[str | None]
+) -> list[list[str]]:
+  """Returns the captions of each image: the lines of its text file, if any.
+
+  Raises:
+    UsageError: files cannot be read, or are not UTF-8; the message names one,
+      and says how many more there are.
+  """
+  texts: list[list[str]] = []
+  errors: list[UsageError] = []
+  unreadable: list[str] = []
+  for path in paths:
+    try:
+      text = read_text(spec, os.path.join(root, path)) if path else ''
+    except UsageError as error:
+      errors.append(error)
+      unreadable.append(path or '')
+      continue
+    # A disk that lost data leaves NULs, which no text has.
+    lines = text.replace('\0', ' ').splitlines()
+    texts.append([line.strip() for line in lines if line.strip()])
+  if len(errors) > 1:
+    more = unreadable[1:]
+    raise UsageError(
+      f'{errors[0]}; so for {plural(len(more), "more file")} '
+      f'({quote_first(more, len(more))})'
+    )
+  if errors:
+    raise errors[0]
+  return texts
 
 
 def _refuse_splits(spec: Spec, root: str, paths: list[str]) -> None:

@@ -95,6 +95,17 @@ def test_a_caption_that_is_not_utf8_names_file_and_line(tmp_path):
     open_source(f'folder:{tmp_path}')
 
 
+def test_all_captions_that_are_not_utf8_are_counted(tmp_path):
+  captioned_folder(tmp_path, 4)
+  for name in ('001', '002', '003'):
+    (tmp_path / f'{name}.txt').write_bytes(b'eine T\xfcr')
+  message = (
+    r"001\.txt, line 1: .*; so for 2 more files \('002.txt', '003.txt'\)"
+  )
+  with pytest.raises(UsageError, match=message):
+    open_source(f'folder:{tmp_path}')
+
+
 def heic(path):
   heif = pytest.importorskip('pillow_heif')
   heif.from_pillow(make_image(0, 64, 64)).save(path)
