@@ -83,7 +83,7 @@ def find_shards(spec: Spec) -> tuple[str, list[str], tuple[str, ...]]:
     if paths == [pattern] and storage.is_folder(pattern):
       paths = storage.expand(storage.join(pattern, '*.tar'))
   except UsageError as error:
-    raise spec.error(str(error)) from error
+    raise spec.error(f'{str(error).rstrip(".")}{spec.about_split()}') from error
   tars = [path for path in paths if path.lower().endswith('.tar')]
   notices = ()
   if 0 < len(tars) < len(paths):

@@ -88,6 +88,10 @@ class Spec(NamedTuple):
       raise self.error(f'a file has no splits; leave out #{self.split}')
     return os.path.join(path, self.split)
 
+  def about_split(self) -> str:
+    """Returns what a split of shards is, to follow an error, or ''."""
+    return f'; #{self.split} names a sub-folder' if self.split else ''
+
   def error(self, reason: str, line: int | None = None) -> UsageError:
     """Returns the error for data that cannot be read as the SPEC says.
 

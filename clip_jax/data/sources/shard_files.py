@@ -33,7 +33,7 @@ def list_files(spec: Spec, suffix: str) -> list[str]:
   try:
     paths = storage.expand(location)
   except UsageError as error:
-    raise spec.error(str(error).rstrip('.')) from error
+    raise spec.error(f'{str(error).rstrip(".")}{spec.about_split()}') from error
   files: list[str] = []
   for path in paths:
     if storage.is_folder(path):

@@ -88,8 +88,13 @@ class WdsSource(Source):
         f'nothing in its shards can be read: {self.index.problem(0)}'
       )
     elif not self._columns and not self.label_names:
-      columns = sorted(fields) or sorted(self._suffixes)
-      self.remedy = f'name columns of captions, of {", ".join(columns)}'
+      others = {x for x in self._suffixes if f'.{x}' not in PLAIN_SUFFIXES}
+      columns = ', '.join(sorted(fields or others))
+      self.remedy = (
+        f'name columns of captions, of {columns}'
+        if columns
+        else 'its records have images only: add KEY.txt to each'
+      )
     if self._suffixes & {*_LABELS} and not self.label_names:
       self.remedy = self.remedy or (
         f'write the names of labels, one a line, to {_NAMES} beside the shards'

@@ -311,11 +311,18 @@ def test_a_split_is_a_folder_with_the_names_of_labels_above(tmp_path):
   assert not open_source(f'wds:{tmp_path}#test').notices
 
 
+def test_records_of_images_alone_say_what_captions_would_be(tmp_path):
+  source = open_source(write(tmp_path, a={'0.png': png(), '1.jpg': png()}))
+  assert source.remedy.endswith('images only: add KEY.txt to each')
+  source = open_source(write(tmp_path, b={'0.png': png(), '0.alt': b'x'}))
+  assert source.remedy == 'name columns of captions, of alt'
+
+
 def test_bad_specs(tmp_path):
   for spec, message in (
     (f'wds:{tmp_path}/none*.tar', 'matches no file'),
     (f'wds:{tmp_path}/{{0..2}}.tar', 'matches no file'),
-    (f'wds:{tmp_path}#train', 'matches no file'),
+    (f'wds:{tmp_path}#train', 'matches no file; #train names a sub-folder'),
     (write(tmp_path, empty={}), 'no records'),
   ):
     with pytest.raises(UsageError, match=message):
