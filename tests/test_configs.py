@@ -98,7 +98,8 @@ def test_recipes_are_the_papers(recipe):
 
 
 @pytest.mark.parametrize(
-  'recipe', [*PAPER, 'siglip_b16', 'coca_base', 'finetune', 'lit_b16']
+  'recipe',
+  [*PAPER, 'siglip_b16', 'naflex_b16', 'coca_base', 'finetune', 'lit_b16'],
 )
 def test_a_recipe_can_be_laid_out_on_its_topology(recipe):
   """What `plan` compiles, up to the compiler: the model, and the batch."""

@@ -80,6 +80,8 @@ def _of_model(values: flags.FlagValues) -> dict[str, Any]:
   facts = _of_config(model.config)
   if model.description.absent:
     facts |= _of_one_tower(model)
+  if model.preprocessing.is_native:
+    facts |= _of_native(model)
   return {
     'name': values.model,
     **facts,
@@ -88,6 +90,19 @@ def _of_model(values: flags.FlagValues) -> dict[str, Any]:
     'logit_bias': model.logit_bias,
     'tokenizer': None if tokenizer is None else tokenizer.get('kind'),
     'preprocessing': model.preprocessing.to_dict(),
+  }
+
+
+def _of_native(model: 'Model') -> dict[str, Any]:
+  """Returns the facts of images that keep their aspect, at the most patches."""
+  from clip_jax.models import counting
+
+  most = model.preprocessing.max_patches
+  flops = counting.image_flops(model.config, patches=most)
+  return {
+    'image_size': None,
+    'patches': most,
+    'gflops_per_image': flops / 1e9,
   }
 
 
@@ -190,7 +205,9 @@ def _image_column(facts: dict[str, Any]) -> tuple[str, ...]:
     f'{facts["image_parameters"]:,}',
     _fraction(facts, 'image'),
     _round(facts['gflops_per_image']),
-    f'{image["image_size"]} x {image["image_size"]} px',
+    'native aspect'
+    if facts['image_size'] is None
+    else f'{image["image_size"]} x {image["image_size"]} px',
     read_as,
     blocks,
     width,
