@@ -288,7 +288,7 @@ def _check_sequence_lengths(config: Config) -> None:
       f'data.sequence_lengths={lengths}: give different numbers of patches, of '
       f'1 to {MAX_PATCHES:,}, as in (128, 256, 576), or () for squares.'
     )
-  if bool(lengths) != (mode == 'native'):
+  if mode is not None and bool(lengths) != (mode == 'native'):
     raise UsageError(
       f'data.resize_mode={mode!r} with data.sequence_lengths={lengths}: images '
       "of native aspect have both, 'native' and lengths; squares have neither."
