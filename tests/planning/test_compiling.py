@@ -22,7 +22,8 @@ from clip_jax.planning.topology import GIB, parse_topology
 from clip_jax.training.config import check_devices
 from clip_jax.training.run import complete_config
 from clip_jax.training.step import build_train_program
-from configs import base
+from clip_jax.trees import flat
+from configs import base, lit_b16
 from tests.golden_models import GOLDENS
 from tests.tiny import TINY, tiny_config
 
@@ -76,6 +77,37 @@ def test_the_program_says_what_a_chip_holds():
   assert whole / 4 <= held['parameters'] < whole / 2
   assert held['optimizer'] == 2 * held['parameters'] + 3 * 4
   assert held['batch'] == 16 // 8 * (16 * 16 * 3 + 4 * 8)
+
+
+def test_a_chip_holds_no_moments_of_what_is_frozen():
+  held = {}
+  for name, groups in (
+    ('all', ()),
+    ('text', (('image*', 0.0), ('*', 1.0))),
+    ('last', (('image/*blocks[-1:]', 1.0), ('image*', 0.0), ('*', 1.0))),
+  ):
+    config = config_of()
+    config.optimizer.update(groups=groups, ema_decay=0.9)
+    made = build_train_program(
+      config, check_devices(config), TINY, Preprocessing(image_size=16)
+    )
+    held[name] = held_bytes(made, abstract_batch(made, TINY, 16))
+  frozen, blocks = (
+    sum(
+      leaf.size * 4
+      for path, leaf in flat(made.state.params).items()
+      if path.startswith('image') and part in path
+    )
+    for part in ('', 'image/transformer/blocks')
+  )
+  for name, moments in (('text', frozen), ('last', frozen - blocks // 2)):
+    saved = held['all']['optimizer'] - held[name]['optimizer']
+    assert saved == 2 * moments
+    assert held[name]['parameters'] == held['all']['parameters']
+  averages = {name: bytes['averaged_weights'] for name, bytes in held.items()}
+  assert averages['all'] == held['all']['parameters']
+  assert averages['all'] - averages['text'] == frozen
+  assert averages['all'] - averages['last'] == frozen - blocks
 
 
 def test_memory_adds_up_to_the_compilers_own():
@@ -142,6 +174,22 @@ def test_a_plan_of_a_tiny_model():
   assert 0 < plan['step_seconds'] < 1
   assert 0 < plan['mfu'] < 1
   json.dumps(plan)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_plan_of_a_locked_image_tower_has_less_to_do():
+  """The recipe of LiT, shrunken."""
+  config = config_of(dtype='bfloat16')
+  plans = []
+  for groups in (lit_b16.get_config().optimizer.groups, ()):
+    config.optimizer.groups = groups
+    plans.append(make_plan(config, parse_topology('v5e:2x2')))
+  locked, whole = plans
+  assert locked['fits']
+  for name in ('optimizer', 'activations_and_temporaries'):
+    assert locked['memory'][name] < whole['memory'][name]
+  assert locked['flops_per_chip'] < whole['flops_per_chip']
 
 
 @needs_libtpu
