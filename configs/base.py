@@ -154,6 +154,14 @@ def get_config() -> ConfigDict:
   # Larger images are corrupt; 0: over 89, or 224 of a JPEG.
   c.data.max_megapixels = 0.0
 
+  # So many augmented views of each record, the same ones in every epoch: view
+  # k is a function of (view_seed, the record's id, k). 0: always new ones.
+  c.data.views = 0
+  c.data.view_seed = 0
+  # Folders that clip-jax embed --config=THIS_CONFIG wrote, of one teacher each:
+  # its features of these views, for objective.added.distillation.
+  c.data.teachers = ()
+
   c.data.augment = ConfigDict()  # clip_jax/data/augment.py says each in full
   # The paper's only augmentation: a random square crop, whose area is this
   # fraction (least, most) of the square on the shorter side.
@@ -190,9 +198,12 @@ def get_config() -> ConfigDict:
   # softmax; sigmoid, which needs a logit bias; captioning or bag_of_words,
   # which predict captions instead of comparing, by model.decoder (figure 2)
   c.objective.name = 'softmax'
+  c.objective.weight = 1.0  # 0, where terms are added: it is not computed
   # Weights of terms beside the contrastive loss; 0: not computed.
   c.objective.added = ConfigDict()
   c.objective.added.captioning = 0.0  # predict the caption, by model.decoder
+  # The divergence from the softmaxes of data.teachers (MobileCLIP).
+  c.objective.added.distillation = 0.0
   # Which logits are in memory at a time. dense: all, one formula over whole
   # arrays; all_gather: on each device its own rows; chunked: a tile of these;
   # ring: a tile, and no device ever has all features.
@@ -202,6 +213,8 @@ def get_config() -> ConfigDict:
   # Another number costs one more forward pass and changes no result.
   c.objective.micro_batch = 0
   c.objective.max_logit_scale = 100.0  # the temperature's limit; 0: none
+  # 1 / temperature of each of the teachers; (): that which each has learned.
+  c.objective.teacher_scales = ()
   # False: the temperature (and the bias) stay as they start.
   c.objective.learned_temperature = True
 

@@ -99,14 +99,44 @@ def test_recipes_are_the_papers(recipe):
 
 @pytest.mark.parametrize(
   'recipe',
-  [*PAPER, 'siglip_b16', 'naflex_b16', 'coca_base', 'finetune', 'lit_b16'],
+  [
+    *PAPER,
+    'siglip_b16',
+    'naflex_b16',
+    'coca_base',
+    'finetune',
+    'lit_b16',
+    'mobileclip_b16',
+    'clipa_h14:pretrain',
+    'clipa_h14:finetune',
+  ],
 )
 def test_a_recipe_can_be_laid_out_on_its_topology(recipe):
   """What `plan` compiles, up to the compiler: the model, and the batch."""
-  module = importlib.import_module(f'configs.{recipe}')
-  config = module.get_config()
+  name, _, argument = recipe.partition(':')
+  module = importlib.import_module(f'configs.{name}')
+  config = module.get_config(argument) if argument else module.get_config()
   topology = parse_topology(module.TOPOLOGY, config.mesh.slices)
   model = planned_model(config)
   check_config(config)
   check_objective(config, model)
   assert config.data.batch_size % topology.chips == 0
+
+
+def test_the_second_stage_of_clipa_sees_all_that_the_first_left_out():
+  """CLIPA-v2 (arXiv 2306.15658): H/14, as its configs have it."""
+  first, second = (
+    importlib.import_module('configs.clipa_h14').get_config(stage)
+    for stage in ('pretrain', 'finetune')
+  )
+  sizes = [
+    (c.data.image_size, c.model.text.context_length, c.data.batch_size)
+    for c in (first, second)
+  ]
+  assert sizes == [(84, 8, 65_536), (224, 32, 32_768)]
+  assert first.optimizer.learning_rate == pytest.approx(2.048e-3)
+  assert second.optimizer.learning_rate == pytest.approx(5.12e-5)
+  assert planned_model(first).image.patches == 36
+  assert (first.total_steps, second.total_steps) == (195_490, 16_000)
+  with pytest.raises(ValueError, match='pretrain, finetune'):
+    importlib.import_module('configs.clipa_h14').get_config('x')

@@ -2,6 +2,7 @@
 
 usage:
   clip-jax embed --model=REF [--images=SPEC] [--texts=FILE] --out=FILE
+  clip-jax embed --model=REF --config=configs/NAME.py --out=FOLDER
 
 examples:
   clip-jax embed --model=runs/emoji --images=folder:photos --out=photos.npz
@@ -28,6 +29,13 @@ share the work when each is given its --shard:
   clip-jax embed --model=REF --images=SPEC --out=FILE --shard=1/2
 with the folder on a disk that they share; the last one to end joins the parts.
 Where JAX is distributed, the shard is the process's index.
+
+With --config, a recipe for training, the model is a teacher: the folder --out
+gets its features of all data.views augmented views of each record of
+data.train, and of each caption. Training with that config, this folder among
+its data.teachers and a weight in objective.added.distillation, draws one of the
+views for each example, makes the same pixels again, and learns from them:
+  clip-jax embed --model=TEACHER --config=configs/NAME.py --out=FOLDER
 """
 
 import os
@@ -37,23 +45,31 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from clip_jax.commands import common_flags, model_flags, printing
+from clip_jax.commands.config_file import define_config, parse, stated_fields
 from clip_jax.errors import UsageError, print_notes
 from clip_jax.files import typed_path
 from clip_jax.progress import show_progress
 
 if TYPE_CHECKING:
+  from clip_jax.inference import embed_views
   from clip_jax.inference.embed import EmbedSummary
   from clip_jax.inference.embed_job import EmbedJob
+
+
+__all__ = ['define_flags', 'parse', 'run']
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Adds this verb's flags."""
   model_flags.define_model(values)
+  define_config(values)
   flags.DEFINE_string(
     'images', None, 'a data set, SCHEME:LOCATION[#SPLIT]', flag_values=values
   )
   common_flags.define_path(values, 'texts', 'a UTF-8 file with one text a line')
-  common_flags.define_path(values, 'out', 'the file to write, .npz or .parquet')
+  common_flags.define_path(
+    values, 'out', 'the file to write, .npz or .parquet; of --config a folder'
+  )
   flags.DEFINE_string(
     'shard',
     None,
@@ -72,12 +88,18 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   """Embeds, writes, and says what was written."""
   common_flags.no_words('embed', words)
   reference = model_flags.reference_of(values)
-  name = common_flags.require(values.out, 'out', 'name a .npz or .parquet file')
-  if not values.images and not values.texts:
-    raise UsageError('nothing to embed: give --images=SPEC, --texts=FILE.')
+  example = 'name a .npz or .parquet file'
+  if values.config is not None:
+    example = 'name a folder for the features of this teacher'
+  name = common_flags.require(values.out, 'out', example)
   if values.part_rows < 1:
     raise UsageError(f'--part_rows={values.part_rows} must be at least 1.')
   worker = _parse_shard(values.shard) if values.shard else None
+  if values.config is not None:
+    _embed_views(values, reference, name, worker)
+    return
+  if not values.images and not values.texts:
+    raise UsageError('nothing to embed: give --images=SPEC, --texts=FILE.')
   texts = None
   if values.texts:
     texts = common_flags.lines_of('texts', os.fspath(typed_path(values.texts)))
@@ -91,8 +113,6 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   check_path(out)
   recognise(reference)  # a wrong one is told before the data are opened
 
-  import jax
-
   from clip_jax.data.sources import open_source
   from clip_jax.inference.embed import embed
 
@@ -100,17 +120,13 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if values.images:
     source = open_source(values.images, captions=tuple(values.captions))
     print_notes(source.notices)
-  if worker is None:
-    worker = (0, 1)
-    if jax.distributed.is_initialized():
-      worker = (jax.process_index(), jax.process_count())
   job = model_flags.embed_job(
     values,
     source,
     texts=texts,
     texts_name=typed_path(values.texts).name if values.texts else '',
     part_rows=values.part_rows,
-    worker=worker,
+    worker=worker or _own_part(),
   )
   summary = embed(
     job,
@@ -119,6 +135,125 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     say=lambda line: print(line, file=sys.stderr),
   )
   _report(summary, name, job, as_json=values.json)
+
+
+def _own_part() -> tuple[int, int]:
+  """Returns the index and the count of this process, where JAX knows more."""
+  import jax
+
+  if jax.distributed.is_initialized():
+    return jax.process_index(), jax.process_count()
+  return 0, 1
+
+
+def _embed_views(
+  values: flags.FlagValues,
+  reference: str,
+  name: str,
+  worker: tuple[int, int] | None,
+) -> None:
+  """Embeds the views of a recipe's training set."""
+  for flag in ('images', 'texts'):
+    if values[flag].value:
+      raise UsageError(
+        f'--{flag} and --config: the recipe names the data, in data.train.'
+      )
+  if values['captions'].present:
+    raise UsageError(
+      '--captions and --config: the recipe names the captions, in '
+      'data.captions.'
+    )
+  out = common_flags.folder_of(name, 'out')
+  assert out is not None
+  if not out.parent.is_dir():
+    raise UsageError(f'--out: {out}: there is no folder {out.parent}.')
+
+  from clip_jax.inference.references import recognise
+
+  recognise(reference)  # a wrong one is told before the data are opened
+
+  from clip_jax.data.augment import Augmentation
+  from clip_jax.data.pipeline import captioned_sources, check_captions
+  from clip_jax.inference.embed_views import ViewsJob, embed_views
+  from clip_jax.training.config import preprocessing_of, views_of
+  from clip_jax.training.run import (
+    caption_rule,
+    complete_config,
+    open_training_sources,
+  )
+
+  config = complete_config(values.config, stated=stated_fields(values)).config
+  views = views_of(config)
+  if views is None:
+    raise UsageError(
+      'data.views=0: say how many views of each record the teacher is to see, '
+      'as in --config.data.views=10.'
+    )
+  if config.data.sequence_lengths:
+    raise UsageError(
+      'data.sequence_lengths makes patches of native aspect, and a teacher '
+      'sees squares: leave it out.'
+    )
+  sources = open_training_sources(config)
+  print_notes(line for source in sources for line in source.notices)
+  check_captions(sources)
+  model = model_flags.load_model(
+    values, dtype=values.dtype, batch_size=values.batch_size
+  )
+  job = ViewsJob(
+    model=model,
+    dtype=values.dtype,
+    sources=captioned_sources(sources),
+    captions=tuple(config.data.captions),
+    rule=caption_rule(config),
+    views=views,
+    augmentation=Augmentation.from_dict(config.data.augment.to_dict()),
+    preprocessing=preprocessing_of(config, model.config),
+    decode=config.data.decode,
+    max_corrupt=values.max_corrupt,
+    part_rows=values.part_rows,
+    worker=worker or _own_part(),
+  )
+  summary = embed_views(
+    job,
+    out,
+    progress=show_progress,
+    say=lambda line: print(line, file=sys.stderr),
+  )
+  _report_views(summary, name, job, as_json=values.json)
+
+
+def _report_views(
+  summary: 'embed_views.Summary',
+  out: str,
+  job: 'embed_views.ViewsJob',
+  *,
+  as_json: bool,
+) -> None:
+  printing.report_corrupt(summary.corrupt)
+  if summary.truncated:
+    length = job.model.tokenizer.context_length
+    print(
+      f'{summary.truncated:,} captions were truncated to {length} tokens.',
+      file=sys.stderr,
+    )
+  if as_json:
+    fields = {k: v for k, v in vars(summary).items() if k != 'dims'}
+    printing.print_json(
+      {
+        'out': out,
+        'views': job.views.count,
+        'dimensions': summary.dims,
+        **fields,
+      }
+    )
+    return
+  missing = summary.planned - summary.shards
+  others = f"; {missing:,} parts are the other shards' to make"
+  print(
+    f'{summary.records:,} records, {job.views.count} views each, '
+    f'{summary.dims} dimensions -> {out}{others if missing else ""}'
+  )
 
 
 def _parse_shard(shard: str) -> tuple[int, int]:

@@ -44,6 +44,7 @@ _MEANINGS = {
   'records': 'the number of records',
   'texts': '--texts',
   'texts_hash': 'the content of --texts',
+  'rule': 'which captions are drawn (data.filter, data.templates, …)',
   'views': 'data.views',
   'of_views': 'what the views depend on (data.view_seed, data.augment, …)',
 }
@@ -67,7 +68,13 @@ def differences(
       continue
     if field == 'model':
       ours, theirs = _describe_model(new), _describe_model(old)
-    if field in ('texts_hash', 'tokenizer', 'preprocessing', 'of_views'):
+    if field in (
+      'texts_hash',
+      'tokenizer',
+      'preprocessing',
+      'rule',
+      'of_views',
+    ):
       described.append(f'{meaning} is different')
     else:
       described.append(f'{meaning} is {ours}, theirs is {theirs}')

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.data.augment import Augmentation, augment
+from clip_jax.data.captions import CaptionRule
 from clip_jax.data.decoding import CorruptImageError, check_corrupt
 from clip_jax.data.examples import decoder_of
 from clip_jax.data.preprocessing import Preprocessing
@@ -55,6 +56,8 @@ class ViewsJob:
     dtype: of the model's arithmetic.
     sources: the training set, those records with captions.
     captions: the columns that captions come from.
+    rule: which captions training may draw, and the prompts around them; None:
+      all as they are.
     views: which views of each record.
     augmentation, preprocessing: of the run that is to be trained, but for the
       size, which is that of the model's images.
@@ -68,6 +71,7 @@ class ViewsJob:
   dtype: str
   sources: Sequence[Source]
   captions: Sequence[str]
+  rule: CaptionRule | None
   views: Views
   augmentation: Augmentation
   preprocessing: Preprocessing
@@ -87,6 +91,7 @@ class ViewsJob:
       'tokenizer': hash_tokenizer(self.model.tokenizer.describe()),
       'dtype': self.dtype,
       'captions': list(self.captions),
+      'rule': dataclasses.asdict(self.rule) if self.rule else None,
       'records': [len(source) for source in self.sources],
       'views': self.views.count,
       'of_views': describe_views(
@@ -94,6 +99,10 @@ class ViewsJob:
       ),
     }
     return json.loads(json.dumps(identity))
+
+  def texts(self, record: Record) -> list[str]:
+    """Returns the texts of a record that training may draw."""
+    return self.rule.choose(record)[0] if self.rule else record['caption']
 
   def items(
     self, shards: Sequence[Shard], corrupt: dict[str, str]
@@ -295,7 +304,7 @@ def _claim(job: ViewsJob, out: Path) -> int:
 
 
 _COMPARED = (
-  'version', 'model', 'preprocessing', 'tokenizer', 'dtype', 'captions',
+  'version', 'model', 'preprocessing', 'tokenizer', 'dtype', 'captions', 'rule',
   'records', 'views', 'of_views',
 )  # fmt: skip
 
@@ -309,14 +318,15 @@ def _contents(
   images = np.zeros((len(rows), encoded.features.shape[1]), dtype)
   images[rows] = encoded.features
   records = [item.record for item in encoded.items[::count] if item.record]
-  captions = [text for record in records for text in record['caption']]
+  texts = [job.texts(record) for record in records]
+  captions = [text for own in texts for text in own]
   lengths = job.model.tokenizer.text_lengths(captions)
   truncated = int((lengths > job.model.tokenizer.context_length).sum())
   arrays = {
     'ids': hash_each(record['id'] for record in records),
     'images': images.reshape(len(records), count, -1),
     'captions': hash_each(captions),
-    'ends': np.cumsum([len(x['caption']) for x in records], dtype=np.int64),
+    'ends': np.cumsum([len(own) for own in texts], dtype=np.int64),
     'texts': job.model.encode_text(captions).astype(dtype),
   }
   return ShardNotes(encoded.corrupt, truncated), arrays

@@ -24,12 +24,12 @@ from clip_jax.objectives.contrastive import (
   merge_softmax,
 )
 from clip_jax.objectives.objective import Term
-from clip_jax.objectives.registry import exchange_of
 from clip_jax.objectives.sharded import (
   Axes,
   Form,
   Reduction,
   cosine_similarity,
+  exchange_of,
   matmul,
   reduce_scatter,
   sharded_loss,

@@ -10,6 +10,7 @@ of logits too, as in `contrastive.distributed_softmax_loss`.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -19,14 +20,13 @@ from clip_jax.objectives.contrastive import (
   distributed_softmax_loss,
   softmax_loss,
 )
-from clip_jax.objectives.objective import Term
+from clip_jax.objectives.objective import Objective, Term, make_objective
 from clip_jax.objectives.sharded import (
   Axes,
   Form,
   Loss,
-  all_gather_form,
+  exchange_of,
   largest_divisor,
-  ring_form,
 )
 from clip_jax.objectives.sigmoid import distributed_sigmoid_loss, sigmoid_loss
 
@@ -34,7 +34,7 @@ FORMS = ('dense', 'all_gather', 'chunked', 'ring')
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class LossForms:
   """A loss as a formula over whole arrays, and computed from rows.
 
   Attributes:
@@ -48,8 +48,8 @@ class Objective:
 
 
 OBJECTIVES = {
-  'softmax': Objective(softmax_loss, distributed_softmax_loss),
-  'sigmoid': Objective(sigmoid_loss, distributed_sigmoid_loss),
+  'softmax': LossForms(softmax_loss, distributed_softmax_loss),
+  'sigmoid': LossForms(sigmoid_loss, distributed_sigmoid_loss),
 }
 
 
@@ -59,6 +59,40 @@ PREDICTIVE = {
   'captioning': ('tokens', 'text_tower'),
   'bag_of_words': ('pooled_image',),
 }
+
+
+def objective_of(
+  fields: Any, model: CLIPConfig, mesh: Mesh, axes: Axes
+) -> Objective:
+  """Returns what a config asks for: a loss, and terms beside it.
+
+  Args:
+    fields: `objective` of configs/base.py.
+    model: has the decoder that a term needs.
+    mesh, axes: the devices, and the axes over which the batch is split.
+  """
+  form = fields.form, mesh, axes, fields.chunk
+  if fields.name in PREDICTIVE:
+    term = make_term(fields.name, model)
+    return make_objective(None, {fields.name: (fields.weight, term)})
+
+  def term_of(name: str) -> Term:
+    if name != 'distillation':
+      return make_term(name, model)
+    from clip_jax.objectives.distillation import distillation_term
+
+    return distillation_term(tuple(fields.teacher_scales), *form)
+
+  return make_objective(
+    make_loss(fields.name, *form) if fields.weight else None,
+    {
+      name: (weight, term_of(name))
+      for name, weight in fields.added.items()
+      if weight
+    },
+    fields.weight,
+    learned_temperature=fields.learned_temperature,
+  )
 
 
 def make_term(name: str, config: CLIPConfig) -> Term:
@@ -95,13 +129,6 @@ def make_loss(name: str, form: str, mesh: Mesh, axes: Axes, chunk: int) -> Loss:
       f"objective.form={form!r}: the loss {name!r} has the form 'dense' only."
     )
   return objective.distributed(mesh, axes, exchange_of(form, axes, chunk))
-
-
-def exchange_of(form: str, axes: Axes, chunk: int) -> Form:
-  """Returns how the columns come to the rows in a form that is not 'dense'."""
-  if form == 'ring':
-    return ring_form(axes, chunk)
-  return all_gather_form(axes, chunk if form == 'chunked' else None)
 
 
 def check_chunk(form: str, chunk: int, batch_size: int, devices: int) -> None:

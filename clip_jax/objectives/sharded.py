@@ -107,6 +107,13 @@ def ring_form(axes: Axes, chunk: int | None = None) -> Form:
   return reduce
 
 
+def exchange_of(form: str, axes: Axes, chunk: int) -> Form:
+  """Returns how the columns come to the rows in a form that is not 'dense'."""
+  if form == 'ring':
+    return ring_form(axes, chunk)
+  return all_gather_form(axes, chunk if form == 'chunked' else None)
+
+
 def cosine_similarity(
   rows: Float[Array, 'r E'], columns: Float[Array, 'c E']
 ) -> Float[Array, 'r c']:

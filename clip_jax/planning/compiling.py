@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from clip_jax.errors import UsageError
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig
+from clip_jax.objectives.distillation import teacher_arrays
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.planning import hlo
 from clip_jax.planning.collectives import Collective, axes_of, collectives
@@ -52,12 +53,15 @@ def measure(
   config = with_defaults(config)
   model = planned_model(config)
   check_config(config)
+  teacher_dims = plan_teachers(config)
   mesh = check_devices(config, devices_of(topology))
   program = build_train_program(
     config, mesh, model, preprocessing_of(config, model)
   )
   longest = max(config.data.sequence_lengths, default=0)
-  batch = abstract_batch(program, model, config.data.batch_size, longest)
+  batch = abstract_batch(
+    program, model, config.data.batch_size, longest, teacher_dims
+  )
   held = held_bytes(program, batch)
   result: dict[str, Any] = {'model': model.to_dict()}
   lowered = program.train_step.lower(program.state, batch)
@@ -123,16 +127,42 @@ def planned_model(config: Config) -> CLIPConfig:
   )
 
 
+def plan_teachers(config: Config) -> list[int]:
+  """Fills the temperatures of teachers; returns the width of their features.
+
+  Those that are not there yet are taken to be a ViT-L/14: only the width
+  matters here.
+  """
+  dims, scales = [], []
+  for folder in config.data.teachers:
+    from clip_jax.inference.teacher_features import TeacherFeatures
+
+    try:
+      teacher = TeacherFeatures(folder)
+    except UsageError:
+      dims.append(presets.find('ViT-L/14').config.embed_dim)
+      scales.append(100.0)
+    else:
+      dims.append(teacher.dims)
+      scales.append(teacher.logit_scale)
+  config.objective.teacher_scales = config.objective.teacher_scales or tuple(
+    scales
+  )
+  return dims
+
+
 def abstract_batch(
   program: TrainProgram,
   model: CLIPConfig,
   batch_size: int,
   sequence_length: int = 0,
+  teacher_dims: Sequence[int] = (),
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the batch that the step takes, as shapes with their sharding.
 
   Args:
     sequence_length: patches of an image of native aspect; 0: squares.
+    teacher_dims: the width of each teacher's features.
   """
   split = batch_sharding(program.mesh)
   side, length = model.image.image_size, model.text.context_length
@@ -150,6 +180,11 @@ def abstract_batch(
   return {
     **images,
     'tokens': array((batch_size, length), jnp.int32),
+    **{
+      name: array((batch_size, dims), jnp.float32)
+      for teacher, dims in enumerate(teacher_dims)
+      for name in teacher_arrays(teacher)
+    },
   }
 
 

@@ -31,6 +31,7 @@ from clip_jax.parallel.mesh import (
 from clip_jax.training.optimizer import MUON_MOMENTUM, RULES
 
 if TYPE_CHECKING:
+  from clip_jax.data.views import Views
   from clip_jax.inference.loading import Loaded
 
 # An ml_collections ConfigDict with the fields of configs/base.py; they are
@@ -216,11 +217,8 @@ def check_config(config: Config) -> None:
       f'objective.max_logit_scale={config.objective.max_logit_scale} must be '
       'above 0, or 0 for no limit.'
     )
-  for name, weight in config.objective.added.items():
-    if not 0 <= weight < math.inf:
-      raise UsageError(
-        f'objective.added.{name}={weight} must be a weight of at least 0.'
-      )
+  _check_weights(config)
+  _check_teachers(config)
   if config.objective.name in PREDICTIVE:
     _check_predictive(config)
 
@@ -293,6 +291,62 @@ def _check_sequence_lengths(config: Config) -> None:
       f'data.resize_mode={mode!r} with data.sequence_lengths={lengths}: images '
       "of native aspect have both, 'native' and lengths; squares have neither."
     )
+
+
+def _check_weights(config: Config) -> None:
+  """Refuses weights of losses that are below 0, or all 0."""
+  weights = {
+    'weight': config.objective.weight,
+    **{f'added.{k}': v for k, v in config.objective.added.items()},
+  }
+  for name, weight in weights.items():
+    if not 0 <= weight < math.inf:
+      raise UsageError(
+        f'objective.{name}={weight} must be a weight of at least 0.'
+      )
+  if not any(weights.values()):
+    raise UsageError(
+      'objective.weight=0 leaves no loss: give one of objective.added a weight.'
+    )
+
+
+def _check_teachers(config: Config) -> None:
+  """Refuses a distillation without teachers, and teachers without it."""
+  teachers, scales = config.data.teachers, config.objective.teacher_scales
+  weight = config.objective.added.distillation
+  if bool(teachers) != bool(weight):
+    raise UsageError(
+      f'data.teachers={tuple(teachers)} and objective.added.distillation='
+      f'{weight}: distillation needs both.'
+    )
+  if teachers and views_of(config) is None:
+    raise UsageError(
+      'data.teachers need data.views, the number of views of each record that '
+      'clip-jax embed gave to them.'
+    )
+  if teachers and config.data.sequence_lengths:
+    raise UsageError(
+      'data.teachers have seen squares, and data.sequence_lengths makes '
+      'patches of native aspect: leave one of them out.'
+    )
+  if scales and (len(scales) != len(teachers) or min(scales) <= 0):
+    raise UsageError(
+      f'objective.teacher_scales={tuple(scales)} for {len(teachers)} '
+      'data.teachers: use a number above 0 for each, or () for their own.'
+    )
+
+
+def views_of(config: Config) -> 'Views | None':
+  """Returns the views of each record; None where all views are new.
+
+  Raises:
+    UsageError: their number or their seed is below 0.
+  """
+  if not config.data.views and not config.data.view_seed:
+    return None
+  from clip_jax.data.views import Views
+
+  return Views(config.data.views, config.data.view_seed)
 
 
 def check_objective(config: Config, model: CLIPConfig) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clip_jax import tokenizers
 from clip_jax.data.augment import Augmentation
 from clip_jax.data.decoding import limit_megapixels
+from clip_jax.data.examples import Teachers
 from clip_jax.data.pipeline import (
   Batches,
   check_captions,
@@ -36,6 +37,7 @@ from clip_jax.training.config import (
   preprocessing_of,
   tokenizer_path,
   trains_decoder,
+  views_of,
   with_defaults,
 )
 from clip_jax.training.saved_config import decode_of_run
@@ -60,6 +62,7 @@ class Run:
   tokenizer: tokenizers.Tokenizer
   description: Description
   program: TrainProgram
+  teachers: Teachers | None = None
 
   def batches(self, start_step: int) -> Batches:
     """Returns this process's batches after `start_step` steps."""
@@ -84,6 +87,8 @@ class Run:
       decode=data.decode,
       max_corrupt_records=data.max_corrupt_records,
       sequence_lengths=tuple(data.sequence_lengths),
+      views=views_of(self.config),
+      teachers=self.teachers,
     )
 
   def record_ids(self, step: int) -> list[str]:
@@ -105,12 +110,14 @@ def complete_config(
 ) -> Start:
   """Fills what a config leaves open, from `initialize_from` where it is given.
 
-  How images are decoded is taken from the run that is in the directory.
+  How images are decoded is taken from the run that is in the directory, and the
+  temperatures of teachers from what they are said to have written.
 
   Args:
     config: not changed.
-    workdir: of the run. Its checkpoints, if any, describe how the run began:
-      the model that it started from may be gone by then.
+    workdir: of the run; None where nothing is trained. Its checkpoints, if any,
+      describe how the run began: the model that it started from may be gone by
+      then.
     stated: dotted names of the fields that the command line gives.
   Raises:
     UsageError: there is no model at `initialize_from`, or it contradicts the
@@ -123,10 +130,28 @@ def complete_config(
     config.data.decode = own or 'fast'
   if not config.initialize_from:
     _check_without_model(config)
-    return Start(with_defaults(config))
-  from clip_jax.training.inheritance import inherit_config
+    start = Start(with_defaults(config))
+  else:
+    from clip_jax.training.inheritance import inherit_config
 
-  return inherit_config(config, workdir, stated)
+    start = inherit_config(config, workdir, stated)
+  if workdir is not None:
+    _fill_teacher_scales(start.config)
+  return start
+
+
+def _fill_teacher_scales(config: Config) -> None:
+  """Fills the temperatures that a config leaves to its teachers.
+
+  Raises:
+    UsageError: there is no such teacher.
+  """
+  if config.data.teachers and not config.objective.teacher_scales:
+    from clip_jax.inference.teacher_features import TeacherFeatures
+
+    config.objective.teacher_scales = tuple(
+      TeacherFeatures(folder).logit_scale for folder in config.data.teachers
+    )
 
 
 def _check_without_model(config: Config) -> None:
@@ -184,6 +209,12 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
   )
   model = make_model_config(config, *vocabulary, tokenizer.context_length)
   preprocessing = preprocessing_of(config, model)
+  teachers = None
+  if config.data.teachers:
+    from clip_jax.training.teachers import open_teachers
+
+    _fill_teacher_scales(config)
+    teachers = open_teachers(config, sources, preprocessing)
   return Run(
     config=config,
     sources=sources,
@@ -191,6 +222,7 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
     tokenizer=tokenizer,
     description=Description(model, tokenizer.describe(), preprocessing),
     program=build_train_program(config, mesh, model, preprocessing),
+    teachers=teachers,
   )
 
 

@@ -18,8 +18,8 @@ from clip_jax.data.images import images_of
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize
-from clip_jax.objectives.objective import Objective, make_objective
-from clip_jax.objectives.registry import PREDICTIVE, make_loss, make_term
+from clip_jax.objectives.objective import Objective
+from clip_jax.objectives.registry import objective_of
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from clip_jax.parallel.partitioning import (
   activations_like_batch,
@@ -74,7 +74,7 @@ def build_train_program(
     module,
     optimizer,
     schedule,
-    objective_of(config, model, mesh),
+    objective_of(config.objective, model, mesh, BATCH_AXES),
     preprocessing,
     mesh,
     seed=config.seed,
@@ -85,25 +85,6 @@ def build_train_program(
   state = abstract_state(module, optimizer, mesh)
   return TrainProgram(
     mesh, module, optimizer, state, jit_train_step(train_step, state, mesh)
-  )
-
-
-def objective_of(config: Config, model: CLIPConfig, mesh: Mesh) -> Objective:
-  """Returns what `config.objective` says: a loss, and terms beside it."""
-  objective = config.objective
-  if objective.name in PREDICTIVE:
-    term = make_term(objective.name, model)
-    return make_objective(None, {objective.name: (1.0, term)})
-  loss = make_loss(
-    objective.name, objective.form, mesh, BATCH_AXES, objective.chunk
-  )
-  terms = {
-    name: (weight, make_term(name, model))
-    for name, weight in objective.added.items()
-    if weight
-  }
-  return make_objective(
-    loss, terms, learned_temperature=objective.learned_temperature
   )
 
 
@@ -140,8 +121,9 @@ def make_train_step(
       2212.00794), drawn anew for each image.
   Returns:
     A function of (state, {'image': uint8 [B, S, S, 3], 'tokens': int32
-    [B, T]}) that returns the next state, and scalars from before the update.
-    Of native aspect, 'image' is [B, L, P, P, 3], and 'grid' int32 [B, 2].
+    [B, T]}, and what terms read) that returns the next state, and scalars from
+    before the update. Of native aspect, 'image' is [B, L, P, P, 3], and 'grid'
+    int32 [B, 2].
   """
 
   def encode(params, batch_stats, inputs, mutable):

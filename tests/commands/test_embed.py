@@ -369,3 +369,45 @@ def test_what_made_the_file_is_in_it(clip_jax, workdir, photos, tmp_path):
       assert table.about['images'] == f'folder:{photos}'
       assert table.about['step'] == 7
       assert table.about['model'] == fingerprint(load(workdir).params)
+
+
+def views_of(workdir, data, out, *extra):
+  return [
+    'embed', f'--model={workdir}', '--config=tests/tiny.py',
+    f'--config.data.train={data}', f'--out={out}', *extra,
+  ]  # fmt: skip
+
+
+def test_a_teacher_sees_the_views_of_a_recipe(clip_jax, workdir, tmp_path):
+  data = write_pairs(tmp_path / 'pairs', 5)
+  (tmp_path / 'pairs/003.png').write_bytes(b'no image')
+  out = tmp_path / 'teacher'
+  call = views_of(workdir, data, out, '--config.data.views=4')
+  result = clip_jax(*call)
+  assert result.code == 0, result
+  assert result.out == f'5 records, 4 views each, 16 dimensions -> {out}\n'
+  assert '003.png' in result.err
+  again = clip_jax(*call, '--json')
+  assert 'going on after 5 of 5 records' in again.err
+  assert again.json == {
+    'out': str(out), 'views': 4, 'dimensions': 16, 'shards': 1, 'planned': 1,
+    'records': 5, 'corrupt': again.json['corrupt'], 'truncated': 4,
+  }  # fmt: skip
+  assert list(again.json['corrupt']) == ['003.png']
+
+
+def test_wrong_calls_with_a_recipe_are_refused(refused, workdir, tmp_path):
+  data = write_pairs(tmp_path / 'pairs', 2)
+  call = views_of(workdir, data, tmp_path / 'teacher')
+  refused('data.views=0: say how many', *call)
+  refused('--images and --config', *call, f'--images={data}')
+  refused('--captions and --config', *call, '--captions=title')
+  missing = tmp_path / 'nowhere/teacher'
+  refused(
+    f'there is no folder {tmp_path / "nowhere"}',
+    *views_of(workdir, data, missing, '--config.data.views=2'),
+  )
+  refused(
+    'no --out: name a folder for the features',
+    'embed', f'--model={workdir}', '--config=tests/tiny.py',
+  )  # fmt: skip

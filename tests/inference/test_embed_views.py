@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from clip_jax.data.augment import Augmentation, augment
+from clip_jax.data.captions import CaptionRule
 from clip_jax.data.examples import DrawnView
 from clip_jax.data.images import decode_rgb
 from clip_jax.data.preprocessing import Preprocessing
@@ -46,6 +47,7 @@ def job(sources):
     dtype='float32',
     sources=sources,
     captions=('caption',),
+    rule=None,
     views=VIEWS,
     augmentation=AUGMENTATION,
     preprocessing=PREPROCESSING,
@@ -103,6 +105,22 @@ def test_features_are_those_of_each_view_and_caption(job, sources, made):
       np.testing.assert_allclose(images[0], expected[view], atol=1e-6)
       right = texts[record['caption'].index(caption)]
       np.testing.assert_allclose(stored[0], right, atol=1e-6)
+
+
+def test_prompts_around_captions_are_what_training_draws(
+  job, sources, tmp_path
+):
+  rule = CaptionRule(templates=('a {}', 'no {}'), drop='another')
+  make(dataclasses.replace(job, rule=rule), tmp_path / 'teacher')
+  teacher = TeacherFeatures(tmp_path / 'teacher')
+  prompts = ['a one caption', 'no one caption']
+  expected = job.model.encode_text(prompts)
+  for prompt, features in zip(prompts, expected, strict=True):
+    _, (found,) = teacher.read([drawn(sources, 3, 0, prompt)])
+    np.testing.assert_allclose(found, features, atol=1e-6)
+  for other in ('one caption', 'a another caption'):
+    with pytest.raises(FailureError, match='does not have the caption'):
+      teacher.read([drawn(sources, 3, 0, other)])
 
 
 def test_reading_goes_on_in_another_process(sources, made):

@@ -11,7 +11,7 @@ from clip_jax.objectives.distillation import (
   distributed_distillation_loss,
   teacher_arrays,
 )
-from clip_jax.objectives.registry import exchange_of
+from clip_jax.objectives.sharded import exchange_of
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from tests.objectives.cases import unit_rows
 

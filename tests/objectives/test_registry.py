@@ -122,7 +122,7 @@ def test_a_loss_that_is_only_a_formula_says_which_form_it_has(monkeypatch):
   def loss(images, texts, scale, bias):
     return scale * (images * texts).sum() + bias
 
-  monkeypatch.setitem(registry.OBJECTIVES, 'triplet', registry.Objective(loss))
+  monkeypatch.setitem(registry.OBJECTIVES, 'triplet', registry.LossForms(loss))
   mesh = make_mesh()
   assert make_loss('triplet', 'dense', mesh, BATCH_AXES, 1) is loss
   with pytest.raises(UsageError, match="has the form 'dense' only"):

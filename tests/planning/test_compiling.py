@@ -1,5 +1,6 @@
 """Whole plans of a tiny model: really compiled, by libtpu, in a child."""
 
+import importlib
 import importlib.util
 import json
 import types
@@ -15,6 +16,7 @@ from clip_jax.planning.compiling import (
   held_bytes,
   memory_of,
   needed_bytes,
+  plan_teachers,
   planned_model,
 )
 from clip_jax.planning.plan import make_plan
@@ -108,6 +110,24 @@ def test_a_chip_holds_no_moments_of_what_is_frozen():
   assert averages['all'] == held['all']['parameters']
   assert averages['all'] - averages['text'] == frozen
   assert averages['all'] - averages['last'] == frozen - blocks
+
+
+def test_a_plan_needs_no_teachers_but_knows_how_wide_they_are():
+  config = importlib.import_module('configs.mobileclip_b16').get_config()
+  assert plan_teachers(config) == [768, 768]
+  assert config.objective.teacher_scales == (100.0, 100.0)
+  config = config_of()
+  config.data.update(teachers=('nowhere',), views=2)
+  config.objective.added.distillation = 1.0
+  dims = plan_teachers(config)
+  made = build_train_program(
+    config, check_devices(config), TINY, Preprocessing(image_size=16)
+  )
+  batch = abstract_batch(made, TINY, 16, teacher_dims=dims)
+  assert batch['teacher_0_texts'].shape == (16, 768)
+  held = held_bytes(made, batch)
+  assert held['batch'] == 16 // 8 * (16 * 16 * 3 + 4 * 8 + 2 * 4 * 768)
+  made.train_step.lower(made.state, batch)
 
 
 def test_memory_adds_up_to_the_compilers_own():

@@ -10,6 +10,10 @@ import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.objectives.distillation import (
+  distillation_term,
+  teacher_arrays,
+)
 from clip_jax.objectives.objective import make_objective
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
@@ -72,15 +76,37 @@ def variables_with_noise(config, inputs):
   ), variables.get('batch_stats', {})
 
 
+def teacher_features():
+  """Returns what two teachers say of the pairs, by its names in a batch."""
+  rng, arrays = np.random.default_rng(3), {}
+  for teacher, width in enumerate((8, 24)):
+    for name in teacher_arrays(teacher):
+      rows = rng.normal(size=(BATCH, width))
+      rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+      arrays[name] = jnp.asarray(rows)
+  return arrays
+
+
 def both_ways(
-  config, sizes, micro_batch, form, objective='softmax', patch_dropout=0.0
+  config,
+  sizes,
+  micro_batch,
+  form,
+  objective='softmax',
+  patch_dropout=0.0,
+  teacher_scales=(),
 ):
   """Loss, gradients and statistics of the whole batch and in micro-batches."""
   mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
-  inputs = inputs_of(config, patch_dropout)
+  inputs, terms = inputs_of(config, patch_dropout), {}
   params, batch_stats = variables_with_noise(config, inputs)
+  if teacher_scales:
+    inputs |= teacher_features()
+    term = distillation_term(teacher_scales, form, mesh, BATCH_AXES, 2)
+    terms['distillation'] = 3.0, term
   inputs = jax.device_put(inputs, batch_sharding(mesh))
-  minimized = make_objective(make_loss(objective, form, mesh, BATCH_AXES, 2))
+  loss = make_loss(objective, form, mesh, BATCH_AXES, 2)
+  minimized = make_objective(loss, terms)
   encode = encode_with(DualEncoder(config, jnp.float64), minimized)
   return [
     jax.jit(gradients)(params, batch_stats, inputs)
@@ -118,6 +144,24 @@ def test_micro_batches_equal_the_whole_batch(
   learned += ['logit_bias'] if objective == 'sigmoid' else []
   for name in learned:  # there is something to compare
     assert abs(expected[name]) > 1e-3
+
+
+@pytest.mark.slow
+def test_distillation_is_the_same_in_micro_batches_and_on_any_devices():
+  scales = 30.0, 80.0
+  results = [
+    *both_ways(TINY, (1, 1, 1), 4, 'dense', teacher_scales=scales),
+    *both_ways(TINY, (2, 2, 2), 8, 'chunked', teacher_scales=scales),
+  ]
+  (loss, parts), gradients, _ = results[0]
+  assert parts['distillation'] > 0.1
+  for (other, _), others, _ in results[1:]:
+    np.testing.assert_allclose(other, loss, rtol=1e-10)
+    found = flat(others)
+    for name, gradient in flat(gradients).items():
+      np.testing.assert_allclose(
+        found[name], gradient, rtol=1e-8, atol=1e-11, err_msg=name
+      )
 
 
 @pytest.mark.slow
