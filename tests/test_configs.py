@@ -16,7 +16,11 @@ from clip_jax.models.config import (
 )
 from clip_jax.planning.compiling import planned_model
 from clip_jax.planning.topology import parse_topology
-from clip_jax.training.config import check_config, check_objective
+from clip_jax.training.config import (
+  check_config,
+  check_objective,
+  with_defaults,
+)
 from configs import base
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +120,7 @@ def test_a_recipe_can_be_laid_out_on_its_topology(recipe):
   name, _, argument = recipe.partition(':')
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config(argument) if argument else module.get_config()
+  config = with_defaults(config)
   topology = parse_topology(module.TOPOLOGY, config.mesh.slices)
   model = planned_model(config)
   check_config(config)
