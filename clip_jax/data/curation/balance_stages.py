@@ -62,7 +62,7 @@ def choose_pairs(
   steps = stages.run('balance', tasks, function, 'partitions')
   counts = sum_counts([x.counts or '' for x in tasks], 2, len(before))
   paths = tuple(task.out for task in tasks)
-  return Balanced(Rows(paths, 1, rows.schema), counts, [*steps])
+  return Balanced(Rows(paths, 1, rows.schema, False), counts, [*steps])
 
 
 def _find_limits(

@@ -244,7 +244,7 @@ class _Curation:
       self._corrupt |= part['corrupt']
     check_corrupt(self._corrupt, self._settings.max_corrupt)
     paths = tuple(task.out for task in tasks)
-    return Rows(paths, selection.partitions, selection.row_schema())
+    return Rows(paths, selection.partitions, selection.row_schema(), True)
 
   def _drop_copies(self, rows: Rows) -> tuple[Rows, Int[np.ndarray, ' Q']]:
     """Drops copies; returns the rest, and how many match each query."""
@@ -290,7 +290,7 @@ class _Curation:
       self._counts += self._stages.run(name, tasks, function, 'partitions')
       counts = [task.counts for task in tasks if task.counts]
       paths = tuple(task.out for task in tasks)
-      rows = Rows(paths, comparison.out_partitions, rows.schema)
+      rows = Rows(paths, comparison.out_partitions, rows.schema, not last)
     return rows, sum_counts(counts, 1, query_count)[0]
 
   def _find_centres(self, rows: Rows) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from clip_jax.data import storage
 from clip_jax.data.curation import filters
@@ -199,20 +200,43 @@ def _with_whole_paths(
 ) -> pa.RecordBatch:
   """Makes relative paths of images whole, as the output lies elsewhere.
 
-  Columns of URLs, by their names, stay as they are.
+  Columns of URLs, by their names, stay as they are. Of {bytes, path} the path
+  is made whole where there are no bytes.
   """
   if name is None or 'url' in name.lower():
     return batch
-  kind = batch.schema.field(name).type
-  if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-    return batch
   if not storage.is_remote(folder):
     folder = os.path.abspath(folder)
+  column = batch.column(name)
+  if not pa.types.is_struct(column.type):
+    return with_column(batch, name, _whole_paths(column, folder))
+  parts: dict[str, pa.Array] = dict(
+    zip([field.name for field in column.type], column.flatten(), strict=True)
+  )
+  if 'path' not in parts or (
+    'bytes' in parts and not parts['bytes'].null_count
+  ):
+    return batch
+  whole = _whole_paths(parts['path'], folder)
+  if 'bytes' in parts:
+    whole = pc.if_else(parts['bytes'].is_null(), whole, parts['path'])
+  parts['path'] = whole
+  structs = pa.StructArray.from_arrays(
+    list(parts.values()), fields=list(column.type), mask=column.is_null()
+  )
+  return with_column(batch, name, structs)
+
+
+def _whole_paths(column: pa.Array, folder: str) -> pa.Array:
+  """Returns paths with their folder; a column of something else as it is."""
+  kind = column.type
+  if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    return column
   paths = [
     x if not x or is_url(x) else storage.join(folder, x)
-    for x in batch.column(name).to_pylist()
+    for x in column.to_pylist()
   ]
-  return with_column(batch, name, pa.array(paths, kind))
+  return pa.array(paths, kind)
 
 
 def _sizes_are_given(selection: Selection) -> bool:

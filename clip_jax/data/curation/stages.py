@@ -19,20 +19,22 @@ class Rows:
 
   Attributes:
     paths: the files.
-    partitions: of each file; a task of the next stage reads one of all files,
-      or, where there is 1, one file.
+    partitions: of each file.
     schema: of the rows.
+    is_grouped: whether a task of the next stage reads one partition of all
+      files, as rows in it are compared; otherwise it reads one file.
   """
 
   paths: tuple[str, ...]
   partitions: int
   schema: pa.Schema
+  is_grouped: bool
 
   def tasks(self) -> list[tuple[tuple[str, ...], int]]:
     """Returns the files and the partition that each task reads."""
-    if self.partitions == 1:
-      return [((path,), 0) for path in self.paths]
-    return [(self.paths, x) for x in range(self.partitions)]
+    if self.is_grouped:
+      return [(self.paths, x) for x in range(self.partitions)]
+    return [((path,), 0) for path in self.paths]
 
 
 @dataclasses.dataclass(frozen=True)

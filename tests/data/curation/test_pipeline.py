@@ -268,6 +268,24 @@ def test_other_files_and_damaged_ones_are_named(metadata, tmp_path):
     corpus.curate(folder, tmp_path / 'full', ONE)
 
 
+def test_copies_in_other_files_are_dropped_from_a_small_collection(tmp_path):
+  for name, url in (('a', 'one'), ('b', 'one'), ('c', 'two')):
+    vector = [1.0, 0.0] if name != 'b' else [0.0, 1.0]
+    table = pa.table({'url': [url], 'caption': ['text'], 'embedding': [vector]})
+    pq.write_table(table, tmp_path / f'{name}.parquet')
+  out = tmp_path / 'out'
+  result = pipeline.curate(
+    Settings((str(tmp_path),), near=0.9),
+    str(out),
+    engine=ONE,
+    helpers=pipeline.Helpers(find_copies=find_near_copies),
+  )
+  assert [x['dropped'] for x in result['steps'][-2:]] == [
+    {'the same image and text': 1}, {'a cosine from 0.9': 1}
+  ]  # fmt: skip
+  assert corpus.read(out)['url'].to_pylist() == ['one']
+
+
 def test_near_copies_are_dropped_in_blocks(tmp_path):
   """Of groups of near vectors the first row of each stays."""
   rng = np.random.default_rng(0)
@@ -313,6 +331,29 @@ def test_images_of_the_same_bytes_are_copies(tmp_path):
   table = corpus.read(tmp_path / 'out')
   assert sorted(table['url'].to_pylist()) == ['a', 'b', 'd']
   assert table.schema.names == ['url', 'caption', 'sha256']
+
+
+def test_paths_beside_missing_bytes_are_those_of_their_folders(tmp_path):
+  for part in ('one', 'two'):
+    (tmp_path / 'in' / part).mkdir(parents=True)
+    images = [
+      {'bytes': None, 'path': 'a.png'},
+      {'bytes': b'content', 'path': 'b.png'},
+      None,
+    ]
+    kind = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
+    table = pa.table(
+      {'image': pa.array(images, kind), 'caption': ['a', 'b', 'c']}
+    )
+    pq.write_table(table, tmp_path / 'in' / part / 'pairs.parquet')
+  settings = Settings((str(tmp_path / 'in'),))
+  pipeline.curate(settings, str(tmp_path / 'out'), engine=ONE)
+  rows = corpus.read(tmp_path / 'out').sort_by('caption').to_pylist()
+  assert sorted(row['image']['path'] for row in rows[:2]) == [
+    f'{tmp_path}/in/{part}/a.png' for part in ('one', 'two')
+  ]
+  # The same bytes, and no image, with the same text: copies.
+  assert [row['image'] for row in rows[2:]] == images[1:]
 
 
 def test_dictionaries_empty_files_and_empty_batches_are_no_obstacle(tmp_path):
