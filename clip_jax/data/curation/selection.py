@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from clip_jax.data import storage
 from clip_jax.data.curation import filters
@@ -219,7 +218,11 @@ def _with_whole_paths(
     return batch
   whole = _whole_paths(parts['path'], folder)
   if 'bytes' in parts:
-    whole = pc.if_else(parts['bytes'].is_null(), whole, parts['path'])
+    known = parts['bytes'].is_valid().to_pylist()
+    pairs = zip(
+      known, parts['path'].to_pylist(), whole.to_pylist(), strict=True
+    )
+    whole = pa.array([old if x else new for x, old, new in pairs], whole.type)
   parts['path'] = whole
   structs = pa.StructArray.from_arrays(
     list(parts.values()), fields=list(column.type), mask=column.is_null()
