@@ -17,7 +17,6 @@ from clip_jax.data.sources import Source
 from clip_jax.errors import UsageError
 
 OUTSIDE = -1  # a label that the data set has and its evaluation leaves out
-CLASSES = ('all', 'present')
 Metric = Literal[
   'accuracy', 'mean_per_class', 'map_11_point', 'roc_auc', 'mean_top1_top5'
 ]
@@ -177,8 +176,8 @@ def dataset_of(source: Source, classes: str = 'all') -> Dataset:
 
   Args:
     source: what is evaluated.
-    classes: of `CLASSES`: all names, or those of records alone, which are read
-      for it.
+    classes: 'all' names, or only those 'present' in its records, which are
+      read for it.
   """
   names = source.label_names or ()
   split = Split(source)
