@@ -123,10 +123,10 @@ def test_a_caption_scores_the_sum_of_its_tokens(config):
   each = log_likelihoods(config, tokens)
   expected = jnp.where(caption_mask(tokens, END), each, 0).sum(1)
   seen = outputs(config, tokens, 'image_tokens')['image_tokens']
-  found = DualEncoder(config).apply(
+  result = DualEncoder(config).apply(
     variables_of(config), seen, tokens[:1], method='caption_scores'
   )
-  np.testing.assert_allclose(found[:, 0], expected, rtol=2e-5)
+  np.testing.assert_allclose(result[:, 0], expected, rtol=2e-5)
 
 
 def test_a_bag_scores_at_most_nothing_and_that_for_the_words_it_predicts():
@@ -201,18 +201,18 @@ AVERAGE = dataclasses.replace(
 def test_tokens_come_beside_the_features_of_the_same_pass(config):
   plain = ('image_features', 'text_features', 'pooled_image')
   alone = outputs(config, captions(IMAGES), *plain)
-  found = outputs(
+  result = outputs(
     config, captions(IMAGES), *plain, 'image_tokens', 'text_tokens'
   )
   for name in plain:
-    np.testing.assert_allclose(found[name], alone[name], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result[name], alone[name], rtol=1e-4, atol=1e-5)
   count = config.image.patches + getattr(config.image, 'class_token', 0)
   width = config.image.pooled_width
-  assert found['image_tokens'].shape == (IMAGES, count, width)
-  assert found['text_tokens'].shape == (IMAGES, 8, config.text.width)
+  assert result['image_tokens'].shape == (IMAGES, count, width)
+  assert result['text_tokens'].shape == (IMAGES, 8, config.text.width)
   if config is TINY:  # its first token is what is pooled
     np.testing.assert_array_equal(
-      found['image_tokens'][:, 0], found['pooled_image']
+      result['image_tokens'][:, 0], result['pooled_image']
     )
 
 

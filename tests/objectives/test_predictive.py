@@ -216,7 +216,7 @@ def test_the_loss_is_that_of_the_formula(name):
 def test_gradients_are_those_of_the_formula(name):
   """The slope of the formula along a random direction in each parameter."""
   config = CONFIGS[name]
-  params, (_, found) = flat(params_of(config)), gradients(config)
+  params, (_, slopes) = flat(params_of(config)), gradients(config)
   rng = np.random.default_rng(3)
   for path, value in params.items():
     direction = rng.normal(size=value.shape)
@@ -227,17 +227,17 @@ def test_gradients_are_those_of_the_formula(name):
       )
       for sign in (-1, 1)
     )
-    slope = np.sum(found[path] * direction)
+    slope = np.sum(slopes[path] * direction)
     np.testing.assert_allclose(
       slope, (high - low) / (2 * step), rtol=1e-6, atol=1e-8, err_msg=path
     )
   trained = {'image', 'decoder'} | ({'text'} if name == 'coca' else set())
   for part in trained:  # there is something to compare
-    of_part = [v for k, v in found.items() if k.startswith(f'{part}/')]
+    of_part = [v for k, v in slopes.items() if k.startswith(f'{part}/')]
     assert max(np.abs(v).max() for v in of_part) > 1e-3
   if name != 'coca':
     assert not any(
-      v.any() for k, v in found.items() if k.startswith(('text', 'logit'))
+      v.any() for k, v in slopes.items() if k.startswith(('text', 'logit'))
     )
 
 
@@ -255,10 +255,10 @@ def test_gradients_are_those_of_the_formula(name):
 def test_devices_and_micro_batches_change_nothing(name, sizes, micro_batch):
   config = CONFIGS[name]
   loss, expected = gradients(config)
-  other, found = gradients(config, sizes, micro_batch)
+  other, slopes = gradients(config, sizes, micro_batch)
   np.testing.assert_allclose(other, loss, rtol=1e-10)
-  assert set(found) == set(expected)
+  assert set(slopes) == set(expected)
   for path, gradient in expected.items():
     np.testing.assert_allclose(
-      found[path], gradient, rtol=1e-8, atol=1e-11, err_msg=path
+      slopes[path], gradient, rtol=1e-8, atol=1e-11, err_msg=path
     )

@@ -65,8 +65,8 @@ def test_a_predictive_run_learns_and_classifies(
 ):
   config = config_of(data, objective, OBJECTIVES[objective])
   outcome = train(config, tmp_path / 'run', Outputs())
-  found = [loss for _, loss in losses(tmp_path / 'run')]
-  assert found[-1] < 0.5 * found[0]
+  logged = [loss for _, loss in losses(tmp_path / 'run')]
+  assert logged[-1] < 0.5 * logged[0]
   assert outcome.metrics['eval/zero_shot/top1'] == 1.0
   assert not [name for name in outcome.metrics if 'eval/loss' in name]
 
