@@ -5,6 +5,7 @@ import json
 import pytest
 
 from clip_jax.__main__ import main
+from clip_jax.data.sources import open_source
 from tests.data.indexing.archives import archive, pairs
 
 
@@ -54,6 +55,25 @@ def test_damage_is_named_and_limited(shards, capsys):
   result = json.loads(index(capsys, spec, '--json')[1])
   assert result['damaged_members'] == 1
   assert result['problems'] == {'the archive is cut off here': 1}
+
+
+def test_of_two_indexes_the_one_of_present_shards_is_taken(shards, capsys):
+  old, new = f'wds:{shards}/{{0..2}}.tar', f'wds:{shards}/*.tar'
+  assert index(capsys, old, '--workers=1')[0] == 0
+  # Of the same size, so that only the time tells; the other has grown.
+  (shards / '0.tar').write_bytes(archive(pairs(4, 50)))
+  (shards / '1.tar').write_bytes(archive(pairs(8, 10)))
+  assert index(capsys, new, '--workers=1')[0] == 0
+  code, out, _ = index(capsys, new, '--verify', '--workers=1')
+  assert (code, out) == (
+    0,
+    f'3 shards as indexed in {shards}/clip_jax_index/shards\n',
+  )
+  (shards / '1.tar').write_bytes(archive(pairs(4, 10)))
+  assert index(capsys, new, '--workers=1')[0] == 0
+  source = open_source(new)
+  assert source.id(0) == '0.tar:0050'
+  assert source.notices == ()
 
 
 def test_verify(shards, tmp_path, capsys):

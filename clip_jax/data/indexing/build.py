@@ -22,9 +22,9 @@ import numpy as np
 
 from clip_jax.data import storage
 from clip_jax.data.indexing.find import (
+  best_beside,
   find_shards,
   location_of,
-  stored_beside,
   stored_in,
 )
 from clip_jax.data.indexing.manifest import (
@@ -180,7 +180,7 @@ def existing_index(spec: Spec, folder: str | None) -> tuple[str, TarIndex]:
     return folder or location_of(spec), index
   if not folder:
     root, names, _ = find_shards(spec)
-    for beside in stored_beside(root, names):
+    if beside := best_beside(root, names):
       return beside
   where = folder or 'beside the shards'
   raise spec.error(f'no index {where}; without --verify it is made')

@@ -35,7 +35,8 @@ def open_index(spec: Spec) -> tuple[TarIndex, tuple[str, ...]]:
     return index, _notices(spec, newer)
   root, names, notices = find_shards(spec)
   stale = ''
-  for folder, index in stored_beside(root, names):
+  if beside := best_beside(root, names):
+    folder, index = beside
     other, newer = index.changed()
     if not other:
       return index, (*notices, *_notices(spec, newer))
@@ -97,7 +98,18 @@ def find_shards(spec: Spec) -> tuple[str, list[str], tuple[str, ...]]:
   return root, _relative_names(root, paths), notices
 
 
-def stored_beside(
+def best_beside(root: str, names: Sequence[str]) -> tuple[str, TarIndex] | None:
+  """Returns an index beside some shards, and its folder, or None.
+
+  Of several it is one of the shards as they are now, if there is such.
+  """
+  indexes = list(_stored_beside(root, names))
+  if len(indexes) < 2:
+    return indexes[0] if indexes else None
+  return min(indexes, key=lambda x: tuple(map(len, x[1].changed())))
+
+
+def _stored_beside(
   root: str, names: Sequence[str]
 ) -> Iterator[tuple[str, TarIndex]]:
   """Yields the indexes beside some shards, or one folder above, and their
