@@ -45,6 +45,12 @@ def get_config() -> ConfigDict:
   c.model.dtype = 'float32'  # of the towers' arithmetic, or 'bfloat16'
   c.model.remat = 'none'  # what is computed again: none, dots, full
   c.model.patch_dropout = 0.0  # fraction of patches that a ViT does not see
+  # Low-rank adapters of the attention products (LoRA): of this rank; 0: none.
+  # They alone are trained, unless optimizer.groups says what is.
+  c.model.lora = ConfigDict()
+  c.model.lora.rank = 0
+  c.model.lora.alpha = 16.0  # their product is scaled by alpha / rank
+  c.model.lora.towers = ('image', 'text')  # which have them
   c.model.embed_dim = placeholder(int)
   c.model.initial_logit_scale = placeholder(float)  # 1 / temperature
   c.model.initial_logit_bias = placeholder(float)  # None: the model has none

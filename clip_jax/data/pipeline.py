@@ -202,9 +202,7 @@ def training_batches(
       )
     )
   return Batches(
-    iter(iterator),
-    records=sum(map(len, sources)),
-    limit=max_corrupt_records,
+    iter(iterator), records=sum(map(len, sources)), limit=max_corrupt_records
   )
 
 

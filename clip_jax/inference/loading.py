@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -183,6 +184,8 @@ def _read(
     from clip_jax.checkpoints.reading import load_variables
 
     variables, description, step = load_variables(path, averaged=not raw)
+    if description.model.lora is not None:
+      variables, description = _merged(variables, description)
     return Loaded(description, variables, step, origin, 'open_clip')
   if kind == 'exported':
     from clip_jax.inference.export import load_exported
@@ -197,6 +200,17 @@ def _read(
   return Loaded(
     model.description, model.variables, None, origin, model.positions
   )
+
+
+def _merged(
+  variables: dict[str, Any], description: Description
+) -> tuple[dict[str, Any], Description]:
+  """Returns a model without low-rank adapters that computes the same."""
+  from clip_jax.models.lora import merge
+
+  variables, config = merge(variables, description.model)
+  variables = jax.tree.map(np.asarray, variables)
+  return variables, dataclasses.replace(description, model=config)
 
 
 def _tokenizer(

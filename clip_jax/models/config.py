@@ -14,6 +14,7 @@ from clip_jax.errors import UsageError, check_choice
 ACTIVATIONS = ('quick_gelu', 'gelu', 'gelu_tanh')
 IMAGE_POOLING = ('class_token', 'average', 'attention')
 TEXT_POOLING = ('end', 'highest', 'last')
+TOWERS = ('image', 'text')
 PROJECTIONS = ('linear', 'affine', 'mlp', 'none')
 DECODER_READS = ('tokens', 'text_tower', 'pooled_image')
 # Limits far above published models, and low enough that computing with the
@@ -26,6 +27,7 @@ _MAX_OF_FIELD = {
   'image_size': 16_384,  # pixels a side
   'patch_size': 16_384,
   'context_length': 16_384,  # tokens; attention grows with their square
+  'rank': 65_536,
 }
 _MAX_PATCHES = 65_536
 _MAX_HIDDEN = 1_048_576  # the MLP's width
@@ -257,6 +259,28 @@ class DecoderConfig:
     return 'pooled_image' if is_linear else 'image_tokens'
 
 
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+  """Low-rank adapters of the attention products (LoRA, arXiv 2106.09685).
+
+  Attributes:
+    rank: of the change of each kernel.
+    alpha: the change is scaled by alpha / rank.
+    towers: 'image', 'text', or both, whose blocks have adapters.
+  """
+
+  rank: int
+  alpha: float
+  towers: tuple[str, ...] = TOWERS
+
+  def __post_init__(self):
+    _check_numbers('model.lora', self)
+    if not self.towers or set(self.towers) - {*TOWERS}:
+      raise UsageError(
+        f"model.lora.towers={self.towers}: name 'image', 'text', or both."
+      )
+
+
 ImageConfig = VisionTransformerConfig | ResNetConfig
 
 
@@ -273,6 +297,7 @@ class CLIPConfig:
   initial_logit_scale: float = 1 / 0.07  # exp(t) at the start (figure 3)
   initial_logit_bias: float | None = None  # None: no bias, as in a softmax
   decoder: DecoderConfig | None = None
+  lora: LoRAConfig | None = None  # None: no adapters
 
   def __post_init__(self):
     _check_numbers('model', self)
@@ -292,12 +317,25 @@ class CLIPConfig:
         )
     if self.decoder is not None and self.decoder.reads == 'text_tower':
       _check_read_tower(self.text, self.decoder)
+    adapted = () if self.lora is None else self.lora.towers
+    if 'image' in adapted and isinstance(self.image, ResNetConfig):
+      raise UsageError(
+        f'model.lora.towers={adapted}: adapters are for the blocks of '
+        "Transformers, and the image tower is a ResNet: take ('text',)."
+      )
+
+  def lora_of(self, tower: str) -> LoRAConfig | None:
+    """Returns the adapters of a tower, 'image' or 'text'; None: it has none."""
+    if self.lora is None or tower not in self.lora.towers:
+      return None
+    return self.lora
 
   def to_dict(self) -> dict[str, Any]:
-    """Returns nested plain data, for JSON; without a decoder, no such key."""
+    """Returns nested plain data, for JSON; a part that is absent has no key."""
     fields = dataclasses.asdict(self)
-    if self.decoder is None:
-      del fields['decoder']
+    for name in ('decoder', 'lora'):
+      if fields[name] is None:
+        del fields[name]
     return fields
 
   @classmethod
@@ -326,6 +364,11 @@ class CLIPConfig:
       if fields.get('decoder') is not None:
         _check_names('model.decoder', DecoderConfig, fields['decoder'])
         fields['decoder'] = DecoderConfig(**fields['decoder'])
+      if fields.get('lora') is not None:
+        lora = dict(fields['lora'])
+        _check_names('model.lora', LoRAConfig, lora)
+        lora['towers'] = tuple(lora.get('towers', TOWERS))  # JSON has lists
+        fields['lora'] = LoRAConfig(**lora)
       _check_names('model', cls, fields)
       return cls(**fields)
     except (TypeError, ValueError) as error:

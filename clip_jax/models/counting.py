@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from clip_jax.errors import FailureError
 from clip_jax.models.config import (
   CLIPConfig,
+  LoRAConfig,
   ResNetConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
@@ -102,6 +103,8 @@ def count_parameters(config: CLIPConfig) -> ParameterCount:
     + 2 * text.width  # the last LayerNorm
     + _projection_parameters(text.projection, text.width, config.embed_dim)
   )
+  image_count += _adapter_parameters(image, config.lora_of('image'))
+  text_count += _adapter_parameters(text, config.lora_of('text'))
   decoder_count = _decoder_parameters(config)
   temperature = 1 if config.initial_logit_bias is None else 2
   return ParameterCount(
@@ -168,6 +171,14 @@ def _block_parameters(tower: TransformerConfig) -> int:
   attention = 4 * (width * width + width)
   mlp = width * hidden + hidden + hidden * width + width
   return attention + mlp + 4 * width
+
+
+def _adapter_parameters(tower: Any, lora: LoRAConfig | None) -> int:
+  """Returns the parameters of a tower's low-rank adapters.
+
+  Each of the four kernels of a block has two factors, [D, R] and [R, D].
+  """
+  return 0 if lora is None else tower.depth * 8 * tower.width * lora.rank
 
 
 def _projection_parameters(kind: str, width: int, embed_dim: int) -> int:

@@ -46,12 +46,13 @@ class DualEncoder(nn.Module):
   remat: str = 'none'
 
   def setup(self):
-    config = self.config
+    config, dtype, remat = self.config, self.dtype, self.remat
+    lora = config.lora_of
     if isinstance(config.image, ResNetConfig):
-      self.image = ResNet(config.image, self.dtype, self.remat)
+      self.image = ResNet(config.image, dtype, remat)
     else:
-      self.image = VisionTransformer(config.image, self.dtype, self.remat)
-    self.text = TextTransformer(config.text, self.dtype, self.remat)
+      self.image = VisionTransformer(config.image, dtype, remat, lora('image'))
+    self.text = TextTransformer(config.text, dtype, remat, lora('text'))
     self.image_projection = self._projection(
       config.image, config.image.pooled_width
     )

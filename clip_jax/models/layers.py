@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from clip_jax.models import kernels
 from clip_jax.models.config import (
   DecoderConfig,
+  LoRAConfig,
   TextTransformerConfig,
   VisionTransformerConfig,
 )
@@ -265,6 +266,7 @@ class Transformer(nn.Module):
   config: TransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  lora: LoRAConfig | None = None  # adapters of each block
 
   @nn.compact
   def __call__(
@@ -288,6 +290,11 @@ class Transformer(nn.Module):
     depth = self.config.depth
     # This module holds the parameters of all blocks; `block` has none itself.
     block: Any = Block(self.config, self.dtype, parent=None)
+
+    if self.lora is not None:
+      from clip_jax.models.lora import AdaptedBlock
+
+      block = AdaptedBlock(block, self.lora)
 
     def init_block(key: jax.Array) -> Any:
       return block.init(key, x, mask, context=context)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from clip_jax.models.config import TextTransformerConfig
+from clip_jax.models.config import LoRAConfig, TextTransformerConfig
 from clip_jax.models.layers import Dtype, LayerNorm, Transformer, normal
 
 
@@ -17,6 +17,7 @@ class TextTransformer(nn.Module):
   config: TextTransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  lora: LoRAConfig | None = None
 
   @nn.compact
   def __call__(
@@ -49,7 +50,7 @@ class TextTransformer(nn.Module):
     if config.causal:
       mask = jnp.tril(jnp.ones((length, length), bool))
     transformer = Transformer(
-      config, self.dtype, self.remat, name='transformer'
+      config, self.dtype, self.remat, self.lora, name='transformer'
     )
     index = None if all_tokens else pooled_index(tokens, config)
     x = transformer(x, mask, index)  # B D

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from clip_jax.data.images import Patches
-from clip_jax.models.config import VisionTransformerConfig
+from clip_jax.models.config import LoRAConfig, VisionTransformerConfig
 from clip_jax.models.layers import (
   MLP,
   Dtype,
@@ -30,6 +30,7 @@ class VisionTransformer(nn.Module):
   config: VisionTransformerConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  lora: LoRAConfig | None = None
 
   def setup(self):
     config = self.config
@@ -52,7 +53,7 @@ class VisionTransformer(nn.Module):
     )
     if config.pre_norm:
       self.ln_pre = LayerNorm(config.norm_eps)
-    self.transformer = Transformer(config, self.dtype, self.remat)
+    self.transformer = Transformer(config, self.dtype, self.remat, self.lora)
     self.ln_post = LayerNorm(config.norm_eps)
     if config.pooling == 'attention':
       self.attention_pool = AttentionPool(config, self.dtype)

@@ -28,6 +28,7 @@ RULES: tuple[tuple[str, P], ...] = (
   ),
   (r'blocks/(cross_)?attention/(qkv|q|kv)/bias', P(None, None, 'tensor', None)),
   (r'blocks/(cross_)?attention/out/kernel', P(None, 'tensor', None, 'fsdp')),
+  (r'blocks/lora/(qkv|out)/(a|b)', P()),  # of a low rank, they are small
   (r'blocks/mlp/up/kernel', P(None, 'fsdp', 'tensor')),
   (r'blocks/mlp/up/bias', P(None, 'tensor')),
   (r'blocks/mlp/down/kernel', P(None, 'tensor', 'fsdp')),

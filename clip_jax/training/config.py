@@ -349,6 +349,18 @@ def views_of(config: Config) -> 'Views | None':
   return Views(config.data.views, config.data.view_seed)
 
 
+# The groups of a run whose model has low-rank adapters, and no other table.
+_ADAPTERS_ALONE = (('*/blocks/lora', 1.0), ('*', 0.0))
+
+
+def optimizer_fields(config: Config, model: CLIPConfig) -> dict[str, Any]:
+  """Returns `config.optimizer`, whose groups may follow from the model."""
+  fields = {**config.optimizer}
+  if model.lora is not None and not fields['groups']:
+    fields['groups'] = _ADAPTERS_ALONE
+  return fields
+
+
 def check_objective(config: Config, model: CLIPConfig) -> None:
   """Refuses a model that cannot be trained as the config says.
 

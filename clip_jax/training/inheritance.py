@@ -22,6 +22,7 @@ from clip_jax.checkpoints.reading import read_description
 from clip_jax.errors import UsageError
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.description import Description
+from clip_jax.models.lora import is_adapter
 from clip_jax.models.positions import resize_model
 from clip_jax.training.config import (
   INHERITED,
@@ -333,6 +334,8 @@ def inherit_weights(
     own = flat(state.params)
     start.reinitialized |= paths_matching(anew, own, 'initialize_anew')
   new = start.reinitialized | (set() if model.decoder else {'decoder'})
+  # What adapters change is still to be learned.
+  new |= {name for name in flat(state.params) if is_adapter(name)}
   arrays = {
     'params': {k: v for k, v in params.items() if not _is_new(k, new)},
     'batch_stats': flat(variables.get('batch_stats', {})),

@@ -175,7 +175,10 @@ def _describe_sizes(
 def _requested_shapes(config: Config) -> dict[str, Any]:
   """Returns the model's fields that a config gives, itself or by its preset."""
   fields = config.model.to_dict()
-  for name in ('preset', 'dtype', 'remat', 'patch_dropout', 'decoder'):
+  for name in (
+    *('preset', 'dtype', 'remat', 'patch_dropout'),
+    *('decoder', 'lora'),
+  ):
     del fields[name]
   given = {k: v for k, v in dotted(fields).items() if v is not None}
   if not config.model.preset:

@@ -207,12 +207,7 @@ def _run_steps(
   with (
     contextlib.closing(run.batches(first)) as batches,
     RunMonitor(
-      run,
-      workdir.folder,
-      first,
-      batches,
-      outputs.writers,
-      checkpoints.latest,
+      run, workdir.folder, first, batches, outputs.writers, checkpoints.latest
     ) as monitor,
     Watchdog(config.stall_seconds) as watchdog,
     profile,

@@ -23,7 +23,7 @@ from clip_jax.data.sources import Source, open_source, split_mixture
 from clip_jax.data.sources.base import sample_indices
 from clip_jax.errors import UsageError, print_notes
 from clip_jax.models import presets
-from clip_jax.models.config import CLIPConfig
+from clip_jax.models.config import CLIPConfig, LoRAConfig
 from clip_jax.models.description import Description
 from clip_jax.objectives.registry import PREDICTIVE
 from clip_jax.parallel import distributed
@@ -389,6 +389,7 @@ def make_model_config(
   overrides = config.model.to_dict()
   for name in ('preset', 'dtype', 'remat', 'patch_dropout'):
     del overrides[name]
+  lora = overrides.pop('lora')
   _set_field(
     overrides['image'],
     'image_size',
@@ -405,6 +406,9 @@ def make_model_config(
   if has_decoder and config.objective.name in PREDICTIVE:
     overrides['decoder']['only'] = True
   model = presets.resolve(config.model.preset or None, overrides)
+  if lora['rank']:
+    adapters = LoRAConfig(**{**lora, 'towers': tuple(lora['towers'])})
+    model = dataclasses.replace(model, lora=adapters)
   if model.text.pooling == 'highest' and end_token + 1 < vocab_size:
     raise UsageError(
       "model.text.pooling='highest' reads the highest id of a text, and the "

@@ -47,9 +47,7 @@ def variables_of(params: Any, batch_stats: Any) -> dict[str, Any]:
 
 
 def init_state(
-  module: DualEncoder,
-  optimizer: Optimizer,
-  seed: int,
+  module: DualEncoder, optimizer: Optimizer, seed: int
 ) -> TrainState:
   """Returns random weights at step 0; traceable, so it can be sharded."""
   image, text = module.config.image, module.config.text
@@ -84,10 +82,7 @@ def abstract_state(
 
 
 def sharded_init(
-  module: DualEncoder,
-  optimizer: Optimizer,
-  mesh: Mesh,
-  seed: int,
+  module: DualEncoder, optimizer: Optimizer, mesh: Mesh, seed: int
 ) -> TrainState:
   """Returns the state at step 0, each array made where it will live.
 

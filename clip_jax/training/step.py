@@ -25,7 +25,7 @@ from clip_jax.parallel.partitioning import (
   activations_like_batch,
   gather_embedding_tables,
 )
-from clip_jax.training.config import Config, check_objective
+from clip_jax.training.config import Config, check_objective, optimizer_fields
 from clip_jax.training.gradients import (
   micro_batch_gradients,
   whole_batch_gradients,
@@ -69,7 +69,8 @@ def build_train_program(
   check_objective(config, model)
   dtype, remat = jnp.dtype(config.model.dtype), config.model.remat
   module = DualEncoder(model, dtype, remat)
-  optimizer, schedule = make_optimizer(config.total_steps, **config.optimizer)
+  rule = optimizer_fields(config, model)
+  optimizer, schedule = make_optimizer(config.total_steps, **rule)
   train_step = make_train_step(
     module,
     optimizer,

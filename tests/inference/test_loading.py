@@ -1,18 +1,24 @@
 """`clip_jax.load` on every kind of reference: the goldens' own features."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import clip_jax
+from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.errors import UsageError
 from clip_jax.inference.export import export
+from clip_jax.models.config import LoRAConfig
+from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.positions import resize_grid
 from clip_jax.tokenizers import sentence_piece
+from clip_jax.training.state import TrainState
 from tests.golden_models import (
   GOLDENS,
   HUGGING_FACE,
@@ -20,7 +26,7 @@ from tests.golden_models import (
   load_golden,
   tolerance,
 )
-from tests.tiny_run import CAPTIONS, tiny_model, write_run
+from tests.tiny_run import CAPTIONS, tiny_description, tiny_model, write_run
 
 ARCHIVES = GOLDENS / 'archives'
 PUBLISHED = (*OPEN_CLIP, *HUGGING_FACE)
@@ -334,3 +340,29 @@ def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   shutil.copytree(GOLDENS / 'hf_clip', tmp_path / 'm')
   assert clip_jax.load('~/m').config == load_golden('hf_clip').config
+
+
+def test_the_adapters_of_a_run_are_merged(tmp_path):
+  lora = LoRAConfig(rank=2, alpha=4.0)
+  own = tiny_description()
+  adapted = dataclasses.replace(
+    own, model=dataclasses.replace(own.model, lora=lora)
+  )
+  module, rng = DualEncoder(adapted.model), np.random.default_rng(0)
+  images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+  tokens = jnp.asarray(tiny_model().tokenizer(CAPTIONS[:2]))
+  params = jax.tree.map(
+    lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape), jnp.float32),
+    module.init(jax.random.key(0), images, tokens)['params'],
+  )
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  state = TrainState(jnp.int32(3), params, (jnp.int32(3),))
+  checkpoints.save(state, adapted, seed=0)
+  checkpoints.close()
+  model = clip_jax.load(tmp_path)
+  assert model.description == own
+  assert model.step == 3
+  expected = module.apply({'params': params}, images, tokens)
+  actual = model.module.apply(model.variables, images, tokens)
+  for one, other in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)

@@ -1,6 +1,7 @@
 """The sharding table covers every parameter, once."""
 
 import contextlib
+import dataclasses
 import re
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from clip_jax.models import presets
+from clip_jax.models.config import LoRAConfig
 from clip_jax.models.counting import abstract_variables
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel import partitioning
@@ -54,9 +56,10 @@ def test_each_row_is_somebodys():
   shapes = [
     presets.resolve(name) for name in ('RN50', 'ViT-B/32', 'ViT-B-16-SigLIP')
   ]
+  adapted = dataclasses.replace(TINY, lora=LoRAConfig(rank=8, alpha=8.0))
   names = {
     path_name(path)
-    for model in (*shapes, TINY_CAPTIONER, TINY_BAG)
+    for model in (*shapes, TINY_CAPTIONER, TINY_BAG, adapted)
     for path, _ in jax.tree_util.tree_leaves_with_path(
       abstract_variables(model)
     )
