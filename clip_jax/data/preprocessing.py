@@ -108,14 +108,16 @@ class Preprocessing:
     Args:
       patch_size: pixels a side.
       max_patches: of an image.
-      fields: others of the class.
+      fields: others of the class, maybe with JSON's lists.
     """
-    return cls(
-      image_size=_largest_square(patch_size, max_patches),
-      resize_mode='native',
-      patch_size=patch_size,
-      max_patches=max_patches,
-      **fields,
+    return cls.from_dict(
+      {
+        'image_size': _largest_square(patch_size, max_patches),
+        'resize_mode': 'native',
+        'patch_size': patch_size,
+        'max_patches': max_patches,
+        **fields,
+      }
     )
 
   @property

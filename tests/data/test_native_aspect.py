@@ -70,6 +70,8 @@ def test_native_aspect_travels_as_json_and_squares_stay_as_they_were():
   assert NATIVE.of_size(16) == NATIVE
   assert NATIVE.of_size(33).max_patches == 64
   assert 'max_patches' not in Preprocessing(16).to_dict()
+  listed = Preprocessing.native(4, 20, mean=[0.5, 0.5, 0.5])
+  assert listed.mean == (0.5, 0.5, 0.5)
   with pytest.raises(UsageError, match='have no side'):
     _ = NATIVE.side
   with pytest.raises(UsageError, match='smaller than a patch'):

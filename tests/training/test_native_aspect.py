@@ -1,5 +1,6 @@
 """Training on images of native aspect: the recipe, steps, resuming."""
 
+import dataclasses
 import functools
 import importlib
 import math
@@ -16,11 +17,17 @@ from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.objectives.objective import make_objective
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
-from clip_jax.training.config import check_config, with_defaults
+from clip_jax.training.config import (
+  check_config,
+  preprocessing_of,
+  with_defaults,
+)
+from clip_jax.training.inheritance import inherit
 from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.run import initial_state, prepare_run
 from clip_jax.training.state import abstract_state, sharded_init
 from clip_jax.training.step import jit_train_step, make_train_step
+from configs import base
 from tests.tiny import TINY_SIGLIP, tiny_config, tiny_siglip_config
 
 SIZES = ((8, 8), (40, 8), (8, 40), (24, 24), (60, 16), (16, 60))
@@ -103,7 +110,7 @@ def native_batch(length=6):
 
 def one_step(sizes, **options):
   """The metrics and the parameters of a step on a mesh."""
-  mesh = make_mesh(*sizes, jax.devices()[: math.prod(sizes)])
+  mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
   module = DualEncoder(TINY_SIGLIP)
   optimizer, schedule = make_optimizer(100, **tiny_config().optimizer)
   step = jit_train_step(
@@ -169,3 +176,30 @@ def test_a_decoder_that_would_read_padding_is_refused(run):
   config.model.text.causal = True
   with pytest.raises(UsageError, match='would read the padding'):
     prepare_run(with_defaults(config))
+
+
+@pytest.mark.parametrize(
+  ('given', 'lengths'), [(None, (16,)), ((4, 9), (4, 9)), ((), ())]
+)
+def test_lengths_that_are_left_open_are_those_of_the_model(run, given, lengths):
+  config = base.get_config()
+  config.data.sequence_lengths = given
+  if given == ():
+    config.data.resize_mode = 'squash'
+  start = inherit(config, run.description, 'a model of native aspect')
+  data = start.config.data
+  assert data.sequence_lengths == lengths
+  assert data.resize_mode == ('native' if lengths else 'squash')
+  assert data.interpolation == 'bilinear'
+  check_config(start.config)
+
+
+def test_a_model_of_squares_goes_on_with_native_aspect(run):
+  squares = dataclasses.replace(
+    run.description, preprocessing=Preprocessing(16, resize_mode='squash')
+  )
+  config = base.get_config()
+  config.data.sequence_lengths = (4, 9)
+  start = inherit(config, squares, 'a model of squares')
+  preprocessing = preprocessing_of(start.config, run.description.model)
+  assert preprocessing == Preprocessing.native(4, 9)
