@@ -9,7 +9,7 @@ activations add under four percent.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -193,6 +193,7 @@ def training_flops(
   config: CLIPConfig,
   patch_dropout: float = 0.0,
   sequence_lengths: Sequence[int] = (),
+  locked: Collection[str] = (),
 ) -> int:
   """Returns the FLOPs of a pair in training: three times the forward pass.
 
@@ -205,34 +206,47 @@ def training_flops(
     patch_dropout: the fraction of patches that a ViT does not see.
     sequence_lengths: patches of images of native aspect, padding included, of
       which each is as likely; by default those of a square.
+    locked: 'image' or 'text', or both: towers of which nothing is trained, and
+      the forward pass is all.
   """
   if sequence_lengths:
     totals = [
-      _training_flops(config, patch_dropout, n) for n in sequence_lengths
+      _training_flops(config, patch_dropout, n, locked)
+      for n in sequence_lengths
     ]
     return round(sum(totals) / len(totals))
-  return _training_flops(config, patch_dropout, None)
+  return _training_flops(config, patch_dropout, None, locked)
 
 
 def _training_flops(
-  config: CLIPConfig, patch_dropout: float, patches: int | None
+  config: CLIPConfig,
+  patch_dropout: float,
+  patches: int | None,
+  locked: Collection[str],
 ) -> int:
   tower, text, decoder = config.image, config.text, config.decoder
   reads = None if decoder is None else decoder.reads
-  forward = image_flops(config, patch_dropout, patches)
-  forward += decoder_flops(config, patch_dropout)
+  image = image_flops(config, patch_dropout, patches)
   if (
     not isinstance(tower, ResNetConfig)
     and tower.pooling == 'class_token'
     and reads in (None, 'pooled_image')
   ):
     kept = tower.kept_patches(patch_dropout, patches)
-    forward -= _skipped_flops(tower, kept + 1)
+    image -= _skipped_flops(tower, kept + 1)
+  forward = {
+    'image': image,
+    'text': 0,
+    'decoder': decoder_flops(config, patch_dropout),
+  }
   if reads == 'text_tower':
-    forward += text_flops(config)
+    forward['text'] = text_flops(config)
   elif decoder is None or not decoder.only:
-    forward += text_flops(config) - _skipped_flops(text, text.context_length)
-  return 3 * forward
+    skipped = _skipped_flops(text, text.context_length)
+    forward['text'] = text_flops(config) - skipped
+  return sum(
+    flops * (1 if part in locked else 3) for part, flops in forward.items()
+  )
 
 
 def image_flops(
@@ -360,17 +374,18 @@ def model_flops_utilization(
   devices: int,
   patch_dropout: float = 0.0,
   sequence_lengths: Sequence[int] = (),
+  locked: Collection[str] = (),
 ) -> float | None:
   """Returns the model FLOPs utilization: its arithmetic over the peak.
 
   Args:
     devices: the number of devices that the work is split over.
-    patch_dropout, sequence_lengths: as in `training_flops`.
+    patch_dropout, sequence_lengths, locked: as in `training_flops`.
   Returns:
     A fraction, or None where the peak of this kind of device is not known.
   """
   peak = PEAK_FLOPS.get(device_kind)
   if peak is None:
     return None
-  pair = training_flops(config, patch_dropout, sequence_lengths)
+  pair = training_flops(config, patch_dropout, sequence_lengths, locked)
   return pair * examples_per_second / (peak * devices)

@@ -45,8 +45,9 @@ def measure(
     compiles: is called when the config has been checked, before the part that
       takes minutes.
   Returns:
-    'model' (fields of `CLIPConfig`), 'fits', 'peak_bytes_per_chip', 'memory',
-    and, where the program fits and so exists, its costs.
+    'model' (fields of `CLIPConfig`), 'locked' (towers of which nothing is
+    trained), 'fits', 'peak_bytes_per_chip', 'memory', and, where the program
+    fits and so exists, its costs.
   Raises:
     UsageError: the config cannot work on this topology.
   """
@@ -63,7 +64,10 @@ def measure(
     program, model, config.data.batch_size, longest, teacher_dims
   )
   held = held_bytes(program, batch)
-  result: dict[str, Any] = {'model': model.to_dict()}
+  result: dict[str, Any] = {
+    'model': model.to_dict(),
+    'locked': program.optimizer.partition(program.state.params).locked(),
+  }
   lowered = program.train_step.lower(program.state, batch)
   compiles()
   try:

@@ -4,7 +4,7 @@
 `table_row` as a row of a Markdown table.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from clip_jax.models.config import CLIPConfig
@@ -62,6 +62,7 @@ def make_plan(
   """
   measured = dict(measure(config, topology))
   model = CLIPConfig.from_dict(measured.pop('model'))
+  locked = measured.pop('locked', ())
   plan: Plan = {
     'topology': str(topology),
     'chips': topology.chips,
@@ -71,7 +72,7 @@ def make_plan(
     'collectives': [],
     **measured,
   }
-  return {**plan, **_from_step_time(plan, model, config, topology)}
+  return {**plan, **_from_step_time(plan, model, locked, config, topology)}
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -91,7 +92,11 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def _from_step_time(
-  plan: Plan, model: CLIPConfig, config: Config, topology: Topology
+  plan: Plan,
+  model: CLIPConfig,
+  locked: Collection[str],
+  config: Config,
+  topology: Topology,
 ) -> dict[str, Any]:
   """Returns what follows from the time of a step."""
   seconds = plan['step_seconds']
@@ -112,6 +117,7 @@ def _from_step_time(
       topology.chips,
       config.model.patch_dropout,
       longest,
+      locked,
     ),
     'pairs_per_second': batch_size / seconds,
     'days': days,

@@ -29,12 +29,16 @@ class Partition:
 
   kept: Mapping[str, np.ndarray]
 
-  def is_locked(self, module: str) -> bool:
-    """Returns whether all parameters under a path are frozen."""
-    return not any(
-      layers.any()
-      for name, layers in self.kept.items()
-      if name.startswith(f'{module}/')
+  def locked(self) -> tuple[str, ...]:
+    """Returns the towers of which nothing is trained: 'image', 'text'."""
+    return tuple(
+      tower
+      for tower in ('image', 'text')
+      if not any(
+        layers.any()
+        for name, layers in self.kept.items()
+        if name.startswith(f'{tower}/')
+      )
     )
 
   def trained(self, params: Any) -> Any:

@@ -30,9 +30,8 @@ Gradients = Callable[
 class AllTrained:
   """What `frozen_parameters.Partition` is, where nothing is frozen."""
 
-  def is_locked(self, module: str) -> bool:
-    del module
-    return False
+  def locked(self) -> tuple[str, ...]:
+    return ()
 
   def trained(self, params: Any) -> Any:
     return params

@@ -59,6 +59,8 @@ class RunMonitor:
     self._context = contextlib.ExitStack()
     rule = caption_rule(run.config)
     self._has_filter = rule is not None and rule.filters
+    program = run.program
+    self._locked = program.optimizer.partition(program.state.params).locked()
     self._writers: list[Writer] = []
     self._progress: TrainingProgress | None = None
     self._skipped = SkippedSteps(
@@ -133,6 +135,7 @@ class RunMonitor:
       jax.device_count(),
       self._run.config.model.patch_dropout,
       self._run.config.data.sequence_lengths,
+      self._locked,
     )
     if utilization is not None:
       numbers['train/mfu'] = utilization

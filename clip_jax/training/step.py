@@ -144,7 +144,7 @@ def make_train_step(
   def gradients_of(trained, params, partition, batch_stats, inputs):
     """Differentiates by `trained`, the part of `params` that is not frozen."""
     # A locked tower stays the same function: a ResNet's running statistics too.
-    mutable = () if partition.is_locked('image') else 'batch_stats'
+    mutable = () if 'image' in partition.locked() else 'batch_stats'
 
     def encode_with(trained, batch_stats, inputs):
       joined = partition.joined(params, trained)

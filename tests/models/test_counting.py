@@ -203,6 +203,15 @@ def test_patches_that_are_left_out_cost_their_embedding_only():
   assert saved / 3 == pytest.approx(image_flops(config) - half, rel=0.1)
 
 
+def test_a_locked_tower_costs_its_forward_pass():
+  config = resolve('ViT-B/16')
+  whole = training_flops(config)
+  image = (whole - training_flops(config, locked=('image',))) / 2
+  text = (whole - training_flops(config, locked=('text',))) / 2
+  assert image == pytest.approx(image_flops(config), rel=0.1)
+  assert image + text == pytest.approx(whole / 3)
+
+
 def test_utilization_of_a_pod_slice():
   """ViT-B/32: 14.8 GFLOPs a pair forward, less 0.95 that the last blocks leave
   out, so 41.4 with its gradients."""
