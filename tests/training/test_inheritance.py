@@ -15,6 +15,7 @@ from clip_jax.checkpoints.reading import load_variables
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.inference.loading import read_model
+from clip_jax.models.config import DecoderConfig
 from clip_jax.models.positions import resize_model
 from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.config import check_devices
@@ -524,3 +525,29 @@ def test_a_run_goes_on_when_its_model_is_gone(tmp_path, pairs, capsys):
   with pytest.raises(UsageError, match='step 6, beyond total_steps=2'):
     train(config(2), tmp_path / 'parts', stated=stated)
   assert not (tmp_path / 'parts' / 'config.json').exists()
+
+
+def test_a_caption_decoder_is_kept_where_captions_are_trained():
+  own = DecoderConfig('text_tower', width=32, depth=2, heads=4)
+  described = tiny_description()
+  found = dataclasses.replace(
+    described, model=dataclasses.replace(described.model, decoder=own)
+  )
+  captioning = {'objective.added.captioning': 1.0}
+  start = start_of(base.get_config(), description=found)
+  assert start.config.model.decoder.reads is None
+  assert "the model's caption decoder is left out" in notes_of(start)
+  start = start_of(base.get_config(), description=found, **captioning)
+  assert start.config.model.decoder.depth == 2
+  assert not start.reinitialized
+  with pytest.raises(UsageError, match=r'whose depth is 2, and the config'):
+    start_of(
+      base.get_config(),
+      description=found,
+      **captioning,
+      **{'model.decoder.depth': 1},
+    )
+  new = {'model.decoder.reads': 'tokens', 'model.decoder.depth': 1}
+  start = start_of(base.get_config(), **captioning, **new)
+  assert start.reinitialized == {'decoder'}
+  assert 'the caption decoder begins anew' in notes_of(start)
