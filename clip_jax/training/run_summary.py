@@ -129,6 +129,7 @@ def describe_run(
   count = count_parameters(run.description.model)
   rows = [
     ('data', f'{pairs:,} pairs in {run.config.data.train}; {differing}'),
+    *_views(run),
     ('steps', _steps(run, first_step)),
     ('model', _model(run, count.total)),
     ('  image', _image(run, count.image)),
@@ -140,6 +141,21 @@ def describe_run(
     ('output', _output(run, workdir)),
   ]
   return '\n'.join(f'{name:12}{row}' for name, row in rows)
+
+
+def _views(run: Run) -> list[tuple[str, str]]:
+  """Returns how many views there are, and the teachers that have seen them."""
+  data, objective = run.config.data, run.config.objective
+  if not data.views:
+    return []
+  seen = ''
+  if data.teachers:
+    scales = ', '.join(f'{scale:.4g}' for scale in objective.teacher_scales)
+    seen = (
+      f', as seen by {", ".join(data.teachers)}; logit scales {scales}, weight '
+      f'{objective.added.distillation:g} beside {objective.weight:g}'
+    )
+  return [('views', f'{data.views} of each image{seen}')]
 
 
 def _captions(captions: Sequence[str], are_all: bool) -> str:

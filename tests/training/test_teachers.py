@@ -26,7 +26,10 @@ from clip_jax.training.config import (
 from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics
 from clip_jax.training.run import prepare_run
+from clip_jax.training.run_summary import describe_run
+from clip_jax.training.workdir import open_workdir
 from clip_jax.training.writers import default_outputs
+from configs import mobileclip_b16
 from tests.tiny import tiny_config, write_pairs
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
@@ -37,20 +40,22 @@ NO_REPORT = dataclasses.replace(default_outputs(), report=None)
 def models():
   """Two teachers, whose images are of the student's size."""
   params = jax.tree.map(lambda x: -x, tiny_params())
+  params['logit_scale'] = tiny_params()['logit_scale']
   return tiny_model(), Model(tiny_description(), {'params': params})
 
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory, models):
-  """A run of a student with both teachers."""
+  """MobileCLIP's recipe for a tiny student, with both teachers."""
   folder = tmp_path_factory.mktemp('distillation')
-  config = tiny_config()
+  config, recipe = tiny_config(), mobileclip_b16.get_config()
+  for name in ('form', 'weight', 'added'):
+    config.objective[name] = recipe.objective[name]
   config.data.update(
     train=write_pairs(folder / 'pairs', 16), views=3, view_seed=7
   )
   config.data.augment.update(rotate=15.0, noise=8.0)
   config.data.teachers = tuple(str(folder / x) for x in ('a', 'b'))
-  config.objective.added.distillation = 2.0
   completed = with_defaults(config)
   for model, out in zip(models, config.data.teachers, strict=True):
     job = ViewsJob(
@@ -118,7 +123,8 @@ def test_the_divergence_falls(trained, models):
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]), name
   first = rows[0]
   assert first['train/loss'] == pytest.approx(
-    first['train/loss_contrastive'] + 2 * first['train/loss_distillation'],
+    0.25 * first['train/loss_contrastive']
+    + 0.75 * first['train/loss_distillation'],
     rel=1e-5,
   )
   saved = json.loads((workdir / 'config.json').read_text())
@@ -196,3 +202,15 @@ def test_teachers_of_something_else_are_refused(config, changes, message):
   config.update_from_flattened_dict(changes)
   with pytest.raises(UsageError, match=message):
     prepare_run(with_defaults(config))
+
+
+def test_a_run_says_what_it_learns_from(config, tmp_path):
+  run = prepare_run(with_defaults(config))
+  with open_workdir(tmp_path) as workdir:
+    lines = describe_run(run, workdir, 0, ['a'], True).splitlines()
+  (line,) = [line for line in lines if line.startswith('views ')]
+  folders = ', '.join(config.data.teachers)
+  assert line == (
+    f'views       3 of each image, as seen by {folders}; logit scales 12.54, '
+    '12.54, weight 0.75 beside 0.25'
+  )
