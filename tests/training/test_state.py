@@ -17,6 +17,7 @@ from clip_jax.training.state import (
   sharded_init,
   variables_of,
 )
+from clip_jax.trees import flat
 from tests.tiny import TINY, tiny_config
 
 ONE = (1, 1, 1, 1)
@@ -66,6 +67,22 @@ def test_the_abstract_state_has_the_shapes_dtypes_and_shardings_of_the_state():
   ):
     assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)
     assert shape.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+
+
+@pytest.mark.parametrize('name', ['lion', 'muon'])
+def test_the_moments_of_other_rules_lie_where_their_parameters_do(name):
+  fields = {**tiny_config().optimizer, 'name': name}
+  rule = make_optimizer(100, **fields)[0]
+  state = abstract_state(DualEncoder(TINY), rule, make_mesh(2, 2, 2))
+  params = flat(state.params)
+  momentum = 0
+  for path, leaf in flat(state.opt_state).items():
+    _, is_moment, parameter = path.rpartition('/mu/')
+    if is_moment:
+      assert leaf.shape == params[parameter].shape
+      assert leaf.sharding == params[parameter].sharding
+      momentum += leaf.size
+  assert momentum == sum(leaf.size for leaf in params.values())
 
 
 def test_variables_have_batch_statistics_only_where_there_are_some():
