@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import emoji
 
-STEPS, BATCH_SIZE = 600, 256
+STEPS, BATCH_SIZE = 480, 256
 BASELINE = 'contrastive'
 
 # What a variant changes, by its name: fields of the baseline's config.
