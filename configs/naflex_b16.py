@@ -5,8 +5,9 @@ its steps. From there, images keep their aspect, each step draws one of five
 sequence lengths, and the last tenth of the schedule is stretched by 3.75, so
 that each length is trained on sufficiently many images. Section 2.1: 40
 thousand million pairs in batches of 32,768, the sigmoid loss, a peak learning
-rate of 1e-3, weight decay 1e-4, and gradients clipped at norm 1; the tokenizer
-is Gemma's, of 256,000 pieces, and texts are lower-cased.
+rate of 1e-3, weight decay 1e-4 a step (0.1 of the learning rate), and gradients clipped
+at norm 1; the tokenizer is Gemma's, of 256,000 pieces, and texts are
+lower-cased.
 
 At 90 % of a cosine the rate is 1e-3 * (1 + cos(0.9 pi)) / 2 = 2.4e-5; Adam's
 moments begin anew here, hence the short warm-up, which the paper does not have.
@@ -49,7 +50,7 @@ def get_config() -> ConfigDict:
   c.optimizer.update(
     learning_rate=2.4e-5,
     warmup_steps=1_000,
-    weight_decay=1e-4,
+    weight_decay=0.1,
     b1=0.9,
     b2=0.95,
     eps=1e-8,
