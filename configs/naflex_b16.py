@@ -5,9 +5,9 @@ its steps. From there, images keep their aspect, each step draws one of five
 sequence lengths, and the last tenth of the schedule is stretched by 3.75, so
 that each length is trained on sufficiently many images. Section 2.1: 40
 thousand million pairs in batches of 32,768, the sigmoid loss, a peak learning
-rate of 1e-3, weight decay 1e-4 a step (0.1 of the learning rate), and gradients clipped
-at norm 1; the tokenizer is Gemma's, of 256,000 pieces, and texts are
-lower-cased.
+rate of 1e-3, weight decay 1e-4 (here 0.1, as configs/siglip_b16.py says), and
+gradients clipped at norm 1; the tokenizer is Gemma's, of 256,000 pieces, and
+texts are lower-cased.
 
 At 90 % of a cosine the rate is 1e-3 * (1 + cos(0.9 pi)) / 2 = 2.4e-5; Adam's
 moments begin anew here, hence the short warm-up, which the paper does not have.

@@ -2,13 +2,12 @@
 
 The sigmoid loss in its ring form: no device ever holds the features of all.
 Paper, sections 3.3 and 4: temperature 10, bias -10, Adam with b2 = 0.95, which
-keeps large batches stable, learning rate 1e-3, weight decay 1e-4 a step: that of
-big_vision is not multiplied by the learning rate. Here it is, which makes 1e-4 /
-1e-3 = 0.1 of it. The paper's
-data, WebLI, is not public: name image-text pairs of your own, ten thousand
-million of them for the numbers of its tables. The tokenizer is a SentencePiece
-model of 32,000 pieces, that of C4 in the paper; `siglip:PATH` cleans texts as
-the released models expect.
+keeps large batches stable, learning rate 1e-3, weight decay 1e-4: in
+big_vision, that is not multiplied by the learning rate. Here it is, so that the
+same decay is 0.1. The paper's data, WebLI, is not public: name image-text pairs
+of your own, ten thousand million of them for the numbers of its tables. The
+tokenizer is a SentencePiece model of 32,000 pieces, that of C4 in the paper;
+`siglip:PATH` cleans texts as the released models expect.
 
   clip-jax plan --config=configs/siglip_b16.py
   clip-jax train --config=configs/siglip_b16.py --workdir=runs/siglip_b16 \\
