@@ -52,7 +52,9 @@ def study(workdir, data, *more):
 
 
 @pytest.mark.slow
-def test_one_command_trains_all_and_draws(data, tmp_path, capsys):
+def test_one_command_trains_all_and_draws(data, tmp_path, capsys, monkeypatch):
+  # The devices of this process may have been used by then.
+  monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')
   assert study(tmp_path, data, '--seeds=1') == 0
   first = capsys.readouterr()
   assert 'run 3 of 3: captioning, seed 0' in first.err

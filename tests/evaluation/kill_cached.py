@@ -1,6 +1,6 @@
 """A process that reads features into a cache and is killed as it does.
 
-usage: python -m tests.evaluation.kill_cached FOLDER CACHE ITEMS
+usage: python -m tests.evaluation.kill_cached FOLDER CACHE IMAGES
 
 It kills itself (SIGKILL) when the encoder asks for so many images.
 """
@@ -24,7 +24,7 @@ from tests.tiny_run import tiny_model
 SHARD_ROWS = 4
 
 
-def main(folder: str, cache: str, items: str) -> None:
+def main(folder: str, cache: str, images: str) -> None:
   """Never returns, unless there are fewer images."""
   jax.config.update('jax_num_cpu_devices', 8)  # as tests have it
   extraction.SHARD_ROWS = SHARD_ROWS
@@ -33,7 +33,7 @@ def main(folder: str, cache: str, items: str) -> None:
   def progress(items, total, unit, *, done=0):
     del total, unit, done
     for count, item in enumerate(items):
-      if count == int(items):
+      if count == int(images):
         os.kill(os.getpid(), signal.SIGKILL)
       yield item
 

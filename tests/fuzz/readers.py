@@ -803,8 +803,8 @@ def _read_caches(folder: Path, random: Random) -> None:
   features = cache.images(source, options)
   assert features.embeddings.shape == (4, 2)
   assert cache.texts(['a', 'b'], options).shape == (2, 2)
-  hashes = read_hashes(source, options)
-  assert len(hashes.ids) == len(hashes.bits) == 4
+  records, hashes = read_hashes(source, options)
+  assert len(records.ids) == len(hashes.bits) == 4
 
 
 READERS: dict[str, Reader] = {

@@ -16,6 +16,7 @@ from clip_jax.models.counting import abstract_variables
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import make_mesh
+from clip_jax.training.optimizer import make_optimizer
 from clip_jax.trees import path_name
 from tests.tiny import (
   TINY,
@@ -23,6 +24,7 @@ from tests.tiny import (
   TINY_CAPTIONER,
   TINY_COCA,
   TINY_RESNET,
+  tiny_config,
 )
 
 
@@ -63,6 +65,11 @@ def test_each_row_is_somebodys():
     for path, _ in jax.tree_util.tree_leaves_with_path(
       abstract_variables(model)
     )
+  }
+  muon, _ = make_optimizer(10, **{**tiny_config().optimizer, 'name': 'muon'})
+  moments = jax.eval_shape(muon.init, abstract_params(TINY))
+  names |= {
+    path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(moments)
   }
   for end, _ in partitioning.RULES:
     assert any(re.search(rf'(^|/){end}$', name) for name in names), end

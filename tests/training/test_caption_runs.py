@@ -117,7 +117,7 @@ def coca(**shape):
 
 @pytest.mark.slow
 def test_coca_learns_to_compare_and_to_caption(tmp_path):
-  config = coca()
+  config = coca(**{'model.text.context_length': 8, 'data.batch_size': 16})
   config.data.train = data = write_pairs(tmp_path / 'pairs')
   config.objective.micro_batch = 8
   train(config, tmp_path / 'run', Outputs())
