@@ -24,7 +24,8 @@ from configs import emoji
 STEPS, BATCH_SIZE = 480, 256
 BASELINE = 'contrastive'
 
-# What a variant changes, by its name: fields of the baseline's config.
+# The variants by name, each with the fields of the baseline's config that it
+# changes.
 VARIANTS: dict[str, dict[str, Any]] = {
   BASELINE: {},
   # Figure 2. The language model is as large as the text tower that it replaces.
@@ -46,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'model.text.projection': 'mlp',
   },
   'fixed temperature': {'objective.learned_temperature': False},
-  # As many FLOPs an image as the baseline's ViT: 12 million.
+  # This ResNet takes as many FLOPs an image as the baseline's ViT: 12 million.
   'ResNet': {
     'model.image.patch_size': None,
     'model.image.depth': None,
@@ -54,10 +55,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'model.image.width': 18,
     'model.image.heads': 9,
   },
-  # As many images as the baseline processes.
+  # Runs with other batches take so many steps that they see as many images.
   'batch 64': {'data.batch_size': 64, 'total_steps': 4 * STEPS},
   'batch 1,024': {'data.batch_size': 1024, 'total_steps': STEPS // 4},
-  # Of each image a caption is drawn anew: its name in one of four languages.
+  # The caption of an image is drawn anew each time: its name in one of four
+  # languages.
   'one of four captions': {
     'data.captions': (*('caption', 'caption_de', 'caption_es', 'caption_fr'),),
     'tokenizer': 'sentencepiece:runs/emoji_four_languages.model',

@@ -246,8 +246,8 @@ def get_config() -> ConfigDict:
   c.optimizer.groups = ()
   # Factor of the learning rate from each block to the one below; 1: all alike.
   c.optimizer.layer_decay = 1.0
-  # Of a moving average of the weights, which is what is evaluated, exported and
-  # loaded; 0.999 averages about the last thousand steps. 0: none.
+  # The decay of a moving average of the weights, which is evaluated, exported
+  # and loaded; 0.999 averages about the last thousand steps. 0: no average.
   c.optimizer.ema_decay = 0.0
 
   c.mesh = ConfigDict()  # sizes of the device grid; -1 once: the rest
@@ -267,7 +267,7 @@ def get_config() -> ConfigDict:
   c.evaluation.every_steps = 1_000  # and after the last; 0: only after it
   c.evaluation.tasks = ()  # zero_shot, retrieval
   c.evaluation.data = ''  # a SPEC; of its captions there is also the loss
-  # As many pairs of data.train are evaluated alike, to show overfitting.
+  # True also evaluates as many pairs of data.train, to show overfitting.
   c.evaluation.train_sample = True
   c.evaluation.captions = ('caption',)  # its columns, as above
   c.evaluation.templates = ('{}',)

@@ -1,4 +1,4 @@
-"""What the nine models of the CLIP paper have in common (arXiv 2103.00020).
+"""The settings that the nine models of the CLIP paper share (2103.00020).
 
 Table 18, all of them: batch 32,768, 32 epochs of 400 M pairs, 2,000 steps of
 warm-up, then a cosine to 0; Adam with decoupled weight decay 0.2; the

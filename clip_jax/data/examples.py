@@ -216,7 +216,7 @@ def _memory_of(image: 'Image.Image | ScaledImage') -> int:
 
 
 class DrawnView(NamedTuple):
-  """What an example of a batch was made of.
+  """The record, view and caption from which an example of a batch was made.
 
   Attributes:
     index: of the record, among those with captions of all data sets.

@@ -45,8 +45,8 @@ _TURNS = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-# Where the search for the scale of native aspect ends, and the most that it
-# enlarges.
+# The search for the scale at which an image has L patches ends when it is known
+# as precisely as this; it never enlarges an image more than that.
 _PRECISION = 1e-5
 _MOST_ENLARGED = 100.0
 # The pixels of a transparent image that are composited at a time.

@@ -122,7 +122,7 @@ class Preprocessing:
 
   @property
   def is_native(self) -> bool:
-    """Whether images keep their aspect, and are read as `Patches`."""
+    """True where images keep their aspect ratio, and are read as `Patches`."""
     return self.resize_mode == 'native'
 
   def _check_patches(self) -> None:

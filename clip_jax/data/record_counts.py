@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int32
 from PIL import Image
 
-# What the summary names; all are counted.
+# The most records of each kind that the summary names; all are counted.
 _NAMED_CORRUPT = 20
 _NAMED_WORST = 5
 _NAMED_COPIES = 5

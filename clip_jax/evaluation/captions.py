@@ -23,7 +23,7 @@ class CaptionModel(Protocol):
 
   @property
   def classifies_by_captions(self) -> bool:
-    """Whether its text features mean nothing."""
+    """True for a model that predicts captions and has no text features."""
     ...
 
   def caption_scores(

@@ -20,7 +20,7 @@ class Encoder(Protocol):
 
   @property
   def logit_scale(self) -> float:
-    """What cosine similarities are multiplied by before a softmax."""
+    """The factor of cosine similarities before a softmax: 1 / temperature."""
     ...
 
   def encode_image(

@@ -24,8 +24,8 @@ from clip_jax.files import check_fields, parse_json
 DIGEST_BYTES = 16
 CHUNK_ROWS = 65_536  # of kinds, and of ids
 _CHUNK_BYTES = 32 * 2**20  # of vectors in memory at once
-# What numpy and pyarrow raise for damaged bytes; MemoryError is pyarrow's,
-# where a length is false.
+# The errors that numpy and pyarrow raise for damaged bytes; pyarrow raises
+# MemoryError where a length is false.
 UNREADABLE = (
   OSError, ValueError, LookupError, TypeError, NotImplementedError,
   OverflowError, MemoryError,

@@ -23,9 +23,9 @@ ImageInput = Any
 # One, many, or an array [B, H, W, C] or [B, C, H, W] of many.
 ImageInputs = ImageInput | Iterable[ImageInput]
 
-# What becomes of an image that cannot be read: 'raise', 'skip' (it has no row,
-# and a line on stderr names it), or a function of its index and the error (it
-# has no row either).
+# The ways to treat an image that cannot be read: 'raise' its error, 'skip' it
+# (it has no row, and a line on stderr names it), or call a function with its
+# index and the error (it has no row either).
 OnError = str | Callable[[int, CorruptImageError], object]
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA

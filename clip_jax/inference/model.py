@@ -36,7 +36,8 @@ from clip_jax.parallel.mesh import replicated
 
 BATCH_SIZE = 64  # rows on the device at once, unless asked otherwise
 
-# Of captions that a decoder reads as one row: attention grows as its square.
+# A decoder reads captions joined to rows of this many tokens at most: the work
+# of attention grows with the square of a row's length.
 _PART_TOKENS = 128
 
 
@@ -255,7 +256,7 @@ class Model(ZeroShotModel):
 
   @property
   def classifies_by_captions(self) -> bool:
-    """Whether it was trained to predict captions, and to compare nothing."""
+    """True if the model predicts captions and has no trained text features."""
     return self.config.decoder is not None and self.config.decoder.only
 
   def caption_scores(

@@ -28,7 +28,10 @@ ALL = slice(None)  # for the `part` of a row
 
 
 class Form(NamedTuple):
-  """How another layout forms an array; both functions move numbers alone."""
+  """Two functions that turn an array into another layout's form, and back.
+
+  They only move numbers.
+  """
 
   to_theirs: Callable[[np.ndarray], np.ndarray]
   to_ours: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]  # and our shape

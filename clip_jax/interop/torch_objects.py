@@ -218,8 +218,8 @@ _DESCRIPTIONS: dict[str, Callable[..., Any]] = {
   'torch.jit._pickle.build_tensorlist': _same,
   'torch.jit._pickle.restore_type_tag': _same,
 }
-# What training checkpoints carry beside weights: options, devices, scores; and
-# the types of tensors that carry attributes.
+# Classes that training checkpoints name beside weights (options, devices,
+# scores), and the types of tensors that carry attributes.
 _OPAQUE = frozenset(
   {
     '__builtin__.set',

@@ -38,7 +38,7 @@ _DAMAGED = (
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-  """Where the bytes of a member are in the archive."""
+  """The position of a member's bytes in the archive, and their checksum."""
 
   size: int  # bytes, decompressed
   begin: int

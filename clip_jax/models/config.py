@@ -254,7 +254,7 @@ class DecoderConfig:
 
   @property
   def reads_image(self) -> str:
-    """Which of `DualEncoder.outputs` it reads of an image."""
+    """The name of the one of `DualEncoder.outputs` that the decoder reads."""
     is_linear = self.reads == 'pooled_image'
     return 'pooled_image' if is_linear else 'image_tokens'
 

@@ -29,7 +29,8 @@ normal = nn.initializers.normal
 # One position in all rows of tokens, or an array [B] with one for each row.
 TokenIndex = int | Int[Array, ' B']
 
-# Whether rows' tokens attend to columns', or all of an example's to a token.
+# A mask is True where a token (row) attends to another (column), alike in all
+# examples; or, for each example, True for the tokens that are attended to.
 Mask = Bool[Array, 'L L'] | Bool[Array, 'B 1 1 L']
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -39,9 +40,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
 }
 
-# What a block's forward pass keeps for its backward pass, which computes the
-# rest again. 'none' keeps all, 'dots' the outputs of the weight products,
-# 'full' nothing but the block's input (the paper's gradient checkpointing).
+# The rules for what a block's forward pass keeps for its backward pass, which
+# computes the rest again. 'none' keeps all, 'dots' the outputs of the weight
+# products, 'full' nothing but the block's input (the paper's gradient
+# checkpointing).
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
   'none': None,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

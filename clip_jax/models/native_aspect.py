@@ -1,4 +1,4 @@
-"""What a Vision Transformer does for images of native aspect ratio (NaFlex).
+"""Resizes positions and masks padding for images of any aspect ratio (NaFlex).
 
 They come as `Patches`. SigLIP 2 (arXiv 2502.14786, section 2.4.2): positions
 are resized to the grid of each image, and padding is masked. The parameters are

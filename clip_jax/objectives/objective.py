@@ -1,4 +1,4 @@
-"""What a train step minimizes: a contrastive loss, and terms added to it.
+"""Sums a contrastive loss and other terms to the objective of a train step.
 
 An objective has two parts, so that a batch can be encoded in micro-batches.
 `encode` makes arrays with a leading axis of pairs, each row from its own pair

@@ -20,7 +20,7 @@ from clip_jax.trees import flat, nested
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-  """Which parameters of a model are trained, some or all layers of them.
+  """The division of a model's parameters into those trained and those frozen.
 
   Attributes:
     kept: by path, whether a parameter is trained, or which of its layers are,

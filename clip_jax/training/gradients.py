@@ -18,7 +18,7 @@ from clip_jax.parallel.mesh import BATCH_AXES, batch_shard_count
 # (params, batch_stats, inputs) -> (what `Objective.encode` returns, updated
 # batch_stats)
 Encode = Callable[[Any, Any, Inputs], tuple[tuple[Arrays, Arrays], Any]]
-# What `Objective.loss` is.
+# The type of `Objective.loss`.
 LossOfPairs = Callable[[Arrays, Arrays, Inputs], tuple[jax.Array, Arrays]]
 # (params, batch_stats, inputs) -> what `Objective.loss` returns, gradients of
 # params, updated batch_stats
@@ -28,7 +28,7 @@ Gradients = Callable[
 
 
 class AllTrained:
-  """What `frozen_parameters.Partition` is, where nothing is frozen."""
+  """Stands for a `frozen_parameters.Partition` where nothing is frozen."""
 
   def locked(self) -> tuple[str, ...]:
     return ()

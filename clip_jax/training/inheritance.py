@@ -334,7 +334,7 @@ def inherit_weights(
     own = flat(state.params)
     start.reinitialized |= paths_matching(anew, own, 'initialize_anew')
   new = start.reinitialized | (set() if model.decoder else {'decoder'})
-  # What adapters change is still to be learned.
+  # The model that was read has no adapters: those of the state begin anew.
   new |= {name for name in flat(state.params) if is_adapter(name)}
   arrays = {
     'params': {k: v for k, v in params.items() if not _is_new(k, new)},

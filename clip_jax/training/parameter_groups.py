@@ -33,7 +33,7 @@ _PATTERN = re.compile(
 )
 # The path of a stack of blocks, whose arrays have the axis of layers first.
 _STACK = re.compile(r'(?:.*/)?blocks(?=/)')
-# What comes before the first block of a tower.
+# The parameters of a tower that come before its first block.
 _INPUTS = re.compile(
   r'(image|text)/((patch|class|position|token)_embedding|ln_pre|stem)(/|$)'
 )
@@ -118,7 +118,7 @@ def _is_rate(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class ParameterGroups:
-  """How a run's parameters are trained, before it is known which there are.
+  """The rows of `optimizer.groups`, to be applied to a model's parameters.
 
   Attributes:
     rows: without any, all parameters are trained alike.

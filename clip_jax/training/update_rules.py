@@ -11,11 +11,11 @@ from optax import contrib
 
 from clip_jax.trees import path_name
 
-# What Muon orthogonalizes: the end of the path, the axes that are summed over,
-# and those of the output. All other axes (of layers, and of queries, keys and
-# values) count independent matrices. Embeddings, the layers that read pixels,
-# the projections to the joint space and all vectors are Adam's, as Muon's
-# author advises (kellerjordan.github.io/posts/muon).
+# The matrices that Muon makes orthogonal: the end of a parameter's path, the
+# axes that are summed over, and those of the output. All other axes (of layers,
+# and of queries, keys and values) count independent matrices. Embeddings, the
+# layers that read pixels, the projections to the joint space and all vectors
+# are Adam's, as Muon's author advises (kellerjordan.github.io/posts/muon).
 _MUON_AXES: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
   (r'(cross_)?attention/(qkv|q|kv)/kernel', (-4,), (-2, -1)),  # D 3 N K
   (r'attention_pool/(qkv/)?kernel', (-4,), (-2, -1)),

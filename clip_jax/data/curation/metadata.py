@@ -32,7 +32,7 @@ NAMES = {
 }  # fmt: skip
 _SPAN_ROWS = 2**15  # that one task reads at least
 _MAX_SPANS = 2048
-# Of rows that are read at a time; those with images have fewer rows.
+# The most rows, and roughly the most bytes, that are read at a time.
 _BATCH_ROWS, _BATCH_BYTES = 8192, 2**26
 _MAX_GROUP_ROWS = 2**31
 # The errors that pyarrow raises on damaged files.

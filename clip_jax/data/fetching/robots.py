@@ -5,7 +5,7 @@ import re
 import urllib.parse
 from collections.abc import Iterable
 
-# What is read of a robots.txt; RFC 9309 asks for this much at least.
+# The part of a robots.txt that is read; RFC 9309 asks for this much at least.
 MAX_ROBOTS_BYTES = 512 * 1024
 # Directives by which a site says that its images are not to be used so.
 DISALLOWING = ('noai', 'noimageai', 'noindex', 'noimageindex', 'none')
@@ -110,7 +110,7 @@ def _rule(pattern: str, allow: bool) -> _Rule:
 
 def _normal(path: str) -> str:
   """Returns a path of which equal ones, however escaped, are the same text."""
-  # What is escaped and need not be is unescaped, and the other way around.
+  # Escapes that are not needed are undone, and missing ones are added.
   return urllib.parse.quote(
     re.sub(
       r'%([0-9a-fA-F]{2})',

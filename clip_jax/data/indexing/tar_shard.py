@@ -29,13 +29,13 @@ ENTRY = np.dtype([('start', '<u4'), ('length', '<u4'), ('kind', 'u1')])
 PROBLEM_KIND = 200
 # The kind of a record whose set of suffixes came after PROBLEM_KIND - 1 others.
 UNKNOWN_KIND = PROBLEM_KIND - 1
-# What one record may have, so that a run of members fits in memory.
+# The most members of one record, so that a run of them fits in memory.
 _MAX_MEMBERS = 1000
 MAX_SHARD_BYTES = BLOCK * (2**32 - 1)
 
 assert PROBLEM_KIND + len(PROBLEMS) <= 256
 
-# What a record has, sorted; those with no content are left out.
+# The suffixes of a record's members, sorted; empty members are left out.
 Suffixes = tuple[str, ...]
 
 

@@ -15,7 +15,7 @@ from clip_jax.errors import UsageError, check_choice
 FORMATS = {'jpeg': 'JPEG', 'png': 'PNG', 'webp': 'WEBP'}
 _KEEP_FORMAT = 'keep'
 _DEFAULT_QUALITY = 95
-# What a resized image is written as that has a format of none of these.
+# Images of these formats are written as JPEG when they are resized.
 _LOSSY = ('MPO', 'HEIF', 'AVIF', 'JPEG2000')
 
 

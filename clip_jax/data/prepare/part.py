@@ -15,9 +15,10 @@ import numpy as np
 from clip_jax.data import storage
 from clip_jax.errors import FailureError
 
-# Of a record: the bytes that it takes in a shard (0: it is dropped), and those
-# of its caption in a file of its own; the bytes of its image, and where they
-# begin in the file of encoded images, or -1 where they are those of the source.
+# The sizes of one record: the bytes that it takes in a shard (0: it is
+# dropped), and those of its caption in a file of its own; the bytes of its
+# image, and where they begin in the file of encoded images, or -1 where they
+# are those of the source.
 ROW = np.dtype(
   [
     ('bytes', '<i8'), ('text_bytes', '<i8'), ('image_bytes', '<i8'),

@@ -31,7 +31,7 @@ from clip_jax.data.sources.shard_files import short_names
 KEPT_BYTES = 2**28
 # More is not decoded for one record, and may be a bomb.
 MAX_CHUNK_BYTES = 2**30
-# What pyarrow raises for damaged files; ArrowException is no base of all.
+# The errors that pyarrow raises for damaged files, which share no base class.
 DAMAGE = (
   pa.ArrowException, OSError, ValueError, TypeError, EOFError, LookupError,
   OverflowError, MemoryError,

@@ -152,7 +152,7 @@ def _count(value: Any) -> int:
   return value
 
 
-# What reading another structure than is expected raises.
+# The errors that Python raises where a footer has another structure.
 _DAMAGE = (
   ValueError, TypeError, LookupError, AttributeError, RecursionError,
 )  # fmt: skip

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from clip_jax.errors import UsageError
 from clip_jax.inference.nearest import top_k
 
-# Of at most this many classes, five are half or more: top-5 means little.
+# With this number of classes or fewer, five of them are half or more of all,
+# and top-5 accuracy means little.
 FEW_CLASSES = 10
 _CHUNK_BYTES = 64 * 2**20  # of scores held at once
 

@@ -1,4 +1,4 @@
-"""What models and evaluations do for `clip-jax data curate`.
+"""Scores pairs and finds copies and test images for `clip-jax data curate`.
 
 A collection that a model is trained on, and then tested with, must not hold the
 test images (paper, section 5): pairs are dropped whose image is the same file,

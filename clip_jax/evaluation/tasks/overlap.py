@@ -282,7 +282,7 @@ def _records(
 
 
 class _Measure(NamedTuple):
-  """How a detector measures how near two images are.
+  """The measure by which a detector tells how near two images are.
 
   Attributes:
     name: 'distance', in bits, or 'similarity', a cosine.

@@ -267,7 +267,7 @@ class Confusion:
 
   @property
   def times(self) -> int:
-    """How often the one was given in place of the other."""
+    """The number of examples that were given the wrong name."""
     return len(self.examples)
 
 
