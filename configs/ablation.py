@@ -46,7 +46,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'model.image.projection': 'mlp',
     'model.text.projection': 'mlp',
   },
-  'fixed temperature': {'objective.learned_temperature': False},
+  'fixed temperature': {
+    'optimizer.groups': (('logit_scale', 0.0), ('*', 1.0)),
+  },
   # This ResNet takes as many FLOPs an image as the baseline's ViT: 12 million.
   'ResNet': {
     'model.image.patch_size': None,
@@ -61,7 +63,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
   # The caption of an image is drawn anew each time: its name in one of four
   # languages.
   'one of four captions': {
-    'data.captions': (*('caption', 'caption_de', 'caption_es', 'caption_fr'),),
+    'data.captions': ('caption', 'caption_de', 'caption_es', 'caption_fr'),
     'tokenizer': 'sentencepiece:runs/emoji_four_languages.model',
     'model.text.context_length': 24,
   },

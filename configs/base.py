@@ -221,8 +221,6 @@ def get_config() -> ConfigDict:
   c.objective.max_logit_scale = 100.0  # the temperature's limit; 0: none
   # 1 / temperature of each of the teachers; (): that which each has learned.
   c.objective.teacher_scales = ()
-  # False: the temperature (and the bias) stay as they start.
-  c.objective.learned_temperature = True
 
   c.optimizer = ConfigDict()
   # adamw; lion (arXiv 2302.06675: a rate 3 to 10 times lower, a decay as many

@@ -57,7 +57,6 @@ def make_objective(
   contrastive: Loss | None,
   terms: Mapping[str, tuple[float, Term]] | None = None,
   weight: float = 1.0,
-  learned_temperature: bool = True,
 ) -> Objective:
   """Returns the weighted sum of a contrastive loss and of terms.
 
@@ -66,7 +65,6 @@ def make_objective(
       Without it, only what the terms read is computed.
     terms: weights and terms, by the names of their metrics.
     weight: of the contrastive loss.
-    learned_temperature: whether logit scale and bias have gradients.
   Returns:
     An objective whose loss has a part for each of them, before its weight,
     where there is more than one.
@@ -92,8 +90,6 @@ def make_objective(
     for _, term in terms.values():
       pairs |= term.pairs(model, towers, inputs)
     scale, bias = model.temperature()
-    if not learned_temperature:
-      scale, bias = jax.lax.stop_gradient((scale, bias))
     return pairs, {'logit_scale': scale, 'logit_bias': bias}
 
   def loss(

@@ -91,7 +91,6 @@ def objective_of(
       if weight
     },
     fields.weight,
-    learned_temperature=fields.learned_temperature,
   )
 
 

@@ -70,7 +70,6 @@ _DEFAULTS_OF_OLD_RUNS = {
   'model.patch_dropout': 0.0,
   'objective.added.captioning': 0.0,
   'objective.added.distillation': 0.0,
-  'objective.learned_temperature': True,
   'objective.max_logit_scale': 100.0,
   'objective.teacher_scales': [],
   'objective.weight': 1.0,

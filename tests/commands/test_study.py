@@ -10,11 +10,21 @@ from PIL import Image
 
 from clip_jax.__main__ import main
 from clip_jax.benchmarks.study import Curve, images_to_reach, read_curve
-from clip_jax.models.counting import count_parameters, image_flops
+from clip_jax.models.counting import (
+  abstract_variables,
+  count_parameters,
+  image_flops,
+)
 from clip_jax.report.study import write_figure
-from clip_jax.training.config import check_config, check_objective
+from clip_jax.training.config import (
+  check_config,
+  check_objective,
+  optimizer_fields,
+)
 from clip_jax.training.metrics import MetricsFile
+from clip_jax.training.optimizer import make_optimizer
 from clip_jax.training.run import make_model_config
+from clip_jax.trees import flat
 from configs import ablation
 from tests.tiny import tiny_config
 
@@ -118,6 +128,16 @@ def test_every_variant_is_in_a_study():
 
 def model_of(name):
   return make_model_config(ablation.get_config(name), 1500, 1, 14)
+
+
+def test_a_fixed_temperature_is_all_that_is_frozen():
+  config = ablation.get_config('fixed_temperature')
+  model = model_of('fixed temperature')
+  rule = optimizer_fields(config, model)
+  optimizer, _ = make_optimizer(config.total_steps, **rule)
+  params = abstract_variables(model)['params']
+  trained = flat(optimizer.partition(params).trained(params))
+  assert set(flat(params)) - set(trained) == {'logit_scale'}
 
 
 def test_towers_are_compared_at_equal_compute():

@@ -62,28 +62,6 @@ def test_terms_are_weighted_and_named(model):
   assert parts['square'] > 0.1
 
 
-def test_a_fixed_temperature_has_no_gradient(model):
-  module, variables, inputs = model
-  slopes = []
-  for learned in (True, False):
-    objective = make_objective(softmax_loss, learned_temperature=learned)
-
-    def loss(params, objective=objective):
-      pairs, shared = module.apply(
-        {'params': params}, inputs, method=objective.encode
-      )
-      return objective.loss(pairs, shared, inputs)[0]
-
-    slopes.append(jax.grad(loss)(variables['params']))
-  assert slopes[0]['logit_scale'] != 0
-  assert slopes[1]['logit_scale'] == 0
-  np.testing.assert_allclose(
-    slopes[1]['text_projection']['kernel'],
-    slopes[0]['text_projection']['kernel'],
-    rtol=1e-5,
-  )
-
-
 def test_a_tower_that_nothing_reads_is_not_run(model):
   module, variables, inputs = model
   without_text = {
