@@ -126,21 +126,21 @@ def open_lock(path: str | os.PathLike) -> io.FileIO:
 
 @contextlib.contextmanager
 def holding_lock(
-  path: str | os.PathLike, held: UsageError | FailureError
+  path: str | os.PathLike, held: UsageError | FailureError | None = None
 ) -> Iterator[None]:
   """Holds the lock of a file for a block, against all other processes.
 
   Args:
     path: of the file; it is made where there is none.
-    held: is raised where another process holds the lock.
+    held: is raised where another process holds the lock; None waits for it.
   Raises:
     FailureError: see `open_lock`.
   """
   with open_lock(path) as lock:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if held else 0))
     except BlockingIOError as error:
-      raise held from error
+      raise held or error from error
     yield
 
 

@@ -7,7 +7,6 @@ own, which appears whole, ends with a checksum, and may go at any time.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import threading
@@ -17,7 +16,7 @@ import zlib
 from collections.abc import Callable
 
 from clip_jax.errors import FailureError, UsageError, print_warnings, reason_of
-from clip_jax.files import expand_path, open_lock, replacing
+from clip_jax.files import expand_path, holding_lock, replacing
 
 FOLDER_VARIABLE = 'CLIP_JAX_CACHE_DIR'
 SIZE_VARIABLE = 'CLIP_JAX_CACHE_GB'
@@ -95,8 +94,8 @@ def whole_file(
   path = _path(folder, key, -1)
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open_lock(os.path.join(folder, f'copying.{path[-2:]}')) as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX)  # one process copies a file
+    # One process copies a file; the others wait for it.
+    with holding_lock(os.path.join(folder, f'copying.{path[-2:]}')):
       if os.path.exists(path) and os.path.getsize(path) == file_bytes:
         os.utime(path)
         return path
@@ -199,13 +198,8 @@ def _count(folder: str, size: int, limit: int) -> None:
 
 def _evict(folder: str, limit: int) -> None:
   """Removes the blocks that were used longest ago, where there are too many."""
-  errors = (OSError, FailureError)
-  with contextlib.suppress(*errors), contextlib.ExitStack() as stack:
-    lock = stack.enter_context(open_lock(os.path.join(folder, 'lock')))
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      return  # another process is at it
+  lock, held = os.path.join(folder, 'lock'), FailureError('another one does it')
+  with contextlib.suppress(OSError, FailureError), holding_lock(lock, held):
     blocks = []
     for part in os.scandir(folder):
       if part.is_dir():

@@ -59,7 +59,7 @@ def differences(
 
   Args:
     new, old: their identities, as JSON has them.
-    fields: that are compared.
+    fields: that are compared; those that neither job has are alike.
   """
   described = []
   for field in fields:
@@ -79,6 +79,25 @@ def differences(
     else:
       described.append(f'{meaning} is {ours}, theirs is {theirs}')
   return described
+
+
+def refuse_other_job(
+  folder: Path, content: str, new: dict[str, Any], old: dict[str, Any]
+) -> None:
+  """Refuses a folder that another job has begun.
+
+  Args:
+    content: what the folder holds, for the message.
+    new, old: as in `differences`.
+  Raises:
+    UsageError: the jobs differ; the message says in what.
+  """
+  different = differences(new, old)
+  if different:
+    raise UsageError(
+      f'{folder} holds {content} of another job: {"; ".join(different)}. '
+      'Remove that folder, or name another --out.'
+    )
 
 
 def _describe_model(identity: dict[str, Any]) -> str:
@@ -275,12 +294,7 @@ class EmbedFolder:
       )
     else:
       job = check_fields(path, job, {'identity': dict, 'plan': dict})
-      different = differences(identity, job['identity'])
-      if different:
-        raise UsageError(
-          f'{self.path} holds the parts of another job: '
-          f'{"; ".join(different)}. Remove that folder, or name another --out.'
-        )
+      refuse_other_job(self.path, 'the parts', identity, job['identity'])
       old = read_fields(path, job['plan'], Division)
       # The folder keeps the shard size that it was begun with.
       same = dataclasses.replace(old, part_rows=division.part_rows) == division
@@ -300,11 +314,8 @@ class EmbedFolder:
           'it, or name another --out.'
         )
 
-  @contextlib.contextmanager
-  def _lock(self) -> Iterator[None]:
-    with open_lock(self.path / 'lock') as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX)
-      yield
+  def _lock(self) -> contextlib.AbstractContextManager[None]:
+    return holding_lock(self.path / 'lock')
 
   def _remove_if_empty(self) -> None:
     """Removes the folder, unless work or another process is still in it."""

@@ -6,7 +6,6 @@ and more than one can share the work, as in `embed`; nothing is joined.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
@@ -23,8 +22,8 @@ from clip_jax.data.reading import map_ahead
 from clip_jax.data.sources import Record, Source
 from clip_jax.data.views import Views
 from clip_jax.errors import UsageError
-from clip_jax.files import check_fields, holding_lock, open_lock
-from clip_jax.inference.embed_folder import differences
+from clip_jax.files import check_fields, holding_lock
+from clip_jax.inference.embed_folder import refuse_other_job
 from clip_jax.inference.encode_shards import (
   EncodedShard,
   Item,
@@ -272,8 +271,7 @@ def _claim(job: ViewsJob, out: Path) -> int:
     UsageError: it is another job's, or holds something else.
   """
   store, identity = store_of(out, job.dtype), job.identity()
-  with open_lock(out / 'lock') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+  with holding_lock(out / 'lock'):
     manifest = store.read_manifest()
     if manifest is None:
       others = [x.name for x in out.iterdir() if x.suffix in ('.npz', '.json')]
@@ -294,19 +292,8 @@ def _claim(job: ViewsJob, out: Path) -> int:
     manifest = check_fields(
       out / 'manifest.json', manifest, {'identity': dict, 'part_rows': int}
     )
-    different = differences(identity, manifest['identity'], _COMPARED)
-    if different:
-      raise UsageError(
-        f'{out} holds the features of another job: {"; ".join(different)}. '
-        'Remove that folder, or name another --out.'
-      )
+    refuse_other_job(out, 'the features', identity, manifest['identity'])
     return manifest['part_rows']
-
-
-_COMPARED = (
-  'version', 'model', 'preprocessing', 'tokenizer', 'dtype', 'captions', 'rule',
-  'records', 'views', 'of_views',
-)  # fmt: skip
 
 
 def _contents(
