@@ -172,11 +172,11 @@ def _embed_views(
 
   recognise(reference)  # a wrong one is told before the data are opened
 
-  from clip_jax.data.augment import Augmentation
   from clip_jax.data.pipeline import captioned_sources, check_captions
   from clip_jax.inference.embed_views import ViewsJob, embed_views
   from clip_jax.training.config import preprocessing_of, views_of
   from clip_jax.training.run import (
+    augmentation_of,
     caption_rule,
     complete_config,
     open_training_sources,
@@ -207,7 +207,7 @@ def _embed_views(
     captions=tuple(config.data.captions),
     rule=caption_rule(config),
     views=views,
-    augmentation=Augmentation.from_dict(config.data.augment.to_dict()),
+    augmentation=augmentation_of(config),
     preprocessing=preprocessing_of(config, model.config),
     decode=config.data.decode,
     max_corrupt=values.max_corrupt,

@@ -33,6 +33,7 @@ from clip_jax.files import check_fields, typed_path
 from clip_jax.inference.embeddings_npz import map_arrays
 from clip_jax.inference.identity import hash_each
 from clip_jax.inference.shards import Shard, ShardStore, make_shards
+from clip_jax.objectives.distillation import teacher_arrays
 
 VERSION = 1  # of the files in the folder
 
@@ -319,3 +320,26 @@ class TeacherArrays:
       for teacher, names in zip(self.teachers, self.names, strict=True)
       for name, array in zip(names, teacher.read(drawn), strict=True)
     }
+
+
+def open_teachers(
+  folders: Sequence[str | Path],
+  sources: Sequence[Source],
+  captions: Sequence[str],
+  views: Views,
+  of_views: Mapping[str, Any],
+) -> TeacherArrays:
+  """Opens the teachers of a run, and checks that they are of its data.
+
+  Args:
+    folders: of each teacher.
+    sources, captions, views, of_views: see `TeacherFeatures.check`.
+  Raises:
+    UsageError: there is no such teacher, or it saw something else.
+  """
+  teachers = [TeacherFeatures(folder) for folder in folders]
+  for teacher in teachers:
+    teacher.check(sources, captions, views, of_views)
+  return TeacherArrays(
+    teachers, [teacher_arrays(i) for i in range(len(teachers))]
+  )

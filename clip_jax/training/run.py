@@ -15,6 +15,7 @@ from clip_jax.data.decoding import limit_megapixels
 from clip_jax.data.examples import Teachers
 from clip_jax.data.pipeline import (
   Batches,
+  captioned_sources,
   check_captions,
   step_records,
   training_batches,
@@ -75,7 +76,7 @@ class Run:
       weights=tuple(data.weights) or None,
       tokenizer=self.tokenizer,
       preprocessing=self.description.preprocessing,
-      augmentation=Augmentation.from_dict(data.augment.to_dict()),
+      augmentation=augmentation_of(self.config),
       batch_size=data.batch_size,
       seed=self.config.seed,
       start_step=start_step,
@@ -211,10 +212,19 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
   preprocessing = preprocessing_of(config, model)
   teachers = None
   if config.data.teachers:
-    from clip_jax.training.teachers import open_teachers
+    from clip_jax.inference.teacher_features import (
+      describe_views,
+      open_teachers,
+    )
 
-    _fill_teacher_scales(config)
-    teachers = open_teachers(config, sources, preprocessing)
+    views: Any = views_of(config)  # `check_config` has seen that there are some
+    teachers = open_teachers(
+      config.data.teachers,
+      captioned_sources(sources),
+      config.data.captions,
+      views,
+      describe_views(views, augmentation_of(config), preprocessing),
+    )
   return Run(
     config=config,
     sources=sources,
@@ -267,6 +277,15 @@ def open_training_sources(config: Config) -> list[Source]:
       f'{len(specs)} data sets in data.train.'
     )
   return [open_source(spec, captions=config.data.captions) for spec in specs]
+
+
+def augmentation_of(config: Config) -> Augmentation:
+  """Returns the augmentation that `data.augment` describes.
+
+  Raises:
+    UsageError: one of its fields is impossible.
+  """
+  return Augmentation.from_dict(config.data.augment.to_dict())
 
 
 def caption_rule(config: Config) -> 'CaptionRule | None':

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from clip_jax.checkpoints.reading import load_variables
-from clip_jax.data.augment import Augmentation
 from clip_jax.data.pipeline import captioned_sources
 from clip_jax.data.sources import open_source
 from clip_jax.errors import UsageError
@@ -25,7 +24,11 @@ from clip_jax.training.config import (
 )
 from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics
-from clip_jax.training.run import prepare_run
+from clip_jax.training.run import (
+  augmentation_of,
+  complete_config,
+  prepare_run,
+)
 from clip_jax.training.run_summary import describe_run
 from clip_jax.training.workdir import open_workdir
 from clip_jax.training.writers import default_outputs
@@ -65,7 +68,7 @@ def config(tmp_path_factory, models):
       captions=config.data.captions,
       rule=None,
       views=views_of(config),
-      augmentation=Augmentation.from_dict(config.data.augment.to_dict()),
+      augmentation=augmentation_of(config),
       preprocessing=preprocessing_of(completed, model.config),
       decode='fast',
       max_corrupt=0,
@@ -75,8 +78,15 @@ def config(tmp_path_factory, models):
   return config
 
 
-def test_a_batch_has_what_each_teacher_says_of_its_views(config, models):
-  run = prepare_run(with_defaults(config))
+def prepared(config, workdir):
+  with open_workdir(workdir) as directory:
+    return prepare_run(complete_config(config, directory).config)
+
+
+def test_a_batch_has_what_each_teacher_says_of_its_views(
+  config, models, tmp_path
+):
+  run = prepared(config, tmp_path)
   batches = list(itertools.islice(run.batches(0), 4))
   texts = list(run.sources[0].texts())
   tokens = run.tokenizer(texts)
@@ -147,10 +157,10 @@ def test_a_resumed_run_ends_with_the_same_bits(trained, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_the_contrastive_loss_can_be_left_out(config):
+def test_the_contrastive_loss_can_be_left_out(config, tmp_path):
   config = config.copy_and_resolve_references()
   config.objective.weight = 0.0
-  run = prepare_run(with_defaults(config))
+  run = prepared(config, tmp_path)
   batch = next(run.batches(0))
   state = run.program.state
   _, metrics = jax.eval_shape(run.program.train_step, state, batch)
@@ -197,15 +207,17 @@ def test_impossible_fields_are_refused(config, changes, message):
     ({'data.teachers': ('x', 'y')}, 'x: no features of a teacher'),
   ],
 )
-def test_teachers_of_something_else_are_refused(config, changes, message):
+def test_teachers_of_something_else_are_refused(
+  config, changes, message, tmp_path
+):
   config = config.copy_and_resolve_references()
   config.update_from_flattened_dict(changes)
   with pytest.raises(UsageError, match=message):
-    prepare_run(with_defaults(config))
+    prepared(config, tmp_path)
 
 
 def test_a_run_says_what_it_learns_from(config, tmp_path):
-  run = prepare_run(with_defaults(config))
+  run = prepared(config, tmp_path)
   with open_workdir(tmp_path) as workdir:
     lines = describe_run(run, workdir, 0, ['a'], True).splitlines()
   (line,) = [line for line in lines if line.startswith('views ')]
