@@ -24,7 +24,7 @@ Without `initialize_from`, it trains from scratch; name the `tokenizer` then.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import siglip_b16
 
 TOPOLOGY = 'v5e:16x16'
 
@@ -32,30 +32,15 @@ _STEPS = 40_000_000_000 // 32_768  # of the whole run for squares
 
 
 def get_config() -> ConfigDict:
-  """Without data, and without the model that it starts from."""
-  c = base.get_config()
+  """Returns SigLIP's recipe with what NaFlex changes, without data."""
+  c = siglip_b16.get_config()
   c.total_steps = int(3.75 * 0.1 * _STEPS)
   c.model.preset = 'ViT-B-16-SigLIP2-256'
-  c.model.dtype = 'bfloat16'
-  c.model.remat = 'full'
   c.tokenizer = 'hf:gemma'
-  c.data.batch_size = 32_768
+  c.data.image_size = c.data.resize_mode = None  # images are no squares
   c.data.sequence_lengths = (128, 256, 576, 784, 1024)  # patches
   c.data.interpolation = 'bilinear'
   c.data.mean = c.data.std = (0.5, 0.5, 0.5)
-  c.data.workers = 16  # reading processes of each host
-  c.objective.update(
-    name='sigmoid', form='ring', max_logit_scale=0.0, micro_batch=4_096
-  )
-  c.optimizer.update(
-    learning_rate=2.4e-5,
-    warmup_steps=1_000,
-    weight_decay=0.1,
-    b1=0.9,
-    b2=0.95,
-    eps=1e-8,
-    clip_norm=1.0,
-    mu_dtype='bfloat16',
-  )
-  c.evaluation.every_steps = 10_000
+  c.objective.micro_batch = 4_096
+  c.optimizer.update(learning_rate=2.4e-5, warmup_steps=1_000)
   return c
