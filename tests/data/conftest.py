@@ -1,9 +1,10 @@
-"""The emoji data set, built once for all tests of this folder."""
+"""The emoji data set, built once; remote files without a wait or a trace."""
 
 import os
 
 import pytest
 
+from clip_jax.data import block_cache, remote
 from clip_jax.data.built_in import build
 
 
@@ -18,3 +19,20 @@ def emoji_folder(tmp_path_factory):
     del os.environ['TFDS_DATA_DIR']
   else:
     os.environ['TFDS_DATA_DIR'] = before
+
+
+@pytest.fixture
+def block_cache_folder(tmp_path, monkeypatch):
+  """The folder of a test's own cache of remote files."""
+  folder = tmp_path / 'cache'
+  monkeypatch.setenv(block_cache.FOLDER_VARIABLE, str(folder))
+  return folder
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+  """The pauses between attempts, which are not waited for."""
+  made = []
+  retries = remote.Retries(sleep=made.append, jitter=lambda: 1.0)
+  monkeypatch.setattr(remote, 'RETRIES', retries)
+  return made

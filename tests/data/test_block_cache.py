@@ -13,9 +13,8 @@ BLOCK = block_cache.BLOCK_BYTES
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-  monkeypatch.setenv(block_cache.FOLDER_VARIABLE, str(tmp_path / 'cache'))
-  return tmp_path / 'cache'
+def folder(block_cache_folder):
+  return block_cache_folder
 
 
 class Store:

@@ -8,10 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from clip_jax.data.indexing.build import build_index
 from clip_jax.data.pipeline import step_records
-from clip_jax.data.sources import open_source, parse_spec
-from tests.data.indexing.archives import archive, pairs
+from clip_jax.data.sources import open_source
+from tests.data.indexing.archives import write_tars
 from tests.data.read_steps import BATCH, batches
 from tests.waiting import until
 
@@ -22,15 +21,7 @@ RECORDS = 100
 @pytest.fixture(scope='module')
 def spec(tmp_path_factory):
   """The SPEC of shards of 100 records, two of them damaged, with an index."""
-  folder = tmp_path_factory.mktemp('shards')
-  for shard in range(10):
-    members = pairs(10, 10 * shard)
-    if shard in (3, 7):
-      members[f'{10 * shard + 4:04}.png'] = b'<html>'
-    (folder / f'{shard}.tar').write_bytes(archive(members))
-  text = f'wds:{folder}/{{0..9}}.tar'
-  build_index(parse_spec(text))
-  return text
+  return write_tars(tmp_path_factory.mktemp('shards'), 10, {3: 4, 7: 4})
 
 
 @pytest.fixture(scope='module')

@@ -6,23 +6,11 @@ import boto3
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from clip_jax.data import block_cache, remote, storage
+from clip_jax.data import storage
 from clip_jax.errors import FailureError, MissingFileError, UsageError
 from tests.data.stores import put_in_memory, s3_server
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv(block_cache.FOLDER_VARIABLE, str(tmp_path / 'cache'))
-
-
-@pytest.fixture
-def pauses(monkeypatch):
-  """The pauses between attempts, which are not waited for."""
-  made = []
-  retries = remote.Retries(sleep=made.append, jitter=lambda: 1.0)
-  monkeypatch.setattr(remote, 'RETRIES', retries)
-  return made
+pytestmark = pytest.mark.usefixtures('block_cache_folder')
 
 
 @pytest.fixture(scope='module')

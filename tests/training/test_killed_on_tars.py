@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from clip_jax.checkpoints.reading import load_variables, steps_of
-from clip_jax.data.indexing.build import build_index
-from clip_jax.data.sources import parse_spec
 from clip_jax.trees import flat
-from tests.data.indexing.archives import archive, pairs
+from tests.data.indexing.archives import write_tars
 from tests.processes import run_together, start_together
 from tests.training.logged import losses
 
@@ -24,14 +22,7 @@ DEVICES = 2
 @pytest.fixture(scope='module')
 def words(tmp_path_factory):
   """The words of `train` but --workdir: five tars with two broken images."""
-  folder = tmp_path_factory.mktemp('tars')
-  for shard in range(5):
-    members = pairs(10, 10 * shard)
-    if shard in (1, 4):
-      members[f'{10 * shard + 7:04}.png'] = b'<html>'
-    (folder / f'{shard}.tar').write_bytes(archive(members))
-  spec = f'wds:{folder}/{{0..4}}.tar'
-  build_index(parse_spec(spec))
+  spec = write_tars(tmp_path_factory.mktemp('tars'), 5, {1: 7, 4: 7})
   return [
     'train', '--config=tests/tiny.py', f'--config.data.train={spec}',
     f'--config.total_steps={STEPS}', '--config.log_every_steps=1',

@@ -3,9 +3,13 @@
 import gzip
 import io
 import tarfile
+from collections.abc import Mapping
+from pathlib import Path
 
 from hypothesis import strategies as st
 
+from clip_jax.data.indexing.build import build_index
+from clip_jax.data.sources import parse_spec
 from tests.data.images import make_image
 
 
@@ -50,6 +54,22 @@ def pairs(count: int, first: int = 0) -> dict[str, bytes]:
     members[f'{i:04}.png'] = png(i)
     members[f'{i:04}.txt'] = f'caption {i}'.encode()
   return members
+
+
+def write_tars(folder: Path, count: int, broken: Mapping[int, int]) -> str:
+  """Writes tars of ten records each, with their index; returns their SPEC.
+
+  Args:
+    broken: by the number of a tar, which of its images is none.
+  """
+  for shard in range(count):
+    members = pairs(10, 10 * shard)
+    if shard in broken:
+      members[f'{10 * shard + broken[shard]:04}.png'] = b'<html>'
+    (folder / f'{shard}.tar').write_bytes(archive(members))
+  spec = f'wds:{folder}/{{0..{count - 1}}}.tar'
+  build_index(parse_spec(spec))
+  return spec
 
 
 def _parts() -> list[bytes]:
