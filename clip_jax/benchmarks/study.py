@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clip_jax.evaluation.metrics.intervals import mean_interval
-from clip_jax.files import replacing, to_bytes
+from clip_jax.files import to_bytes, write_bytes
 from clip_jax.training.config import Config
 from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics, series
@@ -125,8 +125,9 @@ def images_to_reach(curve: Curve, accuracy: float) -> float | None:
   images, mean = [0, *curve.images], [0.0, *curve.mean]
   for i in range(1, len(mean)):
     if mean[i] >= accuracy:
-      share = (accuracy - mean[i - 1]) / (mean[i] - mean[i - 1])
-      return images[i - 1] + share * (images[i] - images[i - 1])
+      rise = mean[i] - mean[i - 1]
+      part = (accuracy - mean[i - 1]) / rise if rise else 0.0
+      return images[i - 1] + part * (images[i] - images[i - 1])
   return None
 
 
@@ -136,5 +137,4 @@ def write_results(workdir: Path, studies: Mapping[str, list[Curve]]) -> None:
     name: [dataclasses.asdict(curve) for curve in curves]
     for name, curves in studies.items()
   }
-  with replacing(workdir / RESULTS) as temporary:
-    temporary.write_bytes(to_bytes(data))
+  write_bytes(workdir / RESULTS, to_bytes(data))

@@ -182,5 +182,7 @@ def test_images_to_reach_an_accuracy_are_interpolated(tmp_path):
   assert images_to_reach(curve, 0.05) == pytest.approx(50)
   assert images_to_reach(curve, 0.3) == pytest.approx(150)
   assert images_to_reach(curve, 0.6) is None
+  flat = Curve('b', [100, 200], [0.0, 0.0], [0.0] * 2, [0.0] * 2, 1, 1.0)
+  assert images_to_reach(flat, 0.0) == 0
   write_figure(tmp_path / 'a.png', [dataclasses.asdict(curve)])
   assert (tmp_path / 'a.png').stat().st_size > 1000
