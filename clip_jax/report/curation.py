@@ -1,6 +1,5 @@
 """The page of a curation: its funnel, its queries, and samples of pairs."""
 
-import datetime
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +45,7 @@ def write_page(
     path,
     'curation.html',
     name=name,
-    date=datetime.date.today().isoformat(),
+    date=page.long_date(),
     headline=_headline(result),
     charts=charts,
     steps=[_step_row(step) for step in result['steps']],

@@ -1,9 +1,9 @@
-"""The page of a robustness curve: accuracy on the way from a model to another,
-on what the second was fine-tuned for and on other data (arXiv 2109.01903,
-figure 1).
+"""Writes the page of a robustness curve (WiSE-FT, arXiv 2109.01903, figure 1).
+
+It shows models on the way from one to what fine-tuning made of it: their
+accuracy on what the second was fine-tuned for, and on other data.
 """
 
-import datetime
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def write_page(path: str | os.PathLike, result: Mapping[str, Any]) -> None:
   page.write(
     path,
     'interpolation.html',
-    date=datetime.date.today().isoformat(),
+    date=page.long_date(),
     models=result['models'],
     data=result['data'],
     others=result['others'],

@@ -4,6 +4,7 @@ A page is one HTML file that loads nothing: `base.html` has its head and its
 style sheet, and each report's template fills in the sections.
 """
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -44,6 +45,11 @@ def write(path: str | os.PathLike, template: str, **values) -> None:
   """
   page = render(template, **values)
   files.write_bytes(path, page.encode('utf-8', 'replace'))
+
+
+def long_date(date: datetime.date | None = None) -> str:
+  """Returns a date, by default today's, in the form '30 November 2026'."""
+  return (date or datetime.date.today()).strftime('%-d %B %Y')
 
 
 def percent(fraction: float | int) -> str:

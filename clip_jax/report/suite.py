@@ -69,10 +69,9 @@ def fetch_images(
 def _sections(collected: Collected, images: Images) -> dict[str, Any]:
   """Returns the values of the template."""
   examples_per_class, summary = suite_tables.summary(collected)
-  date = datetime.datetime.fromisoformat(collected['date'])
   return {
     'suite': collected,
-    'date': date.strftime('%-d %B %Y'),
+    'date': page.long_date(datetime.datetime.fromisoformat(collected['date'])),
     'headline': _headline(collected, summary),
     'failed': [x for x in collected['results'] if x['error'] is not None],
     'warnings': warnings_of(collected),

@@ -1,6 +1,5 @@
 """WORKDIR/report.html: one self-contained page about a run."""
 
-import datetime
 import json
 import os
 from collections.abc import Sequence
@@ -78,7 +77,7 @@ def write_report(
   trained_on = facts.setting(config, 'data.train') or ''
   sections = {
     'title': workdir.resolve().name,
-    'date': datetime.date.today().strftime('%-d %B %Y'),
+    'date': page.long_date(),
     'spec': spec,
     'trained_on': trained_on,
     'held_in': any(same_data(spec, one) for one in split_mixture(trained_on)),
