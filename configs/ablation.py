@@ -81,7 +81,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
 
 
 def get_config(variant: str = BASELINE) -> ConfigDict:
-  """A variant, by its name; `_` may stand for each blank."""
+  """Returns a variant's config by its name, with `_` in place of blanks."""
   names = {name.replace(' ', '_'): name for name in VARIANTS}
   if variant.replace(' ', '_') not in names:
     raise ValueError(f'no variant {variant!r}: one of {", ".join(names)}')

@@ -27,7 +27,7 @@ STAGES = ('pretrain', 'finetune')
 
 
 def get_config(stage: str = 'pretrain') -> ConfigDict:
-  """A stage, without data, the second without first weights."""
+  """Returns the recipe of a stage; `data.train` is yours to name."""
   if stage not in STAGES:
     raise ValueError(f'stage {stage!r}: one of {", ".join(STAGES)}')
   c = base.get_config()

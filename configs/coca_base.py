@@ -29,7 +29,7 @@ TOPOLOGY = 'v5e:16x16'
 
 
 def get_config() -> ConfigDict:
-  """Without data: name it as `data.train`."""
+  """Returns the recipe; `data.train` is yours to name."""
   c = base.get_config()
   c.total_steps = 500_000
   c.model.embed_dim = 768

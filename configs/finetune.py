@@ -22,7 +22,7 @@ _BATCH_SIZE = 512
 
 
 def get_config() -> ConfigDict:
-  """Without data and weights: name `data.train` and `initialize_from`."""
+  """Returns the recipe; name `data.train` and `initialize_from` yourself."""
   c = base.get_config()
   c.total_steps = 10 * _IMAGES // _BATCH_SIZE
   c.model.preset = 'ViT-B/16'

@@ -14,7 +14,7 @@ from configs import emoji
 
 
 def get_config(start: str = 'emoji') -> ConfigDict:
-  """From the demo's run, or from 'scratch', with the rate of the demo."""
+  """Returns the recipe; 'scratch' trains from random weights, as the demo."""
   c = emoji.get_config()
   c.data.train = 'folder:runs/flags#train'
   c.data.batch_size = 128

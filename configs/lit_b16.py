@@ -29,7 +29,7 @@ TOPOLOGY = 'v5e:8x8'
 
 
 def get_config() -> ConfigDict:
-  """Without data and weights: name `data.train` and `initialize_from`."""
+  """Returns the recipe; name `data.train` and `initialize_from` yourself."""
   c = base.get_config()
   c.total_steps = 60_000
   c.initialize_anew = ('text', 'text_projection', 'logit_scale')

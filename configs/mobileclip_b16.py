@@ -28,7 +28,7 @@ TOPOLOGY = 'v5e:16x16'
 
 
 def get_config() -> ConfigDict:
-  """Without data: name `data.train`, once the teachers have seen it."""
+  """Returns the recipe; name `data.train` when the teachers have seen it."""
   c = base.get_config()
   c.total_steps = 200_000
   c.model.preset = 'ViT-B-16'

@@ -236,11 +236,12 @@ Teachers = Callable[[Sequence[DrawnView]], dict[str, np.ndarray]]
 
 
 class Example(NamedTuple):
-  """An example of a batch; the fields that have no line are `CaptionedImage`'s.
+  """An example of a batch: an image as the model reads it, and its origin.
 
   Attributes:
     image: the view, as a model reads it.
     drawn: the record, the view and the caption.
+    key, corrupt, filtered: as in `CaptionedImage`.
   """
 
   image: UInt8[np.ndarray, 'S S 3'] | Patches

@@ -224,7 +224,7 @@ class NpzTable(EmbeddingsTable):
 
 
 class _Utf8Strings:
-  """N strings of an .npz that would be mostly padding as numpy has them."""
+  """An array of N strings that an .npz holds as UTF-8, without padding."""
 
   dtype = np.dtype(str)
 

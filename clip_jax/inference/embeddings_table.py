@@ -105,7 +105,7 @@ class Contents(NamedTuple):
 
 
 class EmbeddingsTable(contextlib.AbstractContextManager, abc.ABC):
-  """N rows in a file.
+  """A table of N embeddings in a file.
 
   Attributes:
     path: the file.

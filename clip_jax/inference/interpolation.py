@@ -30,7 +30,7 @@ RECORD = 'interpolation.json'  # says of which models an average was made
 
 
 class Soup(NamedTuple):
-  """A greedy soup.
+  """The outcome of a greedy soup.
 
   Attributes:
     variables: the mean of the models that were taken.

@@ -16,7 +16,7 @@ from clip_jax.inference.nearest import Nearest
 
 
 class Query(NamedTuple):
-  """A text, or the path of an image."""
+  """The query of a search: a text, or the path of an image."""
 
   value: str
   is_image: bool

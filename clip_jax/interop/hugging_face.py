@@ -1,5 +1,7 @@
-"""Reads and writes transformers' `config.json` of CLIPModel, SiglipModel and
-Siglip2Model, which is SigLIP 2 of native aspect ratio (NaFlex).
+"""Reads and writes transformers' `config.json` of CLIP and SigLIP models.
+
+They are CLIPModel, SiglipModel, and Siglip2Model, which is SigLIP 2 of native
+aspect ratio (NaFlex).
 
 What a file leaves out has transformers' default. Fields that concern training
 alone (initializers, dropout of a model in use) are not read.

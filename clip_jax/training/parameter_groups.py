@@ -42,7 +42,7 @@ _RESNET_BLOCK = re.compile(r'image/stage(\d+)_(\d+)(?=/)')
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A row of the table.
+  """A row of `optimizer.groups`.
 
   Attributes:
     pattern: as described above.

@@ -16,7 +16,7 @@ _NUMBERS_AT_ONCE = 2**22  # draws of frequent queries that a task sorts
 
 
 class Balanced(NamedTuple):
-  """The pairs that are kept.
+  """The pairs that queries have chosen.
 
   Attributes:
     rows: the pairs.

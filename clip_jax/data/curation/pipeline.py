@@ -309,8 +309,10 @@ class _Curation:
   def _balance(
     self, rows: Rows, public: pa.Schema, before: Int[np.ndarray, ' Q']
   ) -> tuple[Rows, Int[np.ndarray, '2 Q']]:
-    """Lets queries choose; returns the pairs, and by query how many of these
-    match it, and how many it chose.
+    """Lets queries choose pairs.
+
+    Returns:
+      The pairs, and by query how many of these match it, and how many it chose.
     """
     if self._queries is None or self._settings.balance == 'none':
       return rows, np.stack([before, before])

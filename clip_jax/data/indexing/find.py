@@ -112,8 +112,9 @@ def best_beside(root: str, names: Sequence[str]) -> tuple[str, TarIndex] | None:
 def _stored_beside(
   root: str, names: Sequence[str]
 ) -> Iterator[tuple[str, TarIndex]]:
-  """Yields the indexes beside some shards, or one folder above, and their
-  folders: those that have all of the shards, of which each is the index.
+  """Yields the indexes that have all of some shards, with their folders.
+
+  They are looked for beside the shards, and one folder above.
   """
   paths = [storage.join(root, name) for name in names]
   for parent in dict.fromkeys((root, storage.folder_of(root))):

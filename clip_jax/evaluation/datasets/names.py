@@ -36,7 +36,7 @@ _FOLDER = 'prompts'
 
 @dataclass(frozen=True)
 class Names:
-  """One file of `prompts/`, with what it takes from another.
+  """The class names and templates of one data set, from a file of `prompts/`.
 
   Attributes:
     source: where names and templates are from, in a sentence.

@@ -36,7 +36,7 @@ class SweepResult:
 
 
 def binary_search(score: Score) -> SweepResult:
-  """Searches as the paper: seven C, then ever closer around the peak.
+  """Searches C as the paper does: at seven values, then closer to the best.
 
   Finds the grid's best for any score that rises up to one peak and falls from
   there, as validation accuracy roughly does; on others, a local one.
