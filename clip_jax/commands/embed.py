@@ -132,7 +132,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     job,
     out,
     progress=show_progress,
-    say=lambda line: print(line, file=sys.stderr),
+    say=printing.say,
   )
   _report(summary, name, job, as_json=values.json)
 
@@ -218,7 +218,7 @@ def _embed_views(
     job,
     out,
     progress=show_progress,
-    say=lambda line: print(line, file=sys.stderr),
+    say=printing.say,
   )
   _report_views(summary, name, job, as_json=values.json)
 

@@ -45,6 +45,11 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
   return ''.join(_ASCII.get(x) or escaped(x) for x in text), error.end
 
 
+def say(line: str) -> None:
+  """Prints a line on stderr, for the person who waits."""
+  print(line, file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
   """Prints one JSON document, in ASCII where stdout is not UTF-8.
 

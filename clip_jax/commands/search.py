@@ -188,7 +188,7 @@ def _nearest_finder(
     index = ApproximateIndex(
       table,
       kind,
-      say=lambda line: print(line, file=sys.stderr),
+      say=printing.say,
       progress=show_progress,
     )
     return lambda top: index.search(vectors, top=top)
