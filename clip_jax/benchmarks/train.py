@@ -28,8 +28,9 @@ from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
 from clip_jax.training.optimizer import Optimizer, make_optimizer
 from clip_jax.training.prefetch import FinishedStep, Prefetcher
+from clip_jax.training.program import jit_train_step
 from clip_jax.training.state import abstract_state, sharded_init
-from clip_jax.training.step import jit_train_step, make_train_step
+from clip_jax.training.step import make_train_step
 
 
 def bench_train(

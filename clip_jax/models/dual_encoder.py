@@ -24,7 +24,6 @@ from clip_jax.models.layers import (
   normal,
   take_token,
 )
-from clip_jax.models.resnet import ResNet
 from clip_jax.models.text_transformer import TextTransformer, pooled_index
 from clip_jax.models.vision_transformer import Images, VisionTransformer
 
@@ -49,6 +48,8 @@ class DualEncoder(nn.Module):
     config, dtype, remat = self.config, self.dtype, self.remat
     lora = config.lora_of
     if isinstance(config.image, ResNetConfig):
+      from clip_jax.models.resnet import ResNet
+
       self.image = ResNet(config.image, dtype, remat)
     else:
       self.image = VisionTransformer(config.image, dtype, remat, lora('image'))

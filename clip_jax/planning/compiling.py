@@ -30,8 +30,8 @@ from clip_jax.training.config import (
   tokenizer_path,
   with_defaults,
 )
+from clip_jax.training.program import TrainProgram, build_train_program
 from clip_jax.training.run import load_tokenizer, make_model_config
-from clip_jax.training.step import TrainProgram, build_train_program
 
 
 def measure(

@@ -41,9 +41,9 @@ from clip_jax.training.config import (
   views_of,
   with_defaults,
 )
+from clip_jax.training.program import TrainProgram, build_train_program
 from clip_jax.training.saved_config import decode_of_run
 from clip_jax.training.state import TrainState, sharded_init
-from clip_jax.training.step import TrainProgram, build_train_program
 
 if TYPE_CHECKING:
   from clip_jax.data.captions import CaptionRule

@@ -22,8 +22,8 @@ from clip_jax.planning.compiling import (
 from clip_jax.planning.plan import make_plan
 from clip_jax.planning.topology import GIB, parse_topology
 from clip_jax.training.config import check_devices
+from clip_jax.training.program import build_train_program
 from clip_jax.training.run import complete_config
-from clip_jax.training.step import build_train_program
 from clip_jax.trees import flat
 from configs import base, lit_b16
 from tests.golden_models import GOLDENS

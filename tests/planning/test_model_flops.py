@@ -15,7 +15,7 @@ from clip_jax.planning import hlo
 from clip_jax.planning.compiling import abstract_batch
 from clip_jax.planning.costs import operations
 from clip_jax.training.config import check_devices
-from clip_jax.training.step import build_train_program
+from clip_jax.training.program import build_train_program
 from tests.planning.programs import array, program
 from tests.tiny import TINY, tiny_config
 

@@ -21,8 +21,8 @@ from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.config import check_devices
 from clip_jax.training.inheritance import inherit
 from clip_jax.training.loop import train
+from clip_jax.training.program import build_train_program
 from clip_jax.training.run import complete_config, initial_state, prepare_run
-from clip_jax.training.step import build_train_program
 from configs import base
 from tests.tiny import TINY_SIGLIP, tiny_config, write_pairs
 from tests.tiny_run import (

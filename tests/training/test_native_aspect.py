@@ -24,9 +24,10 @@ from clip_jax.training.config import (
 )
 from clip_jax.training.inheritance import inherit
 from clip_jax.training.optimizer import make_optimizer
+from clip_jax.training.program import jit_train_step
 from clip_jax.training.run import initial_state, prepare_run
 from clip_jax.training.state import abstract_state, sharded_init
-from clip_jax.training.step import jit_train_step, make_train_step
+from clip_jax.training.step import make_train_step
 from configs import base
 from tests.tiny import TINY_SIGLIP, tiny_config, tiny_siglip_config
 

@@ -15,11 +15,9 @@ from clip_jax.objectives.objective import make_objective
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from clip_jax.training.optimizer import make_optimizer
+from clip_jax.training.program import jit_train_step
 from clip_jax.training.state import TrainState, abstract_state, sharded_init
-from clip_jax.training.step import (
-  jit_train_step,
-  make_train_step,
-)
+from clip_jax.training.step import make_train_step
 from tests.tiny import TINY, tiny_config
 
 # data, fsdp, tensor, slices: each alone, and each pair of them together
@@ -189,7 +187,7 @@ def test_the_donated_state_is_used_up():
 
 def test_a_jaxlib_without_the_compilers_option_trains_as_well(monkeypatch):
   unknown = {'xla_cpu_nosuch_option': True}
-  monkeypatch.setattr('clip_jax.training.step.CPU_OPTIONS', unknown)
+  monkeypatch.setattr('clip_jax.training.program.CPU_OPTIONS', unknown)
   step, state = compiled_step(mesh_of(ONE))
   _, metrics = step(state, tiny_batch(0))
   assert math.isfinite(metrics['loss'])

@@ -10,7 +10,7 @@ from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.errors import UsageError
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.training.config import check_config, check_devices
-from clip_jax.training.step import build_train_program
+from clip_jax.training.program import build_train_program
 from tests.tiny import TINY, TINY_RESNET, tiny_config
 
 BATCH = 48  # no other axis of a tiny model is 48, 24, 12 or 6
