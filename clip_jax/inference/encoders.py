@@ -29,7 +29,8 @@ class Encoders:
     encode_text: int32 [B, T] to float32 [B, E].
     encode_image_with_pooled: uint8 [B, S, S, 3] to the pooled features, float32
       [B, D], and what `encode_image` gives.
-    image_tokens: uint8 [B, S, S, 3] and a block's index to [B, L, D].
+    image_tokens: uint8 [B, S, S, 3] to [B, L, D] after each of some blocks;
+      static are the arguments of `models.image_tokens.image_tokens`.
     caption_scores: uint8 [B, S, S, 3] and the captions' int32 [P, N, T], in
       parts of N that are scored at once, to [B, P * N].
   """
@@ -39,7 +40,7 @@ class Encoders:
   encode_image: Callable[..., jax.Array]
   encode_text: Callable[..., jax.Array]
   encode_image_with_pooled: Callable[..., tuple[jax.Array, jax.Array]]
-  image_tokens: Callable[..., jax.Array]
+  image_tokens: Callable[..., list[jax.Array]]
   caption_scores: Callable[..., jax.Array]
 
 
@@ -62,9 +63,9 @@ def make_encoders(
     pooled, projected = apply(variables, images, 'pooled_and_projected')
     return pooled, unit_length(projected)
 
-  def image_tokens(variables, pixels, layer):
+  def image_tokens(variables, pixels, **options):
     images = normalize(pixels, mean, std)
-    return apply(variables, images, 'image_tokens', layer)
+    return apply(variables, images, 'image_tokens', **options)
 
   def caption_scores(variables, pixels, tokens):
     assert config.decoder is not None
@@ -87,7 +88,9 @@ def make_encoders(
     encode_image=jit(encode_image),
     encode_text=jit(encode_text),
     encode_image_with_pooled=jit(encode_image_with_pooled),
-    image_tokens=jit(image_tokens, static_argnames='layer'),
+    image_tokens=jit(
+      image_tokens, static_argnames=('layers', 'class_token', 'final_norm')
+    ),
     caption_scores=jit(caption_scores),
   )
 
@@ -125,8 +128,8 @@ def _full_precision_apply(module: DualEncoder) -> Callable[..., Any]:
   """
   precision = 'highest' if module.dtype == jnp.float32 else 'default'
 
-  def apply(variables, x, method, *args) -> Any:
+  def apply(variables, x, method, *args, **options) -> Any:
     with jax.default_matmul_precision(precision):
-      return module.apply(variables, x, *args, method=method)
+      return module.apply(variables, x, *args, method=method, **options)
 
   return apply

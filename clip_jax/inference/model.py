@@ -8,8 +8,8 @@ import functools
 import json
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,11 @@ from clip_jax.models.description import (
   Description,
 )
 from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.models.image_tokens import (
+  check_options,
+  layer_indices,
+  token_shape,
+)
 from clip_jax.parallel.mesh import replicated
 
 BATCH_SIZE = 64  # rows on the device at once, unless asked otherwise
@@ -226,9 +231,34 @@ class Model(ZeroShotModel):
       )
     return super().encode_tokens(tokens)
 
+  @overload
   def image_tokens(
-    self, images: ImageInputs, layer: int = -2
-  ) -> Float[np.ndarray, 'B L D']:
+    self,
+    images: ImageInputs,
+    layer: int = -2,
+    *,
+    class_token: bool = False,
+    final_norm: bool = False,
+  ) -> Float[np.ndarray, 'B L D']: ...
+
+  @overload
+  def image_tokens(
+    self,
+    images: ImageInputs,
+    layer: Sequence[int],
+    *,
+    class_token: bool = False,
+    final_norm: bool = False,
+  ) -> list[Float[np.ndarray, 'B L D']]: ...
+
+  def image_tokens(
+    self,
+    images: ImageInputs,
+    layer: int | Sequence[int] = -2,
+    *,
+    class_token: bool = False,
+    final_norm: bool = False,
+  ) -> Any:
     """Returns patch tokens of the image tower, for vision-language models.
 
     The residual stream as it leaves a block, before the last LayerNorm: row
@@ -239,20 +269,29 @@ class Model(ZeroShotModel):
     Args:
       images: as in `encode_image`.
       layer: a block (or stage), from 0; negative ones count from the end (-1
-        is the last block, and -2 the one that LLaVA reads).
+        is the last block, and -2 the one that LLaVA reads). Of several, as in
+        (-2, -4), the result is a list in their order, from one forward pass.
+      class_token: put the class token before the patches.
+      final_norm: send the tokens through the tower's last LayerNorm, as
+        Idefics and PaliGemma read those of the last block.
     Raises:
-      UsageError: there is no such block.
+      UsageError: there is no such block, no class token, or, of a ResNet, no
+        such LayerNorm.
     """
     self._check_has('image')
-    depth, index = self.config.image.depth, layer
-    if index < 0:
-      index += depth
-    if not 0 <= index < depth:
-      raise UsageError(
-        f'layer={layer}: the image tower has {depth} {_parts(self.config)}, '
-        f'so use 0 to {depth - 1}, or -{depth} to -1 from the end.'
-      )
-    return self._encode_images('image_tokens', images, layer=index)
+    check_options(self.config, class_token=class_token, final_norm=final_norm)
+    asked = list(layer) if isinstance(layer, Iterable) else [layer]
+    indices = layer_indices(self.config, asked)
+    ascending = sorted(set(indices))
+    states = self._encode_images(
+      'image_tokens',
+      images,
+      layers=tuple(ascending),
+      class_token=class_token,
+      final_norm=final_norm,
+    )
+    wanted = [states[ascending.index(i)] for i in indices]
+    return wanted if isinstance(layer, Iterable) else wanted[0]
 
   @property
   def classifies_by_captions(self) -> bool:
@@ -306,8 +345,11 @@ class Model(ZeroShotModel):
       width = math.prod(options['tokens'].shape[:2])
       nothing = np.empty((0, width), np.float32)
     if name == 'image_tokens':
-      shape = _token_shape(self.description, options['layer'])
-      nothing = np.empty((0, *shape), np.float32)
+      shapes = (
+        token_shape(self.description, i, options['class_token'])
+        for i in options['layers']
+      )
+      nothing = [np.empty((0, *shape), np.float32) for shape in shapes]
     variables = self._encoder_variables
     return functools.partial(encode, variables, **options), nothing
 
@@ -376,10 +418,6 @@ def _devices(devices: Collection[jax.Device]) -> str:
   return platform if len(devices) == 1 else f'{len(devices)} x {platform}'
 
 
-def _parts(config: CLIPConfig) -> str:
-  return 'stages' if isinstance(config.image, ResNetConfig) else 'blocks'
-
-
 def _pooled_width(config: CLIPConfig) -> int:
   """Returns D of `Model.encode_image_with_pooled`."""
   if isinstance(config.image, ResNetConfig):
@@ -392,14 +430,3 @@ def _images_of(description: Description) -> str:
   if description.preprocessing.is_native:
     return f'native aspect, {description.preprocessing.max_patches:,} patches'
   return f'{description.model.image.image_size} pixels'
-
-
-def _token_shape(description: Description, layer: int) -> tuple[int, int]:
-  """Returns L and D of `Model.image_tokens`."""
-  image, preprocessing = description.model.image, description.preprocessing
-  if isinstance(image, ResNetConfig):
-    later = 2 ** (image.depth - 1 - layer)  # how much finer than the last map
-    return image.patches * later**2, image.pooled_width // later
-  if preprocessing.is_native:
-    return preprocessing.max_patches, image.width
-  return image.patches, image.width

@@ -259,10 +259,11 @@ class DualEncoder(nn.Module):
   def _project_image(self, x: Float[Array, 'B D']) -> Float[Array, 'B E']:
     return _in_float32(self.image_projection(x) if self.image_projection else x)
 
-  def image_tokens(self, images: Images, layer: int) -> Float[Array, 'B L D']:
-    """Returns patch tokens, float32, after block or stage `layer`, from 0."""
-    tower: Any = self.image
-    return _in_float32(tower.tokens(images, layer))
+  def image_tokens(self, images: Images, *layers: Any, **options: Any) -> Any:
+    """Returns what `models.image_tokens.image_tokens` does of the tower."""
+    from clip_jax.models.image_tokens import image_tokens
+
+    return image_tokens(self.image, images, *layers, **options)
 
 
 def unit_length(x: Float[Array, 'B E']) -> Float[Array, 'B E']:

@@ -18,7 +18,7 @@ blocks in each tower and 8 pairs takes 1.37 seconds with all of them.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -150,6 +150,36 @@ def scan_to_token(
   return run_last(x, jax.tree.map(lambda leaf: leaf[0], last))
 
 
+def scan_to_layers(
+  run: Callable[[jax.Array, Any], tuple[jax.Array, None]],
+  x: Float[Array, 'B L D'],
+  stacks: Sequence[Any],
+  layers: Sequence[int],
+) -> list[Float[Array, 'B L D']]:
+  """Scans over blocks, and returns the tokens after each of some.
+
+  Args:
+    run: a block, as `lax.scan` takes it.
+    x: tokens.
+    stacks: parameters of blocks that follow each other, each stacked along the
+      first axis.
+    layers: indices of blocks, from 0 and ascending.
+  """
+  states, first = [], 0
+  for layer in layers:
+    start = 0  # of a stack
+    for stack in stacks:
+      depth = len(jax.tree.leaves(stack)[0])
+      low, high = max(first - start, 0), min(layer + 1 - start, depth)
+      if low < high:
+        part = jax.tree.map(lambda leaf, i=low, j=high: leaf[i:j], stack)
+        x, _ = lax.scan(run, x, part)
+      start += depth
+    states.append(x)
+    first = layer + 1
+  return states
+
+
 def is_unrolled(transformer: nn.Module) -> bool:
   """Returns whether parameters are in `block_0`, `block_1`, …, not stacked."""
   return transformer.has_variable('params', 'block_0')
@@ -157,19 +187,24 @@ def is_unrolled(transformer: nn.Module) -> bool:
 
 def run_unrolled(
   transformer: nn.Module,
-  count: int,
+  layers: Sequence[int],
   run: Callable[[jax.Array, Any], tuple[jax.Array, None]],
   run_last: Callable[[jax.Array, Any], jax.Array],
   x: Float[Array, 'B L D'],
-) -> Float[Array, 'B *L D']:
-  """Runs the first `count` blocks one after another, each with its own arrays.
+) -> list[Float[Array, 'B *L D']]:
+  """Runs blocks one after another, each with its own arrays.
 
   A CPU would copy each block's weights out of the stack at every step of a
-  scan. The arguments are those of `scan_to_token`.
+  scan.
+
+  Args:
+    run, run_last, x: as in `scan_to_token`.
+    layers: as in `scan_to_layers`, whose result this has.
   """
-  blocks = [
-    transformer.get_variable('params', f'block_{i}') for i in range(count)
-  ]
-  for params in blocks[:-1]:
-    x, _ = run(x, params)
-  return run_last(x, blocks[-1])
+  states = []
+  for i in range(layers[-1] + 1):
+    params = transformer.get_variable('params', f'block_{i}')
+    x = run_last(x, params) if i == layers[-1] else run(x, params)[0]
+    if i in layers:
+      states.append(x)
+  return states

@@ -276,16 +276,17 @@ class Transformer(nn.Module):
     x: Float[Array, 'B L D'],
     mask: Mask | None = None,
     token_index: TokenIndex | None = None,
-    layer: int | None = None,
+    layers: tuple[int, ...] = (),
     context: Float[Array, 'B M C'] | None = None,
-  ) -> Float[Array, 'B *L D']:
-    """Returns the residual stream after the last block, or after `layer`.
+  ) -> Float[Array, '*n D']:
+    """Returns the residual stream after the last block, or after `layers`.
 
     Args:
       x: tokens.
       mask: true where a token is attended to.
       token_index: the only token to return, [B, D]; None returns all.
-      layer: the index of a block, from 0; None is the last.
+      layers: indices of blocks, from 0 and ascending; the result is that after
+        each of them, [n, B, L, D].
       context: tokens that each block reads by attention of its own, such as
         an image's.
     """
@@ -311,9 +312,10 @@ class Transformer(nn.Module):
     def run_last(x: jax.Array, params: Any) -> jax.Array:
       return block.apply({'params': params}, x, mask, token_index, context)
 
-    count = depth if layer is None else layer + 1
+    wanted = layers or (depth - 1,)
     if kernels.is_unrolled(self):
-      return kernels.run_unrolled(self, count, run, run_last, x)
+      states = kernels.run_unrolled(self, wanted, run, run_last, x)
+      return jnp.stack(states) if layers else states[0]
     # A train step that freezes some blocks gives a tuple of stacks.
     stacks = self.get_variable('params', 'blocks')
     if not isinstance(stacks, tuple):
@@ -327,8 +329,5 @@ class Transformer(nn.Module):
       for stack in below:
         x, _ = jax.lax.scan(run, x, stack)
       return kernels.scan_to_token(run, run_last, x, blocks)
-    for stack in stacks:
-      blocks = jax.tree.map(lambda leaf, n=count: leaf[:n], stack)
-      x, _ = jax.lax.scan(run, x, blocks)
-      count -= len(jax.tree.leaves(blocks)[0])
-    return x
+    states = kernels.scan_to_layers(run, x, stacks, wanted)
+    return jnp.stack(states) if layers else states[0]

@@ -100,8 +100,9 @@ def mask(
 
 
 def average(
-  x: Float[Array, 'B L D'], mask: Bool[Array, 'B 1 1 L'], class_token: bool
+  x: Float[Array, 'B L D'], mask: Bool[Array, 'B 1 1 L'], first: int
 ) -> Float[Array, 'B D']:
-  """Returns the mean of each image's patches; the other tokens are zeros."""
-  count = mask.sum(-1)[:, 0] - class_token  # B 1
-  return x.sum(1) / jnp.maximum(count, 1).astype(x.dtype)
+  """Returns the mean of each image's patches, which begin at token `first`."""
+  own = mask[:, 0, 0, first:, None]  # B M 1
+  count = jnp.maximum(own.sum(1), 1).astype(x.dtype)
+  return jnp.where(own, x[:, first:], 0).sum(1) / count

@@ -76,13 +76,6 @@ class ResNet(nn.Module):
     x = x + self.position_embedding.astype(x.dtype)
     return self.attention_pool(x[:, 0], x).reshape(x.shape[0], -1), tokens
 
-  def tokens(
-    self, images: Float[Array, 'B S S 3'], layer: int
-  ) -> Float[Array, 'B L C']:
-    """Returns the map after stage `layer`, counted from 0, row by row."""
-    x = self.stages(images)[layer + 1]
-    return x.reshape(x.shape[0], -1, x.shape[-1])
-
   def stages(
     self, images: Float[Array, 'B S S 3'], train: bool = False
   ) -> list[Float[Array, 'B H W C']]:

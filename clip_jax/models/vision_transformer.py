@@ -118,7 +118,12 @@ class VisionTransformer(nn.Module):
     """
     del train
     x, mask = self.embed(images, kept_patches)
-    x = self.transformer(x, mask)
+    return self.pool(self.transformer(x, mask), mask)
+
+  def pool(
+    self, x: Float[Array, 'B L D'], mask: NoPadding | None
+  ) -> tuple[Float[Array, 'B D'], Float[Array, 'B L D']]:
+    """Returns what `pooled_and_tokens` does, from what the last block gave."""
     tokens = self.ln_post(x)
     if self.config.pooling == 'class_token':
       return tokens[:, 0], tokens
@@ -126,34 +131,17 @@ class VisionTransformer(nn.Module):
       return self.ln_post(self._pool(x, mask)), tokens
     return self._pool(tokens, mask), tokens
 
-  def tokens(self, images: Images, layer: int) -> Float[Array, 'B L D']:
-    """Returns the patches' tokens after block `layer`, counted from 0.
-
-    They come row by row, without the class token, and are the residual stream
-    as it is: `ln_post` belongs to the pooling. Padding is zeros.
-    """
-    x, mask = self.embed(images)
-    return self._patches(self.transformer(x, mask, layer=layer), mask)
-
   def _pool(
     self, x: Float[Array, 'B L D'], mask: NoPadding | None
   ) -> Float[Array, 'B D']:
     if self.config.pooling == 'attention':
       return self.attention_pool(x, mask)
-    patches = self._patches(x, mask)
+    first = int(self.config.class_token)
     if mask is None:
-      return patches.mean(1)
+      return x[:, first:].mean(1)
     from clip_jax.models.native_aspect import average
 
-    return average(patches, mask, self.config.class_token)
-
-  def _patches(
-    self, x: Float[Array, 'B L D'], mask: NoPadding | None
-  ) -> Float[Array, 'B M D']:
-    """Returns the tokens of patches, zeros where they are padding."""
-    if mask is not None:
-      x = jnp.where(mask[:, 0, 0, :, None], x, 0)
-    return x[:, 1:] if self.config.class_token else x
+    return average(x, mask, first)
 
 
 def split_into_patches(

@@ -101,8 +101,8 @@ def test_penultimate_tokens_are_the_goldens(name):
   golden = load_golden(name)
   model = clip_jax.load(GOLDENS / name)
   layer = golden.config.image.depth - 2
-  tokens = model.module.apply(
-    model.variables, golden.images, layer, method='image_tokens'
+  [tokens] = model.module.apply(
+    model.variables, golden.images, (layer,), method='image_tokens'
   )
   golden.check(f'image_block_{layer}', tokens, np.s_[:, 1:])
 
@@ -114,8 +114,8 @@ def test_the_stages_of_a_resnet_are_its_tokens():
   for layer, (count, width) in enumerate(
     [(256, 32), (64, 64), (16, 128), (4, 256)]
   ):
-    tokens = model.module.apply(
-      model.variables, golden.images, layer, method='image_tokens'
+    [tokens] = model.module.apply(
+      model.variables, golden.images, (layer,), method='image_tokens'
     )
     maps = golden.outputs[f'image_stage_{layer + 1}']  # NCHW
     theirs = maps.reshape(*maps.shape[:2], -1).transpose(0, 2, 1)

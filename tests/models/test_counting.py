@@ -147,7 +147,7 @@ def test_totals_are_open_clips(name):
   assert total == pytest.approx(PUBLISHED[name], abs=0.06)
 
 
-def of_xla(config: CLIPConfig, method: str, *layer: int) -> float:
+def of_xla(config: CLIPConfig, method: str, *layers: tuple[int, ...]) -> float:
   """FLOPs of one example that XLA counts in the compiled tower."""
   size = config.image.image_size
   module = DualEncoder(config)
@@ -156,7 +156,7 @@ def of_xla(config: CLIPConfig, method: str, *layer: int) -> float:
   variables = jax.eval_shape(module.init, jax.random.key(0), images, tokens)
   x = tokens if method == 'encode_text' else images
   compiled = jax.jit(
-    lambda variables, x: module.apply(variables, x, *layer, method=method)
+    lambda variables, x: module.apply(variables, x, *layers, method=method)
   ).lower(variables, x)
   return compiled.compile().cost_analysis()['flops']
 
@@ -179,7 +179,7 @@ def test_a_block_in_training_costs_what_xla_counts(name):
 
 def test_what_is_published_counts_the_last_block_as_all_others():
   config = one_block(resolve('ViT-B/32'))
-  whole = of_xla(config, 'image_tokens', 0)  # without the pooling
+  whole = of_xla(config, 'image_tokens', (0,))  # without the pooling
   assert image_flops(config) == pytest.approx(whole, rel=0.03)
 
 

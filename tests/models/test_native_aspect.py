@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from clip_jax.data.images import Patches
 from clip_jax.models.config import VisionTransformerConfig
+from clip_jax.models.image_tokens import image_tokens
 from clip_jax.models.native_aspect import resize_positions
 from clip_jax.models.vision_transformer import (
   VisionTransformer,
@@ -151,10 +152,17 @@ def test_patches_of_a_square_equal_the_square(pooling, float64):
 def test_patch_tokens_of_padding_are_zeros(float64):
   tower, variables = noisy_tower('class_token')
   images = native_images(9)
-  tokens = tower.apply(variables, images, 1, method='tokens')
-  for (rows, columns), row in zip(GRIDS, tokens, strict=True):
-    assert np.abs(row[: rows * columns]).min() > 0
-    assert not np.abs(row[rows * columns :]).any()
+  for first, options in (
+    (0, {}),
+    (1, {'class_token': True, 'final_norm': True}),
+  ):
+    [tokens] = tower.apply(
+      variables, images, (1,), **options, method=image_tokens
+    )
+    for (rows, columns), row in zip(GRIDS, tokens, strict=True):
+      own = first + rows * columns
+      assert np.abs(row[:own]).min() > 0
+      assert not np.abs(row[own:]).any()
 
 
 @pytest.mark.parametrize('rows, columns', [(4, 4), (1, 9), (3, 5), (11, 2)])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clip_jax.models.config import VisionTransformerConfig
+from clip_jax.models.image_tokens import image_tokens
 from clip_jax.models.layers import LayerNorm
 from clip_jax.models.vision_transformer import VisionTransformer
 from tests.golden_models import HUGGING_FACE, OPEN_CLIP, load_golden
@@ -30,7 +31,7 @@ def initialised(config):
 def test_patch_tokens_of_each_block_equal_open_clips(name):
   golden = load_golden(name)
   for layer in range(golden.config.image.depth):
-    tokens = golden.apply(golden.images, layer, method='image_tokens')
+    [tokens] = golden.apply(golden.images, (layer,), method='image_tokens')
     patches = np.s_[:, 1:]  # theirs has the class token first
     golden.check(f'image_block_{layer}', tokens, patches)
 
@@ -40,7 +41,7 @@ def test_patch_tokens_of_each_block_equal_those_of_transformers(name):
   golden = load_golden(name)
   patches = np.s_[:, golden.config.image.class_token * 1 :]
   for layer in range(golden.config.image.depth):
-    tokens = golden.apply(golden.images, layer, method='image_tokens')
+    [tokens] = golden.apply(golden.images, (layer,), method='image_tokens')
     golden.check(f'vision_hidden_state_{layer + 1}', tokens, patches)
 
 
@@ -48,7 +49,7 @@ def test_patch_tokens_of_each_block_equal_those_of_transformers(name):
 def test_last_tokens_equal_open_clips(name):
   golden = load_golden(name)
   last = golden.config.image.depth - 1
-  tokens = golden.apply(golden.images, last, method='image_tokens')
+  [tokens] = golden.apply(golden.images, (last,), method='image_tokens')
   if not golden.config.image.norm_after_pooling:
     ln_post = {'params': golden.variables['params']['image']['ln_post']}
     tokens = LayerNorm().apply(ln_post, tokens)
@@ -81,7 +82,8 @@ def test_average_pooling_leaves_a_class_token_out():
   config = dataclasses.replace(SMALL, pooling='average')
   tower, variables = initialised(config)
   assert variables['params']['position_embedding'].shape == (5, 24)
-  tokens = tower.apply(variables, IMAGES, SMALL.depth - 1, method='tokens')
+  last = (SMALL.depth - 1,)
+  [tokens] = tower.apply(variables, IMAGES, last, method=image_tokens)
   ln_post = {'params': variables['params']['ln_post']}
   np.testing.assert_allclose(
     tower.apply(variables, IMAGES),
