@@ -22,7 +22,8 @@ what does not fit is told in seconds.
 
 Without --topology, a recipe's own is taken. --fit searches for the fastest
 micro-batch, remat policy and mesh.fsdp that fit. --all plans every recipe of
-configs/ that states a topology, and prints a table in Markdown.
+configs/ that states a topology, in each of its stages, and prints a table in
+Markdown.
 """
 
 import functools
@@ -82,7 +83,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     return
   path = config_path(values)
   topology = _topology(values.topology, path, values.config)
-  name, config = str(path), _with_shapes(values)
+  flag: Any = values['config']
+  name, config = flag.config_filename, _with_shapes(values)
   if values.fit:
     _fit(name, config, topology, values.json)
     return
@@ -196,12 +198,12 @@ def _plan_all(values: flags.FlagValues) -> None:
   plans = []
   if not values.json:
     print(TABLE_HEAD, flush=True)
-  for path in recipes_in(Path('configs')):
-    config = read_config(path)
+  for path, recipe in recipes_in(Path('configs')):
+    config = read_config(recipe)
     plan = _plan(config, _topology(None, path, config))
-    plans.append({'config': str(path), **plan})
+    plans.append({'config': recipe, **plan})
     if not values.json:
-      print(table_row(str(path), plan), flush=True)
+      print(table_row(recipe, plan), flush=True)
   if values.json:
     printing.print_json(plans)
 
@@ -212,28 +214,41 @@ def stated_topology(path: Path) -> str | None:
   Raises:
     UsageError: the file cannot be run.
   """
+  return _globals_of(path).get('TOPOLOGY')
+
+
+def _globals_of(path: Path) -> dict[str, Any]:
+  """Returns what a config file defines."""
   root = str(path.resolve().parent.parent)
   sys.path.insert(0, root)
   try:
-    return runpy.run_path(str(path)).get('TOPOLOGY')
+    return runpy.run_path(str(path))
   except Exception as error:
     raise UsageError(f'config file {path} cannot be run: {error}') from error
   finally:
     sys.path.remove(root)
 
 
-def recipes_in(folder: Path) -> list[Path]:
+def recipes_in(folder: Path) -> list[tuple[Path, str]]:
   """Returns the files of a folder that state a topology, by name.
 
+  With each comes what --config takes: the file, or FILE:ARG for each of the
+  `STAGES` that it has.
+
   Raises:
-    UsageError: there is none.
+    UsageError: there is none, or one cannot be run.
   """
-  paths = [path for path in sorted(folder.glob('*.py')) if _states(path)]
-  if not paths:
+  recipes = []
+  for path in sorted(folder.glob('*.py')):
+    if _states(path):
+      stages = _globals_of(path).get('STAGES')
+      words = [f'{path}:{stage}' for stage in stages] if stages else [str(path)]
+      recipes += [(path, word) for word in words]
+  if not recipes:
     raise UsageError(
       f'no recipe in {folder}/ states its TOPOLOGY: run this where configs/ is.'
     )
-  return paths
+  return recipes
 
 
 def _states(path: Path) -> bool:

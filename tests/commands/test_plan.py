@@ -109,12 +109,16 @@ def test_all_recipes_are_rows_of_a_table(clip_jax):
   lines = clip_jax('plan', '--all').out.strip().splitlines()
   assert lines[0].startswith('| recipe | topology |')
   rows = [line for line in lines if line.startswith('| `configs/')]
-  recipes = [
-    path
+  named = [row.split('`')[1] for row in rows]
+  assert len(named) == len(set(named)) == len(lines) - 2
+  assert {name.partition(':')[0] for name in named} == {
+    f'configs/{path.name}'
     for path in (ROOT / 'configs').glob('*.py')
     if 'TOPOLOGY = ' in path.read_text()
-  ]
-  assert len(rows) == len(lines) - 2 == len(recipes)
+  }
+  for stage in ('pretrain', 'finetune'):
+    assert f'configs/clipa_h14.py:{stage}' in named
+  assert 'configs/clipa_h14.py' not in named
   assert len({line.count('|') for line in lines}) == 1
 
 
