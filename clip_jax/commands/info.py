@@ -60,17 +60,21 @@ def _of_preset(name: str, image_size: int | None) -> dict[str, Any]:
   """Returns the facts of a published shape, maybe for another image size."""
   from clip_jax.models import presets
 
-  preset = presets.find(name)
-  config = presets.resolve(name, {'image': {'image_size': image_size}})
+  preset, preprocessing = presets.find(name), presets.preprocessing_of(name)
+  if preprocessing.is_native:
+    size = image_size or preprocessing.image_size
+    config, preprocessing = preset.config, preprocessing.of_size(size)
+    facts = _of_config(config) | _of_native(config, preprocessing)
+  else:
+    config = presets.resolve(name, {'image': {'image_size': image_size}})
+    facts = _of_config(config)
+    preprocessing = preprocessing.of_size(config.image.image_size)
   return {
     'name': name,
-    **_of_config(config),
+    **facts,
     'origin': preset.origin,
     'tokenizer': preset.tokenizer,
-    'preprocessing': {
-      **presets.preprocessing_of(name).to_dict(),
-      'image_size': config.image.image_size,
-    },
+    'preprocessing': preprocessing.to_dict(),
   }
 
 
@@ -81,7 +85,7 @@ def _of_model(values: flags.FlagValues) -> dict[str, Any]:
   if model.description.absent:
     facts |= _of_one_tower(model)
   if model.preprocessing.is_native:
-    facts |= _of_native(model)
+    facts |= _of_native(model.config, model.preprocessing)
   return {
     'name': values.model,
     **facts,
@@ -93,12 +97,12 @@ def _of_model(values: flags.FlagValues) -> dict[str, Any]:
   }
 
 
-def _of_native(model: 'Model') -> dict[str, Any]:
+def _of_native(config: Any, preprocessing: Any) -> dict[str, Any]:
   """Returns the facts of images that keep their aspect, at the most patches."""
   from clip_jax.models import counting
 
-  most = model.preprocessing.max_patches
-  flops = counting.image_flops(model.config, patches=most)
+  most = preprocessing.max_patches
+  flops = counting.image_flops(config, patches=most)
   return {
     'image_size': None,
     'patches': most,

@@ -22,6 +22,11 @@ _OPENAI = {  # open_clip's name of the shape -> OpenAI's model of it
 _TRANSFORMERS = dict(convention='transformers')
 _HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 _SIGLIP_2 = dict(interpolation='bilinear', **_TRANSFORMERS)
+# Of native aspect, in at most as many patches as the square of 256 pixels that
+# the positions are of.
+_NAFLEX = dict(
+  resize_mode='native', patch_size=16, max_patches=256, **_SIGLIP_2
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +98,13 @@ def _hub() -> dict[str, Alias]:
   ):
     aliases[f'google/siglip2-{shape}-patch{patch}-{size}'] = Alias(
       row, None, _SIGLIP_2
+    )
+  for shape, row in (
+    ('base', 'ViT-B-16-SigLIP2-256'),
+    ('so400m', 'ViT-SO400M-16-SigLIP2-256'),
+  ):
+    aliases[f'google/siglip2-{shape}-patch16-naflex'] = Alias(
+      row, None, _NAFLEX
     )
   return aliases
 

@@ -54,6 +54,18 @@ def test_another_image_size_of_a_preset(clip_jax):
   assert clip_jax(*call).json['preprocessing']['image_size'] == 224
 
 
+def test_a_preset_of_native_aspect(clip_jax):
+  call = ('info', '--preset=google/siglip2-base-patch16-naflex')
+  facts = clip_jax(*call, '--json').json
+  assert facts['image_size'] is None
+  assert facts['patches'] == facts['preprocessing']['max_patches'] == 256
+  larger = clip_jax(*call, '--json', '--image_size=384').json
+  assert larger['patches'] == larger['preprocessing']['max_patches'] == 576
+  assert larger['parameters'] == facts['parameters']
+  assert larger['gflops_per_image'] > 2 * facts['gflops_per_image']
+  assert 'native aspect' in clip_jax(*call).out
+
+
 @pytest.mark.parametrize(
   ('path', 'options', 'expected'),
   [

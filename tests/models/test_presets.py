@@ -12,6 +12,7 @@ import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.interop.open_clip import read_config
+from clip_jax.interop.preprocessors import read_hugging_face
 from clip_jax.models.config import CLIPConfig, mlp_ratio
 from clip_jax.models.counting import count_parameters
 from clip_jax.models.presets import PRESETS, find, preprocessing_of, resolve
@@ -151,6 +152,19 @@ def test_what_another_publisher_prepares_otherwise():
   half = preprocessing_of('laion/CLIP-ViT-L-14-laion2B-s32B-b82K')
   assert half.mean == (0.5, 0.5, 0.5)
   assert preprocessing_of('ViT-L-14').mean != half.mean
+
+
+@pytest.mark.parametrize(
+  ('name', 'row'),
+  [
+    ('google/siglip2-base-patch16-naflex', 'ViT-B-16-SigLIP2-256'),
+    ('google/siglip2-so400m-patch16-naflex', 'ViT-SO400M-16-SigLIP2-256'),
+  ],
+)
+def test_naflex_is_the_model_for_squares_that_reads_any_aspect(name, row):
+  assert find(name).config == find(row).config
+  siglip2 = {'image_processor_type': 'Siglip2ImageProcessor'}
+  assert preprocessing_of(name) == read_hugging_face(siglip2)
 
 
 @pytest.mark.parametrize(
