@@ -52,7 +52,11 @@ class Partition:
     )
 
   def averaged(self, params: Any) -> Any:
-    """Returns the tree of parameters that have a trained layer."""
+    """Returns the tree of parameters that have a trained layer.
+
+    Stacks stay whole: paths alone then say what a checkpoint averages, and its
+    frozen layers cost a copy of them.
+    """
     return nested(
       {k: leaf for k, leaf in flat(params).items() if self.kept[k].any()}
     )

@@ -1,11 +1,14 @@
 """CLIPA's two runs: short sequences first, full ones from their weights."""
 
 import dataclasses
+import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from clip_jax.checkpoints.reading import load_variables
 from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics
 from clip_jax.training.writers import default_outputs
@@ -54,9 +57,24 @@ def test_the_loss_falls_in_both_stages_and_goes_on_where_it_was(tmp_path):
   train(shrunken('pretrain', data, 16, 6), first, NO_REPORT)
   config = shrunken('finetune', data, 24, 12)
   config.initialize_from = str(first)
+  config.checkpoint.every_steps = 25
+  config.objective.micro_batch = 8
   train(config, second, NO_REPORT)
   before, after = losses(first), losses(second)
   assert len(before) == len(after) == STEPS
   assert np.mean(before[-5:]) < 0.8 * np.mean(before[:5])
   assert np.mean(after[-5:]) < 0.8 * np.mean(before[:5])
   assert np.mean(after[:3]) < np.mean(before[:3])
+
+  # A run that is resumed drops the same patches.
+  assert config.model.patch_dropout == 0.3
+  resumed = tmp_path / 'resumed'
+  shutil.copytree(second, resumed)
+  shutil.rmtree(resumed / 'checkpoints' / str(STEPS))
+  train(config, resumed, NO_REPORT)
+  assert losses(resumed) == after
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    load_variables(resumed)[0],
+    load_variables(second)[0],
+  )
