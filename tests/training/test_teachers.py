@@ -32,7 +32,7 @@ from clip_jax.training.run import (
 from clip_jax.training.run_summary import describe_run
 from clip_jax.training.workdir import open_workdir
 from clip_jax.training.writers import default_outputs
-from configs import mobileclip_b16
+from configs import distill_emoji, mobileclip_b16
 from tests.tiny import tiny_config, write_pairs
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
@@ -155,6 +155,21 @@ def test_a_resumed_run_ends_with_the_same_bits(trained, tmp_path):
   theirs, _, _ = load_variables(workdir)
   assert step == config.total_steps
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.slow
+def test_the_loss_of_the_demos_student_falls(config, tmp_path):
+  config = config.copy_and_resolve_references()
+  for name, value in distill_emoji.get_config().objective.items():
+    config.objective[name] = value
+  config.data.teachers = config.data.teachers[:1]
+  config.update(total_steps=30, log_every_steps=1)
+  config.optimizer.update(learning_rate=1e-2, weight_decay=0.0)
+  train(config, tmp_path, NO_REPORT)
+  rows = read_metrics(tmp_path)
+  for name in ('loss', 'loss_distillation'):
+    losses = [row[f'train/{name}'] for row in rows if f'train/{name}' in row]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:2]), name
 
 
 def test_the_contrastive_loss_can_be_left_out(config, tmp_path):
