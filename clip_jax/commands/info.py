@@ -62,8 +62,9 @@ def _of_preset(name: str, image_size: int | None) -> dict[str, Any]:
 
   preset, preprocessing = presets.find(name), presets.preprocessing_of(name)
   if preprocessing.is_native:
-    size = image_size or preprocessing.image_size
-    config, preprocessing = preset.config, preprocessing.of_size(size)
+    config = preset.config
+    if image_size:
+      preprocessing = preprocessing.of_size(image_size)
     facts = _of_config(config) | _of_native(config, preprocessing)
   else:
     config = presets.resolve(name, {'image': {'image_size': image_size}})
