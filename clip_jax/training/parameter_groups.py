@@ -61,21 +61,33 @@ class Row:
       name: the parameter's path.
       layers: how many are stacked in it; None: it is no stack.
     """
-    pattern = _PATTERN.fullmatch(self.pattern)
-    assert pattern is not None  # `parse_rows` has looked
-    path = re.escape(pattern['before'] + pattern['after']).replace(r'\*', '.*')
-    is_match = re.fullmatch(f'{path}(/.*)?', name) is not None
+    is_match, chosen_layers = self._matches_path(name), self._parts['layers']
     if layers is None:
-      return np.array(is_match and not pattern['layers'])
-    if not pattern['layers']:
+      return np.array(is_match and not chosen_layers)
+    if not chosen_layers:
       return np.full(layers, is_match)
     chosen = np.zeros(layers, bool)
-    first, colon, last = pattern['layers'][1:-1].partition(':')
+    first, colon, last = chosen_layers[1:-1].partition(':')
     if colon:
       chosen[int(first or 0) : int(last) if last else None] = is_match
     elif -layers <= int(first) < layers:
       chosen[int(first)] = is_match
     return chosen
+
+  def counts_in(self, name: str) -> bool:
+    """Returns whether this is about some layers of a stacked parameter."""
+    return bool(self._parts['layers']) and self._matches_path(name)
+
+  @property
+  def _parts(self) -> re.Match[str]:
+    parts = _PATTERN.fullmatch(self.pattern)
+    assert parts is not None  # `parse_rows` has looked
+    return parts
+
+  def _matches_path(self, name: str) -> bool:
+    path = re.escape(self._parts['before'] + self._parts['after'])
+    path = path.replace(r'\*', '.*')
+    return re.fullmatch(f'{path}(/.*)?', name) is not None
 
 
 def parse_rows(table: Sequence[Any]) -> tuple[Row, ...]:
@@ -279,6 +291,12 @@ def _refuse_row(row: Row, matched: Mapping[str, np.ndarray]) -> None:
     raise UsageError(
       f'optimizer.groups: all that {row.pattern!r} matches is decided by rows '
       'before it: move it up, or leave it out.'
+    )
+  stacks = {len(own) for name, own in matched.items() if row.counts_in(name)}
+  if stacks:
+    counts = ' or '.join(map(str, sorted(stacks)))
+    raise UsageError(
+      f'optimizer.groups: {row.pattern!r} matches none of the {counts} blocks.'
     )
   raise UsageError(
     f'optimizer.groups: {row.pattern!r} matches no parameter; there are '
