@@ -91,13 +91,10 @@ def get_config(variant: str = BASELINE) -> ConfigDict:
   c.model.image.update(width=96, depth=3, heads=3)
   c.model.text.update(width=96, depth=2, heads=3)
   c.data.batch_size = BATCH_SIZE
-  c.optimizer.update(learning_rate=3e-3, warmup_steps=30)
-  c.checkpoint.update(every_steps=STEPS, keep=1)
+  c.optimizer.learning_rate = 3e-3
+  c.checkpoint.keep = 1
   c.evaluation.update(
-    every_steps=STEPS // 6,
-    tasks=('zero_shot',),
-    classes='present',
-    train_sample=False,
+    tasks=('zero_shot',), classes='present', train_sample=False
   )
   c.update_from_flattened_dict(VARIANTS[names[variant.replace(' ', '_')]])
   # Six measurements, and the same part of warm-up, whatever the batch.

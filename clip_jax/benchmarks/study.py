@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.errors import UsageError
 from clip_jax.evaluation.metrics.intervals import mean_interval
 from clip_jax.files import to_bytes, write_bytes
 from clip_jax.training.config import Config
@@ -63,8 +64,15 @@ def run_study(
   Returns:
     False where a run was asked to stop, and has saved.
   Raises:
-    UsageError: a run directory is that of another config.
+    UsageError: a variant is not measured, or a run directory is that of another
+      config.
   """
+  for name, config in variants.items():
+    if 'zero_shot' not in config.evaluation.tasks:
+      raise UsageError(
+        f'variant {name!r} has evaluation.tasks='
+        f'{tuple(config.evaluation.tasks)}: a study compares zero_shot.'
+      )
   runs = [(name, seed) for seed in seeds for name in variants]
   for number, (name, seed) in enumerate(runs, start=1):
     config = variants[name].copy_and_resolve_references()
@@ -86,33 +94,37 @@ def read_curve(
 ) -> Curve | None:
   """Returns the measurements that the finished runs of a variant have made.
 
-  None where there is no finished run.
+  They are those at steps where all of these runs were measured, which may have
+  been trained with other `evaluation.every_steps`. None where no run has
+  finished.
   """
-  values, speeds, steps = [], [], []
+  runs: list[dict[int, float]] = []
+  speeds = []
   for seed in seeds:
     rows = read_metrics(run_folder(workdir, variant, seed))
-    own, measured = series(rows, METRIC)
-    if not own or own[-1] < config.total_steps:
+    steps, accuracies = series(rows, METRIC)
+    if not steps or steps[-1] < config.total_steps:
       continue
-    steps = own
-    values.append(measured)
+    runs.append(dict(zip(steps, accuracies, strict=True)))
     speeds += series(rows, 'train/examples_per_second')[1]
-  if not values:
+  if not runs:
     return None
+  common = sorted(set.intersection(*map(set, runs)))
   mean, low, high = [], [], []
-  for accuracies in np.array(values).T:
+  for step in common:
+    accuracies = np.array([run[step] for run in runs])
     interval = (accuracies.mean(),) * 3
-    if len(values) > 1:
+    if len(runs) > 1:
       interval = mean_interval(accuracies)
     for ends, value in zip((mean, low, high), interval, strict=True):
       ends.append(float(value))
   return Curve(
     variant=variant,
-    images=[step * config.data.batch_size for step in steps],
+    images=[step * config.data.batch_size for step in common],
     mean=mean,
     low=low,
     high=high,
-    seeds=len(values),
+    seeds=len(runs),
     examples_per_second=float(np.median(speeds)) if speeds else 0.0,
   )
 

@@ -148,6 +148,12 @@ def _check_call(values: flags.FlagValues, words: list[str]) -> list[float]:
     )
   if values.soup and values.others:
     raise UsageError('--others is of a curve, and this is a --soup.')
+  names = [values.data, *values.others]
+  repeated = [name for name in values.others if names.count(name) > 1]
+  if repeated:
+    raise UsageError(
+      f'--data and --others name {repeated[0]} twice: name different data.'
+    )
   alphas = _alphas(values.alpha)
   if values.others and len(alphas) < 2:
     raise UsageError(

@@ -38,7 +38,7 @@ from clip_jax.commands.config_file import (
   read_config,
   stated_fields,
 )
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, plural
 
 if TYPE_CHECKING:
   from clip_jax.benchmarks.study import Curve
@@ -71,6 +71,13 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   common_flags.require(values.workdir, 'workdir', 'name a folder for the runs')
   common_flags.folder_of(values.workdir, 'workdir')
   path = config_path(values)
+  flag: Any = values['config']
+  argument = flag.config_filename.partition(':')[2]
+  if argument:
+    raise UsageError(
+      f'--config={path}:{argument}: a study trains the variants of STUDIES: '
+      f'leave out :{argument}, and choose with --study.'
+    )
   studies = _chosen(_studies_of(path), values.study)
   names = dict.fromkeys(name for own in studies.values() for name in own)
   stated = {name: _field(values.config, name) for name in stated_fields(values)}
@@ -154,7 +161,8 @@ def _print_study(name: str, curves: 'Sequence[Curve]') -> None:
   from clip_jax.benchmarks.study import images_to_reach
   from clip_jax.report.page import percent
 
-  print(f'{name}: zero-shot accuracy, mean of {curves[0].seeds} seeds')
+  seeds = plural(curves[0].seeds, 'seed')
+  print(f'{name}: zero-shot accuracy, mean of {seeds}')
   lowest = min(curve.mean[-1] for curve in curves)
   for curve in sorted(curves, key=lambda curve: -curve.mean[-1]):
     interval = ''

@@ -18,6 +18,7 @@ from clip_jax.report.charts import (
 )
 from clip_jax.report.page import percent, short_count
 
+# Of the first variants; those after them have the colours again, dashed.
 _COLOURS = (ACCENT, SECOND, RIGHT, WRONG, SOFT)
 _DOTS_PER_INCH = 200
 
@@ -30,7 +31,8 @@ def draw_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
       'high' (fractions).
   """
   figure, axes = new_axes(3.2)
-  for curve, colour in zip(curves, _COLOURS, strict=False):
+  for i, curve in enumerate(curves):
+    colour = _COLOURS[i % len(_COLOURS)]
     means = [100 * value for value in curve['mean']]
     low, high = (
       [100 * min(max(value, 0.0), 1.0) for value in curve[end]]
@@ -43,7 +45,7 @@ def draw_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
     axes.plot(
       curve['images'],
       means,
-      'o-',
+      'o-' if i < len(_COLOURS) else 'o--',
       color=colour,
       markersize=3.5,
       linewidth=1.5,

@@ -261,7 +261,7 @@ def check_optimizer(optimizer: Config) -> None:
     if optimizer[field] != default:
       raise UsageError(
         f'optimizer.{field}={optimizer[field]!r} does nothing with '
-        f'optimizer.name={name!r}: leave it at {default!r}.'
+        f'optimizer.name={name!r}: set it to its default, {default!r}.'
       )
   for field in ('momentum', 'ema_decay'):
     if not 0 <= optimizer[field] < 1:
@@ -294,7 +294,7 @@ def _check_sequence_lengths(config: Config) -> None:
 
 
 def _check_weights(config: Config) -> None:
-  """Refuses weights of losses that are below 0, or all 0."""
+  """Refuses weights below 0, and objectives that compare nothing."""
   weights = {
     'weight': config.objective.weight,
     **{f'added.{k}': v for k, v in config.objective.added.items()},
@@ -304,9 +304,11 @@ def _check_weights(config: Config) -> None:
       raise UsageError(
         f'objective.{name}={weight} must be a weight of at least 0.'
       )
-  if not any(weights.values()):
+  if not config.objective.weight and not config.objective.added.distillation:
     raise UsageError(
-      'objective.weight=0 leaves no loss: give one of objective.added a weight.'
+      'objective.weight=0 leaves no loss that compares images with texts: give '
+      'it or objective.added.distillation a weight; to predict captions alone, '
+      "take objective.name='captioning'."
     )
 
 

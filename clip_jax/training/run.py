@@ -166,6 +166,12 @@ def _check_without_model(config: Config) -> None:
       raise UsageError(
         f'{name} says how to start from a model: name that in initialize_from.'
       )
+  if config.model.lora.rank and not config.optimizer.groups:
+    raise UsageError(
+      f'model.lora.rank={config.model.lora.rank} trains adapters of a model, '
+      'and all else stays random: name the model in initialize_from, or say in '
+      'optimizer.groups what is trained.'
+    )
 
 
 def prepare_run(config: Config, inherited: Description | None = None) -> Run:

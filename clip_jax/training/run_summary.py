@@ -151,10 +151,7 @@ def _views(run: Run) -> list[tuple[str, str]]:
   seen = ''
   if data.teachers:
     scales = ', '.join(f'{scale:.4g}' for scale in objective.teacher_scales)
-    seen = (
-      f', as seen by {", ".join(data.teachers)}; logit scales {scales}, weight '
-      f'{objective.added.distillation:g} beside {objective.weight:g}'
-    )
+    seen = f', as seen by {", ".join(data.teachers)}; logit scales {scales}'
   return [('views', f'{data.views} of each image{seen}')]
 
 
@@ -195,10 +192,14 @@ def _number(value: float) -> str:
 def _model(run: Run, parameters: int) -> str:
   config = run.config
   preset = f'{config.model.preset}, ' if config.model.preset else ''
-  return (
-    f'{preset}{parameters:,} parameters, {config.model.dtype}, '
-    f'{config.objective.name} loss'
+  objective = config.objective
+  weights = {objective.name: objective.weight, **objective.added}
+  loss = ' + '.join(
+    name if weight == 1 else f'{weight:g} {name}'
+    for name, weight in weights.items()
+    if weight
   )
+  return f'{preset}{parameters:,} parameters, {config.model.dtype}, {loss} loss'
 
 
 def _trained(run: Run) -> list[tuple[str, str]]:

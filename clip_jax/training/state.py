@@ -17,8 +17,8 @@ from clip_jax.trees import flat, nested
 class TrainState:
   """The arrays of a run, saved and sharded as one tree.
 
-  There is no random key in it: CLIP's step draws nothing, and the data's
-  position follows from (seed, step).
+  There is no random key in it: what a step draws, such as dropped patches, and
+  the data's position follow from (seed, step).
   """
 
   step: Any  # int32 scalar, updates done

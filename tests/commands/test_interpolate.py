@@ -155,7 +155,11 @@ def test_wrong_calls_are_one_line(refused, workdir, tuned, photos, tmp_path):
   refused('needs held-out --data', *two, '--soup=greedy', out)
   refused('and --soup=uniform none', *two, '--soup=uniform', data, out)
   refused('a curve needs both', *two, '--alpha=0,1', data, out)
-  refused('makes no curve', *two, half, data, f'--others={data[7:]}', out)
+  refused(
+    'twice: name different data',
+    *two, '--alpha=0,1', data, f'--others={data[7:]}', out,
+  )  # fmt: skip
+  refused('makes no curve', *two, half, data, '--others=digits', out)
   refused('no model in', 'interpolate', workdir, tmp_path, half, out)
   resnet = GOLDENS / 'open_clip_resnet'
   refused('only models of one desc', 'interpolate', workdir, resnet, half, out)

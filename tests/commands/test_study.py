@@ -15,7 +15,7 @@ from clip_jax.models.counting import (
   count_parameters,
   image_flops,
 )
-from clip_jax.report.study import write_figure
+from clip_jax.report.study import draw_curves, write_figure
 from clip_jax.training.config import (
   check_config,
   check_objective,
@@ -95,11 +95,17 @@ def test_one_command_trains_all_and_draws(data, tmp_path, capsys, monkeypatch):
     (('--study=nothing',), '--study=nothing: choose some of objective,'),
     (('--config=configs/emoji.py',), 'configs/emoji.py has no STUDIES'),
     (('--seeds=0',), 'seeds'),
+    (('--config=configs/ablation.py:captioning',), 'leave out :captioning'),
+    (
+      ('--config.evaluation.tasks=("retrieval",)',),
+      "variant 'contrastive' has evaluation.tasks=('retrieval',)",
+    ),
     (('extra',), 'extra'),
   ],
 )
 def test_a_wrong_call_is_one_line(words, message, tmp_path, capsys):
-  config = () if '--config' in words[0] else (f'--config={CONFIG}',)
+  named = words[0].startswith('--config=')
+  config = () if named else (f'--config={CONFIG}',)
   assert main(['study', *config, f'--workdir={tmp_path}', *words]) == 2
   [line] = capsys.readouterr().err.splitlines()
   assert line.startswith('error: ') and message in line
@@ -175,6 +181,19 @@ def test_a_curve_is_of_finished_runs_with_an_interval_over_seeds(tmp_path):
   np.testing.assert_allclose(curve.high, [1.4706, 1.7706], rtol=1e-4)
   np.testing.assert_allclose(curve.low, [-1.0706, -0.7706], rtol=1e-4)
   assert curve.examples_per_second == 100.5
+  # A run that was measured more often is compared where all were.
+  rows_of(tmp_path, 'a_b', 2, [0.1, 0.2, 0.3, 0.4], every=5)
+  curve = read_curve(tmp_path, 'a b', config, range(3))
+  assert (curve.seeds, curve.images) == (3, [40, 80])
+  np.testing.assert_allclose(curve.mean, [0.2, 1.4 / 3])
+
+
+def test_a_figure_has_a_line_for_each_of_any_number_of_variants():
+  values = {'mean': [0.2, 0.4], 'low': [0.1, 0.3], 'high': [0.3, 0.5]}
+  curves = [{'variant': str(i), 'images': [1, 2], **values} for i in range(7)]
+  [axes] = draw_curves(curves).axes
+  looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+  assert len(looks) == len(axes.lines) == 7
 
 
 def test_images_to_reach_an_accuracy_are_interpolated(tmp_path):

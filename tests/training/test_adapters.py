@@ -9,6 +9,7 @@ import pytest
 
 import clip_jax
 from clip_jax.checkpoints.reading import load_variables
+from clip_jax.errors import UsageError
 from clip_jax.models.lora import is_adapter
 from clip_jax.training.loop import train
 from clip_jax.training.run import complete_config, prepare_run
@@ -69,6 +70,15 @@ def test_a_resumed_run_ends_with_the_same_bits(runs, tmp_path):
     load_variables(again)[0],
     load_variables(run)[0],
   )
+
+
+def test_adapters_of_random_weights_are_refused(runs):
+  config = runs[1].copy_and_resolve_references()
+  config.initialize_from = ''
+  with pytest.raises(UsageError, match='name the model in initialize_from'):
+    complete_config(config)
+  config.optimizer.groups = (('*', 1.0),)
+  assert complete_config(config).config.model.lora.rank == 2
 
 
 def test_only_what_is_trained_has_moments(runs):

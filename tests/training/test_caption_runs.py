@@ -190,6 +190,12 @@ def model_of(config):
     ),
     (
       'softmax',
+      OBJECTIVES['captioning'],
+      {'objective.added.captioning': 1.0, 'objective.weight': 0.0},
+      "to predict captions alone, take objective.name='captioning'",
+    ),
+    (
+      'softmax',
       {},
       {'objective.added.captioning': -1.0},
       'objective.added.captioning=-1.0 must be a weight of at least 0',

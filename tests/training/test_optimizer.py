@@ -343,7 +343,7 @@ def test_every_matrix_of_the_blocks_is_muons():
       "optimizer.name='adam': choose one of adamw, lion",
     ),
     ({'name': 'lion', 'nu_dtype': 'bfloat16'}, 'optimizer.nu_dtype='),
-    ({'name': 'lion', 'eps': 1e-8}, 'optimizer.eps=1e-08 does nothing'),
+    ({'name': 'lion', 'eps': 1e-8}, 'set it to its default, 1e-06'),
     ({'momentum': 0.9}, 'optimizer.momentum=0.9 does nothing'),
     ({'name': 'muon', 'momentum': 1.0}, 'at least 0 and below 1'),
     ({'layer_decay': 0.0}, 'optimizer.layer_decay=0.0 must be above 0'),

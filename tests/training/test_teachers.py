@@ -202,7 +202,7 @@ def test_the_contrastive_loss_can_be_left_out(config, tmp_path):
         'objective.added.distillation': 0.0,
         'data.teachers': (),
       },
-      'leaves no loss',
+      'leaves no loss that compares images with texts',
     ),
   ],
 )
@@ -235,9 +235,9 @@ def test_a_run_says_what_it_learns_from(config, tmp_path):
   run = prepared(config, tmp_path)
   with open_workdir(tmp_path) as workdir:
     lines = describe_run(run, workdir, 0, ['a'], True).splitlines()
-  (line,) = [line for line in lines if line.startswith('views ')]
+  lines = dict(line.split(None, 1) for line in lines)
   folders = ', '.join(config.data.teachers)
-  assert line == (
-    f'views       3 of each image, as seen by {folders}; logit scales 12.54, '
-    '12.54, weight 0.75 beside 0.25'
+  assert lines['views'] == (
+    f'3 of each image, as seen by {folders}; logit scales 12.54, 12.54'
   )
+  assert lines['model'].endswith('0.25 softmax + 0.75 distillation loss')
