@@ -29,6 +29,7 @@ from clip_jax.training.run_summary import (
   describe_raised_total,
   describe_run,
   draw_captions,
+  warn_of_short_average,
   warn_of_training_data,
   warn_of_truncated_captions,
 )
@@ -127,6 +128,7 @@ def _train(
     captions, are_all = draw_captions(run.sources)
     _print(describe_run(run, workdir, first, captions, are_all))
     warn_of_truncated_captions(run, captions)
+    warn_of_short_average(config)
     if run.evaluation_source is not None:
       warn_of_training_data(run)
   try:

@@ -24,6 +24,9 @@ from clip_jax.training.workdir import Workdir
 # a warning.
 _MIN_REPEATS = 8
 _MIN_REPEATED_FRACTION = 0.02
+# Of the first, random weights in the last of their moving averages, before a
+# warning.
+_MAX_RANDOM_PART = 0.01
 # Limits of reading captions before the first step.
 _MAX_RECORDS = 10_000
 _MAX_SECONDS = 3.0
@@ -109,6 +112,22 @@ def warn_of_training_data(run: Run) -> None:
       'others.'
     )
     print_warnings([line])
+
+
+def warn_of_short_average(config: Config) -> None:
+  """Warns on stderr if random weights make up a part of the last average."""
+  decay, steps = config.optimizer.ema_decay, config.total_steps
+  part = decay**steps
+  if not decay or config.initialize_from or part <= _MAX_RANDOM_PART:
+    return
+  # One digit of 8 / steps is off by a third at most: exp(-5) is left.
+  enough = max(0.0, 1 - float(f'{8 / steps:.1g}'))
+  line = (
+    f'optimizer.ema_decay={decay:g} over total_steps={steps:,} leaves '
+    f'{100 * part:.2g} % of the random first weights in the average that is '
+    f'evaluated and loaded: use at most {enough:g}, or more steps.'
+  )
+  print_warnings([line])
 
 
 def describe_run(

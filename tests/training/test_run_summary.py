@@ -12,6 +12,7 @@ from clip_jax.training.run import prepare_run
 from clip_jax.training.run_summary import (
   describe_run,
   draw_captions,
+  warn_of_short_average,
   warn_of_training_data,
   warn_of_truncated_captions,
 )
@@ -52,6 +53,30 @@ def test_a_run_is_told_in_a_few_lines(config, tmp_path, monkeypatch):
   assert '; 5 are done' in described(config, 5)
   config.data.batch_size = 2400
   assert 'an epoch is 0.01 steps' in described(config)
+
+
+@pytest.mark.parametrize(
+  ('decay', 'steps', 'advice'),
+  [
+    (0.999, 850, 'leaves 43 % of the random first weights'),
+    (0.999, 850, 'use at most 0.991,'),
+    (0.9999, 10_000, 'use at most 0.9992,'),
+    (0.5, 4, 'use at most 0,'),
+    (0.99, 850, None),
+    (0.0, 4, None),
+  ],
+)
+def test_random_weights_in_an_average_are_warned_of(
+  decay, steps, advice, capsys
+):
+  config = tiny_config()
+  config.optimizer.ema_decay, config.total_steps = decay, steps
+  warn_of_short_average(config)
+  said = capsys.readouterr().err
+  assert (advice in said) if advice else not said
+  config.initialize_from = 'a/model'  # whose weights are no noise
+  warn_of_short_average(config)
+  assert capsys.readouterr().err == ''
 
 
 def test_captions_that_are_the_same_are_counted(config, tmp_path):
