@@ -63,6 +63,10 @@ def abstract_variables(config: CLIPConfig) -> dict[str, Any]:
   return jax.eval_shape(init, jax.random.key(0), images, tokens)
 
 
+# The part of the parameters of a run that no loaded model has.
+TRAINING_ONLY = 'self_distillation'
+
+
 def check_variables(
   config: CLIPConfig, arrays: Mapping[str, Any], where: str
 ) -> None:

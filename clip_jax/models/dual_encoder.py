@@ -198,6 +198,11 @@ class DualEncoder(nn.Module):
       outputs['text_features'] = unit_length(self._project_text(pooled))
     return outputs
 
+  def first_teacher(self, params: Any) -> dict[str, Any]:
+    """Returns a momentum teacher: none, but of a `SelfDistilledEncoder`."""
+    del params
+    return {}
+
   def temperature(self) -> tuple[Float[Array, ''], Float[Array, '']]:
     """Returns the exponentiated logit scale, and the logit bias, or 0."""
     scale = jnp.exp(self.logit_scale)
@@ -266,7 +271,7 @@ class DualEncoder(nn.Module):
     return image_tokens(self.image, images, *layers, **options)
 
 
-def unit_length(x: Float[Array, 'B E']) -> Float[Array, 'B E']:
+def unit_length(x: Float[Array, '*B E']) -> Float[Array, '*B E']:
   """Returns rows divided by their L2 norm; a row of zeros stays one."""
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   return x * jnp.where(square > 0, jnp.maximum(square, 1e-24), 1.0) ** -0.5

@@ -9,7 +9,7 @@ of logits too, as in `contrastive.distributed_softmax_loss`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -61,8 +61,16 @@ PREDICTIVE = {
 }
 
 
+# Terms that a momentum teacher gives the answers to, and that may begin late.
+TAUGHT = ('self_distillation', 'masked_prediction')
+
+
 def objective_of(
-  fields: Any, model: CLIPConfig, mesh: Mesh, axes: Axes
+  fields: Any,
+  model: CLIPConfig,
+  mesh: Mesh,
+  axes: Axes,
+  taught: Mapping[str, Term] | None = None,
 ) -> Objective:
   """Returns what a config asks for: a loss, and terms beside it.
 
@@ -70,13 +78,17 @@ def objective_of(
     fields: `objective` of configs/base.py.
     model: has the decoder that a term needs.
     mesh, axes: the devices, and the axes over which the batch is split.
+    taught: those of `TAUGHT` that are computed.
   """
+  taught = taught or {}
   form = fields.form, mesh, axes, fields.chunk
   if fields.name in PREDICTIVE:
     term = make_term(fields.name, model)
     return make_objective(None, {fields.name: (fields.weight, term)})
 
   def term_of(name: str) -> Term:
+    if name in taught:
+      return taught[name]
     if name != 'distillation':
       return make_term(name, model)
     from clip_jax.objectives.distillation import distillation_term
@@ -88,7 +100,7 @@ def objective_of(
     {
       name: (weight, term_of(name))
       for name, weight in fields.added.items()
-      if weight
+      if weight and (name in taught or name not in TAUGHT)
     },
     fields.weight,
   )

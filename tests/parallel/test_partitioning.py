@@ -14,6 +14,7 @@ from clip_jax.models import presets
 from clip_jax.models.config import LoRAConfig
 from clip_jax.models.counting import abstract_variables
 from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.models.self_distillation import SelfDistilledEncoder
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import make_mesh
 from clip_jax.training.optimizer import make_optimizer
@@ -53,6 +54,30 @@ def test_every_array_of_a_decoder_has_one_row_of_its_rank(model):
   assert logits.spec == P('fsdp', 'tensor')
 
 
+def state_with_a_teacher():
+  """The parameters of heads, and a teacher's arrays."""
+  module = SelfDistilledEncoder(TINY)
+  images, tokens = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8), jnp.int32)
+
+  def init():
+    params = module.init(jax.random.key(0), images, tokens)['params']
+    return {'params': params, 'teacher': module.first_teacher(params)}
+
+  return jax.eval_shape(init)
+
+
+def test_every_array_of_a_teacher_has_one_row_of_its_rank():
+  state = state_with_a_teacher()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    assert len(partitioning.rule_for(path_name(path))) <= leaf.ndim
+  placed = partitioning.shardings(state, make_mesh(2, 2, 2))
+  teacher = placed['teacher']['params']
+  assert teacher['image'] == placed['params']['image']
+  head = teacher['self_distillation']['patch_head']
+  assert head['prototypes'].spec == P('fsdp', 'tensor')
+  assert placed['teacher']['centre']['patch_head'].spec == P('tensor')
+
+
 def test_each_row_is_somebodys():
   """A row that no published shape needs would never be looked at again."""
   shapes = [
@@ -70,6 +95,10 @@ def test_each_row_is_somebodys():
   moments = jax.eval_shape(muon.init, abstract_params(TINY))
   names |= {
     path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(moments)
+  }
+  names |= {
+    path_name(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(state_with_a_teacher())
   }
   for end, _ in partitioning.RULES:
     assert any(re.search(rf'(^|/){end}$', name) for name in names), end
