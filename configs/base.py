@@ -210,6 +210,10 @@ def get_config() -> ConfigDict:
   c.objective.added.captioning = 0.0  # predict the caption, by model.decoder
   # The divergence from the softmaxes of data.teachers (MobileCLIP).
   c.objective.added.distillation = 0.0
+  # Small crops are to say what a momentum teacher, an average of the image
+  # tower, says of a large one (SILC); and masked patches likewise (TIPS).
+  c.objective.added.self_distillation = 0.0
+  c.objective.added.masked_prediction = 0.0
   # Which logits are in memory at a time. dense: all, one formula over whole
   # arrays; all_gather: on each device its own rows; chunked: a tile of these;
   # ring: a tile, and no device ever has all features.
@@ -221,6 +225,19 @@ def get_config() -> ConfigDict:
   c.objective.max_logit_scale = 100.0  # the temperature's limit; 0: none
   # 1 / temperature of each of the teachers; (): that which each has learned.
   c.objective.teacher_scales = ()
+  # Of self_distillation and masked_prediction.
+  c.objective.self_distillation = ConfigDict()
+  c.objective.self_distillation.begin = 0.8  # fraction of total_steps before
+  c.objective.self_distillation.local_views = 8  # of each image
+  c.objective.self_distillation.local_size = 96  # pixels a side of these
+  c.objective.self_distillation.masked = 0.5  # fraction of the patches
+  c.objective.self_distillation.teacher_decay = 0.996  # of the average
+  c.objective.self_distillation.centre_decay = 0.9  # of the mean of its logits
+  c.objective.self_distillation.student_temperature = 0.1
+  c.objective.self_distillation.teacher_temperature = 0.04
+  c.objective.self_distillation.hidden = 2_048  # width of a head
+  c.objective.self_distillation.features = 256  # that it compares
+  c.objective.self_distillation.prototypes = 65_536  # with so many
 
   c.optimizer = ConfigDict()
   # adamw; lion (arXiv 2302.06675: a rate 3 to 10 times lower, a decay as many

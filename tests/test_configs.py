@@ -107,6 +107,7 @@ def test_recipes_are_the_papers(recipe):
     *PAPER,
     'siglip_b16',
     'naflex_b16',
+    'siglip2_b16',
     'coca_base',
     'finetune',
     'lit_b16',
@@ -126,6 +127,26 @@ def test_a_recipe_can_be_laid_out_on_its_topology(recipe):
   check_config(config)
   check_objective(config, model)
   assert config.data.batch_size % topology.chips == 0
+
+
+def test_siglip_2_has_the_papers_settings():
+  """SigLIP 2 (arXiv 2502.14786), sections 2.1 to 2.3, for a ViT-B/16."""
+  config = importlib.import_module('configs.siglip2_b16').get_config()
+  added, own = config.objective.added, config.objective.self_distillation
+  assert config.objective.name == 'sigmoid'
+  assert (config.objective.weight, added.captioning) == (1, 1)
+  assert added.self_distillation == 0.25
+  assert added.masked_prediction == 0.25 * 0.25
+  assert (own.begin, own.local_views, own.masked) == (0.8, 8, 0.5)
+  assert (config.data.batch_size, config.total_steps) == (32_768, 1_220_703)
+  optimizer = config.optimizer
+  assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-3, 20_000)
+  assert (optimizer.clip_norm, optimizer.schedule) == (1, 'cosine')
+  model = planned_model(with_defaults(config))
+  assert (model.image.patches, model.text.context_length) == (256, 64)
+  assert model.decoder.depth == model.text.depth // 2
+  for name in ('width', 'heads', 'mlp_ratio', 'activation'):
+    assert getattr(model.decoder, name) == getattr(model.text, name)
 
 
 def test_the_second_stage_of_clipa_sees_all_that_the_first_left_out():

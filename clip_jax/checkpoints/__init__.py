@@ -3,6 +3,7 @@
     WORKDIR/checkpoints/STEP/
       params, opt_state   arrays; of a ResNet, batch_stats too
       ema                 arrays: averaged weights, with optimizer.ema_decay
+      teacher             arrays, with self-distillation: its moving averages
       description         JSON: model, tokenizer, preprocessing
       position            JSON: step, and the seed that orders the data
 

@@ -24,7 +24,7 @@ from clip_jax.files import check_folder
 from clip_jax.models.description import Description
 from clip_jax.parallel import distributed
 
-_TREES = ('params', 'opt_state', 'batch_stats', 'ema')
+_TREES = ('params', 'opt_state', 'batch_stats', 'ema', 'teacher')
 _ITEMS = (*_TREES, 'description', 'position')
 
 _CHUNK = 4 * 2**20  # bytes
@@ -38,6 +38,7 @@ class Restored:
   opt_state: Any
   batch_stats: Any
   ema: Any
+  teacher: Any
   step: int
 
 
@@ -187,6 +188,7 @@ class Checkpoints:
         arrays['opt_state'],
         arrays.get('batch_stats', {}),
         arrays.get('ema', {}),
+        arrays.get('teacher', {}),
         step,
       )
     if damaged:

@@ -1,7 +1,7 @@
 """Reads checkpoints for inference, and what describes them."""
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from orbax.checkpoint import type_handlers
 
 from clip_jax.errors import FailureError, UsageError, print_warnings
 from clip_jax.files import check_folder
-from clip_jax.models.counting import check_variables
+from clip_jax.models.counting import TRAINING_ONLY, check_variables
 from clip_jax.models.description import Description
 from clip_jax.trees import flat, nested, path_name
 
@@ -98,8 +98,13 @@ def _read(
   path = epath.Path(directory).absolute()
   averages = {}
   if averaged and (path / 'ema').exists():
-    averages = flat(restore_numpy(path / 'ema'))
-  params = flat(restore_numpy(path / 'params', without=averages))
+    averages = flat(restore_numpy(path / 'ema', _is_training_only))
+  params = flat(
+    restore_numpy(
+      path / 'params',
+      lambda name: name in averages or _is_training_only(name),
+    )
+  )
   variables = {'params': nested(params | averages)}
   if (path / 'batch_stats').exists():
     variables['batch_stats'] = restore_numpy(path / 'batch_stats')
@@ -108,12 +113,18 @@ def _read(
   return variables, description
 
 
+def _is_training_only(name: str) -> bool:
+  return name.startswith(f'{TRAINING_ONLY}/')
+
+
 def _read_item_description(path: epath.Path) -> Description:
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     return Description.from_dict(reader.restore(path / 'description'))
 
 
-def restore_numpy(path: epath.Path, without: Collection[str] = ()) -> Any:
+def restore_numpy(
+  path: epath.Path, without: Callable[[str], bool] = lambda name: False
+) -> Any:
   """Reads one item of a checkpoint in little more memory than it takes.
 
   Orbax would read a tree at once, into memory that a device then copies. Here
@@ -121,7 +132,7 @@ def restore_numpy(path: epath.Path, without: Collection[str] = ()) -> Any:
 
   Args:
     path: of the item's directory.
-    without: the paths of arrays that are not read; there is None in their
+    without: whether the array at a path is not read; there is None in its
       place.
   Returns:
     A tree of numpy arrays, which a CPU device takes without a copy.
@@ -132,7 +143,7 @@ def restore_numpy(path: epath.Path, without: Collection[str] = ()) -> Any:
     tree = reader.metadata(path).item_metadata.tree
   named, structure = jax.tree_util.tree_flatten_with_path(tree)
   leaves = [leaf for _, leaf in named]
-  is_read = [path_name(name) not in without for name, _ in named]
+  is_read = [not without(path_name(name)) for name, _ in named]
   context = type_handlers.get_ts_context(use_ocdbt=True)
   arrays: list[Any] = [None] * len(leaves)
   # The largest first: while it is decoded, most of the memory is still free.

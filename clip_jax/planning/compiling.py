@@ -47,7 +47,9 @@ def measure(
   Returns:
     'model' (fields of `CLIPConfig`), 'locked' (towers of which nothing is
     trained), 'fits', 'peak_bytes_per_chip', 'memory', and, where the program
-    fits and so exists, its costs.
+    fits and so exists, its costs. Where terms begin late, memory is that of the
+    larger of both steps, costs are those of the first, and 'later' has
+    'after_steps', and the 'step_seconds' from then on.
   Raises:
     UsageError: the config cannot work on this topology.
   """
@@ -63,13 +65,39 @@ def measure(
   batch = abstract_batch(
     program, model, config.data.batch_size, longest, teacher_dims
   )
-  held = held_bytes(program, batch)
   result: dict[str, Any] = {
     'model': model.to_dict(),
     'locked': program.optimizer.partition(program.state.params).locked(),
   }
-  lowered = program.train_step.lower(program.state, batch)
+  begin, step = program.later or (0, None)
+  lowered = [
+    one.lower(program.state, batch)
+    for one in (program.train_step, step)
+    if one is not None
+  ]
   compiles()
+  first, *later = (
+    _measure_step(one, program, batch, topology) for one in lowered
+  )
+  if not later:
+    return {**result, **first}
+  largest = max([first, *later], key=lambda one: one['peak_bytes_per_chip'])
+  if not first['fits'] or not largest['fits']:
+    return {**result, **largest}
+  of_memory = ('fits', 'peak_bytes_per_chip', 'memory')
+  return {
+    **result,
+    **first,
+    **{name: largest[name] for name in of_memory},
+    'later': {'after_steps': begin, 'step_seconds': later[0]['step_seconds']},
+  }
+
+
+def _measure_step(
+  lowered: Any, program: TrainProgram, batch: Any, topology: Topology
+) -> dict[str, Any]:
+  """Compiles a step; returns what it needs, and its costs where it fits."""
+  held = held_bytes(program, batch)
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
@@ -79,14 +107,12 @@ def measure(
     rest = max(needed - sum(held.values()), 0)
     memory = {**held, 'activations_and_temporaries': rest}
     return {
-      **result,
       'fits': False,
       'peak_bytes_per_chip': needed,
       'memory': memory,
     }
   memory = memory_of(compiled.memory_analysis(), held)
   return {
-    **result,
     'fits': True,
     'peak_bytes_per_chip': sum(memory.values()),
     'memory': memory,
@@ -200,6 +226,7 @@ def held_bytes(program: TrainProgram, batch: Any) -> dict[str, int]:
     'optimizer': _bytes_per_chip((state.step, state.opt_state)),
     'batch_statistics': _bytes_per_chip(state.batch_stats),
     'averaged_weights': _bytes_per_chip(state.ema),
+    'momentum_teacher': _bytes_per_chip(state.teacher),
     'batch': _bytes_per_chip(batch),
   }
 

@@ -52,6 +52,8 @@ def make_plan(
       what holds them.
     flops_per_chip, hbm_bytes_accessed_per_chip, collectives: of one step, from
       the compiled program.
+    later: where terms begin late, after how many steps, and how long a step
+      then takes; days and chip_hours have both kinds of steps.
     matrix_seconds, hbm_seconds, compute_seconds, collective_seconds,
       step_seconds, mfu, pairs_per_second, days, chip_hours: estimates; see
       `estimate.Estimate` and `assumptions`.
@@ -106,8 +108,12 @@ def _from_step_time(
   batch_size = config.data.batch_size
   lengths = config.data.sequence_lengths or ()
   longest = [max(lengths)] if lengths else []
+  mean = seconds
+  if later := plan.get('later'):
+    rest = 1 - later['after_steps'] / config.total_steps
+    mean += rest * (later['step_seconds'] - seconds)
   days, chip_hours = days_and_chip_hours(
-    seconds, config.total_steps, topology.chips
+    mean, config.total_steps, topology.chips
   )
   return {
     'mfu': model_flops_utilization(
@@ -228,6 +234,11 @@ def _schedule(plan: Plan) -> Iterable[str]:
     f'estimated: {_duration(plan["step_seconds"])} a step, '
     f'{plan["pairs_per_second"]:,.0f} pairs a second, MFU {plan["mfu"]:.0%}'
   )
+  if later := plan.get('later'):
+    yield (
+      f'after {later["after_steps"]:,} steps, when terms begin: '
+      f'{_duration(later["step_seconds"])} a step'
+    )
   yield (
     f'{steps:,} steps take {plan["days"]:,.1f} days and '
     f'{plan["chip_hours"]:,.0f} chip-hours'

@@ -21,6 +21,7 @@ from clip_jax.objectives.registry import (
   FORMS,
   OBJECTIVES,
   PREDICTIVE,
+  TAUGHT,
   check_chunk,
 )
 from clip_jax.parallel.mesh import (
@@ -218,6 +219,10 @@ def check_config(config: Config) -> None:
       'above 0, or 0 for no limit.'
     )
   _check_weights(config)
+  if taught_terms(config):
+    from clip_jax.objectives.self_distillation import check_fields
+
+    check_fields(config.objective.self_distillation)
   _check_teachers(config)
   if config.objective.name in PREDICTIVE:
     _check_predictive(config)
@@ -336,6 +341,18 @@ def _check_teachers(config: Config) -> None:
       f'objective.teacher_scales={tuple(scales)} for {len(teachers)} '
       'data.teachers: use a number above 0 for each, or () for their own.'
     )
+
+
+def taught_terms(config: Config) -> tuple[str, ...]:
+  """Returns those of `TAUGHT` that the objective has."""
+  return tuple(name for name in TAUGHT if config.objective.added[name])
+
+
+def first_taught_step(config: Config) -> int | None:
+  """Returns the updates before these terms begin; None where there are none."""
+  if not taught_terms(config):
+    return None
+  return int(config.objective.self_distillation.begin * config.total_steps)
 
 
 def views_of(config: Config) -> 'Views | None':

@@ -21,6 +21,7 @@ from clip_jax.evaluation.features.extraction import (
 from clip_jax.evaluation.tasks.pair_loss import evaluate_loss
 from clip_jax.evaluation.types import Features
 from clip_jax.inference.model import Model
+from clip_jax.models.counting import TRAINING_ONLY
 from clip_jax.training.config import has_text_features
 from clip_jax.training.metrics import TRAIN_PREFIX
 from clip_jax.training.run import Run
@@ -72,9 +73,11 @@ def evaluate(run: Run, model: Model) -> dict[str, Evaluation]:
 
 def model_of(run: Run, state: TrainState) -> Model:
   """Returns a state as a model that encodes on the run's devices."""
+  variables = state.variables
+  params = {k: v for k, v in variables['params'].items() if k != TRAINING_ONLY}
   return Model(
     run.description,
-    state.variables,
+    {**variables, 'params': params},
     mesh=run.program.mesh,
     dtype=run.config.model.dtype,
     batch_size=run.config.evaluation.batch_size,

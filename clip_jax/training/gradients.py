@@ -118,13 +118,24 @@ def micro_batch_gradients(
     )
     return (loss, parts), total, updated
 
+  split, join = micro_batches(mesh, micro_batch)
+  return gradients
+
+
+def micro_batches(
+  mesh: Mesh, micro_batch: int
+) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+  """Returns functions that split an array of pairs, [B, ...], and join it.
+
+  The first gives [B/m, m, ...]. Each device's rows go into all micro-batches:
+  none has to move.
+  """
   shards = batch_shard_count(mesh)
   per_device = micro_batch // shards
   pieces_sharding = NamedSharding(mesh, P(None, BATCH_AXES))
   batch_sharding = NamedSharding(mesh, P(BATCH_AXES))
 
   def split(x):
-    # Each device's rows go into all micro-batches: none has to move.
     x = x.reshape(shards, -1, per_device, *x.shape[1:]).swapaxes(0, 1)
     x = x.reshape(-1, micro_batch, *x.shape[3:])
     return jax.lax.with_sharding_constraint(x, pieces_sharding)
@@ -134,7 +145,7 @@ def micro_batch_gradients(
     x = x.reshape(-1, *x.shape[3:])
     return jax.lax.with_sharding_constraint(x, batch_sharding)
 
-  return gradients
+  return split, join
 
 
 def _shard_as_params(gradients: Any, mesh: Mesh) -> Any:

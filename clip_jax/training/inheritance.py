@@ -21,6 +21,7 @@ from clip_jax import tokenizers
 from clip_jax.checkpoints.reading import read_description
 from clip_jax.errors import UsageError
 from clip_jax.models.config import CLIPConfig
+from clip_jax.models.counting import TRAINING_ONLY
 from clip_jax.models.description import Description
 from clip_jax.models.lora import is_adapter
 from clip_jax.models.positions import resize_model
@@ -334,8 +335,10 @@ def inherit_weights(
     own = flat(state.params)
     start.reinitialized |= paths_matching(anew, own, 'initialize_anew')
   new = start.reinitialized | (set() if model.decoder else {'decoder'})
-  # The model that was read has no adapters: those of the state begin anew.
+  # The model that was read has no adapters, and no heads of self-distillation:
+  # those of the state begin anew.
   new |= {name for name in flat(state.params) if is_adapter(name)}
+  new.add(TRAINING_ONLY)
   arrays = {
     'params': {k: v for k, v in params.items() if not _is_new(k, new)},
     'batch_stats': flat(variables.get('batch_stats', {})),

@@ -186,6 +186,7 @@ def _restore(run: Run, checkpoints: Checkpoints) -> TrainState | None:
     restored.opt_state,
     restored.batch_stats,
     restored.ema,
+    restored.teacher,
   )
 
 
@@ -224,7 +225,8 @@ def _run_steps(
     )
     for step in range(first + 1, total + 1):
       profile.before_step(step, workdir.folder, prefetcher.drain)
-      state, metrics = run.program.train_step(state, prefetcher.next())
+      train_step = run.program.step_after(step - 1)
+      state, metrics = train_step(state, prefetcher.next())
       prefetcher.submit(
         step, metrics, log=_is_due(step, config.log_every_steps, total)
       )

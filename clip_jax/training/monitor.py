@@ -14,6 +14,7 @@ from clip_jax.files import append
 from clip_jax.models.counting import model_flops_utilization
 from clip_jax.parallel import distributed
 from clip_jax.progress import TrainingProgress
+from clip_jax.training.config import first_taught_step
 from clip_jax.training.metrics import TRAIN_PREFIX
 from clip_jax.training.prefetch import FinishedStep
 from clip_jax.training.run import Run, caption_rule
@@ -137,7 +138,9 @@ class RunMonitor:
       self._run.config.data.sequence_lengths,
       self._locked,
     )
-    if utilization is not None:
+    begin = first_taught_step(self._run.config)
+    # The arithmetic of a teacher's views is not among what is counted.
+    if utilization is not None and (begin is None or finished.step <= begin):
       numbers['train/mfu'] = utilization
     self._write(finished.step, numbers)
     self._progress.report(finished.step, numbers)

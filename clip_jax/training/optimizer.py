@@ -25,12 +25,12 @@ SCHEDULES = ('cosine', 'linear', 'constant')
 RULES = ('adamw', 'lion', 'muon')
 MUON_MOMENTUM = 0.95
 
-# Gains, biases, the temperature, and single vectors: the class token, the query
-# of attention pooling, and what a caption decoder reads first (open_clip's rule
-# "one axis or none").
+# Gains, biases, the temperature, and single vectors: the class token, that of
+# masked patches, the query of attention pooling, and what a caption decoder
+# reads first (open_clip's rule "one axis or none").
 _NO_DECAY = re.compile(
-  r'(^|/)(scale|bias|logit_scale|logit_bias|class_embedding|probe|'
-  r'start_embedding)$'
+  r'(^|/)(scale|bias|logit_scale|logit_bias|probe|'
+  r'(class|mask|start)_embedding)$'
 )
 
 

@@ -5,6 +5,8 @@ step.py is the arithmetic. `build_train_program` builds it for a config, and
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,15 @@ from jax.sharding import Mesh
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.objectives.objective import Term
 from clip_jax.objectives.registry import objective_of
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
-from clip_jax.training.config import Config, check_objective, optimizer_fields
+from clip_jax.training.config import (
+  Config,
+  check_objective,
+  first_taught_step,
+  optimizer_fields,
+)
 from clip_jax.training.optimizer import Optimizer, make_optimizer
 from clip_jax.training.state import TrainState, abstract_state
 from clip_jax.training.step import TrainStep, make_train_step
@@ -34,6 +42,14 @@ class TrainProgram:
   optimizer: Optimizer
   state: TrainState  # shapes, dtypes and shardings
   train_step: TrainStep  # jitted, its state donated
+  # Where a momentum teacher begins late: the updates before, and its step.
+  later: tuple[int, TrainStep] | None = None
+
+  def step_after(self, done: int) -> TrainStep:
+    """Returns the jitted step that comes after so many updates."""
+    if self.later is None or done < self.later[0]:
+      return self.train_step
+    return self.later[1]
 
 
 def build_train_program(
@@ -51,25 +67,42 @@ def build_train_program(
   """
   check_objective(config, model)
   dtype, remat = jnp.dtype(config.model.dtype), config.model.remat
-  module = DualEncoder(model, dtype, remat)
+  module: Any = DualEncoder(model, dtype, remat)
+  begin = first_taught_step(config)
+  if begin is not None:
+    from clip_jax.training import momentum_teacher
+
+    module = momentum_teacher.make_encoder(config, model, dtype, remat)
   rule = optimizer_fields(config, model)
   optimizer, schedule = make_optimizer(config.total_steps, **rule)
-  train_step = make_train_step(
-    module,
-    optimizer,
-    schedule,
-    objective_of(config.objective, model, mesh, BATCH_AXES),
-    preprocessing,
-    mesh,
-    seed=config.seed,
-    micro_batch=config.objective.micro_batch,
-    max_logit_scale=config.objective.max_logit_scale,
-    patch_dropout=config.model.patch_dropout,
-  )
+
+  def step_with(taught: Mapping[str, Term]) -> TrainStep:
+    return make_train_step(
+      module,
+      optimizer,
+      schedule,
+      objective_of(config.objective, model, mesh, BATCH_AXES, taught),
+      preprocessing,
+      mesh,
+      seed=config.seed,
+      micro_batch=config.objective.micro_batch,
+      max_logit_scale=config.objective.max_logit_scale,
+      patch_dropout=config.model.patch_dropout,
+    )
+
   state = abstract_state(module, optimizer, mesh)
-  return TrainProgram(
-    mesh, module, optimizer, state, jit_train_step(train_step, state, mesh)
-  )
+  step, later = step_with({}), None
+  if begin is not None:
+    step = momentum_teacher.before_teacher(step)
+    taught = momentum_teacher.with_teacher(
+      step_with, module, preprocessing, mesh, config, begin
+    )
+    if begin:
+      later = begin, jit_train_step(taught, state, mesh)
+    else:
+      step = taught
+  compiled = jit_train_step(step, state, mesh)
+  return TrainProgram(mesh, module, optimizer, state, compiled, later)
 
 
 def jit_train_step(

@@ -13,9 +13,14 @@ from clip_jax.data.examples import Repeats
 from clip_jax.data.sources import Source, same_data, split_mixture
 from clip_jax.errors import print_warnings
 from clip_jax.models.config import ResNetConfig
-from clip_jax.models.counting import count_parameters
+from clip_jax.models.counting import TRAINING_ONLY, count_parameters
 from clip_jax.parallel.mesh import batch_shard_count
-from clip_jax.training.config import Config, has_text_features
+from clip_jax.training.config import (
+  Config,
+  first_taught_step,
+  has_text_features,
+  taught_terms,
+)
 from clip_jax.training.optimizer import make_schedule
 from clip_jax.training.run import Run
 from clip_jax.training.workdir import Workdir
@@ -154,6 +159,7 @@ def describe_run(
     ('  image', _image(run, count.image)),
     ('  text', _text(run, count.text)),
     *_decoder(run, count.decoder),
+    *_taught(run),
     *_trained(run),
     ('devices', _devices(run)),
     ('evaluation', _evaluation(run)),
@@ -264,6 +270,31 @@ def _decoder(run: Run, parameters: int) -> list[tuple[str, str]]:
     'pooled_image': 'predicts words from the pooled image',
   }[decoder.reads]
   return [('  decoder', f'{parameters:,} parameters, {reads}')]
+
+
+def _taught(run: Run) -> list[tuple[str, str]]:
+  """Returns a row on the terms that a momentum teacher gives answers to."""
+  begin = first_taught_step(run.config)
+  if begin is None:
+    return []
+  added = run.config.objective.added
+  heads, teacher = (
+    sum(leaf.size for leaf in jax.tree.leaves(tree))
+    for tree in (
+      run.program.state.params[TRAINING_ONLY],
+      run.program.state.teacher,
+    )
+  )
+  terms = ' and '.join(
+    f'{name} (weight {added[name]:g})' for name in taught_terms(run.config)
+  )
+  return [
+    (
+      '  teacher',
+      f'from step {begin + 1:,} on, for {terms}: {teacher:,} averages; heads '
+      f'of {heads:,} parameters, which only training needs',
+    )
+  ]
 
 
 def _devices(run: Run) -> str:

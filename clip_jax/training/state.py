@@ -29,6 +29,8 @@ class TrainState:
   # Moving averages, by the paths of their parameters: of those that have a
   # trained layer, with `optimizer.ema_decay`. Otherwise {}.
   ema: Any = flax.struct.field(default_factory=dict)
+  # With self-distillation, a `momentum_teacher.Teacher`'s arrays; else {}.
+  teacher: Any = flax.struct.field(default_factory=dict)
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def init_state(
     opt_state=optimizer.init(params),
     batch_stats=variables.get('batch_stats', {}),
     ema=ema,
+    teacher=jax.tree.map(jnp.copy, module.first_teacher(params)),
   )
 
 

@@ -130,11 +130,8 @@ def make_train_step(
         ),
       }
     params = partition.updated(state.params, trained)
-    ema = jax.tree.map(
-      lambda mean, new: mean + (1 - optimizer.ema_decay) * (new - mean),
-      state.ema,
-      partition.averaged(params) if state.ema else {},
-    )
+    averaged = partition.averaged(params) if state.ema else {}
+    ema = moving_average(state.ema, averaged, optimizer.ema_decay)
     metrics = {
       'loss': loss,
       'learning_rate': schedule(state.step),
@@ -143,10 +140,17 @@ def make_train_step(
       'skipped': 1.0 - finite,
       **{f'loss_{name}': part for name, part in parts.items()},
     }
-    updated = TrainState(state.step + 1, params, opt_state, batch_stats, ema)
+    updated = TrainState(
+      state.step + 1, params, opt_state, batch_stats, ema, state.teacher
+    )
     return _apply_if(finite, updated, state), metrics
 
   return train_step
+
+
+def moving_average(mean: Any, new: Any, decay: float) -> Any:
+  """Returns `mean` after a step towards `new`, of the same tree."""
+  return jax.tree.map(lambda m, n: m + (1 - decay) * (n - m), mean, new)
 
 
 def _apply_if(finite: jax.Array, updated: TrainState, state: TrainState) -> Any:

@@ -19,13 +19,13 @@ from clip_jax.planning.compiling import (
   plan_teachers,
   planned_model,
 )
-from clip_jax.planning.plan import make_plan
+from clip_jax.planning.plan import describe, make_plan
 from clip_jax.planning.topology import GIB, parse_topology
 from clip_jax.training.config import check_devices
 from clip_jax.training.program import build_train_program
 from clip_jax.training.run import complete_config
 from clip_jax.trees import flat
-from configs import base, lit_b16
+from configs import base, lit_b16, siglip2_b16
 from tests.golden_models import GOLDENS
 from tests.tiny import TINY, tiny_config
 
@@ -210,6 +210,39 @@ def test_a_plan_of_a_locked_image_tower_has_less_to_do():
   for name in ('optimizer', 'activations_and_temporaries'):
     assert locked['memory'][name] < whole['memory'][name]
   assert locked['flops_per_chip'] < whole['flops_per_chip']
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_plan_of_siglip_2_has_both_parts_of_the_run():
+  """The recipe, shrunken."""
+  config = siglip2_b16.get_config()
+  config.model.preset = ''
+  config.model.update(
+    embed_dim=128, initial_logit_scale=10.0, initial_logit_bias=-10.0
+  )
+  for part in ('image', 'text', 'decoder'):
+    config.model[part].update(width=128, depth=2, heads=2)
+  config.model.image.update(
+    patch_size=16, pooling='attention', class_token=False, pre_norm=False,
+    projection='none',
+  )  # fmt: skip
+  config.model.text.update(vocab_size=64, context_length=8, causal=False)
+  config.data.batch_size, config.total_steps = 16, 100
+  config.data.image_size = 64
+  config.objective.self_distillation.update(
+    local_size=32, hidden=128, features=128, prototypes=256
+  )
+  config.mesh.fsdp = 2
+  plan = make_plan(config, parse_topology('v5e:2x2'))
+  assert plan['fits']
+  assert plan['memory']['momentum_teacher'] > 0
+  later = plan['later']
+  assert later['after_steps'] == 80
+  assert later['step_seconds'] > plan['step_seconds']
+  seconds = 80 * plan['step_seconds'] + 20 * later['step_seconds']
+  assert plan['chip_hours'] == pytest.approx(seconds / 3600 * 4)
+  assert 'after 80 steps, when terms begin: ' in describe('siglip2', plan)
 
 
 @needs_libtpu
