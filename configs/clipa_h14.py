@@ -53,6 +53,7 @@ def get_config(stage: str = 'pretrain') -> ConfigDict:
   else:
     _set_sizes(c, pairs=524_288_000, batch_size=32_768, image=224, text=32)
     c.model.patch_dropout = 0.3
+    c.mesh.fsdp = 4  # beside whole parameters, the activations do not fit
     c.optimizer.update(learning_rate=4e-7 * 128, warmup_steps=800)
   c.evaluation.every_steps = 10_000
   return c
