@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import emoji
 
-STEPS, BATCH_SIZE = 480, 256
+STEPS, BATCH_SIZE = 360, 256
 BASELINE = 'contrastive'
 
 # The variants by name, each with the fields of the baseline's config that it
