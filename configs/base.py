@@ -88,7 +88,9 @@ def get_config() -> ConfigDict:
   # all None there is none. It has the text tower's vocabulary and context.
   c.model.decoder = ConfigDict()
   # tokens: a language model of its own; text_tower: goes on from that (CoCa);
-  # pooled_image: a linear layer, for bag_of_words, without the fields below.
+  # image_prefix: a language model that reads the image's tokens first, through
+  # a projector, and then its own (LLaVA); pooled_image: a linear layer, for
+  # bag_of_words, without the fields below.
   c.model.decoder.reads = placeholder(str)
   c.model.decoder.width = placeholder(int)
   c.model.decoder.depth = placeholder(int)
@@ -96,6 +98,9 @@ def get_config() -> ConfigDict:
   c.model.decoder.mlp_ratio = placeholder(float)
   c.model.decoder.activation = placeholder(str)
   c.model.decoder.norm_eps = placeholder(float)
+  # The block of a ViT whose patch tokens are read, as -2, LLaVA's; None: all
+  # tokens after the last LayerNorm.
+  c.model.decoder.image_layer = placeholder(int)
 
   # clip, sentencepiece:PATH, siglip:PATH, hf:PATH, or initialize_from: that
   # model's own. '': the last one where there is such a model, otherwise clip.
@@ -280,7 +285,7 @@ def get_config() -> ConfigDict:
 
   c.evaluation = ConfigDict()
   c.evaluation.every_steps = 1_000  # and after the last; 0: only after it
-  c.evaluation.tasks = ()  # zero_shot, retrieval
+  c.evaluation.tasks = ()  # zero_shot, retrieval, captioning (of a decoder)
   c.evaluation.data = ''  # a SPEC; of its captions there is also the loss
   # True also evaluates as many pairs of data.train, to show overfitting.
   c.evaluation.train_sample = True

@@ -55,12 +55,19 @@ TINY_SIGLIP = dataclasses.replace(
   ),
 )
 
-# With caption decoders: CoCa's, and figure 2's language model and bag of words.
+# With caption decoders: CoCa's, figure 2's language model and bag of words, and
+# one whose prefix is the image, as LLaVA's.
 TINY_COCA = dataclasses.replace(
   TINY, decoder=DecoderConfig('text_tower', width=32, depth=2, heads=4)
 )
 TINY_CAPTIONER = dataclasses.replace(
   TINY, decoder=DecoderConfig('tokens', width=24, depth=2, heads=2, only=True)
+)
+TINY_PREFIXED = dataclasses.replace(
+  TINY,
+  decoder=DecoderConfig(
+    'image_prefix', width=24, depth=2, heads=2, image_layer=-2, only=True
+  ),
 )
 TINY_BAG = dataclasses.replace(
   TINY, decoder=DecoderConfig('pooled_image', only=True)

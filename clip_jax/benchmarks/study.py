@@ -21,7 +21,7 @@ from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics, series
 from clip_jax.training.writers import Outputs
 
-METRIC = 'eval/zero_shot/top1'
+METRIC = 'eval/zero_shot/top1'  # of a study whose recipe names no others
 RESULTS = 'results.json'
 
 
@@ -90,19 +90,26 @@ def run_folder(workdir: Path, variant: str, seed: int) -> Path:
 
 
 def read_curve(
-  workdir: Path, variant: str, config: Config, seeds: Sequence[int]
+  workdir: Path,
+  variant: str,
+  config: Config,
+  seeds: Sequence[int],
+  metric: str = METRIC,
 ) -> Curve | None:
   """Returns the measurements that the finished runs of a variant have made.
 
   They are those at steps where all of these runs were measured, which may have
   been trained with other `evaluation.every_steps`. None where no run has
   finished.
+
+  Args:
+    metric: one of metrics.jsonl, a fraction.
   """
   runs: list[dict[int, float]] = []
   speeds = []
   for seed in seeds:
     rows = read_metrics(run_folder(workdir, variant, seed))
-    steps, accuracies = series(rows, METRIC)
+    steps, accuracies = series(rows, metric)
     if not steps or steps[-1] < config.total_steps:
       continue
     runs.append(dict(zip(steps, accuracies, strict=True)))

@@ -14,6 +14,7 @@ tasks:
   few_shot      the same on a few examples a class, and where it meets zero-shot
   robustness    what a shift of the data costs, and adapting to its classes
   overlap       accuracy with and without images that were trained on
+  captioning    how often a decoder writes the caption that an image has
   bias          which names the images of each group are given
 
 examples:

@@ -14,11 +14,14 @@ examples:
 The file has STUDIES, a table from the name of a study to those of its variants,
 and get_config(VARIANT) (configs/ablation.py: figure 2 of the CLIP paper and the
 other choices of its section 2.3). Without --study, the first one is made. What
-the command line says of the config holds for all variants.
+the command line says of the config holds for all variants. Variants are
+compared by their zero-shot accuracy, unless the file has METRICS, a table from
+the name of a measure to its metric (configs/vlm_emoji.py).
 
 The workdir gets a run directory for each variant and seed, results.json, and
-for each study a figure, STUDY.png: zero-shot accuracy over images processed,
-with 95 % intervals over the seeds. SIGTERM or Ctrl-C saves and ends; the same
+for each study a figure, STUDY.png: the measure over images processed, with
+95 % intervals over the seeds. Of several measures, each has a figure,
+STUDY_METRIC.png. SIGTERM or Ctrl-C saves and ends; the same
 command then goes on from there, and skips the runs that are done.
 """
 
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ['define_flags', 'parse', 'run']
 
 Studies = Mapping[str, Sequence[str]]
+# Measures, as they are called, and the metrics that they are.
+Metrics = Mapping[str, str]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -78,7 +83,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       f'--config={path}:{argument}: a study trains the variants of STUDIES: '
       f'leave out :{argument}, and choose with --study.'
     )
-  studies = _chosen(_studies_of(path), values.study)
+  module = _module_of(path)
+  studies = _chosen(_studies_of(module, path), values.study)
   names = dict.fromkeys(name for own in studies.values() for name in own)
   stated = {name: _field(values.config, name) for name in stated_fields(values)}
   variants = {name: _variant(path, name, stated) for name in names}
@@ -90,17 +96,22 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   keep_freed_memory()
   use_cpu_devices(values.config.mesh.cpu_devices)
   workdir, seeds = Path(values.workdir), range(values.seeds)
+  metrics: Metrics = getattr(
+    module, 'METRICS', {'zero-shot accuracy': study.METRIC}
+  )
+  measured = _named(studies, metrics)
   curves: dict[str, list[Curve]] = {}
 
   def draw() -> None:
-    for name, own in studies.items():
+    for key, (name, measure) in measured.items():
       read = (
-        study.read_curve(workdir, one, variants[one], seeds) for one in own
+        study.read_curve(workdir, one, variants[one], seeds, metrics[measure])
+        for one in studies[name]
       )
-      curves[name] = [curve for curve in read if curve is not None]
-      if curves[name]:
-        rows = [dataclasses.asdict(curve) for curve in curves[name]]
-        write_figure(workdir / f'{name}.png', rows)
+      curves[key] = [curve for curve in read if curve is not None]
+      if curves[key]:
+        rows = [dataclasses.asdict(curve) for curve in curves[key]]
+        write_figure(workdir / f'{key}.png', rows, measure)
     study.write_results(workdir, curves)
 
   if not study.run_study(variants, seeds, workdir, draw):
@@ -109,21 +120,26 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   if values.json:
     print((workdir / study.RESULTS).read_text(encoding='utf-8'), end='')
     return
-  for name, own in curves.items():
-    _print_study(name, own)
+  for key, own in curves.items():
+    _print_study(*measured[key], own)
   print(f'figures and {study.RESULTS}: {workdir}')
 
 
-def _studies_of(path: Path) -> Studies:
-  """Returns the table of a config file.
-
-  Raises:
-    UsageError: it has none.
-  """
+def _module_of(path: Path) -> Any:
+  """Returns the module of a config file."""
   spec = importlib.util.spec_from_file_location(path.stem, path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)  # it ran before, when --config was read
+  return module
+
+
+def _studies_of(module: Any, path: Path) -> Studies:
+  """Returns the table of studies of a config file.
+
+  Raises:
+    UsageError: it has none.
+  """
   studies = getattr(module, 'STUDIES', None)
   if not studies:
     raise UsageError(
@@ -143,6 +159,18 @@ def _chosen(studies: Studies, asked: Sequence[str]) -> Studies:
   return {name: studies[name] for name in asked or [next(iter(studies))]}
 
 
+def _named(studies: Studies, metrics: Metrics) -> dict[str, tuple[str, str]]:
+  """Returns the study and the measure of each figure, by its name."""
+  if len(metrics) == 1:
+    [measure] = metrics
+    return {name: (name, measure) for name in studies}
+  return {
+    f'{name}_{metric.rpartition("/")[2]}': (name, measure)
+    for name in studies
+    for measure, metric in metrics.items()
+  }
+
+
 def _variant(path: Path, name: str, stated: Mapping[str, Any]) -> Any:
   """Returns the config of a variant, with what the command line says."""
   config = read_config(f'{path}:{name.replace(" ", "_")}')
@@ -156,13 +184,13 @@ def _field(config: Any, name: str) -> Any:
   return config
 
 
-def _print_study(name: str, curves: 'Sequence[Curve]') -> None:
-  """Prints the accuracy of each variant, and what it took."""
+def _print_study(name: str, measure: str, curves: 'Sequence[Curve]') -> None:
+  """Prints the result of each variant, and what it took."""
   from clip_jax.benchmarks.study import images_to_reach
   from clip_jax.report.page import percent
 
   seeds = plural(curves[0].seeds, 'seed')
-  print(f'{name}: zero-shot accuracy, mean of {seeds}')
+  print(f'{name}: {measure}, mean of {seeds}')
   lowest = min(curve.mean[-1] for curve in curves)
   for curve in sorted(curves, key=lambda curve: -curve.mean[-1]):
     interval = ''

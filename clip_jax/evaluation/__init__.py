@@ -35,6 +35,7 @@ EVALUATORS: tuple[str, ...] = (
   'few_shot',  # the same, on a few examples of each class
   'robustness',  # what a shift of the data costs
   'overlap',  # with what the model was trained on
+  'captioning',  # the caption that a decoder writes, and the image's own
   'bias',  # which names the images of each group are given
 )
 

@@ -33,6 +33,8 @@ class Encoders:
       static are the arguments of `models.image_tokens.image_tokens`.
     caption_scores: uint8 [B, S, S, 3] and the captions' int32 [P, N, T], in
       parts of N that are scored at once, to [B, P * N].
+    captions: uint8 [B, S, S, 3] to int32 [B, T], which mean nothing after the
+      end token.
   """
 
   module: DualEncoder
@@ -42,6 +44,7 @@ class Encoders:
   encode_image_with_pooled: Callable[..., tuple[jax.Array, jax.Array]]
   image_tokens: Callable[..., list[jax.Array]]
   caption_scores: Callable[..., jax.Array]
+  captions: Callable[..., jax.Array]
 
 
 @functools.lru_cache(maxsize=16)
@@ -67,17 +70,44 @@ def make_encoders(
     images = normalize(pixels, mean, std)
     return apply(variables, images, 'image_tokens', **options)
 
-  def caption_scores(variables, pixels, tokens):
+  def seen_by_decoder(variables, pixels):
     assert config.decoder is not None
     name, images = config.decoder.reads_image, normalize(pixels, mean, std)
-    arguments = tokens[0], frozenset({name})
-    seen = apply(variables, images, 'outputs', *arguments)[name]
+    no_text = jnp.zeros((1, 1), jnp.int32)
+    arguments = no_text, frozenset({name})
+    return apply(variables, images, 'outputs', *arguments)[name]
+
+  def caption_scores(variables, pixels, tokens):
+    seen = seen_by_decoder(variables, pixels)
 
     def score(part) -> jax.Array:
       return apply(variables, seen, 'caption_scores', part)
 
     scores = jax.lax.map(score, tokens)  # P B N
-    return scores.swapaxes(0, 1).reshape(len(pixels), -1)
+    return scores.swapaxes(0, 1).reshape(len(seen), -1)
+
+  def captions(variables, pixels):
+    """Adds the likeliest token to each caption, until all have ended."""
+    from clip_jax.models.decoder import likeliest_tokens
+
+    seen, length = (
+      seen_by_decoder(variables, pixels),
+      config.text.context_length,
+    )
+    positions = jnp.arange(length)
+
+    def is_unfinished(carry):
+      count, tokens = carry
+      is_end = (tokens == config.text.end_token) & (positions < count)
+      return (count < length) & ~is_end.any(axis=1).all()
+
+    def add_token(carry):
+      count, tokens = carry
+      best = apply(variables, seen, likeliest_tokens, tokens)
+      return count + 1, jnp.where(positions == count, best, tokens)
+
+    nothing = jnp.zeros((len(seen), length), jnp.int32)
+    return jax.lax.while_loop(is_unfinished, add_token, (0, nothing))[1]
 
   jit = jax.jit
   if mesh is not None:  # every process gets the whole result
@@ -92,6 +122,7 @@ def make_encoders(
       image_tokens, static_argnames=('layers', 'class_token', 'final_norm')
     ),
     caption_scores=jit(caption_scores),
+    captions=jit(captions),
   )
 
 

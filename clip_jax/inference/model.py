@@ -25,7 +25,7 @@ from clip_jax.inference.encoders import make_encoders
 from clip_jax.inference.inputs import ImageInputs
 from clip_jax.inference.zero_shot import ZeroShotModel, describe_model
 from clip_jax.models import presets
-from clip_jax.models.config import CLIPConfig, ResNetConfig
+from clip_jax.models.config import CLIPConfig, DecoderConfig, ResNetConfig
 from clip_jax.models.description import (
   OTHER_TOWER,
   WITH_ARTICLE,
@@ -314,17 +314,49 @@ class Model(ZeroShotModel):
     Raises:
       UsageError: the model has no caption decoder.
     """
+    self._decoder_config()
+    listed: list[Any] = [texts] if isinstance(texts, str) else list(texts)
+    tokens = self._tokenize(listed)
+    parts = _caption_parts(tokens, self.config.text.end_token)
+    scores = self._encode_images('caption_scores', images, tokens=parts)
+    return scores[:, : len(listed)]
+
+  def caption(self, images: ImageInputs) -> list[str]:
+    """Returns a caption for each image: always the likeliest next token.
+
+    Args:
+      images: as in `encode_image`.
+    Raises:
+      UsageError: the model has no decoder that predicts one token after
+        another.
+    """
+    if self._decoder_config().reads == 'pooled_image':
+      raise UsageError(
+        f'{self.origin or "this model"} predicts a bag of words, which has no '
+        'order: `Model.caption_scores` compares captions.'
+      )
+    tokenizer, end = self.tokenizer, self.config.text.end_token
+    rows = self._encode_images('captions', images)
+    lengths = np.argmax(rows == end, axis=1)
+    lengths[~(rows == end).any(axis=1)] = rows.shape[1]
+    return [
+      tokenizer.decode(row[row != tokenizer.bos_id]).strip()
+      for row in (row[:n] for row, n in zip(rows, lengths, strict=True))
+    ]
+
+  def _decoder_config(self) -> DecoderConfig:
+    """Returns the shape of the caption decoder.
+
+    Raises:
+      UsageError: there is none.
+    """
     if self.config.decoder is None:
       raise UsageError(
         f'{self.origin or "this model"} has no caption decoder: one that was '
         'trained with objective.added.captioning or a predictive '
         'objective.name has.'
       )
-    listed: list[Any] = [texts] if isinstance(texts, str) else list(texts)
-    tokens = self._tokenize(listed)
-    parts = _caption_parts(tokens, self.config.text.end_token)
-    scores = self._encode_images('caption_scores', images, tokens=parts)
-    return scores[:, : len(listed)]
+    return self.config.decoder
 
   def _encoder(
     self, name: str, **options: Any
@@ -344,6 +376,8 @@ class Model(ZeroShotModel):
     if name == 'caption_scores':
       width = math.prod(options['tokens'].shape[:2])
       nothing = np.empty((0, width), np.float32)
+    if name == 'captions':
+      nothing = np.empty((0, self.config.text.context_length), np.int32)
     if name == 'image_tokens':
       shapes = (
         token_shape(self.description, i, options['class_token'])

@@ -16,7 +16,7 @@ IMAGE_POOLING = ('class_token', 'average', 'attention')
 TEXT_POOLING = ('end', 'highest', 'last')
 TOWERS = ('image', 'text')
 PROJECTIONS = ('linear', 'affine', 'mlp', 'none')
-DECODER_READS = ('tokens', 'text_tower', 'pooled_image')
+DECODER_READS = ('tokens', 'text_tower', 'image_prefix', 'pooled_image')
 # Limits far above published models, and low enough that computing with the
 # shapes of a file from outside costs nothing.
 _MAX_NUMBER = 10_000_000
@@ -218,8 +218,14 @@ class DecoderConfig:
     reads: beside the image. 'tokens': the caption's tokens so far, by an
       embedding of its own (a language model, as in the paper's figure 2).
       'text_tower': the causal text tower's states of these (CoCa, arXiv
-      2205.01917). 'pooled_image': no text; from the pooled image alone it
-      predicts which words the caption has (the figure's bag of words).
+      2205.01917). 'image_prefix': as 'tokens', but the image's tokens stand
+      before them, through a projector of two layers, and no block attends to
+      the image otherwise (LLaVA, arXiv 2310.03744). 'pooled_image': no text;
+      from the pooled image alone it predicts which words the caption has (the
+      figure's bag of words).
+    image_layer: the block of a ViT whose patch tokens are read, as they leave
+      it, counted as by `Model.image_tokens`; None: all tokens after the last
+      LayerNorm, a class token among them.
     only: the model was trained to predict captions and nothing else, so that
       it classifies by these: its text features mean nothing.
   """
@@ -231,6 +237,7 @@ class DecoderConfig:
   mlp_ratio: float = 4.0
   activation: str = 'gelu'
   norm_eps: float = 1e-5
+  image_layer: int | None = None
   only: bool = False
 
   def __post_init__(self):
@@ -238,6 +245,7 @@ class DecoderConfig:
     sizes = ('width', 'depth', 'heads')
     if self.reads == 'pooled_image':
       given = [name for name in sizes if getattr(self, name)]
+      given += [] if self.image_layer is None else ['image_layer']
       if given:
         raise UsageError(
           "model.decoder.reads='pooled_image' is one linear layer: leave out "
@@ -317,6 +325,7 @@ class CLIPConfig:
         )
     if self.decoder is not None and self.decoder.reads == 'text_tower':
       _check_read_tower(self.text, self.decoder)
+    _check_image_layer(self.image, self.decoder)
     adapted = () if self.lora is None else self.lora.towers
     if 'image' in adapted and isinstance(self.image, ResNetConfig):
       raise UsageError(
@@ -457,6 +466,28 @@ def _check_read_tower(
     raise UsageError(
       f'model.decoder.width={decoder.width} must be model.text.width='
       f"{text.width}, whose states model.decoder.reads='text_tower' reads."
+    )
+
+
+def _check_image_layer(
+  image: ImageConfig, decoder: DecoderConfig | None
+) -> None:
+  """Refuses a block that the image tower does not have."""
+  if decoder is None or decoder.image_layer is None:
+    return
+  where = f'model.decoder.image_layer={decoder.image_layer!r}'
+  if isinstance(image, ResNetConfig):
+    raise UsageError(
+      f'{where} is a block of a ViT, and the image tower is a ResNet: leave it '
+      'out.'
+    )
+  depth = image.depth
+  if type(decoder.image_layer) is not int or not (
+    -depth <= decoder.image_layer < depth
+  ):
+    raise UsageError(
+      f'{where}: the image tower has {depth} blocks, so use 0 to {depth - 1}, '
+      f'or -{depth} to -1 from the end.'
     )
 
 

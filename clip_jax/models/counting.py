@@ -159,8 +159,11 @@ def _decoder_parameters(config: CLIPConfig) -> int:
     return (context.pooled_width + 1) * text.vocab_size
   width = decoder.width
   total = width * text.vocab_size + 3 * width  # logits, start, last LayerNorm
-  if decoder.reads == 'tokens':
+  if decoder.reads != 'text_tower':
     total += (text.vocab_size + text.context_length) * width
+  if decoder.reads == 'image_prefix':
+    total += (context.pooled_width + 1 + width + 1) * width  # the projector
+    return total + decoder.depth * _block_parameters(decoder)
   # Attention to the image: of two products with biases each side, and a
   # LayerNorm.
   cross = 2 * (width + 1) * width + 2 * (context.pooled_width + 1) * width
@@ -231,6 +234,8 @@ def _training_flops(
   tower, text, decoder = config.image, config.text, config.decoder
   reads = None if decoder is None else decoder.reads
   image = image_flops(config, patch_dropout, patches)
+  if decoder is not None and decoder.only and decoder.image_layer is not None:
+    image = _flops_up_to(config, decoder.image_layer, patch_dropout)
   if (
     not isinstance(tower, ResNetConfig)
     and tower.pooling == 'class_token'
@@ -266,12 +271,27 @@ def image_flops(
   if isinstance(tower, ResNetConfig):
     return _resnet_flops(tower) + 2 * tower.pooled_width * config.embed_dim
   tokens = tower.kept_patches(patch_dropout, patches) + tower.class_token
-  pixels = (patches or tower.patches) * 3 * tower.patch_size**2
-  total = 2 * pixels * tower.width + _stack_flops(tower, tokens)
+  total = _blocks_flops(tower, tokens, patches)
   if tower.pooling == 'attention':
     total += _query_flops(tower.width, tokens)
     total += 2 * tower.width * (tower.width + 2 * _hidden(tower))
   return total + _projection_flops(tower, config.embed_dim)
+
+
+def _blocks_flops(
+  tower: VisionTransformerConfig, tokens: int, patches: int | None = None
+) -> int:
+  """Returns the FLOPs of the patch embedding and of all blocks."""
+  pixels = (patches or tower.patches) * 3 * tower.patch_size**2
+  return 2 * pixels * tower.width + _stack_flops(tower, tokens)
+
+
+def _flops_up_to(config: CLIPConfig, layer: int, patch_dropout: float) -> int:
+  """Returns the FLOPs of an image up to a block of a ViT, and with it."""
+  tower: Any = config.image
+  tokens = tower.kept_patches(patch_dropout) + tower.class_token
+  below = dataclasses.replace(tower, depth=layer % tower.depth + 1)
+  return _blocks_flops(below, tokens)
 
 
 def text_flops(config: CLIPConfig) -> int:
@@ -290,15 +310,16 @@ def decoder_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
     return 2 * image.pooled_width * text.vocab_size
   seen = image.patches
   if not isinstance(image, ResNetConfig):
-    seen = image.kept_patches(patch_dropout) + image.class_token
+    seen = image.kept_patches(patch_dropout)
+    seen += image.class_token and decoder.image_layer is None
   width, tokens = decoder.width, text.context_length
+  logits = 2 * tokens * width * text.vocab_size
+  if decoder.reads == 'image_prefix':
+    projector = 2 * seen * (image.pooled_width + width) * width
+    return projector + _stack_flops(decoder, seen + tokens) + logits
   cross = 2 * tokens * width**2 + 2 * seen * image.pooled_width * width
   cross += 2 * tokens * seen * width  # logits and mixing
-  return (
-    _stack_flops(decoder, tokens)
-    + 2 * decoder.depth * cross
-    + 2 * tokens * width * text.vocab_size
-  )
+  return _stack_flops(decoder, tokens) + 2 * decoder.depth * cross + logits
 
 
 def _projection_flops(

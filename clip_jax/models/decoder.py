@@ -1,8 +1,9 @@
 """Predicts captions from images: their tokens one by one, or just their words.
 
 `CaptionDecoder` serves CoCa (arXiv 2205.01917), where it goes on from the text
-tower's states, and the language model of the paper's figure 2, where it reads
-tokens itself. `WordDecoder` is that figure's bag of words.
+tower's states, the language model of the paper's figure 2, where it reads
+tokens itself, and one as LLaVA's (arXiv 2310.03744), where an image's tokens
+stand before the text's. `WordDecoder` is that figure's bag of words.
 
 Shapes: B images, M tokens of an image and C their width, T tokens of a text, D
 width, V vocabulary.
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.layers import (
+  MLP,
   Dtype,
   LayerNorm,
   Transformer,
@@ -32,7 +34,10 @@ _NO_WORDS = -1e9  # a score below all others
 
 
 class CaptionDecoder(nn.Module):
-  """A causal Transformer whose blocks attend to the tokens of an image."""
+  """A causal Transformer that reads the tokens of an image.
+
+  They are its prefix, after a projector; or else its blocks attend to them.
+  """
 
   config: CLIPConfig
   dtype: Dtype = jnp.float32
@@ -45,7 +50,8 @@ class CaptionDecoder(nn.Module):
     image_tokens: Float[Array, 'B M C'],
     text_tokens: Float[Array, 'B T D'] | None = None,
     captions: int = 1,
-  ) -> Float[Array, 'B T']:
+    likeliest: bool = False,
+  ) -> Float[Array, 'B T'] | Int[Array, 'B T']:
     """Returns the log-probability of each token, given those before it.
 
     The first is predicted from the image alone, so that the sum up to the end
@@ -58,6 +64,7 @@ class CaptionDecoder(nn.Module):
       text_tokens: the text tower's, where the decoder reads these.
       captions: how many captions of its image, all of T / captions tokens, a
         row has one after another; they do not see each other.
+      likeliest: return the likeliest token of each position instead.
     Returns:
       Nats, in float32 (or wider); of each token by its own position.
     """
@@ -76,7 +83,7 @@ class CaptionDecoder(nn.Module):
       states = embedding(tokens)
     start = self.param('start_embedding', normal(0.02), (config.width,))
     x = _shift(states, start.astype(self.dtype), captions)
-    if config.reads == 'tokens':  # the text tower's states have positions
+    if config.reads != 'text_tower':  # whose states have positions
       positions = self.param(
         'position_embedding',
         normal(0.01),
@@ -87,11 +94,23 @@ class CaptionDecoder(nn.Module):
     transformer = Transformer(
       config, self.dtype, self.remat, name='transformer'
     )
-    x = transformer(x, mask, context=image_tokens)
+    if config.reads == 'image_prefix':
+      projector = MLP(
+        config.width,
+        'gelu',
+        config.width**-0.5,
+        self.dtype,
+        config.width,
+        name='projector',
+      )
+      first = image_tokens.shape[1]
+      x = jnp.concatenate([projector(image_tokens), x], axis=1)
+      x = transformer(x, _prefix_mask(mask, first))[:, first:]
+    else:
+      x = transformer(x, mask, context=image_tokens)
     x = LayerNorm(config.norm_eps, name='ln_final')(x)
-    return TokenLikelihood(text.vocab_size, self.dtype, name='logits')(
-      x, tokens
-    )
+    logits = TokenLikelihood(text.vocab_size, self.dtype, name='logits')
+    return logits(x, None if likeliest else tokens)
 
   def scores(
     self,
@@ -101,8 +120,8 @@ class CaptionDecoder(nn.Module):
   ) -> Float[Array, 'B N']:
     """Returns ln p(caption | image) of each caption for each image, in nats.
 
-    The captions go through the decoder as one row, so that what each block
-    reads of an image is computed once for all of them.
+    The captions go through the decoder as one row, so that what is read of an
+    image is computed once for all of them.
 
     Args:
       image_tokens, text_tokens: as in `__call__`.
@@ -147,17 +166,20 @@ class TokenLikelihood(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T D'], tokens: Int[Array, 'B T']
-  ) -> Float[Array, 'B T']:
+    self, x: Float[Array, 'B T D'], tokens: Int[Array, 'B T'] | None
+  ) -> Float[Array, 'B T'] | Int[Array, 'B T']:
+    """Returns the log-likelihood of tokens; without any, the likeliest ones."""
     batch, length, width = x.shape
     kernel = self.param('kernel', normal(width**-0.5), (width, self.vocab_size))
     kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
     wide = accumulation_dtype(self.dtype)
 
     @jax.checkpoint
-    def log_likelihood(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def of_chunk(part: tuple[jax.Array, jax.Array | None]) -> jax.Array:
       x, tokens = part  # c B D, c B
       logits = jnp.matmul(x, kernel, preferred_element_type=wide)  # c B V
+      if tokens is None:
+        return jnp.argmax(logits, axis=-1)
       # Picked by a mask, as the axis V may be split over devices.
       picked = tokens[..., None] == jnp.arange(self.vocab_size)
       own = jnp.sum(jnp.where(picked, logits, 0), axis=-1)
@@ -171,7 +193,8 @@ class TokenLikelihood(nn.Module):
       x = jnp.pad(x.swapaxes(0, 1), ((0, padding),) + ((0, 0),) * (x.ndim - 1))
       return x.reshape(chunks, size, *x.shape[1:])
 
-    rows = jax.lax.map(log_likelihood, (split(x), split(tokens)))
+    parts = split(x), None if tokens is None else split(tokens)
+    rows = jax.lax.map(of_chunk, parts)
     return rows.reshape(-1, batch)[:length].T
 
 
@@ -231,6 +254,22 @@ def make_decoder(config: CLIPConfig, dtype: Dtype, remat: str) -> Decoder:
   return CaptionDecoder(config, dtype, remat)
 
 
+def likeliest_tokens(
+  model: Any, seen: Float[Array, 'B M C'], tokens: Int[Array, 'B T']
+) -> Int[Array, 'B T']:
+  """Returns the likeliest token of each position, given those before it.
+
+  Args:
+    model: a `DualEncoder` with a `CaptionDecoder`, bound.
+    seen: as in `DualEncoder.caption_scores`.
+    tokens: of captions; those of a position and after it do not matter.
+  """
+  states = None
+  if model.config.decoder.reads == 'text_tower':
+    states = model.text(tokens, all_tokens=True)
+  return model.decoder(tokens, seen, states, likeliest=True)
+
+
 def caption_mask(
   tokens: Int[Array, 'B T'], end_token: int
 ) -> Bool[Array, 'B T']:
@@ -247,6 +286,16 @@ def distinct_words(
   alike = tokens[:, :, None] == tokens[:, None, :]  # B T T
   earlier = jnp.tri(tokens.shape[1], k=-1, dtype=bool)
   return inside & ~(alike & earlier).any(axis=2)
+
+
+def _prefix_mask(mask: Bool[Array, 'T T'], length: int) -> Bool[Array, 'L L']:
+  """Returns a mask for tokens after a prefix, which all of them see.
+
+  The tokens of the prefix see each other, all of them (a prefix language model,
+  as PaliGemma's, arXiv 2407.07726).
+  """
+  mask = jnp.pad(mask, ((length, 0), (length, 0)))
+  return mask.at[:, :length].set(True)
 
 
 def _shift(

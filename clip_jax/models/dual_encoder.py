@@ -148,8 +148,9 @@ class DualEncoder(nn.Module):
       Those of `names`:
       'image_features' [B, E], 'text_features' [C, E]: unit length.
       'pooled_image' [B, D]: what enters the projection.
-      'image_tokens' [B, L, D]: all tokens after the last LayerNorm, a class
-      token first; of a ResNet, the positions of its last map.
+      'image_tokens' [B, L, D]: what a decoder reads: all tokens after the last
+      LayerNorm, a class token first, or those of `DecoderConfig.image_layer`;
+      of a ResNet, the positions of its last map.
       'text_tokens' [C, T, D]: likewise.
     """
     train = train and self.is_mutable_collection('batch_stats')
@@ -174,7 +175,7 @@ class DualEncoder(nn.Module):
     patches = () if kept_patches is None else (kept_patches,)
     outputs = {}
     if 'image_tokens' in read:
-      pooled, tokens = tower.pooled_and_tokens(images, train, *patches)
+      pooled, tokens = self._pooled_and_tokens(images, train, *patches)
       outputs['image_tokens'] = tokens
     else:
       pooled = tower(images, train, *patches)
@@ -182,6 +183,17 @@ class DualEncoder(nn.Module):
     if 'image_features' in read:
       outputs['image_features'] = unit_length(self._project_image(pooled))
     return {name: outputs[name] for name in read}
+
+  def _pooled_and_tokens(
+    self, images: Images, train: bool, *kept_patches: Int[Array, 'B K']
+  ) -> tuple[Float[Array, 'B D'], Float[Array, 'B L D']]:
+    tower: Any = self.image
+    decoder = self.config.decoder
+    if decoder is None or decoder.image_layer is None:
+      return tower.pooled_and_tokens(images, train, *kept_patches)
+    from clip_jax.models.image_tokens import pooled_and_block
+
+    return pooled_and_block(tower, images, decoder.image_layer, *kept_patches)
 
   def _text_outputs(
     self, tokens: Int[Array, 'C T'], names: frozenset[str]

@@ -109,7 +109,10 @@ def token_shape(
 
 
 def pooled_and_block(
-  tower: Any, images: Images, layer: int, kept_patches: Int[Array, 'B K'] | None
+  tower: Any,
+  images: Images,
+  layer: int,
+  kept_patches: Int[Array, 'B K'] | None = None,
 ) -> tuple[Float[Array, 'B D'], Float[Array, 'B L D']]:
   """Returns a ViT's pooled vector, and the patches' tokens after one block.
 
@@ -117,11 +120,12 @@ def pooled_and_block(
 
   Args:
     tower: a `VisionTransformer`, bound.
-    layer: the index of a block, from 0.
+    layer: the index of a block; a negative one counts from the end.
     kept_patches: as in `VisionTransformer.__call__`.
   """
-  last = tower.config.depth - 1
+  depth = tower.config.depth
   x, mask = tower.embed(images, kept_patches)
-  states = tower.transformer(x, mask, layers=tuple(sorted({layer, last})))
+  layers = sorted({layer % depth, depth - 1})
+  states = tower.transformer(x, mask, layers=tuple(layers))
   pooled, _ = tower.pool(states[-1], mask)
   return pooled, states[0][:, int(tower.config.class_token) :]

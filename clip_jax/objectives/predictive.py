@@ -28,7 +28,7 @@ def captioning(config: CLIPConfig) -> Term:
   every caption is predicted like all others.
 
   Args:
-    config: of a model whose decoder reads 'tokens' or the 'text_tower'.
+    config: of a model whose decoder reads anything but the 'pooled_image'.
   """
   assert config.decoder is not None
   outputs = {'image_tokens'}

@@ -56,7 +56,7 @@ OBJECTIVES = {
 # Objectives that compare nothing but predict captions (the paper's figure 2),
 # and what the decoder of each may read.
 PREDICTIVE = {
-  'captioning': ('tokens', 'text_tower'),
+  'captioning': ('tokens', 'text_tower', 'image_prefix'),
   'bag_of_words': ('pooled_image',),
 }
 

@@ -56,6 +56,10 @@ RULES: tuple[tuple[str, P], ...] = (
   (r'(image|patch)_head/prototypes', P('fsdp', 'tensor')),
   (r'centre/(image|patch)_head', P('tensor')),
   (r'logit_(scale|bias)', P()),
+  (r'decoder/projector/up/kernel', P('fsdp', 'tensor')),
+  (r'decoder/projector/up/bias', P('tensor')),
+  (r'decoder/projector/down/kernel', P('tensor', 'fsdp')),
+  (r'decoder/projector/down/bias', P()),
   (r'decoder/logits/kernel', P('fsdp', 'tensor')),
   (r'decoder/logits/bias', P('tensor')),
   (r'ns_coeffs', P()),  # Muon's three numbers, in its state

@@ -101,6 +101,14 @@ PLOTS = (
     from_zero=True,
     at_least=1.0,
   ),
+  Plot(
+    'Captions written word for word',
+    'held out',
+    {'eval/captioning/exact_match': ''},
+    percent,
+    from_zero=True,
+    at_least=1.0,
+  ),
   *(
     Plot(
       f'Retrieval R@1, {query} to {match}',

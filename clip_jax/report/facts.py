@@ -61,6 +61,7 @@ def headline(
   for name, words, note in (
     ('zero_shot/top1', 'zero-shot top-1', 'right name first'),
     ('zero_shot/top5', 'zero-shot top-5', 'among its first five'),
+    ('captioning/exact_match', 'captions right', 'written word for word'),
     ('retrieval/image_to_text_r1', 'image to text R@1', 'retrieval'),
     ('retrieval/text_to_image_r1', 'text to image R@1', 'retrieval'),
   ):

@@ -23,12 +23,15 @@ _COLOURS = (ACCENT, SECOND, RIGHT, WRONG, SOFT)
 _DOTS_PER_INCH = 200
 
 
-def draw_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
+def draw_curves(
+  curves: Sequence[Mapping[str, Any]], measure: str = 'zero-shot accuracy'
+) -> Figure:
   """Draws each variant's mean over its seeds, with its interval as a band.
 
   Args:
     curves: 'variant', and for each measurement 'images', 'mean', 'low',
       'high' (fractions).
+    measure: what these are.
   """
   figure, axes = new_axes(3.2)
   for i, curve in enumerate(curves):
@@ -55,16 +58,18 @@ def draw_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
   axes.set_xlim(left=0)
   axes.xaxis.set_major_formatter(lambda x, _: short_count(round(x)))
   axes.set_xlabel('images processed')
-  axes.set_ylabel('zero-shot accuracy, %')
+  axes.set_ylabel(f'{measure}, %')
   add_legend(axes)
   return figure
 
 
 def write_figure(
-  path: str | os.PathLike, curves: Sequence[Mapping[str, Any]]
+  path: str | os.PathLike,
+  curves: Sequence[Mapping[str, Any]],
+  measure: str = 'zero-shot accuracy',
 ) -> None:
   """Writes the figure as a PNG on white, whole or not at all."""
-  figure = draw_curves(curves)
+  figure = draw_curves(curves, measure)
   with replacing(path) as temporary, open(temporary, 'wb') as file:
     figure.savefig(
       file, format='png', dpi=_DOTS_PER_INCH, facecolor='white',

@@ -237,11 +237,12 @@ def _check_predictive(config: Config) -> None:
       f'{name} and objective.added.{added[0]}: terms are added to a '
       'contrastive loss; take softmax or sigmoid, or leave it at 0.'
     )
-  other = [task for task in config.evaluation.tasks if task != 'zero_shot']
+  tasks = {'zero_shot', 'captioning'}
+  other = [task for task in config.evaluation.tasks if task not in tasks]
   if other:
     raise UsageError(
       f'{name} trains no text features, which {other[0]!r} of '
-      'evaluation.tasks needs: zero_shot is what there is.'
+      'evaluation.tasks needs: take zero_shot or captioning.'
     )
   if config.checkpoint.best_metric.startswith('eval/loss'):
     raise UsageError(

@@ -25,8 +25,11 @@ _SKIPPED_FILE = 'bad_steps.jsonl'
 # Suffixes of numbers that describe another metric.
 _SUFFIXES = ('_low', '_high', '_chance')
 # The metrics of these tasks that are printed; all are in metrics.jsonl.
-_TERSE_TASKS = ('zero_shot', 'retrieval', 'loss')
-_PRINTED = ('loss', 'top1', 'image_to_text_r1', 'text_to_image_r1')
+_TERSE_TASKS = ('zero_shot', 'retrieval', 'captioning', 'loss')
+_PRINTED = (
+  *('loss', 'top1', 'exact_match'),
+  *('image_to_text_r1', 'text_to_image_r1'),
+)
 
 
 class RunMonitor:

@@ -362,11 +362,12 @@ def open_evaluation_source(config: Config) -> Source | None:
       f'evaluation.data={spec!r} has no labels, which zero_shot needs: take '
       f'it out of evaluation.tasks, or name labelled data{source.hint}.'
     )
-  if 'retrieval' in tasks and not source.has_captions():
-    raise UsageError(
-      f'evaluation.data={spec!r} has no captions, which retrieval needs: take '
-      f'it out of evaluation.tasks, or name captioned data{source.hint}.'
-    )
+  for task in {'retrieval', 'captioning'}.intersection(tasks):
+    if not source.has_captions():
+      raise UsageError(
+        f'evaluation.data={spec!r} has no captions, which {task} needs: take '
+        f'it out of evaluation.tasks, or name captioned data{source.hint}.'
+      )
   return source
 
 

@@ -267,6 +267,7 @@ def _decoder(run: Run, parameters: int) -> list[tuple[str, str]]:
   reads = {
     'tokens': 'reads tokens itself',
     'text_tower': "goes on from the text tower's states",
+    'image_prefix': "reads tokens after the image's",
     'pooled_image': 'predicts words from the pooled image',
   }[decoder.reads]
   return [('  decoder', f'{parameters:,} parameters, {reads}')]

@@ -23,10 +23,11 @@ from tests.tiny import (
   TINY_BAG,
   TINY_CAPTIONER,
   TINY_COCA,
+  TINY_PREFIXED,
   TINY_RESNET,
 )
 
-DECODERS = [TINY_COCA, TINY_CAPTIONER, TINY_BAG]
+DECODERS = [TINY_COCA, TINY_CAPTIONER, TINY_PREFIXED, TINY_BAG]
 
 # GFLOPs of one image and one text: open_clip, docs/model_profile.csv.
 PUBLISHED = {
@@ -92,8 +93,10 @@ def test_parameters_are_those_that_flax_makes(image):
 def test_parameters_of_a_decoder_are_those_that_flax_makes(config):
   assert count_parameters(config).decoder > 1000
   assert_counts_what_flax_makes(config)
-  image = TINY_RESNET.image
-  assert_counts_what_flax_makes(dataclasses.replace(config, image=image))
+  decoder = dataclasses.replace(config.decoder, image_layer=None)
+  assert_counts_what_flax_makes(
+    dataclasses.replace(TINY_RESNET, decoder=decoder)
+  )
 
 
 @pytest.mark.parametrize('config', DECODERS)
@@ -106,7 +109,11 @@ def test_a_decoder_costs_what_xla_counts(config):
   config = dataclasses.replace(config, text=text, decoder=decoder)
   module, image = DualEncoder(config), config.image
   seen = {
-    'image_tokens': (1, image.patches + 1, image.width),
+    'image_tokens': (
+      1,
+      image.patches + (decoder.image_layer is None),
+      image.width,
+    ),
     'pooled_image': (1, image.width),
   }[decoder.reads_image]
   states = (1, 8, 256) if decoder.reads == 'text_tower' else None
@@ -138,6 +145,18 @@ def test_a_decoder_costs_what_xla_counts(config):
 def test_a_text_tower_that_is_not_trained_costs_nothing():
   contrastive = training_flops(TINY)
   assert training_flops(TINY_BAG) < contrastive < training_flops(TINY_COCA)
+
+
+def test_blocks_above_the_one_that_is_read_cost_nothing():
+  def flops(layer):
+    decoder = dataclasses.replace(TINY_PREFIXED.decoder, image_layer=layer)
+    config = dataclasses.replace(TINY_PREFIXED, decoder=decoder)
+    return training_flops(config, locked=('image',))
+
+  assert flops(0) == flops(-2) < flops(-1) == flops(1)
+  block = one_block(TINY)
+  image = image_flops(TINY) - image_flops(block)
+  assert flops(1) - flops(0) == image
 
 
 @pytest.mark.parametrize('name', list(PUBLISHED))

@@ -19,6 +19,7 @@ from clip_jax.models.decoder import (
   TokenLikelihood,
   caption_mask,
   distinct_words,
+  likeliest_tokens,
 )
 from clip_jax.models.dual_encoder import DualEncoder
 from tests.tiny import (
@@ -26,12 +27,21 @@ from tests.tiny import (
   TINY_BAG,
   TINY_CAPTIONER,
   TINY_COCA,
+  TINY_PREFIXED,
   TINY_RESNET,
   TINY_SIGLIP,
 )
 
 IMAGES, END = 3, 1
-DECODERS = {'coca': TINY_COCA, 'captioner': TINY_CAPTIONER, 'bag': TINY_BAG}
+DECODERS = {
+  'coca': TINY_COCA,
+  'captioner': TINY_CAPTIONER,
+  'prefixed': TINY_PREFIXED,
+  'bag': TINY_BAG,
+}
+each_caption_decoder = pytest.mark.parametrize(
+  'config', [TINY_COCA, TINY_CAPTIONER, TINY_PREFIXED]
+)
 
 
 def images_of(config):
@@ -60,9 +70,9 @@ def variables_of(config):
   return {**variables, 'params': params}
 
 
-def outputs(config, tokens, *names):
+def outputs(config, tokens, *names, of=None):
   return DualEncoder(config).apply(
-    variables_of(config),
+    of or variables_of(config),
     images_of(config),
     tokens,
     frozenset(names),
@@ -85,7 +95,7 @@ def log_likelihoods(config, tokens):
   )
 
 
-@pytest.mark.parametrize('config', [TINY_COCA, TINY_CAPTIONER])
+@each_caption_decoder
 def test_a_token_depends_on_those_before_it_and_on_the_image(config):
   tokens = captions(IMAGES)
   plain = log_likelihoods(config, tokens)
@@ -117,7 +127,7 @@ def test_many_captions_score_as_each_alone(name):
   np.testing.assert_allclose(scores(padded), together, rtol=2e-5)
 
 
-@pytest.mark.parametrize('config', [TINY_COCA, TINY_CAPTIONER])
+@each_caption_decoder
 def test_a_caption_scores_the_sum_of_its_tokens(config):
   tokens = jnp.broadcast_to(captions(1), (IMAGES, 8))
   each = log_likelihoods(config, tokens)
@@ -127,6 +137,44 @@ def test_a_caption_scores_the_sum_of_its_tokens(config):
     variables_of(config), seen, tokens[:1], method='caption_scores'
   )
   np.testing.assert_allclose(result[:, 0], expected, rtol=2e-5)
+
+
+@each_caption_decoder
+def test_the_likeliest_token_is_that_of_the_highest_likelihood(config):
+  tokens = captions(IMAGES)
+  seen = outputs(config, tokens, 'image_tokens')['image_tokens']
+  best = DualEncoder(config).apply(
+    variables_of(config), seen, tokens, method=likeliest_tokens
+  )
+  assert best.shape == tokens.shape
+  own = log_likelihoods(config, tokens)
+  for position in (0, 3, 7):
+    better = tokens.at[:, position].set(best[:, position])
+    changed = log_likelihoods(config, better)[:, position]
+    assert (changed >= own[:, position]).all()
+    assert changed.min() > -np.log(64)  # likelier than a guess
+
+
+@pytest.mark.parametrize('layer', [None, 0, -1])
+def test_a_decoder_reads_the_block_that_it_names(layer):
+  decoder = dataclasses.replace(TINY_PREFIXED.decoder, image_layer=layer)
+  config = dataclasses.replace(TINY_PREFIXED, decoder=decoder)
+  tokens = captions(IMAGES)
+  read = outputs(config, tokens, 'image_tokens', 'pooled_image')
+
+  def expected(model, images):
+    if layer is None:
+      return model.image.pooled_and_tokens(images)[1]
+    return model.image_tokens(images, (layer % 2,))[0]
+
+  wanted = DualEncoder(config).apply(
+    variables_of(config), images_of(config), method=expected
+  )
+  np.testing.assert_allclose(read['image_tokens'], wanted, atol=1e-5)
+  whole = outputs(TINY, tokens, 'pooled_image', of=variables_of(config))
+  np.testing.assert_allclose(
+    read['pooled_image'], whole['pooled_image'], atol=1e-5
+  )
 
 
 def test_a_bag_scores_at_most_nothing_and_that_for_the_words_it_predicts():
@@ -240,6 +288,16 @@ def test_remat_changes_no_gradient(name):
     np.testing.assert_allclose(plain, again, rtol=1e-3, atol=1e-4)
 
 
+LLAVA = {'reads': 'image_prefix', 'width': 32, 'depth': 1, 'heads': 4}
+
+
+def test_a_resnet_has_no_block_to_read():
+  with pytest.raises(UsageError, match=r'image_layer=-2 is a block of a ViT'):
+    dataclasses.replace(
+      TINY_RESNET, decoder=DecoderConfig(**LLAVA, image_layer=-2)
+    )
+
+
 def test_a_description_without_a_decoder_is_as_it_was():
   assert 'decoder' not in TINY.to_dict()
   assert CLIPConfig.from_dict(TINY.to_dict()) == TINY
@@ -260,6 +318,11 @@ def test_a_description_without_a_decoder_is_as_it_was():
     (
       {'reads': 'text_tower', 'width': 16, 'depth': 1, 'heads': 2},
       'model.decoder.width=16 must be model.text.width=32',
+    ),
+    ({'reads': 'pooled_image', 'image_layer': -2}, 'model.decoder.image_layer'),
+    (
+      {**LLAVA, 'image_layer': 2},
+      'image_layer=2: the image tower has 2 blocks, so use 0 to 1, or -2 to -1',
     ),
     ({'reads': 'tokens', 'layers': 3}, "model.decoder has no field 'layers'"),
     ({'width': 3}, 'missing model.decoder.reads'),

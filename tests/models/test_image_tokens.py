@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 import clip_jax
@@ -69,7 +70,10 @@ def test_images_of_native_aspect_have_theirs_too():
 
 @functools.cache
 def small_model(name):
-  config = SMALL[name]
+  return model_of(SMALL[name])
+
+
+def model_of(config):
   size = config.image.image_size
   init = jax.jit(DualEncoder(config).init)
   variables = init(
@@ -172,3 +176,22 @@ def test_a_block_beside_the_pooled_vector(layer):
   pooled, tokens, *expected = outputs
   np.testing.assert_allclose(tokens, expected[0], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(pooled, expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_snippets_of_the_page_run(tmp_path, monkeypatch):
+  page = (GOLDENS.parents[1] / 'clip_jax/inference/README.md').read_text()
+  section = page.split('## In a vision-language model')[1]
+  code = section.split('```python')[1].split('```')[0]
+  deep = dataclasses.replace(TINY.image, depth=12)
+  models = {
+    'ViT-L-14-336px.pt': dataclasses.replace(TINY, image=deep),
+    'siglip-so400m': TINY_SIGLIP,
+  }
+  loaded = {name: model_of(x) for name, x in models.items()}
+  monkeypatch.setattr(clip_jax, 'load', loaded.get)
+  monkeypatch.chdir(tmp_path)
+  Image.fromarray(noise(loaded['siglip-so400m'])[0]).save('a.png')
+  names: dict[str, Any] = {}
+  exec(code, names)
+  shapes = [names[x].shape for x in ('llava', 'vip_llava', 'paligemma')]
+  assert shapes == [(1, 4, 32), (1, 4, 160), (1, 4, 32)]

@@ -21,7 +21,7 @@ from clip_jax.training.gradients import (
   whole_batch_gradients,
 )
 from clip_jax.trees import flat, nested
-from tests.tiny import TINY_BAG, TINY_CAPTIONER, TINY_COCA
+from tests.tiny import TINY_BAG, TINY_CAPTIONER, TINY_COCA, TINY_PREFIXED
 
 PAIRS, LENGTH, END = 16, 8, 1
 ADDED = 0.7  # the weight of captioning beside the contrastive loss
@@ -97,6 +97,12 @@ def layer_norm(x, params, eps=1e-5):
   return x * params['scale'] + params['bias']
 
 
+def mlp(x, params):
+  h = x @ params['up']['kernel'] + params['up']['bias']
+  h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
+  return h @ params['down']['kernel'] + params['down']['bias']
+
+
 def attend(query, keys, values):
   """One head: what a query [K] reads."""
   return scipy.special.softmax(keys @ query / np.sqrt(len(query))) @ values
@@ -108,8 +114,12 @@ def decode(config, params, tokens, image_tokens, text_tokens):
   if text_tokens is None:
     text_tokens = params['token_embedding']['embedding'][tokens]
   x = np.concatenate([params['start_embedding'][None], text_tokens[:-1]])
-  if c.reads == 'tokens':
+  if c.reads != 'text_tower':
     x = x + params['position_embedding'][: len(x)]
+  first = 0
+  if c.reads == 'image_prefix':
+    first = len(image_tokens)
+    x = np.concatenate([mlp(image_tokens, params['projector']), x])
   for i in range(c.depth):
     p = jax.tree.map(lambda leaf, i=i: leaf[i], params['transformer']['blocks'])
 
@@ -128,10 +138,11 @@ def decode(config, params, tokens, image_tokens, text_tokens):
 
     def own(head, t, h=h, project=project):
       q, k, v = (project(h, 'attention', 'qkv', j, head) for j in range(3))
-      return q[t], k[: t + 1], v[: t + 1]
+      end = max(t + 1, first)  # a prefix sees itself, all of it
+      return q[t], k[:end], v[:end]
 
     x = np.stack(list(add_attention(x, 'attention', own)))
-    h = layer_norm(x, p['ln_cross'])
+    h = layer_norm(x, p['ln_cross']) if not first else x
 
     def of_image(head, t, h=h, project=project):
       q = project(h, 'cross_attention', 'q', 0, head)
@@ -141,12 +152,11 @@ def decode(config, params, tokens, image_tokens, text_tokens):
       )
       return q[t], k, v
 
-    x = np.stack(list(add_attention(x, 'cross_attention', of_image)))
-    h = layer_norm(x, p['ln_2']) @ p['mlp']['up']['kernel']
-    h = h + p['mlp']['up']['bias']
-    h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
-    x = x + h @ p['mlp']['down']['kernel'] + p['mlp']['down']['bias']
-  logits = layer_norm(x, params['ln_final']) @ params['logits']['kernel']
+    if not first:
+      x = np.stack(list(add_attention(x, 'cross_attention', of_image)))
+    x = x + mlp(layer_norm(x, p['ln_2']), p['mlp'])
+  x = layer_norm(x, params['ln_final'])[first:]
+  logits = x @ params['logits']['kernel']
   return scipy.special.log_softmax(logits, -1)[np.arange(len(x)), tokens]
 
 
@@ -200,7 +210,12 @@ def towers_of(config):
   return towers
 
 
-CONFIGS = {'coca': TINY_COCA, 'captioner': TINY_CAPTIONER, 'bag': TINY_BAG}
+CONFIGS = {
+  'coca': TINY_COCA,
+  'captioner': TINY_CAPTIONER,
+  'prefixed': TINY_PREFIXED,
+  'bag': TINY_BAG,
+}
 each_config = pytest.mark.parametrize('name', CONFIGS)
 
 
@@ -247,6 +262,8 @@ def test_gradients_are_those_of_the_formula(name):
   [
     ('captioner', (2, 2, 2), 0),
     ('captioner', (1, 1, 1), 4),
+    ('prefixed', (2, 2, 2), 0),
+    ('prefixed', (8, 1, 1), 8),
     ('coca', (2, 2, 2), 8),
     ('bag', (8, 1, 1), 8),
     ('bag', (2, 2, 2), 0),

@@ -24,6 +24,7 @@ from tests.tiny import (
   TINY_BAG,
   TINY_CAPTIONER,
   TINY_COCA,
+  TINY_PREFIXED,
   TINY_RESNET,
   tiny_config,
 )
@@ -43,7 +44,9 @@ def test_every_array_has_one_row_of_its_rank(preset):
     assert len(spec) <= leaf.ndim
 
 
-@pytest.mark.parametrize('model', [TINY_COCA, TINY_CAPTIONER, TINY_BAG])
+@pytest.mark.parametrize(
+  'model', [TINY_COCA, TINY_CAPTIONER, TINY_PREFIXED, TINY_BAG]
+)
 def test_every_array_of_a_decoder_has_one_row_of_its_rank(model):
   params = abstract_params(model)['decoder']
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -86,7 +89,7 @@ def test_each_row_is_somebodys():
   adapted = dataclasses.replace(TINY, lora=LoRAConfig(rank=8, alpha=8.0))
   names = {
     path_name(path)
-    for model in (*shapes, TINY_CAPTIONER, TINY_BAG, adapted)
+    for model in (*shapes, TINY_CAPTIONER, TINY_PREFIXED, TINY_BAG, adapted)
     for path, _ in jax.tree_util.tree_leaves_with_path(
       abstract_variables(model)
     )

@@ -167,7 +167,8 @@ def model_of(config):
       'captioning',
       {'reads': 'pooled_image'},
       {},
-      "needs model.decoder.reads='tokens' or 'text_tower', not 'pooled_image'",
+      "needs model.decoder.reads='tokens' or 'text_tower' or 'image_prefix', "
+      "not 'pooled_image'",
     ),
     (
       'bag_of_words',

@@ -18,7 +18,8 @@ TASKS_OF_GROUP: Mapping[str, tuple[str, ...]] = {
   'bias': ('bias',),
 }
 
-# Data sets that every machine has; together they use every evaluator.
+# Data sets that every machine has; together they use every evaluator, but for
+# captioning, which few models can be asked.
 TASKS_OF_LOCAL: Mapping[str, tuple[str, ...]] = {
   'emoji': ('zero_shot', 'retrieval', 'overlap'),
   'emoji_skin_tones': ('zero_shot', 'prompt_gain', *_PROBES, 'bias'),

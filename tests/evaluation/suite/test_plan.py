@@ -102,4 +102,4 @@ def test_data_sets_of_faces_have_the_task_bias():
 
 def test_the_local_sets_ask_every_evaluator():
   asked = {task for tasks in TASKS_OF_LOCAL.values() for task in tasks}
-  assert asked == set(EVALUATORS)
+  assert asked == set(EVALUATORS) - {'captioning'}  # it needs a decoder
