@@ -77,7 +77,9 @@ def _load(argv: list[str]) -> ConfigDict | None:
     _parse(values, [argv[0], f'--config={flag[1]}'])
     return values.config
   except Exception as error:
-    cause = ' '.join(str(error.__cause__ or error).split())
+    # config_flags puts a whole traceback into its message.
+    lines = str(error.__cause__ or error).strip().splitlines()
+    cause = lines[-1].strip().removeprefix('ValueError: ') if lines else error
     raise UsageError(f'config file {path} cannot be run: {cause}') from error
 
 

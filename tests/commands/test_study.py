@@ -116,6 +116,15 @@ def test_an_unknown_variant_is_refused_with_those_that_there_are():
     ablation.get_config('x')
 
 
+def test_it_is_refused_on_the_command_line_without_a_traceback(capsys):
+  call = ['train', f'--config={CONFIG}:x', '--workdir=nowhere']
+  assert main(call) == 2
+  [line] = capsys.readouterr().err.splitlines()
+  assert line.startswith(
+    f"error: config file {CONFIG} cannot be run: no variant 'x': one of contr"
+  )
+
+
 @pytest.mark.parametrize('name', ablation.VARIANTS)
 def test_variants_are_runs_that_see_as_many_images(name):
   config = ablation.get_config(name.replace(' ', '_'))
