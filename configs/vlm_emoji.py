@@ -6,9 +6,11 @@ model. That one is tiny, begins anew, and answers with the name of an emoji. The
 image tower has no gradient and no moments; blocks above the one that is read
 are not computed. clip_jax/inference/README.md says what came of it.
 
-The study compares which of the tower's tokens are read, with several seeds:
+The study compares two blocks whose tokens are read, with three seeds each, and
+another one the last block's with and without the last LayerNorm:
 
   clip-jax study --config=configs/vlm_emoji.py --workdir=runs/vlm
+  clip-jax study --config=configs/vlm_emoji.py --workdir=runs/vlm --study=norm
   clip-jax train --config=configs/vlm_emoji.py --workdir=runs/vlm_emoji
 
 `--config.initialize_from=REF` takes another model, which must be a ViT. LLaVA's
@@ -24,7 +26,7 @@ from ml_collections import ConfigDict
 
 from configs import emoji
 
-STEPS = 400
+STEPS = 200
 
 # The variants by name, each with the fields that it changes.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -33,7 +35,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
   # And with the class token; PaliGemma, Idefics.
   'last LayerNorm': {'model.decoder.image_layer': None},
 }
-STUDIES = {'layer': tuple(VARIANTS)}
+STUDIES = {
+  'layer': ('second-to-last block', 'last block'),
+  'norm': ('last block', 'last LayerNorm'),
+}
 METRICS = {
   'names chosen': 'eval/zero_shot/top1',  # of all in the test split
   'names written': 'eval/captioning/exact_match',

@@ -111,7 +111,7 @@ def test_variants_are_runs_that_train_the_decoder_alone(variant):
   partition = optimizer.partition(params)
   assert partition.locked() == ('image', 'text')
   assert set(partition.trained(params)) == {'decoder'}
-  assert {'layer': tuple(vlm_emoji.VARIANTS)} == vlm_emoji.STUDIES
+  assert any(variant in own for own in vlm_emoji.STUDIES.values())
 
 
 def test_an_unknown_variant_and_a_missing_model_are_refused():
