@@ -23,9 +23,9 @@ What the paper leaves to SILC, which leaves most of it to DINO (arXiv
 2104.14294): the areas of crops and 96 pixels a side, heads of 2,048, 2,048 and
 256 with 65,536 prototypes, temperatures 0.1 and 0.04, and the decay 0.9 of the
 centre. SILC keeps the teacher's decay fixed; 0.996, DINO's first value, is
-ours. So is that crops are mirrored and not coloured, and that they are made of
-the batch's images, on the device: a crop has the pixels of 256 x 256, not those
-of a larger original.
+ours. So is that the centre begins as the mean of a batch; that crops are
+mirrored and not coloured; and that they are made of the batch's images, on the
+device: a crop has the pixels of 256 x 256, not those of a larger original.
 
 The paper's data, WebLI, are not public: name pairs of your own.
 

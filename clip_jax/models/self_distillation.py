@@ -122,7 +122,7 @@ class SelfDistilledEncoder(DualEncoder):
 
     Returns:
       'params': of the image tower and the heads, with their paths; 'centre':
-      [K] of each head.
+      [K] of each head, zeros until it has seen a batch.
     """
     own = params['self_distillation']
     return {

@@ -2,7 +2,9 @@
 
 The terms of self-distillation begin after a part of the run. Until then nothing
 of them is computed, and their heads stay as they were drawn. The teacher begins
-as a copy of the student, and then follows it as a moving average.
+as a copy of the student, and then follows it as a moving average. Its centre
+begins as the mean of its first batch: from zero, as DINO has it, its answers
+would become less sure for some twenty steps, and both losses would rise.
 """
 
 import dataclasses
@@ -177,6 +179,11 @@ def with_teacher(
     # What the teacher has no parameters for, as a temperature, is not used.
     params = nested(flat(state.params) | flat(teacher['params']))
     features = teacher_features(params, {'image': batch['image'], **draws})
+    teacher['centre'] = jax.tree.map(
+      lambda mean, now: jnp.where(state.step == begin, mean, now),
+      {head: _mean(teacher, head, features) for head in module.heads},
+      teacher['centre'],
+    )
     step = make_step({name: term_of(name, teacher) for name in names})
     updated, metrics = step(
       dataclasses.replace(state, teacher=teacher),

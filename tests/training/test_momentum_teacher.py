@@ -127,8 +127,8 @@ def test_the_teacher_begins_as_the_student_and_follows_it():
 def test_the_centre_is_a_running_mean_of_cosines():
   first, second = (state.teacher['centre'] for state in steps()[0][-2:])
   for head, centre in first.items():
-    # From zero, half of a mean of cosines.
-    assert 0 < np.abs(centre).max() <= CENTRE_DECAY
+    # First a mean of cosines itself, then half of it and half of another.
+    assert 0.1 < np.abs(centre).max() <= 1
     assert not np.allclose(centre, second[head])
     assert np.abs(2 * second[head] - centre).max() <= 1
 
