@@ -9,7 +9,8 @@ activations add under four percent.
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -200,7 +201,7 @@ def training_flops(
   config: CLIPConfig,
   patch_dropout: float = 0.0,
   sequence_lengths: Sequence[int] = (),
-  locked: Collection[str] = (),
+  without_gradient: Mapping[str, float] = MappingProxyType({}),
 ) -> int:
   """Returns the FLOPs of a pair in training: three times the forward pass.
 
@@ -213,23 +214,23 @@ def training_flops(
     patch_dropout: the fraction of patches that a ViT does not see.
     sequence_lengths: patches of images of native aspect, padding included, of
       which each is as likely; by default those of a square.
-    locked: 'image' or 'text', or both: towers of which nothing is trained, and
-      the forward pass is all.
+    without_gradient: the share of the blocks of 'image' or 'text' that are
+      below all that is trained, and have a forward pass only.
   """
   if sequence_lengths:
     totals = [
-      _training_flops(config, patch_dropout, n, locked)
+      _training_flops(config, patch_dropout, n, without_gradient)
       for n in sequence_lengths
     ]
     return round(sum(totals) / len(totals))
-  return _training_flops(config, patch_dropout, None, locked)
+  return _training_flops(config, patch_dropout, None, without_gradient)
 
 
 def _training_flops(
   config: CLIPConfig,
   patch_dropout: float,
   patches: int | None,
-  locked: Collection[str],
+  without_gradient: Mapping[str, float],
 ) -> int:
   tower, text, decoder = config.image, config.text, config.decoder
   reads = None if decoder is None else decoder.reads
@@ -253,8 +254,11 @@ def _training_flops(
   elif decoder is None or not decoder.only:
     skipped = _skipped_flops(text, text.context_length)
     forward['text'] = text_flops(config) - skipped
-  return sum(
-    flops * (1 if part in locked else 3) for part, flops in forward.items()
+  return round(
+    sum(
+      flops * (3 - 2 * without_gradient.get(part, 0))
+      for part, flops in forward.items()
+    )
   )
 
 
@@ -399,18 +403,20 @@ def model_flops_utilization(
   devices: int,
   patch_dropout: float = 0.0,
   sequence_lengths: Sequence[int] = (),
-  locked: Collection[str] = (),
+  without_gradient: Mapping[str, float] = MappingProxyType({}),
 ) -> float | None:
   """Returns the model FLOPs utilization: its arithmetic over the peak.
 
   Args:
     devices: the number of devices that the work is split over.
-    patch_dropout, sequence_lengths, locked: as in `training_flops`.
+    patch_dropout, sequence_lengths, without_gradient: as in `training_flops`.
   Returns:
     A fraction, or None where the peak of this kind of device is not known.
   """
   peak = PEAK_FLOPS.get(device_kind)
   if peak is None:
     return None
-  pair = training_flops(config, patch_dropout, sequence_lengths, locked)
+  pair = training_flops(
+    config, patch_dropout, sequence_lengths, without_gradient
+  )
   return pair * examples_per_second / (peak * devices)

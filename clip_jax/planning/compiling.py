@@ -45,11 +45,12 @@ def measure(
     compiles: is called when the config has been checked, before the part that
       takes minutes.
   Returns:
-    'model' (fields of `CLIPConfig`), 'locked' (towers of which nothing is
-    trained), 'fits', 'peak_bytes_per_chip', 'memory', and, where the program
-    fits and so exists, its costs. Where terms begin late, memory is that of the
-    larger of both steps, costs are those of the first, and 'later' has
-    'after_steps', and the 'step_seconds' from then on.
+    'model' (fields of `CLIPConfig`), 'without_gradient' (the share of each
+    tower's blocks that have a forward pass only), 'fits',
+    'peak_bytes_per_chip', 'memory', and, where the program fits and so exists,
+    its costs. Where terms begin late, memory is that of the larger of both
+    steps, costs are those of the first, and 'later' has 'after_steps', and the
+    'step_seconds' from then on.
   Raises:
     UsageError: the config cannot work on this topology.
   """
@@ -65,9 +66,10 @@ def measure(
   batch = abstract_batch(
     program, model, config.data.batch_size, longest, teacher_dims
   )
+  partition = program.optimizer.partition(program.state.params)
   result: dict[str, Any] = {
     'model': model.to_dict(),
-    'locked': program.optimizer.partition(program.state.params).locked(),
+    'without_gradient': partition.without_gradient(),
   }
   begin, step = program.later or (0, None)
   lowered = [

@@ -4,7 +4,7 @@
 `table_row` as a row of a Markdown table.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from clip_jax.models.config import CLIPConfig
@@ -64,7 +64,7 @@ def make_plan(
   """
   measured = dict(measure(config, topology))
   model = CLIPConfig.from_dict(measured.pop('model'))
-  locked = measured.pop('locked', ())
+  without_gradient = measured.pop('without_gradient', {})
   plan: Plan = {
     'topology': str(topology),
     'chips': topology.chips,
@@ -74,7 +74,10 @@ def make_plan(
     'collectives': [],
     **measured,
   }
-  return {**plan, **_from_step_time(plan, model, locked, config, topology)}
+  return {
+    **plan,
+    **_from_step_time(plan, model, without_gradient, config, topology),
+  }
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 def _from_step_time(
   plan: Plan,
   model: CLIPConfig,
-  locked: Collection[str],
+  without_gradient: Mapping[str, float],
   config: Config,
   topology: Topology,
 ) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def _from_step_time(
       topology.chips,
       config.model.patch_dropout,
       longest,
-      locked,
+      without_gradient,
     ),
     'pairs_per_second': batch_size / seconds,
     'days': days,

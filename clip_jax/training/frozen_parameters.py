@@ -7,6 +7,7 @@ of it. Stacks of blocks are split by layers.
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,25 @@ class Partition:
         if name.startswith(f'{tower}/')
       )
     )
+
+  def without_gradient(self) -> dict[str, float]:
+    """Returns the share of each tower's blocks below all that is trained.
+
+    They have no backward pass. Of a tower of which nothing is trained it is 1.
+    """
+    shares = dict.fromkeys(self.locked(), 1.0)
+    for tower in {'image', 'text'} - shares.keys():
+      own = {k: v for k, v in self.kept.items() if k.startswith(f'{tower}/')}
+      stacks = [layers for name, layers in own.items() if stack_of(name)]
+      before = any(
+        layers.any() and re.search(r'embedding(/|$)|/ln_pre/', name)
+        for name, layers in own.items()
+      )
+      if stacks and not before:
+        trained = np.any(stacks, axis=0)
+        below = int(trained.argmax()) if trained.any() else len(trained)
+        shares[tower] = below / len(trained)
+    return shares
 
   def trained(self, params: Any) -> Any:
     """Returns the tree of what is trained; of a stack, its trained layers."""

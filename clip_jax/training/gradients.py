@@ -33,6 +33,9 @@ class AllTrained:
   def locked(self) -> tuple[str, ...]:
     return ()
 
+  def without_gradient(self) -> dict[str, float]:
+    return {}
+
   def trained(self, params: Any) -> Any:
     return params
 

@@ -64,7 +64,8 @@ class RunMonitor:
     rule = caption_rule(run.config)
     self._has_filter = rule is not None and rule.filters
     program = run.program
-    self._locked = program.optimizer.partition(program.state.params).locked()
+    partition = program.optimizer.partition(program.state.params)
+    self._without_gradient = partition.without_gradient()
     self._writers: list[Writer] = []
     self._progress: TrainingProgress | None = None
     self._skipped = SkippedSteps(
@@ -139,7 +140,7 @@ class RunMonitor:
       jax.device_count(),
       self._run.config.model.patch_dropout,
       self._run.config.data.sequence_lengths,
-      self._locked,
+      self._without_gradient,
     )
     begin = first_taught_step(self._run.config)
     # The arithmetic of a teacher's views is not among what is counted.

@@ -17,6 +17,7 @@ from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.planning import hlo
 from clip_jax.planning.costs import operations
 from clip_jax.training.frozen_parameters import Partition
+from clip_jax.training.gradients import AllTrained
 from clip_jax.training.optimizer import make_optimizer
 from clip_jax.trees import flat
 from tests.tiny import TINY, TINY_RESNET, tiny_config
@@ -265,6 +266,26 @@ def test_where_nothing_is_frozen_all_is_passed_on():
   other = {'other': 1}
   assert layers.joined(params, other) is other
   assert layers.updated(params, other) is other
+
+
+@pytest.mark.parametrize(
+  ('groups', 'image'),
+  [
+    (LOCKED, 1),
+    (LAST_FREE, 0.5),
+    ((('image/ln_post', 1.0), *LOCKED), 1),
+    ((('image/patch_embedding', 1.0), *LAST_FREE), 0),
+    ((('image/transformer/blocks[:1]', 1.0), *LOCKED), 0),
+  ],
+)
+def test_blocks_below_all_that_is_trained_have_no_backward_pass(groups, image):
+  _, params = tiny_module_and_params()
+  fields = {**tiny_config().optimizer, 'groups': groups}
+  layers = make_optimizer(100, **fields)[0].partition(params)
+  shares = layers.without_gradient()
+  assert shares.get('image', 0) == image
+  assert shares.get('text', 0) == 0
+  assert AllTrained().without_gradient() == {}
 
 
 def test_the_moments_of_a_stack_have_its_trained_layers():
