@@ -9,6 +9,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from clip_jax.checkpoints.reading import load_variables, restore_numpy
 from clip_jax.data.preprocessing import Preprocessing
@@ -306,7 +307,7 @@ def test_each_loss_of_the_recipe_falls(run):
 
 def arrays_of(workdir, step):
   """All arrays of a checkpoint, by item and path."""
-  folder = workdir / 'checkpoints' / str(step)
+  folder = epath.Path(workdir) / 'checkpoints' / str(step)
   return {
     f'{item}/{name}': array
     for item in ('params', 'opt_state', 'teacher')
