@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from clip_jax.errors import UsageError
 from clip_jax.models.config import ResNetConfig
+from clip_jax.models.image_tokens import image_tokens
 from clip_jax.models.resnet import BatchNorm, ResNet
 from clip_jax.parallel.mesh import BATCH_AXES, make_mesh
 from tests.golden_models import load_golden
@@ -38,11 +39,11 @@ def test_maps_equal_open_clips():
 def test_tokens_are_the_maps_row_by_row():
   tower, variables, images = initialised()
   maps = tower.apply(variables, images, method='stages')
-  for layer in range(SMALL.depth):
-    tokens = tower.apply(variables, images, layer, method='tokens')
-    expected = maps[layer + 1]
+  layers = tuple(range(SMALL.depth))
+  tokens = image_tokens(tower.bind(variables), images, layers)
+  for layer, expected in zip(layers, maps[1:], strict=True):
     np.testing.assert_array_equal(
-      tokens, expected.reshape(4, -1, expected.shape[-1])
+      tokens[layer], expected.reshape(4, -1, expected.shape[-1])
     )
 
 

@@ -45,7 +45,7 @@ def residual_stream(golden, layer):
   stack = Transformer(text)
   mask = jnp.tril(jnp.ones((length, length), bool)) if text.causal else None
   variables = {'params': params['transformer']}
-  return stack.apply(variables, x, mask, layer=layer)
+  return stack.apply(variables, x, mask, layers=(layer,))[0]
 
 
 @pytest.mark.parametrize('name', OPEN_CLIP)
