@@ -25,14 +25,15 @@ from clip_jax.planning.topology import Topology, parse_topology
 from clip_jax.training.config import Config
 from clip_jax.training.saved_config import config_to_json
 
-_ENVIRONMENT = {
+# For a process that compiles with libtpu.
+ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'TPU_SKIP_MDS_QUERY': '1',  # this machine's metadata say nothing of a TPU
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # two plans, or a plan beside a run
 }
 # Variables that a caller may have set for its own devices, which would give the
 # child other devices.
-_UNSET = ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES', 'LIBTPU_INIT_ARGS')
+UNSET = ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES', 'LIBTPU_INIT_ARGS')
 
 
 def check_libtpu() -> None:
@@ -69,7 +70,7 @@ def measure_in_child(
   }
   root = os.fspath(Path(__file__).parents[2])
   path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
-  inherited = {k: v for k, v in os.environ.items() if k not in _UNSET}
+  inherited = {k: v for k, v in os.environ.items() if k not in UNSET}
   with tempfile.TemporaryDirectory() as folder:
     answer, log = Path(folder, 'answer.json'), Path(folder, 'log')
     Path(folder, 'request.json').write_text(json.dumps(request), 'utf-8')
@@ -79,7 +80,7 @@ def measure_in_child(
         stdin=subprocess.DEVNULL,
         stdout=stream,
         stderr=stream,
-        env={**inherited, **_ENVIRONMENT, 'PYTHONPATH': path},
+        env={**inherited, **ENVIRONMENT, 'PYTHONPATH': path},
       )
     try:
       _wait(process, Path(folder, 'compiles'), on_second)

@@ -19,7 +19,7 @@ from clip_jax.objectives.distillation import teacher_arrays
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.planning import hlo
 from clip_jax.planning.collectives import Collective, axes_of, collectives
-from clip_jax.planning.costs import operations
+from clip_jax.planning.costs import kernels_without_costs, operations
 from clip_jax.planning.estimate import estimate, exchange_seconds
 from clip_jax.planning.topology import GIB, Topology, devices_of
 from clip_jax.training.config import (
@@ -289,6 +289,7 @@ def costs_of(
   return {
     'flops_per_chip': sum(o.flops * o.times for o in done),
     'hbm_bytes_accessed_per_chip': sum(o.hbm_bytes * o.times for o in done),
+    'kernels_without_costs': kernels_without_costs(module),
     'collectives': [
       {
         'op': exchange.op,

@@ -1,7 +1,8 @@
 """Counts FLOPs and main-memory traffic of a compiled program, with loops.
 
 XLA's own cost analysis counts the body of a loop once. FLOPs here are those of
-matrix products and convolutions, a multiply-add as 2 (`models/counting.py`).
+matrix products and convolutions, a multiply-add as 2 (`models/counting.py`),
+and what Pallas kernels state of theirs.
 On a TPU every product is a convolution; a batch of products is a dilated one,
 of which only the positions with data count.
 """
@@ -64,6 +65,8 @@ def flops_of(
     return _dot_flops(computation, instruction)
   if instruction.opcode == 'convolution':
     return _convolution_flops(computation, instruction)
+  if is_kernel(instruction):
+    return _stated_flops(instruction)
   called = instruction.called('calls')
   if instruction.opcode != 'fusion' or called is None:
     return 0
@@ -71,6 +74,36 @@ def flops_of(
   return sum(
     flops_of(module, inside, inner) for inner in inside.instructions.values()
   )
+
+
+def is_kernel(instruction: Instruction) -> bool:
+  """Returns whether an instruction is a Pallas kernel for TPUs."""
+  return _target(instruction) == 'tpu_custom_call'
+
+
+def kernels_without_costs(module: HloModule) -> list[str]:
+  """Returns the names of the kernels that state no FLOPs, each once.
+
+  Their arithmetic is unknown: `operations` counts only what they read and
+  write.
+  """
+  return sorted(
+    {
+      instruction.attribute(r'op_name="([^"]*)"') or instruction.name
+      for _, instruction, _ in module.executed()
+      if is_kernel(instruction) and not _stated_flops(instruction)
+    }
+  )
+
+
+def _stated_flops(kernel: Instruction) -> int:
+  """Returns the FLOPs of the cost estimate that a kernel was called with."""
+  stated = kernel.attribute(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
+  return int(stated or 0)
+
+
+def _target(instruction: Instruction) -> str | None:
+  return instruction.attribute(r'custom_call_target="([^"]*)"')
 
 
 def _dot_flops(computation: Computation, dot: Instruction) -> int:
@@ -144,8 +177,7 @@ def traffic_of(
   only the part that it updates.
   """
   opcode = instruction.opcode
-  target = instruction.attribute(r'custom_call_target="([^"]*)"')
-  if opcode in _FREE or target in _FREE_CALLS:
+  if opcode in _FREE or _target(instruction) in _FREE_CALLS:
     return 0
   if opcode == 'fusion':
     return _fusion_traffic(module, computation, instruction)
@@ -190,17 +222,20 @@ def _fusion_traffic(
   for number, operand in enumerate(computation.operands(fusion)):
     parameter = inside.parameters.get(number)
     if parameter is not None and len(operand.shapes) == 1:
-      total += _bytes_read(inside, parameter)
+      total += _bytes_read(module, inside, parameter)
   root = inside.root
   results = inside.operands(root) if root.opcode == 'tuple' else [root]
   return total + sum(_bytes_written(inside, result) for result in results)
 
 
-def _bytes_read(inside: Computation, parameter: Instruction) -> int:
+def _bytes_read(
+  module: HloModule, inside: Computation, parameter: Instruction
+) -> int:
   """Returns the bytes that a fusion reads of a parameter.
 
   These are all bytes, those of its slices, or none where the parameter is
-  passed on or updated in place.
+  passed on or updated in place. A fusion inside of the fusion may be what
+  slices it.
   """
   whole = parameter.shapes[0].hbm_bytes
   if whole == 0:
@@ -208,8 +243,14 @@ def _bytes_read(inside: Computation, parameter: Instruction) -> int:
   total = 0
   for user in inside.users.get(parameter.name, []):
     first = bool(user.operands) and user.operands[0] == parameter.name
+    called = user.called('calls')
     if user.opcode in _SLICING and first:
       total += user.shapes[0].bytes
+    elif user.opcode == 'fusion' and called is not None:
+      inner = module.computations[called]
+      for number, name in enumerate(user.operands):
+        if name == parameter.name:
+          total += _bytes_read(module, inner, inner.parameters[number])
     elif not _passes_on(user, first):
       return whole
   return min(total, whole)

@@ -72,6 +72,7 @@ def make_plan(
     'hbm_bytes_per_chip': topology.chip.hbm_bytes,
     **dict.fromkeys(_COSTS),
     'collectives': [],
+    'kernels_without_costs': [],
     **measured,
   }
   return {
@@ -214,6 +215,8 @@ def _work(plan: Plan) -> Iterable[str]:
   yield 'work of a chip in one step; times are estimates'
   for what, amount, seconds in rows:
     yield f'  {what:<24}{amount:>14}{_duration(seconds):>12}'
+  for kernel in plan['kernels_without_costs']:
+    yield f'  without the arithmetic of a kernel that states none: {kernel}'
 
 
 def _exchanges(plan: Plan) -> Iterable[str]:

@@ -90,3 +90,31 @@ ENTRY %main (start: (s32[], bf16[128,8,77,64], bf16[3072,768]), own: bf16[128,51
   ROOT %result = bf16[128,512]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%both), index=0
 }
 """  # noqa: E501
+
+# A layer of a stack is sliced in a fusion inside of that of its product.
+NESTED = """\
+HloModule nested, is_scheduled=true
+
+%inner (stack: bf16[24,128,64], i: s32[]) -> bf16[128,64] {
+  %stack = bf16[24,128,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %slice = bf16[1,128,64]{2,1,0} dynamic-slice(%stack, %i, %zero, %zero), dynamic_slice_sizes={1,128,64}
+  ROOT %layer = bf16[128,64]{1,0} bitcast(%slice)
+}
+
+%outer (stack.1: bf16[24,128,64], i.1: s32[], w: bf16[64,64]) -> bf16[128,64] {
+  %stack.1 = bf16[24,128,64]{2,1,0} parameter(0)
+  %i.1 = s32[] parameter(1)
+  %w = bf16[64,64]{1,0} parameter(2)
+  %x = bf16[128,64]{1,0} fusion(%stack.1, %i.1), kind=kLoop, calls=%inner
+  ROOT %y = bf16[128,64]{1,0} convolution(%x, %w), dim_labels=bf_io->bf
+}
+
+ENTRY %main (p0: bf16[24,128,64], p1: s32[], p2: bf16[64,64]) -> bf16[128,64] {
+  %p0 = bf16[24,128,64]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %p2 = bf16[64,64]{1,0} parameter(2)
+  ROOT %fusion = bf16[128,64]{1,0} fusion(%p0, %p1, %p2), kind=kOutput, calls=%outer
+}
+"""  # noqa: E501

@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import pytest
 
 from clip_jax.planning import hlo
-from clip_jax.planning.costs import operations, traffic_of
-from tests.planning.programs import TPU, array, compiled, program
+from clip_jax.planning.costs import (
+  kernels_without_costs,
+  operations,
+  traffic_of,
+)
+from tests.planning.programs import NESTED, TPU, array, compiled, program
 
 
 def flops(result: hlo.HloModule) -> int:
@@ -104,3 +108,33 @@ def test_a_slice_reads_its_part_and_an_update_writes_its_part():
   )
   moved = sum(o.hbm_bytes * o.times for o in operations(result))
   assert 2 * 256 * 4 <= moved < 10 * 256 * 4
+
+
+def test_a_slice_that_is_taken_in_an_inner_fusion_is_all_that_is_read():
+  [done] = operations(hlo.parse(NESTED))
+  assert done.hbm_bytes == 2 * (128 * 64 + 64 * 64 + 128 * 64) + 4
+  assert done.flops == 2 * 128 * 64 * 64
+
+
+def kernel_program(cost):
+  return hlo.parse(
+    'HloModule kernel\n\nENTRY %main (p: bf16[8,128]) -> bf16[8,128] {\n'
+    '  %p = bf16[8,128]{1,0} parameter(0)\n'
+    '  ROOT %k = bf16[8,128]{1,0} custom-call(%p), '
+    'custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/k"}, '
+    f'backend_config={{"custom_call_config":{{"body":"TUxJUg=="{cost}}}}}\n}}\n'
+  )
+
+
+def test_a_kernel_costs_what_it_states():
+  stated = ',"cost_estimate":{"flops":"4096","bytes_accessed":"1"}'
+  [done] = operations(kernel_program(stated))
+  assert done.flops == 4096
+  assert done.hbm_bytes == 2 * 8 * 128 * 2  # what it reads and writes
+  assert kernels_without_costs(kernel_program(stated)) == []
+
+
+def test_a_kernel_that_states_nothing_is_named():
+  program = kernel_program('')
+  assert flops(program) == 0
+  assert kernels_without_costs(program) == ['jit(f)/k']
