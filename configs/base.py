@@ -43,7 +43,9 @@ def get_config() -> ConfigDict:
     ''  # a row of clip_jax/models/presets.py; '': all fields here
   )
   c.model.dtype = 'float32'  # of the towers' arithmetic, or 'bfloat16'
-  c.model.remat = 'none'  # what is computed again: none, dots, full
+  # What a block keeps for its backward pass, which computes the rest again:
+  # none (keeps all), dots, save_both, save_mlp, save_qkv, full (its input).
+  c.model.remat = 'none'
   c.model.patch_dropout = 0.0  # fraction of patches that a ViT does not see
   # Low-rank adapters of the attention products (LoRA): of this rank; 0: none.
   # They alone are trained, unless optimizer.groups says what is.

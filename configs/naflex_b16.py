@@ -34,6 +34,7 @@ _STEPS = 40_000_000_000 // 32_768  # of the whole run for squares
 def get_config() -> ConfigDict:
   """Returns SigLIP's recipe with what NaFlex changes, without data."""
   c = siglip_b16.get_config()
+  c.model.remat = 'full'
   c.total_steps = int(3.75 * 0.1 * _STEPS)
   c.model.preset = 'ViT-B-16-SigLIP2-256'
   c.tokenizer = 'hf:gemma'

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
   c.total_steps = 10_000_000_000 // 32_768
   c.model.preset = 'ViT-B-16-SigLIP'
   c.model.dtype = 'bfloat16'
-  c.model.remat = 'full'
+  c.model.remat = 'none'
   c.tokenizer = 'siglip:spiece.model'
   c.data.batch_size = 32_768
   c.data.image_size = 224

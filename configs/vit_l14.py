@@ -14,4 +14,6 @@ TOPOLOGY = 'v5e:16x16'
 
 def get_config() -> ConfigDict:
   """Returns the recipe without data: name it as `data.train`."""
-  return paper.vit('ViT-L/14', learning_rate=4e-4, image_size=224)
+  return paper.vit(
+    'ViT-L/14', learning_rate=4e-4, image_size=224, remat='save_mlp'
+  )

@@ -121,7 +121,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError(f'{asked} One of {", ".join(KINDS)}.')
   for name, known in (
     ('dtype', ('float32', 'bfloat16')),
-    ('remat', ('none', 'dots', 'full')),
+    ('remat', ('none', 'dots', 'save_both', 'save_qkv', 'save_mlp', 'full')),
     ('decode', ('fast', 'exact')),
   ):
     if values[name].value not in known:

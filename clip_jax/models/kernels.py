@@ -57,7 +57,19 @@ def dot_general(
       'only the product of the last axes with the first ones at the default '
       f'precision, not {dimension_numbers} at {precision}.'
     )
-  return _product(x, kernel, axes)
+  return _product(x, kernel, axes, False)
+
+
+def project(
+  x: Float[Array, '*B C'], kernel: Float[Array, 'C n N K']
+) -> Float[Array, '*B n W']:
+  """Returns n projections of x, each with its heads side by side (W = N x K).
+
+  As heads of their own, K columns would fill half of a TPU's registers, and all
+  that reads them would be laid out for it. The derivative is that of
+  `dot_general`.
+  """
+  return _product(x, kernel, 1, True)
 
 
 def _dimension_numbers(x: jax.Array, axes: int) -> Any:
@@ -66,23 +78,44 @@ def _dimension_numbers(x: jax.Array, axes: int) -> Any:
   return ((last, tuple(range(axes))), ((), ()))
 
 
-def _plain_product(x: jax.Array, kernel: jax.Array, axes: int) -> jax.Array:
-  return lax.dot_general(x, kernel, _dimension_numbers(x, axes))
+def _plain_product(
+  x: jax.Array, kernel: jax.Array, axes: int, merged: bool
+) -> jax.Array:
+  # One contracted axis: the last of two may fill a part of a register only.
+  x = x.reshape(*x.shape[: x.ndim - axes], -1)
+  return lax.dot_general(
+    x, _flat(kernel, axes, merged), _dimension_numbers(x, 1)
+  )
 
 
-_product = jax.custom_vjp(_plain_product, nondiff_argnums=(2,))
+def _flat(kernel: jax.Array, axes: int, merged: bool) -> jax.Array:
+  """Returns a kernel with one contracted axis, its heads side by side."""
+  kernel = kernel.reshape(-1, *kernel.shape[axes:])
+  return kernel.reshape(*kernel.shape[:-2], -1) if merged else kernel
 
 
-def _forward(x: jax.Array, kernel: jax.Array, axes: int):
-  return _plain_product(x, kernel, axes), (x, kernel)
+_product = jax.custom_vjp(_plain_product, nondiff_argnums=(2, 3))
+
+
+def _forward(x: jax.Array, kernel: jax.Array, axes: int, merged: bool):
+  return _plain_product(x, kernel, axes, merged), (x, kernel)
 
 
 def _backward(
-  axes: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+  axes: int,
+  merged: bool,
+  saved: tuple[jax.Array, jax.Array],
+  gradient: jax.Array,
 ):
   def plain(x: jax.Array, kernel: jax.Array, gradient: jax.Array):
-    product = functools.partial(_plain_product, axes=axes)
-    return jax.vjp(product, x, kernel)[1](gradient)
+    product = functools.partial(_plain_product, axes=1, merged=False)
+    rows = x.reshape(*x.shape[: x.ndim - axes], -1)
+    flat = _flat(kernel, axes, merged)
+    of_x, of_kernel = jax.vjp(product, rows, flat)[1](gradient)
+    # A parameter's layout, such as that of heads narrower than a register,
+    # must not reach the product: a TPU would lay out all tokens for it.
+    of_kernel = lax.optimization_barrier(of_kernel)
+    return of_x.reshape(x.shape), of_kernel.reshape(kernel.shape)
 
   def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array):
     width = math.prod(kernel.shape[:axes])

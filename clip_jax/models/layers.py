@@ -1,7 +1,7 @@
 """The layers that both towers share, from LayerNorm up to the Transformer.
 
 Letters in shapes: B examples, L tokens (M where they are attended to), D width,
-N heads, K width of a head.
+N heads, K width of a head, W = N x K.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from clip_jax.models import kernels
@@ -40,13 +41,19 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
 }
 
+_save = jax.checkpoint_policies.save_only_these_names
+
 # The rules for what a block's forward pass keeps for its backward pass, which
 # computes the rest again. 'none' keeps all, 'dots' the outputs of the weight
 # products, 'full' nothing but the block's input (the paper's gradient
-# checkpointing).
+# checkpointing). Those between are for memory that 'full' leaves free: each
+# keeps four widths D of a token, with an MLP of 4 D, or both of them.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
   'none': None,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'save_both': _save('qkv', 'attention', 'mlp_hidden'),
+  'save_qkv': _save('qkv', 'attention'),
+  'save_mlp': _save('mlp_hidden'),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -109,12 +116,12 @@ class Attention(nn.Module):
     """Returns the output for all tokens, or for `query` alone, [B, D]."""
     width = x.shape[-1]
     if context is not None:
-      [q] = self._heads(x, width, 1, 'q')
-      k, v = self._heads(context, width, 2, 'kv')
+      [q] = split_heads(self._projected(x, width, 1, 'q'), self.heads)
+      k, v = split_heads(self._projected(context, width, 2, 'kv'), self.heads)
       heads = dot_product_attention(q, k, v, mask)
     elif query is None:
-      q, k, v = self._heads(x, width, 3, 'qkv')
-      heads = dot_product_attention(q, k, v, mask)
+      qkv = checkpoint_name(self._projected(x, width, 3, 'qkv'), 'qkv')
+      heads = checkpoint_name(self.attend(qkv, mask), 'attention')
     else:
       heads = QueryAttention(self.heads, self.dtype, name='qkv')(query, x, mask)
     return nn.DenseGeneral(
@@ -126,20 +133,53 @@ class Attention(nn.Module):
       name='out',
     )(heads)
 
-  def _heads(
+  def attend(
+    self,
+    qkv: Float[Array, 'B L 3 W'],
+    mask: Bool[Array, '*B #L L'] | None,
+  ) -> Float[Array, 'B L N K']:
+    """Returns what the heads read.
+
+    On TPUs, `parallel/attention.py` takes its place.
+    """
+    q, k, v = split_heads(qkv, self.heads)
+    return dot_product_attention(q, k, v, mask)
+
+  def _projected(
     self, x: Float[Array, 'B L C'], width: int, count: int, name: str
-  ) -> list[Float[Array, 'B N L K']]:
-    """Returns `count` projections of tokens, split into heads."""
-    projected = nn.DenseGeneral(
-      (count, self.heads, width // self.heads),
-      kernel_init=normal(x.shape[-1] ** -0.5),
-      dtype=self.dtype,
-      dot_general=kernels.dot_general,
-      name=name,
-    )(x)  # B L count N K
-    # One transpose that puts heads before tokens is faster on a CPU than one
-    # for each of q, k and v.
-    return kernels.unstack(jnp.moveaxis(projected, (2, 3), (0, 2)))  # B N L K
+  ) -> Float[Array, 'B L count W']:
+    """Returns `count` projections of tokens, each with its heads in a row."""
+    shape = (count, self.heads, width // self.heads)
+    return Projection(shape, self.dtype, name=name)(x)
+
+
+class Projection(nn.Module):
+  """A linear layer to n rows of heads, with the kernel [C, n, N, K]."""
+
+  shape: tuple[int, int, int]  # n, N, K
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L C']) -> Float[Array, 'B L n W']:
+    width = x.shape[-1]
+    init = normal(width**-0.5)
+    kernel = self.param('kernel', init, (width, *self.shape))
+    bias = self.param('bias', nn.initializers.zeros, self.shape)
+    x, kernel, bias = (
+      jnp.asarray(array, self.dtype) for array in (x, kernel, bias)
+    )
+    return kernels.project(x, kernel) + bias.reshape(self.shape[0], -1)
+
+
+def split_heads(
+  projected: Float[Array, 'B L n W'], heads: int
+) -> list[Float[Array, 'B N L K']]:
+  """Returns each projection with heads before tokens.
+
+  One transpose is faster on a CPU than one for each of them.
+  """
+  rows = projected.reshape(*projected.shape[:3], heads, -1)
+  return kernels.unstack(jnp.moveaxis(rows, (2, 3), (0, 2)))
 
 
 class QueryAttention(nn.Module):
@@ -191,6 +231,7 @@ class MLP(nn.Module):
       dot_general=kernels.dot_general,
       name='up',
     )(x)
+    h = checkpoint_name(h, 'mlp_hidden')
     down = nn.Dense(
       self.out_width or width,
       kernel_init=normal(self.out_std),

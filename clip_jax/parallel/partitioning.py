@@ -5,7 +5,9 @@ optimizer's moments carry the paths of their parameters, so the same rows serve
 them. An axis that its mesh axis does not divide stays whole.
 """
 
+import functools
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -149,12 +151,21 @@ def activations_like_batch(mesh: Mesh) -> AbstractContextManager[Any]:
   With parameters split over 'fsdp', a compiler may split activations in the
   same way, and send them back and forth. Here the outputs of all modules that
   write to the residual stream are constrained to the batch's sharding; the
-  stream is not split over 'tensor'.
+  stream is not split over 'tensor'. Where the mesh's devices have a kernel for
+  attention, it takes the place of the plain formula.
   """
-  layout = batch_sharding(mesh)
+  layout, kernel = batch_sharding(mesh), attention_kernel(mesh)
 
   def constrain(call, args, kwargs, context):
-    output, module = call(*args, **kwargs), context.module
+    module = context.module
+    if (
+      kernel is not None
+      and isinstance(module, Attention)
+      and context.method_name == 'attend'
+    ):
+      heads = kernel(*args, module.heads)
+      return call(*args, **kwargs) if heads is None else heads
+    output = call(*args, **kwargs)
     if context.method_name == '__call__' and (
       isinstance(module, _RESIDUAL) or module.name == 'patch_embedding'
     ):
@@ -162,6 +173,18 @@ def activations_like_batch(mesh: Mesh) -> AbstractContextManager[Any]:
     return output
 
   return nn.intercept_methods(constrain)
+
+
+def attention_kernel(mesh: Mesh) -> Callable[..., jax.Array | None] | None:
+  """Returns what computes self-attention on a mesh's devices.
+
+  It is None where the plain formula does, `layers.dot_product_attention`.
+  """
+  if mesh.devices.flat[0].platform != 'tpu':
+    return None
+  from clip_jax.parallel.attention import kernel_attention
+
+  return functools.partial(kernel_attention, mesh)
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh) -> P:

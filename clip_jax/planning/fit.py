@@ -15,7 +15,7 @@ from clip_jax.planning.topology import Topology
 from clip_jax.training.config import Config
 
 # The settings, from the fastest to the one of the least memory.
-POLICIES = ('none', 'dots', 'full')
+POLICIES = ('none', 'dots', 'save_both', 'save_mlp', 'full')
 # An estimate that exceeds the memory by less than this factor is tried.
 _OPTIMISM = 1.15
 

@@ -49,7 +49,7 @@ def apply_block(params, x, mask=None):
     if context.module.name == 'qkv':
       low = jnp.einsum('BLD,DCR->BLCR', args[0], adapters['qkv']['a'])
       change = jnp.einsum('BLCR,CRNK->BLCNK', low, adapters['qkv']['b'])
-      return output + scale * change
+      return output + scale * change.reshape(output.shape)
     if context.module.name == 'out':
       low = jnp.einsum('BLNK,NKR->BLR', args[0], adapters['out']['a'])
       return output + scale * low @ adapters['out']['b']

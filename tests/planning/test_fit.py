@@ -15,7 +15,13 @@ from configs import base
 
 TOPOLOGY = parse_topology('v5e:4x4')
 # GiB of temporaries for the whole batch, and seconds of a step.
-POLICIES = {'none': (200, 1.0), 'dots': (80, 1.1), 'full': (20, 1.3)}
+POLICIES = {
+  'none': (200, 1.0),
+  'dots': (80, 1.1),
+  'save_both': (60, 1.15),
+  'save_mlp': (40, 1.2),
+  'full': (20, 1.3),
+}
 
 
 def config_of(batch_size=1024):

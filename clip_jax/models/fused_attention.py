@@ -1,0 +1,236 @@
+"""Attention for short rows of tokens, on TPUs, without its logits in memory.
+
+Made for the towers' 50 to some 1,100 tokens: all logits of a head fit into a
+core's vector memory. There they are made, used and dropped, so that main memory
+sees only queries, keys, values and the output. The kernels read the projection
+as the matrix product wrote it, and pad nothing in main memory. The derivative
+computes the weights again; as its sums are over whole rows too, nothing is kept
+for it but the projection.
+
+Letters in shapes: B examples, L tokens, N heads, K width of a head, W = N x K.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Bool, Float, Int
+
+# Columns are read and written in windows of whole vector registers.
+_LANES = 128
+# Bytes of inputs and outputs that one program holds. The next program's are on
+# their way meanwhile, and logits need room too.
+_BLOCK_BYTES = 4 << 20
+
+
+def can_fuse(width: int, heads: int) -> bool:
+  """Returns whether `fused_attention` can compute heads of these widths."""
+  return width % _LANES == 0 and width // heads <= _LANES
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def fused_attention(
+  qkv: Float[Array, '3 B L W'],
+  mask: Bool[Array, '#B #L L'] | None,
+  heads: int,
+  interpret: bool = False,
+) -> Float[Array, 'B L W']:
+  """Returns softmax(q k^T / sqrt(K)) v of all heads, side by side.
+
+  The softmax is in float32 or wider.
+
+  Args:
+    qkv: queries, keys and values, each with its heads side by side.
+    mask: True where a token (row) attends to another (column).
+    heads: N.
+    interpret: computes on any device, slowly, for tests.
+  """
+  shape = qkv.shape[1:]
+  return _call(_forward_kernel, shape, heads, interpret, mask, qkv)
+
+
+def _with_residuals(qkv, mask, heads, interpret):
+  return fused_attention(qkv, mask, heads, interpret), (qkv, mask)
+
+
+def _gradient(heads, interpret, residuals, gradient):
+  qkv, mask = residuals
+  options = (qkv.shape, heads, interpret, mask)
+  return _call(_backward_kernel, *options, qkv, gradient), None
+
+
+fused_attention.defvjp(_with_residuals, _gradient)
+
+
+def _call(
+  kernel: Any,
+  shape: tuple[int, ...],
+  heads: int,
+  interpret: bool,
+  mask: jax.Array | None,
+  *arrays: jax.Array,
+) -> jax.Array:
+  """Runs a kernel in programs that each hold some heads of some examples."""
+  *_, batch, length, width = shape
+  head = width // heads
+  result = jax.ShapeDtypeStruct(shape, arrays[0].dtype)
+  examples, columns = _block(batch, head, width, (*arrays, result))
+
+  def spec(array: Any) -> pl.BlockSpec:
+    parts = array.shape[:-3]
+    return pl.BlockSpec(
+      (*parts, examples, length, columns),
+      lambda b, c: (*(0 for _ in parts), b, 0, c),
+    )
+
+  masks = [] if mask is None else [mask.astype(jnp.int32)]
+  of_each = mask is not None and len(mask) > 1
+  mask_specs = [
+    pl.BlockSpec(
+      (examples if of_each else 1, *array.shape[1:]),
+      lambda b, c: (b if of_each else 0, 0, 0),
+    )
+    for array in masks
+  ]
+  logits = batch * heads * length * length
+  return pl.pallas_call(
+    functools.partial(kernel, head=head),
+    grid=(batch // examples, width // columns),
+    in_specs=[*map(spec, arrays), *mask_specs],
+    out_specs=spec(result),
+    out_shape=result,
+    interpret=interpret,
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=('parallel', 'parallel')
+    ),
+    cost_estimate=pl.CostEstimate(
+      flops=2 * _PRODUCTS[kernel] * logits * head,
+      transcendentals=logits,
+      bytes_accessed=sum(
+        array.size * array.dtype.itemsize for array in (*arrays, *masks, result)
+      ),
+    ),
+  )(*arrays, *masks)
+
+
+def _block(
+  batch: int, head: int, width: int, arrays: tuple[Any, ...]
+) -> tuple[int, int]:
+  """Returns how many examples and columns one program holds.
+
+  Columns are whole heads and whole registers; where a program has room for all
+  of them, it takes several examples, so that few programs have to start.
+  """
+  unit = math.lcm(head, _LANES)
+  size = sum(a.size * a.dtype.itemsize for a in arrays) // (batch * width)
+  columns = unit * _largest_divisor(
+    width // unit, _BLOCK_BYTES // (size * unit)
+  )
+  if columns < width:
+    return 1, columns
+  return _largest_divisor(batch, _BLOCK_BYTES // (size * width)), width
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+  """Returns the largest divisor that is not above a limit, or 1."""
+  return max(n for n in range(1, max(limit, 1) + 1) if number % n == 0)
+
+
+def _forward_kernel(qkv_ref, *refs, head: int):
+  *mask_ref, out_ref = refs
+  out_ref[...] = jnp.zeros_like(out_ref)
+
+  def attend(example, columns, own):
+    q, k, v = (qkv_ref[part, example, :, columns] for part in range(3))
+    weights = _weights(q, k, own, _mask(mask_ref, example), head)
+    out = _product(weights.astype(v.dtype), v, 1, 0)
+    _write(out_ref, (example, slice(None), columns), own, out)
+
+  _for_each_head(attend, out_ref.shape[0], out_ref.shape[-1], head)
+
+
+def _backward_kernel(qkv_ref, gradient_ref, *refs, head: int):
+  *mask_ref, out_ref = refs
+  out_ref[...] = jnp.zeros_like(out_ref)
+
+  def differentiate(example, columns, own):
+    q, k, v = (qkv_ref[part, example, :, columns] for part in range(3))
+    gradient = gradient_ref[example, :, columns]
+    weights = _weights(q, k, own, _mask(mask_ref, example), head)
+    of_v = _product(weights.astype(v.dtype), gradient, 0, 0)
+    of_weights = _product(jnp.where(own, gradient, 0), v, 1, 1)
+    mean = jnp.sum(weights * of_weights, axis=-1, keepdims=True)
+    of_logits = weights * (of_weights - mean) * head**-0.5
+    of_logits = of_logits.astype(q.dtype)
+    of_q = _product(of_logits, k, 1, 0)
+    of_k = _product(of_logits, q, 0, 0)
+    for part, of_part in enumerate((of_q, of_k, of_v)):
+      _write(out_ref, (part, example, slice(None), columns), own, of_part)
+
+  _for_each_head(differentiate, out_ref.shape[1], out_ref.shape[-1], head)
+
+
+# Matrix products of a head.
+_PRODUCTS = {_forward_kernel: 2, _backward_kernel: 5}
+
+
+def _for_each_head(run: Any, examples: int, width: int, head: int) -> None:
+  """Calls `run(example, columns, own)` for each head of each example.
+
+  The columns are a window of whole registers in which the head is, with parts
+  of its neighbours; `own` [1, columns] is True for the columns of its own.
+  """
+  heads = width // head
+  size = _LANES if _LANES % head == 0 else min(2 * _LANES, width)
+
+  def one(i, _):
+    example, start = lax.div(i, heads), lax.rem(i, heads) * head
+    first = jnp.minimum(lax.div(start, _LANES) * _LANES, width - size)
+    first = pl.multiple_of(first, _LANES)
+    column = first + lax.broadcasted_iota(jnp.int32, (1, size), 1)
+    own = (column >= start) & (column < start + head)
+    run(example, pl.ds(first, size), own)
+
+  lax.fori_loop(0, examples * heads, one, None)
+
+
+def _weights(
+  q: Float[Array, 'L C'],
+  k: Float[Array, 'L C'],
+  own: Bool[Array, '1 C'],
+  mask: Bool[Array, '#L L'] | None,
+  head: int,
+) -> Float[Array, 'L L']:
+  """Returns the softmax over the keys; of q, the head's own columns count."""
+  logits = _product(jnp.where(own, q, 0), k, 1, 1) * head**-0.5
+  if mask is not None:
+    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+  powers = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+  return powers / jnp.sum(powers, axis=-1, keepdims=True)
+
+
+def _mask(mask_ref: Any, example: Int[Array, '']) -> jax.Array | None:
+  if not mask_ref:
+    return None
+  [ref] = mask_ref
+  return ref[example if ref.shape[0] > 1 else 0] != 0
+
+
+def _product(x: jax.Array, y: jax.Array, axis: int, other: int) -> jax.Array:
+  """Returns the matrix product over an axis of each, in float32 or wider."""
+  return lax.dot_general(
+    x,
+    y,
+    (((axis,), (other,)), ((), ())),
+    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+  )
+
+
+def _write(ref: Any, where: tuple[Any, ...], own: jax.Array, x: jax.Array):
+  """Writes a head's own columns, and leaves those of its neighbours."""
+  ref[where] = jnp.where(own, x.astype(ref.dtype), ref[where])

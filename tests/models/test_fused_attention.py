@@ -1,0 +1,104 @@
+"""The kernel for TPUs, interpreted here, against its formula in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clip_jax.models import fused_attention as kernel
+from clip_jax.models.fused_attention import can_fuse, fused_attention
+
+# (heads, width of one): two heads in a register, one, and heads across them.
+WIDTHS = [(2, 64), (6, 64), (4, 32), (1, 128), (2, 128), (8, 80), (16, 72)]
+MASKS = ['none', 'causal', 'padding']
+# Distances that the sums of a row allow, relative to the largest value.
+TOLERANCES = {'float32': 2e-6, 'bfloat16': 2e-2}
+
+
+def drawn_case(seed):
+  """Draws sizes, a mask and inputs."""
+  random = np.random.default_rng(seed)
+  heads, head = WIDTHS[random.integers(len(WIDTHS))]
+  batch, length = random.integers(1, 5), random.integers(1, 40)
+  qkv = 2 * random.normal(size=(3, batch, length, heads * head))
+  cotangent = random.normal(size=(batch, length, heads * head))
+  mask = {
+    'none': None,
+    'causal': np.tri(length, dtype=bool)[None],
+    'padding': np.arange(length)
+    < random.integers(1, length + 1, size=(batch, 1, 1)),
+  }[MASKS[random.integers(len(MASKS))]]
+  return qkv, cotangent, mask, int(heads)
+
+
+def formula(qkv, cotangent, mask, heads):
+  """Returns attention and the derivative of its product with a cotangent."""
+  _, batch, length, width = qkv.shape
+  rows = qkv.reshape(3, batch, length, heads, -1)
+  q, k, v = rows.transpose(0, 1, 3, 2, 4)  # B N L K
+  scale = q.shape[-1] ** -0.5
+  logits = np.einsum('bnlk,bnmk->bnlm', q, k) * scale
+  if mask is not None:
+    logits = np.where(mask[:, None], logits, -np.inf)
+  powers = np.exp(logits - logits.max(-1, keepdims=True))
+  p = powers / powers.sum(-1, keepdims=True)
+  out = np.einsum('bnlm,bnmk->blnk', p, v).reshape(batch, length, width)
+  of_out = cotangent.reshape(batch, length, heads, -1).transpose(0, 2, 1, 3)
+  of_v = np.einsum('bnlm,bnlk->bnmk', p, of_out)
+  of_p = np.einsum('bnlk,bnmk->bnlm', of_out, v)
+  of_logits = p * (of_p - (p * of_p).sum(-1, keepdims=True)) * scale
+  of_q = np.einsum('bnlm,bnmk->bnlk', of_logits, k)
+  of_k = np.einsum('bnlm,bnlk->bnmk', of_logits, q)
+  gradient = np.stack([of_q, of_k, of_v]).transpose(0, 1, 3, 2, 4)
+  return out, gradient.reshape(qkv.shape)
+
+
+@pytest.mark.parametrize(
+  'seeds', [range(6), pytest.param(range(6, 200), marks=pytest.mark.slow)]
+)
+def test_value_and_gradient_are_the_formulas(seeds):
+  for seed in seeds:
+    dtype = sorted(TOLERANCES)[seed % 2]
+    *arrays, mask, heads = drawn_case(seed)
+    qkv, cotangent = (jnp.asarray(array, dtype) for array in arrays)
+    seen = None if mask is None else jnp.asarray(mask)
+    out, pull_back = jax.vjp(
+      lambda qkv, seen=seen, heads=heads: fused_attention(
+        qkv, seen, heads, True
+      ),
+      qkv,
+    )
+    exact = formula(
+      *(np.asarray(a, np.float64) for a in (qkv, cotangent)), mask, heads
+    )
+    for ours, theirs in zip((out, pull_back(cotangent)[0]), exact, strict=True):
+      assert ours.dtype == dtype
+      distance = np.abs(np.asarray(ours, np.float64) - theirs).max()
+      scale = np.abs(theirs).max()
+      assert distance <= TOLERANCES[dtype] * scale, f'seed {seed}'
+
+
+def test_a_row_that_attends_to_nothing_takes_the_mean():
+  """As the formula of `layers.dot_product_attention` does: there is no NaN."""
+  qkv = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 5, 128)))
+  nothing = jnp.zeros((1, 1, 5), bool)
+  out = fused_attention(qkv, nothing, 2, True)
+  mean = jnp.broadcast_to(qkv[2].mean(1, keepdims=True), out.shape)
+  np.testing.assert_allclose(out, mean, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('limit', [1, 3_000, 20_000])
+def test_programs_of_any_size_compute_the_same(monkeypatch, limit):
+  """A program holds several examples, one, or some heads of one."""
+  qkv = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 7, 512)))
+  whole = fused_attention(qkv, None, 8, True)
+  monkeypatch.setattr(kernel, '_BLOCK_BYTES', limit)
+  parts = fused_attention(qkv, None, 8, True)
+  np.testing.assert_array_equal(parts, whole)
+
+
+def test_widths_that_do_not_fill_registers_are_refused():
+  assert can_fuse(1024, 16)
+  assert can_fuse(1280, 16)  # heads of 80
+  assert not can_fuse(96, 3)
+  assert not can_fuse(1024, 4)  # heads of 256
