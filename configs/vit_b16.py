@@ -14,6 +14,4 @@ TOPOLOGY = 'v5e:16x16'
 
 def get_config() -> ConfigDict:
   """Returns the recipe without data: name it as `data.train`."""
-  return paper.vit(
-    'ViT-B/16', learning_rate=5e-4, image_size=224, remat='none'
-  )
+  return paper.vit('ViT-B/16', learning_rate=5e-4, image_size=224, remat='none')
