@@ -229,6 +229,7 @@ def test_a_plan_of_siglip_2_has_both_parts_of_the_run():
   )  # fmt: skip
   config.model.text.update(vocab_size=64, context_length=8, causal=False)
   config.data.batch_size, config.total_steps = 16, 100
+  config.optimizer.warmup_steps = 10
   config.data.image_size = 64
   config.objective.self_distillation.update(
     local_size=32, hidden=128, features=128, prototypes=256

@@ -86,6 +86,7 @@ def test_flags_are_learned_anew_and_by_a_model_that_has_learned(
     data,
     **{
       'initialize_from': str(start),
+      'tokenizer': 'clip',
       'total_steps': 20,
       'optimizer.learning_rate': 1e-3,
     },
