@@ -148,6 +148,7 @@ def write_model(
       batch_stats=jax.tree.map(jnp.asarray, variables.get('batch_stats', {})),
       opt_state={},
       ema={},
+      teacher={},
     )
     checkpoints.save(state, description, seed=0)
     checkpoints.close()
