@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -90,7 +91,7 @@ class CaptionDecoder(nn.Module):
         (text.context_length, config.width),
       )
       x = x + jnp.tile(positions[:length], (captions, 1)).astype(self.dtype)
-    mask = jnp.kron(jnp.eye(captions), jnp.tri(length)).astype(bool)
+    mask = np.kron(np.eye(captions), np.tri(length)).astype(bool)
     transformer = Transformer(
       config, self.dtype, self.remat, name='transformer'
     )
@@ -288,14 +289,17 @@ def distinct_words(
   return inside & ~(alike & earlier).any(axis=2)
 
 
-def _prefix_mask(mask: Bool[Array, 'T T'], length: int) -> Bool[Array, 'L L']:
+def _prefix_mask(
+  mask: Bool[np.ndarray, 'T T'], length: int
+) -> Bool[np.ndarray, 'L L']:
   """Returns a mask for tokens after a prefix, which all of them see.
 
   The tokens of the prefix see each other, all of them (a prefix language model,
   as PaliGemma's, arXiv 2407.07726).
   """
-  mask = jnp.pad(mask, ((length, 0), (length, 0)))
-  return mask.at[:, :length].set(True)
+  mask = np.pad(mask, ((length, 0), (length, 0)))
+  mask[:, :length] = True
+  return mask
 
 
 def _shift(

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
@@ -31,8 +32,10 @@ normal = nn.initializers.normal
 TokenIndex = int | Int[Array, ' B']
 
 # A mask is True where a token (row) attends to another (column), alike in all
-# examples; or, for each example, True for the tokens that are attended to.
-Mask = Bool[Array, 'L L'] | Bool[Array, 'B 1 1 L']
+# examples, best a NumPy array, which a kernel can see to be causal; or, of each
+# example, True for the tokens that are attended to, all before its padding.
+AnyArray = Array | np.ndarray
+Mask = Bool[AnyArray, 'L L'] | Bool[Array, 'B 1 1 L']
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'gelu': lambda x: nn.gelu(x, approximate=False),
@@ -82,7 +85,7 @@ def dot_product_attention(
   q: Float[Array, 'B N L K'],
   k: Float[Array, 'B N M K'],
   v: Float[Array, 'B N M K'],
-  mask: Bool[Array, '*B #L M'] | None = None,
+  mask: Bool[AnyArray, '*B #L M'] | None = None,
 ) -> Float[Array, 'B L N K']:
   """Returns softmax(q k^T / sqrt(K)) v; the softmax is in float32 or wider."""
   logits = jnp.einsum('BNLK,BNMK->BNLM', q * q.shape[-1] ** -0.5, k)
@@ -109,7 +112,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'B L D'],
-    mask: Bool[Array, '*B Q L'] | None = None,
+    mask: Bool[AnyArray, '*B Q L'] | None = None,
     query: Float[Array, 'B D'] | None = None,
     context: Float[Array, 'B M C'] | None = None,
   ) -> Float[Array, 'B *L D']:
@@ -136,11 +139,11 @@ class Attention(nn.Module):
   def attend(
     self,
     qkv: Float[Array, 'B L 3 W'],
-    mask: Bool[Array, '*B #L L'] | None,
+    mask: Bool[AnyArray, '*B #L L'] | None,
   ) -> Float[Array, 'B L N K']:
     """Returns what the heads read.
 
-    On TPUs, `parallel/attention.py` takes its place.
+    On TPUs and GPUs, `parallel/attention.py` takes its place.
     """
     q, k, v = split_heads(qkv, self.heads)
     return dot_product_attention(q, k, v, mask)
@@ -196,7 +199,7 @@ class QueryAttention(nn.Module):
     self,
     query: Float[Array, 'B D'],
     x: Float[Array, 'B L D'],
-    mask: Bool[Array, '*B 1 L'] | None = None,
+    mask: Bool[AnyArray, '*B 1 L'] | None = None,
   ) -> Float[Array, 'B N K']:
     width = x.shape[-1]
     shape = (3, self.heads, width // self.heads)
@@ -281,7 +284,7 @@ class Block(nn.Module):
     if token_index is not None:  # other tokens only give keys and values
       x, query = (take_token(array, token_index) for array in (x, h))
       if mask is not None and mask.ndim == 2:  # not each example's own
-        mask = mask[token_index][..., None, None, :]
+        mask = jnp.asarray(mask)[token_index][..., None, None, :]
     x = x + attention(h, mask, query)
     if context is not None:
       read = Attention(c.heads, out_std, self.dtype, name='cross_attention')

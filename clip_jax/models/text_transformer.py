@@ -4,6 +4,7 @@ Shapes: B texts, T tokens, D width.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -48,7 +49,7 @@ class TextTransformer(nn.Module):
     x = embedding(tokens) + positions[:length].astype(self.dtype)  # B T D
     mask = None
     if config.causal:
-      mask = jnp.tril(jnp.ones((length, length), bool))
+      mask = np.tri(length, dtype=bool)
     transformer = Transformer(
       config, self.dtype, self.remat, self.lora, name='transformer'
     )

@@ -1,7 +1,16 @@
-"""Computes self-attention on TPUs by their kernel, split over a mesh."""
+"""Computes self-attention by a device's own kernel, split over a mesh.
+
+On TPUs that is ours, and on GPUs cuDNN's. Each device computes its rows of the
+batch and its heads.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
@@ -10,11 +19,35 @@ from clip_jax.models.fused_attention import can_fuse, fused_attention
 from clip_jax.models.layers import Mask
 from clip_jax.parallel.mesh import BATCH_AXES
 
-# Of longer rows, the logits of a head do not fit into a core's vector memory.
+# Of longer rows, the logits of a head do not fit into a TPU core's vector
+# memory.
 _LONGEST = 1_100
 
+# What cuDNN's flash attention computes, forward and backward, on every GPU
+# since Ampere (compute capability 8): half precision, and heads of these widths
+# (jax/_src/cudnn/fused_attention_stablehlo.py, and the support matrix of
+# docs.nvidia.com/cudnn/operations/Attention).
+_HALF = (jnp.bfloat16, jnp.float16)
+_WIDEST_HEAD = 128
 
-def kernel_attention(
+
+def kernel_of(device: Any) -> Callable[..., jax.Array | None] | None:
+  """Returns the kernel of a device's kind, None where the formula serves.
+
+  The kernel in turn returns None for what it does not compute.
+  """
+  if device.platform == 'tpu':
+    return tpu_attention
+  return gpu_attention if _has_cudnn_attention(device) else None
+
+
+def _has_cudnn_attention(device: Any) -> bool:
+  # '9.0' of a Hopper; those of AMD have names such as 'gfx942'.
+  capability = getattr(device, 'compute_capability', '')
+  return bool(re.fullmatch(r'\d+\.\d', capability)) and float(capability) >= 8
+
+
+def tpu_attention(
   mesh: Mesh,
   qkv: Float[Array, 'B L 3 W'],
   mask: Mask | None,
@@ -22,8 +55,6 @@ def kernel_attention(
   interpret: bool = False,
 ) -> Float[Array, 'B L N K'] | None:
   """Returns what `layers.Attention.attend` does, or None for other shapes.
-
-  Each device computes its rows of the batch and its heads.
 
   Args:
     mask: True where a token is attended to.
@@ -38,7 +69,7 @@ def kernel_attention(
     or not can_fuse(width // parts, heads // parts)
   ):
     return None
-  arrays = [jnp.moveaxis(qkv, 2, 0)]
+  arrays: list[Any] = [jnp.moveaxis(qkv, 2, 0)]
   specs = [P(None, BATCH_AXES, None, 'tensor')]
   if mask is not None:
     of_all = mask.ndim == 2
@@ -48,6 +79,84 @@ def kernel_attention(
   def attend(qkv, mask=None):
     return fused_attention(qkv, mask, heads // parts, interpret)
 
+  return _on_each_device(attend, mesh, arrays, specs, heads)
+
+
+def gpu_attention(
+  mesh: Mesh,
+  qkv: Float[Array, 'B L 3 W'],
+  mask: Mask | None,
+  heads: int,
+  implementation: Literal['cudnn', 'xla'] = 'cudnn',
+) -> Float[Array, 'B L N K'] | None:
+  """Returns what `layers.Attention.attend` does, or None for other inputs.
+
+  These are float32, wide heads, and masks that are neither padding nor known to
+  be causal: cuDNN would need such a mask as a bias, which has no gradient for
+  an odd number of tokens.
+
+  Args:
+    mask: True where a token is attended to.
+    heads: N.
+    implementation: of `jax.nn.dot_product_attention`; 'xla' runs anywhere.
+  """
+  parts = mesh.shape['tensor']
+  length, width = qkv.shape[1], qkv.shape[-1] // heads
+  is_causal = _is_causal(mask)
+  if (
+    qkv.dtype not in _HALF
+    or heads % parts
+    or width > _WIDEST_HEAD
+    or width % 8
+    or length == 1  # a known issue of its derivative
+    or not (mask is None or is_causal or mask.ndim == 4)
+  ):
+    return None
+  # Where rows do not fill cuDNN's tiles of 128 keys, its derivative on Hopper
+  # may be NaN unless it is told their lengths (NVIDIA/cudnn-frontend, issues
+  # 160 and 1072). Rows that are padding alone see their first token.
+  seen = jnp.full(len(qkv), length, jnp.int32)
+  if mask is not None and not is_causal:
+    seen = jnp.maximum(mask.sum((1, 2, 3), dtype=jnp.int32), 1)
+
+  def attend(qkv, seen):
+    # JAX refuses the derivative of an odd number of tokens. One more costs
+    # little, as the three have to be copied apart anyway.
+    qkv = jnp.pad(qkv, ((0, 0), (0, length % 2), (0, 0), (0, 0)))
+    rows = qkv.reshape(*qkv.shape[:3], -1, width)
+    q, k, v = (rows[:, :, i] for i in range(3))  # B L N K
+    out = jax.nn.dot_product_attention(
+      q,
+      k,
+      v,
+      is_causal=is_causal,
+      query_seq_lengths=jnp.full_like(seen, length),
+      key_value_seq_lengths=seen,
+      implementation=implementation,
+    )
+    return out[:, :length].reshape(len(out), length, -1)
+
+  specs = [P(BATCH_AXES, None, None, 'tensor'), P(BATCH_AXES)]
+  return _on_each_device(attend, mesh, [qkv, seen], specs, heads)
+
+
+def _is_causal(mask: Mask | None) -> bool:
+  """Returns whether a mask is known to be causal when a program is traced."""
+  return (
+    isinstance(mask, np.ndarray)
+    and mask.ndim == 2
+    and np.array_equal(mask, np.tri(len(mask), dtype=bool))
+  )
+
+
+def _on_each_device(
+  attend: Callable[..., Any],
+  mesh: Mesh,
+  arrays: Sequence[Any],
+  specs: Sequence[P],
+  heads: int,
+) -> Float[Array, 'B L N K']:
+  """Computes each device's rows of the batch and its heads."""
   out: jax.Array = jax.shard_map(
     attend,
     mesh=mesh,

@@ -162,6 +162,7 @@ def activations_like_batch(mesh: Mesh) -> AbstractContextManager[Any]:
       kernel is not None
       and isinstance(module, Attention)
       and context.method_name == 'attend'
+      and not module.is_initializing()  # which is under `vmap`
     ):
       heads = kernel(*args, module.heads)
       return call(*args, **kwargs) if heads is None else heads
@@ -178,13 +179,16 @@ def activations_like_batch(mesh: Mesh) -> AbstractContextManager[Any]:
 def attention_kernel(mesh: Mesh) -> Callable[..., jax.Array | None] | None:
   """Returns what computes self-attention on a mesh's devices.
 
-  It is None where the plain formula does, `layers.dot_product_attention`.
+  It is None where the plain formula does, `layers.dot_product_attention`; for
+  shapes and masks that a kernel does not serve, its result is.
   """
-  if mesh.devices.flat[0].platform != 'tpu':
+  device = mesh.devices.flat[0]
+  if device.platform == 'cpu':
     return None
-  from clip_jax.parallel.attention import kernel_attention
+  from clip_jax.parallel.attention import kernel_of
 
-  return functools.partial(kernel_attention, mesh)
+  kernel = kernel_of(device)
+  return kernel and functools.partial(kernel, mesh)
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh) -> P:

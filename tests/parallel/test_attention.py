@@ -1,20 +1,23 @@
-"""The TPU's attention on a mesh of fake devices, and in compiled programs."""
+"""Attention of TPUs and GPUs, on a mesh of fake devices and in programs."""
 
 import dataclasses
 import functools
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.layers import dot_product_attention, split_heads
 from clip_jax.parallel import partitioning
-from clip_jax.parallel.attention import kernel_attention
+from clip_jax.parallel.attention import gpu_attention, kernel_of, tpu_attention
 from clip_jax.parallel.mesh import batch_sharding, make_mesh
 from clip_jax.planning import child, hlo
 from clip_jax.planning.costs import is_kernel, kernels_without_costs
@@ -30,11 +33,16 @@ WIDE = dataclasses.replace(
 
 MASKS = {
   'none': lambda batch, length: None,
-  'causal': lambda batch, length: jnp.tri(length, dtype=bool),
+  'causal': lambda batch, length: np.tri(length, dtype=bool),
   'padding': lambda batch, length: (
     jnp.arange(length) <= jnp.arange(batch)[:, None, None, None]
   ),
 }
+
+
+def formula(qkv, heads, mask):
+  q, k, v = split_heads(qkv, heads)
+  return dot_product_attention(q, k, v, mask)
 
 
 @pytest.mark.parametrize('mask', MASKS)
@@ -42,22 +50,134 @@ def test_devices_compute_their_rows_and_heads(mask):
   mesh = make_mesh(data=2, fsdp=2, tensor=2)
   qkv = jax.random.normal(jax.random.key(0), (8, 5, 3, 256))
   seen = MASKS[mask](8, 5)
-  plain = dot_product_attention(*split_heads(qkv, 4), seen)
-  ours = jax.jit(
-    lambda qkv: kernel_attention(mesh, qkv, seen, 4, interpret=True)
-  )(qkv)
+  plain = formula(qkv, 4, seen)
+  ours = jax.jit(lambda qkv: tpu_attention(mesh, qkv, seen, 4, interpret=True))(
+    qkv
+  )
   np.testing.assert_allclose(ours, plain, atol=2e-6)
 
 
 def test_other_shapes_are_left_to_the_plain_formula():
-  attend = functools.partial(kernel_attention, make_mesh(tensor=4))
+  attend = functools.partial(tpu_attention, make_mesh(tensor=4))
   assert attend(jnp.zeros((2, 5, 3, 384)), None, 6) is None  # 1.5 heads each
   assert attend(jnp.zeros((2, 5, 3, 256)), None, 4) is None  # of 64 lanes
   assert attend(jnp.zeros((2, 1_200, 3, 512)), None, 4) is None  # too long
 
 
-def test_no_other_device_than_a_tpu_has_a_kernel():
-  assert partitioning.attention_kernel(make_mesh()) is None
+@pytest.mark.parametrize(
+  ('mask', 'length'),
+  [('none', 5), ('causal', 5), ('causal', 6), ('padding', 5)],
+)
+def test_what_gpus_compute_is_the_formula_with_its_gradients(mask, length):
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  keys = jax.random.split(jax.random.key(0))
+  qkv, cotangent = (
+    jax.random.normal(key, (8, length, *rest), jnp.bfloat16)
+    for key, rest in zip(keys, [(3, 64), (4, 16)], strict=True)
+  )
+  seen = MASKS[mask](8, length)
+  plain, plain_gradient = jax.vjp(
+    lambda qkv: formula(qkv, 4, seen),
+    qkv.astype(jnp.float32),
+  )
+  ours, gradient = jax.vjp(
+    jax.jit(lambda qkv: gpu_attention(mesh, qkv, seen, 4, 'xla')), qkv
+  )
+  np.testing.assert_allclose(ours.astype(np.float32), plain, atol=0.02)
+  [expected] = plain_gradient(cotangent.astype(jnp.float32))
+  [actual] = gradient(cotangent)
+  np.testing.assert_allclose(actual.astype(np.float32), expected, atol=0.05)
+
+
+def test_rows_of_padding_alone_have_finite_outputs():
+  nothing = jnp.zeros((8, 1, 1, 5), bool)
+  mesh = make_mesh(devices=jax.devices()[:1])
+  attend = functools.partial(gpu_attention, mesh, implementation='xla')
+  out = attend(jnp.ones((8, 5, 3, 64), jnp.bfloat16), nothing, 4)
+  assert out is not None
+  assert bool(jnp.isfinite(out).all())
+
+
+@pytest.mark.parametrize(
+  ('shape', 'heads', 'dtype', 'mask', 'served'),
+  [
+    ((8, 50, 3, 768), 12, jnp.bfloat16, None, True),
+    ((8, 77, 3, 512), 8, jnp.float16, np.tri(77, dtype=bool), True),
+    ((8, 257, 3, 1280), 16, jnp.bfloat16, np.ones((8, 1, 1, 257), bool), True),
+    ((8, 50, 3, 768), 12, jnp.float32, None, False),
+    ((8, 50, 3, 512), 2, jnp.bfloat16, None, False),  # heads of 256
+    ((8, 50, 3, 144), 12, jnp.bfloat16, None, False),  # of 12
+    ((8, 50, 3, 384), 3, jnp.bfloat16, None, False),  # not for two devices
+    ((8, 1, 3, 768), 12, jnp.bfloat16, None, False),
+    ((8, 5, 3, 768), 12, jnp.bfloat16, np.eye(5, dtype=bool), False),
+    ((8, 5, 3, 768), 12, jnp.bfloat16, jnp.tri(5, dtype=bool), False),
+  ],
+)
+def test_cudnn_computes_halves_and_masks_that_it_knows(
+  shape, heads, dtype, mask, served
+):
+  mask = mask if mask is None or mask.ndim == 2 else jnp.asarray(mask)
+  out = jax.eval_shape(
+    lambda qkv: gpu_attention(
+      make_mesh(tensor=2), qkv, mask, heads, implementation='xla'
+    ),
+    jax.ShapeDtypeStruct(shape, dtype),
+  )
+  assert (out is not None) == served
+  if served:
+    assert out.shape == (*shape[:2], heads, shape[-1] // heads)
+
+
+@pytest.mark.parametrize(
+  ('platform', 'capability', 'kernel'),
+  [
+    ('cpu', None, None),
+    ('tpu', None, tpu_attention),
+    ('gpu', '8.0', gpu_attention),  # A100
+    ('gpu', '9.0', gpu_attention),  # H100
+    ('gpu', '12.0', gpu_attention),
+    ('gpu', '7.5', None),  # T4
+    ('gpu', 'gfx942', None),  # AMD's MI300
+  ],
+)
+def test_the_kernel_is_chosen_by_the_device(platform, capability, kernel):
+  device = types.SimpleNamespace(platform=platform)
+  if capability:
+    device.compute_capability = capability
+  assert kernel_of(device) == kernel
+
+
+@pytest.mark.parametrize('remat', ['none', 'full', 'save_qkv'])
+def test_a_gpu_has_cudnn_in_both_towers_of_its_program(monkeypatch, remat):
+  # Without a GPU, JAX knows no version of cuDNN to check.
+  monkeypatch.setattr(
+    'jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version',
+    lambda: 91_100,
+  )
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  monkeypatch.setattr(
+    partitioning,
+    'attention_kernel',
+    lambda mesh: functools.partial(gpu_attention, mesh),
+  )
+  config = dataclasses.replace(
+    WIDE, text=dataclasses.replace(WIDE.text, context_length=7)
+  )
+  module = DualEncoder(config, jnp.bfloat16, remat)
+  inputs = (jnp.zeros((8, 16, 16, 3)), jnp.zeros((8, 7), jnp.int32))
+  params = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+
+  def loss(params):
+    with partitioning.activations_like_batch(mesh):
+      images, texts, *_ = module.apply(params, *inputs)
+    return (images * texts).sum()
+
+  program = jax.jit(jax.grad(loss)).trace(params)
+  text = program.lower(lowering_platforms=('cuda',)).as_text()
+  calls = re.findall(r'@__cudnn\$(\w+)\(.*mask_type\W+22: \W+22(\w+)', text)
+  for mask in ('PADDING', 'PADDING_CAUSAL'):
+    assert ('fmhaSoftmax', mask) in calls
+    assert ('fmhaSoftmaxBackward', mask) in calls
 
 
 def three_losses(mesh):
@@ -79,7 +199,7 @@ def test_training_on_eight_devices_has_the_losses_of_the_formula(monkeypatch):
   def interpreted(mesh):
     def attend(*args):
       calls.append(args[0].shape)
-      return kernel_attention(mesh, *args, interpret=True)
+      return tpu_attention(mesh, *args, interpret=True)
 
     return attend
 
