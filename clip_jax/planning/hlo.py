@@ -21,6 +21,8 @@ _SIZES = {
 _ARRAY = re.compile(r'([a-z]\w*)\[([\d,<=]*)\](\{[^{}]*\})?')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (.*)')
 _HEADER = re.compile(r'(ENTRY )?%?([\w.\-]+) .*\{$')
+# What a kernel was called with; the one attribute with lines of its own.
+_METADATA = re.compile(r'kernel_metadata=\{\n.*?\n\}', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +167,8 @@ class HloModule:
     """Returns how often a while loop turns.
 
     It is what XLA noted, or else the constant that its condition compares the
-    counter with, which starts at 0. A loop that has neither counts once.
+    counter with, which starts at 0, over what its body adds to it: loops that
+    XLA has unrolled count by more than 1. A loop that has neither counts once.
     """
     noted = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
     if noted is not None:
@@ -178,7 +181,26 @@ class HloModule:
       for i in self.computations[condition].instructions.values()
       if i.opcode == 'constant' and re.fullmatch(r'\d+', i.arguments)
     ]
-    return bounds[0] if len(bounds) == 1 else 1
+    return -(-bounds[0] // self._step(loop)) if len(bounds) == 1 else 1
+
+  def _step(self, loop: Instruction) -> int:
+    """Returns what a loop's body adds to the counter, or 1 if not seen."""
+    condition, body = (loop.called(key) for key in ('condition', 'body'))
+    if condition is None or body is None:
+      return 1
+    inside = self.computations[body]
+    compared = self.computations[condition]
+    for counter in compared.operands(compared.root):
+      index = counter.attribute(r'index=(\d+)')
+      if index is not None and inside.root.opcode == 'tuple':
+        added = inside.operands(inside.root)[int(index)]
+        constants = [
+          int(term.arguments)
+          for term in inside.operands(added)
+          if added.opcode == 'add' and term.opcode == 'constant'
+        ]
+        return constants[0] if constants else 1
+    return 1
 
 
 def _branches(instruction: Instruction) -> list[str]:
@@ -197,6 +219,7 @@ def parse(text: str) -> HloModule:
   """
   computations: dict[str, Computation] = {}
   entry, instructions = None, {}
+  text = _METADATA.sub(lambda match: match[0].replace('\n', ''), text)
   for line in text.splitlines():
     if match := _INSTRUCTION.match(line):
       instruction = _instruction(bool(match[1]), match[2], match[3])

@@ -37,6 +37,14 @@ def test_a_loop_turns_as_often_as_its_condition_says():
   assert times['both'] == 1
 
 
+def test_an_unrolled_loop_turns_as_often_as_its_counter_steps():
+  for step, turns in ((2, 6), (5, 3)):
+    text = TPU.replace('s32[]{:T(128)} constant(1)', f's32[] constant({step})')
+    result = hlo.parse(text)
+    loop = result.computations['main'].instructions['while.209']
+    assert result.trip_count(loop) == turns
+
+
 def test_loops_in_loops_multiply():
   def inner(x, w):
     return jnp.tanh(x @ w), None
