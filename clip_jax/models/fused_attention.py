@@ -98,6 +98,7 @@ def _call(
     for array in masks
   ]
   logits = batch * heads * length * length
+  made, used = _PRODUCTS[kernel]
   return pl.pallas_call(
     functools.partial(kernel, head=head),
     grid=(batch // examples, width // columns),
@@ -109,12 +110,17 @@ def _call(
       dimension_semantics=('parallel', 'parallel')
     ),
     cost_estimate=pl.CostEstimate(
-      flops=2 * _PRODUCTS[kernel] * logits * head,
+      flops=2 * (made + used) * logits * head,
       transcendentals=logits,
       bytes_accessed=sum(
         array.size * array.dtype.itemsize for array in (*arrays, *masks, result)
       ),
     ),
+    # For `planning/products.py`: how many, rows, summed axis, columns.
+    metadata={
+      'products': f'{made * batch * heads}x{length}x{head}x{length} '
+      f'{used * batch * heads}x{length}x{length}x{head}'
+    },
   )(*arrays, *masks)
 
 
@@ -175,8 +181,9 @@ def _backward_kernel(qkv_ref, gradient_ref, *refs, head: int):
   _for_each_head(differentiate, out_ref.shape[1], out_ref.shape[-1], head)
 
 
-# Matrix products of a head.
-_PRODUCTS = {_forward_kernel: 2, _backward_kernel: 5}
+# Matrix products of a head, those that make an array [L, L] and those that sum
+# over one.
+_PRODUCTS = {_forward_kernel: (1, 1), _backward_kernel: (2, 3)}
 
 
 def _for_each_head(run: Any, examples: int, width: int, head: int) -> None:

@@ -19,8 +19,9 @@ from clip_jax.objectives.distillation import teacher_arrays
 from clip_jax.parallel.mesh import batch_sharding
 from clip_jax.planning import hlo
 from clip_jax.planning.collectives import Collective, axes_of, collectives
-from clip_jax.planning.costs import kernels_without_costs, operations
+from clip_jax.planning.costs import operations
 from clip_jax.planning.estimate import estimate, exchange_seconds
+from clip_jax.planning.products import kernels_without_costs
 from clip_jax.planning.topology import GIB, Topology, devices_of
 from clip_jax.training.config import (
   Config,
@@ -50,7 +51,7 @@ def measure(
     'peak_bytes_per_chip', 'memory', and, where the program fits and so exists,
     its costs. Where terms begin late, memory is that of the larger of both
     steps, costs are those of the first, and 'later' has 'after_steps', and the
-    'step_seconds' from then on.
+    'step_seconds' and 'step_seconds_by_shape' from then on.
   Raises:
     UsageError: the config cannot work on this topology.
   """
@@ -87,11 +88,15 @@ def measure(
   if not first['fits'] or not largest['fits']:
     return {**result, **largest}
   of_memory = ('fits', 'peak_bytes_per_chip', 'memory')
+  of_time = ('step_seconds', 'step_seconds_by_shape')
   return {
     **result,
     **first,
     **{name: largest[name] for name in of_memory},
-    'later': {'after_steps': begin, 'step_seconds': later[0]['step_seconds']},
+    'later': {
+      'after_steps': begin,
+      **{name: later[0][name] for name in of_time},
+    },
   }
 
 

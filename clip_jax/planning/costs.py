@@ -3,18 +3,13 @@
 XLA's own cost analysis counts the body of a loop once. FLOPs here are those of
 matrix products and convolutions, a multiply-add as 2 (`models/counting.py`),
 and what Pallas kernels state of theirs.
-On a TPU every product is a convolution; a batch of products is a dilated one,
-of which only the positions with data count.
 """
 
 import dataclasses
-import math
-import re
 from collections.abc import Iterator
 
-import numpy as np
-
 from clip_jax.planning.hlo import Computation, HloModule, Instruction, Shape
+from clip_jax.planning.products import Product, products_of
 
 # Operations that move no bytes: they rename an array, or are the second half of
 # one that is counted where it starts.
@@ -43,129 +38,37 @@ _RENAMING = ('bitcast', 'convert', 'copy', 'reshape', 'transpose')
 class Operation:
   """The cost of one execution of an instruction, on one device."""
 
-  flops: int
+  products: tuple[Product, ...]
   hbm_bytes: int
   times: int
+
+  @property
+  def flops(self) -> int:
+    """The FLOPs of its products."""
+    return sum(product.flops for product in self.products)
+
+  def occupied_flops(self, tile: int) -> float:
+    """Returns what matrix units could do in the time that its products take.
+
+    Args:
+      tile: the multipliers along a side of a unit; what products leave empty
+        of it is counted too.
+    """
+    occupied = (one.flops / one.efficiency(tile) for one in self.products)
+    return sum(occupied, 0.0)
 
 
 def operations(module: HloModule) -> Iterator[Operation]:
   """Yields the cost of every instruction that runs and is not free."""
   for computation, instruction, times in module.executed():
-    flops = flops_of(module, computation, instruction)
+    products = tuple(products_of(module, computation, instruction))
     hbm_bytes = traffic_of(module, computation, instruction)
-    if flops or hbm_bytes:
-      yield Operation(flops, hbm_bytes, times)
-
-
-def flops_of(
-  module: HloModule, computation: Computation, instruction: Instruction
-) -> int:
-  """Returns the FLOPs of one execution, without those of loops and calls."""
-  if instruction.opcode == 'dot':
-    return _dot_flops(computation, instruction)
-  if instruction.opcode == 'convolution':
-    return _convolution_flops(computation, instruction)
-  if is_kernel(instruction):
-    return _stated_flops(instruction)
-  called = instruction.called('calls')
-  if instruction.opcode != 'fusion' or called is None:
-    return 0
-  inside = module.computations[called]
-  return sum(
-    flops_of(module, inside, inner) for inner in inside.instructions.values()
-  )
-
-
-def is_kernel(instruction: Instruction) -> bool:
-  """Returns whether an instruction is a Pallas kernel for TPUs."""
-  return _target(instruction) == 'tpu_custom_call'
-
-
-def kernels_without_costs(module: HloModule) -> list[str]:
-  """Returns the names of the kernels that state no FLOPs, each once.
-
-  Their arithmetic is unknown: `operations` counts only what they read and
-  write.
-  """
-  return sorted(
-    {
-      instruction.attribute(r'op_name="([^"]*)"') or instruction.name
-      for _, instruction, _ in module.executed()
-      if is_kernel(instruction) and not _stated_flops(instruction)
-    }
-  )
-
-
-def _stated_flops(kernel: Instruction) -> int:
-  """Returns the FLOPs of the cost estimate that a kernel was called with."""
-  stated = kernel.attribute(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
-  return int(stated or 0)
+    if products or hbm_bytes:
+      yield Operation(products, hbm_bytes, times)
 
 
 def _target(instruction: Instruction) -> str | None:
   return instruction.attribute(r'custom_call_target="([^"]*)"')
-
-
-def _dot_flops(computation: Computation, dot: Instruction) -> int:
-  left = computation.operands(dot)[0].shapes[0]
-  axes = dot.attribute(r'lhs_contracting_dims=\{([\d,]*)\}') or ''
-  summed = math.prod(left.sizes[int(axis)] for axis in axes.split(',') if axis)
-  return 2 * math.prod(dot.shapes[0].sizes) * summed
-
-
-def _convolution_flops(computation: Computation, conv: Instruction) -> int:
-  """Returns 2 x batch x features out x features in x valid positions.
-
-  `dim_labels=b01f_01io->b01f` says which axis is what; axes with a digit are
-  spatial, and `window` has an entry for each.
-  """
-  left, right = (operand.shapes[0] for operand in computation.operands(conv))
-  labels = conv.attribute(r'dim_labels=(\S+?)(?:,|$)')
-  match = re.fullmatch(r'(\w+)_(\w+)->(\w+)', labels or '')
-  if match is None:
-    raise ValueError(f'dim_labels of {conv.name} are not as expected: {labels}')
-  inputs, kernel, outputs = (
-    dict(zip(names, shape.sizes, strict=True))
-    for names, shape in zip(
-      match.groups(), (left, right, conv.shapes[0]), strict=True
-    )
-  )
-  window = _window(conv.attribute(r'window=\{([^}]*)\}') or '')
-  positions = 1
-  for axis in range(len(left.sizes) - 2):
-    name = str(axis)
-    fields = {key: values[axis] for key, values in window.items()}
-    positions *= _valid_positions(
-      inputs[name], kernel[name], outputs[name], fields
-    )
-  groups = int(conv.attribute(r'batch_group_count=(\d+)') or 1)
-  # The kernel's own input features are those of one feature group already.
-  pairs = outputs['b'] * outputs['f'] * kernel['i'] * positions
-  return 2 * pairs // groups
-
-
-def _window(text: str) -> dict[str, list[str]]:
-  """Parses 'size=3x3 pad=1_1x1_1', one entry for each spatial axis."""
-  fields = (word.split('=') for word in text.split())
-  return {key: value.split('x') for key, value in fields}
-
-
-def _valid_positions(
-  inputs: int, kernel: int, outputs: int, window: dict[str, str]
-) -> int:
-  """Counts (output, kernel tap) pairs of an axis that meet no padding."""
-  stride = int(window.get('stride', 1))
-  input_dilation = int(window.get('lhs_dilate', 1))
-  kernel_dilation = int(window.get('rhs_dilate', 1))
-  before = int(window.get('pad', '0_0').split('_')[0])
-  starts = np.arange(outputs, dtype=np.int64) * stride - before
-  count = 0
-  for tap in range(kernel):
-    positions = starts + tap * kernel_dilation
-    valid = (positions >= 0) & (positions % input_dilation == 0)
-    valid &= positions // input_dilation < inputs
-    count += int(valid.sum())
-  return count
 
 
 def traffic_of(

@@ -3,6 +3,11 @@
 Each instruction takes as long as its products need on the matrix units or its
 bytes from main memory, whichever is longer. Collectives that overlap with other
 work run beside all of it; the time of the others is added.
+
+The time of products is estimated twice. The flat estimate has them all at one
+fraction of the peak. The estimate by shape has them at a higher fraction of
+what fills tiles (`products.py`), so that large products take less time than by
+the flat one, and small heads more.
 """
 
 import dataclasses
@@ -15,11 +20,15 @@ from clip_jax.planning.topology import Topology
 
 # The fractions of a data sheet's figures that programs of large products reach.
 MATRIX_FRACTION = 0.75
+# The same of tiles that are full: what brings `benchmarks/roofline.py` to the
+# measured steps of MaxText on v5e; see README.md.
+FULL_TILE_FRACTION = 0.92
 HBM_FRACTION = 0.85
 NETWORK_FRACTION = 0.8
 
 ASSUMPTIONS = (
-  f'large products reach {MATRIX_FRACTION:.0%} of the peak',
+  f'products reach {MATRIX_FRACTION:.0%} of the peak; by shape, '
+  f'{FULL_TILE_FRACTION:.0%} with full tiles, and less as tiles are empty',
   f'main memory {HBM_FRACTION:.0%} and links {NETWORK_FRACTION:.0%} of theirs',
   'an instruction takes the longer of its arithmetic and its memory traffic',
   'collectives that XLA runs beside other work cost nothing until they last '
@@ -43,11 +52,13 @@ class Estimate:
   """Seconds of one step by what they are spent on, and the step itself.
 
   Attributes:
-    matrix_seconds: the products alone.
+    matrix_seconds: the products alone, at `MATRIX_FRACTION`.
     hbm_seconds: main memory alone.
     compute_seconds: the longer of the two, instruction by instruction.
     collective_seconds: all exchanges.
     step_seconds: the whole step.
+    matrix_seconds_by_shape, compute_seconds_by_shape, step_seconds_by_shape:
+      the same with products at `FULL_TILE_FRACTION` of the tiles they occupy.
   """
 
   matrix_seconds: float
@@ -55,6 +66,9 @@ class Estimate:
   compute_seconds: float
   collective_seconds: float
   step_seconds: float
+  matrix_seconds_by_shape: float
+  compute_seconds_by_shape: float
+  step_seconds_by_shape: float
 
 
 def estimate(
@@ -71,13 +85,18 @@ def estimate(
     devices: in the order of the mesh, with their coordinates.
   """
   chip = topology.chip
-  matrix = hbm = compute = 0.0
-  for operation in operations:
-    products = operation.flops / (chip.peak_flops * MATRIX_FRACTION)
-    memory = operation.hbm_bytes / (chip.hbm_bandwidth * HBM_FRACTION)
-    matrix += operation.times * products
-    hbm += operation.times * memory
-    compute += operation.times * max(products, memory)
+  flat_rate = chip.peak_flops * MATRIX_FRACTION
+  tile_rate = chip.peak_flops * FULL_TILE_FRACTION
+  matrix = hbm = compute = matrix_by_shape = compute_by_shape = 0.0
+  for one in operations:
+    memory = one.times * one.hbm_bytes / (chip.hbm_bandwidth * HBM_FRACTION)
+    flat = one.times * one.flops / flat_rate
+    by_shape = one.times * one.occupied_flops(chip.matrix_tile) / tile_rate
+    hbm += memory
+    matrix += flat
+    compute += max(flat, memory)
+    matrix_by_shape += by_shape
+    compute_by_shape += max(by_shape, memory)
   overlapped = exposed = 0.0
   for exchange in exchanges:
     seconds = exchange.times * exchange_seconds(exchange, topology, devices)
@@ -85,8 +104,16 @@ def estimate(
       overlapped += seconds
     else:
       exposed += seconds
-  step = max(compute, overlapped) + exposed
-  return Estimate(matrix, hbm, compute, overlapped + exposed, step)
+  return Estimate(
+    matrix_seconds=matrix,
+    hbm_seconds=hbm,
+    compute_seconds=compute,
+    collective_seconds=overlapped + exposed,
+    step_seconds=max(compute, overlapped) + exposed,
+    matrix_seconds_by_shape=matrix_by_shape,
+    compute_seconds_by_shape=compute_by_shape,
+    step_seconds_by_shape=max(compute_by_shape, overlapped) + exposed,
+  )
 
 
 def exchange_seconds(

@@ -29,12 +29,15 @@ _COSTS = (
   'compute_seconds',
   'collective_seconds',
   'step_seconds',
+  'matrix_seconds_by_shape',
+  'compute_seconds_by_shape',
+  'step_seconds_by_shape',
 )
 
 TABLE_HEAD = (
   '| recipe | topology | remat | peak GiB a chip | step, estimated | '
-  'MFU, estimated | days | chip-hours |\n'
-  '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |'
+  'by shape | MFU, estimated | by shape | days | chip-hours |\n'
+  '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |'
 )
 _MOST_COLLECTIVES = 12  # that are shown; the rest are small
 
@@ -55,8 +58,12 @@ def make_plan(
     later: where terms begin late, after how many steps, and how long a step
       then takes; days and chip_hours have both kinds of steps.
     matrix_seconds, hbm_seconds, compute_seconds, collective_seconds,
-      step_seconds, mfu, pairs_per_second, days, chip_hours: estimates; see
-      `estimate.Estimate` and `assumptions`.
+      step_seconds, mfu, pairs_per_second, days, chip_hours: estimates that take
+      all products at one fraction of the peak; see `estimate.Estimate` and
+      `assumptions`.
+    matrix_seconds_by_shape, compute_seconds_by_shape, step_seconds_by_shape,
+      mfu_by_shape: the same with each product at what its shape fills of the
+      matrix units. The two are a range: no run on a TPU says which is nearer.
     All that needs a program is None where none fits, and `collectives` empty.
   Raises:
     UsageError: the config cannot work on this topology.
@@ -107,7 +114,7 @@ def _from_step_time(
   """Returns what follows from the time of a step."""
   seconds = plan['step_seconds']
   if seconds is None:
-    names = ('mfu', 'pairs_per_second', 'days', 'chip_hours')
+    names = ('mfu', 'mfu_by_shape', 'pairs_per_second', 'days', 'chip_hours')
     return {**dict.fromkeys(names), 'assumptions': []}
   batch_size = config.data.batch_size
   lengths = config.data.sequence_lengths or ()
@@ -119,16 +126,21 @@ def _from_step_time(
   days, chip_hours = days_and_chip_hours(
     mean, config.total_steps, topology.chips
   )
-  return {
-    'mfu': model_flops_utilization(
+
+  def utilization(step_seconds: float) -> float | None:
+    return model_flops_utilization(
       model,
-      batch_size / seconds,
+      batch_size / step_seconds,
       topology.chip.device_kind,
       topology.chips,
       config.model.patch_dropout,
       longest,
       without_gradient,
-    ),
+    )
+
+  return {
+    'mfu': utilization(seconds),
+    'mfu_by_shape': utilization(plan['step_seconds_by_shape']),
     'pairs_per_second': batch_size / seconds,
     'days': days,
     'chip_hours': chip_hours,
@@ -147,12 +159,14 @@ def table_row(name: str, plan: Plan) -> str:
   if plan['fits']:
     cells += [
       _duration(plan['step_seconds']),
+      _duration(plan['step_seconds_by_shape']),
       f'{plan["mfu"]:.0%}',
+      f'{plan["mfu_by_shape"]:.0%}',
       f'{plan["days"]:.1f}',
       f'{plan["chip_hours"]:,.0f}',
     ]
   else:
-    cells += ['does not fit', '', '', '']
+    cells += ['does not fit', *5 * ['']]
   return f'| {" | ".join(cells)} |'
 
 
@@ -206,15 +220,20 @@ def _work(plan: Plan) -> Iterable[str]:
   flops, moved = plan['flops_per_chip'], plan['hbm_bytes_accessed_per_chip']
   sent = sum(c['bytes'] * c['count'] for c in plan['collectives'])
   rows = [
-    ('matrix products', f'{flops / 1e12:,.2f} TFLOP', plan['matrix_seconds']),
-    ('main memory', f'{moved / 1e9:,.1f} GB', plan['hbm_seconds']),
-    ('both, by instruction', '', plan['compute_seconds']),
-    ('collectives', f'{sent / 1e9:,.2f} GB', plan['collective_seconds']),
-    ('step', '', plan['step_seconds']),
+    ('matrix products', f'{flops / 1e12:,.2f} TFLOP', 'matrix_seconds'),
+    ('main memory', f'{moved / 1e9:,.1f} GB', 'hbm_seconds'),
+    ('both, by instruction', '', 'compute_seconds'),
+    ('collectives', f'{sent / 1e9:,.2f} GB', 'collective_seconds'),
+    ('step', '', 'step_seconds'),
   ]
-  yield 'work of a chip in one step; times are estimates'
-  for what, amount, seconds in rows:
-    yield f'  {what:<24}{amount:>14}{_duration(seconds):>12}'
+  title = 'work of a chip in one step; estimates'
+  yield f'{title:<40}{"flat":>12}{"by shape":>12}'
+  for what, amount, key in rows:
+    flat = plan[key]
+    by_shape = plan.get(f'{key}_by_shape', flat)  # the products' times differ
+    yield (
+      f'  {what:<24}{amount:>14}{_duration(flat):>12}{_duration(by_shape):>12}'
+    )
   for kernel in plan['kernels_without_costs']:
     yield f'  without the arithmetic of a kernel that states none: {kernel}'
 
@@ -238,12 +257,15 @@ def _schedule(plan: Plan) -> Iterable[str]:
   steps = plan['settings']['total_steps']
   yield (
     f'estimated: {_duration(plan["step_seconds"])} a step, '
-    f'{plan["pairs_per_second"]:,.0f} pairs a second, MFU {plan["mfu"]:.0%}'
+    f'{plan["pairs_per_second"]:,.0f} pairs a second, MFU {plan["mfu"]:.0%}; '
+    f'by shape {_duration(plan["step_seconds_by_shape"])}, '
+    f'MFU {plan["mfu_by_shape"]:.0%}'
   )
   if later := plan.get('later'):
     yield (
       f'after {later["after_steps"]:,} steps, when terms begin: '
-      f'{_duration(later["step_seconds"])} a step'
+      f'{_duration(later["step_seconds"])} a step; by shape '
+      f'{_duration(later["step_seconds_by_shape"])}'
     )
   yield (
     f'{steps:,} steps take {plan["days"]:,.1f} days and '

@@ -2,10 +2,11 @@
 
 'v5e:16x16' is 256 chips of v5e in a square. The rates are from the vendor's
 documentation: cloud.google.com/tpu/docs/v4, /v5e, /v5p-training and /v6e, as
-they were in 2025. The network of v4 and v5p is not stated there; it is taken to
-be 200 Gbit/s a host of four chips. The memory that a program may use is a
-little less than the chip has: it is what libtpu says when a program is too
-large.
+they were in 2025, and the sizes of matrix units from that of the architecture,
+/system-architecture-tpu-vm. The network of v4 and v5p is not stated there; it
+is taken to be 200 Gbit/s a host of four chips. The memory that a program may
+use is a little less than the chip has: it is what libtpu says when a program is
+too large.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ class Chip:
     dimensions: of the torus: each has two links a chip.
     wrapped_side: the shortest side, in chips, whose two ends are linked.
     pod_chips: the most in one slice.
+    matrix_tile: multipliers along a side of a matrix unit.
     options: what `get_topology_desc` must be told besides the name.
   """
 
@@ -46,6 +48,7 @@ class Chip:
   dimensions: int
   wrapped_side: int
   pod_chips: int
+  matrix_tile: int = 128
   options: tuple[tuple[str, Any], ...] = ()
 
   @property
@@ -96,6 +99,7 @@ CHIPS = {
     dimensions=2,
     wrapped_side=16,
     pod_chips=256,
+    matrix_tile=256,
   ),
 }
 

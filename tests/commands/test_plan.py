@@ -47,6 +47,9 @@ def measured(config, topology, on_second):
     'compute_seconds': 0.25,
     'collective_seconds': 1e-3,
     'step_seconds': 0.5,
+    'matrix_seconds_by_shape': 0.15,
+    'compute_seconds_by_shape': 0.2,
+    'step_seconds_by_shape': 0.4,
   }
 
 
@@ -68,6 +71,8 @@ def test_a_plan_that_fits_as_json(clip_jax):
   assert plan['hbm_bytes_per_chip'] == int(15.75 * GIB)
   assert plan['flops_per_chip'] == 10**12
   assert plan['mfu'] == pytest.approx(4096 * 41.4e9 / 0.5 / 16 / 197e12, 0.01)
+  assert plan['step_seconds_by_shape'] == 0.4
+  assert plan['mfu_by_shape'] == pytest.approx(plan['mfu'] * 0.5 / 0.4)
   assert plan['days'] == pytest.approx(0.5 * 390_625 / 86_400)
   assert plan['chip_hours'] == pytest.approx(16 * 24 * plan['days'])
   assert 'compiling for 16 chips of v5e:4x4' in result.err
@@ -79,6 +84,8 @@ def test_a_plan_that_does_not_fit_says_what_would(clip_jax):
   plan = result.json
   assert plan['fits'] is False
   assert plan['step_seconds'] is None
+  assert plan['step_seconds_by_shape'] is None
+  assert plan['mfu_by_shape'] is None
   words = [word for one in plan['suggestions'] for word in one['flags']]
   assert words == ['--config.objective.micro_batch=16384', '32 chips of v5e']
 
@@ -86,6 +93,9 @@ def test_a_plan_that_does_not_fit_says_what_would(clip_jax):
 def test_a_plan_in_words(clip_jax):
   out = clip_jax('plan', CONFIG, TOPOLOGY, '--config.data.batch_size=4096').out
   assert 'fits: 3.0 of 15.8 GiB, 500 ms a step' in out
+  assert 'MFU 11%; by shape 400 ms, MFU 13%' in out
+  [row] = [line for line in out.splitlines() if 'matrix products' in line]
+  assert row.split()[-4:] == ['200', 'ms', '150', 'ms']
   assert 'all-reduce' in out
   assert '390,625 steps take 2.3 days' in out
   assert max(map(len, out.splitlines())) <= 120
@@ -119,6 +129,8 @@ def test_all_recipes_are_rows_of_a_table(clip_jax):
   for stage in ('pretrain', 'finetune'):
     assert f'configs/clipa_h14.py:{stage}' in named
   assert 'configs/clipa_h14.py' not in named
+  [fits] = [row for row in rows if '`configs/finetune.py`' in row]
+  assert '| 500 ms | 400 ms |' in fits
   assert len({line.count('|') for line in lines}) == 1
 
 

@@ -20,7 +20,7 @@ from clip_jax.parallel import partitioning
 from clip_jax.parallel.attention import gpu_attention, kernel_of, tpu_attention
 from clip_jax.parallel.mesh import batch_sharding, make_mesh
 from clip_jax.planning import child, hlo
-from clip_jax.planning.costs import is_kernel, kernels_without_costs
+from clip_jax.planning.products import is_kernel, kernels_without_costs
 from tests.tiny import TINY
 from tests.training.test_step import compiled_step, tiny_batch
 

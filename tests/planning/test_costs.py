@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from clip_jax.planning import hlo
-from clip_jax.planning.costs import (
-  kernels_without_costs,
-  operations,
-  traffic_of,
-)
+from clip_jax.planning.costs import operations, traffic_of
+from clip_jax.planning.products import kernels_without_costs
 from tests.planning.programs import NESTED, TPU, array, compiled, program
 
 
@@ -100,12 +97,11 @@ def test_a_slice_reads_its_part_and_an_update_writes_its_part():
     row = jax.lax.dynamic_index_in_dim(x, i, keepdims=True)
     return jax.lax.dynamic_update_index_in_dim(x, 2 * row, i + 1, 0)
 
-  result = hlo.parse(
-    jax.jit(step, donate_argnums=0)
-    .lower(array(1000, 256), array(dtype=jnp.int32))
-    .compile()
-    .as_text()
-  )
+  donating = jax.jit(step, donate_argnums=0)
+  lowered = donating.lower(array(1000, 256), array(dtype=jnp.int32))
+  text = lowered.compile().as_text()
+  assert text is not None
+  result = hlo.parse(text)
   moved = sum(o.hbm_bytes * o.times for o in operations(result))
   assert 2 * 256 * 4 <= moved < 10 * 256 * 4
 

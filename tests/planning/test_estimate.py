@@ -7,6 +7,7 @@ import pytest
 from clip_jax.planning.collectives import Collective
 from clip_jax.planning.costs import Operation
 from clip_jax.planning.estimate import (
+  FULL_TILE_FRACTION,
   HBM_FRACTION,
   MATRIX_FRACTION,
   NETWORK_FRACTION,
@@ -14,6 +15,7 @@ from clip_jax.planning.estimate import (
   estimate,
   exchange_seconds,
 )
+from clip_jax.planning.products import Axis, Product
 from clip_jax.planning.topology import parse_topology
 
 
@@ -33,16 +35,34 @@ def square(side, slices=1):
 
 
 POD = parse_topology('v5e:16x16')
-PRODUCTS = Operation(flops=int(197e12 * MATRIX_FRACTION), hbm_bytes=0, times=2)
-MEMORY = Operation(flops=0, hbm_bytes=int(819e9 * HBM_FRACTION), times=1)
+PRODUCT = Product(int(197e12 * MATRIX_FRACTION))
+PRODUCTS = Operation((PRODUCT,), hbm_bytes=0, times=2)
+MEMORY = Operation((), hbm_bytes=int(819e9 * HBM_FRACTION), times=1)
 
 
 def test_each_instruction_takes_its_longer_part():
-  both = Operation(PRODUCTS.flops, MEMORY.hbm_bytes // 2, 1)
+  both = Operation((PRODUCT,), MEMORY.hbm_bytes // 2, 1)
   result = estimate([PRODUCTS, MEMORY, both], [], POD, square(16))
   assert result.matrix_seconds == pytest.approx(3)
   assert result.hbm_seconds == pytest.approx(1.5)
   assert result.compute_seconds == result.step_seconds == pytest.approx(4)
+
+
+def test_by_shape_a_product_takes_the_tiles_that_it_occupies():
+  second = int(197e12 * FULL_TILE_FRACTION)
+  full = Axis(128), Axis(128), Axis(128)
+  half = Axis(128), Axis(64), Axis(128)
+  done = [
+    Operation((Product(second, full),), 0, 1),
+    Operation((Product(second, half),), 0, 1),
+    MEMORY,
+  ]
+  result = estimate(done, [], POD, square(16))
+  assert result.matrix_seconds_by_shape == pytest.approx(1 + 2)
+  assert result.compute_seconds_by_shape == pytest.approx(1 + 2 + 1)
+  assert result.step_seconds_by_shape == result.compute_seconds_by_shape
+  flat = FULL_TILE_FRACTION / MATRIX_FRACTION
+  assert result.step_seconds == pytest.approx(2 * flat + 1)
 
 
 def exchange(op, group, overlapped=False, size=10**9):
