@@ -44,8 +44,10 @@ def get_config() -> ConfigDict:
   )
   c.model.dtype = 'float32'  # of the towers' arithmetic, or 'bfloat16'
   # What a block keeps for its backward pass, which computes the rest again:
-  # none (keeps all), dots, save_both, save_mlp, save_qkv, full (its input).
+  # none (keeps all), dots, save_both, save_mlp, save_qkv, full (its input). Or
+  # two of them, as 'full:0.75,none': full for the first 75 % of the blocks.
   c.model.remat = 'none'
+  c.model.text_remat = ''  # of the text tower and the decoder; '': the same
   c.model.patch_dropout = 0.0  # fraction of patches that a ViT does not see
   # Low-rank adapters of the attention products (LoRA): of this rank; 0: none.
   # They alone are trained, unless optimizer.groups says what is.

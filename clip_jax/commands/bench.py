@@ -72,7 +72,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   text('dtype', 'float32', 'float32 or bfloat16', flag_values=values)
-  text('remat', 'none', 'train: none, dots, full', flag_values=values)
+  text('remat', 'none', 'train: as model.remat of a config', flag_values=values)
   text('tokenizer', 'clip', 'tokenizer: which', flag_values=values)
   flags.DEFINE_multi_integer(
     'batch',
@@ -121,7 +121,6 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     raise UsageError(f'{asked} One of {", ".join(KINDS)}.')
   for name, known in (
     ('dtype', ('float32', 'bfloat16')),
-    ('remat', ('none', 'dots', 'save_both', 'save_qkv', 'save_mlp', 'full')),
     ('decode', ('fast', 'exact')),
   ):
     if values[name].value not in known:
@@ -166,7 +165,9 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
     return bench_index(v.records, batch, v.steps)
   if kind == 'train':
     from clip_jax.benchmarks.train import bench_train
+    from clip_jax.models.kernels import remat_policies
 
+    remat_policies(v.remat, 1, '--remat')
     data = v.data or _DATA
     arguments = (v.preset, batch, v.steps, data, v.dtype, v.remat)
     return bench_train(*arguments, v.against, v.against_python)

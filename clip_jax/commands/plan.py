@@ -21,7 +21,7 @@ the config leaves open are those of that model. What compiles for minutes fits;
 what does not fit is told in seconds.
 
 Without --topology, a recipe's own is taken. --fit searches for the fastest
-micro-batch, remat policy and mesh.fsdp that fit. --all plans every recipe of
+micro-batch, remat policies and mesh.fsdp that fit. --all plans every recipe of
 configs/ that states a topology, in each of its stages, and prints a table in
 Markdown.
 """
@@ -178,7 +178,11 @@ def _fit(name: str, config: Any, topology: 'Topology', as_json: bool) -> None:
   numbers = itertools.count(1)
 
   def print_trial(trial: fit.Trial) -> None:
-    fields = ' '.join(flag.rpartition('.')[2] for flag in trial.setting.flags)
+    fields = ' '.join(
+      flag.removeprefix('--config.').partition('.')[2]
+      for flag in trial.setting.flags
+      if not flag.endswith('=')
+    )
     line = f'try {next(numbers)}: {fields}: {verdict(trial.plan)}'
     print(line, file=sys.stderr, flush=True)
 

@@ -37,12 +37,14 @@ class DualEncoder(nn.Module):
   Its variables are the collection 'params', and with a ResNet 'batch_stats'.
 
   `dtype` is that of the towers' arithmetic; parameters are float32, and so
-  are the features and the temperature. `remat` is one of `REMAT_POLICIES`.
+  are the features and the temperature. `remat` is as `kernels.remat_policies`
+  takes it; the text tower and the decoder may have another, `text_remat`.
   """
 
   config: CLIPConfig
   dtype: Dtype = jnp.float32
   remat: str = 'none'
+  text_remat: str = ''  # '': the same
 
   def setup(self):
     config, dtype, remat = self.config, self.dtype, self.remat
@@ -53,6 +55,7 @@ class DualEncoder(nn.Module):
       self.image = ResNet(config.image, dtype, remat)
     else:
       self.image = VisionTransformer(config.image, dtype, remat, lora('image'))
+    remat = self.text_remat or remat
     self.text = TextTransformer(config.text, dtype, remat, lora('text'))
     self.image_projection = self._projection(
       config.image, config.image.pooled_width
@@ -73,7 +76,8 @@ class DualEncoder(nn.Module):
       return None
     from clip_jax.models.decoder import make_decoder
 
-    return make_decoder(self.config, self.dtype, self.remat)
+    remat = self.text_remat or self.remat
+    return make_decoder(self.config, self.dtype, remat)
 
   def _projection(
     self, tower: ImageConfig | TextTransformerConfig, width: int

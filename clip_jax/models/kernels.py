@@ -8,17 +8,20 @@ blocks in each tower and 8 pairs takes 1.37 seconds with all of them.
 - `dot_general` has gradients that are fast on a CPU; with JAX's own gradients
   the step takes 1.51 seconds.
 - `unstack` separates queries, keys and values; with slices the step takes 1.44.
-- `scan_to_token` computes the last block only for the token that is pooled;
-  with all tokens the step takes 1.65 (with twelve blocks it saves a third of
-  that).
+- `split_stacks` sets the last block apart, which computes only the token that
+  is pooled; with all tokens the step takes 1.65 (with twelve blocks it saves a
+  third of that).
+- `remat` trades memory for time.
 - `run_unrolled` runs blocks whose parameters are not stacked, for inference on
   CPUs (`inference/cpu_layout.py` makes such parameters): one image and one text
   take 0.06 seconds, and 0.17 with stacked parameters.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -27,9 +30,28 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from clip_jax.errors import UsageError
+
 # Columns beside those of an array that is to be transposed. Where rows are a
 # multiple of 4 KiB apart, all of a column falls into a few lines of the cache.
 _PADDING = 16
+
+# The rules for what a block's forward pass keeps for its backward pass, which
+# computes the rest again. 'none' keeps all, 'dots' the outputs of the weight
+# products, 'full' nothing but the block's input (the paper's gradient
+# checkpointing). Those between are for memory that 'full' leaves free: each
+# keeps four widths D of a token, with an MLP of 4 D, or both of them.
+_save = jax.checkpoint_policies.save_only_these_names
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+  'none': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'save_both': _save('qkv', 'attention', 'mlp_hidden'),
+  'save_qkv': _save('qkv', 'attention'),
+  'save_mlp': _save('mlp_hidden'),
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+_TWO_POLICIES = re.compile(r'(\w+):(0?\.\d+),(\w+)')
 
 
 def dot_general(
@@ -162,55 +184,71 @@ def unstack(x: Float[Array, 'n ...']) -> list[Float[Array, '...']]:
   return [part[0] for part in lax.split(x, (1,) * len(x))]
 
 
-def scan_to_token(
-  run: Callable[[jax.Array, Any], tuple[jax.Array, None]],
-  run_last: Callable[[jax.Array, Any], jax.Array],
-  x: Float[Array, 'B L D'],
-  blocks: Any,
-) -> Float[Array, 'B D']:
-  """Scans over all blocks but the last, which computes one token.
+def remat_policies(remat: str, depth: int, name: str = 'remat') -> list[str]:
+  """Returns the name of each block's remat policy.
 
   Args:
-    run: a block, as `lax.scan` takes it.
-    run_last: from tokens and a block's parameters to the token that is wanted.
-    x: tokens.
-    blocks: parameters, stacked along the first axis.
+    remat: one of `REMAT_POLICIES`, or two of them as in 'full:0.75,none', the
+      first for that share of the blocks, from the first one on. The backward
+      pass begins where least is computed again, while memory is fullest.
+    depth: the number of blocks.
+    name: of the field, for an error.
+  Raises:
+    UsageError: it is neither.
   """
-  leaves, structure = jax.tree.flatten(blocks)
-  parts = [lax.split(leaf, (len(leaf) - 1, 1)) for leaf in leaves]
-  first, last = (structure.unflatten(part) for part in zip(*parts, strict=True))
-  x, _ = lax.scan(run, x, first)
-  return run_last(x, jax.tree.map(lambda leaf: leaf[0], last))
+  match = _TWO_POLICIES.fullmatch(remat)
+  first, share, rest = match.groups() if match else (remat, '1', remat)
+  if not {first, rest} <= REMAT_POLICIES.keys():
+    raise UsageError(
+      f'{name}={remat!r}: choose one of {", ".join(REMAT_POLICIES)}, or two of '
+      "them as in 'full:0.75,none', the first for 75 % of the blocks."
+    )
+  count = round(float(share) * depth)
+  return [first] * count + [rest] * (depth - count)
 
 
-def scan_to_layers(
-  run: Callable[[jax.Array, Any], tuple[jax.Array, None]],
-  x: Float[Array, 'B L D'],
-  stacks: Sequence[Any],
-  layers: Sequence[int],
-) -> list[Float[Array, 'B L D']]:
-  """Scans over blocks, and returns the tokens after each of some.
+def remat(run: Callable[..., Any], policy: str) -> Callable[..., Any]:
+  """Returns a block that keeps what a policy says.
 
   Args:
     run: a block, as `lax.scan` takes it.
-    x: tokens.
+    policy: one of `REMAT_POLICIES`.
+  """
+  if policy == 'none':
+    return run
+  # The body of a scan needs no guard against common subexpressions.
+  return jax.checkpoint(run, policy=REMAT_POLICIES[policy], prevent_cse=False)
+
+
+def split_stacks(
+  stacks: Sequence[Any], ends: Collection[int], stop: int
+) -> list[tuple[range, Any]]:
+  """Returns the parameters of blocks as stacks that also end at some layers.
+
+  The derivative of a split is one concatenation.
+
+  Args:
     stacks: parameters of blocks that follow each other, each stacked along the
       first axis.
-    layers: indices of blocks, from 0 and ascending.
+    ends: the layers before which a stack ends, from 0.
+    stop: the layer before which the last stack ends.
+  Returns:
+    Each stack after the indices of its layers.
   """
-  states, first = [], 0
-  for layer in layers:
-    start = 0  # of a stack
-    for stack in stacks:
-      depth = len(jax.tree.leaves(stack)[0])
-      low, high = max(first - start, 0), min(layer + 1 - start, depth)
-      if low < high:
-        part = jax.tree.map(lambda leaf, i=low, j=high: leaf[i:j], stack)
-        x, _ = lax.scan(run, x, part)
-      start += depth
-    states.append(x)
-    first = layer + 1
-  return states
+  parts, first = [], 0
+  for stack in stacks:
+    leaves, structure = jax.tree.flatten(stack)
+    last = first + len(leaves[0])
+    inside = sorted(end for end in ends if first < end < last)
+    layers = [
+      range(*pair) for pair in itertools.pairwise([first, *inside, last])
+    ]
+    sizes = [len(part) for part in layers]
+    pieces = [lax.split(x, sizes) if inside else [x] for x in leaves]
+    for part, piece in zip(layers, zip(*pieces, strict=True), strict=True):
+      parts.append((part, structure.unflatten(piece)))
+    first = last
+  return [part for part in parts if part[0].stop <= stop]
 
 
 def is_unrolled(transformer: nn.Module) -> bool:
@@ -231,8 +269,12 @@ def run_unrolled(
   scan.
 
   Args:
-    run, run_last, x: as in `scan_to_token`.
-    layers: as in `scan_to_layers`, whose result this has.
+    layers: indices of blocks, from 0 and ascending.
+    run: a block, as `lax.scan` takes it.
+    run_last: from tokens and a block's parameters to the token that is wanted.
+    x: tokens.
+  Returns:
+    The tokens after each of the layers; of the last, what `run_last` returns.
   """
   states = []
   for i in range(layers[-1] + 1):

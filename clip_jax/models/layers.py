@@ -44,22 +44,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
 }
 
-_save = jax.checkpoint_policies.save_only_these_names
-
-# The rules for what a block's forward pass keeps for its backward pass, which
-# computes the rest again. 'none' keeps all, 'dots' the outputs of the weight
-# products, 'full' nothing but the block's input (the paper's gradient
-# checkpointing). Those between are for memory that 'full' leaves free: each
-# keeps four widths D of a token, with an MLP of 4 D, or both of them.
-REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
-  'none': None,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'save_both': _save('qkv', 'attention', 'mlp_hidden'),
-  'save_qkv': _save('qkv', 'attention'),
-  'save_mlp': _save('mlp_hidden'),
-  'full': jax.checkpoint_policies.nothing_saveable,
-}
-
 
 def accumulation_dtype(dtype: Dtype) -> Dtype:
   """Returns the dtype for sums that bfloat16 would spoil: float32 or wider."""
@@ -306,7 +290,7 @@ class Transformer(nn.Module):
   """A stack of blocks under `lax.scan`, which compiles one block only.
 
   The parameters are stacked in `blocks`: the first axis of each array is that
-  of the layers. `remat` is one of `REMAT_POLICIES`.
+  of the layers. `remat` is as `kernels.remat_policies` takes it.
   """
 
   config: TransformerConfig
@@ -364,14 +348,17 @@ class Transformer(nn.Module):
     stacks = self.get_variable('params', 'blocks')
     if not isinstance(stacks, tuple):
       stacks = (self.param('blocks', init),)
-    if self.remat != 'none':
-      policy = REMAT_POLICIES[self.remat]
-      # The body of a scan needs no guard against common subexpressions.
-      run = jax.checkpoint(run, policy=policy, prevent_cse=False)
+    policies = kernels.remat_policies(self.remat, depth)
+    # A scan ends where the policy changes, or where tokens are read.
+    ends = {i for i in range(1, depth) if policies[i] != policies[i - 1]}
+    ends |= {layer + 1 for layer in wanted}
     if token_index is not None:
-      *below, blocks = stacks
-      for stack in below:
-        x, _ = jax.lax.scan(run, x, stack)
-      return kernels.scan_to_token(run, run_last, x, blocks)
-    states = kernels.scan_to_layers(run, x, stacks, wanted)
+      ends.add(depth - 1)
+    states = []
+    for part, stack in kernels.split_stacks(stacks, ends, wanted[-1] + 1):
+      if token_index is not None and part[-1] == depth - 1:
+        return run_last(x, jax.tree.map(lambda leaf: leaf[0], stack))
+      x, _ = jax.lax.scan(kernels.remat(run, policies[part[0]]), x, stack)
+      if part[-1] in wanted:
+        states.append(x)
     return jnp.stack(states) if layers else states[0]

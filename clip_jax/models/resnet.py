@@ -7,13 +7,15 @@ pooling at the end.
 Shapes: B images, S pixels a side, H W positions, C channels, D = 32 x width.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from clip_jax.models.config import ResNetConfig
+from clip_jax.models.kernels import REMAT_POLICIES, remat_policies
 from clip_jax.models.layers import (
-  REMAT_POLICIES,
   Dtype,
   QueryAttention,
   accumulation_dtype,
@@ -34,14 +36,10 @@ class ResNet(nn.Module):
   def setup(self):
     config = self.config
     self.stem = Stem(config.width, self.dtype)
-    block = Bottleneck
-    if self.remat != 'none':
-      block = nn.remat(
-        Bottleneck, policy=REMAT_POLICIES[self.remat], static_argnums=(2,)
-      )
+    policies = iter(remat_policies(self.remat, sum(config.layers)))
     self.stage1, self.stage2, self.stage3, self.stage4 = (
       [
-        block(
+        _block(next(policies))(
           config.width * 2**stage,
           2 if stage and i == 0 else 1,
           self.dtype,
@@ -135,6 +133,15 @@ class Bottleneck(nn.Module):
       shortcut = convolution(shortcut)
       shortcut = BatchNorm(name='shortcut_bn')(shortcut, train)
     return nn.relu(h + shortcut)
+
+
+def _block(policy: str) -> Any:
+  """Returns the class of a block with a remat policy."""
+  if policy == 'none':
+    return Bottleneck
+  return nn.remat(
+    Bottleneck, policy=REMAT_POLICIES[policy], static_argnums=(2,)
+  )
 
 
 class BatchNorm(nn.Module):

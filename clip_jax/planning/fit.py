@@ -2,7 +2,8 @@
 
 A program that does not fit fails in seconds, one that does compiles for
 minutes. So what a failure says it would have needed is used to guess the
-largest micro-batch that fits, and only likely winners are compiled.
+largest micro-batch that fits, or the share of the blocks for which there is
+memory, and only likely winners are compiled.
 """
 
 import copy
@@ -18,6 +19,7 @@ from clip_jax.training.config import Config
 POLICIES = ('none', 'dots', 'save_both', 'save_mlp', 'full')
 # An estimate that exceeds the memory by less than this factor is tried.
 _OPTIMISM = 1.15
+_SHARES = 20  # A share of the blocks is a multiple of 1 / 20.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Setting:
   remat: str
   micro_batch: int
   fsdp: int
+  text_remat: str = ''
 
   @property
   def flags(self) -> list[str]:
     """The words that set it on a command line."""
     return [
       f'--config.model.remat={self.remat}',
+      f'--config.model.text_remat={self.text_remat}',
       f'--config.objective.micro_batch={self.micro_batch}',
       f'--config.mesh.fsdp={self.fsdp}',
     ]
@@ -41,6 +45,7 @@ class Setting:
     """Returns a copy of the config that has it."""
     changed = copy.deepcopy(config)
     changed.model.remat = self.remat
+    changed.model.text_remat = self.text_remat
     changed.objective.micro_batch = self.micro_batch
     changed.mesh.fsdp = self.fsdp
     return changed
@@ -66,10 +71,11 @@ def search(
   """Tries settings, and stops at the fastest that fits.
 
   The first settings have no micro-batches, beginning with the policy that
-  recomputes least: the first that fits is the fastest of all, since
-  micro-batches cost one more forward pass. Where none fits, each policy is
-  tried with its largest micro-batch, and the estimated step decides. Where none
-  of these fits either, all of that is tried with a larger `mesh.fsdp`.
+  recomputes least: the first that fits is the fastest for all blocks, since
+  micro-batches cost one more forward pass, and only some of the blocks may have
+  a faster one in the memory that is left. Where none fits, each policy is tried
+  with its largest micro-batch, and the estimated step decides. Where none of
+  these fits either, all of that is tried with a larger `mesh.fsdp`.
 
   Args:
     plan_of: makes the plan of a config.
@@ -88,10 +94,13 @@ def search(
     return trial.plan
 
   for fsdp in fsdp_sizes(config, topology):
-    failures = {}
+    failures: dict[str, Plan] = {}
     for remat in POLICIES:
-      plan = attempt(Setting(remat, 0, fsdp))
+      setting = Setting(remat, 0, fsdp)
+      plan = attempt(setting)
       if plan['fits']:
+        if failures:
+          _use_free_memory(setting, plan, failures, attempt)
         return trials
       failures[remat] = plan
     for remat in POLICIES:
@@ -144,6 +153,53 @@ def fsdp_sizes(config: Config, topology: Topology) -> Iterator[int]:
   while size <= chips and chips % size == 0:
     yield size
     size *= 4
+
+
+def _use_free_memory(
+  setting: Setting, plan: Plan, failures: dict[str, Plan], attempt: MakePlan
+) -> None:
+  """Tries to compute less again than a setting that fits.
+
+  First, the last blocks of both towers have the next faster policy. Then all of
+  the text tower has the fastest that fits, and the last blocks of the image
+  tower have what memory is left.
+
+  Args:
+    failures: the plans of the faster policies, the fastest first.
+  """
+  faster, failure = list(failures.items())[-1]
+  more = failure['peak_bytes_per_chip'] - plan['peak_bytes_per_chip']
+  _largest_share(setting, plan, faster, more, attempt)
+  for remat in failures:
+    changed = dataclasses.replace(setting, text_remat=remat)
+    of_text = attempt(changed)
+    if of_text['fits']:
+      _largest_share(changed, of_text, faster, more, attempt)
+      return
+
+
+def _largest_share(
+  setting: Setting, plan: Plan, faster: str, more: int, attempt: MakePlan
+) -> None:
+  """Tries the largest share of the blocks that may have a faster policy.
+
+  Args:
+    setting, plan: with a policy for all blocks, which fits.
+    more: the bytes that a chip would need beside if all had the faster one.
+  """
+  peak = plan['peak_bytes_per_chip']
+  share = _SHARES
+  while True:
+    room = (plan['hbm_bytes_per_chip'] - peak) / more
+    share = min(share - 1, int(room * _SHARES))
+    if share < 1:
+      return
+    part = share / _SHARES
+    remat = f'{setting.remat}:{1 - part:.2f},{faster}'
+    tried = attempt(dataclasses.replace(setting, remat=remat))
+    if tried['fits']:
+      return
+    more = max(more, int((tried['peak_bytes_per_chip'] - peak) / part))
 
 
 def _largest_micro_batch(

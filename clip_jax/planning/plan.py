@@ -94,6 +94,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     'model.preset': config.model.preset,
     'model.dtype': config.model.dtype,
     'model.remat': config.model.remat,
+    'model.text_remat': config.model.text_remat,
     'data.batch_size': config.data.batch_size,
     'objective.form': config.objective.form,
     'objective.micro_batch': config.objective.micro_batch,
@@ -155,7 +156,10 @@ def table_row(name: str, plan: Plan) -> str:
   """Returns one row under `TABLE_HEAD`."""
   peak = f'{plan["peak_bytes_per_chip"] / GIB:.1f} of '
   peak += f'{plan["hbm_bytes_per_chip"] / GIB:.1f}'
-  cells = [f'`{name}`', plan['topology'], plan['settings']['model.remat'], peak]
+  settings = plan['settings']
+  remat, text_remat = settings['model.remat'], settings['model.text_remat']
+  remat += f'; text {text_remat}' if text_remat else ''
+  cells = [f'`{name}`', plan['topology'], remat, peak]
   if plan['fits']:
     cells += [
       _duration(plan['step_seconds']),
@@ -191,10 +195,12 @@ def describe(name: str, plan: Plan) -> str:
       for field in (
         'model.dtype',
         'model.remat',
+        'model.text_remat',
         'objective.form',
         'objective.micro_batch',
         'mesh.fsdp',
       )
+      if settings[field] != ''
     ),
     '',
     verdict(plan),

@@ -16,7 +16,7 @@ from clip_jax.errors import UsageError, check_choice
 from clip_jax.files import typed_path
 from clip_jax.models.config import TEXT_METHODS, CLIPConfig, ResNetConfig
 from clip_jax.models.description import Description
-from clip_jax.models.layers import REMAT_POLICIES
+from clip_jax.models.kernels import remat_policies
 from clip_jax.objectives.registry import (
   FORMS,
   OBJECTIVES,
@@ -196,7 +196,6 @@ def check_config(config: Config) -> None:
     ),
     'data.decode': (config.data.decode or 'fast', DECODE),
     'model.dtype': (config.model.dtype, DTYPES),
-    'model.remat': (config.model.remat, tuple(REMAT_POLICIES)),
     'optimizer.name': (config.optimizer.name, RULES),
     'optimizer.mu_dtype': (config.optimizer.mu_dtype, DTYPES),
     'optimizer.nu_dtype': (config.optimizer.nu_dtype, DTYPES),
@@ -206,6 +205,9 @@ def check_config(config: Config) -> None:
   }
   for name, (value, known) in choices.items():
     check_choice(name, value, known)
+  remat, text_remat = config.model.remat, config.model.text_remat
+  remat_policies(remat, 1, 'model.remat')
+  remat_policies(text_remat or remat, 1, 'model.text_remat')
   check_optimizer(config.optimizer)
   if not 0 <= config.model.patch_dropout < 1:
     raise UsageError(

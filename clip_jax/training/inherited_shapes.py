@@ -176,7 +176,7 @@ def _requested_shapes(config: Config) -> dict[str, Any]:
   """Returns the model's fields that a config gives, itself or by its preset."""
   fields = config.model.to_dict()
   for name in (
-    *('preset', 'dtype', 'remat', 'patch_dropout'),
+    *('preset', 'dtype', 'remat', 'text_remat', 'patch_dropout'),
     *('decoder', 'lora'),
   ):
     del fields[name]

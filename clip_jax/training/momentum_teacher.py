@@ -44,13 +44,14 @@ HEAD_OF = {
 
 
 def make_encoder(
-  config: Config, model: CLIPConfig, dtype: Any, remat: str
+  config: Config, model: CLIPConfig, dtype: Any, remat: tuple[str, str]
 ) -> SelfDistilledEncoder:
   """Returns the module with the heads that a config's terms need.
 
   Args:
     config: with one of `TAUGHT`.
-    model, dtype, remat: as of `DualEncoder`.
+    model, dtype: as of `DualEncoder`.
+    remat: its `remat` and `text_remat`.
   Raises:
     UsageError: the model or its images are not for these terms.
   """
@@ -58,7 +59,7 @@ def make_encoder(
   own = config.objective.self_distillation
   head = HeadConfig(own.hidden, own.features, own.prototypes)
   heads = tuple(HEAD_OF[name] for name in taught_terms(config))
-  return SelfDistilledEncoder(model, dtype, remat, head, heads)
+  return SelfDistilledEncoder(model, dtype, *remat, head, heads)
 
 
 def _check_model(config: Config, model: CLIPConfig) -> None:

@@ -66,8 +66,9 @@ def build_train_program(
     UsageError: the objective or the optimizer is impossible.
   """
   check_objective(config, model)
-  dtype, remat = jnp.dtype(config.model.dtype), config.model.remat
-  module: Any = DualEncoder(model, dtype, remat)
+  dtype = jnp.dtype(config.model.dtype)
+  remat = config.model.remat, config.model.text_remat
+  module: Any = DualEncoder(model, dtype, *remat)
   begin = first_taught_step(config)
   if begin is not None:
     from clip_jax.training import momentum_teacher

@@ -413,7 +413,7 @@ def make_model_config(
       not find the tokenizer's end token.
   """
   overrides = config.model.to_dict()
-  for name in ('preset', 'dtype', 'remat', 'patch_dropout'):
+  for name in ('preset', 'dtype', 'remat', 'text_remat', 'patch_dropout'):
     del overrides[name]
   lora = overrides.pop('lora')
   _set_field(

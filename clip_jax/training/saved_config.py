@@ -27,6 +27,7 @@ _FREE = (
   'stall_seconds',
   'mesh.',
   'model.remat',
+  'model.text_remat',
   'objective.chunk',
   'objective.form',
   'objective.micro_batch',  # (for a ResNet the batch norms do see it)
@@ -68,6 +69,7 @@ _DEFAULTS_OF_OLD_RUNS = {
   'model.lora.rank': 0,
   'model.lora.towers': ['image', 'text'],
   'model.patch_dropout': 0.0,
+  'model.text_remat': '',
   'objective.added.captioning': 0.0,
   'objective.added.distillation': 0.0,
   'objective.added.masked_prediction': 0.0,

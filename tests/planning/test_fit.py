@@ -1,7 +1,9 @@
 """The search, over made-up memory: nothing is compiled."""
 
+import numpy as np
 import pytest
 
+from clip_jax.models.kernels import remat_policies
 from clip_jax.planning.fit import (
   fastest,
   fsdp_sizes,
@@ -35,7 +37,14 @@ def made_up(state_gib, policies=POLICIES):
 
   def plan_of(config):
     micro = config.objective.micro_batch
-    temporary, seconds = policies[config.model.remat]
+    image, text = (
+      np.mean([policies[name] for name in remat_policies(remat, 20)], axis=0)
+      for remat in (
+        config.model.remat,
+        config.model.text_remat or config.model.remat,
+      )
+    )
+    temporary, seconds = 0.75 * image + 0.25 * text
     part = (micro or config.data.batch_size) / config.data.batch_size
     held = state_gib / config.mesh.fsdp
     peak = held + temporary * part
@@ -60,10 +69,61 @@ def test_what_fits_as_it_is_needs_one_try():
 
 
 def test_recomputing_comes_before_micro_batches():
-  policies = {**POLICIES, 'full': (10, 1.3)}
+  policies = {**POLICIES, 'full': (11.7, 1.3)}
   best = fastest(search(config_of(), TOPOLOGY, made_up(4, policies)))
   assert best is not None
   assert (best.setting.remat, best.setting.micro_batch) == ('full', 0)
+
+
+def tried(policies):
+  trials = search(config_of(), TOPOLOGY, made_up(1, policies))
+  return trials, [(o.setting.remat, o.setting.text_remat) for o in trials]
+
+
+def test_free_memory_goes_to_a_share_of_the_blocks_or_to_the_text_tower():
+  trials, settings = tried(
+    {'none': (40, 1.0), 'dots': (30, 1.1), 'save_both': (10, 1.4)}
+  )
+  # 4.75 GiB are free, and dots for all blocks needs 20 more.
+  assert settings[3:] == [
+    ('save_both:0.80,dots', ''),
+    ('save_both', 'none'),  # 7.5 GiB more
+    ('save_both', 'dots'),  # 5 GiB more
+  ]
+  assert [one.plan['fits'] for one in trials[3:]] == [True, False, False]
+  assert fastest(trials) is trials[3]
+
+
+def test_what_the_text_tower_leaves_free_goes_to_the_image_tower():
+  trials, settings = tried({'none': (40, 1.0), 'dots': (5, 1.4)})
+  assert settings[2:] == [
+    ('dots:0.75,none', ''),
+    ('dots', 'none'),  # 8.75 GiB more: 1 is left, and 35 would be needed
+  ]
+  trials, settings = tried({'none': (30, 1.0), 'dots': (5, 1.4)})
+  assert settings[2:] == [
+    ('dots:0.65,none', ''),
+    ('dots', 'none'),
+    ('dots:0.90,none', 'none'),
+  ]
+  assert all(one.plan['fits'] for one in trials[1:])
+
+
+def test_a_share_that_does_not_fit_after_all_becomes_smaller():
+  plan_of = made_up(1, {'none': (40, 1.0), 'dots': (5, 1.4)})
+
+  def needing_more(config):
+    plan = plan_of(config)
+    if ':' in config.model.remat and plan['peak_bytes_per_chip'] > 12 * GIB:
+      plan |= {'fits': False, 'peak_bytes_per_chip': 20 * GIB}
+    return plan
+
+  trials = search(config_of(), TOPOLOGY, needing_more)
+  assert [o.setting.remat for o in trials[2:4]] == [
+    'dots:0.75,none',
+    'dots:0.85,none',
+  ]
+  assert trials[3].plan['fits']
 
 
 def test_of_the_largest_micro_batches_the_fastest_wins():
@@ -109,6 +169,7 @@ def test_flags_can_be_pasted():
   assert best is not None
   assert best.setting.flags == [
     '--config.model.remat=none',
+    '--config.model.text_remat=',
     '--config.objective.micro_batch=32',
     '--config.mesh.fsdp=1',
   ]
