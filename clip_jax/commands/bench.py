@@ -128,7 +128,10 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
         f'--{name}={values[name].value}: choose one of {", ".join(known)}.'
       )
 
+  from clip_jax.models.kernels import remat_policies
   from clip_jax.parallel.devices import keep_freed_memory, use_cpu_devices
+
+  remat_policies(values.remat, 1, '--remat')
 
   if words[0] == 'train':
     keep_freed_memory()
@@ -165,9 +168,7 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
     return bench_index(v.records, batch, v.steps)
   if kind == 'train':
     from clip_jax.benchmarks.train import bench_train
-    from clip_jax.models.kernels import remat_policies
 
-    remat_policies(v.remat, 1, '--remat')
     data = v.data or _DATA
     arguments = (v.preset, batch, v.steps, data, v.dtype, v.remat)
     return bench_train(*arguments, v.against, v.against_python)
