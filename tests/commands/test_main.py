@@ -102,7 +102,7 @@ def test_help_needs_no_value(capsys):
     (['bench', 'tokeniser'], "bench 'tokeniser'? One of train"),
     (['bench'], 'bench what? One of train'),
     (['bench', 'loss', '--batch=abc'], '--batch=abc'),
-    (['bench', 'train', '--remat=some'], '--remat=some: choose one of none'),
+    (['bench', 'train', '--remat=some'], "--remat='some': choose one of none"),
   ],
 )
 def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, argv, message):
