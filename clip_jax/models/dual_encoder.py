@@ -38,16 +38,16 @@ class DualEncoder(nn.Module):
 
   `dtype` is that of the towers' arithmetic; parameters are float32, and so
   are the features and the temperature. `remat` is as `kernels.remat_policies`
-  takes it; the text tower and the decoder may have another, `text_remat`.
+  takes it; of two, the text tower and the decoder have the second.
   """
 
   config: CLIPConfig
   dtype: Dtype = jnp.float32
-  remat: str = 'none'
-  text_remat: str = ''  # '': the same
+  remat: str | tuple[str, str] = 'none'
 
   def setup(self):
-    config, dtype, remat = self.config, self.dtype, self.remat
+    config, dtype, both = self.config, self.dtype, self.remat
+    remat, text_remat = (both, both) if isinstance(both, str) else both
     lora = config.lora_of
     if isinstance(config.image, ResNetConfig):
       from clip_jax.models.resnet import ResNet
@@ -55,8 +55,7 @@ class DualEncoder(nn.Module):
       self.image = ResNet(config.image, dtype, remat)
     else:
       self.image = VisionTransformer(config.image, dtype, remat, lora('image'))
-    remat = self.text_remat or remat
-    self.text = TextTransformer(config.text, dtype, remat, lora('text'))
+    self.text = TextTransformer(config.text, dtype, text_remat, lora('text'))
     self.image_projection = self._projection(
       config.image, config.image.pooled_width
     )
@@ -69,14 +68,13 @@ class DualEncoder(nn.Module):
       self.logit_bias = self.param(
         'logit_bias', constant(config.initial_logit_bias), ()
       )
-    self.decoder = self._decoder()
+    self.decoder = self._decoder(text_remat)
 
-  def _decoder(self) -> 'Decoder | None':
+  def _decoder(self, remat: str) -> 'Decoder | None':
     if self.config.decoder is None:
       return None
     from clip_jax.models.decoder import make_decoder
 
-    remat = self.text_remat or self.remat
     return make_decoder(self.config, self.dtype, remat)
 
   def _projection(

@@ -50,8 +50,7 @@ def make_encoder(
 
   Args:
     config: with one of `TAUGHT`.
-    model, dtype: as of `DualEncoder`.
-    remat: its `remat` and `text_remat`.
+    model, dtype, remat: as of `DualEncoder`.
   Raises:
     UsageError: the model or its images are not for these terms.
   """
@@ -59,7 +58,7 @@ def make_encoder(
   own = config.objective.self_distillation
   head = HeadConfig(own.hidden, own.features, own.prototypes)
   heads = tuple(HEAD_OF[name] for name in taught_terms(config))
-  return SelfDistilledEncoder(model, dtype, *remat, head, heads)
+  return SelfDistilledEncoder(model, dtype, remat, head, heads)
 
 
 def _check_model(config: Config, model: CLIPConfig) -> None:

@@ -67,8 +67,8 @@ def build_train_program(
   """
   check_objective(config, model)
   dtype = jnp.dtype(config.model.dtype)
-  remat = config.model.remat, config.model.text_remat
-  module: Any = DualEncoder(model, dtype, *remat)
+  remat = config.model.remat, config.model.text_remat or config.model.remat
+  module: Any = DualEncoder(model, dtype, remat)
   begin = first_taught_step(config)
   if begin is not None:
     from clip_jax.training import momentum_teacher

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
-from clip_jax.models.kernels import REMAT_POLICIES
 from tests.golden_models import HUGGING_FACE, OPEN_CLIP, load_golden
 from tests.tiny import TINY
 
@@ -133,52 +132,6 @@ def test_bfloat16_is_close_to_float32_and_returns_float32():
     assert not np.array_equal(a, b)
     # Unit vectors, of which bfloat16 keeps eight bits.
     np.testing.assert_allclose(a, b, atol=0.01)
-
-
-@functools.cache
-def gradients(*remat):
-  module, batch = DualEncoder(TINY, jnp.float32, *remat), tiny_batch()
-
-  def loss(params):
-    image, text, scale, _ = module.apply({'params': params}, *batch)
-    return (scale * image @ text.T)[0, 1] + image.sum() + text.sum()
-
-  return jax.jit(jax.grad(loss))(tiny_params())
-
-
-@pytest.mark.parametrize(
-  'policies',
-  [
-    *((policy,) for policy in REMAT_POLICIES if policy != 'none'),
-    ('full:0.5,none', 'save_mlp'),
-  ],
-)
-def test_remat_changes_no_gradient(policies):
-  for plain, again in zip(
-    jax.tree.leaves(gradients('none')),
-    jax.tree.leaves(gradients(*policies)),
-    strict=True,
-  ):
-    np.testing.assert_allclose(plain, again, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-  ('remat', 'expected'),
-  [
-    (('full', ''), [True, True]),
-    (('full', 'none'), [True, False]),
-    (('none', 'full:0.5,none'), [False, True]),
-  ],
-)
-def test_each_tower_has_its_policy(remat, expected):
-  module = DualEncoder(TINY, jnp.float32, *remat)
-  jaxpr = jax.make_jaxpr(module.apply)({'params': tiny_params()}, *tiny_batch())
-  scans = [e for e in jaxpr.eqns if e.primitive.name == 'scan']
-  full = REMAT_POLICIES['full']
-  assert expected == [
-    any(e.params.get('policy') is full for e in scan.params['jaxpr'].eqns)
-    for scan in scans
-  ]
 
 
 def test_normalize_is_the_published_formula():

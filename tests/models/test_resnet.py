@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 from clip_jax.errors import UsageError
 from clip_jax.models.config import ResNetConfig
 from clip_jax.models.image_tokens import image_tokens
-from clip_jax.models.kernels import REMAT_POLICIES
 from clip_jax.models.resnet import BatchNorm, ResNet
 from clip_jax.parallel.mesh import BATCH_AXES, make_mesh
 from tests.golden_models import load_golden
@@ -46,17 +45,6 @@ def test_tokens_are_the_maps_row_by_row():
     np.testing.assert_array_equal(
       tokens[layer], expected.reshape(4, -1, expected.shape[-1])
     )
-
-
-def test_the_first_blocks_have_the_first_of_two_remat_policies():
-  tower, variables, images = initialised()
-  apply = tower.clone(remat='full:0.4,none').apply
-  jaxpr = jax.make_jaxpr(apply)(variables, images)
-  policies = [e.params['policy'] for e in jaxpr.eqns if 'policy' in e.params]
-  assert policies == 2 * [REMAT_POLICIES['full']]  # 0.4 of five blocks
-  np.testing.assert_allclose(
-    apply(variables, images), tower.apply(variables, images), atol=1e-5
-  )
 
 
 def test_training_normalises_by_the_batch_and_keeps_running_statistics():

@@ -92,7 +92,7 @@ def inputs_of(name):
 
 @functools.cache
 def module_and_params(name):
-  module = SelfDistilledEncoder(MODELS[name], jnp.float64, head=HEAD)
+  module = SelfDistilledEncoder(MODELS[name], jnp.float64, 'none', HEAD)
   inputs = inputs_of(name)
   variables = jax.jit(module.init)(
     jax.random.key(0), inputs['image'], inputs['tokens']

@@ -1,5 +1,7 @@
 """The search, over made-up memory: nothing is compiled."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ POLICIES = {
 
 
 def config_of(batch_size=1024):
-  config = base.get_config()
+  config: Any = base.get_config()
   config.data.batch_size = batch_size
   return config
 
@@ -157,7 +159,9 @@ def test_the_plan_of_the_winner_tells_all_that_was_tried():
   trials = search(config_of(), TOPOLOGY, made_up(4), shown.append)
   assert shown == trials
   plan = plan_of_trials(trials)
-  assert plan['fits'] and plan['flags'] == fastest(trials).setting.flags
+  best = fastest(trials)
+  assert best is not None
+  assert plan['fits'] and plan['flags'] == best.setting.flags
   assert len(plan['tries']) == len(trials)
   assert set(plan['tries'][0]) == {
     'flags', 'fits', 'peak_bytes_per_chip', 'step_seconds'
@@ -189,7 +193,7 @@ def test_fsdp_sizes_divide_a_slice():
 
 
 def test_suggestions_are_by_proportion():
-  config = config_of()
+  config: Any = config_of()
   config.model.remat = 'full'
   plan = made_up(4)(config)
   result = suggestions(plan, config, TOPOLOGY)

@@ -96,8 +96,6 @@ def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
     ('checkpoint.keep', 0, 'checkpoint.keep=0 must be at least 1'),
     ('model.dtype', 'float8', "model.dtype='float8': choose one of float32"),
     ('model.remat', 'some', "model.remat='some': choose one of none, dots"),
-    ('model.remat', 'full:2,none', "model.remat='full:2,none': choose one of"),
-    ('model.text_remat', 'dot', "model.text_remat='dot': choose one of none"),
     ('model.preset', 'ViT-B/33', "did you mean 'ViT-B/32'"),
     ('model.image.heads', 5, 'does not split over model.image.heads=5'),
     ('model.image.patch_size', 17, 'is smaller than model.image.patch_size'),
