@@ -18,7 +18,7 @@ from clip_jax.benchmarks.photographs import make_photographs
 from clip_jax.benchmarks.timing import median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
-from clip_jax.models.counting import PEAK_FLOPS, training_flops
+from clip_jax.models.counting import PEAK_FLOPS, image_flops, training_flops
 from clip_jax.parallel.mesh import make_mesh
 from tests.tiny import TINY, write_pairs
 from tests.waiting import Clock
@@ -55,6 +55,28 @@ def test_train(capsys, tiny_preset, pairs):
   assert figures['examples_per_second'] > 0
   assert 0 <= figures['input_wait_fraction'] <= 1
   assert (figures['batch'], figures['devices']) == (16, 8)
+  done = figures['share_of_product_rate'] * figures['product_rate']
+  pair = training_flops(presets.resolve(tiny_preset))
+  assert done / figures['examples_per_second'] == pytest.approx(pair)
+
+
+def test_arithmetic_is_that_of_the_lengths_that_steps_computed(
+  capsys, pairs, monkeypatch
+):
+  text = TINY_FIELDS['text'] | {'context_length': 64}
+  preset = presets.Preset(TINY_FIELDS | {'text': text}, {}, 'clip', 'tests')
+  monkeypatch.setitem(presets.PRESETS, 'long', preset)
+  monkeypatch.setitem(
+    presets.PRESETS, 'short', presets.Preset(TINY_FIELDS, {}, 'clip', 'tests')
+  )
+  figures = bench(
+    capsys, 'train', '--preset=long', f'--data={pairs}', '--batch=16',
+    '--steps=3',
+  )  # fmt: skip
+  assert figures['text_tokens'] == 16
+  done = figures['share_of_product_rate'] * figures['product_rate']
+  pair = training_flops(presets.resolve('short'))
+  assert done / figures['examples_per_second'] == pytest.approx(pair)
 
 
 def test_checkpoint(capsys, tiny_preset):
@@ -76,6 +98,15 @@ def test_encode(capsys, tiny_preset):
   for row in figures['batches']:
     assert row['images_per_second'] > 0
     assert row['texts_per_second'] > 0
+
+
+def test_encode_beside_a_plain_product(tiny_preset):
+  figures = encode.bench_encode(tiny_preset, [8], 2, 'float32')
+  done = figures['images_share_of_product_rate'] * figures['product_rate']
+  assert done / figures['images_per_second'] == pytest.approx(
+    image_flops(presets.resolve(tiny_preset))
+  )
+  assert figures['texts_share_of_product_rate'] > 0
 
 
 def test_encode_of_image_files(capsys, tiny_preset, tmp_path):

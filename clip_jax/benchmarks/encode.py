@@ -9,13 +9,19 @@ import numpy as np
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.peer import Turn, open_clip
-from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
+from clip_jax.benchmarks.timing import (
+  Figures,
+  device_facts,
+  median_seconds,
+  product_rate,
+)
 from clip_jax.data.reading import read_ahead
 from clip_jax.evaluation.datasets.opening import open_dataset
 from clip_jax.evaluation.tasks import zero_shot
 from clip_jax.evaluation.types import Options
 from clip_jax.inference.model import Model
 from clip_jax.models import presets
+from clip_jax.models.counting import image_flops, text_flops
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import check_batch_size, make_mesh, replicated
@@ -35,7 +41,8 @@ def bench_encode(
   """Measures both encoders, from uint8 pixels and from words.
 
   Texts are given as token ids where the package does not have the tokenizer.
-  The weights are random, which changes no time.
+  The weights are random, which changes no time. Shares of the product rate are
+  those of the largest batch.
 
   Args:
     preset: a published model.
@@ -65,6 +72,11 @@ def bench_encode(
     head['against'] = against
   largest = max(rows, key=lambda row: row['batch'])
   rates = {name: largest[name] for name in RATES}
+  product = product_rate(mesh, dtype)
+  rates['product_rate'] = product
+  for name, flops in zip(RATES, (image_flops, text_flops), strict=True):
+    share = f'{name.split("_")[0]}_share_of_product_rate'
+    rates[share] = rates[name] * flops(model.config) / product
   if data:
     rates |= _data_figures(model, data, calls)
   return {**head, **rates, 'batches': rows}

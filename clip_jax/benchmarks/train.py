@@ -1,13 +1,16 @@
 """Measures the train step on real records, and in turns with open_clip's."""
 
+import dataclasses
 import functools
 import itertools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.peer import Turn, open_clip
@@ -16,16 +19,20 @@ from clip_jax.benchmarks.timing import (
   Figures,
   device_facts,
   median_seconds,
+  product_rate,
 )
 from clip_jax.data.pipeline import training_batches
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import open_source
 from clip_jax.models import presets
-from clip_jax.models.counting import model_flops_utilization
+from clip_jax.models.config import CLIPConfig, TextTransformerConfig
+from clip_jax.models.counting import model_flops_utilization, training_flops
 from clip_jax.models.dual_encoder import DualEncoder
+from clip_jax.models.text_transformer import pooled_index
 from clip_jax.objectives.objective import make_objective
 from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
+from clip_jax.training.gradients import text_lengths
 from clip_jax.training.optimizer import Optimizer, make_optimizer
 from clip_jax.training.prefetch import FinishedStep, Prefetcher
 from clip_jax.training.program import jit_train_step
@@ -57,7 +64,9 @@ def bench_train(
   Returns:
     Rates in pairs a second, and `mfu`, the fraction of the devices' peak that
     the model's arithmetic takes (None where the peak is not known). It is
-    counted by the same formula for both libraries.
+    counted by the same formula for both libraries, of whole contexts.
+    `share_of_product_rate` compares the arithmetic that is done, of texts as
+    long as a step computed them, with `product_rate`.
   Raises:
     UsageError: the preset is not known, or the batch does not split over the
       devices.
@@ -91,9 +100,15 @@ def bench_train(
     process_count=jax.process_count(),
   )
   last = WARM_UP_STEPS + steps
+  lengths: list[int] = []
+  platform = mesh.devices.flat[0].platform
+  read = text_lengths(model.text, objective.outputs, platform)
   done: list[FinishedStep] = []
   prefetcher = Prefetcher(
-    itertools.islice(batches, last), mesh, batch, done.append
+    _noting_lengths(itertools.islice(batches, last), model.text, read, lengths),
+    mesh,
+    batch,
+    done.append,
   )
   for step in range(1, last + 1):
     pairs = prefetcher.next()
@@ -119,6 +134,9 @@ def bench_train(
     'examples_per_second': numbers['train/examples_per_second'],
     'seconds_per_step': batch / numbers['train/examples_per_second'],
     'input_wait_fraction': numbers['train/input_wait_fraction'],
+    **_arithmetic(
+      model, lengths[-steps:], numbers['train/examples_per_second'], mesh, dtype
+    ),
     'mfu': utilization(numbers['train/examples_per_second']),
     **facts,
   }
@@ -135,6 +153,48 @@ def bench_train(
   for name in ('step', 'open_clip'):
     turns[f'{name}_mfu'] = utilization(turns[f'{name}_examples_per_second'])
   return {**figures, 'against': against, **turns}
+
+
+def _noting_lengths(
+  batches: Iterable[Any],
+  text: TextTransformerConfig,
+  lengths: Sequence[int],
+  noted: list[int],
+) -> Iterator[Any]:
+  """Yields batches, and notes at which of the lengths a step computes each."""
+  for batch in batches:
+    tokens = jnp.asarray(batch['tokens'])
+    needed = 1 + int(pooled_index(tokens, text).max())
+    noted.append(next(length for length in lengths if length >= needed))
+    yield batch
+
+
+def _arithmetic(
+  model: CLIPConfig,
+  lengths: Sequence[int],
+  examples_per_second: float,
+  mesh: Mesh,
+  dtype: str,
+) -> Figures:
+  """Returns the rate of the arithmetic of steps, beside that of a product.
+
+  Args:
+    lengths: of the texts of each step, in tokens.
+  """
+  flops = statistics.mean(
+    training_flops(
+      dataclasses.replace(
+        model, text=dataclasses.replace(model.text, context_length=length)
+      )
+    )
+    for length in lengths
+  )
+  product = product_rate(mesh, dtype)
+  return {
+    'text_tokens': statistics.mean(lengths),
+    'product_rate': product,
+    'share_of_product_rate': flops * examples_per_second / product,
+  }
 
 
 def _in_turns(

@@ -29,10 +29,12 @@ class Objective:
       normalised images, and sees some of the pairs or all of them.
     loss: (arrays of all pairs, shared scalars, inputs of all pairs) -> the
       loss, and its parts by name, for metrics.
+    outputs: what `encode` reads of the towers, of `DualEncoder.outputs`.
   """
 
   encode: Callable[[DualEncoder, Inputs], tuple[Arrays, Arrays]]
   loss: Callable[[Arrays, Arrays, Inputs], tuple[jax.Array, Arrays]]
+  outputs: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,4 +112,4 @@ def make_objective(
       total = total + weight_of_term * parts[name]
     return total, parts if len(parts) > 1 else {}
 
-  return Objective(encode, loss)
+  return Objective(encode, loss, outputs)

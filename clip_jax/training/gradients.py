@@ -1,5 +1,7 @@
 """Loss and gradients of a batch, in one pass or in exact micro-batches.
 
+On CPUs, padding that no text of the batch needs is left out.
+
 Shapes: B pairs of the batch, m of a micro-batch, E the joint space.
 """
 
@@ -11,6 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from clip_jax.models.config import TextTransformerConfig
+from clip_jax.models.text_transformer import pooled_index
 from clip_jax.objectives.objective import Arrays, Inputs
 from clip_jax.parallel import partitioning
 from clip_jax.parallel.mesh import BATCH_AXES, batch_shard_count
@@ -25,6 +29,8 @@ LossOfPairs = Callable[[Arrays, Arrays, Inputs], tuple[jax.Array, Arrays]]
 Gradients = Callable[
   [Any, Any, Inputs], tuple[tuple[jax.Array, Arrays], Any, Any]
 ]
+
+_SHORTEST_TEXT = 16  # tokens that a step is compiled for
 
 
 class AllTrained:
@@ -149,6 +155,65 @@ def micro_batches(
     return jax.lax.with_sharding_constraint(x, batch_sharding)
 
   return split, join
+
+
+def text_lengths(
+  text: TextTransformerConfig, outputs: frozenset[str], platform: str
+) -> tuple[int, ...]:
+  """Returns the lengths that a step is compiled for, the whole context last.
+
+  Captions of the web have some 10 to 40 tokens, and a CPU's batch is so small
+  that often none fills a context of 77. Shorter lengths are 16 tokens, and
+  doublings of it up to half of the context. There are none where all tokens are
+  read, nor on accelerators: of many texts, one is always long.
+
+  Args:
+    outputs: what an objective reads of the towers.
+    platform: of the devices, as JAX names it.
+  """
+  lengths, length = [text.context_length], _SHORTEST_TEXT
+  read = {'image_features', 'text_features'}
+  if (
+    platform == 'cpu'
+    and outputs == read
+    and text.causal
+    and text.pooling != 'last'
+  ):
+    while 2 * length <= text.context_length:
+      lengths.insert(-1, length)
+      length *= 2
+  return tuple(lengths)
+
+
+def for_short_texts(
+  gradients: Gradients, text: TextTransformerConfig, lengths: tuple[int, ...]
+) -> Gradients:
+  """Returns the same gradients, computed at the shortest length that suffices.
+
+  A causal tower's tokens see none that come after them: what follows the end of
+  the longest text changes nothing.
+
+  Args:
+    lengths: of `text_lengths`. All devices take the same one, by the longest
+      text of the whole batch.
+  """
+  if len(lengths) == 1:
+    return gradients
+
+  def cut(length: int) -> Gradients:
+    def gradients_of_cut(params, batch_stats, inputs):
+      tokens = inputs['tokens'][:, :length]
+      return gradients(params, batch_stats, {**inputs, 'tokens': tokens})
+
+    return gradients_of_cut
+
+  def gradients_at_length(params, batch_stats, inputs):
+    needed = 1 + jnp.max(pooled_index(inputs['tokens'], text))
+    number = jnp.searchsorted(jnp.asarray(lengths), needed)
+    branches = [cut(length) for length in lengths]
+    return jax.lax.switch(number, branches, params, batch_stats, inputs)
+
+  return gradients_at_length
 
 
 def _shard_as_params(gradients: Any, mesh: Mesh) -> Any:

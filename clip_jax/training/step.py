@@ -21,7 +21,9 @@ from clip_jax.parallel.partitioning import (
   gather_embedding_tables,
 )
 from clip_jax.training.gradients import (
+  for_short_texts,
   micro_batch_gradients,
+  text_lengths,
   whole_batch_gradients,
 )
 from clip_jax.training.optimizer import Optimizer
@@ -70,6 +72,10 @@ def make_train_step(
     int32 [B, 2].
   """
 
+  text = module.config.text
+  platform = mesh.devices.flat[0].platform
+  lengths = text_lengths(text, objective.outputs, platform)
+
   def encode(params, batch_stats, inputs, mutable):
     params = gather_embedding_tables(params, mesh, module.dtype)
     with activations_like_batch(mesh):
@@ -99,6 +105,7 @@ def make_train_step(
       )
     else:
       gradients = whole_batch_gradients(encode_with, objective.loss, mesh)
+    gradients = for_short_texts(gradients, text, lengths)
     return gradients(trained, batch_stats, inputs)
 
   def train_step(state: TrainState, batch: Batch):

@@ -1,5 +1,6 @@
 """Micro-batches give the gradients of the whole batch, for every parameter."""
 
+import dataclasses
 import math
 import re
 
@@ -19,7 +20,9 @@ from clip_jax.objectives.registry import make_loss
 from clip_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from clip_jax.training.config import check_micro_batch
 from clip_jax.training.gradients import (
+  for_short_texts,
   micro_batch_gradients,
+  text_lengths,
   whole_batch_gradients,
 )
 from clip_jax.training.patch_dropout import draw_patches
@@ -184,6 +187,78 @@ def test_a_resnet_counts_each_micro_batch_once():
     )
   count = updated['image']['stem']['bn1']['count']
   assert count == batch_stats['image']['stem']['bn1']['count'] + 4
+
+
+def context_of(length):
+  text = dataclasses.replace(TINY.text, context_length=length)
+  return dataclasses.replace(TINY, text=text)
+
+
+FEATURES = frozenset({'image_features', 'text_features'})
+
+
+def lengths_of(length=64, outputs=FEATURES, platform='cpu', **fields):
+  text = dataclasses.replace(context_of(length).text, **fields)
+  return text_lengths(text, outputs, platform)
+
+
+def test_steps_are_compiled_for_short_texts_where_their_padding_is_not_seen():
+  assert lengths_of(77) == (16, 32, 77)
+  assert lengths_of(32) == (16, 32)
+  assert lengths_of(31) == (31,)
+  assert lengths_of(causal=False) == (64,)
+  assert lengths_of(pooling='last') == (64,)
+  assert lengths_of(outputs=FEATURES | {'text_tokens'}) == (64,)
+  assert lengths_of(outputs=FEATURES | {'pooled_image'}) == (64,)
+  assert lengths_of(platform='tpu') == (64,)
+
+
+@pytest.mark.parametrize('pooling', ['end', 'highest'])
+@pytest.mark.parametrize(
+  'end, expected', [(0, 16), (15, 16), (16, 32), (31, 32), (32, 64), (63, 64)]
+)
+def test_the_longest_text_of_the_batch_is_whole(pooling, end, expected):
+  text = dataclasses.replace(
+    context_of(64).text, pooling=pooling, end_token=99, vocab_size=100
+  )
+
+  def length_of(params, batch_stats, inputs):
+    return jnp.asarray(inputs['tokens'].shape[1])
+
+  tokens = jnp.zeros((3, 64), jnp.int32).at[1, end].set(99)
+  gradients = for_short_texts(length_of, text, (16, 32, 64))
+  assert gradients({}, {}, {'tokens': tokens}) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('longest', [9, 30, 64])
+def test_padding_that_is_left_out_changes_nothing(longest):
+  config = context_of(64)
+  rng = np.random.default_rng(longest)
+  tokens = np.zeros((BATCH, 64), np.int32)
+  for row, end in zip(tokens, rng.integers(1, longest, BATCH), strict=True):
+    row[:end] = rng.integers(2, 64, end)
+    row[end] = 1
+  tokens[3, :longest] = [*rng.integers(2, 64, longest - 1), 1]
+  tokens[3, longest:] = 0
+  inputs = inputs_of(config) | {'tokens': jnp.asarray(tokens)}
+  variables = variables_with_noise(config, inputs)
+  mesh = make_mesh(2, 2, 2)
+  inputs = jax.device_put(inputs, batch_sharding(mesh))
+  objective = make_objective(
+    make_loss('softmax', 'all_gather', mesh, BATCH_AXES, 2)
+  )
+  encode = encode_with(DualEncoder(config, jnp.float64), objective)
+  whole = micro_batch_gradients(encode, objective.loss, mesh, 8)
+  cut = for_short_texts(whole, config.text, lengths_of(64))
+  (loss, _), expected, _ = jax.jit(whole)(*variables, inputs)
+  (other, _), found, _ = jax.jit(cut)(*variables, inputs)
+  np.testing.assert_allclose(other, loss, rtol=1e-12)
+  found = flat(found)
+  for name, gradient in flat(expected).items():
+    np.testing.assert_allclose(
+      found[name], gradient, rtol=1e-9, atol=1e-13, err_msg=name
+    )
 
 
 @pytest.mark.parametrize(
