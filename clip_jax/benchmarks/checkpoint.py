@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clip_jax.benchmarks.step import paper_optimizer
 from clip_jax.benchmarks.timing import WARM_UP, Figures, device_facts
-from clip_jax.benchmarks.train import paper_optimizer
 from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.models import presets

@@ -4,6 +4,7 @@
 nothing of JAX or clip_jax: neither is imported at the top.
 """
 
+import gc
 import io
 import itertools
 import json
@@ -17,10 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-Call = Callable[[], Any]
+Call = Callable[..., Any]
 # A map from (what, batch) to the seconds of one call, where `what` is `image`
 # or `text`, an encoder, or `train`, a step; of `open_clip_input` a transform.
 Turn = Callable[[str, int], float]
+
+
+class OutOfMemoryError(Exception):
+  """A batch is too large for open_clip; smaller ones may still have turns."""
 
 
 @contextmanager
@@ -30,7 +35,8 @@ def open_clip(
   """Starts open_clip's model of the same shape, with random weights.
 
   Two runtimes in one process disturb each other; so it gets its own, with as
-  many threads as there are cores. It is idle while it has no turn.
+  many threads as there are cores. It is idle while it has no turn. On a GPU its
+  model is compiled, as by its `--torchcompile`.
 
   Args:
     preset: a published model.
@@ -39,6 +45,7 @@ def open_clip(
   Raises:
     FailureError: open_clip is not installed, does not know the model, or
       stopped.
+    OutOfMemoryError: of a turn, whose batch a GPU cannot hold.
   """
   from clip_jax.models import presets
 
@@ -101,6 +108,8 @@ def _answer(stdout: Iterable[str]) -> dict[str, Any]:
 
   line = next(iter(stdout), '')
   answer = json.loads(line) if line else {'error': 'open_clip stopped.'}
+  if 'too_large' in answer:
+    raise OutOfMemoryError(answer['too_large'])
   if 'error' in answer:
     raise FailureError(answer['error'])
   return answer
@@ -129,23 +138,37 @@ def serve_model(name: str, dtype: str, threads: str) -> None:
     _say({'error': f'open_clip knows no model {name}.'})
     return
   model = open_clip.create_model(name, pretrained=None, device=device)
-  _say({'ready': name})
   calls: dict[tuple[str, int], Call] = {}
-  for line in sys.stdin:
-    what, batch = json.loads(line)
+
+  def turn(what: str, batch: int) -> float:
     first = (what, batch) not in calls
     if first and what == 'train':
       loss = open_clip.ClipLoss()
       calls[what, batch] = _train_step(torch, model, loss, batch, dtype)
     elif first:
       calls[what, batch] = _encoder(torch, model, what, batch, dtype)
+    seconds = 0.0
     for _ in range(3 if first else 1):
       start = time.perf_counter()
       calls[what, batch]()
       if device == 'cuda':
         torch.cuda.synchronize()
       seconds = time.perf_counter() - start
-    _say({'seconds': seconds})
+    return seconds
+
+  _say({'ready': name})
+  for line in sys.stdin:
+    what, batch = json.loads(line)
+    try:
+      _say({'seconds': turn(what, batch)})
+      continue
+    except torch.cuda.OutOfMemoryError as error:
+      answer = {'too_large': str(error)}
+    calls.clear()  # once no traceback holds their arrays
+    model.zero_grad(set_to_none=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    _say(answer)
 
 
 def serve_input(folder: str, size: str) -> None:
@@ -191,7 +214,7 @@ def _encoder(torch: Any, model: Any, tower: str, batch: int, dtype: str):
     rows = _texts(torch, model, batch)
   else:
     rows = _images(torch, model, batch, dtype)
-  encode = getattr(model, f'encode_{tower}')
+  encode = _compiled(torch, model, getattr(model, f'encode_{tower}'))
 
   def call() -> None:
     with torch.inference_mode():
@@ -222,11 +245,12 @@ def _train_step(torch: Any, model: Any, loss: Call, batch: int, dtype: str):
     eps=1e-6,
     fused=True,  # the fastest of its three forms
   )
+  forward = _compiled(torch, model, model)
 
   def step() -> None:
     optimizer.zero_grad(set_to_none=True)
     with half:
-      outputs = model(images, texts)
+      outputs = forward(images, texts)
       value = loss(*outputs[:3])
     value.backward()
     optimizer.step()
@@ -234,6 +258,13 @@ def _train_step(torch: Any, model: Any, loss: Call, batch: int, dtype: str):
       model.logit_scale.clamp_(0, 4.6052)  # ln(100)
 
   return step
+
+
+def _compiled(torch: Any, model: Any, function: Call) -> Call:
+  """Returns the function compiled for its shapes, where a model is on a GPU."""
+  if model.logit_scale.device.type == 'cpu':
+    return function
+  return torch.compile(function, dynamic=False)
 
 
 def _texts(torch: Any, model: Any, batch: int) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.peer import Turn, open_clip
+from clip_jax.benchmarks.step import paper_step
 from clip_jax.benchmarks.timing import (
   WARM_UP_STEPS,
   Figures,
@@ -27,17 +27,10 @@ from clip_jax.data.sources import open_source
 from clip_jax.models import presets
 from clip_jax.models.config import CLIPConfig, TextTransformerConfig
 from clip_jax.models.counting import model_flops_utilization, training_flops
-from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.text_transformer import pooled_index
-from clip_jax.objectives.objective import make_objective
-from clip_jax.objectives.registry import make_loss
-from clip_jax.parallel.mesh import BATCH_AXES, check_batch_size, make_mesh
+from clip_jax.parallel.mesh import check_batch_size, make_mesh
 from clip_jax.training.gradients import text_lengths
-from clip_jax.training.optimizer import Optimizer, make_optimizer
 from clip_jax.training.prefetch import FinishedStep, Prefetcher
-from clip_jax.training.program import jit_train_step
-from clip_jax.training.state import abstract_state, sharded_init
-from clip_jax.training.step import make_train_step
 
 
 def bench_train(
@@ -76,20 +69,10 @@ def bench_train(
   check_batch_size(batch, mesh)
   model = presets.resolve(preset)
   preprocessing = Preprocessing(image_size=model.image.image_size)
-  module = DualEncoder(model, jnp.dtype(dtype), remat)
   # Steps with the pipeline, and those in turns.
-  optimizer, schedule = paper_optimizer(WARM_UP_STEPS + 2 * steps + 1)
-  objective = make_objective(
-    make_loss('softmax', 'all_gather', mesh, BATCH_AXES, 1)
-  )
-  train_step = jit_train_step(
-    make_train_step(
-      module, optimizer, schedule, objective, preprocessing, mesh
-    ),
-    abstract_state(module, optimizer, mesh),
-    mesh,
-  )
-  state = sharded_init(module, optimizer, mesh, seed=0)
+  total_steps = WARM_UP_STEPS + 2 * steps + 1
+  step = paper_step(model, mesh, total_steps, dtype, remat)
+  train_step, state = step.jitted, step.init()
   batches = training_batches(
     open_source(data),
     tokenizer=tokenizers.load('clip', model.text.context_length),
@@ -102,7 +85,7 @@ def bench_train(
   last = WARM_UP_STEPS + steps
   lengths: list[int] = []
   platform = mesh.devices.flat[0].platform
-  read = text_lengths(model.text, objective.outputs, platform)
+  read = text_lengths(model.text, step.outputs, platform)
   done: list[FinishedStep] = []
   prefetcher = Prefetcher(
     _noting_lengths(itertools.islice(batches, last), model.text, read, lengths),
@@ -110,10 +93,10 @@ def bench_train(
     batch,
     done.append,
   )
-  for step in range(1, last + 1):
+  for i in range(1, last + 1):
     pairs = prefetcher.next()
     state, metrics = train_step(state, pairs)
-    prefetcher.submit(step, metrics, log=step in (WARM_UP_STEPS, last))
+    prefetcher.submit(i, metrics, log=i in (WARM_UP_STEPS, last))
   prefetcher.drain()
   numbers = done[-1].logged or {}
   batches.close()
@@ -215,22 +198,3 @@ def _in_turns(
     'ratio': statistics.median(others) / statistics.median(ours),
     'ratio_at_best': min(others) / min(ours),
   }
-
-
-def paper_optimizer(
-  total_steps: int,
-) -> tuple[Optimizer, optax.Schedule]:
-  """Returns the paper's optimizer for a ViT (table 18) and its schedule."""
-  return make_optimizer(
-    total_steps,
-    learning_rate=5e-4,
-    schedule='cosine',
-    warmup_steps=1,
-    weight_decay=0.2,
-    b1=0.9,
-    b2=0.98,
-    eps=1e-6,
-    clip_norm=0.0,
-    mu_dtype='float32',
-    nu_dtype='float32',
-  )

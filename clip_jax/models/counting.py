@@ -29,15 +29,25 @@ from clip_jax.models.layers import TransformerConfig
 from clip_jax.trees import first_difference, flat
 
 # Dense bfloat16 FLOP/s of one device, by its `device_kind` (vendors' data
-# sheets). Other devices, such as CPUs, are not in the table.
+# sheets; where these state them with sparsity, half of that). Other devices,
+# such as CPUs, are not in the table.
 PEAK_FLOPS = {
   'TPU v4': 275e12,
   'TPU v5 lite': 197e12,  # v5e
   'TPU v5': 459e12,  # v5p
   'TPU v6 lite': 918e12,  # v6e
+  'NVIDIA A100-SXM4-40GB': 312e12,
   'NVIDIA A100-SXM4-80GB': 312e12,
+  'NVIDIA A100-PCIE-40GB': 312e12,
+  'NVIDIA A100 80GB PCIe': 312e12,
+  'NVIDIA L4': 121e12,
+  'NVIDIA L40S': 362e12,
+  'NVIDIA H100 PCIe': 756e12,
+  'NVIDIA H100 NVL': 835e12,
   'NVIDIA H100 80GB HBM3': 989e12,
   'NVIDIA H200': 989e12,
+  'NVIDIA H200 NVL': 835e12,
+  'NVIDIA B200': 2_250e12,
 }
 
 
