@@ -16,9 +16,10 @@ The train step of the config is compiled ahead of time, on this machine's CPU,
 for every chip of the topology: v4 and v5p have three sides (v5p:4x4x4), v5e
 and v6e two (v5e:16x16), and mesh.slices says how many of these there are. No
 data and no tokenizer file are needed. Memory, FLOPs and collectives are those
-of the compiled program; times are estimates. With initialize_from, shapes that
-the config leaves open are those of that model. What compiles for minutes fits;
-what does not fit is told in seconds.
+of the compiled program; times are estimates, by two assumptions: all products
+at 75 % of the peak, and each by what its shape fills of a matrix unit. With
+initialize_from, shapes that the config leaves open are those of that model.
+What compiles for minutes fits; what does not fit is told in seconds.
 
 Without --topology, a recipe's own is taken. --fit searches for the fastest
 micro-batch, remat policies and mesh.fsdp that fit. --all plans every recipe of
