@@ -7,6 +7,7 @@ usage:
 examples:
   clip-jax bench train --preset=ViT-B/32 --batch=16
   clip-jax bench train --preset=ViT-B/32 --against=open_clip --json
+  clip-jax bench train --scaling --json
   clip-jax bench encode --preset=ViT-B/16 --batch=1 --batch=32
   clip-jax bench encode --preset=ViT-B/32 --against=open_clip --json
   clip-jax bench encode --preset=ViT-B/32 --batch=64 --data=digits
@@ -22,7 +23,10 @@ examples:
 
 What is measured:
   train      whole train steps on real records, and the fraction of the
-             time that they waited for input; with --against, also steps alone
+             time that they waited for input; with --against, also steps alone;
+             with --scaling, steps of 1, 2, 4 and 8 devices that the CPU stands
+             for and of 2 processes, --batch pairs on each: what part of their
+             time goes to collectives, by a trace, and what these exchange
   encode     both encoders at inference, with random weights; with --data also
              the images of a data set (a NAME of eval --list, or a SPEC),
              encoded alone and in turns classified among its class names
@@ -62,7 +66,7 @@ def define_flags(values: flags.FlagValues) -> None:
   text(
     'preset',
     'ViT-B/32',
-    'train, encode, checkpoint: the model',
+    'train, encode, checkpoint: the model (of --scaling a small one)',
     flag_values=values,
   )
   text(
@@ -73,6 +77,9 @@ def define_flags(values: flags.FlagValues) -> None:
   )
   text('dtype', 'float32', 'float32 or bfloat16', flag_values=values)
   text('remat', 'none', 'train: as model.remat of a config', flag_values=values)
+  flags.DEFINE_bool(
+    'scaling', False, 'train: on 1 to 8 fake devices', flag_values=values
+  )
   text('tokenizer', 'clip', 'tokenizer: which', flag_values=values)
   flags.DEFINE_multi_integer(
     'batch',
@@ -135,7 +142,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
   if words[0] == 'train':
     keep_freed_memory()
-  use_cpu_devices(values.cpu_devices)
+  use_cpu_devices(8 if values.scaling else values.cpu_devices)
   figures = _measure(words[0], values)
   if values.json:
     print(json.dumps(figures, indent=2))
@@ -166,6 +173,11 @@ def _measure(kind: str, values: flags.FlagValues) -> Any:
     from clip_jax.benchmarks.index import bench_index
 
     return bench_index(v.records, batch, v.steps)
+  if kind == 'train' and v.scaling:
+    from clip_jax.benchmarks.scaling import bench_scaling
+
+    preset = v.preset if v['preset'].present else None
+    return bench_scaling(preset, batch, v.steps, v.dtype, v.remat)
   if kind == 'train':
     from clip_jax.benchmarks.train import bench_train
 

@@ -3,6 +3,7 @@
 usage:
   clip-jax plan --config=configs/NAME.py[:ARG] [--topology=v5e:16x16]
       [--fit] [--json] [--config.KEY=VALUE …]
+  clip-jax plan --config=configs/NAME.py[:ARG] --scaling=SLICE,N*SLICE,…
   clip-jax plan --all
 
 examples:
@@ -11,6 +12,8 @@ examples:
   clip-jax plan --config=configs/vit_b32.py --topology=v5p:4x4x4 --json
   clip-jax plan --config=configs/vit_b32.py --topology=v5e:16x16 \\
       --config.mesh.slices=2
+  clip-jax plan --config=configs/vit_l14.py --config.data.batch_size=2048 \\
+      --scaling=v5p:2x2x4,v5p:4x8x8,4*v5p:4x8x8
 
 The train step of the config is compiled ahead of time, on this machine's CPU,
 for every chip of the topology: v4 and v5p have three sides (v5p:4x4x4), v5e
@@ -22,7 +25,10 @@ initialize_from, shapes that the config leaves open are those of that model.
 What compiles for minutes fits; what does not fit is told in seconds.
 
 Without --topology, a recipe's own is taken. --fit searches for the fastest
-micro-batch, remat policies and mesh.fsdp that fit. --all plans every recipe of
+micro-batch, remat policies and mesh.fsdp that fit. --scaling plans ever more
+chips, in slices that are named with how many there are of each, and prints a
+table in Markdown of what each adds; data.batch_size is that of the first, and
+each chip has the same number of pairs in all. --all plans every recipe of
 configs/ that states a topology, in each of its stages, and prints a table in
 Markdown.
 """
@@ -63,6 +69,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   switch('fit', False, 'search for settings that fit', flag_values=values)
+  flags.DEFINE_list(
+    'scaling', [], 'slices, the first with data.batch_size', flag_values=values
+  )
   switch('all', False, 'a table of all recipes', flag_values=values)
   common_flags.define_json(values)
 
@@ -81,6 +90,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   check_libtpu()
   if values.all:
     _plan_all(values)
+    return
+  if values.scaling:
+    _plan_scaling(values)
     return
   path = config_path(values)
   topology = _topology(values.topology, path, values.config)
@@ -198,8 +210,8 @@ def _plan_all(values: flags.FlagValues) -> None:
   from clip_jax.commands.config_file import read_config
   from clip_jax.planning.plan import TABLE_HEAD, table_row
 
-  if values.topology or values.fit:
-    raise UsageError('--all takes neither --topology nor --fit.')
+  if values.topology or values.fit or values.scaling:
+    raise UsageError('--all takes neither --topology nor --fit, nor --scaling.')
   plans = []
   if not values.json:
     print(TABLE_HEAD, flush=True)
@@ -209,6 +221,22 @@ def _plan_all(values: flags.FlagValues) -> None:
     plans.append({'config': recipe, **plan})
     if not values.json:
       print(table_row(recipe, plan), flush=True)
+  if values.json:
+    printing.print_json(plans)
+
+
+def _plan_scaling(values: flags.FlagValues) -> None:
+  """Prints a row of Markdown for each topology as soon as it is known."""
+  from clip_jax.planning import scaling
+
+  if values.topology or values.fit:
+    raise UsageError('--scaling takes neither --topology nor --fit.')
+  plans: list[Plan] = []
+  for config, topology in scaling.sizes(_with_shapes(values), values.scaling):
+    plans.append(_plan(config, topology))
+    if not values.json:
+      head = f'{scaling.TABLE_HEAD}\n' if len(plans) == 1 else ''
+      print(head + scaling.table_row(plans[-1], plans[0]), flush=True)
   if values.json:
     printing.print_json(plans)
 

@@ -153,3 +153,50 @@ def test_a_terminal_gets_one_line_that_goes_again(clip_jax, monkeypatch):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
   result = clip_jax('plan', CONFIG, TOPOLOGY)
   assert result.code == 0
+
+
+def test_weak_scaling_is_a_row_for_each_topology(clip_jax):
+  result = clip_jax(
+    'plan', CONFIG, '--config.data.batch_size=512',
+    '--scaling=v5p:2x2x4,v5p:4x4x4,2*v5p:4x4x4',
+  )  # fmt: skip
+  assert result.code == 0
+  head, _, *rows = result.out.strip().splitlines()
+  cells = [[cell.strip() for cell in row.split('|')[1:-1]] for row in rows]
+  assert [row[:3] for row in cells] == [
+    ['16', 'v5p:2x2x4', '512'],
+    ['64', 'v5p:4x4x4', '2,048'],
+    ['128', '2 x v5p:4x4x4', '4,096'],
+  ]
+  assert len(head.split('|')[1:-1]) == len(cells[0])
+  # 500 ms a step, of which the arithmetic takes 250, on however many chips.
+  assert cells[1][3:8] == [
+    '500.0', '250.0', '1.0', '250.0', 'all-reduce over data 1.0',
+  ]  # fmt: skip
+  assert [row[-1] for row in cells] == ['100.0%'] * 3
+
+
+def test_weak_scaling_as_json_and_what_does_not_fit(clip_jax):
+  options = ['--config.data.batch_size=196608', '--scaling=v5p:2x2x4,v5p:4x4x4']
+  plans = clip_jax('plan', CONFIG, '--json', *options).json
+  assert [plan['chips'] for plan in plans] == [16, 64]
+  assert [plan['fits'] for plan in plans] == [False, False]
+  out = clip_jax('plan', CONFIG, *options).out
+  assert out.count('does not fit') == 2
+
+
+@pytest.mark.parametrize(
+  ('options', 'reason'),
+  [
+    (['--scaling=v5p:2x2x4', TOPOLOGY], '--scaling takes neither --topology'),
+    (['--scaling=some*v5p:2x2x4'], "no topology 'some*v5p:2x2x4'"),
+    (
+      ['--scaling=v5p:2x2x4', '--config.data.batch_size=100'],
+      'data.batch_size=100 is no multiple of the 16 chips',
+    ),
+  ],
+)
+def test_a_scaling_that_cannot_be_is_refused(clip_jax, options, reason):
+  result = clip_jax('plan', CONFIG, *options)
+  assert result.code == 2
+  assert reason in result.err
