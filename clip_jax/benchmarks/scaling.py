@@ -58,8 +58,9 @@ def bench_scaling(
   Returns:
     For each, 'seconds_per_step'; 'collective_share', the part of the devices'
     time in a trace that is spent in collectives, and 'waiting_share', that in
-    which these wait for other devices of their process; 'collective_bytes', what the compiled
-    step exchanges, whole, and 'collectives', how often by kind.
+    which these wait for other devices of their process; 'collective_bytes',
+    what the compiled step exchanges, whole, and 'collectives', how often by
+    kind.
   Raises:
     UsageError: the preset is not known.
     FailureError: a process failed.
