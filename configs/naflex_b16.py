@@ -22,6 +22,8 @@ bounds the memory, and changes no result.
 Without `initialize_from`, it trains from scratch; name the `tokenizer` then.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import siglip_b16
@@ -33,8 +35,7 @@ _STEPS = 40_000_000_000 // 32_768  # of the whole run for squares
 
 def get_config() -> ConfigDict:
   """Returns SigLIP's recipe with what NaFlex changes, without data."""
-  c = siglip_b16.get_config()
-  c.model.remat = 'full'
+  c: Any = siglip_b16.get_config()
   c.total_steps = int(3.75 * 0.1 * _STEPS)
   c.model.preset = 'ViT-B-16-SigLIP2-256'
   c.tokenizer = 'hf:gemma'

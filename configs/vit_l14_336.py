@@ -10,6 +10,8 @@ positions of its patches interpolated.
       --config.data.train=tfds:my_pairs#train
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import paper
@@ -19,6 +21,9 @@ TOPOLOGY = 'v5e:16x16'
 
 def get_config() -> ConfigDict:
   """Returns the recipe; name `data.train` and `initialize_from`."""
-  c = paper.vit('ViT-L/14@336', learning_rate=2e-5, image_size=336)
+  c: Any = paper.vit('ViT-L/14@336', learning_rate=2e-5, image_size=336)
   c.total_steps = paper.steps(1)
+  # Of 577 tokens, attention costs more to compute again than the MLP.
+  c.mesh.fsdp = 16
+  c.model.remat = 'full:0.35,save_qkv'
   return c
