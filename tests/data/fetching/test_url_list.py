@@ -42,7 +42,7 @@ JSON_LINES = ''.join(json.dumps(row) + '\n' for row in ROWS)
 
 @pytest.mark.parametrize(
   'content',
-  [CSV, '\ufeff' + CSV, TSV, JSON_LINES, gzip.compress(CSV.encode()),
+  [CSV, '\ufeff' + CSV, TSV, JSON_LINES, gzip.compress(CSV.encode(), mtime=0),
    CSV.replace('\n', '\r\n')],
 )  # fmt: skip
 def test_a_list_is_told_by_its_content(tmp_path, content):
