@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.peer import Turn, open_clip
@@ -83,12 +85,10 @@ def bench_train(
     process_count=jax.process_count(),
   )
   last = WARM_UP_STEPS + steps
-  lengths: list[int] = []
-  platform = mesh.devices.flat[0].platform
-  read = text_lengths(model.text, step.outputs, platform)
+  tokens: list[np.ndarray] = []  # of each batch
   done: list[FinishedStep] = []
   prefetcher = Prefetcher(
-    _noting_lengths(itertools.islice(batches, last), model.text, read, lengths),
+    _noting_tokens(itertools.islice(batches, last), tokens),
     mesh,
     batch,
     done.append,
@@ -107,6 +107,9 @@ def bench_train(
     device_kind=facts['device_kind'],
     devices=facts['devices'],
   )
+  platform = mesh.devices.flat[0].platform
+  lengths = text_lengths(model.text, step.outputs, platform)
+  computed = [_computed_length(x, model.text, lengths) for x in tokens[-steps:]]
   figures = {
     'preset': preset,
     'batch': batch,
@@ -118,7 +121,7 @@ def bench_train(
     'seconds_per_step': batch / numbers['train/examples_per_second'],
     'input_wait_fraction': numbers['train/input_wait_fraction'],
     **_arithmetic(
-      model, lengths[-steps:], numbers['train/examples_per_second'], mesh, dtype
+      model, computed, numbers['train/examples_per_second'], mesh, dtype
     ),
     'mfu': utilization(numbers['train/examples_per_second']),
     **facts,
@@ -138,18 +141,23 @@ def bench_train(
   return {**figures, 'against': against, **turns}
 
 
-def _noting_lengths(
-  batches: Iterable[Any],
+def _noting_tokens(
+  batches: Iterable[Any], noted: list[np.ndarray]
+) -> Iterator[Any]:
+  """Yields batches, and keeps the tokens of each."""
+  for batch in batches:
+    noted.append(np.array(batch['tokens']))
+    yield batch
+
+
+def _computed_length(
+  tokens: Int[np.ndarray, 'B T'],
   text: TextTransformerConfig,
   lengths: Sequence[int],
-  noted: list[int],
-) -> Iterator[Any]:
-  """Yields batches, and notes at which of the lengths a step computes each."""
-  for batch in batches:
-    tokens = jnp.asarray(batch['tokens'])
-    needed = 1 + int(pooled_index(tokens, text).max())
-    noted.append(next(length for length in lengths if length >= needed))
-    yield batch
+) -> int:
+  """Returns at which of some lengths a step computes a batch's texts."""
+  needed = 1 + int(pooled_index(jnp.asarray(tokens), text).max())
+  return next(length for length in lengths if length >= needed)
 
 
 def _arithmetic(
