@@ -19,7 +19,7 @@ Figures = dict[str, Any]
 WARM_UP = 2  # calls that are not counted
 # Batches that were made while the step compiled are not counted.
 WARM_UP_STEPS = PREFETCH + 2
-_SIDE, _PRODUCTS = 2048, 8
+_SIDE, _PRODUCTS = 1024, 16
 
 
 def median_seconds(
@@ -51,7 +51,7 @@ def median_seconds(
 def product_rate(mesh: Mesh, dtype: str) -> float:
   """Returns the FLOP/s of a plain matrix product on all devices together.
 
-  It is the best of some products of 2,048 x 2,048 on each: what is reached on
+  It is the best of some products of 1,024 x 1,024 on each: what is reached on
   this machine now, to which other rates are compared.
   """
   count = mesh.devices.size
