@@ -60,6 +60,7 @@ def test_train(capsys, tiny_preset, pairs):
   assert done / figures['examples_per_second'] == pytest.approx(pair)
 
 
+@pytest.mark.slow
 def test_arithmetic_is_that_of_the_lengths_that_steps_computed(
   capsys, pairs, monkeypatch
 ):
