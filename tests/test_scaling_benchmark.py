@@ -31,7 +31,8 @@ def test_scaling_over_devices_and_processes(capsys, monkeypatch):
     (1, 1, 1), (2, 1, 2), (2, 2, 2),
   ]  # fmt: skip
   alone, *together = rows
-  assert alone['collective_bytes'] == alone['collective_share'] == 0
+  assert alone['collective_bytes'] == 0 and not alone['collectives']
+  assert alone['collective_share'] < 0.01
   model = scaling._Work(None, 1, 1, 'float32', 'none').model()
   variables = jax.tree.leaves(abstract_variables(model))
   for row in together:

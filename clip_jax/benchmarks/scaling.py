@@ -108,7 +108,13 @@ def _measure(work: _Work, devices: list[jax.Device]) -> Figures:
     jax.block_until_ready((state, metrics))
 
   seconds = median_seconds(call, work.steps)
-  exchanges = collectives(hlo.parse(compiled.as_text() or ''), len(devices))
+  exchanges = [
+    exchange
+    for exchange in collectives(
+      hlo.parse(compiled.as_text() or ''), len(devices)
+    )
+    if len(exchange.group) > 1
+  ]
   counts: dict[str, int] = {}
   for exchange in exchanges:
     counts[exchange.op] = counts.get(exchange.op, 0) + exchange.times
