@@ -61,10 +61,14 @@ def study(workdir, data, *more):
   )  # fmt: skip
 
 
-@pytest.mark.slow
-def test_one_command_trains_all_and_draws(data, tmp_path, capsys, monkeypatch):
-  # The devices of this process may have been used by then.
+@pytest.fixture(autouse=True)
+def devices_in_use(monkeypatch):
+  """Asks for no number of devices: those of this process may be in use."""
   monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')
+
+
+@pytest.mark.slow
+def test_one_command_trains_all_and_draws(data, tmp_path, capsys):
   assert study(tmp_path, data, '--seeds=1') == 0
   first = capsys.readouterr()
   assert 'run 3 of 3: captioning, seed 0' in first.err
