@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
   """Returns the recipe; name `data.train` and `initialize_from`."""
   c: Any = paper.vit('ViT-L/14@336', learning_rate=2e-5, image_size=336)
   c.total_steps = paper.steps(1)
-  # Of 577 tokens, attention costs more to compute again than the MLP.
+  # An image has 577 tokens here, so that computing attention again takes longer
+  # than computing the MLP again.
   c.mesh.fsdp = 16
   c.model.remat = 'full:0.35,save_qkv'
   return c

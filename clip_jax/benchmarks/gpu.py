@@ -27,8 +27,13 @@ import numpy as np
 
 from clip_jax import files
 from clip_jax.benchmarks import loss, peer
-from clip_jax.benchmarks.step import Step, paper_step, planned_bytes
-from clip_jax.benchmarks.timing import Figures, device_facts, median_seconds
+from clip_jax.benchmarks.step import Step, paper_step, repeated
+from clip_jax.benchmarks.timing import (
+  Figures,
+  device_facts,
+  median_seconds,
+  planned_bytes,
+)
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.encoders import make_encoders
 from clip_jax.models import presets
@@ -42,12 +47,12 @@ from clip_jax.parallel.mesh import make_mesh
 _PRESETS = ('ViT-B/32', 'ViT-B/16', 'ViT-L/14')
 _DTYPE = 'bfloat16'
 _FIRST_BATCH, _MOST = 256, 32_768  # pairs, of the search for the largest batch
-# Of a GPU's memory, what JAX takes, and of that what plans may fill: libraries
-# need the rest.
+# JAX takes the first fraction of a GPU's memory, and a step may plan with the
+# second fraction of that. The rest is left to libraries such as cuDNN.
 _TAKEN, _FILLED = '0.92', 0.94
 _CALLS, _MAX_SECONDS = 10, 30.0  # of one measurement
-# Tokens, heads of 64, and whether a token sees only those before it: the towers
-# of B/32, of texts, of B/16 and of L/14.
+# The attention of the towers of B/32, of texts, of B/16 and of L/14: how many
+# tokens, how many heads of width 64, and whether it is causal.
 _ATTENTION = (
   (50, 12, False),
   (77, 8, True),
@@ -106,7 +111,7 @@ def train_rows(preset: str, dry_run: bool) -> list[Figures]:
         raise
     batch = _rounded(batch * 0.8, first)
     compiled = step.compile(batch)
-  # What was in use at most, where the device counts it.
+  # A CPU does not count the memory in use; the compiler's plan stands for it.
   known = (device.memory_stats() or {}).get('peak_bytes_in_use')
   return [
     {
@@ -157,13 +162,7 @@ def _rounded(batch: float, first: int) -> int:
 def _step_seconds(
   step: Step, compiled: jax.stages.Compiled, batch: int
 ) -> float:
-  state, pairs = step.init(), step.pairs(batch)
-
-  def call() -> None:
-    nonlocal state
-    state, metrics = compiled(state, pairs)
-    jax.block_until_ready((state, metrics))
-
+  call = repeated(compiled, step.init(), step.pairs(batch))
   return median_seconds(call, _CALLS, max_seconds=_MAX_SECONDS)
 
 
@@ -185,7 +184,7 @@ def open_clip_rows(
 
 
 def median_seconds_of(turn: Callable[[], float]) -> float:
-  """Returns the median of what turns took; the first had its warm-up."""
+  """Returns the median seconds of turns, which warm up by themselves."""
   began, seconds = time.monotonic(), []
   while len(seconds) < _CALLS and time.monotonic() - began < _MAX_SECONDS:
     seconds.append(turn())
@@ -295,7 +294,7 @@ def _encode_seconds(preset: str, batch: int, dry_run: bool) -> float:
 
 
 def _model(preset: str, dry_run: bool) -> CLIPConfig:
-  """Returns a published model's shape, or for a dry run one of few numbers."""
+  """Returns a published model's shape, or for a dry run a tiny one."""
   model = presets.resolve(preset)
   if not dry_run:
     return model

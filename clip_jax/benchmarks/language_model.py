@@ -129,7 +129,7 @@ def loss(
     prevent_cse=False,
     policy=policy if model.remat == 'minimal' else None,
   )
-  # As a product (`use_iota_embed`).
+  # MaxText looks tokens up by a product with one-hot rows (`use_iota_embed`).
   x = jax.nn.one_hot(tokens, _VOCABULARY, dtype=jnp.bfloat16)
   x = shard(x, 'fsdp', None, 'tensor') @ rest['embedding'].astype(x.dtype)
   x, _ = jax.lax.scan(block, shard(x, 'fsdp', None, 'tensor'), layers)

@@ -13,6 +13,7 @@ from clip_jax.benchmarks.timing import (
   device_facts,
   free_bytes,
   median_seconds,
+  planned_bytes,
 )
 from clip_jax.objectives.registry import FORMS, check_chunk, make_loss
 from clip_jax.objectives.sharded import largest_divisor
@@ -72,11 +73,7 @@ def _loss_figures(
     # XLA's plan for one device: its peak is that of the temporaries with the
     # features (arguments) and their gradients (outputs).
     'temp_bytes': int(memory.temp_size_in_bytes),
-    'peak_bytes': int(
-      memory.temp_size_in_bytes
-      + memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-    ),
+    'peak_bytes': planned_bytes(compiled),
     'seconds': None,
     **device_facts(),
   }

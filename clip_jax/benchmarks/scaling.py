@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from clip_jax.benchmarks.step import paper_step
+from clip_jax.benchmarks.step import paper_step, repeated
 from clip_jax.benchmarks.timing import Figures, median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
@@ -100,13 +100,8 @@ def _measure(work: _Work, devices: list[jax.Device]) -> Figures:
   mesh = make_mesh(devices=devices)
   step = paper_step(work.model(), mesh, 1_000, work.dtype, work.remat)
   batch = work.batch * len(devices)
-  compiled, pairs, state = step.compile(batch), step.pairs(batch), step.init()
-
-  def call() -> None:
-    nonlocal state
-    state, metrics = compiled(state, pairs)
-    jax.block_until_ready((state, metrics))
-
+  compiled = step.compile(batch)
+  call = repeated(compiled, step.init(), step.pairs(batch))
   seconds = median_seconds(call, work.steps)
   exchanges = [
     exchange

@@ -88,15 +88,21 @@ def paper_step(
   )
 
 
-def planned_bytes(compiled: jax.stages.Compiled) -> int:
-  """Returns what the compiler plans to hold on one device at once."""
-  memory: Any = compiled.memory_analysis()
-  return int(
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-  )
+def repeated(step: Any, state: TrainState, pairs: Any) -> Callable[[], None]:
+  """Returns a function that takes one more step, and waits for its end.
+
+  Args:
+    step: jitted or compiled; it may take the state's memory.
+    state: before the first step.
+    pairs: of every step.
+  """
+
+  def call() -> None:
+    nonlocal state
+    state, metrics = step(state, pairs)
+    jax.block_until_ready((state, metrics))
+
+  return call
 
 
 def _made_up_pairs(model: CLIPConfig, batch: int) -> dict[str, jax.Array]:

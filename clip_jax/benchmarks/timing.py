@@ -66,6 +66,17 @@ def product_rate(mesh: Mesh, dtype: str) -> float:
   return 2 * count * _SIDE**3 / min(seconds)
 
 
+def planned_bytes(compiled: jax.stages.Compiled) -> int:
+  """Returns what the compiler plans to hold on one device at once."""
+  memory: Any = compiled.memory_analysis()
+  return int(
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
+
+
 def free_bytes() -> float:
   """Returns the memory that is free for this process's devices together."""
   device = jax.local_devices()[0]

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from clip_jax import tokenizers
 from clip_jax.benchmarks.peer import Turn, open_clip
-from clip_jax.benchmarks.step import paper_step
+from clip_jax.benchmarks.step import paper_step, repeated
 from clip_jax.benchmarks.timing import (
   WARM_UP_STEPS,
   Figures,
@@ -129,11 +129,7 @@ def bench_train(
   if against is None:
     return figures
 
-  def one_step() -> None:
-    nonlocal state
-    state, metrics = train_step(state, pairs)
-    jax.block_until_ready((state, metrics))
-
+  one_step = repeated(train_step, state, pairs)
   with open_clip(preset, dtype, python) as theirs:
     turns = _in_turns(one_step, theirs, batch, steps)
   for name in ('step', 'open_clip'):

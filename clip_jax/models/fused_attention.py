@@ -181,8 +181,8 @@ def _backward_kernel(qkv_ref, gradient_ref, *refs, head: int):
   _for_each_head(differentiate, out_ref.shape[1], out_ref.shape[-1], head)
 
 
-# Matrix products of a head, those that make an array [L, L] and those that sum
-# over one.
+# How many matrix products a kernel computes for a head: those that make an
+# array [L, L], and those that sum over one.
 _PRODUCTS = {_forward_kernel: (1, 1), _backward_kernel: (2, 3)}
 
 

@@ -19,12 +19,11 @@ from clip_jax.models.fused_attention import can_fuse, fused_attention
 from clip_jax.models.layers import Mask
 from clip_jax.parallel.mesh import BATCH_AXES
 
-# Of longer rows, the logits of a head do not fit into a TPU core's vector
-# memory.
+# The most tokens for which a head's logits fit into a TPU core's vector memory.
 _LONGEST = 1_100
 
-# What cuDNN's flash attention computes, forward and backward, on every GPU
-# since Ampere (compute capability 8): half precision, and heads of these widths
+# cuDNN has flash attention and its derivative for these dtypes and for heads up
+# to this width, on every GPU since Ampere, which has compute capability 8
 # (jax/_src/cudnn/fused_attention_stablehlo.py, and the support matrix of
 # docs.nvidia.com/cudnn/operations/Attention).
 _HALF = (jnp.bfloat16, jnp.float16)
@@ -112,9 +111,10 @@ def gpu_attention(
     or not (mask is None or is_causal or mask.ndim == 4)
   ):
     return None
-  # Where rows do not fill cuDNN's tiles of 128 keys, its derivative on Hopper
-  # may be NaN unless it is told their lengths (NVIDIA/cudnn-frontend, issues
-  # 160 and 1072). Rows that are padding alone see their first token.
+  # cuDNN is told the length of each row: without that, its derivative on Hopper
+  # may be NaN for rows that do not fill its tiles of 128 keys
+  # (NVIDIA/cudnn-frontend, issues 160 and 1072). A row of padding alone is said
+  # to have one token.
   seen = jnp.full(len(qkv), length, jnp.int32)
   if mask is not None and not is_causal:
     seen = jnp.maximum(mask.sum((1, 2, 3), dtype=jnp.int32), 1)

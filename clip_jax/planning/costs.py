@@ -67,10 +67,6 @@ def operations(module: HloModule) -> Iterator[Operation]:
       yield Operation(products, hbm_bytes, times)
 
 
-def _target(instruction: Instruction) -> str | None:
-  return instruction.attribute(r'custom_call_target="([^"]*)"')
-
-
 def traffic_of(
   module: HloModule, computation: Computation, instruction: Instruction
 ) -> int:
@@ -80,7 +76,7 @@ def traffic_of(
   only the part that it updates.
   """
   opcode = instruction.opcode
-  if opcode in _FREE or _target(instruction) in _FREE_CALLS:
+  if opcode in _FREE or instruction.target in _FREE_CALLS:
     return 0
   if opcode == 'fusion':
     return _fusion_traffic(module, computation, instruction)

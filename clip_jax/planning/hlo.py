@@ -21,7 +21,7 @@ _SIZES = {
 _ARRAY = re.compile(r'([a-z]\w*)\[([\d,<=]*)\](\{[^{}]*\})?')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (.*)')
 _HEADER = re.compile(r'(ENTRY )?%?([\w.\-]+) .*\{$')
-# What a kernel was called with; the one attribute with lines of its own.
+# The metadata of a kernel's call, the only attribute that spans several lines.
 _METADATA = re.compile(r'kernel_metadata=\{\n.*?\n\}', re.DOTALL)
 
 
@@ -87,6 +87,11 @@ class Instruction:
     """Returns the first group of a pattern in the attributes."""
     match = re.search(pattern, self.attributes)
     return match[1] if match else None
+
+  @property
+  def target(self) -> str | None:
+    """What a custom call runs, such as 'tpu_custom_call' of Pallas kernels."""
+    return self.attribute(r'custom_call_target="([^"]*)"')
 
   def called(self, key: str) -> str | None:
     """Returns the computation named by KEY=%NAME, or None."""

@@ -112,8 +112,7 @@ def products_of(
 
 def is_kernel(instruction: Instruction) -> bool:
   """Returns whether an instruction is a Pallas kernel for TPUs."""
-  target = instruction.attribute(r'custom_call_target="([^"]*)"')
-  return target == 'tpu_custom_call'
+  return instruction.target == 'tpu_custom_call'
 
 
 def kernels_without_costs(module: HloModule) -> list[str]:

@@ -60,7 +60,7 @@ def table_row(plan: Plan, first: Plan) -> str:
   if not plan['fits']:
     return f'| {" | ".join([*cells, "does not fit", *[""] * 6])} |'
   seconds = plan['step_seconds'], plan['compute_seconds']
-  # What overlaps with the arithmetic costs nothing until it lasts longer.
+  # The last is the part of the exchanges that no arithmetic hides.
   shown = (*seconds, plan['collective_seconds'], seconds[0] - seconds[1])
   cells += [f'{1e3 * each:,.1f}' for each in shown]
   cells += [_longest(plan), f'{plan["mfu"]:.0%}']

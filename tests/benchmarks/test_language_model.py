@@ -28,7 +28,7 @@ TINY = dataclasses.replace(TINY, length=16)
 
 
 def attend(q, k, v):
-  """Causal attention by its formula."""
+  """Returns causal attention, computed by its formula."""
   logits = jnp.einsum('BNLK,BNMK->BNLM', q, k)
   causal = jnp.tril(jnp.ones(logits.shape[-2:], bool))
   weights = jax.nn.softmax(jnp.where(causal, logits, -jnp.inf))
@@ -76,7 +76,8 @@ def test_remat_costs_another_forward_pass():
   layers = [s for n, (s, _) in shapes(TINY).items() if n.startswith('layers/')]
   weights = sum(math.prod(shape) for shape in layers if len(shape) > 2)
   forward = 2 * weights * tokens.size
-  # Of the block's last product, nothing needs the result again.
+  # The backward pass does not read the result of a block's last product, which
+  # is therefore not computed again.
   last = 2 * math.prod(shapes(TINY)['layers/down'][0]) * tokens.size
   assert products['full'] - products['minimal'] == forward - last
   outside = 2 * 64 * 32_000 * tokens.size

@@ -21,7 +21,7 @@ WIDTH, TOKENS = 8, 5
 FOUR_BLOCKS = VisionTransformerConfig(
   image_size=8, patch_size=4, width=WIDTH, depth=4, heads=2
 )
-# The inputs of a stack of blocks beside its tokens.
+# What a Transformer can be called with beside its tokens.
 CALLS = {
   'all tokens': {},
   'one token': {'token_index': 2},
@@ -40,7 +40,10 @@ def variables_and_tokens(lora=None, call='all tokens'):
 
 
 def output_and_gradients(remat, call='all tokens', lora=None, cuts=()):
-  """Those of a stack; with cuts, it comes as a tuple of stacks."""
+  """Returns a Transformer's output and gradients.
+
+  With `cuts`, its blocks are given as a tuple of stacks that end there.
+  """
   variables, tokens = variables_and_tokens(lora, call)
   module: Any = Transformer(FOUR_BLOCKS, remat=remat, lora=lora)
 
@@ -98,7 +101,7 @@ def test_two_policies_change_no_number_of_adapters_or_of_several_stacks():
 
 
 def scans(remat, **call):
-  """The blocks of each scan, and whether they compute again, in order."""
+  """Returns how many blocks each scan has, and whether it recomputes them."""
   variables, tokens = variables_and_tokens()
   module = Transformer(FOUR_BLOCKS, remat=remat)
   apply = functools.partial(module.apply, **call)

@@ -21,7 +21,8 @@ from tests.tiny import TINY, tiny_config
 
 BATCH = 8
 
-# Of so few tokens, a CPU's step is not compiled for shorter texts, too.
+# A context below 32 tokens has one program on a CPU: with more, the step would
+# hold a branch for each text length, and all of them would be counted.
 VIT = dataclasses.replace(
   TINY,
   image=dataclasses.replace(

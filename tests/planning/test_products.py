@@ -87,7 +87,7 @@ def test_a_tpus_convolutions_are_products_of_these_axes():
 
 
 def convolution(line: str) -> hlo.HloModule:
-  """A program of one, by its shapes: 'RESULT LEFT RIGHT ATTRIBUTES'."""
+  """Returns a program of one convolution: 'RESULT LEFT RIGHT ATTRIBUTES'."""
   result, left, right, attributes = line.split(' ', 3)
   return hlo.parse(
     f'HloModule one\n\nENTRY %main (x: {left}, y: {right}) -> {result} {{\n'
@@ -96,7 +96,7 @@ def convolution(line: str) -> hlo.HloModule:
   )
 
 
-# As libtpu 0.0.42 writes the products of a ViT-L/14 for v5e, without layouts.
+# Products of a ViT-L/14 as libtpu 0.0.42 writes them for v5e, without layouts.
 CONVOLUTIONS = {
   'the products to queries, keys and values': (
     'bf16[128,257,3,1024] bf16[128,257,1024,1] bf16[1024,3,1024,1] '
@@ -158,7 +158,7 @@ HEADS = (
 
 def test_heads_of_64_are_estimated_slower_than_by_the_flat_rule():
   pod = parse_topology('v5e:16x16')
-  # Main memory is left out.
+  # Without memory traffic, the products alone decide how long a step takes.
   done = [
     type(o)(o.products, 0, o.times) for o in operations(convolution(HEADS))
   ]
@@ -172,7 +172,7 @@ def test_heads_of_64_are_estimated_slower_than_by_the_flat_rule():
 
 
 def kernel(metadata: str) -> hlo.HloModule:
-  """A program of a kernel, with the line breaks that XLA gives metadata."""
+  """Returns a program of one kernel, with XLA's line breaks in its metadata."""
   return hlo.parse(
     'HloModule kernel\n\nENTRY %main (p: bf16[8,128]) -> bf16[8,128] {\n'
     '  %p = bf16[8,128]{1,0} parameter(0)\n'

@@ -37,7 +37,7 @@ def test_scaling_over_devices_and_processes(capsys, monkeypatch):
   variables = jax.tree.leaves(abstract_variables(model))
   for row in together:
     assert row['collectives']['all-reduce'] > 0
-    # Of the gradients alone, and of the features.
+    # Devices exchange the gradients of all parameters in float32, and features.
     assert row['collective_bytes'] > 4 * sum(array.size for array in variables)
     assert 0 <= row['waiting_share'] <= row['collective_share'] < 1
     assert row['collective_share'] > 0 < row['seconds_per_step']

@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_left_out_by_name(monkeypatch):
   assert theirs['batch'] == 32 and ours['ratio'] == 1.5
   assert ours['mfu'] == pytest.approx(1.5 * theirs['mfu'])
   assert PEAK_FLOPS[kind] == 989e12
-  # All that is left is the last part's.
+  # The last part gets all of the time that is left.
   assert limits['loss clip_jax'] == pytest.approx(60, abs=1)
   text = gpu.report(document)
   assert 'left out: loss clip_jax: it took more than 3 s' in text
