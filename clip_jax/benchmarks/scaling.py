@@ -65,6 +65,7 @@ def bench_scaling(
     UsageError: the preset is not known.
     FailureError: a process failed.
   """
+  jax.config.update('jax_platforms', 'cpu')  # also beside an accelerator
   work = _Work(preset, batch, steps, dtype, remat)
   rows = [_measure(work, jax.devices()[:count]) for count in DEVICES]
   return [*rows, _measure_together(work, DEVICES[-1])]
@@ -177,8 +178,13 @@ def _measure_together(work: _Work, devices: int) -> Figures:
   processes = [
     subprocess.Popen(
       [sys.executable, '-m', __name__, request],
-      env=os.environ
-      | {ADDRESS: address, COUNT: str(_PROCESSES), INDEX: str(index)},
+      env={
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        ADDRESS: address,
+        COUNT: str(_PROCESSES),
+        INDEX: str(index),
+      },
       stdout=subprocess.PIPE,
       text=True,
     )

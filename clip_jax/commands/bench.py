@@ -136,6 +136,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       raise UsageError(
         f'--{name}={values[name].value}: choose one of {", ".join(known)}.'
       )
+  if values.scaling:
+    _check_scaling(words[0], values)
 
   from clip_jax.models.kernels import remat_policies
   from clip_jax.parallel.devices import keep_freed_memory, use_cpu_devices
@@ -151,6 +153,18 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     return
   for row in figures if isinstance(figures, list) else [figures]:
     print('  '.join(f'{name}={_short(value)}' for name, value in row.items()))
+
+
+def _check_scaling(kind: str, values: flags.FlagValues) -> None:
+  """Refuses what has no meaning beside --scaling."""
+  if kind != 'train':
+    raise UsageError(f'--scaling is of bench train, not of bench {kind}.')
+  for name in ('against', 'data', 'cpu_devices'):
+    if values[name].present:
+      raise UsageError(
+        f'--scaling goes without --{name}: it measures made-up pairs on 1, 2, '
+        '4 and 8 devices of the CPU.'
+      )
 
 
 def _measure(kind: str, values: flags.FlagValues) -> Any:

@@ -103,6 +103,11 @@ def test_help_needs_no_value(capsys):
     (['bench'], 'bench what? One of train'),
     (['bench', 'loss', '--batch=abc'], '--batch=abc'),
     (['bench', 'train', '--remat=some'], "--remat='some': choose one of none"),
+    (['bench', 'encode', '--scaling'], 'bench train, not of bench encode'),
+    (
+      ['bench', 'train', '--scaling', '--against=open_clip'],
+      '--scaling goes without --against',
+    ),
   ],
 )
 def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, argv, message):
