@@ -55,7 +55,7 @@ _OF_A_VIT_B = 0.25  # the factor of both late terms (section 2.3)
 def get_config() -> ConfigDict:
   """Returns the recipe; `data.train` and `tokenizer` are yours to name."""
   c = siglip_b16.get_config()
-  c.model.remat = 'full'
+  c.model.remat = 'save_mlp'
   c.total_steps = 40_000_000_000 // 32_768
   c.model.preset = 'ViT-B-16-SigLIP2-256'
   c.model.decoder.update(

@@ -130,6 +130,24 @@ def test_a_mesh_trains_as_one_device(sizes):
 
 
 @pytest.mark.slow
+def test_a_step_that_is_compiled_as_usual_trains_as_the_tests_do():
+  """Runs compile with XLA's defaults, tests with the flags of conftest.py."""
+  usual = {
+    'xla_backend_optimization_level': 3,
+    'xla_cpu_use_fusion_emitters': True,
+  }
+  step, state = on_its_first_state((2, 2, 2, 1))
+  sharding = batch_sharding(mesh_of((2, 2, 2, 1)))
+  step = step.lower(state, jax.device_put(tiny_batch(0), sharding)).compile(
+    usual
+  )
+  for i, expected in enumerate(on_one_device()):
+    state, metrics = step(state, jax.device_put(tiny_batch(i), sharding))
+    for name, value in expected.items():
+      np.testing.assert_allclose(metrics[name], value, rtol=2e-4)
+
+
+@pytest.mark.slow
 def test_the_dense_form_trains_as_the_gathered_one():
   dense, _ = run_steps((8, 1, 1, 1), 4, form='dense')
   for ours, theirs in zip(dense, on_one_device(), strict=True):
