@@ -74,8 +74,9 @@ def search(
   recomputes least: the first that fits is the fastest for all blocks, since
   micro-batches cost one more forward pass, and only some of the blocks may have
   a faster one in the memory that is left. Where none fits, each policy is tried
-  with its largest micro-batch, and the estimated step decides. Where none of
-  these fits either, all of that is tried with a larger `mesh.fsdp`.
+  with its largest micro-batch, and the estimated step decides. Unless nothing
+  was computed again, all of it is tried with a larger `mesh.fsdp`, which leaves
+  more memory free, until that brings no faster step.
 
   Args:
     plan_of: makes the plan of a config.
@@ -93,23 +94,37 @@ def search(
     on_trial(trial)
     return trial.plan
 
+  best: Trial | None = None
   for fsdp in fsdp_sizes(config, topology):
-    failures: dict[str, Plan] = {}
-    for remat in POLICIES:
-      setting = Setting(remat, 0, fsdp)
-      plan = attempt(setting)
-      if plan['fits']:
-        if failures:
-          _use_free_memory(setting, plan, failures, attempt)
-        return trials
-      failures[remat] = plan
-    for remat in POLICIES:
-      _largest_micro_batch(
-        Setting(remat, 0, fsdp), failures[remat], config, topology, attempt
-      )
-    if fastest(trials) is not None:
-      return trials
+    is_plain = _search_of_size(fsdp, config, topology, attempt)
+    before, best = best, fastest(trials)
+    if is_plain or (best is not None and best is before):
+      break
   return trials
+
+
+def _search_of_size(
+  fsdp: int, config: Config, topology: Topology, attempt: MakePlan
+) -> bool:
+  """Tries the settings of one size of `mesh.fsdp`.
+
+  Returns:
+    Whether all fits with no micro-batches and nothing computed again.
+  """
+  failures: dict[str, Plan] = {}
+  for remat in POLICIES:
+    setting = Setting(remat, 0, fsdp)
+    plan = attempt(setting)
+    if plan['fits']:
+      if failures:
+        _use_free_memory(setting, plan, failures, attempt)
+      return not failures
+    failures[remat] = plan
+  for remat, failure in failures.items():
+    _largest_micro_batch(
+      Setting(remat, 0, fsdp), failure, config, topology, attempt
+    )
+  return False
 
 
 def fastest(trials: list[Trial]) -> Trial | None:

@@ -34,8 +34,11 @@ def config_of(batch_size=1024):
   return config
 
 
-def made_up(state_gib, policies=POLICIES):
-  """A planner whose memory is the state's share and a part of temporaries."""
+def made_up(state_gib, policies=POLICIES, exchange=0.1):
+  """A planner whose memory is the state's share and a part of temporaries.
+
+  Each doubling of `mesh.fsdp` makes a step longer by `exchange` seconds.
+  """
 
   def plan_of(config):
     micro = config.objective.micro_batch
@@ -58,7 +61,9 @@ def made_up(state_gib, policies=POLICIES):
         'parameters': int(held * GIB),
         'activations_and_temporaries': int(temporary * part * GIB),
       },
-      'step_seconds': seconds + (0.5 if micro else 0),
+      'step_seconds': seconds
+      + (0.5 if micro else 0)
+      + exchange * np.log2(config.mesh.fsdp),
     }
 
   return plan_of
@@ -79,6 +84,7 @@ def test_recomputing_comes_before_micro_batches():
 
 def tried(policies):
   trials = search(config_of(), TOPOLOGY, made_up(1, policies))
+  trials = [one for one in trials if one.setting.fsdp == 1]
   return trials, [(o.setting.remat, o.setting.text_remat) for o in trials]
 
 
@@ -133,6 +139,7 @@ def test_of_the_largest_micro_batches_the_fastest_wins():
   best = fastest(tries)
   assert best is not None
   assert (best.setting.remat, best.setting.micro_batch) == ('none', 32)
+  tries = [one for one in tries if one.setting.fsdp == 1]
   full = [o.setting.micro_batch for o in tries if o.setting.remat == 'full']
   assert full == [0, 512]
   dots = [o.setting.micro_batch for o in tries if o.setting.remat == 'dots']
@@ -143,6 +150,23 @@ def test_a_state_too_large_is_spread_over_more_devices():
   best = fastest(search(config_of(), TOPOLOGY, made_up(30)))
   assert best is not None
   assert best.setting.fsdp == 4
+
+
+def sizes_tried(state_gib, **options):
+  """The sizes of `mesh.fsdp` in their order, and the one of the fastest."""
+  policies = {'none': (40, 1.0), 'dots': (5, 1.4)}
+  trials = search(
+    config_of(), TOPOLOGY, made_up(state_gib, policies, **options)
+  )
+  best = fastest(trials)
+  assert best is not None
+  return list(dict.fromkeys(o.setting.fsdp for o in trials)), best.setting.fsdp
+
+
+def test_memory_that_a_larger_fsdp_frees_is_used_while_it_makes_steps_faster():
+  assert sizes_tried(9, exchange=0.015) == ([1, 4, 16], 4)
+  assert sizes_tried(9, exchange=0.001) == ([1, 4, 16], 16)
+  assert sizes_tried(9, exchange=0.1) == ([1, 4], 1)
 
 
 def test_nothing_fits():
