@@ -19,10 +19,7 @@ NAMES = (
   'arrayrecord', 'csv', 'folder', 'hf', 'parquet', 'tfds', 'wds',
   'built_arrayrecord', 'built_wds',
 )  # fmt: skip
-TOGETHER = (
-  'arrayrecord', 'folder', 'parquet', 'tfds', 'wds', 'built_arrayrecord',
-  'built_wds',
-)  # fmt: skip
+TOGETHER = ('arrayrecord', 'parquet', 'tfds', 'built_wds')
 STEPS = 3
 
 

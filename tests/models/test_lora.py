@@ -79,12 +79,12 @@ def test_merged_in_a_scan_is_applied_to_the_tokens(stack):
     expected = apply_block(layer(blocks, i), expected, mask)
   for remat in ('none', 'full'):
     actual = module.clone(remat=remat).apply(variables, x, mask)
-    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=5e-6)
   token = module.apply(variables, x, mask, 3)
-  np.testing.assert_allclose(token, expected[:, 3], rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(token, expected[:, 3], rtol=1e-5, atol=5e-6)
   unrolled = {f'block_{i}': layer(blocks, i) for i in (0, 1)}
   actual = module.apply({'params': unrolled}, x, mask, 3)
-  np.testing.assert_allclose(actual, expected[:, 3], rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(actual, expected[:, 3], rtol=1e-5, atol=5e-6)
 
 
 def test_gradients_are_those_of_the_applied_form(stack):

@@ -18,7 +18,7 @@ from clip_jax.training.config import check_config, check_objective
 from clip_jax.training.loop import train
 from clip_jax.training.run import make_model_config
 from clip_jax.training.writers import Outputs
-from tests.tiny import tiny_config, write_pairs
+from tests.tiny import tiny_config, write_pairs, write_word_tokenizer
 from tests.training.logged import losses
 
 COLOURS = {'a red square': 'red', 'blue sky': 'blue', 'a lot of grass': 'green'}
@@ -64,9 +64,11 @@ def test_a_predictive_run_learns_and_classifies(
   objective, data, tmp_path, capsys
 ):
   config = config_of(data, objective, OBJECTIVES[objective])
+  config.tokenizer = write_word_tokenizer(tmp_path / 'tokenizer', COLOURS)
   outcome = train(config, tmp_path / 'run', Outputs())
   logged = [loss for _, loss in losses(tmp_path / 'run')]
-  assert logged[-1] < 0.5 * logged[0]
+  # A bag of three words cannot be told with less than log(3), of log(10).
+  assert logged[-1] < 0.6 * logged[0]
   assert outcome.metrics['eval/zero_shot/top1'] == 1.0
   assert not [name for name in outcome.metrics if 'eval/loss' in name]
 
@@ -119,7 +121,10 @@ def coca(**shape):
 def test_coca_learns_to_compare_and_to_caption(tmp_path):
   config = coca(**{'model.text.context_length': 8, 'data.batch_size': 16})
   config.data.train = data = write_pairs(tmp_path / 'pairs')
+  captions = [f'picture number {i}' for i in range(24)]
+  config.tokenizer = write_word_tokenizer(tmp_path / 'tokenizer', captions)
   config.objective.micro_batch = 8
+  config.total_steps = 60
   train(config, tmp_path / 'run', Outputs())
   rows = [
     json.loads(line)
@@ -141,6 +146,7 @@ def test_coca_learns_to_compare_and_to_caption(tmp_path):
 
   # From there, with another objective, the decoder goes or stays.
   tuned = tiny_config()
+  tuned.tokenizer = config.tokenizer
   tuned.initialize_from = str(tmp_path / 'run')
   tuned.data.train, tuned.data.batch_size, tuned.total_steps = data, 24, 2
   for part in ('image', 'text'):

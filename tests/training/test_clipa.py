@@ -13,13 +13,13 @@ from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics
 from clip_jax.training.writers import default_outputs
 from configs.clipa_h14 import get_config
-from tests.tiny import tiny_config, write_pairs
+from tests.tiny import tiny_config, write_pairs, write_word_tokenizer
 
 NO_REPORT = dataclasses.replace(default_outputs(), report=None)
 STEPS = 40
 
 
-def shrunken(stage, data, image_size, context_length):
+def shrunken(stage, data, tokenizer, image_size, context_length):
   """The recipe of a stage for tiny towers, images and texts."""
   config, tiny = get_config(stage), tiny_config().model
   config.model.update(preset='', dtype='float32', remat='none', embed_dim=16)
@@ -32,7 +32,7 @@ def shrunken(stage, data, image_size, context_length):
     train=data, batch_size=16, image_size=image_size, workers=0
   )
   config.data.augment.update(tiny_config().data.augment)
-  config.update(total_steps=STEPS, log_every_steps=1)
+  config.update(tokenizer=tokenizer, total_steps=STEPS, log_every_steps=1)
   config.optimizer.update(learning_rate=3e-3, warmup_steps=5)
   return config
 
@@ -54,8 +54,10 @@ def losses(workdir):
 def test_the_loss_falls_in_both_stages_and_goes_on_where_it_was(tmp_path):
   data = write_patterns(tmp_path / 'pairs', 16)
   first, second = tmp_path / 'short', tmp_path / 'full'
-  train(shrunken('pretrain', data, 16, 6), first, NO_REPORT)
-  config = shrunken('finetune', data, 24, 12)
+  captions = [f'picture number {i}' for i in range(16)]
+  tokenizer = write_word_tokenizer(tmp_path / 'tokenizer', captions)
+  train(shrunken('pretrain', data, tokenizer, 16, 6), first, NO_REPORT)
+  config = shrunken('finetune', data, tokenizer, 24, 12)
   config.initialize_from = str(first)
   config.checkpoint.every_steps = 25
   config.objective.micro_batch = 8

@@ -29,7 +29,12 @@ from clip_jax.training.run import initial_state, prepare_run
 from clip_jax.training.state import abstract_state, sharded_init
 from clip_jax.training.step import make_train_step
 from configs import base
-from tests.tiny import TINY_SIGLIP, tiny_config, tiny_siglip_config
+from tests.tiny import (
+  TINY_SIGLIP,
+  tiny_config,
+  tiny_siglip_config,
+  write_word_tokenizer,
+)
 
 SIZES = ((8, 8), (40, 8), (8, 40), (24, 24), (60, 16), (16, 60))
 COLOURS = {'red': (220, 30, 30), 'green': (30, 200, 30), 'blue': (30, 30, 220)}
@@ -61,8 +66,10 @@ def tiny_recipe():
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  config = tiny_recipe()
-  config.data.train = write_shapes(tmp_path_factory.mktemp('data') / 'shapes')
+  config, folder = tiny_recipe(), tmp_path_factory.mktemp('data')
+  config.data.train = write_shapes(folder / 'shapes')
+  captions = [path.read_text() for path in folder.glob('shapes/*.txt')]
+  config.tokenizer = write_word_tokenizer(folder / 'tokenizer', captions)
   return prepare_run(with_defaults(config))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from clip_jax.training.loop import train
 from clip_jax.training.writers import default_outputs
 from configs import finetune, flags, siglip_b16
-from tests.tiny import tiny_config, tiny_siglip_config
+from tests.tiny import tiny_config, tiny_siglip_config, write_word_tokenizer
 from tests.training.logged import losses
 
 NO_REPORT = dataclasses.replace(default_outputs(), report=None)
@@ -63,10 +63,16 @@ def falls(config, workdir):
 
 
 @pytest.fixture(scope='module')
-def scratch(data, tmp_path_factory):
+def vocabulary(tmp_path_factory):
+  captions = [f'a photo of the {name} {name}.' for name in CLASSES]
+  return write_word_tokenizer(tmp_path_factory.mktemp('words'), captions)
+
+
+@pytest.fixture(scope='module')
+def scratch(data, vocabulary, tmp_path_factory):
   """The run of `configs/flags.py:scratch`, and its first losses."""
   small = {'width': 32, 'depth': 2, 'heads': 2}
-  config = shrunken(flags.get_config('scratch'), data, tokenizer='clip')
+  config = shrunken(flags.get_config('scratch'), data, tokenizer=vocabulary)
   config.model.embed_dim = 32
   config.model.image.update(small)
   config.model.text.update(small)
@@ -78,7 +84,7 @@ def scratch(data, tmp_path_factory):
 
 @pytest.mark.slow
 def test_flags_are_learned_anew_and_by_a_model_that_has_learned(
-  data, scratch, tmp_path
+  data, vocabulary, scratch, tmp_path
 ):
   start, first = scratch
   config = shrunken(
@@ -86,7 +92,7 @@ def test_flags_are_learned_anew_and_by_a_model_that_has_learned(
     data,
     **{
       'initialize_from': str(start),
-      'tokenizer': 'clip',
+      'tokenizer': vocabulary,
       'total_steps': 20,
       'optimizer.learning_rate': 1e-3,
     },
@@ -114,8 +120,8 @@ def test_prompts_around_classes_fine_tune_a_model(
 
 
 @pytest.mark.slow
-def test_siglip_learns_by_pairs(data, tmp_path):
-  config = shrunken(siglip_b16.get_config(), data, tokenizer='clip')
+def test_siglip_learns_by_pairs(data, vocabulary, tmp_path):
+  config = shrunken(siglip_b16.get_config(), data, tokenizer=vocabulary)
   config.model = tiny_siglip_config().model
   config.data.update(image_size=None, augment=tiny_config().data.augment)
   _, top1 = falls(config, tmp_path / 'run')
