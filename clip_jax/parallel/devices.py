@@ -41,21 +41,25 @@ def use_cpu_devices(count: int) -> None:
   with many threads, and the gather of the loss is a real one. A count in the
   environment (XLA_FLAGS or JAX_NUM_CPU_DEVICES) wins.
 
+  Several CPU devices leave the compilation cache aside: those of a program that
+  jaxlib 0.10.2 reads from there may exchange arrays in different orders, and
+  wait for each other until XLA ends the process.
+
   Raises:
     UsageError: the count is below 1.
   """
   if count < 1:
     raise UsageError(f'mesh.cpu_devices={count} must be at least 1.')
-  flags = os.environ.get('XLA_FLAGS', '')
-  if (
-    'JAX_NUM_CPU_DEVICES' in os.environ
-    or '--xla_force_host_platform_device_count' in flags
-  ):
-    return
-
   import jax
 
-  jax.config.update('jax_num_cpu_devices', count)
+  flags = os.environ.get('XLA_FLAGS', '')
+  if (
+    'JAX_NUM_CPU_DEVICES' not in os.environ
+    and '--xla_force_host_platform_device_count' not in flags
+  ):
+    jax.config.update('jax_num_cpu_devices', count)
+  if count > 1 and _computes_on_cpu():
+    jax.config.update('jax_enable_compilation_cache', False)
 
 
 def keep_freed_memory() -> bool:

@@ -36,6 +36,23 @@ def test_the_environment_wins_over_the_config(environment, expected):
   assert int(done.stdout) == expected
 
 
+@pytest.mark.parametrize('count, kept', [(1, 'True'), (2, 'False')])
+def test_programs_of_several_cpu_devices_are_not_kept(count, kept):
+  words = (
+    'from clip_jax.parallel.devices import use_cpu_devices\n'
+    f'use_cpu_devices({count})\n'
+    'import jax; print(jax.config.jax_enable_compilation_cache)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', words],
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.strip() == kept
+
+
 def test_no_device_is_refused():
   with pytest.raises(UsageError, match='cpu_devices=0 must be at least 1'):
     use_cpu_devices(0)

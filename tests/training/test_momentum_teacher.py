@@ -259,8 +259,8 @@ def recipe(data, tokenizer, **fields):
   config.model.text.update(context_length=8, pooling='last', causal=False)
   config.tokenizer = tokenizer
   config.data.update(batch_size=16, workers=0, image_size=16, train=data)
-  # XLA runs a ring and another term's sums on CPU devices in any order, and
-  # may wait for ever where these differ.
+  # A ring's program of several CPU devices cannot be read from the compilation
+  # cache, which `use_cpu_devices` explains.
   config.objective.form = 'all_gather'
   config.objective.self_distillation.update(
     begin=0.5, local_views=2, local_size=8, hidden=16, features=8,
