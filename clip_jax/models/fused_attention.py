@@ -3,13 +3,14 @@
 Made for the towers' 50 to some 1,100 tokens: all logits of a head fit into a
 core's vector memory. There they are made, used and dropped, so that main memory
 sees only queries, keys, values and the output. The kernels read the projection
-as the matrix product wrote it, and pad nothing in main memory. The derivative
-computes the weights again; as its sums are over whole rows too, nothing is kept
-for it but the projection.
+as the matrix product wrote it, and pad nothing in main memory. The backward
+kernel computes the weights again from whole rows, so that only the projection
+is kept for it.
 
 Letters in shapes: B examples, L tokens, N heads, K width of a head, W = N x K.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -23,14 +24,31 @@ from jaxtyping import Array, Bool, Float, Int
 
 # Columns are read and written in windows of whole vector registers.
 _LANES = 128
-# Bytes of inputs and outputs that one program holds. The next program's are on
-# their way meanwhile, and logits need room too.
+_SUBLANES = 8
+# Bytes of inputs and outputs that one program holds, if there is room for them.
+# The next program's are on their way meanwhile.
 _BLOCK_BYTES = 4 << 20
+# What a program may take of a core's vector memory if it does not say more. A
+# core of v4 has no more than that.
+VECTOR_MEMORY = 16 << 20
 
 
-def can_fuse(width: int, heads: int) -> bool:
-  """Returns whether `fused_attention` can compute heads of these widths."""
-  return width % _LANES == 0 and width // heads <= _LANES
+def can_fuse(
+  qkv: Any, mask: Any, heads: int, memory: int = VECTOR_MEMORY
+) -> bool:
+  """Returns whether `fused_attention` and its gradient can be computed.
+
+  Args:
+    qkv, mask, heads: as `fused_attention` takes them, or arrays' shapes.
+    memory: the bytes of vector memory that a program may take.
+  """
+  width = qkv.shape[-1]
+  head = width // heads
+  if width % _LANES or head > _LANES:
+    return False
+  gradient = jax.ShapeDtypeStruct(qkv.shape[1:], qkv.dtype)
+  block = _Block.of(head, mask, (qkv, gradient, qkv))
+  return block.memory <= memory
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -79,7 +97,8 @@ def _call(
   *_, batch, length, width = shape
   head = width // heads
   result = jax.ShapeDtypeStruct(shape, arrays[0].dtype)
-  examples, columns = _block(batch, head, width, (*arrays, result))
+  block = _Block.of(head, mask, (*arrays, result))
+  examples, columns = block.examples, block.columns
 
   def spec(array: Any) -> pl.BlockSpec:
     parts = array.shape[:-3]
@@ -99,6 +118,7 @@ def _call(
   ]
   logits = batch * heads * length * length
   made, used = _PRODUCTS[kernel]
+  read = f'{head}/{_window(head, columns)}'
   return pl.pallas_call(
     functools.partial(kernel, head=head),
     grid=(batch // examples, width // columns),
@@ -107,7 +127,8 @@ def _call(
     out_shape=result,
     interpret=interpret,
     compiler_params=pltpu.CompilerParams(
-      dimension_semantics=('parallel', 'parallel')
+      dimension_semantics=('parallel', 'parallel'),
+      vmem_limit_bytes=max(block.memory, VECTOR_MEMORY),
     ),
     cost_estimate=pl.CostEstimate(
       flops=2 * (made + used) * logits * head,
@@ -116,30 +137,63 @@ def _call(
         array.size * array.dtype.itemsize for array in (*arrays, *masks, result)
       ),
     ),
-    # For `planning/products.py`: how many, rows, summed axis, columns.
+    # For `planning/products.py`: how many, rows, summed axis, columns. Of the
+    # columns that are multiplied, only those of a head count.
     metadata={
-      'products': f'{made * batch * heads}x{length}x{head}x{length} '
-      f'{used * batch * heads}x{length}x{length}x{head}'
+      'products': f'{made * batch * heads}x{length}x{read}x{length} '
+      f'{used * batch * heads}x{length}x{length}x{read}'
     },
   )(*arrays, *masks)
 
 
-def _block(
-  batch: int, head: int, width: int, arrays: tuple[Any, ...]
-) -> tuple[int, int]:
-  """Returns how many examples and columns one program holds.
+@dataclasses.dataclass(frozen=True)
+class _Block:
+  """What one program holds of the arrays.
 
-  Columns are whole heads and whole registers; where a program has room for all
-  of them, it takes several examples, so that few programs have to start.
+  Attributes:
+    examples, columns: of each array.
+    memory: the bytes of vector memory that a program takes, by measure of what
+      libtpu 0.0.42 says of programs that do not fit.
   """
-  unit = math.lcm(head, _LANES)
-  size = sum(a.size * a.dtype.itemsize for a in arrays) // (batch * width)
-  columns = unit * _largest_divisor(
-    width // unit, _BLOCK_BYTES // (size * unit)
-  )
-  if columns < width:
-    return 1, columns
-  return _largest_divisor(batch, _BLOCK_BYTES // (size * width)), width
+
+  examples: int
+  columns: int
+  memory: int
+
+  @classmethod
+  def of(cls, head: int, mask: Any, arrays: tuple[Any, ...]) -> '_Block':
+    """Returns the largest block that leaves room for the logits.
+
+    Columns are whole heads and whole registers; where a program has room for
+    all of them, it takes several examples, so that few programs have to start.
+    """
+    *_, batch, length, width = arrays[0].shape
+    unit = math.lcm(head, _LANES)
+    rows = _padded(length, _SUBLANES)
+    keys = _padded(length, _LANES)
+    # Two arrays of logits, and two of the columns that a head is read with.
+    logits = 4 * rows * 2 * (keys + _window(head, unit))
+    # Masks are integers there.
+    masks = 0 if mask is None else 4 * _padded(mask.shape[1], _SUBLANES) * keys
+    column = rows * sum(
+      math.prod(a.shape[:-3]) * a.dtype.itemsize for a in arrays
+    )
+    room = min(_BLOCK_BYTES, (VECTOR_MEMORY - logits) // 2 - masks)
+    examples = 1
+    columns = unit * _largest_divisor(width // unit, room // (column * unit))
+    if columns == width:
+      examples = _largest_divisor(batch, room // (column * width + masks))
+    used = examples * (column * columns + masks)
+    return cls(examples, columns, logits + 2 * used)
+
+
+def _padded(size: int, unit: int) -> int:
+  return -(-size // unit) * unit
+
+
+def _window(head: int, columns: int) -> int:
+  """Returns how many columns, whole registers, a head is read with."""
+  return _LANES if _LANES % head == 0 else min(2 * _LANES, columns)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -149,7 +203,6 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 def _forward_kernel(qkv_ref, *refs, head: int):
   *mask_ref, out_ref = refs
-  out_ref[...] = jnp.zeros_like(out_ref)
 
   def attend(example, columns, own):
     q, k, v = (qkv_ref[part, example, :, columns] for part in range(3))
@@ -162,16 +215,18 @@ def _forward_kernel(qkv_ref, *refs, head: int):
 
 def _backward_kernel(qkv_ref, gradient_ref, *refs, head: int):
   *mask_ref, out_ref = refs
-  out_ref[...] = jnp.zeros_like(out_ref)
 
   def differentiate(example, columns, own):
     q, k, v = (qkv_ref[part, example, :, columns] for part in range(3))
     gradient = gradient_ref[example, :, columns]
-    weights = _weights(q, k, own, _mask(mask_ref, example), head)
+    mask = _mask(mask_ref, example)
+    weights = _weights(q, k, own, mask, head)
     of_v = _product(weights.astype(v.dtype), gradient, 0, 0)
     of_weights = _product(jnp.where(own, gradient, 0), v, 1, 1)
     mean = jnp.sum(weights * of_weights, axis=-1, keepdims=True)
     of_logits = weights * (of_weights - mean) * head**-0.5
+    if mask is not None:  # of a row that attends to nothing, all weights count
+      of_logits = jnp.where(mask, of_logits, 0)
     of_logits = of_logits.astype(q.dtype)
     of_q = _product(of_logits, k, 1, 0)
     of_k = _product(of_logits, q, 0, 0)
@@ -193,7 +248,7 @@ def _for_each_head(run: Any, examples: int, width: int, head: int) -> None:
   of its neighbours; `own` [1, columns] is True for the columns of its own.
   """
   heads = width // head
-  size = _LANES if _LANES % head == 0 else min(2 * _LANES, width)
+  size = _window(head, width)
 
   def one(i, _):
     example, start = lax.div(i, heads), lax.rem(i, heads) * head

@@ -15,12 +15,19 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from clip_jax.models.fused_attention import can_fuse, fused_attention
+from clip_jax.models.fused_attention import (
+  VECTOR_MEMORY,
+  can_fuse,
+  fused_attention,
+)
 from clip_jax.models.layers import Mask
 from clip_jax.parallel.mesh import BATCH_AXES
 
-# The most tokens for which a head's logits fit into a TPU core's vector memory.
-_LONGEST = 1_100
+# The bytes of a TPU core's vector memory that a kernel may take, for kinds of
+# device whose cores have 64 MiB or more (jax/_src/pallas/mosaic/tpu_info.py).
+_VECTOR_MEMORY = dict.fromkeys(
+  ('TPU v5 lite', 'TPU v5', 'TPU v6 lite'), 48 << 20
+)
 
 # cuDNN has flash attention and its derivative for these dtypes and for heads up
 # to this width, on every GPU since Ampere, which has compute capability 8
@@ -61,19 +68,21 @@ def tpu_attention(
     interpret: for devices that are no TPUs.
   """
   parts = mesh.shape['tensor']
-  length, width = qkv.shape[1], qkv.shape[-1]
-  if (
-    length > _LONGEST
-    or heads % parts
-    or not can_fuse(width // parts, heads // parts)
-  ):
+  if heads % parts:
     return None
   arrays: list[Any] = [jnp.moveaxis(qkv, 2, 0)]
   specs = [P(None, BATCH_AXES, None, 'tensor')]
   if mask is not None:
     of_all = mask.ndim == 2
-    arrays.append(mask[None] if of_all else mask[:, 0])
+    mask = mask[None] if of_all else mask[:, 0]
+    arrays.append(mask)
     specs.append(P() if of_all else P(BATCH_AXES))
+  shape = (*arrays[0].shape[:-1], qkv.shape[-1] // parts)
+  own = jax.ShapeDtypeStruct(shape, qkv.dtype)
+  kind = mesh.devices.flat[0].device_kind
+  memory = _VECTOR_MEMORY.get(kind, VECTOR_MEMORY)
+  if not can_fuse(own, mask, heads // parts, memory):
+    return None
 
   def attend(qkv, mask=None):
     return fused_attention(qkv, mask, heads // parts, interpret)

@@ -33,10 +33,13 @@ class Axis:
   Attributes:
     size: of the axis that lies along a register.
     positions: how many of these there are.
+    computed: the size with the zeros that are multiplied as well; None is the
+      size itself.
   """
 
   size: int
   positions: int = 1
+  computed: int | None = None
 
   @property
   def total(self) -> int:
@@ -46,7 +49,7 @@ class Axis:
   @property
   def streamed(self) -> int:
     """The rows that stream: each position is padded to whole registers."""
-    return _padded(self.size, SUBLANES) * self.positions
+    return _padded(self.computed or self.size, SUBLANES) * self.positions
 
   def tiled(self, tile: int) -> int:
     """Returns the elements of the whole tiles that hold the positions."""
@@ -134,18 +137,28 @@ def _stated(kernel: Instruction) -> list[Product]:
   """Returns what a kernel was called with: shapes, or a cost estimate.
 
   Shapes are metadata of the call: {'products': 'COUNTxROWSxSUMMEDxCOLUMNS'},
-  several with spaces between.
+  several with spaces between. Of an axis such as 80/256, the kernel multiplies
+  256 elements, of which 80 count.
   """
-  shapes = kernel.attribute(r'kernel_metadata=\{[^}]*products\W+([\dx ]+)')
+  shapes = kernel.attribute(r'kernel_metadata=\{[^}]*products\W+([\dx/ ]+)')
   if shapes is not None:
-    return [_plain(*map(int, shape.split('x'))) for shape in shapes.split(' ')]
+    return [_stated_product(shape) for shape in shapes.split(' ')]
   flops = kernel.attribute(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
   return [Product(int(flops))] if flops and int(flops) else []
 
 
-def _plain(count: int, rows: int, summed: int, columns: int) -> Product:
-  flops = 2 * count * rows * summed * columns
-  return Product(flops, (Axis(rows), Axis(summed), Axis(columns)))
+def _stated_product(shape: str) -> Product:
+  count, *sizes = shape.split('x')
+  axes = [
+    Axis(int(size), computed=int(computed or size))
+    for size, _, computed in (size.partition('/') for size in sizes)
+  ]
+  return _plain(int(count), *axes)
+
+
+def _plain(count: int, rows: Axis, summed: Axis, columns: Axis) -> Product:
+  flops = 2 * count * rows.size * summed.size * columns.size
+  return Product(flops, (rows, summed, columns))
 
 
 def _passes(instruction: Instruction) -> int:
@@ -166,7 +179,8 @@ def _dot(computation: Computation, dot: Instruction) -> Product:
   rows = math.prod(left.sizes) // (batch * summed)
   columns = math.prod(right.sizes) // (batch * summed)
   return dataclasses.replace(
-    _plain(batch, rows, summed, columns), passes=_passes(dot)
+    _plain(batch, Axis(rows), Axis(summed), Axis(columns)),
+    passes=_passes(dot),
   )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -244,11 +245,84 @@ print(jax.jit(jax.grad(loss)).lower(params, x).compile().as_text())
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None,
   reason='libtpu, of the extra `plan`, is not installed',
 )
+
+
+def compiled(code, *arguments):
+  """Returns what a program prints that compiles for TPUs."""
+  inherited = {k: v for k, v in os.environ.items() if k not in child.UNSET}
+  run = subprocess.run(
+    [sys.executable, '-c', code, *arguments],
+    env={**inherited, **child.ENVIRONMENT},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert run.returncode == 0, run.stderr[-2_000:]
+  return run.stdout
+
+
+# Counts the kernels of attention and its gradient for each shape.
+COUNT = """
+import json, sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from clip_jax.parallel.attention import tpu_attention
+from clip_jax.parallel.mesh import make_mesh
+from clip_jax.planning.topology import devices_of, parse_topology
+
+mesh = make_mesh(devices=devices_of(parse_topology(sys.argv[1]))[:1])
+counts = []
+for length, heads, width, causal in json.loads(sys.argv[2]):
+  qkv = jax.ShapeDtypeStruct(
+    (4, length, 3, heads * width),
+    jnp.bfloat16,
+    sharding=NamedSharding(mesh, P()),
+  )
+  mask = np.tri(length, dtype=bool) if causal else None
+
+  def loss(qkv):
+    out = tpu_attention(mesh, qkv, mask, heads)
+    return 0.0 if out is None else out.astype(jnp.float32).sum()
+
+  text = jax.jit(jax.grad(loss)).lower(qkv).compile().as_text()
+  counts.append(text.count('custom_call_target="tpu_custom_call"'))
+print(json.dumps(counts))
+"""
+
+# Tokens, heads, their width, and whether the mask is causal, of SigLIP's
+# SO400M at 384 and 512 pixels, ViT-B/16 at 512, and text of many tokens.
+LONG = [
+  *[(729, 16, 72, False), (1024, 16, 72, False)],
+  *[(1024, 12, 64, False), (1024, 8, 64, True)],
+]
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize(
+  ('topology', 'fused'),
+  [
+    ('v4:2x2x1', [False, False, True, False]),
+    ('v5e:2x2', [True] * 4),
+    ('v5p:2x2x1', [True] * 4),
+    ('v6e:2x2', [True] * 4),
+  ],
+)
+def test_long_rows_are_computed_where_vector_memory_holds_them(topology, fused):
+  counts = json.loads(compiled(COUNT, topology, json.dumps(LONG)))
+  # The sum needs no value: the gradient alone is computed.
+  assert counts == [int(one) for one in fused]
+
+
+@pytest.mark.slow
+@needs_libtpu
 @pytest.mark.parametrize(
   ('topology', 'remat'),
   [
@@ -261,16 +335,7 @@ print(jax.jit(jax.grad(loss)).lower(params, x).compile().as_text())
   ],
 )
 def test_a_tpu_never_has_logits_in_memory(topology, remat):
-  inherited = {k: v for k, v in os.environ.items() if k not in child.UNSET}
-  run = subprocess.run(
-    [sys.executable, '-c', COMPILE, topology, remat],
-    env={**inherited, **child.ENVIRONMENT},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert run.returncode == 0, run.stderr[-2_000:]
-  module = hlo.parse(run.stdout)
+  module = hlo.parse(compiled(COMPILE, topology, remat))
   kernels = [i for _, i, _ in module.executed() if is_kernel(i)]
   assert len(kernels) == (3 if remat in ('full', 'save_mlp') else 2)
   assert kernels_without_costs(module) == []

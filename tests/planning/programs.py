@@ -24,7 +24,7 @@ def program(function: Callable[..., Any], *arguments: Any) -> hlo.HloModule:
   return hlo.parse(compiled(function, *arguments).as_text())
 
 
-# What libtpu 0.0.52 made of a ViT-B/32 at batch 32,768 for v5e:16x16, cut down
+# What libtpu made of a ViT-B/32 at batch 32,768 for v5e:16x16, cut down
 # to the lines that matter: a loop over 12 blocks with the product of queries
 # and keys as a convolution with holes, the gradients' sum, and a gather that
 # is spread over two fusions.

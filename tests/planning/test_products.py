@@ -46,6 +46,22 @@ CASES = {
   # 257 = 3 tiles of 128; the 64 columns stream, which wastes less than half a
   # tile of them, held, would.
   'attention output of ViT-L/14': (257, 257, 64, 128, (257 / 384) ** 2),
+  # A kernel that reads heads of 80 with 256 columns streams all of them, or
+  # sums over all.
+  'output of heads of 80': (
+    257,
+    257,
+    (80, 1, 256),
+    128,
+    257 * 257 * 80 / (264 * 384 * 256),
+  ),
+  'logits of heads of 80': (
+    257,
+    (80, 1, 256),
+    257,
+    128,
+    257 * 257 * 80 / (264 * 384 * 256),
+  ),
   # Each position of 257 tokens is 33 registers of 8, among 128 images.
   'tokens of each image': ((257, 128), 1024, 4096, 128, 257 / 264),
   'images of each token': ((128, 257), 1024, 4096, 128, 1),
@@ -193,24 +209,45 @@ def test_a_kernel_states_its_products():
   assert kernels_without_costs(module) == []
 
 
+def test_zeros_that_a_kernel_multiplies_take_time_and_do_not_count():
+  [whole], [part] = (
+    list(operations(kernel(f'\n"products":"4x128x{k}x128"\n')))
+    for k in (256, '64/256')
+  )
+  assert part.flops * 4 == whole.flops
+  assert part.occupied_flops(128) == whole.occupied_flops(128)
+
+
 def test_a_kernel_of_other_metadata_is_taken_to_fill_tiles():
   module = kernel('\n"xprof_metadata":"{\\"block_q\\": 512}"\n')
   [done] = operations(module)
   assert done.flops == done.occupied_flops(128) == 4096
 
 
-def test_our_attention_states_the_products_that_it_costs():
-  qkv = jax.ShapeDtypeStruct((3, 2, 9, 128), jnp.bfloat16)
+@pytest.mark.parametrize(
+  ('heads', 'head', 'columns'), [(2, 64, 128), (1, 128, 128), (8, 80, 256)]
+)
+def test_our_attention_states_the_products_that_it_computes(
+  heads, head, columns
+):
+  qkv = jax.ShapeDtypeStruct((3, 2, 9, heads * head), jnp.bfloat16)
 
   def loss(qkv):
-    return jnp.sum(fused_attention(qkv, None, 2), dtype=jnp.float32)
+    return jnp.sum(fused_attention(qkv, None, heads), dtype=jnp.float32)
 
-  text = str(jax.make_jaxpr(jax.grad(loss))(qkv))
-  stated = re.findall(r"'products': '([\dx ]+)'", text)
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(qkv)
+  text = str(jaxpr)
+  stated = re.findall(r"'products': '([\dx/ ]+)'", text)
   costs = [int(flops) for flops in re.findall(r'flops=(\d+)', text)]
-  heads = 2 * 2
-  assert sorted(costs) == [2 * n * heads * 9 * 9 * 64 for n in (2, 5)]
-  assert sorted(stated) == [
-    f'{heads}x9x64x9 {heads}x9x9x64',
-    f'{2 * heads}x9x64x9 {3 * heads}x9x9x64',
-  ]
+  of_all = 2 * heads
+  assert sorted(costs) == [2 * n * of_all * 9 * 9 * head for n in (2, 5)]
+  read = f'{head}/{columns}'
+  assert sorted(stated) == sorted(
+    [
+      f'{of_all}x9x{read}x9 {of_all}x9x9x{read}',
+      f'{2 * of_all}x9x{read}x9 {3 * of_all}x9x9x{read}',
+    ]
+  )
+  # The windows that the kernels multiply, in the jaxpr of each.
+  computed = re.findall(r':\w+\[(\d+,\d+)\] = dot_general', text)
+  assert sorted(computed) == sorted(3 * ['9,9'] + 4 * [f'9,{columns}'])
