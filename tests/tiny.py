@@ -33,6 +33,13 @@ TINY = CLIPConfig(
   ),
 )
 
+# Wide enough that two devices with half of the heads each fill registers.
+WIDE = dataclasses.replace(
+  TINY,
+  image=dataclasses.replace(TINY.image, width=256, heads=4),
+  text=dataclasses.replace(TINY.text, width=256, heads=4),
+)
+
 TINY_RESNET = dataclasses.replace(
   TINY,
   image=ResNetConfig(image_size=32, layers=(1, 1, 1, 1), width=4, heads=4),

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
-from clip_jax.parallel.mesh import replicated
+from clip_jax.parallel.mesh import make_mesh, replicated
+from clip_jax.parallel.partitioning import attention_by_kernel
 
 # (variables, rows) to features.
 Encode = Callable[[Any, Any], jax.Array]
@@ -56,7 +57,10 @@ def make_encoders(
   mesh: Mesh | None,
   unroll: bool,
 ) -> Encoders:
-  """Returns the functions that all models with these arguments share."""
+  """Returns the functions that all models with these arguments share.
+
+  Accelerators compute attention by their own kernels, where these serve.
+  """
   module = DualEncoder(config, jnp.dtype(dtype))
   apply = _full_precision_apply(module)
   encode_image, encode_text = encode_functions(module, mean, std)
@@ -109,9 +113,18 @@ def make_encoders(
     nothing = jnp.zeros((len(seen), length), jnp.int32)
     return jax.lax.while_loop(is_unfinished, add_token, (0, nothing))[1]
 
-  jit = jax.jit
-  if mesh is not None:  # every process gets the whole result
-    jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
+  def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def traced(*args, **static):
+      with attention_by_kernel(
+        mesh or make_mesh(devices=jax.local_devices()[:1])
+      ):
+        return function(*args, **static)
+
+    if mesh is not None:  # every process gets the whole result
+      options['out_shardings'] = replicated(mesh)
+    return jax.jit(traced, **options)
+
   return Encoders(
     module=module,
     unrolled=unroll,

@@ -125,9 +125,10 @@ class Attention(nn.Module):
     qkv: Float[Array, 'B L 3 W'],
     mask: Bool[AnyArray, '*B #L L'] | None,
   ) -> Float[Array, 'B L N K']:
-    """Returns what the heads read.
+    """Returns softmax(q k^T / sqrt(K)) v of each head.
 
-    On TPUs and GPUs, `parallel/attention.py` takes its place.
+    TPUs and GPUs compute it by the kernels of `parallel/attention.py`, in train
+    steps and in encoders; exported programs have this formula.
     """
     q, k, v = split_heads(qkv, self.heads)
     return dot_product_attention(q, k, v, mask)

@@ -21,7 +21,7 @@ from clip_jax.models.fused_attention import (
   fused_attention,
 )
 from clip_jax.models.layers import Mask
-from clip_jax.parallel.mesh import BATCH_AXES
+from clip_jax.parallel.mesh import BATCH_AXES, batch_shard_count
 
 # The bytes of a TPU core's vector memory that a kernel may take, for kinds of
 # device whose cores have 64 MiB or more (jax/_src/pallas/mosaic/tpu_info.py).
@@ -68,7 +68,7 @@ def tpu_attention(
     interpret: for devices that are no TPUs.
   """
   parts = mesh.shape['tensor']
-  if heads % parts:
+  if heads % parts or len(qkv) % batch_shard_count(mesh):
     return None
   arrays: list[Any] = [jnp.moveaxis(qkv, 2, 0)]
   specs = [P(None, BATCH_AXES, None, 'tensor')]
@@ -114,6 +114,7 @@ def gpu_attention(
   if (
     qkv.dtype not in _HALF
     or heads % parts
+    or len(qkv) % batch_shard_count(mesh)
     or width > _WIDEST_HEAD
     or width % 8
     or length == 1  # a known issue of its derivative

@@ -5,10 +5,10 @@ optimizer's moments carry the paths of their parameters, so the same rows serve
 them. An axis that its mesh axis does not divide stays whole.
 """
 
+import contextlib
 import functools
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -145,35 +145,52 @@ def _resharded(
   return gather(x)
 
 
-def activations_like_batch(mesh: Mesh) -> AbstractContextManager[Any]:
-  """Returns a context in which modules split activations as the batch is.
+@contextlib.contextmanager
+def activations_like_batch(mesh: Mesh) -> Iterator[None]:
+  """Has modules split activations as the batch is, and use attention kernels.
 
   With parameters split over 'fsdp', a compiler may split activations in the
   same way, and send them back and forth. Here the outputs of all modules that
   write to the residual stream are constrained to the batch's sharding; the
-  stream is not split over 'tensor'. Where the mesh's devices have a kernel for
-  attention, it takes the place of the plain formula.
+  stream is not split over 'tensor'.
   """
-  layout, kernel = batch_sharding(mesh), attention_kernel(mesh)
+  layout = batch_sharding(mesh)
 
   def constrain(call, args, kwargs, context):
-    module = context.module
-    if (
-      kernel is not None
-      and isinstance(module, Attention)
-      and context.method_name == 'attend'
-      and not module.is_initializing()  # which is under `vmap`
-    ):
-      heads = kernel(*args, module.heads)
-      return call(*args, **kwargs) if heads is None else heads
-    output = call(*args, **kwargs)
+    output, module = call(*args, **kwargs), context.module
     if context.method_name == '__call__' and (
       isinstance(module, _RESIDUAL) or module.name == 'patch_embedding'
     ):
       return jax.lax.with_sharding_constraint(output, layout)
     return output
 
-  return nn.intercept_methods(constrain)
+  with nn.intercept_methods(constrain), attention_by_kernel(mesh):
+    yield
+
+
+@contextlib.contextmanager
+def attention_by_kernel(mesh: Mesh) -> Iterator[None]:
+  """Has modules compute self-attention by a kernel of the mesh's devices.
+
+  Where these have none for it, the plain formula stays.
+  """
+  kernel = attention_kernel(mesh)
+  if kernel is None:
+    yield
+    return
+
+  def attend(call, args, kwargs, context):
+    module, heads = context.module, None
+    if (
+      isinstance(module, Attention)
+      and context.method_name == 'attend'
+      and not module.is_initializing()  # which is under `vmap`
+    ):
+      heads = kernel(*args, module.heads)
+    return call(*args, **kwargs) if heads is None else heads
+
+  with nn.intercept_methods(attend):
+    yield
 
 
 def attention_kernel(mesh: Mesh) -> Callable[..., jax.Array | None] | None:

@@ -22,15 +22,8 @@ from clip_jax.parallel.attention import gpu_attention, kernel_of, tpu_attention
 from clip_jax.parallel.mesh import batch_sharding, make_mesh
 from clip_jax.planning import child, hlo
 from clip_jax.planning.products import is_kernel, kernels_without_costs
-from tests.tiny import TINY
+from tests.tiny import WIDE
 from tests.training.test_step import compiled_step, tiny_batch
-
-# Wide enough that two devices with half of the heads each fill registers.
-WIDE = dataclasses.replace(
-  TINY,
-  image=dataclasses.replace(TINY.image, width=256, heads=4),
-  text=dataclasses.replace(TINY.text, width=256, heads=4),
-)
 
 MASKS = {
   'none': lambda batch, length: None,
