@@ -18,7 +18,7 @@ from clip_jax.benchmarks.photographs import make_photographs
 from clip_jax.benchmarks.timing import median_seconds
 from clip_jax.errors import FailureError
 from clip_jax.models import presets
-from clip_jax.models.counting import PEAK_FLOPS, image_flops, training_flops
+from clip_jax.models.counting import PEAK_FLOPS, encoding_flops, training_flops
 from clip_jax.parallel.mesh import make_mesh
 from tests.tiny import TINY, write_pairs
 from tests.waiting import Clock
@@ -105,7 +105,7 @@ def test_encode_beside_a_plain_product(tiny_preset):
   figures = encode.bench_encode(tiny_preset, [8], 2, 'float32')
   done = figures['images_share_of_product_rate'] * figures['product_rate']
   assert done / figures['images_per_second'] == pytest.approx(
-    image_flops(presets.resolve(tiny_preset))
+    encoding_flops(presets.resolve(tiny_preset))[0]
   )
   assert figures['texts_share_of_product_rate'] > 0
 

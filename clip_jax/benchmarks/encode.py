@@ -21,7 +21,7 @@ from clip_jax.evaluation.tasks import zero_shot
 from clip_jax.evaluation.types import Options
 from clip_jax.inference.model import Model
 from clip_jax.models import presets
-from clip_jax.models.counting import image_flops, text_flops
+from clip_jax.models.counting import encoding_flops
 from clip_jax.models.description import Description
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.parallel.mesh import check_batch_size, make_mesh, replicated
@@ -73,10 +73,11 @@ def bench_encode(
   largest = max(rows, key=lambda row: row['batch'])
   rates = {name: largest[name] for name in RATES}
   product = product_rate(mesh, dtype)
-  rates['product_rate'] = product
-  for name, flops in zip(RATES, (image_flops, text_flops), strict=True):
-    share = f'{name.split("_")[0]}_share_of_product_rate'
-    rates[share] = rates[name] * flops(model.config) / product
+  if product is not None:
+    rates['product_rate'] = product
+    for name, flops in zip(RATES, encoding_flops(model.config), strict=True):
+      share = f'{name.split("_")[0]}_share_of_product_rate'
+      rates[share] = rates[name] * flops / product
   if data:
     rates |= _data_figures(model, data, calls)
   return {**head, **rates, 'batches': rows}

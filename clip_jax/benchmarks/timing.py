@@ -48,12 +48,15 @@ def median_seconds(
   return statistics.median(seconds[skipped:] or seconds[-1:])
 
 
-def product_rate(mesh: Mesh, dtype: str) -> float:
-  """Returns the FLOP/s of a plain matrix product on all devices together.
+def product_rate(mesh: Mesh, dtype: str) -> float | None:
+  """Returns the FLOP/s of a plain matrix product on a CPU's devices together.
 
   It is the best of some products of 1,024 x 1,024 on each: what is reached on
-  this machine now, to which other rates are compared.
+  this machine now, to which other rates are compared. Those of accelerators are
+  compared to the peak of their kind instead (MFU), and there it is None.
   """
+  if mesh.devices.flat[0].platform != 'cpu':
+    return None
   count = mesh.devices.size
   rows = NamedSharding(mesh, P(mesh.axis_names))
   matrices = jax.device_put(jnp.ones((count, _SIDE, _SIDE), dtype), rows)

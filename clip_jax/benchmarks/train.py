@@ -60,8 +60,8 @@ def bench_train(
     Rates in pairs a second, and `mfu`, the fraction of the devices' peak that
     the model's arithmetic takes (None where the peak is not known). It is
     counted by the same formula for both libraries, of whole contexts.
-    `share_of_product_rate` compares the arithmetic that is done, of texts as
-    long as a step computed them, with `product_rate`.
+    On a CPU, `share_of_product_rate` compares the arithmetic that is done, of
+    texts as long as a step computed them, with `product_rate`.
   Raises:
     UsageError: the preset is not known, or the batch does not split over the
       devices.
@@ -163,7 +163,7 @@ def _arithmetic(
   mesh: Mesh,
   dtype: str,
 ) -> Figures:
-  """Returns the rate of the arithmetic of steps, beside that of a product.
+  """Returns the text tokens of steps, and a CPU's rate beside a product's.
 
   Args:
     lengths: of the texts of each step, in tokens.
@@ -176,12 +176,12 @@ def _arithmetic(
     )
     for length in lengths
   )
+  figures: Figures = {'text_tokens': statistics.mean(lengths)}
   product = product_rate(mesh, dtype)
-  return {
-    'text_tokens': statistics.mean(lengths),
-    'product_rate': product,
-    'share_of_product_rate': flops * examples_per_second / product,
-  }
+  if product is not None:
+    figures['product_rate'] = product
+    figures['share_of_product_rate'] = flops * examples_per_second / product
+  return figures
 
 
 def _in_turns(

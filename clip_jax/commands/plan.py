@@ -22,15 +22,14 @@ data and no tokenizer file are needed. Memory, FLOPs and collectives are those
 of the compiled program; times are estimates, by two assumptions: all products
 at 75 % of the peak, and each by what its shape fills of a matrix unit. With
 initialize_from, shapes that the config leaves open are those of that model.
-What compiles for minutes fits; what does not fit is told in seconds.
+A plan that fits compiles for minutes; one that does not is told in seconds.
 
 Without --topology, a recipe's own is taken. --fit searches for the fastest
-micro-batch, remat policies and mesh.fsdp that fit. --scaling plans ever more
-chips, in slices that are named with how many there are of each, and prints a
-table in Markdown of what each adds; data.batch_size is that of the first, and
-each chip has the same number of pairs in all. --all plans every recipe of
-configs/ that states a topology, in each of its stages, and prints a table in
-Markdown.
+micro-batch, remat policies and mesh.fsdp that fit. --scaling plans a list of
+topologies, each SLICE or N*SLICE for N slices, with the same pairs on every
+chip, and prints a table in Markdown; data.batch_size is that of the first.
+--all plans every recipe of configs/ that states a topology, in each of its
+stages, and prints a table in Markdown.
 """
 
 import functools
@@ -70,7 +69,10 @@ def define_flags(values: flags.FlagValues) -> None:
   )
   switch('fit', False, 'search for settings that fit', flag_values=values)
   flags.DEFINE_list(
-    'scaling', [], 'slices, the first with data.batch_size', flag_values=values
+    'scaling',
+    [],
+    'topologies to plan one after another, such as v5p:2x2x4,4*v5p:4x8x8',
+    flag_values=values,
   )
   switch('all', False, 'a table of all recipes', flag_values=values)
   common_flags.define_json(values)
@@ -81,8 +83,8 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
   common_flags.no_words('plan', words)
   if (values.config is None) == (not values.all):
     raise UsageError(
-      'plan needs --config, a file such as configs/vit_l14.py, or --all, and '
-      'one of them.'
+      'plan needs --config=FILE, such as configs/vit_l14.py, or --all, and not '
+      'both.'
     )
 
   from clip_jax.planning.child import check_libtpu
@@ -147,7 +149,7 @@ def _plan(config: Any, topology: 'Topology') -> 'Plan':
 class _Waiting:
   """Says on stderr what is waited for and for how long.
 
-  On a terminal it is one line that goes again, elsewhere a line a minute.
+  On a terminal it is one line, erased at the end; elsewhere a line a minute.
   """
 
   def __init__(self, what: str):
@@ -211,7 +213,9 @@ def _plan_all(values: flags.FlagValues) -> None:
   from clip_jax.planning.plan import TABLE_HEAD, table_row
 
   if values.topology or values.fit or values.scaling:
-    raise UsageError('--all takes neither --topology nor --fit, nor --scaling.')
+    raise UsageError(
+      '--all cannot be combined with --topology, --fit or --scaling.'
+    )
   plans = []
   if not values.json:
     print(TABLE_HEAD, flush=True)
@@ -230,7 +234,7 @@ def _plan_scaling(values: flags.FlagValues) -> None:
   from clip_jax.planning import scaling
 
   if values.topology or values.fit:
-    raise UsageError('--scaling takes neither --topology nor --fit.')
+    raise UsageError('--scaling cannot be combined with --topology or --fit.')
   plans: list[Plan] = []
   for config, topology in scaling.sizes(_with_shapes(values), values.scaling):
     plans.append(_plan(config, topology))

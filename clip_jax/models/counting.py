@@ -242,18 +242,13 @@ def _training_flops(
   patches: int | None,
   without_gradient: Mapping[str, float],
 ) -> int:
-  tower, text, decoder = config.image, config.text, config.decoder
+  decoder = config.decoder
   reads = None if decoder is None else decoder.reads
   image = image_flops(config, patch_dropout, patches)
   if decoder is not None and decoder.only and decoder.image_layer is not None:
     image = _flops_up_to(config, decoder.image_layer, patch_dropout)
-  if (
-    not isinstance(tower, ResNetConfig)
-    and tower.pooling == 'class_token'
-    and reads in (None, 'pooled_image')
-  ):
-    kept = tower.kept_patches(patch_dropout, patches)
-    image -= _skipped_flops(tower, kept + 1)
+  if reads in (None, 'pooled_image'):
+    image -= _skipped_image_flops(config, patch_dropout, patches)
   forward = {
     'image': image,
     'text': 0,
@@ -262,8 +257,7 @@ def _training_flops(
   if reads == 'text_tower':
     forward['text'] = text_flops(config)
   elif decoder is None or not decoder.only:
-    skipped = _skipped_flops(text, text.context_length)
-    forward['text'] = text_flops(config) - skipped
+    forward['text'] = encoding_flops(config)[1]
   return round(
     sum(
       flops * (3 - 2 * without_gradient.get(part, 0))
@@ -313,6 +307,18 @@ def text_flops(config: CLIPConfig) -> int:
   tower = config.text
   stack = _stack_flops(tower, tower.context_length)
   return stack + _projection_flops(tower, config.embed_dim)
+
+
+def encoding_flops(config: CLIPConfig) -> tuple[int, int]:
+  """Returns the FLOPs of encoding an image, and a text at full context.
+
+  The tokens that the last block skips do not count.
+  """
+  text = config.text
+  return (
+    image_flops(config) - _skipped_image_flops(config, 0.0, None),
+    text_flops(config) - _skipped_flops(text, text.context_length),
+  )
 
 
 def decoder_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
@@ -372,6 +378,15 @@ def _skipped_flops(
   FLOPs of all tokens.
   """
   return (tokens - 1) * _query_token_flops(tower, tokens)
+
+
+def _skipped_image_flops(
+  config: CLIPConfig, patch_dropout: float, patches: int | None
+) -> int:
+  tower = config.image
+  if isinstance(tower, ResNetConfig) or tower.pooling != 'class_token':
+    return 0
+  return _skipped_flops(tower, tower.kept_patches(patch_dropout, patches) + 1)
 
 
 def _query_flops(width: int, tokens: int) -> int:

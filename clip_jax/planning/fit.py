@@ -15,7 +15,9 @@ from clip_jax.planning.plan import Plan
 from clip_jax.planning.topology import Topology
 from clip_jax.training.config import Config
 
-# The settings, from the fastest to the one of the least memory.
+# The remat policies, from the fastest to the one of the least memory. One is
+# left to those who name it: 'save_qkv' keeps as much as 'save_mlp', and is
+# faster only where rows of tokens are long.
 POLICIES = ('none', 'dots', 'save_both', 'save_mlp', 'full')
 # An estimate that exceeds the memory by less than this factor is tried.
 _OPTIMISM = 1.15
@@ -161,13 +163,16 @@ def plan_of_trials(trials: list[Trial]) -> Plan:
 def fsdp_sizes(config: Config, topology: Topology) -> Iterator[int]:
   """Yields the config's own size, then four times as many while they fit.
 
-  Each divides the chips of a slice.
+  Each divides the chips of a slice. Where a config says how many copies of the
+  model there are (`mesh.data`), it has no other size than its own.
   """
   size = config.mesh.fsdp
+  yield size
+  if config.mesh.data != -1:
+    return
   chips = topology.chips // topology.slices // config.mesh.tensor
-  while size <= chips and chips % size == 0:
+  while chips % (size := 4 * size) == 0:
     yield size
-    size *= 4
 
 
 def _use_free_memory(
@@ -239,7 +244,11 @@ def _largest_micro_batch(
 
 def micro_batches(config: Config, topology: Topology) -> list[int]:
   """Returns the halvings of the batch that all devices can split."""
-  devices = topology.chips // config.mesh.tensor
+  mesh = config.mesh
+  tensor = mesh.tensor
+  if tensor == -1:  # what the other axes leave of a slice
+    tensor = topology.chips // (topology.slices * mesh.data * mesh.fsdp)
+  devices = topology.chips // tensor
   sizes, size = [], config.data.batch_size // 2
   while size >= devices and size % devices == 0:
     sizes.append(size)
@@ -266,7 +275,8 @@ def suggestions(
   """Returns what may make a config fit, by proportion and not compiled.
 
   Returns:
-    For each, 'flags' (words, or a topology), and 'estimated_peak_bytes'.
+    For each, 'estimated_peak_bytes', and 'flags', the words that set it, or
+    'chips', the number of them in a slice.
   """
   room = plan['hbm_bytes_per_chip']
   suggested: list[dict[str, Any]] = []
@@ -282,11 +292,16 @@ def suggestions(
     peak = estimated_peak(plan, 1 / ratio)
     if peak * _OPTIMISM < room:
       suggested.append(
-        {
-          'flags': [f'{ratio * topology.chips:,} chips of {topology.family}'],
-          'estimated_peak_bytes': int(peak),
-        }
+        {**_more_chips(topology, ratio), 'estimated_peak_bytes': int(peak)}
       )
       break
     ratio *= 2
   return suggested
+
+
+def _more_chips(topology: Topology, ratio: int) -> dict[str, Any]:
+  """Returns so many times the chips: in a slice, or where it ends, in more."""
+  chips = ratio * topology.chips // topology.slices
+  if chips <= topology.chip.pod_chips:
+    return {'chips': chips}
+  return {'flags': [f'--config.mesh.slices={ratio * topology.slices}']}

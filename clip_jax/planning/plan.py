@@ -217,7 +217,7 @@ def _memory(plan: Plan) -> Iterable[str]:
   yield 'memory of a chip, GiB'
   held = [(k.replace('_', ' '), v) for k, v in plan['memory'].items() if v]
   held.append(('peak', plan['peak_bytes_per_chip']))
-  held.append(('there is', plan['hbm_bytes_per_chip']))
+  held.append(('available', plan['hbm_bytes_per_chip']))
   for what, size in held:
     yield f'  {what:<28}{size / GIB:>10.2f}'
 
@@ -241,7 +241,7 @@ def _work(plan: Plan) -> Iterable[str]:
       f'  {what:<24}{amount:>14}{_duration(flat):>12}{_duration(by_shape):>12}'
     )
   for kernel in plan['kernels_without_costs']:
-    yield f'  without the arithmetic of a kernel that states none: {kernel}'
+    yield f'  not counted, as it states no FLOPs: kernel {kernel}'
 
 
 def _exchanges(plan: Plan) -> Iterable[str]:
@@ -269,7 +269,7 @@ def _schedule(plan: Plan) -> Iterable[str]:
   )
   if later := plan.get('later'):
     yield (
-      f'after {later["after_steps"]:,} steps, when terms begin: '
+      f'after {later["after_steps"]:,} steps, with all terms of the loss: '
       f'{_duration(later["step_seconds"])} a step; by shape '
       f'{_duration(later["step_seconds_by_shape"])}'
     )
@@ -286,7 +286,9 @@ def _advice(plan: Plan) -> Iterable[str]:
   """Yields what would fit, or the flags of what does."""
   for one in plan.get('suggestions', ()):
     peak = one['estimated_peak_bytes'] / GIB
-    yield f'would fit, by proportion: {" ".join(one["flags"])} ({peak:.1f} GiB)'
+    what = f'slices of {one["chips"]:,} chips' if 'chips' in one else ''
+    what = what or ' '.join(one['flags'])
+    yield f'may fit ({peak:.1f} GiB, in proportion to this plan): {what}'
   if plan.get('suggestions') is not None:
     yield '--fit searches, and compiles what it finds.'
   if plan.get('flags'):

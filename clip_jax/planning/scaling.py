@@ -10,7 +10,7 @@ from clip_jax.training.config import Config
 
 TABLE_HEAD = (
   '| chips | topology | pairs | step, ms | compute, ms | collectives, ms | '
-  'not hidden, ms | the longest | MFU | of the first |\n'
+  'not hidden, ms | the longest | MFU | rate of a chip |\n'
   '| ---: | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |'
 )
 
@@ -20,12 +20,20 @@ def sizes(
 ) -> list[tuple[Config, Topology]]:
   """Returns the config for each topology, its pairs in proportion to the chips.
 
+  `mesh.slices` is that of the topology.
+
   Args:
     config: has the pairs of the first.
     names: SLICE, such as v5p:4x4x4, or COUNT*SLICE.
   Raises:
-    UsageError: there is no such topology, or the first splits no pairs evenly.
+    UsageError: there is no such topology, the first splits no pairs evenly, or
+      the config names a number of slices.
   """
+  if config.mesh.slices != 1:
+    raise UsageError(
+      f'--scaling names the slices itself, as in 2*v5p:4x4x4: leave out '
+      f'mesh.slices={config.mesh.slices}.'
+    )
   topologies = [_parse(name) for name in names]
   pairs, chips = config.data.batch_size, topologies[0].chips
   if pairs % chips:
@@ -44,8 +52,10 @@ def sizes(
 
 def _parse(name: str) -> Topology:
   count, star, slice_name = name.rpartition('*')
-  if star and not count.isdecimal():
-    raise UsageError(f'no topology {name!r}: expected COUNT*SLICE.')
+  if star and (not count.isdecimal() or int(count) < 1):
+    raise UsageError(
+      f'no topology {name!r}: expected N*SLICE for N slices, 1 or more.'
+    )
   return parse_topology(slice_name, int(count) if star else 1)
 
 

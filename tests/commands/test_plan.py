@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clip_jax.commands.plan import _Waiting
 from clip_jax.planning import child
 from clip_jax.planning.compiling import planned_model
 from clip_jax.planning.topology import GIB
@@ -86,8 +87,9 @@ def test_a_plan_that_does_not_fit_says_what_would(clip_jax):
   assert plan['step_seconds'] is None
   assert plan['step_seconds_by_shape'] is None
   assert plan['mfu_by_shape'] is None
-  words = [word for one in plan['suggestions'] for word in one['flags']]
-  assert words == ['--config.objective.micro_batch=16384', '32 chips of v5e']
+  batches, slices = plan['suggestions']
+  assert batches['flags'] == ['--config.objective.micro_batch=16384']
+  assert slices['chips'] == 32
 
 
 def test_a_plan_in_words(clip_jax):
@@ -101,7 +103,7 @@ def test_a_plan_in_words(clip_jax):
   assert max(map(len, out.splitlines())) <= 120
   out = clip_jax('plan', CONFIG, TOPOLOGY).out
   assert 'does not fit: 17.0 of 15.8 GiB' in out
-  assert 'would fit, by proportion: --config.objective.micro_batch=' in out
+  assert 'in proportion to this plan): --config.objective.micro_batch=' in out
 
 
 def test_the_search_prints_flags_to_paste(clip_jax):
@@ -138,8 +140,8 @@ def test_all_recipes_are_rows_of_a_table(clip_jax):
   ('words', 'message'),
   [
     ([], 'plan needs --config'),
-    ([CONFIG, '--all'], 'one of them'),
-    (['--all', '--fit'], '--all takes neither'),
+    ([CONFIG, '--all'], 'not both'),
+    (['--all', '--fit'], '--all cannot be combined'),
     ([CONFIG, '--topology=v5e-16'], 'names look like'),
     (['--config=configs/emoji.py'], 'configs/emoji.py states none'),
     ([CONFIG, 'v5e:4x4'], 'plan takes flags only'),
@@ -149,10 +151,22 @@ def test_wrong_calls_are_one_line(refused, words, message):
   refused(message, 'plan', *words)
 
 
-def test_a_terminal_gets_one_line_that_goes_again(clip_jax, monkeypatch):
+def test_a_terminal_gets_one_line_that_is_erased_at_the_end(
+  monkeypatch, capsys
+):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
-  result = clip_jax('plan', CONFIG, TOPOLOGY)
-  assert result.code == 0
+  with _Waiting('compiling') as waiting:
+    waiting.tick(1.0)
+    waiting.tick(62.0)
+  said = capsys.readouterr().err
+  assert said == '\rcompiling 0:01\rcompiling 1:02\r\033[K'
+
+
+def test_elsewhere_waiting_is_a_line_a_minute(capsys):
+  with _Waiting('compiling') as waiting:
+    for seconds in (1.0, 2.0, 62.0, 63.0):
+      waiting.tick(seconds)
+  assert capsys.readouterr().err == 'compiling ...\n... 1 min\n'
 
 
 def test_weak_scaling_is_a_row_for_each_topology(clip_jax):
@@ -188,8 +202,13 @@ def test_weak_scaling_as_json_and_what_does_not_fit(clip_jax):
 @pytest.mark.parametrize(
   ('options', 'reason'),
   [
-    (['--scaling=v5p:2x2x4', TOPOLOGY], '--scaling takes neither --topology'),
+    (['--scaling=v5p:2x2x4', TOPOLOGY], '--scaling cannot be combined with'),
     (['--scaling=some*v5p:2x2x4'], "no topology 'some*v5p:2x2x4'"),
+    (['--scaling=0*v5p:2x2x4'], "no topology '0*v5p:2x2x4': expected N*SLICE"),
+    (
+      ['--scaling=2*v5p:2x2x4', '--config.mesh.slices=2'],
+      'leave out mesh.slices=2',
+    ),
     (
       ['--scaling=v5p:2x2x4', '--config.data.batch_size=100'],
       'data.batch_size=100 is no multiple of the 16 chips',

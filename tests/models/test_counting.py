@@ -11,6 +11,7 @@ from clip_jax.models.counting import (
   abstract_variables,
   count_parameters,
   decoder_flops,
+  encoding_flops,
   image_flops,
   model_flops_utilization,
   text_flops,
@@ -194,6 +195,14 @@ def test_a_block_in_training_costs_what_xla_counts(name):
   config = one_block(resolve(name))
   counted = of_xla(config, 'encode_image') + of_xla(config, 'encode_text')
   assert training_flops(config) / 3 == pytest.approx(counted, rel=0.03)
+
+
+@pytest.mark.parametrize('tower', ['image', 'text'])
+def test_encoding_costs_what_xla_counts(tower):
+  config = one_block(resolve('ViT-B/32'))
+  flops = dict(zip(('image', 'text'), encoding_flops(config), strict=True))
+  counted = of_xla(config, f'encode_{tower}')
+  assert flops[tower] == pytest.approx(counted, rel=0.03)
 
 
 def test_what_is_published_counts_the_last_block_as_all_others():

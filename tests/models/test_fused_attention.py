@@ -108,8 +108,8 @@ def test_a_row_that_attends_to_nothing_takes_the_mean():
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-# An example has 16,384 bytes of 128 columns, in queries, keys, values and output,
-# whose seven tokens are padded to eight.
+# An example has 16,384 bytes of 128 columns, in queries, keys, values and
+# output, whose seven tokens are padded to eight.
 @pytest.mark.parametrize(
   ('limit', 'examples', 'columns'),
   [(1, 1, 128), (32_768, 1, 256), (65_536, 1, 512), (196_608, 3, 512)],

@@ -243,7 +243,9 @@ def test_a_plan_of_siglip_2_has_both_parts_of_the_run():
   assert later['step_seconds'] > plan['step_seconds']
   seconds = 80 * plan['step_seconds'] + 20 * later['step_seconds']
   assert plan['chip_hours'] == pytest.approx(seconds / 3600 * 4)
-  assert 'after 80 steps, when terms begin: ' in describe('siglip2', plan)
+  assert 'after 80 steps, with all terms of the loss: ' in describe(
+    'siglip2', plan
+  )
 
 
 @needs_libtpu

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clip_jax.models.kernels import remat_policies
+from clip_jax.parallel.mesh import make_mesh
 from clip_jax.planning.fit import (
   fastest,
   fsdp_sizes,
@@ -214,6 +215,37 @@ def test_micro_batches_split_over_all_chips(batch_size, expected):
 
 def test_fsdp_sizes_divide_a_slice():
   assert list(fsdp_sizes(config_of(), TOPOLOGY)) == [1, 4, 16]
+  config = config_of()
+  config.mesh.tensor = 2
+  assert list(fsdp_sizes(config, TOPOLOGY)) == [1, 4]
+
+
+@pytest.mark.parametrize(
+  'mesh',
+  [dict(data=8), dict(data=4, fsdp=-1), dict(data=2, fsdp=2, tensor=-1)],
+)
+def test_a_mesh_that_is_stated_keeps_its_sizes(mesh):
+  config = config_of()
+  config.mesh.update(mesh)
+  trials = search(config, parse_topology('v5e:2x4'), made_up_of_mesh)
+  best = fastest(trials)
+  assert best is not None and best.setting.remat == 'full:0.90,save_mlp'
+  assert {one.setting.fsdp for one in trials} == {config.mesh.fsdp}
+
+
+def made_up_of_mesh(config):
+  """A planner that refuses what does not fit the devices, as a plan does."""
+  sizes = config.mesh
+  make_mesh(sizes.data, sizes.fsdp, sizes.tensor)  # of eight devices
+  plan = made_up(1, {**POLICIES, 'full': (11.7, 1.3)})
+  config.mesh.fsdp = abs(config.mesh.fsdp)
+  return plan(config)
+
+
+def test_micro_batches_split_over_the_chips_that_the_tensor_axis_leaves():
+  config = config_of(64)
+  config.mesh.update(data=2, fsdp=2, tensor=-1)
+  assert micro_batches(config, TOPOLOGY) == [32, 16, 8, 4]
 
 
 def test_suggestions_are_by_proportion():
@@ -222,5 +254,8 @@ def test_suggestions_are_by_proportion():
   plan = made_up(4)(config)
   result = suggestions(plan, config, TOPOLOGY)
   assert result[0]['flags'] == ['--config.objective.micro_batch=256']
-  assert result[1]['flags'] == ['64 chips of v5e']
+  assert result[1]['chips'] == 64
   assert result[0]['estimated_peak_bytes'] == 9 * GIB
+  pod = parse_topology('v5e:16x16')
+  [*_, slices] = suggestions(plan, config, pod)
+  assert slices['flags'] == ['--config.mesh.slices=4']
