@@ -44,7 +44,6 @@ from clip_jax.models.layers import dot_product_attention, split_heads
 from clip_jax.parallel.attention import gpu_attention, kernel_of
 from clip_jax.parallel.mesh import make_mesh
 
-_PRESETS = ('ViT-B/32', 'ViT-B/16', 'ViT-L/14')
 _DTYPE = 'bfloat16'
 _FIRST_BATCH, _MOST = 256, 32_768  # pairs, of the search for the largest batch
 # JAX takes the first fraction of a GPU's memory, and a step may plan with the
@@ -102,24 +101,27 @@ def train_rows(preset: str, dry_run: bool) -> list[Figures]:
   kept = jax.tree.leaves((step.state, step.state.params))
   fixed = sum(array.size * array.dtype.itemsize for array in kept)
   batch, compiled = largest_batch(step.compile, fixed, memory, first, most)
+  # A CPU does not count the memory in use, and where a larger batch was tried,
+  # the most was that one's: the compiler's plan stands for both.
+  counted = True
   while True:
     try:
       seconds = _step_seconds(step, compiled, batch)
       break
     except jax.errors.JaxRuntimeError as error:
-      if 'RESOURCE_EXHAUSTED' not in str(error) or batch <= first:
+      if 'RESOURCE_EXHAUSTED' not in str(error) or batch < 2:
         raise
-    batch = _rounded(batch * 0.8, first)
+    batch, counted = _rounded(batch * 0.8, min(first, batch // 2)), False
     compiled = step.compile(batch)
-  # A CPU does not count the memory in use; the compiler's plan stands for it.
-  known = (device.memory_stats() or {}).get('peak_bytes_in_use')
+  in_use = (device.memory_stats() or {}).get('peak_bytes_in_use')
+  peak = in_use if counted and in_use else planned_bytes(compiled)
   return [
     {
       'preset': preset,
       'library': 'clip_jax',
       'batch': batch,
       'pairs_per_second': batch / seconds,
-      'peak_bytes': known or planned_bytes(compiled),
+      'peak_bytes': peak,
       **device_facts(),
     }
   ]
@@ -138,12 +140,16 @@ def largest_batch(
     compile_step: takes a number of pairs.
     fixed: bytes that a step takes whatever its pairs.
     memory: bytes.
-    first: pairs that surely fit; the result is a multiple of half of them.
+    first: the pairs to begin with; where they do not fit, half of them.
     most: pairs at most.
   Returns:
-    The pairs, and their compiled step.
+    The pairs, a multiple of half of the first ones that fit, and their compiled
+    step; one pair where none fits.
   """
   smallest = compile_step(first)
+  while planned_bytes(smallest) > memory and first > 1:
+    first //= 2
+    smallest = compile_step(first)
   of_pair = max((planned_bytes(smallest) - fixed) / first, 1e-9)
   batch = min(_rounded((memory - fixed) / of_pair, first), most)
   while batch > first:
@@ -224,7 +230,8 @@ def attention_rows(dry_run: bool) -> list[Figures]:
         lambda call=call, qkv=qkv: jax.block_until_ready(call(qkv)), _CALLS
       )
     few = qkv[:2]
-    exact = _with_gradient(plain)(few.astype(jnp.float32))
+    with jax.default_matmul_precision('highest'):  # a GPU's own is TF32
+      exact = _with_gradient(plain)(few.astype(jnp.float32))
     actual = _with_gradient(kernel)(few)
     row['error'] = max(
       float(jnp.abs(a - e).max() / jnp.abs(e).max())
@@ -266,12 +273,24 @@ def encode_rows(dry_run: bool, python: str | None) -> list[Figures]:
       row: Figures = {'preset': preset, 'batch': batch}
       row['images_per_second'] = batch / _encode_seconds(preset, batch, dry_run)
       if python != '':
-        with peer.open_clip(preset, _DTYPE, python) as theirs:
-          seconds = median_seconds_of(lambda n=batch: theirs('image', n))
-        row['open_clip_images_per_second'] = batch / seconds
-        row['ratio'] = seconds * row['images_per_second'] / batch
+        row |= _encode_beside(row['images_per_second'], preset, batch, python)
       rows.append(row)
   return rows
+
+
+def _encode_beside(
+  rate: float, preset: str, batch: int, python: str | None
+) -> Figures:
+  """Returns open_clip's rate, and ours over it, or why there is none."""
+  try:
+    with peer.open_clip(preset, _DTYPE, python) as theirs:
+      seconds = median_seconds_of(lambda: theirs('image', batch))
+  except (FailureError, peer.OutOfMemoryError) as error:
+    return {'open_clip_failed': str(error).splitlines()[0][:80]}
+  return {
+    'open_clip_images_per_second': batch / seconds,
+    'ratio': seconds * rate / batch,
+  }
 
 
 def _encode_seconds(preset: str, batch: int, dry_run: bool) -> float:
@@ -350,7 +369,7 @@ def measure_all(options: argparse.Namespace) -> Figures:
       left_out[part.name] = str(error)
       continue
     rows.setdefault(part.kind, []).extend(found)
-  _compare(rows.get('train', []))
+  _compare(rows.get('train', []), options.dry_run)
   return {
     'dry_run': options.dry_run,
     'seconds': time.monotonic() - began,
@@ -406,15 +425,19 @@ def _in_child(
   return answer['rows']
 
 
-def _compare(rows: Sequence[Figures]) -> None:
-  """Adds to each row its MFU, and to ours its ratio to theirs."""
+def _compare(rows: Sequence[Figures], dry_run: bool) -> None:
+  """Adds to each row its MFU, and to ours its ratio to theirs.
+
+  A dry run's models are not those of its presets, and have no MFU.
+  """
   ours = {row['preset']: row for row in rows if row['library'] == 'clip_jax'}
   for row in rows:
     mine = ours.get(row['preset'])
     if mine is None:
       continue
     model, rate = presets.resolve(row['preset']), row['pairs_per_second']
-    row['mfu'] = model_flops_utilization(model, rate, mine['device_kind'], 1)
+    if not dry_run:
+      row['mfu'] = model_flops_utilization(model, rate, mine['device_kind'], 1)
     if row is not mine:
       mine['ratio'] = mine['pairs_per_second'] / rate
 

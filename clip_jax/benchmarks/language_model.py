@@ -202,7 +202,7 @@ def kernel_operations(
   """
   blocks = model.length // _BLOCK
   keys = _BLOCK * (blocks + 1) // 2
-  count = model.batch * model.heads  # a chip has less heads of more sequences
+  count = model.batch * model.heads  # a chip has fewer heads of more sequences
   flops = 2 * count * model.length * _HEAD * keys
   one = Product(flops, (Axis(model.length), Axis(_HEAD), Axis(keys)))
   for _, instruction, times in module.executed():

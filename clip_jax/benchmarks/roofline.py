@@ -63,7 +63,7 @@ class Row:
   """A published run beside the estimates of it.
 
   Attributes:
-    mfu: published, a fraction.
+    mfu: a fraction, published or derived from the published seconds.
     seconds: of a step, published.
     flat, by_shape: estimated seconds of a step.
   """
@@ -85,8 +85,9 @@ class Row:
 
 
 HEAD = (
-  '| run | topology | MFU, published | step, published | flat | ratio | '
-  'by shape | ratio |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |'
+  '| run | topology | MFU, published or derived | step, published | flat '
+  '| ratio | by shape | ratio |\n'
+  '| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |'
 )
 
 

@@ -63,9 +63,8 @@ def bench_scaling(
     kind.
   Raises:
     UsageError: the preset is not known.
-    FailureError: a process failed.
+    FailureError: a process failed, or did not end in 15 minutes.
   """
-  jax.config.update('jax_platforms', 'cpu')  # also beside an accelerator
   work = _Work(preset, batch, steps, dtype, remat)
   rows = [_measure(work, jax.devices()[:count]) for count in DEVICES]
   return [*rows, _measure_together(work, DEVICES[-1])]
@@ -194,11 +193,19 @@ def _measure_together(work: _Work, devices: int) -> Figures:
     answers = [
       process.communicate(timeout=_SECONDS)[0] for process in processes
     ]
+  except subprocess.TimeoutExpired:
+    raise FailureError(
+      f'the {_PROCESSES} processes did not end in {_SECONDS:.0f} seconds.'
+    ) from None
   finally:
     for process in processes:
       process.kill()
-  if any(process.returncode for process in processes):
-    raise FailureError(f'{_PROCESSES} processes could not be measured.')
+  for index, process in enumerate(processes):
+    if process.returncode:
+      raise FailureError(
+        f'process {index} of {_PROCESSES} ended with code '
+        f'{process.returncode}; what it said is above.'
+      )
   return json.loads(answers[0].splitlines()[-1])
 
 

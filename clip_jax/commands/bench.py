@@ -46,6 +46,7 @@ What is measured:
              and the memory of all its processes
 """
 
+import itertools
 import json
 from typing import Any
 
@@ -56,10 +57,26 @@ from clip_jax.errors import UsageError
 
 _DATA = 'tfds:emoji#train'
 _BATCH = {'input': 64, 'index': 1024}
-KINDS = (
-  'train', 'encode', 'loss', 'input', 'index', 'tokenizer', 'checkpoint',
-  'curate',
-)  # fmt: skip
+_PEER = ('against', 'against_python')
+# The flags that each kind reads, besides --json and --cpu_devices.
+_FLAGS: dict[str, tuple[str, ...]] = {
+  'train': (
+    'preset', 'data', 'dtype', 'remat', 'scaling', 'batch', 'steps', *_PEER
+  ),
+  'encode': ('preset', 'data', 'dtype', 'batch', 'steps', *_PEER),
+  'loss': ('objective', 'batch', 'embed_dim', 'chunk', 'steps'),
+  'input': (
+    'data', 'batch', 'steps', 'image_size', 'workers', 'decode', *_PEER
+  ),
+  'index': ('records', 'batch', 'steps'),
+  'tokenizer': ('tokenizer', 'data', 'steps'),
+  'checkpoint': ('preset', 'steps'),
+  'curate': ('texts', 'queries', 'workers'),
+}  # fmt: skip
+KINDS = tuple(_FLAGS)
+# What has no meaning beside --scaling, which measures made-up pairs on 1, 2, 4
+# and 8 devices of the CPU.
+_NOT_OF_SCALING = ('data', 'cpu_devices', *_PEER)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -68,7 +85,8 @@ def define_flags(values: flags.FlagValues) -> None:
   text(
     'preset',
     'ViT-B/32',
-    'train, encode, checkpoint: the model (of --scaling a small one)',
+    'train, encode, checkpoint: the model (with --scaling, by default a '
+    'small one)',
     flag_values=values,
   )
   text(
@@ -86,8 +104,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_integer(
     'batch',
     None,
-    'pairs, all devices together (16; of input 64); of encode one or more '
-    '(1 and 32)',
+    'pairs, all devices together (defaults: 16; input 64; index 1024); of '
+    'encode one or more (1 and 32)',
     1,
     flag_values=values,
   )
@@ -136,8 +154,7 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
       raise UsageError(
         f'--{name}={values[name].value}: choose one of {", ".join(known)}.'
       )
-  if values.scaling:
-    _check_scaling(words[0], values)
+  _check_flags(words[0], values)
 
   from clip_jax.models.kernels import remat_policies
   from clip_jax.parallel.devices import keep_freed_memory, use_cpu_devices
@@ -146,6 +163,10 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
 
   if words[0] == 'train':
     keep_freed_memory()
+  if values.scaling:  # of the CPU, also beside an accelerator
+    import jax
+
+    jax.config.update('jax_platforms', 'cpu')
   use_cpu_devices(8 if values.scaling else values.cpu_devices)
   figures = _measure(words[0], values)
   if values.json:
@@ -155,11 +176,15 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     print('  '.join(f'{name}={_short(value)}' for name, value in row.items()))
 
 
-def _check_scaling(kind: str, values: flags.FlagValues) -> None:
-  """Refuses what has no meaning beside --scaling."""
-  if kind != 'train':
-    raise UsageError(f'--scaling is of bench train, not of bench {kind}.')
-  for name in ('against', 'data', 'cpu_devices'):
+def _check_flags(kind: str, values: flags.FlagValues) -> None:
+  """Refuses flags that a kind of benchmark does not read."""
+  for name in sorted(set(itertools.chain(*_FLAGS.values()))):
+    if values[name].present and name not in _FLAGS[kind]:
+      kinds = [other for other in KINDS if name in _FLAGS[other]]
+      raise UsageError(
+        f'--{name} is of bench {", ".join(kinds)}, not of bench {kind}.'
+      )
+  for name in _NOT_OF_SCALING if values.scaling else ():
     if values[name].present:
       raise UsageError(
         f'--scaling goes without --{name}: it measures made-up pairs on 1, 2, '

@@ -1,20 +1,18 @@
-"""Forms of the towers' operations that compilers make faster programs of.
+"""The towers' operations, written so that XLA compiles them to fast programs.
 
-None changes a value. A reader of `layers.py` may take `dot_general` for
-`lax.dot_general`, and the rest for a scan over blocks. What each saves was
-measured in turns on one AMD EPYC core: a train step of ViT-B/32 with four
-blocks in each tower and 8 pairs takes 1.37 seconds with all of them.
+None changes a value: a reader of `layers.py` may think of `dot_general` as
+`lax.dot_general`, and of the rest as a scan over blocks. What each saves was
+measured by leaving it out of a train step of ViT-B/32 with four blocks in each
+tower and 8 pairs, in turns on one AMD EPYC core.
 
-- `dot_general` has gradients that are fast on a CPU; with JAX's own gradients
-  the step takes 1.51 seconds.
-- `unstack` separates queries, keys and values; with slices the step takes 1.44.
+- `dot_general` has gradients that are fast on a CPU: with JAX's own the step
+  takes 1.10 times as long.
+- `unstack` separates queries, keys and values: with slices, 1.05 times.
 - `split_stacks` sets the last block apart, which computes only the token that
-  is pooled; with all tokens the step takes 1.65 (with twelve blocks it saves a
-  third of that).
+  is pooled: with all tokens, 1.20 times (of twelve blocks, a third of that).
 - `remat` trades memory for time.
 - `run_unrolled` runs blocks whose parameters are not stacked, for inference on
-  CPUs (`inference/cpu_layout.py` makes such parameters): one image and one text
-  take 0.06 seconds, and 0.17 with stacked parameters.
+  CPUs: `inference/cpu_layout.py` says what that saves.
 """
 
 import functools

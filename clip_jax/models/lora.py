@@ -73,7 +73,7 @@ def with_adapters(block: Any, key: jax.Array, lora: LoRAConfig) -> Any:
 
 
 def merge_block(block: Any, lora: LoRAConfig) -> Any:
-  """Returns a block, or a stack of them, without adapters: they are in W."""
+  """Returns a block, or a stack of them, its adapters added to its kernels."""
   own = dict(block)
   adapters = own.pop(ADAPTERS)
   attention = dict(own['attention'])

@@ -144,7 +144,7 @@ def exchange_seconds(
 
 
 def _ring(op: str, count: int) -> float:
-  """Returns the part of the array that passes each link."""
+  """Returns the part of the array that a member sends in one pass of a ring."""
   return 1.0 if op == 'collective-permute' else (count - 1) / count
 
 

@@ -105,6 +105,11 @@ def test_help_needs_no_value(capsys):
     (['bench', 'train', '--remat=some'], "--remat='some': choose one of none"),
     (['bench', 'encode', '--scaling'], 'bench train, not of bench encode'),
     (
+      ['bench', 'loss', '--against=open_clip'],
+      '--against is of bench train, encode, input, not of bench loss.',
+    ),
+    (['bench', 'curate', '--steps=3'], 'not of bench curate'),
+    (
       ['bench', 'train', '--scaling', '--against=open_clip'],
       '--scaling goes without --against',
     ),
