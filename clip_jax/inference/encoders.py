@@ -1,5 +1,6 @@
 """The jitted encoders of a model: pixels and ids to unit-length features."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -113,12 +114,15 @@ def make_encoders(
     nothing = jnp.zeros((len(seen), length), jnp.int32)
     return jax.lax.while_loop(is_unfinished, add_token, (0, nothing))[1]
 
+  # Variables for a CPU are unrolled; without a mesh, all is on one device.
+  kernels = contextlib.nullcontext
+  if not unroll:
+    kernels = functools.partial(attention_by_kernel, mesh or _default_mesh())
+
   def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     @functools.wraps(function)
     def traced(*args, **static):
-      with attention_by_kernel(
-        mesh or make_mesh(devices=jax.local_devices()[:1])
-      ):
+      with kernels():
         return function(*args, **static)
 
     if mesh is not None:  # every process gets the whole result
@@ -137,6 +141,14 @@ def make_encoders(
     caption_scores=jit(caption_scores),
     captions=jit(captions),
   )
+
+
+def _default_mesh() -> Mesh:
+  """Returns a mesh of the device that arrays are put on."""
+  device: Any = jax.config.jax_default_device  # pyright: ignore
+  if not isinstance(device, jax.Device):  # the name of a platform, or none
+    [device, *_] = jax.local_devices(backend=device)
+  return make_mesh(devices=[device])
 
 
 def encode_functions(

@@ -166,12 +166,17 @@ def _on_each_device(
   specs: Sequence[P],
   heads: int,
 ) -> Float[Array, 'B L N K']:
-  """Computes each device's rows of the batch and its heads."""
-  out: jax.Array = jax.shard_map(
-    attend,
-    mesh=mesh,
-    in_specs=tuple(specs),
-    out_specs=P(BATCH_AXES, None, 'tensor'),
-    check_vma=False,
-  )(*arrays)
+  """Computes each device's rows of the batch and its heads.
+
+  One device computes where the arrays are, which a mesh need not know.
+  """
+  if mesh.size > 1:
+    attend = jax.shard_map(
+      attend,
+      mesh=mesh,
+      in_specs=tuple(specs),
+      out_specs=P(BATCH_AXES, None, 'tensor'),
+      check_vma=False,
+    )
+  out: jax.Array = attend(*arrays)
   return out.reshape(*out.shape[:2], heads, -1)

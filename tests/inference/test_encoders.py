@@ -50,6 +50,7 @@ def test_a_devices_kernel_encodes_as_the_formula_does(monkeypatch, rows):
   for ours, theirs, program in zip(by_kernel, plain, programs, strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     _, _, kernel = program.partition('pallas_call')
+    assert ('shard_map' in program) == (mesh is not None)
     # Of float32, no product is rounded, in the kernel neither.
     assert kernel.count('dot_general') > 0
     assert 'precision=None' not in program
