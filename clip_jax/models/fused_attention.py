@@ -107,6 +107,7 @@ def _call(
       lambda b, c: (*(0 for _ in parts), b, 0, c),
     )
 
+  own_limit = block.memory > VECTOR_MEMORY
   masks = [] if mask is None else [mask.astype(jnp.int32)]
   of_each = mask is not None and len(mask) > 1
   mask_specs = [
@@ -128,7 +129,7 @@ def _call(
     interpret=interpret,
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'parallel'),
-      vmem_limit_bytes=max(block.memory, VECTOR_MEMORY),
+      vmem_limit_bytes=block.memory if own_limit else None,
     ),
     cost_estimate=pl.CostEstimate(
       flops=2 * (made + used) * logits * head,
