@@ -242,13 +242,16 @@ def on_store(path: str, act: Callable[[Any, str], T]) -> T:
       return act(fs, name)
     except (FailureError, UsageError):
       raise
-    except FileNotFoundError as error:
-      raise MissingFileError(
-        f'{path}: {_what_is_missing(fs, name)}.'
-      ) from error
-    except Exception as error:  # each store has errors of its own
+    except Exception as raised:  # each store has errors of its own
+      error = _real_error(fs, raised)
+      code = getattr(error, 'status', None)  # of HTTP
+      if isinstance(error, FileNotFoundError) or code in (404, 410):
+        raise MissingFileError(
+          f'{path}: {_what_is_missing(fs, name)}.'
+        ) from error
       reason = str(error) or type(error).__name__
-      if isinstance(error, PermissionError) or _is_of(error, _NO_ACCESS):
+      is_refused = isinstance(error, PermissionError) or code in (401, 403)
+      if is_refused or _is_of(error, _NO_ACCESS):
         raise FailureError(
           f'{path}: no access ({reason}); check the credentials of this '
           'machine, or who may read the bucket.'
@@ -276,6 +279,16 @@ def _file_system(path: str) -> tuple[Any, str]:
     raise UsageError(f'{path}: {protocol}:// needs {how}.') from error
   except ValueError as error:
     raise UsageError(f'{path}: {error}.') from error
+
+
+def _real_error(fs: Any, error: Exception) -> Exception:
+  """Returns what went wrong, where a file system of HTTP hides it.
+
+  For that of fsspec, a file without any answer is one that is not there.
+  """
+  cause = error.__cause__
+  is_hidden = isinstance(error, FileNotFoundError) and 'http' in _protocols(fs)
+  return cause if is_hidden and isinstance(cause, Exception) else error
 
 
 def _what_is_missing(fs: Any, name: str) -> str:

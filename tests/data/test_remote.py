@@ -7,7 +7,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from clip_jax.data import block_cache, storage
-from clip_jax.errors import FailureError, UsageError
+from clip_jax.data.sources.arrow_columns import read_image
+from clip_jax.errors import FailureError, MissingFileError, UsageError
+from tests.data.fetching.server import closed, good, in_turn, serving, status
 from tests.data.stores import put_in_memory
 
 pytestmark = pytest.mark.usefixtures('block_cache_folder')
@@ -60,6 +62,38 @@ def test_what_stays_wrong_fails_with_one_line(monkeypatch, pauses):
   with pytest.raises(FailureError, match=r'memory://broken/file: .*reset'):
     storage.read_range(url, 0, 7)
   assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_web_server_that_fails_for_now_is_asked_again(pauses):
+  answer = in_turn(status(503), status(429), good(b'content'))
+  with serving({'/a.tar': answer}) as server:
+    assert storage.read_range(server.url('/a.tar'), 0, 7) == b'content'
+  assert pauses == [0.5, 1.0]
+
+
+def test_a_web_server_that_keeps_failing_lacks_no_file(pauses):
+  with serving({'/busy': status(503), '/closed': closed}) as server:
+    for name, reason in (('/busy', '503'), ('/closed', 'isconnected')):
+      pauses.clear()
+      with pytest.raises(FailureError, match=reason) as caught:
+        read_image(server.url(name))
+      assert not isinstance(caught.value, MissingFileError)
+      assert len(pauses) == 5
+  with pytest.raises(FailureError, match='also at the 6th attempt'):
+    storage.exists(server.url('/ended'))
+
+
+def test_a_web_server_refuses_or_lacks_a_file_at_once(pauses):
+  answers = {'/in': status(401), '/no': status(403), '/gone': status(410)}
+  with serving(answers) as server:
+    for name in ('/in', '/no'):
+      with pytest.raises(FailureError, match=r'no access \(40[13], .*; check'):
+        storage.size(server.url(name))
+    for name in ('/gone', '/nowhere'):
+      with pytest.raises(MissingFileError, match='no such file'):
+        storage.size(server.url(name))
+      assert not storage.exists(server.url(name))
+  assert not pauses
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

@@ -241,7 +241,8 @@ def read_span(
     corrupt: gets the name of a row group and the reason.
     max_corrupt: row groups that may be unreadable.
   Raises:
-    FailureError: there are more of these.
+    FailureError: there are more of these, or a remote file is missing or its
+      store does not answer.
   """
   whole = schema.append(pa.field(POSITION, pa.int64()))
   position = span.position
@@ -264,6 +265,9 @@ def read_span(
         if first < end:
           raise ValueError(f'{first:,} rows, and its footer says more')
     except _DAMAGE as error:
+      # A row group that its store does not give may be there the next time.
+      if isinstance(error, FailureError) and storage.is_remote(span.path):
+        raise
       reason = reason_of(error) if isinstance(error, OSError) else str(error)
       corrupt[f'{span.path}, row group {group}'] = reason
       check_corrupt(corrupt, max_corrupt)

@@ -4,9 +4,13 @@ import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from clip_jax.data import storage
 from clip_jax.data.curation import metadata
 from clip_jax.data.curation.rows import POSITION
+from clip_jax.errors import MissingFileError
+from tests.data.stores import put_in_memory
 
 
 def test_rows_with_images_come_a_few_at_a_time(tmp_path, monkeypatch):
@@ -25,3 +29,16 @@ def test_rows_with_images_come_a_few_at_a_time(tmp_path, monkeypatch):
   rows = pa.Table.from_batches(batches)
   assert rows['image'].to_pylist() == images
   assert rows[POSITION].to_pylist() == list(range(100))
+
+
+@pytest.mark.usefixtures('block_cache_folder')
+def test_a_remote_file_that_goes_is_no_damage(tmp_path):
+  path = tmp_path / 'pairs.parquet'
+  pq.write_table(pa.table({'text': ['a', 'b']}), path)
+  url = put_in_memory('metadata/pairs.parquet', path.read_bytes())
+  opened = metadata.open_metadata([url], {}, 0)
+  storage.remove(url)
+  corrupt: dict[str, str] = {}
+  with pytest.raises(MissingFileError, match='no such file'):
+    list(metadata.read_span(opened.spans[0], opened.schema, corrupt, 9))
+  assert not corrupt
