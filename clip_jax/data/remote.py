@@ -45,6 +45,12 @@ _NO_ACCESS = (
   'DefaultCredentialsError', 'RefreshError', 'NoAuthTokenError',
 )  # fmt: skip
 
+# What stores tell that changes with a file's content; the first counts.
+_MARKS = (
+  'ETag', 'etag', 'md5Hash', 'generation', 'LastModified', 'mtime', 'created',
+  'Content-MD5', 'Digest', 'Last-Modified',  # headers of web servers
+)  # fmt: skip
+
 
 @dataclasses.dataclass
 class Retries:
@@ -124,7 +130,8 @@ def find(pattern: str) -> list[str]:
       if entry['type'] == 'directory':
         paths += [] if name.endswith('**') else [path]
       else:
-        _known[path] = _status_of(path, entry)  # need not be asked for
+        if entry.get('size') is not None:  # web servers list names only
+          _known[path] = _status_of(path, entry)  # need not be asked for
         paths.append(path)
     return paths
 
@@ -313,12 +320,13 @@ def _status_of(path: str, info: Mapping[str, Any]) -> Status:
   """Returns what a store says of a file.
 
   Raises:
-    FailureError: it is a folder.
+    FailureError: it is a folder, or has no size.
   """
-  if info['type'] == 'directory' or info.get('size') is None:
+  if info['type'] == 'directory':
     raise FailureError(f'{path}: a folder, not a file.')
-  names = ('ETag', 'etag', 'md5Hash', 'generation', 'LastModified', 'mtime')
-  marks = [info[x] for x in (*names, 'created') if info.get(x)]
+  if info.get('size') is None:
+    raise FailureError(f'{path}: the server does not say how large it is.')
+  marks = [info[x] for x in _MARKS if info.get(x)]
   # A listing and a single file may have a time in two forms.
   marks = [x.timestamp() if isinstance(x, datetime) else x for x in marks]
   version = '-'.join(map(str, [info['size'], *marks[:1]]))

@@ -6,10 +6,12 @@ import sys
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from clip_jax.data import block_cache, storage
+from clip_jax.data import block_cache, remote, storage
+from clip_jax.data.sources import open_source
 from clip_jax.data.sources.arrow_columns import read_image
 from clip_jax.errors import FailureError, MissingFileError, UsageError
 from tests.data.fetching.server import closed, good, in_turn, serving, status
+from tests.data.indexing.archives import archive, pairs
 from tests.data.stores import put_in_memory
 
 pytestmark = pytest.mark.usefixtures('block_cache_folder')
@@ -94,6 +96,45 @@ def test_a_web_server_refuses_or_lacks_a_file_at_once(pauses):
         storage.size(server.url(name))
       assert not storage.exists(server.url(name))
   assert not pauses
+
+
+@pytest.mark.parametrize(
+  'header', ['ETag', 'Content_MD5', 'Digest', 'Last_Modified']
+)
+def test_a_web_servers_headers_tell_a_new_version(header, monkeypatch):
+  monkeypatch.setattr(remote, '_TRUSTED', -1.0)
+  with serving({'/a': good(b'one', **{header: 'first'})}) as server:
+    assert storage.read_range(server.url('/a'), 0, 3) == b'one'
+    assert storage.version(server.url('/a')) == '3-first'
+    server.answers['/a'] = good(b'two', **{header: 'second'})
+    assert storage.read_range(server.url('/a'), 0, 3) == b'two'
+
+
+def test_patterns_match_what_a_web_server_lists():
+  page = b'<a href="../">up</a> <a href="0.tar">0</a> <a href="1.tar">1</a>'
+  answers = {'/shards/': good(page, Content_Type='text/html')}
+  for shard in '01':
+    answers[f'/shards/{shard}.tar'] = good(archive(pairs(2, 2 * int(shard))))
+  with serving(answers) as server:
+    source = open_source(f'wds:{server.url("/shards/*.tar")}')
+    assert [source.captions(i) for i in range(4)] == [
+      [f'caption {i}'] for i in range(4)
+    ]
+
+
+def test_a_file_without_a_size_is_no_folder():
+  def sizeless(handler):
+    handler.send_response(200)
+    handler.send_header('Connection', 'close')
+    handler.end_headers()
+    handler.close_connection = True
+
+  message = 'does not say how large it is'
+  with (
+    serving({'/a': sizeless}) as server,
+    pytest.raises(FailureError, match=message),
+  ):
+    storage.size(server.url('/a'))
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
