@@ -8,7 +8,7 @@ metadata; `datasets` is not needed.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from clip_jax.data import storage
 from clip_jax.data.sources import Spec
@@ -28,6 +28,8 @@ from clip_jax.errors import (
   MissingFileError,
   UsageError,
   first_few,
+  plural,
+  quote_first,
 )
 from clip_jax.files import MAX_TEXT_BYTES, check_fields, parse_json
 
@@ -38,12 +40,15 @@ class HfSource(ColumnarSource):
   def __init__(self, spec: Spec, captions: tuple[str, ...]):
     """Opens one split: 'train', or the only one, where the SPEC names none.
 
+    Files that are named themselves, or by a pattern, are all read where the
+    SPEC names no split.
+
     Args:
       captions: see `open_source`; without any, `caption` or `text`.
     Raises:
       UsageError: it is no such directory, or lacks the split or a column.
     """
-    paths, features = _data_files(spec)
+    paths, features, notices = _data_files(spec)
     try:
       is_parquet = storage.read_range(paths[0], 0, 4) == b'PAR1'
     except MissingFileError as error:
@@ -51,25 +56,49 @@ class HfSource(ColumnarSource):
     files = (ParquetFiles if is_parquet else ArrowFiles)(spec, paths)
     columns = find_columns(spec, files.schema, captions, features)
     super().__init__(spec, files, columns)
-    self.notices += _folders_together(spec, files.paths)
+    self.notices += (*notices, *_folders_together(spec, files.paths))
     if isinstance(files, ParquetFiles):
       self.notices += large_groups(spec, files, columns.image)
 
 
-def _data_files(spec: Spec) -> tuple[list[str], Mapping[str, Any] | None]:
-  """Returns the files of the split, and the features that lie beside them."""
+class _DataFiles(NamedTuple):
+  """The files of a split.
+
+  Attributes:
+    paths: of the files.
+    features: that lie beside them; None where there are none.
+    notices: lines about files that are left out.
+  """
+
+  paths: list[str]
+  features: Mapping[str, Any] | None
+  notices: tuple[str, ...] = ()
+
+
+def _data_files(spec: Spec) -> _DataFiles:
+  """Returns the files of the split that a SPEC names."""
   try:
     paths = storage.expand(spec.location)
   except UsageError as error:
     raise spec.error(str(error).rstrip('.')) from error
   folder = paths[0].rstrip('/') or '/'
   if not storage.is_folder(folder):
-    return paths, _features(storage.folder_of(folder))
+    features = _features(storage.folder_of(folder))
+    if not spec.split:
+      return _DataFiles(paths, features)
+    return _of_split(
+      spec, dict(zip(paths, short_names(paths), strict=True)), features
+    )
+  if len(paths) > 1:
+    raise spec.error(
+      f'{len(paths)} paths match, and one folder is read at a time: name one, '
+      f'such as hf:{folder}, or files in them, as in {spec.location}/*.parquet'
+    )
   names = storage.list_folder(folder)
   if 'state.json' in names:
     if spec.split:
       raise spec.error('one split was saved here; leave out the #')
-    return _saved_files(spec, folder), _features(folder)
+    return _DataFiles(_saved_files(spec, folder), _features(folder))
   if 'dataset_dict.json' in names:
     content = _read_json(storage.join(folder, 'dataset_dict.json'))
     splits = content.get('splits')
@@ -79,25 +108,40 @@ def _data_files(spec: Spec) -> tuple[list[str], Mapping[str, Any] | None]:
     if '/' in split or split in ('.', '..'):
       raise spec.error(f'{split!r} is no name of a split')
     own = storage.join(folder, split)
-    return _saved_files(spec, own), _features(own)
+    return _DataFiles(_saved_files(spec, own), _features(own))
   paths = files_below(folder, '.arrow') or files_below(folder, '.parquet')
   if not paths:
     raise spec.error(
       f'{folder} has no state.json, .arrow or .parquet file: name the folder '
       'that save_to_disk wrote, or that was downloaded from the hub'
     )
-  return _of_split(spec, folder, paths), _features(folder)
+  names_below = {path: path[len(folder) :] for path in paths}
+  return _of_split(spec, names_below, _features(folder))
 
 
-def _of_split(spec: Spec, folder: str, paths: list[str]) -> list[str]:
-  """Returns the files of a split, which their names or folders say."""
+def _of_split(
+  spec: Spec, names: Mapping[str, str], features: Mapping[str, Any] | None
+) -> _DataFiles:
+  """Returns the files of a split, which their names or folders say.
+
+  Args:
+    names: of the files and the folders in which they differ, by path.
+  """
   splits: dict[str, list[str]] = {}
-  for path in paths:
-    split = split_of(path[len(folder) :], spec.split)
-    splits.setdefault(split, []).append(path)
-  if set(splits) == {''} and not spec.split:
-    return paths
-  return splits[_choose(spec, [x for x in splits if x])]
+  for path, name in names.items():
+    splits.setdefault(split_of(name, spec.split), []).append(path)
+  unnamed = splits.pop('', [])
+  if not splits and not spec.split:
+    return _DataFiles(unnamed, features)
+  paths = splits[_choose(spec, list(splits))]
+  if not unnamed:
+    return _DataFiles(paths, features)
+  quoted = quote_first((names[x].lstrip('/') for x in unnamed), len(unnamed))
+  notice = (
+    f'data {spec.text!r}: {plural(len(unnamed), "file")} whose names tell no '
+    f'split left out ({quoted})'
+  )
+  return _DataFiles(paths, features, (notice,))
 
 
 def _folders_together(spec: Spec, paths: list[str]) -> tuple[str, ...]:

@@ -64,6 +64,42 @@ def test_parquet_files_of_the_hub(tmp_path, name):
   assert len(open_source(f'hf:{tmp_path}/d')) == 6
 
 
+def test_a_split_of_files_that_a_pattern_names(tmp_path):
+  for split, count in (('train', 6), ('test', 4)):
+    write_parquet(tmp_path / f'data/{split}-0.parquet', rows(count))
+    write_parquet(tmp_path / f'folders/{split}/0.parquet', rows(count))
+  for pattern in ('data/*.parquet', 'folders/*/*.parquet'):
+    assert len(open_source(f'hf:{tmp_path}/{pattern}#test')) == 4
+    assert len(open_source(f'hf:{tmp_path}/{pattern}')) == 10
+    with pytest.raises(UsageError, match="no split 'val'; it has test, train"):
+      open_source(f'hf:{tmp_path}/{pattern}#val')
+  file = f'hf:{tmp_path}/data/train-0.parquet'
+  assert len(open_source(f'{file}#train')) == 6
+  with pytest.raises(UsageError, match="no split 'test'; it has train"):
+    open_source(f'{file}#test')
+
+
+def test_several_folders_are_refused(tmp_path):
+  for name in ('en/train-0.parquet', 'de/train-0.parquet'):
+    write_parquet(tmp_path / name, rows(3))
+  with pytest.raises(UsageError, match=f'2 paths match, .* hf:{tmp_path}/de,'):
+    open_source(f'hf:{tmp_path}/{{en,de}}')
+  assert len(open_source(f'hf:{tmp_path}/{{en,de}}/*.parquet')) == 6
+  assert len(open_source(f'hf:{tmp_path}/e*')) == 3
+
+
+def test_a_note_tells_of_files_of_no_split(tmp_path):
+  for name in ('train-0', 'test-0', 'extra', 'more'):
+    write_parquet(tmp_path / f'data/{name}.parquet', rows(3))
+  for split in ('train', 'test'):
+    source = open_source(f'hf:{tmp_path}#{split}')
+    assert len(source) == 3
+    assert source.notices == (
+      f"data 'hf:{tmp_path}#{split}': 2 files whose names tell no split left "
+      "out ('data/extra.parquet', 'data/more.parquet')",
+    )
+
+
 def test_a_note_tells_of_configurations_that_are_read_together(tmp_path):
   for name in ('de/train-0.parquet', 'en/train-0.parquet', 'en/test-0.parquet'):
     write_parquet(tmp_path / name, rows(3))
