@@ -167,6 +167,8 @@ def _spec_of(out: str, layout: str, shards: list[str]) -> str:
 
   if layout != 'wds':
     return f'arrayrecord:{out}'
+  if any(x in out for x in '#{'):  # which mean something in a pattern
+    return f'wds:{out}'
   first, last = (name.removesuffix('.tar') for name in (shards[0], shards[-1]))
   name = f'{{{first}..{last}}}.tar' if first != last else shards[0]
   return f'wds:{storage.join(out, name)}'

@@ -54,19 +54,33 @@ def expand(pattern: str) -> list[str]:
     return [pattern]
   for plain in _expand_braces(pattern):
     remote.forget(plain)  # what is opened anew is looked at anew
-    if not glob.has_magic(plain):
+    has_magic = glob.has_magic(plain)
+    if is_remote(plain):
+      matches = remote.find(plain) if has_magic else [plain]
+    elif os.path.exists(plain):
       matches = [plain]
-      if not is_remote(plain) and not os.path.exists(plain):
-        matches = []
-    elif is_remote(plain):
-      matches = remote.find(plain)
     else:
-      matches = glob.glob(plain, recursive=True)
+      matches = glob.glob(plain, recursive=True) if has_magic else []
+    # A name in a store may have brackets, or the ? of a query.
+    if not matches and is_remote(plain) and exists(plain):
+      matches = [plain]
     if not matches:
       of = f', of {pattern},' if plain != pattern else ''
       raise UsageError(f'{plain}{of} matches no file.')
     paths.update(matches)
   return sorted(paths)
+
+
+def find_in(folder: str, pattern: str) -> list[str]:
+  """Returns the paths in a folder that match a pattern of *, ? and [...].
+
+  They are sorted. What the folder's own name has of these stands for itself.
+
+  Raises:
+    FailureError: a remote folder cannot be listed.
+  """
+  whole = join(glob.escape(folder), pattern)
+  return sorted(remote.find(whole) if is_remote(folder) else glob.glob(whole))
 
 
 def size(path: str | os.PathLike) -> int:

@@ -47,7 +47,22 @@ def test_globs_are_sorted_and_each_path_comes_once(tmp_path):
   assert storage.expand(f'{tmp_path}/{{*.tar,a.tar}}') == names
   assert storage.expand(f'{tmp_path}/{{odd}}') == [f'{tmp_path}/{{odd}}']
   assert storage.expand(f'{tmp_path}/x[1].tar') == names[2:]
+  assert storage.expand(f'{tmp_path}/x[{{1..1}}].tar') == names[2:]
   assert storage.expand(f'file://{tmp_path}/a.tar') == names[:1]
+
+
+@pytest.mark.parametrize('root', ['{}', 'memory://bucket'])
+def test_what_is_there_is_no_pattern(root, tmp_path):
+  folder = root.format(tmp_path) + '/a [2024] {b,c}'
+  names = [f'{folder}/{x}.tar' for x in '01']
+  for name in (*names, f'{folder}/0.txt'):
+    storage.write_bytes(name, b'content')
+  found = storage.find_in(folder, '*.tar')
+  assert [x.replace(':///', '://') for x in found] == names
+  other = folder.replace('{b,c}', 'x')
+  storage.write_bytes(f'{other}/[0].tar', b'content')
+  assert storage.expand(other) == [other]
+  assert storage.expand(f'{other}/[{{0..0}}].tar') == [f'{other}/[0].tar']
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def location_of(spec: Spec) -> str:
 def stored_in(spec: Spec) -> TarIndex | None:
   """Returns the index in the folder that a SPEC names, if it names one."""
   location = location_of(spec)
-  if any(x in location for x in '*?{['):
+  # A folder in a store is asked for, unless it is more likely a pattern.
+  if storage.is_remote(location) and any(x in location for x in '*?{['):
     return None
   return read_index(location) if storage.is_folder(location) else None
 
@@ -82,7 +83,9 @@ def find_shards(spec: Spec) -> tuple[str, list[str], tuple[str, ...]]:
   try:
     paths = storage.expand(pattern)
     if paths == [pattern] and storage.is_folder(pattern):
-      paths = storage.expand(storage.join(pattern, '*.tar'))
+      paths = storage.find_in(pattern, '*.tar')
+      if not paths:
+        raise UsageError(f'{storage.join(pattern, "*.tar")} matches no file.')
   except UsageError as error:
     raise spec.error(f'{str(error).rstrip(".")}{spec.about_split()}') from error
   tars = [path for path in paths if path.lower().endswith('.tar')]

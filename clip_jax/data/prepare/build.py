@@ -47,7 +47,7 @@ from clip_jax.data.prepare.manifest import (
 )
 from clip_jax.data.prepare.part import Dropped, Part, read_part
 from clip_jax.data.prepare.statistics import Statistics
-from clip_jax.data.sources import Source, open_source, parse_spec
+from clip_jax.data.sources import Source, Spec, open_source
 from clip_jax.errors import (
   FailureError,
   MissingFileError,
@@ -297,7 +297,8 @@ def _describe(
 def _make_index(out: str, engine: Engine) -> None:
   from clip_jax.data.indexing.build import build_index
 
-  spec = parse_spec(f'wds:{storage.join(out, "*.tar")}')
+  # Parsing would take a '#' in the name for a split.
+  spec = Spec(f'wds:{out}', 'wds', out, '')
   build_index(spec, workers=engine.worker_count(), max_corrupt=0)
 
 

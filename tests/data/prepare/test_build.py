@@ -421,6 +421,19 @@ def test_the_command_builds_and_verifies(images, tmp_path, capsys):
   assert err.startswith(f'error: {out}: 2 of 4 files differ from the manifest')
 
 
+@pytest.mark.parametrize('name', ['photos [2024]', 'photos #1', '{a,b}*?'])
+def test_a_folder_whose_name_looks_like_a_pattern(name, tmp_path, capsys):
+  folder = captioned_folder(tmp_path / 'images', 6)
+  out = tmp_path / name
+  words = f'folder:{folder}', '--to=wds', f'--out={out}', '--json'
+  code, printed, _ = call(capsys, *words, '--shard_records=3', '--workers=1')
+  assert code == 0
+  records = read_all(f'folder:{folder}')
+  for spec in (json.loads(printed)['use_as'], f'wds:{out}'):
+    assert not open_source(spec).notices  # the index is found
+    assert read_all(spec) == records
+
+
 def test_the_command_prints_json(images, tmp_path, capsys):
   words = [f'folder:{images}', '--to=arrayrecord', f'--out={tmp_path}/x']
   _, printed, _ = call(capsys, *words, '--workers=1', '--json')
