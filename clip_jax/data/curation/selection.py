@@ -5,6 +5,7 @@ the dear ones see fewer rows.
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,8 @@ from clip_jax.data.curation.rows import (
 )
 from clip_jax.data.curation.settings import Settings
 from clip_jax.files import is_url
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,12 +300,14 @@ def _with_digest(selection: Selection, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _digest_of(value: Any) -> bytes | None:
-  if isinstance(value, bytes):
-    return value
-  try:
-    return bytes.fromhex(value) if isinstance(value, str) else None
-  except ValueError:
-    return None
+  """Returns a SHA-256; None for what is none, such as an empty text."""
+  if isinstance(value, str):
+    try:
+      value = bytes.fromhex(value)
+    except ValueError:
+      return None
+  is_digest = isinstance(value, bytes) and len(value) == _DIGEST_BYTES
+  return value if is_digest else None
 
 
 def _with_keys(selection: Selection, batch: pa.RecordBatch) -> pa.RecordBatch:

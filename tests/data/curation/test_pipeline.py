@@ -333,6 +333,17 @@ def test_images_of_the_same_bytes_are_copies(tmp_path):
   assert table.schema.names == ['url', 'caption', 'sha256']
 
 
+def test_what_is_no_sha256_makes_no_copies(tmp_path):
+  hashes = ['', '', ' ', 'ab', 'ab', 'ab' * 16, 'ab' * 16, 'no hash', None]
+  urls = [f'http://a/{i}' for i in range(len(hashes))]
+  table = pa.table({'url': urls, 'caption': urls, 'sha256': hashes})
+  pq.write_table(table, tmp_path / 'x.parquet')
+  settings = Settings((str(tmp_path),), copies='images')
+  pipeline.curate(settings, str(tmp_path / 'out'), engine=ONE)
+  kept = corpus.read(tmp_path / 'out')['url'].to_pylist()
+  assert sorted(kept) == urls
+
+
 def test_paths_beside_missing_bytes_are_those_of_their_folders(tmp_path):
   for part in ('one', 'two'):
     (tmp_path / 'in' / part).mkdir(parents=True)
