@@ -297,6 +297,8 @@ class WdsSource(Source):
       label = int(value)
     except ValueError:
       raise CorruptImageError(f'its label {value!r} is no number') from None
+    if label == -1:  # as everywhere: no label
+      return None
     if label < 0 or (names and label >= len(names)):
       raise CorruptImageError(f'its label {label} has no name')
     return label

@@ -190,6 +190,16 @@ def test_labels_have_the_names_of_a_file_beside_the_shards(tmp_path):
     source[1]
 
 
+@pytest.mark.parametrize(
+  'members', [{'a.json': b'{"label": -1}'}, {'a.cls': b'-1'}]
+)
+def test_a_label_of_minus_one_is_none(tmp_path, members):
+  spec = write(tmp_path, a={'a.png': png(), 'a.txt': b'a cat', **members})
+  (record,) = records(spec)
+  assert record['caption'] == ['a cat']
+  assert 'label' not in record
+
+
 DAMAGES = {  # members of one record, and why it is corrupt
   r'no image among its members \(txt\)': {'a.txt': b'1'},
   'its json is not JSON': {'a.png': png(), 'a.json': b'{'},
