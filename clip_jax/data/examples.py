@@ -108,6 +108,30 @@ class CaptionedImage(NamedTuple):
   max_patches: int = 0
 
 
+class ImageCache:
+  """Decoded records in memory, of CACHE_BYTES together; pickles empty."""
+
+  def __init__(self):
+    self._records: dict[int, CaptionedImage] = {}
+    self._bytes = 0
+    self._lock = threading.Lock()
+
+  def get(self, index: int) -> CaptionedImage | None:
+    """Returns a record that is kept, by its index among all data sets."""
+    return self._records.get(index)
+
+  def add(self, index: int, read: CaptionedImage) -> None:
+    """Keeps a record, if there is room."""
+    size = _memory_of(read.image)
+    with self._lock:
+      if self._bytes + size <= CACHE_BYTES:
+        self._bytes += size
+        self._records[index] = read
+
+  def __reduce__(self):
+    return ImageCache, ()  # a worker process fills its own
+
+
 class Reader:
   """Decodes the records of a source; the next one replaces a corrupt one.
 
@@ -119,7 +143,7 @@ class Reader:
     source: Source,
     decode: Decode,
     max_corrupt_records: int,
-    cache: bool,
+    cache: ImageCache | None,
     rule: 'CaptionRule | None' = None,
     first: int = 0,
   ):
@@ -127,20 +151,19 @@ class Reader:
     self._first = first  # the index of its first record among all data sets
     self._decode = decode
     self._limit = max_corrupt_records
-    self._cache: dict[int, CaptionedImage] | None = {} if cache else None
-    self._cached_bytes = 0
+    self._cache = cache
     self._rule = rule
-    self._lock = threading.Lock()
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, index: int) -> CaptionedImage:
-    if self._cache is not None and index in self._cache:
-      return self._cache[index]
-    read = self._next_readable(index)
-    if self._cache is not None:
-      self._store(index, read)
+    if self._cache is None:
+      return self._next_readable(index)
+    read = self._cache.get(self._first + index)
+    if read is None:
+      read = self._next_readable(index)
+      self._cache.add(self._first + index, read)
     return read
 
   def _next_readable(self, start: int) -> CaptionedImage:
@@ -188,24 +211,6 @@ class Reader:
       self._first + index,
       record['id'],
     )
-
-  def _store(self, index: int, read: CaptionedImage) -> None:
-    assert self._cache is not None
-    size = _memory_of(read.image)
-    with self._lock:
-      if self._cached_bytes + size <= CACHE_BYTES:
-        self._cached_bytes += size
-        self._cache[index] = read
-
-  def __getstate__(self):
-    # A worker process fills a cache of its own.
-    state = self.__dict__ | {'_cached_bytes': 0, '_lock': None}
-    state['_cache'] = None if self._cache is None else {}
-    return state
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._lock = threading.Lock()
 
 
 def _memory_of(image: 'Image.Image | ScaledImage') -> int:

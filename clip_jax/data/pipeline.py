@@ -23,6 +23,7 @@ from clip_jax.data.augment import Augmentation
 from clip_jax.data.decoding import check_corrupt
 from clip_jax.data.examples import (
   Collate,
+  ImageCache,
   Reader,
   Repeats,
   SequenceLength,
@@ -170,9 +171,10 @@ def training_batches(
   firsts = itertools.accumulate(map(len, sources), initial=0)
   augmentation = augmentation or Augmentation()
   decoder = decoder_of(decode, preprocessing, augmentation)
+  images = ImageCache() if cache else None  # of all sources together
   stream = _training_order(
     [
-      Reader(source, decoder, max_corrupt_records, cache, captions, first)
+      Reader(source, decoder, max_corrupt_records, images, captions, first)
       for source, first in zip(sources, firsts, strict=False)
     ],
     weights,

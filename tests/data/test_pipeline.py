@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import pathlib
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from PIL import Image
 
 from clip_jax.data.augment import Augmentation
 from clip_jax.data.decoding import CorruptImageError
-from clip_jax.data.images import preprocess
+from clip_jax.data.examples import ImageCache, Reader
+from clip_jax.data.images import decode_rgb, preprocess
 from clip_jax.data.pipeline import step_records, training_batches
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source, open_source
@@ -221,6 +223,26 @@ def test_the_cache_reads_an_image_once(monkeypatch):
   monkeypatch.setattr('clip_jax.data.examples.CACHE_BYTES', 5 * 4 * 8 * 8)
   batches(Numbers(20), 10, cache=True)
   assert sum(times == 1 for times in reads.values()) == 5
+  reads.clear()
+  batches([Numbers(20), Numbers(20)], 20, cache=True)
+  # Each index is read of both; what is not kept is read each epoch.
+  assert sum(reads.values()) == 160 - 3 * 5
+
+
+def test_the_data_sets_of_a_mixture_share_the_limit_of_the_cache(monkeypatch):
+  monkeypatch.setattr('clip_jax.data.examples.CACHE_BYTES', 5 * 4 * 8 * 8)
+  cache = ImageCache()
+  decode = functools.partial(decode_rgb, preprocessing=PREPROCESSING)
+  readers = [
+    Reader(Numbers(20, first), decode, 0, cache, first=first)
+    for first in (0, 20)
+  ]
+  # A worker process gets all readers at once, by pickling.
+  for own in (readers, pickle.loads(pickle.dumps(readers))):
+    images = [reader[i].image for reader in own for i in range(20)]
+    again = [reader[i].image for reader in own for i in range(20)]
+    assert sum(x is y for x, y in zip(images, again, strict=True)) == 5
+    assert [x.getpixel((0, 0))[0] for x in again] == [*range(40)]
 
 
 def test_one_of_several_captions_is_drawn(tmp_path):
