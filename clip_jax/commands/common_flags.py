@@ -115,7 +115,7 @@ def define_images(values: flags.FlagValues) -> None:
   flags.DEFINE_float(
     'max_megapixels',
     None,
-    'larger images are left out; unless given 89, and of a JPEG 224',
+    'leave out larger images; default: 89, or 224 for JPEGs',
     flag_values=values,
   )
 

@@ -30,9 +30,9 @@ asks for it:
              --evaluation_near a near embedding
   copies     drops the same image and text; with --copies=images also the same
              image's bytes; with --near images whose embeddings have that cosine
-  balance    each query chooses at most --per_query of its pairs; a pair stays
-             that one of its queries chose (--balance=cap exactly so many,
-             --balance=sample by probability, as MetaCLIP)
+  balance    each query chooses at most --per_query of its pairs; a pair is
+             kept if at least one of its queries chose it (--balance=cap exactly
+             so many, --balance=sample by probability, as MetaCLIP)
 
 Queries come from --queries (a list), --words (lines of a word and its count in
 Wikipedia; from --min_count on), --bigrams (two words and a count; those of the

@@ -83,7 +83,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'ask again for the URLs that failed in an earlier run',
     flag_values=values,
   )
-  number('max_retry_after', 60.0, 'seconds that a server may put us off')
+  number('max_retry_after', 60.0, 'longest Retry-After to obey, in seconds')
   number('max_megabytes', 32.0, 'of an answer, also when unpacked')
   text('user_agent', 'clip-jax/0.1', 'who we are; robots.txt knows the name '
        'before the slash', flag_values=values)  # fmt: skip

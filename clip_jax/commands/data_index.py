@@ -20,8 +20,8 @@ are read).
 
 A killed command goes on where it was; after shards were added or changed, it
 reads only those. Damaged members are counted and named, and each is a corrupt
-record; over --max_corrupt of them end the work. --verify reads all shards again
-and compares: 1 is the exit code where one differs.
+record; more than --max_corrupt of them stop the command. --verify reads all
+shards again and compares: the exit code is 1 if any shard differs.
 
 Of Parquet files the index has the numbers of rows, and lies beside them;
 without it, opening reads the end of each file.

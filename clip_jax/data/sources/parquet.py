@@ -1,10 +1,11 @@
 """Reads `parquet:PATTERN`: images and captions in Parquet files.
 
-Opening reads the footers only, or an index of the numbers of rows. A record
-costs the decoding of its row group, of which the last ones are kept
+Opening reads the footers only, or an index of the numbers of rows. Reading one
+record decodes its whole row group, of which the last ones are kept
 (`columnar.KEPT_BYTES`): with training's random order, of large data, nearly
 each record costs one. So small row groups are best, of about a hundred images;
-`clip-jax data build` writes shards of which a record costs itself only.
+`clip-jax data build` writes shards in which reading a record reads nothing
+else.
 
 A file may claim anything: sizes are summed from the headers of the pages
 before one is decompressed, and rows are decoded in batches.
