@@ -20,6 +20,7 @@ from clip_jax.data.fetching.resize import Resizing
 from clip_jax.data.fetching.shard import ListShard, fetch_shard
 from clip_jax.data.fetching.url_list import (
   ListColumns,
+  has_several_captions,
   join_batches,
   read_batches,
 )
@@ -121,6 +122,7 @@ def fetch_lists(
     fetch_shard,
     out=out,
     shard_size=fetch.shard_size,
+    with_text=not any(counts.get('several_captions') for counts in cut),
     resizing=fetch.resizing,
     limits=_divide(fetch.limits, min(workers, len(shards))),
     progress=progress if in_process else no_progress,
@@ -179,9 +181,14 @@ def _rows_name(index: int, part: int) -> str:
   return f'{_ROWS}/{index:05}-{part:05}.parquet'
 
 
-def _cut(url_list: _List, *, out: str, fetch: Fetch) -> dict[str, list[int]]:
-  """Writes the rows of a list, a file for each shard; returns their numbers."""
+def _cut(url_list: _List, *, out: str, fetch: Fetch) -> dict[str, Any]:
+  """Writes the rows of a list, a file for each shard.
+
+  Returns:
+    The numbers of rows, and whether a row has several captions.
+  """
   sizes: list[int] = []
+  several = False
   waiting: list[pa.Table] = []
 
   def write(rows: pa.Table) -> None:
@@ -191,6 +198,7 @@ def _cut(url_list: _List, *, out: str, fetch: Fetch) -> dict[str, list[int]]:
     sizes.append(rows.num_rows)
 
   for batch in read_batches(url_list.path, fetch.columns):
+    several = several or has_several_captions(batch)
     waiting.append(batch)
     if sum(x.num_rows for x in waiting) < fetch.shard_size:
       continue
@@ -202,7 +210,7 @@ def _cut(url_list: _List, *, out: str, fetch: Fetch) -> dict[str, list[int]]:
   rest = join_batches(waiting)
   if rest.num_rows:
     write(rest)
-  return {'shards': sizes}
+  return {'shards': sizes, 'several_captions': several}
 
 
 def _summary(counts: Sequence[dict[str, Any]], out: str) -> dict[str, Any]:

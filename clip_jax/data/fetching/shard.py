@@ -1,6 +1,8 @@
 """Fetches the rows of one shard, and writes its files as img2dataset does.
 
-00000.tar         KEY.jpg (or .png, …), KEY.txt, KEY.json of each image
+00000.tar         KEY.jpg (or .png, …), KEY.txt, KEY.json of each image; where
+                  an image of the lists has several captions, none has KEY.txt,
+                  as a reader that prefers it would miss the others
 00000.parquet     a row for each URL, with its status and, failing, why
 00000_stats.json  counts, and how often each status came
 """
@@ -84,6 +86,7 @@ def fetch_shard(
   *,
   out: str,
   shard_size: int,
+  with_text: bool,
   resizing: Resizing,
   limits: Limits,
   progress: Progress = no_progress,
@@ -96,6 +99,7 @@ def fetch_shard(
   Args:
     out: the folder of all shards.
     shard_size: rows of a full shard, of which keys are made.
+    with_text: whether captions are in KEY.txt, too; no row has more than one.
     progress: shows how many URLs are done.
   Returns:
     Counts: 'urls', 'successes', the two kinds of failure, 'bytes',
@@ -120,7 +124,8 @@ def fetch_shard(
     if earlier:  # killed from here on, the shard counts as incomplete
       storage.remove(shard.path(out, '_stats.json'))
     with storage.writing(shard.path(out, '.tar')) as path:
-      _write_tar(path, _samples(spool, described, outcomes))
+      samples = _samples(spool, described, outcomes, with_text=with_text)
+      _write_tar(path, samples)
   with storage.writing(shard.path(out, '.parquet')) as path:
     pq.write_table(_with_outcomes(table, described), path)
   counts = _count(rows, outcomes)
@@ -288,7 +293,11 @@ def _with_outcomes(table: pa.Table, described: Sequence[Row]) -> pa.Table:
 
 
 def _samples(
-  spool: IO[bytes], described: Sequence[Row], outcomes: Sequence[_Outcome]
+  spool: IO[bytes],
+  described: Sequence[Row],
+  outcomes: Sequence[_Outcome],
+  *,
+  with_text: bool,
 ) -> Iterator[tuple[str, bytes]]:
   """Yields the name and content of each member of the tar, in rows' order."""
   for row, outcome in zip(described, outcomes, strict=True):
@@ -299,12 +308,12 @@ def _samples(
     yield f'{key}.{outcome.suffix}', spool.read(outcome.length)
     content = json.dumps(row, ensure_ascii=False, indent=2, default=str)
     yield f'{key}.json', content.encode()
-    if 'caption' in row:
+    if with_text and 'caption' in row:
       yield f'{key}.txt', _text_of(row['caption']).encode('utf-8', 'replace')
 
 
 def _text_of(caption: object) -> str:
-  """Returns the text of a cell; of a list, which KEY.json has, the first."""
+  """Returns the text of a cell, which may be in a list."""
   if isinstance(caption, list):
     caption = caption[0] if caption else None
   return '' if caption is None else str(caption)

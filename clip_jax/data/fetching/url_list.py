@@ -53,7 +53,8 @@ def read_batches(path: str, columns: ListColumns) -> Iterator[pa.Table]:
   """Yields the rows of a list, some thousands at a time.
 
   The columns are called url, caption (if there is one), sha256 (if there is
-  one), and as in the list.
+  one), and as in the list. Captions are texts or, where a row has several,
+  lists of texts.
 
   Raises:
     UsageError: the list has no such column, or is no list.
@@ -84,7 +85,8 @@ def _read_parquet(
   parquet = pq.ParquetFile(file)
   names = _new_names(path, parquet.schema_arrow.names, columns)
   for batch in parquet.iter_batches(_BATCH_ROWS):
-    yield pa.Table.from_batches([batch]).rename_columns(names)
+    table = pa.Table.from_batches([batch]).rename_columns(names)
+    yield _with_caption_lists(table) if _has_caption_lists(table) else table
 
 
 def _new_names(
@@ -235,9 +237,11 @@ def _value_of(cell: str) -> str | int | float | None:
 
 
 def join_batches(batches: Sequence[pa.Table]) -> pa.Table:
-  """Joins batches; a column of several types becomes text."""
+  """Joins batches; a column of several types becomes text, captions lists."""
   if not batches:
     return pa.table({})
+  if any(map(_has_caption_lists, batches)):
+    batches = [_with_caption_lists(batch) for batch in batches]
   try:
     return pa.concat_tables(batches, promote_options='permissive')
   except pa.ArrowException:
@@ -253,17 +257,55 @@ def _table_of(rows: Sequence[Row], *, as_text: bool = False) -> pa.Table:
   arrays: dict[str, pa.Array] = {}
   for name in names:
     values = [_without_surrogates(row.get(name)) for row in rows]
+    if name == 'caption' and any(isinstance(x, list) for x in values):
+      arrays[name] = _caption_lists(values)
+      continue
     try:
       arrays[name] = pa.array(values, pa.string() if as_text else None)
     except (pa.ArrowException, OverflowError):
       arrays[name] = pa.array(
-        [
-          x if isinstance(x, str | None) else json.dumps(x, default=str)
-          for x in values
-        ],
-        pa.string(),
+        [None if x is None else _text_of(x) for x in values], pa.string()
       )
   return pa.table(arrays)
+
+
+def has_several_captions(table: pa.Table) -> bool:
+  """Returns whether a row has more than one caption."""
+  if not _has_caption_lists(table):
+    return False
+  return any(len(x or ()) > 1 for x in table.column('caption').to_pylist())
+
+
+def _has_caption_lists(table: pa.Table) -> bool:
+  if 'caption' not in table.column_names:
+    return False
+  kind, types = table.schema.field('caption').type, pa.types
+  return types.is_list(kind) or types.is_large_list(kind)
+
+
+def _with_caption_lists(table: pa.Table) -> pa.Table:
+  """Returns rows that have lists of texts as their captions."""
+  if 'caption' not in table.column_names:
+    return table
+  position = table.column_names.index('caption')
+  lists = _caption_lists(table.column('caption').to_pylist())
+  return table.set_column(position, 'caption', lists)
+
+
+def _caption_lists(values: Sequence[Any]) -> pa.Array:
+  """Returns lists of texts; null where a row has no value."""
+  lists = [x if isinstance(x, list | None) else [x] for x in values]
+  return pa.array(
+    [x and [_text_of(item) for item in x if item is not None] for x in lists],
+    pa.list_(pa.string()),
+  )
+
+
+def _text_of(value: Any) -> str:
+  """Returns a value of JSON as text."""
+  if isinstance(value, str):
+    return _without_surrogates(value)
+  return json.dumps(value, default=str)
 
 
 def _without_surrogates(value: Any) -> Any:

@@ -24,6 +24,7 @@ from clip_jax.data.fetching.client import Limits
 from clip_jax.data.fetching.fetch import Fetch, describe, fetch_lists
 from clip_jax.data.fetching.resize import Resizing
 from clip_jax.data.prepare.engine import Engine
+from clip_jax.data.sources import open_source
 from clip_jax.errors import UsageError
 from tests.data.fetching import server as web
 from tests.data.fetching.server import png, serving
@@ -346,8 +347,6 @@ def test_the_files_are_those_of_img2dataset(tmp_path):
 def test_webdataset_and_our_source_read_the_shards(tmp_path):
   import webdataset
 
-  from clip_jax.data.sources import open_source
-
   with serving({}, web.good(IMAGE)) as server:
     fetch(tmp_path, [server.url(f'/{i}') for i in range(7)], shard_size=4)
   shards = sorted(str(x) for x in (tmp_path / 'out').glob('*.tar'))
@@ -452,14 +451,31 @@ def test_shards_of_somebody_else_are_left_alone(tmp_path):
   assert (tmp_path / 'out/00000.tar').read_bytes() == b'theirs'
 
 
-def test_several_captions_are_in_the_json_and_the_first_in_the_txt(tmp_path):
+@pytest.mark.parametrize('shard_size', [1, 4])
+def test_all_captions_of_a_url_are_trained_on(tmp_path, shard_size):
+  """A .txt of any record would hide the .json of the others."""
+  captions = ['one', ['two', 'zwei', None], [], None, ['four'], ['"five"']]
   with serving({}, web.good(IMAGE)) as server:
-    line = {'url': server.url('/a'), 'caption': ['one', 'two']}
+    rows = [
+      {'url': server.url(f'/{i}'), 'caption': caption, 'score': i}
+      for i, caption in enumerate(captions)
+    ]
+    lines = '\n'.join(map(json.dumps, rows))
+    (tmp_path / 'urls.jsonl').write_text(lines)
+    _, rows = fetch(tmp_path, [], shard_size=shard_size)
+  assert [row['score'] for row in rows] == list(range(6))
+  source = open_source(f'wds:{tmp_path}/out/*.tar')
+  assert [source[i]['caption'] for i in range(6)] == [
+    ['one'], ['two', 'zwei'], [], [], ['four'], ['"five"'],
+  ]  # fmt: skip
+
+
+def test_lists_of_one_caption_are_in_the_txt(tmp_path):
+  with serving({}, web.good(IMAGE)) as server:
+    line = {'url': server.url('/a'), 'caption': ['one']}
     (tmp_path / 'urls.jsonl').write_text(json.dumps(line))
     fetch(tmp_path, [])
-  tar = members(tmp_path / 'out/00000.tar')
-  assert tar['000000000.txt'] == b'one'
-  assert json.loads(tar['000000000.json'])['caption'] == ['one', 'two']
+  assert members(tmp_path / 'out/00000.tar')['000000000.txt'] == b'one'
 
 
 def test_where_nothing_came_all_is_tried_again(tmp_path):

@@ -116,6 +116,22 @@ def test_values_of_several_types_become_text(tmp_path):
   assert joined.column('x').to_pylist() == ['b', '1.5']
 
 
+def test_where_some_rows_have_several_captions_all_have_lists(tmp_path):
+  values = ['"a"', '["b", 2, null, "\\ud800"]', 'null', '[]', '5', '[[1]]']
+  lines = [f'{{"url": "c", "caption": {x}, "n": 1.5}}' for x in values]
+  wanted = [['a'], ['b', '2', '?'], None, [], ['5'], ['[1]']]
+  rows = read(write(tmp_path / 'x', '\n'.join(lines)))
+  assert [row['caption'] for row in rows] == wanted
+  # In other batches, too, and no other column becomes text.
+  batches = [
+    next(read_batches(str(write(tmp_path / 'x', line)), ListColumns()))
+    for line in lines
+  ]
+  rows = join_batches(batches).to_pylist()
+  assert [row['caption'] for row in rows] == wanted
+  assert [row['n'] for row in rows] == [1.5] * 6
+
+
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
