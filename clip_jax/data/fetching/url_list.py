@@ -5,7 +5,6 @@ that a list may be longer than the memory.
 """
 
 import codecs
-import csv
 import gzip
 import io
 import itertools
@@ -19,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_jax.data import storage
+from clip_jax.data.sources.delimited import DelimitedRows
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.files import is_url
 
 Row = dict[str, Any]
 
@@ -146,8 +147,10 @@ def _lines(path: str, text: io.TextIOWrapper) -> Iterator[str]:
 def _read_rows(
   path: str, lines: Iterator[str], columns: ListColumns
 ) -> Iterator[Row]:
-  first = next((line for line in lines if line.strip()), '')
-  every = itertools.chain([first], lines)
+  filled = ((n, line) for n, line in enumerate(lines) if line.strip())
+  empty, first = next(filled, (0, ''))
+  # With the empty lines before, so that errors name the right line.
+  every = itertools.chain(itertools.repeat('\n', empty), [first], lines)
   start = first.lstrip()
   if not start:
     raise UsageError(f'{path}: no URLs in it.')
@@ -204,25 +207,27 @@ def _read_json_lines(
 def _read_delimited(
   path: str, header: str, lines: Iterator[str], columns: ListColumns
 ) -> Iterator[Row]:
-  """Yields the rows of a table with a header."""
-  csv.field_size_limit(_MAX_LINE)
+  """Yields the rows of a table with a header.
+
+  Raises:
+    UsageError: a row has more cells than the header, or a quote that does not
+      close; the message names the line.
+  """
+  names: list[str] = []
+
+  def is_row(cells: Sequence[str]) -> bool:
+    return bool(names) and is_url(cells[names.index('url')].strip())
+
   delimiter = max('\t,;|', key=header.count)
-  number = 0
-  try:
-    reader = csv.reader(lines, delimiter=delimiter)
-    names: list[str] = []
-    for cells in reader:
-      number = reader.line_num
-      if not names:
-        names = _new_names(path, [cell.strip() for cell in cells], columns)
-      elif cells:
-        cells += [''] * (len(names) - len(cells))
-        yield {
-          name: cell if name in _TEXTS else _value_of(cell)
-          for name, cell in zip(names, cells, strict=False)
-        }
-  except csv.Error as error:
-    raise UsageError(f'{path}, line {number + 1}: {error}.') from error
+  rows = DelimitedRows(path, lines, delimiter, is_row, _MAX_LINE)
+  _, first = next(rows, (0, []))
+  names += _new_names(path, [cell.strip() for cell in first], columns)
+  for _, cells in rows:
+    cells += [''] * (len(names) - len(cells))
+    yield {
+      name: cell if name in _TEXTS else _value_of(cell)
+      for name, cell in zip(names, cells, strict=False)
+    }
 
 
 def _value_of(cell: str) -> str | int | float | None:

@@ -1,15 +1,16 @@
 """Reads a table of delimited text, as spreadsheets save it, row by row.
 
-A quote that never closes makes the rest of the file one cell. Python's own
-reader accepts that in silence; here it is an error, which names the line where
-the quote is.
+A quote that never closes makes the rest of the file one cell, and a comma that
+is not quoted one more. Python's own reader accepts that in silence; here it is
+an error, which names the line.
 """
 
 import csv
 import io
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from clip_jax.errors import UsageError
 
@@ -38,14 +39,12 @@ class DelimitedTable:
     Raises:
       UsageError: the header is damaged.
     """
-    csv.field_size_limit(_MAX_CELL)
     self._path = path
     self._image = image
-    self._lines = _Lines(text)
-    self._delimiter = self._find_delimiter(text)
-    self._rows = self._read(self._lines)
+    delimiter, lines = self._find_delimiter(text)
+    self._rows = DelimitedRows(path, lines, delimiter, self._is_row)
     self.columns: Sequence[str] = ()
-    self._header_line, header = next(self._cells(), (1, []))
+    self._header_line, header = next(self._rows, (1, []))
     self.columns = [cell.strip() for cell in header]
     if any('\0' in name for name in self.columns):
       raise UsageError(
@@ -76,42 +75,118 @@ class DelimitedTable:
       UsageError: a row has more cells than the header, or a quote that does
         not close; the message names the line.
     """
-    width = len(self.columns)
-    for line, cells in self._cells():
-      if any(cell.strip() for cell in cells[width:]):
-        raise UsageError(
-          f'{self._path}, line {line}: {len(cells)} cells, where the header '
-          f'has {width}: put a text with a {_DELIMITERS[self._delimiter]} in '
-          'it into double quotes'
-        )
+    for line, cells in self._rows:
       row = dict.fromkeys(self.columns, '')
       row.update(zip(self.columns, map(str.strip, cells), strict=False))
       yield line, row
 
-  def _cells(self) -> Iterator[tuple[int, list[str]]]:
+  def _is_row(self, cells: Sequence[str]) -> bool:
+    """Returns whether a line within a cell is a row: it names a file."""
+    if self._image not in self.columns:
+      return False
+    name = cells[self.columns.index(self._image)].strip()
+    folder = os.path.dirname(self._path)
+    path = os.path.join(folder, os.path.expanduser(name))
+    return bool(name) and os.path.isfile(path)
+
+  def _find_delimiter(self, text: str) -> tuple[str, Iterable[str]]:
+    """Finds the delimiter by which the header has the column of images.
+
+    Returns:
+      The delimiter, and the lines of the table.
+    """
+    lines: Iterable[str] = io.StringIO(text, newline='')
+    first = re.finditer(r'[^\r\n]+', text)
+    header = next(first, [''])[0]
+    if match := re.fullmatch(r'sep=(.)', header):  # a line of Excel's own
+      next(lines)
+      lines = itertools.chain(['\n'], lines)  # so that lines keep their numbers
+      header = next(first, [''])[0]
+      if match[1] in _DELIMITERS:
+        return match[1], lines
+
+    def fitness(delimiter: str) -> tuple[bool, int]:
+      cells = next(csv.reader([header], delimiter=delimiter), [])
+      return self._image in [cell.strip() for cell in cells], len(cells)
+
+    return max(_DELIMITERS, key=fitness), lines
+
+
+class DelimitedRows(Iterator[tuple[int, list[str]]]):
+  """The rows of a delimited text, each with the line where it begins.
+
+  The first row is the header. No other row may have more cells, unless they are
+  empty. Empty rows are skipped. Only one row is held in memory.
+  """
+
+  def __init__(
+    self,
+    path: str,
+    lines: Iterable[str],
+    delimiter: str,
+    is_row: Callable[[Sequence[str]], bool],
+    max_cell: int = _MAX_CELL,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      path: of the text, for errors.
+      lines: with their ends.
+      delimiter: a comma, tab, semicolon or bar.
+      is_row: tells of the cells of a line within a quoted cell, as many as the
+        header's, whether they are a row that the quote swallowed.
+      max_cell: characters of a cell.
+    """
+    csv.field_size_limit(max_cell)
+    self._path = path
+    self._lines = _Lines(lines)
+    self._delimiter = delimiter
+    self._is_row = is_row
+    self._rows = self._read(self._lines)
+    self._width = 0
+
+  def __next__(self) -> tuple[int, list[str]]:
+    """Returns the next row.
+
+    Raises:
+      UsageError: it has more cells than the header, or a quote that does not
+        close; the message names the line.
+    """
     while True:
       self._lines.of_row.clear()
       line = self._lines.count + 1
       try:
-        cells = next(self._rows, None)
-      except csv.Error as error:
+        cells = next(self._rows, [])
+      except csv.Error as error:  # such as a cell that is too long
+        self._check_quotes(line)
         raise UsageError(
           f'{self._path}, line {line}: not a table: {error}'
         ) from error
-      lines = self._lines.of_row
-      if not lines:
-        return
-      if len(lines) > 1 or self._lines.ended:
-        self._check_quotes(line, ''.join(lines))
-      if cells and any(cell.strip() for cell in cells):
-        yield line, cells
+      if not self._lines.of_row:
+        raise StopIteration
+      self._check_quotes(line)
+      if any(cell.strip() for cell in cells):
+        self._check_width(line, cells)
+        return line, cells
 
-  def _check_quotes(self, first: int, text: str) -> None:
+  def _check_width(self, line: int, cells: Sequence[str]) -> None:
+    self._width = self._width or len(cells)
+    if any(cell.strip() for cell in cells[self._width :]):
+      raise UsageError(
+        f'{self._path}, line {line}: {len(cells)} cells, where the header has '
+        f'{self._width}: put a text with a {_DELIMITERS[self._delimiter]} in '
+        'it into double quotes'
+      )
+
+  def _check_quotes(self, first: int) -> None:
     """Refuses a row of several lines of which a cell is not closed.
 
     Args:
       first: the line where the row begins.
     """
+    if len(self._lines.of_row) == 1 and not self._lines.ended:
+      return
+    text = ''.join(self._lines.of_row)
     for start in self._cell_starts(text):
       if text[start : start + 1] != '"':
         continue
@@ -119,7 +194,7 @@ class DelimitedTable:
       end = quoted.end() if quoted else start
       closed = text[end : end + 1] in ('', '\r', '\n', self._delimiter)
       within = _LINE_BREAK.split(text[start:end])[1:]
-      if not closed or any(map(self._is_row, within)):
+      if not closed or any(map(self._is_swallowed, within)):
         line = first + len(_LINE_BREAK.findall(text, 0, start))
         raise UsageError(
           f'{self._path}, line {line}: a double quote opens a cell that is '
@@ -138,38 +213,17 @@ class DelimitedTable:
       end = text.find(self._delimiter, quoted.end() if quoted else start)
       start = end + 1 if end >= 0 else -1
 
-  def _is_row(self, line: str) -> bool:
-    """Returns whether a line within a cell is a row: it names a file."""
+  def _is_swallowed(self, line: str) -> bool:
+    """Returns whether a line within a cell is a row."""
     cells = next(self._read([line]), [])
-    if len(cells) != len(self.columns) or self._image not in self.columns:
-      return False
-    name = cells[self.columns.index(self._image)].strip()
-    folder = os.path.dirname(self._path)
-    path = os.path.join(folder, os.path.expanduser(name))
-    return bool(name) and os.path.isfile(path)
+    return len(cells) == self._width and self._is_row(cells)
 
   def _read(self, lines: Iterable[str]) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True)
 
-  def _find_delimiter(self, text: str) -> str:
-    """Returns the delimiter by which the header has the column of images."""
-    first = re.finditer(r'[^\r\n]+', text)
-    header = next(first, [''])[0]
-    if match := re.fullmatch(r'sep=(.)', header):  # a line of Excel's own
-      next(self._lines)
-      header = next(first, [''])[0]
-      if match[1] in _DELIMITERS:
-        return match[1]
-
-    def fitness(delimiter: str) -> tuple[bool, int]:
-      cells = next(csv.reader([header], delimiter=delimiter), [])
-      return self._image in [cell.strip() for cell in cells], len(cells)
-
-    return max(_DELIMITERS, key=fitness)
-
 
 class _Lines(Iterator[str]):
-  """The lines of a text, for a reader that may join lines into a row.
+  """Lines, for a reader that may join them into a row.
 
   Attributes:
     count: the number of lines read so far.
@@ -177,15 +231,15 @@ class _Lines(Iterator[str]):
     ended: whether the reader asked for a line after the last one.
   """
 
-  def __init__(self, text: str):
-    self._text = io.StringIO(text, newline='')
+  def __init__(self, lines: Iterable[str]):
+    self._lines = iter(lines)
     self.count = 0
     self.of_row: list[str] = []
     self.ended = False
 
   def __next__(self) -> str:
-    line = self._text.readline()
-    if not line:
+    line = next(self._lines, None)
+    if line is None:
       self.ended = True
       raise StopIteration
     self.count += 1

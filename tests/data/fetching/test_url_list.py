@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clip_jax.data.fetching import url_list
 from clip_jax.data.fetching.url_list import (
   ListColumns,
   join_batches,
@@ -101,9 +102,59 @@ def test_damaged_rows_have_no_url(tmp_path):
   lines = [json.dumps(ROWS[0]), '{"url": ', '[1]', '{"other": 3}', '{"url": 5}']
   rows = read(write(tmp_path / 'x', '\n'.join(lines)))
   assert [row['url'] for row in rows] == [URLS[0], None, None, None, '5']
-  rows = read(write(tmp_path / 'x', 'url,caption\nhttp://a/b\nc,d,e,f\n'))
+  rows = read(write(tmp_path / 'x', 'url,caption\nhttp://a/b\nc,d,,\n'))
   assert rows[0] == {'url': 'http://a/b', 'caption': ''}
   assert rows[1] == {'url': 'c', 'caption': 'd'}
+
+
+@pytest.mark.parametrize('delimiter', ['\t', ';'])
+@pytest.mark.parametrize('name', ['url', 'URL', 'link'])
+@pytest.mark.parametrize(
+  ('rows', 'line'),
+  [
+    ('http://a/1,"Sunset\nhttp://a/2,x\n', 2),  # to the end of the file
+    ('http://a/1,"Sunset\nhttp://a/2,"Beach"\n', 2),  # to another quote
+    ('http://a/1,"Sunset\nhttp://a/2,6"\nhttp://a/3,x\n', 2),  # inches
+    ('http://a/1,"one\ntwo"\n\nhttp://a/2,"open\r\nhttp://a/3,x\r\n', 5),
+  ],
+)
+def test_a_quote_that_swallows_rows_names_its_line(
+  tmp_path, delimiter, name, rows, line
+):
+  columns = {'url': name} if name == 'link' else {}
+  text = f'{name},caption\n{rows}'.replace(',', delimiter)
+  for start in (0, 2):  # empty lines before the header
+    path = write(tmp_path / 'x', '\n' * start + text)
+    message = f'x, line {line + start}: a double quote opens a cell that is not'
+    with pytest.raises(UsageError, match=message):
+      read(path, **columns)
+
+
+def test_a_quote_that_swallows_a_long_list_names_its_line(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(url_list, '_MAX_LINE', 1000)
+  rows = ''.join(f'http://a/{i},x\n' for i in range(200))
+  path = write(tmp_path / 'x', f'url,caption\nhttp://a/b,"Sunset\n{rows}')
+  with pytest.raises(UsageError, match='line 2: a double quote'):
+    read(path)
+  path = write(tmp_path / 'x', f'url,caption\nhttp://a/b,{"x" * 2000}\n')
+  with pytest.raises(UsageError, match='a line of over 1,000 characters'):
+    read(path)
+
+
+def test_a_caption_with_a_delimiter_must_be_quoted(tmp_path):
+  text = 'url,caption\nhttp://a/1,"A dog, a cat"\nhttp://a/2,A dog, a cat\n'
+  with pytest.raises(
+    UsageError, match=r'line 3: 3 cells, .* with a comma in it'
+  ):
+    read(write(tmp_path / 'x', text))
+
+
+def test_quoted_captions_of_several_lines(tmp_path):
+  text = 'url,caption\nhttp://a/1,"see\nhttp://b\nParis, ""hi"""\n'
+  [row] = read(write(tmp_path / 'x', text))
+  assert row['caption'] == 'see\nhttp://b\nParis, "hi"'
 
 
 def test_values_of_several_types_become_text(tmp_path):
@@ -138,7 +189,7 @@ def test_where_some_rows_have_several_captions_all_have_lists(tmp_path):
     ('', 'no URLs'), ('\n\n', 'no URLs'), ('image,text\na,b\n', 'no column'),
     ('[{"url": 1}]', 'a JSON array'), (b'\x00\x01\x02', 'neither Parquet'),
     (b'url,caption\nhttp://a/\xff,x\n', 'not UTF-8'),
-    ('{"image": "x"}', 'no column url'),
+    ('{"image": "x"}', 'no column url'), ('""\n', 'no column url'),
   ],
 )  # fmt: skip
 def test_what_is_no_list(tmp_path, content, message):
