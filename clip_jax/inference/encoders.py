@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from clip_jax.models.config import CLIPConfig
 from clip_jax.models.dual_encoder import DualEncoder, normalize, unit_length
+from clip_jax.parallel.attention import attention_by_kernel
 from clip_jax.parallel.mesh import make_mesh, replicated
-from clip_jax.parallel.partitioning import attention_by_kernel
 
 # (variables, rows) to features.
 Encode = Callable[[Any, Any], jax.Array]

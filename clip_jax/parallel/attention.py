@@ -4,23 +4,21 @@ On TPUs that is ours, and on GPUs cuDNN's. Each device computes its rows of the
 batch and its heads.
 """
 
+import contextlib
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from clip_jax.models.fused_attention import (
-  VECTOR_MEMORY,
-  can_fuse,
-  fused_attention,
-)
-from clip_jax.models.layers import Mask
+from clip_jax.models.layers import Attention, Mask
 from clip_jax.parallel.mesh import BATCH_AXES, batch_shard_count
 
 # The bytes of a TPU core's vector memory that a kernel may take, for kinds of
@@ -35,6 +33,44 @@ _VECTOR_MEMORY = dict.fromkeys(
 # docs.nvidia.com/cudnn/operations/Attention).
 _HALF = (jnp.bfloat16, jnp.float16)
 _WIDEST_HEAD = 128
+
+
+@contextlib.contextmanager
+def attention_by_kernel(mesh: Mesh) -> Iterator[None]:
+  """Has modules compute self-attention by a kernel of the mesh's devices.
+
+  Where these have none for it, the plain formula stays.
+  """
+  kernel = attention_kernel(mesh)
+  if kernel is None:
+    yield
+    return
+
+  def attend(call, args, kwargs, context):
+    module, heads = context.module, None
+    if (
+      isinstance(module, Attention)
+      and context.method_name == 'attend'
+      and not module.is_initializing()  # which is under `vmap`
+    ):
+      heads = kernel(*args, module.heads)
+    return call(*args, **kwargs) if heads is None else heads
+
+  with nn.intercept_methods(attend):
+    yield
+
+
+def attention_kernel(mesh: Mesh) -> Callable[..., jax.Array | None] | None:
+  """Returns what computes self-attention on a mesh's devices.
+
+  It is None where the plain formula does, `layers.dot_product_attention`; for
+  shapes and masks that a kernel does not serve, its result is.
+  """
+  device = mesh.devices.flat[0]
+  if device.platform == 'cpu':
+    return None
+  kernel = kernel_of(device)
+  return kernel and functools.partial(kernel, mesh)
 
 
 def kernel_of(device: Any) -> Callable[..., jax.Array | None] | None:
@@ -67,6 +103,8 @@ def tpu_attention(
     heads: N.
     interpret: for devices that are no TPUs.
   """
+  from clip_jax.models import fused_attention as fused  # Pallas loads slowly
+
   parts = mesh.shape['tensor']
   if heads % parts or len(qkv) % batch_shard_count(mesh):
     return None
@@ -80,12 +118,12 @@ def tpu_attention(
   shape = (*arrays[0].shape[:-1], qkv.shape[-1] // parts)
   own = jax.ShapeDtypeStruct(shape, qkv.dtype)
   kind = mesh.devices.flat[0].device_kind
-  memory = _VECTOR_MEMORY.get(kind, VECTOR_MEMORY)
-  if not can_fuse(own, mask, heads // parts, memory):
+  memory = _VECTOR_MEMORY.get(kind, fused.VECTOR_MEMORY)
+  if not fused.can_fuse(own, mask, heads // parts, memory):
     return None
 
   def attend(qkv, mask=None):
-    return fused_attention(qkv, mask, heads // parts, interpret)
+    return fused.fused_attention(qkv, mask, heads // parts, interpret)
 
   return _on_each_device(attend, mesh, arrays, specs, heads)
 

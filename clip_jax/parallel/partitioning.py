@@ -6,9 +6,8 @@ them. An axis that its mesh axis does not divide stays whole.
 """
 
 import contextlib
-import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -154,6 +153,8 @@ def activations_like_batch(mesh: Mesh) -> Iterator[None]:
   write to the residual stream are constrained to the batch's sharding; the
   stream is not split over 'tensor'.
   """
+  from clip_jax.parallel.attention import attention_by_kernel
+
   layout = batch_sharding(mesh)
 
   def constrain(call, args, kwargs, context):
@@ -166,46 +167,6 @@ def activations_like_batch(mesh: Mesh) -> Iterator[None]:
 
   with nn.intercept_methods(constrain), attention_by_kernel(mesh):
     yield
-
-
-@contextlib.contextmanager
-def attention_by_kernel(mesh: Mesh) -> Iterator[None]:
-  """Has modules compute self-attention by a kernel of the mesh's devices.
-
-  Where these have none for it, the plain formula stays.
-  """
-  kernel = attention_kernel(mesh)
-  if kernel is None:
-    yield
-    return
-
-  def attend(call, args, kwargs, context):
-    module, heads = context.module, None
-    if (
-      isinstance(module, Attention)
-      and context.method_name == 'attend'
-      and not module.is_initializing()  # which is under `vmap`
-    ):
-      heads = kernel(*args, module.heads)
-    return call(*args, **kwargs) if heads is None else heads
-
-  with nn.intercept_methods(attend):
-    yield
-
-
-def attention_kernel(mesh: Mesh) -> Callable[..., jax.Array | None] | None:
-  """Returns what computes self-attention on a mesh's devices.
-
-  It is None where the plain formula does, `layers.dot_product_attention`; for
-  shapes and masks that a kernel does not serve, its result is.
-  """
-  device = mesh.devices.flat[0]
-  if device.platform == 'cpu':
-    return None
-  from clip_jax.parallel.attention import kernel_of
-
-  kernel = kernel_of(device)
-  return kernel and functools.partial(kernel, mesh)
 
 
 def _fit(spec: P, leaf: Any, mesh: Mesh) -> P:

@@ -9,7 +9,7 @@ import pytest
 
 from clip_jax.inference.encoders import make_encoders
 from clip_jax.models.dual_encoder import DualEncoder
-from clip_jax.parallel import partitioning
+from clip_jax.parallel import attention
 from clip_jax.parallel.attention import tpu_attention
 from clip_jax.parallel.mesh import make_mesh
 from tests.tiny import WIDE
@@ -42,7 +42,7 @@ def test_a_devices_kernel_encodes_as_the_formula_does(monkeypatch, rows):
   plain, programs = features_of(mesh, rows)
   assert not any('pallas_call' in program for program in programs)
   monkeypatch.setattr(
-    partitioning,
+    attention,
     'attention_kernel',
     lambda mesh: functools.partial(tpu_attention, mesh, interpret=True),
   )

@@ -17,7 +17,7 @@ import pytest
 
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.layers import dot_product_attention, split_heads
-from clip_jax.parallel import partitioning
+from clip_jax.parallel import attention, partitioning
 from clip_jax.parallel.attention import gpu_attention, kernel_of, tpu_attention
 from clip_jax.parallel.mesh import batch_sharding, make_mesh
 from clip_jax.planning import child, hlo
@@ -150,7 +150,7 @@ def test_a_gpu_has_cudnn_in_both_towers_of_its_program(monkeypatch, remat):
   )
   mesh = make_mesh(data=2, fsdp=2, tensor=2)
   monkeypatch.setattr(
-    partitioning,
+    attention,
     'attention_kernel',
     lambda mesh: functools.partial(gpu_attention, mesh),
   )
@@ -197,7 +197,7 @@ def test_training_on_eight_devices_has_the_losses_of_the_formula(monkeypatch):
 
     return attend
 
-  monkeypatch.setattr(partitioning, 'attention_kernel', interpreted)
+  monkeypatch.setattr(attention, 'attention_kernel', interpreted)
   np.testing.assert_allclose(three_losses(mesh), plain, rtol=1e-5)
   assert {shape[-1] for shape in calls} == {256}
 
@@ -208,7 +208,7 @@ import sys
 import jax, jax.numpy as jnp
 from clip_jax.models.config import VisionTransformerConfig
 from clip_jax.models.layers import Transformer
-from clip_jax.parallel import partitioning
+from clip_jax.parallel import attention, partitioning
 from clip_jax.parallel.mesh import batch_sharding, make_mesh
 from clip_jax.planning.topology import devices_of, parse_topology
 
