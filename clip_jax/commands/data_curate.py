@@ -25,7 +25,8 @@ asks for it:
              --min_characters, --max_characters, --min_words
   language   --languages=en,de,…, told by py3langid
   match      drops texts that have none of the queries, as whole words
-  image      reads images that are at hand (--read_images, --model, …)
+  image      reads images that are at hand (--read_images, --model, …): files,
+             and of metadata in a bucket those of its own folder; no other URLs
   evaluation drops images of --evaluation: the same file, a near hash, or with
              --evaluation_near a near embedding
   copies     drops the same image and text; with --copies=images also the same
