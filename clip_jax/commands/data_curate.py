@@ -43,7 +43,10 @@ searches; from --min_title_count on), and --synsets (WordNet's files). The
 output has Parquet files with the columns of the input and `matched_queries`,
 all that a text has, and `queries`, those that chose the pair; queries.parquet
 with the counts of each; curation.json with those of each step; and with --html
-a page of it. A run that was stopped goes on when it is typed again.
+a page of it. A run that was stopped goes on when it is typed again, and is
+refused where the model or the images of --evaluation are no longer the same.
+Images of --evaluation that cannot be decoded are named, count to --max_corrupt,
+and are found as the same file alone.
 """
 
 import functools
