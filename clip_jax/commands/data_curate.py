@@ -25,7 +25,8 @@ asks for it:
              --min_characters, --max_characters, --min_words
   language   --languages=en,de,…, told by py3langid
   match      drops texts that have none of the queries, as whole words
-  image      reads images that are at hand (--read_images, --model, …)
+  image      reads images that are at hand (--read_images, --model, …): files,
+             and of metadata in a bucket those of its own folder; no other URLs
   evaluation drops images of --evaluation: the same file, a near hash, or with
              --evaluation_near a near embedding
   copies     drops the same image and text; with --copies=images also the same
@@ -42,7 +43,10 @@ searches; from --min_title_count on), and --synsets (WordNet's files). The
 output has Parquet files with the columns of the input and `matched_queries`,
 all that a text has, and `queries`, those that chose the pair; queries.parquet
 with the counts of each; curation.json with those of each step; and with --html
-a page of it. A run that was stopped goes on when it is typed again.
+a page of it. A run that was stopped goes on when it is typed again, and is
+refused where the model or the images of --evaluation are no longer the same.
+Images of --evaluation that cannot be decoded are named, count to --max_corrupt,
+and are found as the same file alone.
 """
 
 import functools

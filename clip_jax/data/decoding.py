@@ -198,7 +198,8 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 def limit_megapixels(megapixels: float | int | None) -> None:
   """Lifts or lowers the limit of an image's pixels, in this process.
 
-  The processes that it starts have it, too. As files are, JPEGs over MAX_PIXELS
+  The processes that it starts have it, too; those of other machines are given
+  it by `prepare.engine`. As files are, JPEGs over MAX_PIXELS
   are still decoded at a smaller size.
 
   Args:
@@ -210,8 +211,18 @@ def limit_megapixels(megapixels: float | int | None) -> None:
   if megapixels is None:
     os.environ.pop(LIMIT_VARIABLE, None)
   else:
-    os.environ[LIMIT_VARIABLE] = f'{megapixels:g}'
+    os.environ[LIMIT_VARIABLE] = f'{megapixels:.12g}'
     _limit_in_pixels()
+
+
+def asked_megapixels() -> float | None:
+  """Returns the limit that was asked for, as `limit_megapixels` takes it.
+
+  Raises:
+    UsageError: it is not above 0.
+  """
+  pixels = _limit_in_pixels()
+  return None if pixels is None else float(os.environ[LIMIT_VARIABLE])
 
 
 def _limit_in_pixels() -> int | None:

@@ -7,7 +7,7 @@ A name's suffix says little: phones write HEIC files called .jpg, browsers save
 import importlib.util
 import re
 
-from PIL import features
+from PIL import Image, features
 
 # The number of first bytes that `format_of` looks at.
 HEAD_BYTES = 64
@@ -75,6 +75,12 @@ def format_of(head: bytes) -> str:
     if beginning.match(head):
       return name
   return ''
+
+
+def is_format_name(suffix: str) -> bool:
+  """Returns whether a suffix is Pillow's name of a format that it reads."""
+  Image.init()  # loads the plugins of the rare formats, too
+  return suffix.upper() in Image.OPEN
 
 
 def why_unreadable(image_format: str) -> str:

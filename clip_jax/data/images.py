@@ -209,7 +209,7 @@ def upright(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     image = image.transpose(turn)
   if preprocessing.background:
     if image.mode in SIXTEEN_BITS:
-      image = _eight_bits(image)
+      image = eight_bits(image)
     if image.has_transparency_data:
       image = composite_on(image, preprocessing.background)
   return image
@@ -283,7 +283,8 @@ def on_white(image: Image.Image) -> Image.Image:
   return image.convert('RGB')
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
+  """Returns grey of SIXTEEN_BITS scaled to 8 bits."""
   grey = np.asarray(image).astype(np.float32)
   np.clip(grey, 0, 65_535, out=grey)
   grey /= 257

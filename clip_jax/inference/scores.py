@@ -1,5 +1,6 @@
 """Scores image-text pairs by a model, for filters of a collection."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -7,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.errors import FailureError, UsageError
 from clip_jax.inference.loading import load
 from clip_jax.inference.model import Model
+from clip_jax.inference.references import recognise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,26 @@ class PairScorer:
   def model(self) -> Model:
     """Returns the model, on the device of this process."""
     return _load(self.reference, self.options)
+
+  def pinned(self) -> 'PairScorer':
+    """Returns the scorer of one checkpoint: of a run the newest there is now.
+
+    A process that loads the model later would have a newer one.
+    """
+    kind, path = recognise(self.reference)
+    if kind != 'run':
+      return self
+
+    from clip_jax.checkpoints.reading import steps_of
+
+    for step in steps_of(path):
+      folder = path / 'checkpoints' / str(step)
+      scorer = dataclasses.replace(self, reference=str(folder))
+      # The one before may be sound; if none is, the run itself says what is.
+      with contextlib.suppress(FailureError, UsageError):
+        scorer.model()
+        return scorer
+    return self
 
   def embed(self, contents: Sequence[bytes]) -> np.ndarray:
     """Returns the embeddings of N images, float32 [N, E] of unit length."""

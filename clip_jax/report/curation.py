@@ -181,7 +181,7 @@ def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
   """Returns the names and values of what was asked for."""
   rows = []
   for name, value in settings.items():
-    if name in ('schema', 'files', 'inputs', 'helpers'):
+    if name in ('schema', 'files', 'inputs', 'evaluation_content'):
       continue
     if isinstance(value, Mapping):
       rows += [(f'{name}.{x}', y) for x, y in value.items()]

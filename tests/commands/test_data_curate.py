@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.tiny_run import write_run
+
 NAMES = ['red', 'green', 'blue', 'grey']
 
 
@@ -76,6 +78,39 @@ def test_images_are_read_and_those_of_an_evaluation_dropped(
   assert result.json['rows_out'] == 4
   assert 'left out' in result.err
   assert '6.png' in result.err
+
+
+def test_a_test_set_that_has_changed_is_noticed(clip_jax, refused, images):
+  test = images / 'test'
+  test.mkdir()
+  (test / '1.png').write_bytes((images / '1.png').read_bytes())
+  (test / 'broken.png').write_bytes((images / '2.png').read_bytes()[:90])
+  call = [
+    'data', 'curate', images / 'pairs.parquet', f'--out={images / "out"}',
+    '--read_images', f'--evaluation=folder:{test}', '--workers=1',
+  ]  # fmt: skip
+  result = clip_jax(*call, '--json')
+  assert result.code == 0, result.err
+  assert result.json['rows_out'] == 6
+  assert f'left out --evaluation=folder:{test}, broken.png' in result.err
+  assert clip_jax(*call, '--json').json == result.json
+  (test / '3.png').write_bytes((images / '3.png').read_bytes())
+  refused('made with another evaluation_content: name another', *call)
+
+
+def test_a_run_that_has_a_newer_checkpoint_is_noticed(
+  clip_jax, refused, images
+):
+  run = write_run(images / 'run', (7,))
+  call = [
+    'data', 'curate', images / 'pairs.parquet', f'--out={images / "out"}',
+    f'--model={run}', '--workers=1',
+  ]  # fmt: skip
+  result = clip_jax(*call, '--json')
+  assert result.code == 0, result.err
+  assert clip_jax(*call, '--json').json == result.json
+  write_run(run, (7, 9))
+  refused('made with another model: name another folder', *call)
 
 
 def test_a_model_scores_pairs_and_finds_near_copies(clip_jax, images, workdir):

@@ -25,7 +25,7 @@ from clip_jax.data.curation.rows import (
   with_column,
 )
 from clip_jax.data.decoding import CorruptImageError, decode
-from clip_jax.data.sources.arrow_columns import read_image
+from clip_jax.data.sources.arrow_columns import image_in
 from clip_jax.errors import FailureError
 
 _AT_ONCE = 256  # images in memory
@@ -152,7 +152,6 @@ def _look_at_all(
 ) -> _Seen:
   """Reads and decodes the images of a batch, some at a time."""
   assert checks.image is not None
-  folder = storage.folder_of(path)
   seen = _Seen([], [], np.full((batch.num_rows, 2), np.nan), {})
   parts: list[Mapping[str, np.ndarray]] = []
   readable: list[int] = []
@@ -163,7 +162,7 @@ def _look_at_all(
     kept: list[str] = []
     for i, value in enumerate(rows.column(checks.image).to_pylist()):
       try:
-        content = _read(value, folder)
+        content = _read(value, path)
         seen.sizes[start + i] = decode(content).size
       except CorruptImageError as error:
         seen.reasons.append(str(error))
@@ -193,26 +192,23 @@ def _with_empty(checks: ImageChecks, seen: _Seen, rows: int) -> _Seen:
   return seen
 
 
-def _read(value: Any, folder: str) -> bytes:
+def _read(value: Any, table: str) -> bytes:
   """Returns the bytes of an image: of a column, or of a file.
 
+  Args:
+    table: the file of the column; others have made paths whole by its folder.
   Raises:
-    CorruptImageError: there is none, or it cannot be read.
+    CorruptImageError: there is none, it cannot be read, or it is elsewhere: a
+      URL, unless it lies under the table's folder.
     FailureError: its store does not answer.
   """
   if isinstance(value, Mapping):
     value = value.get('bytes') or value.get('path')
-  if isinstance(value, bytes):
-    return value
-  if not isinstance(value, str) or not value:
-    raise CorruptImageError('no image')
-  where = value if storage.is_remote(value) else storage.join(folder, value)
-  if where.startswith(('http://', 'https://')):
-    raise CorruptImageError(
-      f'{value} is a URL: clip-jax data fetch makes files of URLs; images are '
-      'read of files only.'
-    )
-  return read_image(where)
+  folder = storage.folder_of(table)
+  if isinstance(value, str) and storage.is_remote(folder):
+    value = value.removeprefix(f'{folder}/')
+  known = value if isinstance(value, bytes | str) else None
+  return image_in(known, table, is_path=False)
 
 
 def _vectors_of(

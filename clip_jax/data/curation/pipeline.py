@@ -45,6 +45,7 @@ from clip_jax.data.curation.selection import Selection, SelectionTask, select
 from clip_jax.data.curation.settings import Settings
 from clip_jax.data.curation.stages import Rows, Stages, parts_of
 from clip_jax.data.curation.summary import summarise_queries
+from clip_jax.data.decoding import asked_megapixels
 from clip_jax.data.prepare.engine import Engine, as_json
 from clip_jax.errors import UsageError
 from clip_jax.files import check_fields, parse_json, to_bytes
@@ -100,10 +101,11 @@ def _identity(
   return as_json(
     {
       **values,
+      **helpers.identity,
       **{f'queries.{name}': value for name, value in queries.items()},
       'columns': dataclasses.asdict(metadata.columns),
       'schema': str(metadata.schema),
-      'helpers': dict(helpers.identity),
+      'max_megapixels': asked_megapixels(),
       'files': [[path, storage.version(path)] for path in _files_of(settings)],
     }
   )
@@ -229,7 +231,9 @@ class _Curation:
       folder = self._stages.folder
       task = _EvaluationTask(self._stages.path('evaluation.json'), folder)
       function = functools.partial(_write_evaluation, write)
-      self._stages.run('evaluation', [task], function)
+      counts = self._stages.run('evaluation', [task], function)
+      self._corrupt |= counts[0]['corrupt']
+      check_corrupt(self._corrupt, self._settings.max_corrupt)
 
   def _select(self, selection: Selection) -> Rows:
     """Reads the rows, and drops single ones."""
@@ -398,8 +402,8 @@ class _EvaluationTask:
 
 
 def _write_evaluation(
-  write: Callable[[str], None], task: _EvaluationTask
+  write: Callable[[str], dict[str, str]], task: _EvaluationTask
 ) -> dict[str, Any]:
-  write(task.folder)
+  corrupt = write(task.folder)
   storage.write_bytes(task.out, b'{}')
-  return {}
+  return {'corrupt': corrupt}

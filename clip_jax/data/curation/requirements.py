@@ -22,11 +22,14 @@ class Helpers:
   """Functions that need a model or an evaluation, which data/ cannot import.
 
   Attributes:
-    looks: see `image_checks.Look`; identity: what they depend on.
+    looks: see `image_checks.Look`.
+    identity: what all of these depend on, by names that `Settings` has not.
     scores, width: whether they give scores, and the width of their embeddings.
     find_copies: see `copies.FindCopies`.
     evaluation: names of files in the working folder, by 'digests', 'hashes' and
-      'embeddings'; `write_evaluation` writes them there.
+      'embeddings'.
+    write_evaluation: writes these files into a folder; returns the images that
+      cannot be decoded, and the reasons.
   """
 
   looks: tuple[Look, ...] = ()
@@ -35,7 +38,7 @@ class Helpers:
   width: int = 0
   find_copies: FindCopies | None = None
   evaluation: tuple[str, ...] = ()
-  write_evaluation: Callable[[str], None] | None = None
+  write_evaluation: Callable[[str], dict[str, str]] | None = None
 
 
 def embedding_width(

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from clip_jax.data import storage
+from clip_jax.data.decoding import asked_megapixels, limit_megapixels
 from clip_jax.data.prepare.local_engine import Outcome
 from clip_jax.errors import (
   FailureError,
@@ -95,12 +96,15 @@ class Job:
     name: says in errors which task it is.
     function, task: are called, and called with.
     marker: the path of the file that says that the task is done.
+    max_megapixels: see `limit_megapixels`; the environment that has it is not
+      that of other machines.
   """
 
   name: str
   function: Callable[[Any], Counts]
   task: Any
   marker: str
+  max_megapixels: float | None = None
 
   def run(self) -> str:
     """Does the task and writes its marker.
@@ -109,6 +113,7 @@ class Job:
       '', or why it failed.
     """
     try:
+      limit_megapixels(self.max_megapixels)
       counts = self.function(self.task)
       content = {'task': as_json(self.task), 'counts': counts}
       storage.write_bytes(self.marker, to_bytes(content))
@@ -173,8 +178,9 @@ def run_stage(
     again += _without_outputs(stage, [outputs(task) for task in tasks])
     for index in again:
       counts.pop(index, None)
+    limit = asked_megapixels()
     jobs = [
-      Job(f'{name} {index} ({_label(task)})', function, task, marker)
+      Job(f'{name} {index} ({_label(task)})', function, task, marker, limit)
       for index, task in enumerate(tasks)
       for marker in [storage.join(stage, _marker_name(index))]
       if index not in counts

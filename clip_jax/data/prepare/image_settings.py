@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 
 from clip_jax.data.decoding import SIXTEEN_BITS, decode, pillow_errors
 from clip_jax.data.image_formats import HEAD_BYTES, format_of
-from clip_jax.data.images import on_white
+from clip_jax.data.images import eight_bits, on_white
 from clip_jax.errors import UsageError, check_choice
 
 # As a flag names them, and as Pillow does.
@@ -108,7 +108,8 @@ def encode(
   """Encodes an image, with its colour profile and orientation.
 
   The pixels are not turned: a model that reads them without regard to EXIF
-  sees what it saw before. Other metadata, such as places, is left out.
+  sees what it saw before. Grey of 16 bits is scaled to 8, except in PNG, which
+  has both. Other metadata, such as places, is left out.
 
   Args:
     size: width and height, to which it is resized.
@@ -118,11 +119,14 @@ def encode(
     CorruptImageError: it cannot be converted or written.
   """
   metadata = _metadata(image)
+  if image.mode in SIXTEEN_BITS:
+    is_png = image_format == 'PNG'
+    image = image.convert('I;16') if is_png else eight_bits(image)
   if image_format == 'JPEG' and image.mode != 'L':
     if image.mode == 'CMYK':
       metadata.pop('icc_profile', None)  # of the inks
     image = on_white(image)
-  elif image.mode not in ('L', 'RGB', 'RGBA', *SIXTEEN_BITS):
+  elif image.mode not in ('L', 'RGB', 'RGBA', 'I;16'):
     image = image.convert('RGBA' if image.has_transparency_data else 'RGB')
   if size != image.size:
     image = image.resize(size, Image.Resampling.BICUBIC)

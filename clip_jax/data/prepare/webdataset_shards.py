@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
+from clip_jax.data.decoding import open_image
 from clip_jax.data.image_formats import HEAD_BYTES, format_of
 from clip_jax.data.sources import Record
 
@@ -65,9 +66,15 @@ def write_member(file: IO[bytes], name: str, content: bytes) -> None:
 
 
 def suffix_of(image: bytes) -> str:
-  """Returns the suffix that an encoded image gets, by its content."""
+  """Returns the suffix that an encoded image gets, by its content.
+
+  Raises:
+    CorruptImageError: it is no image.
+  """
   image_format = format_of(image[:HEAD_BYTES])
-  return _SUFFIXES.get(image_format, image_format.lower() or 'bin')
+  if not image_format:  # as of TGA: a reader has the suffix alone
+    image_format = open_image(image).format or 'bin'
+  return _SUFFIXES.get(image_format, image_format.lower())
 
 
 def _texts(record: Record, *, with_text: bool) -> Sequence[tuple[str, bytes]]:

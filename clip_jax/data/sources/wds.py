@@ -5,7 +5,12 @@ from typing import Any
 
 from clip_jax.data import storage
 from clip_jax.data.decoding import CorruptImageError
-from clip_jax.data.image_formats import HEAD_BYTES, PLAIN_SUFFIXES, format_of
+from clip_jax.data.image_formats import (
+  HEAD_BYTES,
+  PLAIN_SUFFIXES,
+  format_of,
+  is_format_name,
+)
 from clip_jax.data.indexing.find import open_index
 from clip_jax.data.indexing.selection import Selection
 from clip_jax.data.indexing.tar import (
@@ -318,6 +323,8 @@ def _image_of(record: TarRecord) -> bytes:
   by_suffix = [x for x in record.members if f'.{x}' in PLAIN_SUFFIXES]
   both = [suffix for suffix in by_suffix if suffix in by_content]
   for suffix in (*both, *by_suffix, *by_content):
+    return record.content(suffix)
+  for suffix in filter(is_format_name, record.members):
     return record.content(suffix)
   names = ', '.join(sorted(record.members))
   raise CorruptImageError(f'no image among its members ({names})')

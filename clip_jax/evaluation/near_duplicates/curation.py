@@ -9,6 +9,7 @@ copies among them.
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,14 @@ from clip_jax.data.curation.settings import Settings
 from clip_jax.data.decoding import CorruptImageError, decode
 from clip_jax.data.sources import open_source
 from clip_jax.errors import FailureError
+from clip_jax.evaluation.dataset import data_identity
 from clip_jax.evaluation.near_duplicates.perceptual_hash import (
   BITS,
   hash_spectra,
   spectrum,
 )
 from clip_jax.inference.dedup import find_near_copies
+from clip_jax.inference.identity import fingerprint
 from clip_jax.inference.scores import PairScorer
 
 _CHUNK = 256  # images that are hashed and embedded together
@@ -39,13 +42,25 @@ def curation_helpers(settings: Settings, scorer: PairScorer | None) -> Helpers:
     scorer: embeds images and texts; None where no model is given.
   """
   looks: list[Look] = []
-  identity, width = {}, 0
+  identity: dict[str, Any] = {}
+  width = 0
   if scorer is not None:
-    width = scorer.model().config.embed_dim
+    reference, scorer = scorer.reference, scorer.pinned()
+    model = scorer.model()
+    width = model.config.embed_dim
     looks.append(scorer)
-    identity['model'] = [scorer.reference, list(scorer.options)]
+    identity['model'] = {
+      'reference': reference,
+      'options': scorer.options,
+      'step': model.step,
+      'fingerprint': fingerprint(model.params),
+    }
   if settings.evaluation_bits is not None:
     looks.append(hash_contents)
+  if settings.evaluation:
+    identity['evaluation_content'] = [
+      data_identity(open_source(spec)) for spec in settings.evaluation
+    ]
   written = {
     'digests': bool(settings.evaluation),
     'hashes': settings.evaluation_bits is not None,
@@ -96,7 +111,7 @@ def write_evaluation(
   with_hashes: bool,
   embed: Callable[[Sequence[bytes]], np.ndarray] | None,
   folder: str,
-) -> None:
+) -> dict[str, str]:
   """Writes digests, hashes and embeddings of the images of data sets.
 
   Args:
@@ -105,17 +120,20 @@ def write_evaluation(
     embed: makes embeddings of encoded images, or None.
     folder: local or remote; gets `evaluation_digests.npy` (the first halves of
       SHA-256, sorted), `evaluation_hashes.npy` and `evaluation_embeddings.npy`.
+  Returns:
+    The images that cannot be decoded, and the reasons. Of these there are
+    digests alone, unless they cannot be read either.
   Raises:
     FailureError: a data set has no image that can be read.
   """
   digests: list[bytes] = []
   hashes: list[np.ndarray] = []
   vectors: list[np.ndarray] = []
+  corrupt: dict[str, str] = {}
   for spec in specs:
     readable = 0
-    for contents in _contents_of(spec):
+    for contents in _contents_of(spec, digests, corrupt):
       readable += len(contents)
-      digests += [hashlib.sha256(x).digest()[:16] for x in contents]
       if with_hashes:
         looks = hash_contents(contents, ())
         hashes.append(looks['hash'][~looks['flat']])
@@ -132,17 +150,28 @@ def write_evaluation(
     arrays['embeddings'] = np.concatenate(vectors)
   for name, values in arrays.items():
     write_array(values, storage.join(folder, f'evaluation_{name}.npy'))
+  return corrupt
 
 
-def _contents_of(spec: str) -> Iterator[list[bytes]]:
-  """Yields the encoded images of a data set that can be decoded."""
+def _contents_of(
+  spec: str, digests: list[bytes], corrupt: dict[str, str]
+) -> Iterator[list[bytes]]:
+  """Yields the encoded images of a data set that can be decoded.
+
+  Args:
+    digests: gets the first half of the SHA-256 of each image, of the others,
+      too.
+    corrupt: gets the others, and the reasons.
+  """
   source = open_source(spec)
   contents: list[bytes] = []
   for index in range(len(source)):
     try:
       content = source[index]['image']
+      digests.append(hashlib.sha256(content).digest()[:16])
       decode(content)
-    except CorruptImageError:
+    except CorruptImageError as error:
+      corrupt[f'--evaluation={spec}, {source.id(index)}'] = str(error)
       continue
     contents.append(content)
     if len(contents) == _CHUNK:

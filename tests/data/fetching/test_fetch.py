@@ -362,6 +362,18 @@ def test_webdataset_and_our_source_read_the_shards(tmp_path):
   assert source[3]['image'] == IMAGE
 
 
+def test_an_image_without_a_mark_of_its_format_is_read_back(tmp_path):
+  from clip_jax.data.sources import open_source
+
+  tga = io.BytesIO()
+  Image.open(io.BytesIO(IMAGE)).convert('RGB').save(tga, 'TGA')
+  with serving({}, web.good(tga.getvalue())) as server:
+    fetch(tmp_path, [server.url('/a')])
+  assert '000000000.tga' in members(tmp_path / 'out/00000.tar')
+  source = open_source(f'wds:{tmp_path}/out/*.tar')
+  assert source[0]['image'] == tga.getvalue()
+
+
 def test_a_checksum_in_the_list_is_verified(tmp_path):
   digest = hashlib.sha256(IMAGE).hexdigest()
   with serving({}, web.good(IMAGE)) as server:

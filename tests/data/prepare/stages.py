@@ -14,6 +14,7 @@ import signal
 import sys
 
 from clip_jax.data import storage
+from clip_jax.data.decoding import LIMIT_VARIABLE
 from clip_jax.data.prepare.engine import Engine, run_stage
 
 NUMBERS = 12
@@ -52,6 +53,11 @@ def number_path(folder, task):
   """The file of a number."""
   digit = task.number % DIGITS
   return storage.join(folder, f'by-digit/{digit}-{task.number:02}.txt')
+
+
+def limit_of_pixels(task):
+  """The limit of an image's pixels where a task runs."""
+  return {'limit': os.environ.get(LIMIT_VARIABLE)}
 
 
 def join(folder, task):

@@ -11,6 +11,8 @@ import sys
 import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -374,6 +376,23 @@ def test_all_captions_are_kept_and_labels_with_their_names(layout, tmp_path):
   records = read_all(spec_of(tmp_path / 'captions-out', layout))
   assert records == read_all(f'folder:{captioned}')
   assert records[1]['caption'] == ['one', 'two', 'three']
+
+
+@on_both_layouts
+def test_formats_without_a_mark_are_read_back(layout, tmp_path):
+  rows = []
+  for number, name in enumerate(['tga', 'pcx', 'msp', 'xbm']):
+    path = tmp_path / f'{number}.{name}'
+    image = make_image(number, 64, 48)
+    image = image.convert('RGB' if number < 2 else '1')
+    image.save(path)
+    rows.append({'image': path.read_bytes(), 'caption': name})
+  pq.write_table(pa.Table.from_pylist(rows), tmp_path / 'pairs.parquet')
+  spec = f'parquet:{tmp_path}/pairs.parquet'
+  assert make(spec, tmp_path / 'out', layout).statistics['records'] == 4
+  records = read_all(spec_of(tmp_path / 'out', layout))
+  assert records == read_all(spec)
+  assert len(records) == 4
 
 
 @on_both_layouts

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from clip_jax.data import decoding
+from clip_jax.data.prepare import local_engine
 from clip_jax.data.prepare.engine import Engine, run_stage
 from clip_jax.errors import FailureError, UsageError
 from tests.data.prepare import stages
@@ -57,6 +59,22 @@ def test_all_engines_and_worker_counts_write_the_same_bytes(
   assert sum(x['numbers'] for x in second) == stages.NUMBERS
   assert files(tmp_path) == expected
   assert b'1331\n' in files(tmp_path)['2.txt']
+
+
+@pytest.mark.parametrize('limit', ['0.5', None])
+def test_tasks_elsewhere_have_the_limit_of_pixels(limit, tmp_path, monkeypatch):
+  def run_elsewhere(jobs, workers):
+    pickled = pickle.dumps(jobs)
+    monkeypatch.setenv(decoding.LIMIT_VARIABLE, '7')  # of another pipeline
+    for index, job in enumerate(pickle.loads(pickled)):
+      yield local_engine.Outcome(index, job.run())
+
+  monkeypatch.setattr(local_engine, 'run', run_elsewhere)
+  monkeypatch.delenv(decoding.LIMIT_VARIABLE, raising=False)
+  if limit:
+    monkeypatch.setenv(decoding.LIMIT_VARIABLE, limit)
+  counts = run_stage('limits', [1, 2], stages.limit_of_pixels, tmp_path)
+  assert counts == [{'limit': limit}] * 2
 
 
 @on_every_engine

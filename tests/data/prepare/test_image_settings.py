@@ -65,6 +65,20 @@ def test_all_modes_are_written_in_all_formats(to, mode):
   assert decoded(prepared.content).format == to.upper()
 
 
+@pytest.mark.parametrize('to', ['jpeg', 'png', 'webp'])
+@pytest.mark.parametrize('dtype', [np.uint16, np.int32])  # I;16 and I
+def test_grey_of_sixteen_bits_keeps_its_brightness(to, dtype):
+  grey = np.asarray(make_image(8, 60, 40).convert('L'))
+  content = encode(Image.fromarray(grey.astype(dtype) * 257), 'TIFF')
+  image = decoded(ImageSettings(format=to).prepare(content).content)
+  pixels = np.asarray(image, float)
+  if to == 'png':
+    assert np.array_equal(pixels, grey * 257.0)
+  else:
+    pixels = pixels if pixels.ndim == 2 else pixels[..., 0]
+    assert np.abs(pixels - grey).mean() < 3
+
+
 def test_cmyk_becomes_rgb_in_other_formats():
   content = encode(make_image(4).convert('CMYK'), 'JPEG', quality=95)
   for settings in (ImageSettings(format='png'), ImageSettings(max_side=12)):

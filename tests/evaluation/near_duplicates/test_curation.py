@@ -44,16 +44,19 @@ def test_an_image_that_cannot_be_hashed_is_flat():
   assert result['flat'].tolist() == [False, True]
 
 
-def test_digests_hashes_and_embeddings_of_readable_images(folder, tmp_path):
+def test_only_readable_images_get_more_than_digests(folder, tmp_path):
   sizes = []
 
   def embed(contents):
     sizes.append(len(contents))
     return np.ones((len(contents), 2), np.float32)
 
-  write_evaluation([f'folder:{folder}'], True, embed, str(tmp_path))
+  spec = f'folder:{folder}'
+  corrupt = write_evaluation([spec], True, embed, str(tmp_path))
+  assert list(corrupt) == [f'--evaluation={spec}, x.png']
+  assert 'damaged image' in corrupt[f'--evaluation={spec}, x.png']
   digests = np.load(tmp_path / 'evaluation_digests.npy')
-  files = [folder / f'{name}.png' for name in (0, 1, 2, 'flat')]
+  files = [folder / f'{name}.png' for name in (0, 1, 2, 'flat', 'x')]
   halves = {hashlib.sha256(file.read_bytes()).digest()[:16] for file in files}
   assert {digest.tobytes() for digest in digests} == halves
   assert digests.tolist() == sorted(digests.tolist())
