@@ -9,8 +9,12 @@ import sys
 import numpy as np
 import pytest
 
+from clip_jax.data.preprocessing import Preprocessing
+from clip_jax.data.sources import open_source
 from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation import Options
+from clip_jax.evaluation.features.extraction import read_features
 from clip_jax.inference import embeddings
 from clip_jax.inference.embed import embed
 from clip_jax.inference.embed_folder import EmbedFolder
@@ -20,6 +24,7 @@ from clip_jax.inference.model import Model
 from clip_jax.inference.reused_rows import Update
 from clip_jax.progress import no_progress
 from tests.inference.fakes import FakeSource
+from tests.tiny import write_pairs
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
 
@@ -106,6 +111,28 @@ def test_one_go(job, run, tmp_path):
     np.testing.assert_allclose(file['embeddings'][9:], expected, atol=1e-6)
   assert os.listdir(tmp_path) == ['e.npz']
   assert run.said == []
+
+
+@pytest.mark.parametrize(
+  'resizing',
+  [{'resize_to': 20}, {'resize_to': (24, 18), 'resize_mode': 'squash'}],
+)
+def test_images_are_resized_and_cropped_once(job, run, tmp_path, resizing):
+  preprocessing = Preprocessing(16, **resizing)
+  described = dataclasses.replace(
+    tiny_description(), preprocessing=preprocessing
+  )
+  model = Model(described, {'params': tiny_params()})
+  source = open_source(write_pairs(tmp_path / 'pairs', 5))
+  job = dataclasses.replace(job, model=model, source=source)
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  paths = [tmp_path / 'pairs' / source.id(i) for i in range(5)]
+  expected = model.encode_image(paths)
+  with open_embeddings(out) as table:
+    np.testing.assert_allclose(table.vectors(range(5)), expected, atol=1e-6)
+  evaluated = read_features(model, source, Options()).embeddings
+  np.testing.assert_allclose(evaluated, expected, atol=1e-6)
 
 
 def test_the_same_call_goes_on(job, run, whole, tmp_path):

@@ -44,7 +44,7 @@ from clip_jax.inference.model import Model
 from clip_jax.inference.shards import Shard, ShardStore
 from clip_jax.parallel.distributed import is_first_process
 
-VERSION = 3  # of the entries
+VERSION = 4  # of the entries
 # These fields tell people where a model came from, and are not in the key.
 _NO_KEY = ('origin', 'step')
 
