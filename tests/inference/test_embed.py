@@ -220,6 +220,31 @@ def test_another_model_is_refused(job, run, tmp_path):
     run(dataclasses.replace(job, model=other), tmp_path / 'e.npz')
 
 
+def with_gelu(model):
+  """The same arrays, of another activation."""
+  described = model.description
+  image = dataclasses.replace(described.model.image, activation='gelu')
+  config = dataclasses.replace(described.model, image=image)
+  described = dataclasses.replace(described, model=config)
+  return Model(described, model.variables, batch_size=4)
+
+
+def test_another_activation_is_another_model(job, run, tmp_path):
+  out = tmp_path / 'e.npz'
+  other = dataclasses.replace(job, model=with_gelu(job.model))
+  interrupt(job, out, run)
+  with pytest.raises(UsageError, match='activation or number of heads is diff'):
+    run(other, out)
+  run(job, out)
+  run.said.clear()
+  assert run(other, out).update is None
+  assert [line.split(':')[0] for line in run.said] == [
+    f'all {kind} of {out} are encoded anew' for kind in ('images', 'texts')
+  ]
+  run(other, tmp_path / 'anew.npz')
+  assert out.read_bytes() == (tmp_path / 'anew.npz').read_bytes()
+
+
 def test_parts_may_be_joined_in_the_other_format(job, run, tmp_path):
   interrupt(job, tmp_path / 'e.npz', run)
   assert run(job, tmp_path / 'e.parquet').joined
