@@ -143,7 +143,7 @@ def find_matches(
         # Rows of different captions are different results, however similar.
         captions = [entries[row].caption.casefold() for row in its_rows]
         stacked = np.stack([vectors[row] for row in its_rows])
-        groups = fold(stacked, captions, fold_above)
+        groups = fold(stacked, captions, fold_above, top=top)
       matches = [
         Match(
           rank,
