@@ -19,7 +19,8 @@ captions_offsets). Images that cannot be read are left out and named, up to
 
 The same command again, after images or texts were added, changed or removed,
 encodes what is new only, and replaces the file: contents are compared, and not
-dates. Another model, preprocessing or dtype encodes all anew.
+dates. Another model, preprocessing or dtype encodes all anew, and so does
+another activation of the same weights.
 
 Millions of records need no more memory than a few. The rows wait in parts in
 the folder OUT.parts (the name without its suffix), and become the file when all

@@ -19,14 +19,32 @@ Read = TypeVar('Read')  # what is read of a record
 _AHEAD = 64  # images
 
 
+class PreparedImage(Image.Image):
+  """An image in the size in which a model reads it.
+
+  To resize and crop it again might change it: see `Preprocessing.resize_to`.
+  """
+
+  @classmethod
+  def of(cls, image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Returns what `preprocess` makes of a decoded image.
+
+    Raises:
+      CorruptImageError: as of `preprocess`.
+    """
+    prepared = Image.fromarray(preprocess(image, preprocessing))
+    prepared.__class__ = cls
+    return prepared
+
+
 class DecodedRecord(NamedTuple):
   """A record with its image, or with the reason why there is none.
 
   Attributes:
     record: the record without the bytes of its image; of an unreadable one,
       the id only.
-    image: decoded, in its own mode, or preprocessed; None where it cannot be
-      read, or where `is_known` says that it need not be.
+    image: decoded, in its own mode, or a `PreparedImage`; None where it cannot
+      be read, or where `is_known` says that it need not be.
     reason: why it cannot be read, or ''.
     digest: the digest of its bytes; see `digest_of`.
   """
@@ -58,9 +76,8 @@ def read_ahead(
     is_known: is called by the threads with the digest of an image, which is not
       decoded where it returns True.
     preprocessing: applied to each image where it is given. The images that wait
-      then take little memory, however large the photographs are; to apply it
-      again later changes nothing. An image that it cannot be applied to is
-      unreadable.
+      then take little memory, however large the photographs are; a model takes
+      them as they are. An image that it cannot be applied to is unreadable.
   """
   return map_ahead(
     lambda index: _read(source, index, is_known, preprocessing), indices
@@ -102,7 +119,7 @@ def _read(
     if not is_known(digest):
       image = decode(record['image'])
       if preprocessing is not None:
-        image = Image.fromarray(preprocess(image, preprocessing))
+        image = PreparedImage.of(image, preprocessing)
   except CorruptImageError as error:
     unread: Record = {'id': source.id(index), 'image': b'', 'caption': []}
     return DecodedRecord(unread, None, str(error))

@@ -257,24 +257,37 @@ def near_copies(
 
 
 def fold(
-  vectors: Float[np.ndarray, 'N E'], words: Sequence[str], threshold: float
+  vectors: Float[np.ndarray, 'N E'],
+  words: Sequence[str],
+  threshold: float,
+  *,
+  top: int,
 ) -> list[list[int]]:
   """Puts rows that are nearly the same together, the first of them first.
 
+  Memory grows with the number of rows, time with that of rows times groups.
+
   Args:
-    vectors: unit length, the most important first: some hundreds.
+    vectors: unit length, the most important first.
     words: of each; rows whose words differ stay apart.
-    threshold: a cosine.
+    threshold: a cosine, with the first of a group.
+    top: groups at most.
   Returns:
     Lists of rows, in the order of their first.
   """
-  alike = vectors @ vectors.T >= threshold - _ROUNDING
-  groups: dict[int, list[int]] = {}
-  for row, word in enumerate(words):
-    near = (x for x in np.flatnonzero(alike[row, :row]).tolist() if x in groups)
-    first = next((x for x in near if words[x] == word), row)
-    groups.setdefault(first, []).append(row)
-  return list(groups.values())
+  numbers: dict[str, int] = {}
+  word_numbers = np.array([numbers.setdefault(x, len(numbers)) for x in words])
+  groups: list[list[int]] = []
+  rest = np.arange(len(words))  # rows that are in no group yet
+  while len(rest) and len(groups) < top:
+    first = rest[0]
+    similarities = (vectors @ vectors[first])[rest]
+    alike = similarities >= threshold - _ROUNDING
+    alike &= word_numbers[rest] == word_numbers[first]
+    alike[0] = True  # to itself, whatever the rounding
+    groups.append(rest[alike].tolist())
+    rest = rest[~alike]
+  return groups
 
 
 def _similarities(

@@ -36,6 +36,8 @@ VERSION = 2  # of the files in the folder
 _MEANINGS = {
   'version': "the version of the parts' format",
   'model': 'the model',
+  'batch_stats': "the hash of the model's batch statistics",
+  'config': "the model's shape, activation or number of heads",
   'preprocessing': 'the preprocessing',
   'tokenizer': 'the tokenizer',
   'dtype': 'the dtype',
@@ -48,6 +50,8 @@ _MEANINGS = {
   'views': 'data.views',
   'of_views': 'what the views depend on (data.view_seed, data.augment, …)',
 }
+# Jobs that earlier versions began do not say these.
+_ADDED = ('batch_stats', 'config')
 
 
 def differences(
@@ -64,11 +68,12 @@ def differences(
   described = []
   for field in fields:
     meaning, ours, theirs = _MEANINGS[field], new.get(field), old.get(field)
-    if ours == theirs:
+    if ours == theirs or (field in _ADDED and field not in old):
       continue
     if field == 'model':
       ours, theirs = _describe_model(new), _describe_model(old)
     if field in (
+      'config',
       'texts_hash',
       'tokenizer',
       'preprocessing',

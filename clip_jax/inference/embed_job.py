@@ -11,9 +11,9 @@ from clip_jax.data.text_lines import TextLines
 from clip_jax.inference.embed_folder import VERSION
 from clip_jax.inference.encode_shards import Item, image_items
 from clip_jax.inference.identity import (
-  fingerprint,
   hash_lines,
   hash_tokenizer,
+  model_identity,
 )
 from clip_jax.inference.model import Model
 from clip_jax.inference.reused_rows import EarlierTable
@@ -53,9 +53,7 @@ class EmbedJob:
     has_images = source is not None
     identity = {
       'version': VERSION,
-      'model': fingerprint(model.params),
-      'origin': model.origin,
-      'step': model.step,
+      **model_identity(model),
       'preprocessing': model.preprocessing.to_dict() if has_images else None,
       'tokenizer': (
         hash_tokenizer(model.tokenizer.describe()) if self.texts_name else None

@@ -30,9 +30,9 @@ from clip_jax.inference.encode_shards import (
   encode_shards,
 )
 from clip_jax.inference.identity import (
-  fingerprint,
   hash_each,
   hash_tokenizer,
+  model_identity,
 )
 from clip_jax.inference.model import Model
 from clip_jax.inference.shards import Shard, make_shards, records_of
@@ -83,9 +83,7 @@ class ViewsJob:
     """Returns everything that the features depend on, as JSON has it."""
     identity = {
       'version': VERSION,
-      'model': fingerprint(self.model.params),
-      'origin': self.model.origin,
-      'step': self.model.step,
+      **model_identity(self.model),
       'preprocessing': self.model.preprocessing.to_dict(),
       'tokenizer': hash_tokenizer(self.model.tokenizer.describe()),
       'dtype': self.dtype,

@@ -1,15 +1,56 @@
 """The identity of a model, so that embeddings of two never mix."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jaxtyping import UInt64
 
+if TYPE_CHECKING:
+  from clip_jax.inference.model import Model
+
 _SAMPLES = 4096  # elements read of each array
+# What training starts with; features do not depend on these.
+_NOT_USED = ('initial_logit_scale', 'initial_logit_bias')
+
+
+def model_identity(model: 'Model') -> dict[str, Any]:
+  """Returns what tells a model from others, as JSON has it.
+
+  Its arrays do not say which activation it has, nor how many heads: 'config'
+  does. 'origin' and 'step' tell people where it came from.
+  """
+  variables = model.variables
+  statistics = variables.get('batch_stats')
+  identity = {
+    'model': fingerprint(variables['params']),
+    'batch_stats': fingerprint(statistics) if statistics else None,
+    'config': _stated_fields(model.config),
+    'origin': model.origin,
+    'step': model.step,
+  }
+  return json.loads(json.dumps(identity))
+
+
+def _stated_fields(config: Any) -> dict[str, Any]:
+  """Returns the fields of a config that differ from their defaults.
+
+  A field that is added in a later version so leaves all identities as they are.
+  """
+  fields = {
+    field.name: getattr(config, field.name)
+    for field in dataclasses.fields(config)
+    if getattr(config, field.name) != field.default
+    and field.name not in _NOT_USED
+  }
+  return {
+    name: _stated_fields(value) if dataclasses.is_dataclass(value) else value
+    for name, value in fields.items()
+  }
 
 
 def fingerprint(params: Any) -> str:

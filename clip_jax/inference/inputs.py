@@ -14,6 +14,7 @@ from PIL import Image
 from clip_jax.data.decoding import CorruptImageError, ImageLike
 from clip_jax.data.images import Patches, as_input, preprocess
 from clip_jax.data.preprocessing import Preprocessing
+from clip_jax.data.reading import PreparedImage
 from clip_jax.errors import UsageError, one_line
 from clip_jax.files import is_url, typed_path
 
@@ -154,6 +155,8 @@ def prepare_image(
     name = one_line(os.fspath(known))
   elif isinstance(image, bytes | bytearray | memoryview):
     known = bytes(image)
+  elif isinstance(image, PreparedImage):
+    return np.asarray(image)
   elif isinstance(image, Image.Image):
     known = image
   elif hasattr(image, '__array__'):

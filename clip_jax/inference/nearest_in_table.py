@@ -93,7 +93,7 @@ class ApproximateIndex:
     """Opens the index, or builds it.
 
     Args:
-      table: rows of unit length.
+      table: rows of unit length; it stays open for as long as this is used.
       kind: only rows of this kind; None, all.
       say: takes a line: that it is built, and why.
       progress: shows how many rows the new index has.
@@ -102,6 +102,7 @@ class ApproximateIndex:
       FailureError: the index cannot be written.
     """
     restore = _usearch().restore  # before anything is said to be built
+    self._table, self._kind = table, kind
     counts = table.count_kinds()
     self.rows = table.rows if kind is None else counts.get(kind, 0)
     part = f'.{kind}' if self.rows < table.rows else ''
@@ -120,13 +121,30 @@ class ApproximateIndex:
   def search(
     self, queries: Float[np.ndarray, 'Q E'], *, top: int = 10
   ) -> Nearest:
-    """Does what `search_table` does; may miss some of the nearest rows."""
+    """Does what `search_table` does; may miss some of the nearest rows.
+
+    A query for which the graph leads to fewer rows than it has to, as among
+    many equal ones, is searched exactly.
+    """
     keep = min(top, self.rows)
     self._index.expansion_search = max(_EXPANSION_SEARCH, 2 * keep)
     matches = self._index.search(queries, keep)
     rows = np.reshape(matches.keys, (len(queries), -1)).astype(np.int64)
     distances = np.reshape(matches.distances, (len(queries), -1))
-    return Nearest(rows, (1 - distances).astype(np.float32))
+    # What follows the rows that were found means nothing, and may be no
+    # number. Of a query alone nothing follows.
+    counts = np.asarray(getattr(matches, 'counts', [rows.shape[1]]))
+    short = counts < keep
+    distances = np.where(short[:, None], 0, distances)
+    similarities = (1 - distances).astype(np.float32)
+    if short.any():
+      exact = search_table(
+        self._table, queries[short], kind=self._kind, top=keep
+      )
+      if short.all():
+        return exact
+      rows[short], similarities[short] = exact
+    return Nearest(rows, similarities)
 
   def _stale(self, identity: dict[str, Any]) -> str:
     """Returns why the index must be built; '' where it serves."""

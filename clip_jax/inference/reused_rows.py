@@ -21,8 +21,8 @@ from clip_jax.inference.identity import hash_each
 
 # The fields that the vectors of each kind depend on, beside the content.
 _DEPENDS = {
-  'image': ('model', 'preprocessing', 'dtype'),
-  'text': ('model', 'tokenizer', 'dtype'),
+  'image': ('model', 'batch_stats', 'config', 'preprocessing', 'dtype'),
+  'text': ('model', 'config', 'tokenizer', 'dtype'),
 }
 
 
@@ -177,7 +177,8 @@ def _reasons(
     if kind not in _DEPENDS or not identity[f'{kind}s']:
       continue
     reasons[kind] = ['it does not say what its rows were made of']
-    if table.has_digests and 'model' in table.about:
+    # Tables of earlier versions do not say which activation their model had.
+    if table.has_digests and {'model', 'config'} <= table.about.keys():
       fields = _DEPENDS[kind]
       reasons[kind] = differences(dict(identity), table.about, fields)
   return reasons

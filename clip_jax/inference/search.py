@@ -10,7 +10,7 @@ from jaxtyping import Float
 from clip_jax.errors import UsageError
 from clip_jax.inference.dedup import fold
 from clip_jax.inference.embeddings_table import EmbeddingsTable
-from clip_jax.inference.identity import fingerprint
+from clip_jax.inference.identity import model_identity
 from clip_jax.inference.model import Model
 from clip_jax.inference.nearest import Nearest
 
@@ -62,7 +62,8 @@ def check_model(model: Model, table: EmbeddingsTable) -> None:
   """Refuses a model that is not the one that made a table.
 
   Raises:
-    UsageError: its dimensions or its weights are others than the table says.
+    UsageError: its dimensions, its weights, or how it computes with them are
+      others than the table says.
   """
   origin = table.about.get('origin')
   named = f', {origin}' if origin else ''
@@ -71,11 +72,16 @@ def check_model(model: Model, table: EmbeddingsTable) -> None:
       f'the model makes {model.config.embed_dim} dimensions, and {table.path} '
       f'has {table.dims}: use the model that made it{named}.'
     )
-  made_by = table.about.get('model')
-  if made_by and made_by != fingerprint(model.params):
+  identity, about = model_identity(model), table.about
+  if any(
+    about.get(field) not in (None, identity[field])  # None: it does not say
+    for field in ('model', 'batch_stats', 'config')
+  ):
+    by = 'another model'
+    if about.get('model') == identity['model']:
+      by = 'these weights with other settings (activation, heads, …)'
     raise UsageError(
-      f'{table.path} was made by another model{named}: use that one, or embed '
-      'again.'
+      f'{table.path} was made by {by}{named}: use that one, or embed again.'
     )
 
 
@@ -137,7 +143,7 @@ def find_matches(
         # Rows of different captions are different results, however similar.
         captions = [entries[row].caption.casefold() for row in its_rows]
         stacked = np.stack([vectors[row] for row in its_rows])
-        groups = fold(stacked, captions, fold_above)
+        groups = fold(stacked, captions, fold_above, top=top)
       matches = [
         Match(
           rank,

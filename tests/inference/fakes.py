@@ -10,6 +10,7 @@ from PIL import Image
 from clip_jax.data.decoding import CorruptImageError
 from clip_jax.data.preprocessing import Preprocessing
 from clip_jax.data.sources import Record, Source
+from tests.tiny import TINY
 
 
 class FakeModel:
@@ -19,7 +20,8 @@ class FakeModel:
 
   def __init__(self, dims=8, seed=0):
     self.dims = dims
-    self.params = {'w': np.full(3, seed, np.float32)}
+    self.config = TINY
+    self.variables = {'params': {'w': np.full(3, seed, np.float32)}}
     self.preprocessing = Preprocessing(image_size=4)
     self.tokenizer = SimpleNamespace(
       context_length=3,

@@ -1,6 +1,7 @@
 """Copies among rows: exact, near, and never a chain of them."""
 
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -82,5 +83,17 @@ def test_folding_keeps_the_order_and_different_words_apart():
   vectors = at(0, 90, 1, 91, 0.5, 2)
   words = ['a', 'b', 'a', 'c', 'a', 'a']
   near = np.cos(np.radians(1.5))
-  assert fold(vectors, words, near) == [[0, 2, 4], [1], [3], [5]]
-  assert fold(vectors, ['x'] * 6, near) == [[0, 2, 4], [1, 3], [5]]
+  groups = [[0, 2, 4], [1], [3], [5]]
+  for top in range(1, 6):
+    assert fold(vectors, words, near, top=top) == groups[:top]
+  assert fold(vectors, ['x'] * 6, near, top=9) == [[0, 2, 4], [1, 3], [5]]
+
+
+def test_folding_many_rows_takes_memory_for_each_and_not_for_pairs():
+  vectors = at(*np.linspace(0, 1, 20_000), 90)
+  tracemalloc.start()
+  groups = fold(vectors, ['x'] * 20_001, 0.999, top=10)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert groups == [[*range(20_000)], [20_000]]
+  assert peak < 20e6  # of pairs, 1.6 GB

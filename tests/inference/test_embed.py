@@ -9,8 +9,12 @@ import sys
 import numpy as np
 import pytest
 
+from clip_jax.data.preprocessing import Preprocessing
+from clip_jax.data.sources import open_source
 from clip_jax.data.text_lines import TextLines
 from clip_jax.errors import FailureError, UsageError
+from clip_jax.evaluation import Options
+from clip_jax.evaluation.features.extraction import read_features
 from clip_jax.inference import embeddings
 from clip_jax.inference.embed import embed
 from clip_jax.inference.embed_folder import EmbedFolder
@@ -20,6 +24,7 @@ from clip_jax.inference.model import Model
 from clip_jax.inference.reused_rows import Update
 from clip_jax.progress import no_progress
 from tests.inference.fakes import FakeSource
+from tests.tiny import write_pairs
 from tests.tiny_run import tiny_description, tiny_model, tiny_params
 
 
@@ -108,6 +113,28 @@ def test_one_go(job, run, tmp_path):
   assert run.said == []
 
 
+@pytest.mark.parametrize(
+  'resizing',
+  [{'resize_to': 20}, {'resize_to': (24, 18), 'resize_mode': 'squash'}],
+)
+def test_images_are_resized_and_cropped_once(job, run, tmp_path, resizing):
+  preprocessing = Preprocessing(16, **resizing)
+  described = dataclasses.replace(
+    tiny_description(), preprocessing=preprocessing
+  )
+  model = Model(described, {'params': tiny_params()})
+  source = open_source(write_pairs(tmp_path / 'pairs', 5))
+  job = dataclasses.replace(job, model=model, source=source)
+  out = tmp_path / 'e.npz'
+  run(job, out)
+  paths = [tmp_path / 'pairs' / source.id(i) for i in range(5)]
+  expected = model.encode_image(paths)
+  with open_embeddings(out) as table:
+    np.testing.assert_allclose(table.vectors(range(5)), expected, atol=1e-6)
+  evaluated = read_features(model, source, Options()).embeddings
+  np.testing.assert_allclose(evaluated, expected, atol=1e-6)
+
+
 def test_the_same_call_goes_on(job, run, whole, tmp_path):
   out = tmp_path / 'e.npz'
   interrupt(job, out, run)
@@ -191,6 +218,31 @@ def test_another_model_is_refused(job, run, tmp_path):
   )
   with pytest.raises(UsageError, match='the model is elsewhere at step 9'):
     run(dataclasses.replace(job, model=other), tmp_path / 'e.npz')
+
+
+def with_gelu(model):
+  """The same arrays, of another activation."""
+  described = model.description
+  image = dataclasses.replace(described.model.image, activation='gelu')
+  config = dataclasses.replace(described.model, image=image)
+  described = dataclasses.replace(described, model=config)
+  return Model(described, model.variables, batch_size=4)
+
+
+def test_another_activation_is_another_model(job, run, tmp_path):
+  out = tmp_path / 'e.npz'
+  other = dataclasses.replace(job, model=with_gelu(job.model))
+  interrupt(job, out, run)
+  with pytest.raises(UsageError, match='activation or number of heads is diff'):
+    run(other, out)
+  run(job, out)
+  run.said.clear()
+  assert run(other, out).update is None
+  assert [line.split(':')[0] for line in run.said] == [
+    f'all {kind} of {out} are encoded anew' for kind in ('images', 'texts')
+  ]
+  run(other, tmp_path / 'anew.npz')
+  assert out.read_bytes() == (tmp_path / 'anew.npz').read_bytes()
 
 
 def test_parts_may_be_joined_in_the_other_format(job, run, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from clip_jax.errors import UsageError
+from clip_jax.inference import nearest_in_table
 from clip_jax.inference.embeddings import SUFFIXES, open_embeddings
 from clip_jax.inference.nearest_in_table import ApproximateIndex, search_table
 from tests.inference.tables import unit_rows, write_table
@@ -64,6 +65,23 @@ def test_one_kind_of_several_has_its_own_file(tmp_path, open_index, said):
   assert index.path.name == 'e.npz.usearch'
   assert index.rows == 100
   assert len(said) == 2
+
+
+@pytest.mark.parametrize('queries', [1, 2])
+def test_where_it_finds_too_few_the_search_is_exact(
+  tmp_path, open_index, monkeypatch, queries
+):
+  monkeypatch.setattr(nearest_in_table, '_CONNECTIVITY', 2)
+  monkeypatch.setattr(nearest_in_table, '_EXPANSION_ADD', 2)
+  vectors = unit_rows(0, 3000, 4)
+  vectors[:2000] = vectors[0]  # the graph falls apart
+  path = write_table(tmp_path / 'e.npz', vectors, block=1000)
+  table, index = open_index(path)
+  asked = vectors[[0, 2500]][:queries]
+  exact = search_table(table, asked, top=2900)
+  result = index.search(asked, top=2900)
+  np.testing.assert_array_equal(result.rows, exact.rows)
+  np.testing.assert_array_equal(result.similarities, exact.similarities)
 
 
 def test_it_is_built_once(tmp_path, open_index, said):

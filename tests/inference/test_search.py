@@ -1,13 +1,13 @@
 """Queries find the rows that are like them, and copies are shown once."""
 
-from types import SimpleNamespace
+import dataclasses
 
 import numpy as np
 import pytest
 
 from clip_jax.errors import UsageError
 from clip_jax.inference.embeddings import open_embeddings
-from clip_jax.inference.identity import fingerprint
+from clip_jax.inference.identity import model_identity
 from clip_jax.inference.model import Model
 from clip_jax.inference.nearest import nearest_rows
 from clip_jax.inference.search import (
@@ -17,15 +17,19 @@ from clip_jax.inference.search import (
   find_matches,
 )
 from tests.inference.tables import unit_rows, write_table
+from tests.tiny import TINY
 
 
 class AxisModel(Model):
   """Encodes a text or an image as the axis that it is the number of."""
 
-  config, params = SimpleNamespace(embed_dim=4), None
+  config, variables = dataclasses.replace(TINY, embed_dim=4), None
+  origin, step = None, None
 
-  def __init__(self, weight=1.0):
-    self.params = {'w': np.full(3, weight, np.float32)}
+  def __init__(self, weight=1.0, **image):
+    self.variables = {'params': {'w': np.full(3, weight, np.float32)}}
+    image = dataclasses.replace(self.config.image, **image)
+    self.config = dataclasses.replace(self.config, image=image)
 
   def encode_text(self, texts):
     return np.eye(4, dtype=np.float32)[[int(text) for text in texts]]
@@ -105,11 +109,17 @@ def test_rows_of_different_captions_are_different_results(tmp_path):
 
 
 def test_another_model_than_the_tables_is_refused(tmp_path):
-  about = {'model': fingerprint(AxisModel().params), 'origin': 'runs/emoji'}
+  about = {**model_identity(AxisModel()), 'origin': 'runs/emoji'}
   with table_of(tmp_path, unit_rows(0, 3, 4), about=about) as table:
     check_model(AxisModel(), table)
     with pytest.raises(UsageError, match='by another model, runs/emoji: use'):
       check_model(AxisModel(2.0), table)
+    for change in ({'activation': 'gelu'}, {'heads': 2}):
+      with pytest.raises(UsageError, match=r'with other settings .*, runs/em'):
+        check_model(AxisModel(**change), table)
+  del about['config'], about['batch_stats']  # as earlier versions wrote it
+  with table_of(tmp_path, unit_rows(0, 3, 4), about=about) as table:
+    check_model(AxisModel(activation='gelu'), table)
   with (
     table_of(tmp_path, unit_rows(0, 3, 8)) as table,
     pytest.raises(UsageError, match=r'makes 4 dimensions, .* has 8: use'),

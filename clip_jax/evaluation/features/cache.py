@@ -39,12 +39,12 @@ from clip_jax.evaluation.features.extraction import (
   text_shards,
 )
 from clip_jax.evaluation.types import Encoder, Features, Options
-from clip_jax.inference.identity import fingerprint
+from clip_jax.inference.identity import model_identity
 from clip_jax.inference.model import Model
 from clip_jax.inference.shards import Shard, ShardStore
 from clip_jax.parallel.distributed import is_first_process
 
-VERSION = 3  # of the entries
+VERSION = 4  # of the entries
 # These fields tell people where a model came from, and are not in the key.
 _NO_KEY = ('origin', 'step')
 
@@ -79,10 +79,7 @@ def identity_of(model: Model, dtype: str) -> dict[str, Any]:
   tokenizer = json.dumps(description.tokenizer, sort_keys=True, default=dict)
   return {
     'version': VERSION,
-    'model': fingerprint(model.variables),
-    'origin': model.origin,
-    'step': model.step,
-    'config': model.config.to_dict(),
+    **model_identity(model),
     'tokenizer': hashlib.sha256(tokenizer.encode()).hexdigest(),
     'preprocessing': description.preprocessing.to_dict(),
     'dtype': dtype,
