@@ -77,7 +77,7 @@ def test_a_preset_of_native_aspect(clip_jax):
     ('archives/openai_torchscript.pt', [], {'patches': 16, 'embed_dim': 96}),
     (
       'archives/open_clip_checkpoint.pt',
-      ['--activation=quick_gelu'],
+      ['--activation=quick_gelu', '--heads=2,1'],
       {'vocab_size': 600},
     ),
   ],
