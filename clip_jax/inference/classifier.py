@@ -16,7 +16,7 @@ PLAIN = ('{}',)  # the name itself, for models that were trained on names
 
 # A prompt with a slot, or a function of the name, as open_clip has them.
 Template = str | Callable[[str], str]
-Templates = Sequence[Template] | Template
+Templates = Iterable[Template] | Template
 
 TextEncoder = Callable[[Iterable[str]], Float[np.ndarray, 'N E']]
 

@@ -2,7 +2,7 @@
 
 import abc
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -157,7 +157,7 @@ class ZeroShotModel(abc.ABC):
 
   def classifier(
     self,
-    labels: Sequence[str],
+    labels: Iterable[str],
     templates: Templates = classifiers.PLAIN,
     *,
     unit_length: bool = False,
@@ -181,8 +181,11 @@ class ZeroShotModel(abc.ABC):
     """
     if isinstance(labels, str):
       raise UsageError(f'labels={labels!r}: give a list of names.')
+    labels = list(labels)  # a numpy array has no truth value
     if callable(templates):
       templates = [templates]
+    elif not isinstance(templates, str):  # which is refused
+      templates = list(templates)
     classifiers.check_labels(labels)
     classifiers.check_templates(templates)
     # A template that is a function is known by its prompts.
@@ -210,7 +213,7 @@ class ZeroShotModel(abc.ABC):
   def classify(
     self,
     images: ImageInputs,
-    labels: Sequence[str],
+    labels: Iterable[str],
     templates: Templates = classifiers.PLAIN,
     *,
     independent: bool = False,

@@ -284,6 +284,18 @@ def test_wrong_labels_and_templates_are_refused(
     model.classifier(labels, templates)
 
 
+def test_labels_and_templates_may_be_arrays(model):
+  labels, templates = ['cat', 'dog'], ['a {}', '{}']
+  expected = model.classifier(labels, templates)
+  for dtype in (str, object):
+    given = [np.array(x, dtype) for x in (labels, templates)]
+    np.testing.assert_array_equal(model.classifier(*given), expected)
+  with pytest.raises(UsageError, match='no labels'):
+    model.classifier(np.array([], str))
+  with pytest.raises(UsageError, match=r'templates=\[\]: give a list'):
+    model.classifier(labels, np.array([], str))
+
+
 def test_labels_that_are_one_name_have_equal_columns_and_a_word(capsys):
   model = tiny_model()
   labels = ['crane', 'red', 'crane', 'red_square', 'Red  square']
