@@ -451,8 +451,9 @@ def test_no_model_is_one_clear_line(tmp_path):
     assert str(path) in str(caught.value)
     assert "Expected a run's workdir" in str(caught.value)
     assert isinstance(caught.value, FileNotFoundError) != path.exists()
-  with pytest.raises(UsageError, match=r'not downloaded .*--preset=ViT-B/32'):
-    clip_jax.load('ViT-B/32')
+  for name in ('ViT-B/32', 'openai/clip-vit-base-patch32'):
+    with pytest.raises(UsageError, match=rf'downloaded .*--preset={name} '):
+      clip_jax.load(name)
 
 
 def test_a_file_that_holds_no_weights_is_one_clear_line(tmp_path):
