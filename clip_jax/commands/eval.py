@@ -33,10 +33,10 @@ examples:
 A data set is a NAME of --list, or a SPEC. One of the list brings its own class
 names and templates; --templates and --class_names go before them. In brackets
 are intervals of 95 % (overlap: 99.5 %); chance is what guessing gives, and
-top-5 is told of more than ten classes. --out keeps also the tables behind
-figures and, of all tasks but prompt_gain, how each image was answered. With
---cache the features of a model and a data set are made once for all tasks, and
-a killed evaluation goes on.
+top-5 is reported only where there are more than ten classes. --out keeps also
+the tables behind figures and, of all tasks but prompt_gain, how each image was
+answered. With --cache the features of a model and a data set are made once for
+all tasks, and a killed evaluation goes on.
 Several processes share the work as those of train do; the first one prints.
 Images that cannot be read are left out and counted, up to --max_corrupt.
 """

@@ -120,7 +120,9 @@ def same_names(labels: Sequence[str]) -> list[str]:
     return []
   named = [' and '.join(f'{labels[i]!r} ({i + 1})' for i in x) for x in twice]
   some = first_few(named, '; ')
-  return [f'labels that are one name share what it gets: {some}.']
+  return [
+    f'these labels are the same name, so they split its probability: {some}.'
+  ]
 
 
 def check_templates(templates: Sequence[Template]) -> None:

@@ -100,10 +100,11 @@ class ZeroShotModel(abc.ABC):
       batch_size: rows on the device at once; None: the model's.
       progress: show a bar on stderr.
       on_error: of an image that cannot be read: 'raise'; 'skip', which leaves
-        out its row and names it on stderr; or a function of its index and the
-        error, which is called in the end. B is the number of images that were
-        read, in their order: with `bad = {}` and `on_error=bad.__setitem__`,
-        the rows are of the indices that are not in `bad`.
+        out its row and names it on stderr; or a function that is called at
+        the end, once for each unreadable image, with its index and the error.
+        B is the number of images that were read, in their order: with
+        `bad = {}` and `on_error=bad.__setitem__`, the rows are of the indices
+        that are not in `bad`.
     Raises:
       CorruptImageError: one cannot be read; the message names it. Where there
         is no such file, it is a FileNotFoundError, too.

@@ -304,8 +304,8 @@ def test_labels_that_are_one_name_have_equal_columns_and_a_word(capsys):
   np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
   lines = capsys.readouterr().err.splitlines()
   assert lines == [
-    "warning: labels that are one name share what it gets: 'crane' (1) and "
-    "'crane' (3); 'red_square' (4) and 'Red  square' (5)."
+    'warning: these labels are the same name, so they split its probability: '
+    "'crane' (1) and 'crane' (3); 'red_square' (4) and 'Red  square' (5)."
   ]
   probabilities = model.classify(PIXELS, labels)
   np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
