@@ -14,8 +14,8 @@ examples:
 
 An IMAGE is a file, a folder of them, a data set (SCHEME:LOCATION[#SPLIT]), or -
 for a list of these on stdin, one a line. What cannot be read is named on
-stderr, and the exit code is 1. With --top=1 an image has one line; with --csv,
-too: its name, then --top labels with their probabilities.
+stderr, and the exit code is 1. With --top=1, each image takes one line. With
+--csv it does as well: its name, then its --top labels and their probabilities.
 
 The probabilities of an image sum to 1 over the labels, unless --independent. A
 label that is given twice counts once. Templates are averaged; published models

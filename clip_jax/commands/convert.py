@@ -12,7 +12,8 @@ The directory holds config, weights (safetensors), tokenizer and preprocessing,
 and loads there as it is:
   transformers.AutoModel.from_pretrained('emoji_hf')
   open_clip.create_model_and_transforms('local-dir:vit_b_32')
-What the other library cannot be told is said. The directory appears whole.
+Anything the other library has no setting for is listed. The directory appears
+whole.
 """
 
 from absl import flags

@@ -12,10 +12,10 @@ examples:
 A texts FILE is UTF-8 with one text a line. The output, .npz or .parquet, has a
 row for each image and text: its id (a line's is FILE:NUMBER), its kind
 (image or text), its caption, and its embedding, float32 of unit length; in an
-.npz the arrays ids, kinds, captions and embeddings (for captions, where numpy
-would need over 1 GB, as one text is very long, captions_utf8: those between
-captions_offsets). Images that cannot be read are left out and named, up to
---max_corrupt.
+.npz the arrays ids, kinds, captions and embeddings (if one very long text would
+make numpy's `captions` larger than 1 GB, `captions_utf8` holds the texts one
+after another instead, and `captions_offsets` says where each begins). Images
+that cannot be read are left out and named, up to --max_corrupt.
 
 The same command again, after images or texts were added, changed or removed,
 encodes what is new only, and replaces the file: contents are compared, and not
@@ -33,10 +33,12 @@ Where JAX is distributed, the shard is the process's index.
 
 With --config, a recipe for training, the model is a teacher: the folder --out
 gets its features of all data.views augmented views of each record of
-data.train, and of each caption. Training with that config, this folder among
-its data.teachers and a weight in objective.added.distillation, draws one of the
-views for each example, makes the same pixels again, and learns from them:
+data.train, and of each caption:
   clip-jax embed --model=TEACHER --config=configs/NAME.py --out=FOLDER
+To train on them, use the same config, list this folder in data.teachers and set
+a weight in objective.added.distillation. For each example, training draws one
+of the views, recreates its pixels, and learns from the teacher's features of
+it.
 """
 
 import os

@@ -33,18 +33,17 @@ examples:
 A data set is a NAME of --list, or a SPEC. One of the list brings its own class
 names and templates; --templates and --class_names go before them. In brackets
 are intervals of 95 % (overlap: 99.5 %); chance is what guessing gives, and
-top-5 is told of more than ten classes. --out keeps also the tables behind
-figures and, of all tasks but prompt_gain, how each image was answered. With
---cache the features of a model and a data set are made once for all tasks, and
-a killed evaluation goes on.
+top-5 is reported only where there are more than ten classes. --out keeps also
+the tables behind figures and, of all tasks but prompt_gain, how each image was
+answered. With --cache the features of a model and a data set are made once for
+all tasks, and a killed evaluation goes on.
 Several processes share the work as those of train do; the first one prints.
 Images that cannot be read are left out and counted, up to --max_corrupt.
 """
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -56,7 +55,7 @@ from clip_jax.commands import (
   printing,
 )
 from clip_jax.errors import UsageError, one_line, print_notes, print_warnings
-from clip_jax.files import replacing
+from clip_jax.files import to_bytes, write_bytes
 
 if TYPE_CHECKING:
   from clip_jax.evaluation import Evaluation, Options
@@ -158,15 +157,15 @@ def _run_task(values: flags.FlagValues, root: Path | None) -> None:
     'chance': result.chance,
     'corrupt': result.corrupt,
   }
-  if out is not None:
-    details = {'records': result.records, 'tables': result.tables}
-    _write(out, {**about, **details})
   if values.json:
     printing.print_json(about)
-    return
-  step = '' if model.step is None else f' at step {model.step:,}'
-  print(f'{task} on {dataset.title or name}, {reference}{step}')
-  print('\n'.join([*metric_lines(result), *detail_lines(result)]))
+  else:
+    step = '' if model.step is None else f' at step {model.step:,}'
+    print(f'{task} on {dataset.title or name}, {reference}{step}')
+    print('\n'.join([*metric_lines(result), *detail_lines(result)]))
+  if out is not None:  # last: where it cannot be written, numbers are printed
+    details = {'records': result.records, 'tables': result.tables}
+    write_bytes(out, to_bytes({**about, **details}))
 
 
 def _open_dataset(
@@ -275,12 +274,3 @@ def _with_cache(
 
   cache = FeatureCache(folder, model, identity_of(model, dtype))
   return dataclasses.replace(options, cache=cache)
-
-
-def _write(out: Path, document: dict[str, Any]) -> None:
-  """Writes the document, whole or not at all."""
-  with (
-    replacing(out) as temporary,
-    open(temporary, 'w', encoding='utf-8') as file,
-  ):
-    json.dump(document, file, ensure_ascii=False, indent=2)

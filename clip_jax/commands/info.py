@@ -244,6 +244,7 @@ def _decoder_column(facts: dict[str, Any]) -> tuple[str, ...]:
   read_as = {
     'tokens': 'its own embedding',
     'text_tower': "the text tower's states",
+    'image_prefix': 'the image, then its own embedding',
     'pooled_image': 'no text',
   }[decoder['reads']]
   is_linear = decoder['reads'] == 'pooled_image'

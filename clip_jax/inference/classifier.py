@@ -16,7 +16,7 @@ PLAIN = ('{}',)  # the name itself, for models that were trained on names
 
 # A prompt with a slot, or a function of the name, as open_clip has them.
 Template = str | Callable[[str], str]
-Templates = Sequence[Template] | Template
+Templates = Iterable[Template] | Template
 
 TextEncoder = Callable[[Iterable[str]], Float[np.ndarray, 'N E']]
 
@@ -120,7 +120,9 @@ def same_names(labels: Sequence[str]) -> list[str]:
     return []
   named = [' and '.join(f'{labels[i]!r} ({i + 1})' for i in x) for x in twice]
   some = first_few(named, '; ')
-  return [f'labels that are one name share what it gets: {some}.']
+  return [
+    f'these labels are the same name, so they split its probability: {some}.'
+  ]
 
 
 def check_templates(templates: Sequence[Template]) -> None:

@@ -59,9 +59,9 @@ def load(
       Image positions are interpolated, as the library that the model comes
       from does it. Images of native aspect (NaFlex) get as many patches as a
       square of `image_size`.
-    text_positions: 'append' keeps them for another context length: texts that
-      fit either way have the features that they had. 'interpolate' is what
-      open_clip does.
+    text_positions: for another context length. 'append' keeps the existing
+      positions and adds or drops some at the end, so texts that fit both
+      lengths keep their features. 'interpolate' is what open_clip does.
     as_displayed: treat images as a viewer would show them: photographs
       turned by their EXIF orientation, transparency laid on white, 16-bit grey
       scaled. Most published models were trained without that, and by default

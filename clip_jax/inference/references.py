@@ -18,7 +18,7 @@ from clip_jax.interop.published_files import (
   is_open_clip,
   refuse_adapter,
 )
-from clip_jax.models.presets import PRESETS
+from clip_jax.models import presets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +101,15 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
 def _finding(path: Path) -> str:
   """Returns what is at a path that is no model, in a few words."""
   if not path.exists():
-    if os.fspath(path) in PRESETS:
-      return (
-        'it does not exist, and weights are not downloaded for the name of a '
-        f'preset: name a file of them, with --preset={path} (preset=) beside it'
-      )
-    return 'it does not exist'
+    try:
+      presets.find(os.fspath(path))
+    except UsageError:
+      return 'it does not exist'
+    return (
+      'it does not exist, and weights are not downloaded for a published name: '
+      'fetch the repository and name its folder, or name a file of weights, '
+      f'with --preset={path} (preset=) beside it'
+    )
   if not path.is_dir():
     return 'it is a device or a pipe'
   names = sorted(entry.name for entry in path.iterdir())

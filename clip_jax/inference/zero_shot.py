@@ -2,7 +2,7 @@
 
 import abc
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -100,10 +100,11 @@ class ZeroShotModel(abc.ABC):
       batch_size: rows on the device at once; None: the model's.
       progress: show a bar on stderr.
       on_error: of an image that cannot be read: 'raise'; 'skip', which leaves
-        out its row and names it on stderr; or a function of its index and the
-        error, which is called in the end. B is the number of images that were
-        read, in their order: with `bad = {}` and `on_error=bad.__setitem__`,
-        the rows are of the indices that are not in `bad`.
+        out its row and names it on stderr; or a function that is called at
+        the end, once for each unreadable image, with its index and the error.
+        B is the number of images that were read, in their order: with
+        `bad = {}` and `on_error=bad.__setitem__`, the rows are of the indices
+        that are not in `bad`.
     Raises:
       CorruptImageError: one cannot be read; the message names it. Where there
         is no such file, it is a FileNotFoundError, too.
@@ -157,7 +158,7 @@ class ZeroShotModel(abc.ABC):
 
   def classifier(
     self,
-    labels: Sequence[str],
+    labels: Iterable[str],
     templates: Templates = classifiers.PLAIN,
     *,
     unit_length: bool = False,
@@ -181,8 +182,11 @@ class ZeroShotModel(abc.ABC):
     """
     if isinstance(labels, str):
       raise UsageError(f'labels={labels!r}: give a list of names.')
+    labels = list(labels)  # a numpy array has no truth value
     if callable(templates):
       templates = [templates]
+    elif not isinstance(templates, str):  # which is refused
+      templates = list(templates)
     classifiers.check_labels(labels)
     classifiers.check_templates(templates)
     # A template that is a function is known by its prompts.
@@ -210,7 +214,7 @@ class ZeroShotModel(abc.ABC):
   def classify(
     self,
     images: ImageInputs,
-    labels: Sequence[str],
+    labels: Iterable[str],
     templates: Templates = classifiers.PLAIN,
     *,
     independent: bool = False,

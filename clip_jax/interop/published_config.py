@@ -136,16 +136,20 @@ def _of_run(
 
 
 def _assumed(config: CLIPConfig) -> str:
+  return f'{config.text.activation} is assumed, and {_assumed_heads(config)}'
+
+
+def _assumed_heads(config: CLIPConfig) -> str:
   return (
-    f'{config.text.activation} is assumed, and {config.image.heads} heads in '
-    f'the image tower, {config.text.heads} in the text tower'
+    f'{config.image.heads} heads in the image tower, {config.text.heads} in '
+    'the text tower'
   )
 
 
 def _told_by_shapes(
   tensors: Tensors, hints: Hints
 ) -> tuple[CLIPConfig, tuple[str, ...]]:
-  """Reads a bare state dict; only OpenAI's files say their activation."""
+  """Reads a bare state dict, whose activation and heads only OpenAI's say."""
   where = str(tensors.path)
   if any(key.startswith('text.') for key in tensors.infos):
     raise UsageError(
@@ -154,8 +158,15 @@ def _told_by_shapes(
     )
   config = shapes.of_openai(tensors.infos, where)
   config = _with_bias(_hinted(config, hints), tensors)
-  if hints.activation or _is_openais(tensors):
+  if _is_openais(tensors):  # QuickGELU, and heads of 64 dimensions
     return config, ()
+  if hints.activation and (hints.heads or shapes.is_published(config)):
+    return config, ()
+  if hints.activation:
+    return config, (
+      f'{where} does not say its heads, and comes without {OPEN_CLIP_CONFIG}: '
+      f'{_assumed_heads(config)} are assumed; heads= says it.',
+    )
   return config, (
     f'{where} does not say its activation and heads, and comes without '
     f'{OPEN_CLIP_CONFIG}: {_assumed(config)}. OpenAI and some of '

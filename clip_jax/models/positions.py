@@ -73,10 +73,11 @@ def resize_model(
     else:
       resized = resize_line(np.asarray(table, np.float32), context_length)
     params['text'] = {**params['text'], 'position_embedding': resized}
-    if config.decoder is not None and config.decoder.reads == 'tokens':
-      table = params['decoder']['position_embedding']
+    decoder = params.get('decoder', {})
+    if 'position_embedding' in decoder:
+      table = decoder['position_embedding']
       resized = append_or_truncate(np.asarray(table), context_length)
-      params['decoder'] = {**params['decoder'], 'position_embedding': resized}
+      params['decoder'] = {**decoder, 'position_embedding': resized}
   config = dataclasses.replace(config, image=image, text=text)
   return {**variables, 'params': params}, config
 

@@ -15,6 +15,7 @@ import functools
 import gzip
 import hashlib
 import importlib.resources
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsIndex
 
@@ -67,7 +68,16 @@ class CLIPTokenizer(Tokenizer):
     return np.frombuffer(b''.join(chunks), np.int32).tolist()
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
-    """Decodes ids as OpenAI's code does: a space follows each word."""
+    """Returns the cleaned text, up to an end token and without specials."""
+    # What follows it is padding, whose id is also that of '!'.
+    before_end = itertools.takewhile(
+      lambda i: i != self.eos_id, self._check_ids(ids)
+    )
+    words = self.decode_all(i for i in before_end if i != self.bos_id)
+    return words.removesuffix(' ')
+
+  def decode_all(self, ids: Iterable[SupportsIndex]) -> str:
+    """Decodes every id as OpenAI's code does: a space follows each word."""
     symbols = [self._pairs.symbols[i] for i in self._check_ids(ids)]
     characters = bytes(_BYTES[c] for symbol in symbols for c in symbol)
     return characters.decode('utf-8', 'replace').replace('</w>', ' ')

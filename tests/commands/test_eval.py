@@ -1,7 +1,9 @@
 """`clip-jax eval` as it is typed."""
 
 import json
+import os
 import re
+import shutil
 
 import pytest
 
@@ -50,6 +52,34 @@ def test_out_keeps_records_and_tables(clip_jax, workdir, photos, tmp_path):
     'cat face', 'red square'
   }  # fmt: skip
   assert [path.name for path in tmp_path.iterdir()] == ['found.json']
+
+
+def test_names_that_are_not_utf8_are_kept(clip_jax, workdir, photos, tmp_path):
+  name = os.fsdecode(b'caf\xe9')
+  shutil.copytree(photos, tmp_path / name)
+  (tmp_path / name / 'cat_face' / '0.png').write_bytes(b'damaged')
+  out = tmp_path / 'found.json'
+  call = ['eval', f'--model={workdir}', '--task=zero_shot', f'--out={out}',
+          f'--data=folder:{tmp_path}/{name}', '--max_corrupt=1']  # fmt: skip
+  result = clip_jax(*call)
+  assert result.code == 0, result.err
+  assert f'zero_shot on folder:{tmp_path}/caf\\udce9, ' in result.out
+  assert json.loads(out.read_text())['data'] == f'folder:{tmp_path}/{name}'
+  assert (
+    clip_jax(*call, '--json').json.items()
+    <= json.loads(out.read_text()).items()
+  )
+
+
+def test_numbers_are_printed_although_they_cannot_be_kept(
+  clip_jax, workdir, photos
+):
+  call = ['eval', f'--model={workdir}', '--task=zero_shot']
+  data = f'--data=folder:{photos}'
+  result = clip_jax(*call, data, '--out=/proc/found.json')
+  assert result.code == 1
+  assert '/proc/found.json could not be written' in result.err
+  assert '  top1 ' in result.out
 
 
 def test_a_cache_gives_the_same_numbers(clip_jax, workdir, photos, tmp_path):

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
+from clip_jax.models.config import DECODER_READS, DecoderConfig
 from clip_jax.models.presets import PRESETS
 from tests.golden_models import GOLDENS
-from tests.tiny_run import tiny_description
+from tests.tiny_run import tiny_description, write_run
 
 
 def test_a_presets_published_numbers(clip_jax):
@@ -76,7 +77,7 @@ def test_a_preset_of_native_aspect(clip_jax):
     ('archives/openai_torchscript.pt', [], {'patches': 16, 'embed_dim': 96}),
     (
       'archives/open_clip_checkpoint.pt',
-      ['--activation=quick_gelu'],
+      ['--activation=quick_gelu', '--heads=2,1'],
       {'vocab_size': 600},
     ),
   ],
@@ -118,6 +119,17 @@ def test_a_model(clip_jax, workdir):
   shown = clip_jax('info', f'--model={workdir}').out
   assert 'trained to step 7' in shown
   assert f'{facts["parameters"]:,} parameters' in shown
+
+
+@pytest.mark.parametrize('reads', DECODER_READS)
+def test_a_model_with_a_decoder(clip_jax, tmp_path, reads):
+  shape = {} if reads == 'pooled_image' else dict(width=32, depth=1, heads=4)
+  run = write_run(tmp_path, decoder=DecoderConfig(reads, **shape))
+  facts = clip_jax('info', f'--model={run}', '--json').json
+  assert facts['config']['decoder']['reads'] == reads
+  shown = clip_jax('info', f'--model={run}')
+  assert shown.code == 0, shown.err
+  assert f' {facts["decoder_parameters"]:,}\n' in shown.out
 
 
 def test_wrong_calls_are_one_line(refused, workdir, tmp_path):

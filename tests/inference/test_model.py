@@ -284,6 +284,18 @@ def test_wrong_labels_and_templates_are_refused(
     model.classifier(labels, templates)
 
 
+def test_labels_and_templates_may_be_arrays(model):
+  labels, templates = ['cat', 'dog'], ['a {}', '{}']
+  expected = model.classifier(labels, templates)
+  for dtype in (str, object):
+    given = [np.array(x, dtype) for x in (labels, templates)]
+    np.testing.assert_array_equal(model.classifier(*given), expected)
+  with pytest.raises(UsageError, match='no labels'):
+    model.classifier(np.array([], str))
+  with pytest.raises(UsageError, match=r'templates=\[\]: give a list'):
+    model.classifier(labels, np.array([], str))
+
+
 def test_labels_that_are_one_name_have_equal_columns_and_a_word(capsys):
   model = tiny_model()
   labels = ['crane', 'red', 'crane', 'red_square', 'Red  square']
@@ -292,8 +304,8 @@ def test_labels_that_are_one_name_have_equal_columns_and_a_word(capsys):
   np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
   lines = capsys.readouterr().err.splitlines()
   assert lines == [
-    "warning: labels that are one name share what it gets: 'crane' (1) and "
-    "'crane' (3); 'red_square' (4) and 'Red  square' (5)."
+    'warning: these labels are the same name, so they split its probability: '
+    "'crane' (1) and 'crane' (3); 'red_square' (4) and 'Red  square' (5)."
   ]
   probabilities = model.classify(PIXELS, labels)
   np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
@@ -439,8 +451,9 @@ def test_no_model_is_one_clear_line(tmp_path):
     assert str(path) in str(caught.value)
     assert "Expected a run's workdir" in str(caught.value)
     assert isinstance(caught.value, FileNotFoundError) != path.exists()
-  with pytest.raises(UsageError, match=r'not downloaded .*--preset=ViT-B/32'):
-    clip_jax.load('ViT-B/32')
+  for name in ('ViT-B/32', 'openai/clip-vit-base-patch32'):
+    with pytest.raises(UsageError, match=rf'downloaded .*--preset={name} '):
+      clip_jax.load(name)
 
 
 def test_a_file_that_holds_no_weights_is_one_clear_line(tmp_path):

@@ -52,12 +52,16 @@ def test_a_bare_checkpoint_of_open_clip_is_told_by_its_shapes():
   assert 'does not say its activation' in foreign.guesses[0]
 
 
-def test_a_hint_settles_the_activation():
+def test_hints_settle_the_activation_and_the_heads():
   path = ARCHIVES / 'open_clip_checkpoint.pt'
   foreign = read_published(path, hints=Hints(activation='gelu'))
   assert foreign.description.model.image.activation == 'gelu'
   assert foreign.description.model.text.activation == 'gelu'
-  assert foreign.guesses == ()
+  [guess] = foreign.guesses
+  assert 'does not say its heads' in guess
+  assert '2 heads in the image tower, 1 in the text tower' in guess
+  hints = Hints(activation='gelu', heads=(2, 1))
+  assert read_published(path, hints=hints).guesses == ()
   with pytest.raises(UsageError, match="activation='gleu'"):
     read_published(path, hints=Hints(activation='gleu'))
 

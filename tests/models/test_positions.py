@@ -1,11 +1,13 @@
 """Positions for other sizes, as each of the libraries resizes them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from clip_jax.errors import UsageError
+from clip_jax.models.config import DECODER_READS
 from clip_jax.models.dual_encoder import DualEncoder
 from clip_jax.models.positions import (
   append_or_truncate,
@@ -14,10 +16,13 @@ from clip_jax.models.positions import (
   resize_model,
 )
 from tests.golden_models import GOLDENS, load_golden
+from tests.tiny import TINY_BAG, TINY_CAPTIONER, TINY_COCA, TINY_PREFIXED
 
 TABLES = load_file(
   GOLDENS / 'positional_resize' / 'positional_resize.safetensors'
 )
+
+DECODERS = (TINY_COCA, TINY_CAPTIONER, TINY_PREFIXED, TINY_BAG)
 
 
 @pytest.mark.parametrize('rows, columns', [(6, 6), (3, 3), (5, 3)])
@@ -153,6 +158,22 @@ def test_a_model_reads_other_sizes(name, size):
   image, text, _, _ = DualEncoder(config).apply(variables, images, tokens)
   assert np.isfinite(image).all()
   assert np.isfinite(text).all()
+
+
+@pytest.mark.parametrize('length', [5, 11])
+@pytest.mark.parametrize('reads', DECODER_READS)
+def test_a_decoder_reads_other_lengths(reads, length):
+  [config] = [x for x in DECODERS if x.decoder.reads == reads]
+  variables = _variables(config)
+  resized, config = resize_model(variables, config, context_length=length)
+  expected = jax.eval_shape(lambda: _variables(config))
+  assert jax.tree.map(np.shape, resized) == jax.tree.map(np.shape, expected)
+
+
+def _variables(config):
+  images = jnp.zeros((1, 16, 16, 3))
+  tokens = jnp.zeros((1, config.text.context_length), jnp.int32)
+  return DualEncoder(config).init(jax.random.key(0), images, tokens)
 
 
 def test_no_size_changes_nothing():

@@ -77,10 +77,27 @@ def test_golden_decoding(tokenizer):
   assert len(decoded) > 100
   for entry in decoded:
     ids = tokenizer.encode(entry['text'])
-    assert tokenizer.decode(ids) == entry['decoded']
+    assert tokenizer.decode_all(ids) == entry['decoded']
+    if not any(special in entry['clean'] for special in clip.SPECIALS):
+      expected = entry['decoded'].removesuffix(' ')
+      assert tokenizer.decode(ids) == expected
   for entry in GOLDEN['decode_with_specials'] + GOLDEN['decode_partial']:
-    assert tokenizer.decode(entry['ids']) == entry['decoded']
-    assert tokenizer.decode(np.array(entry['ids'])) == entry['decoded']
+    assert tokenizer.decode_all(entry['ids']) == entry['decoded']
+    assert tokenizer.decode_all(np.array(entry['ids'])) == entry['decoded']
+
+
+@pytest.mark.parametrize(
+  'text, decoded',
+  [
+    ('A cat', 'a cat'),
+    ('a cat!', 'a cat !'),  # the padding has the id of '!'
+    ('', ''),
+    ('<start_of_text>a<end_of_text>b', 'a'),
+    ('a cat ' * 100, ' '.join(['a cat'] * 37 + ['a'])),  # truncated
+  ],
+)
+def test_a_row_is_decoded_up_to_its_end(tokenizer, text, decoded):
+  assert tokenizer.decode(tokenizer(text)[0]) == decoded
 
 
 def test_golden_vocabulary():

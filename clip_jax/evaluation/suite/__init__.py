@@ -15,7 +15,7 @@ from clip_jax.evaluation.suite.plan import Pair, Plan, make_plan
 from clip_jax.evaluation.suite.run import PairCallback, Suite, run
 from clip_jax.evaluation.suite.spreadsheet import to_csv
 from clip_jax.evaluation.suite.stored import Result
-from clip_jax.files import write_bytes
+from clip_jax.files import to_utf8, write_bytes
 from clip_jax.parallel.distributed import is_first_process
 
 __all__ = [
@@ -55,5 +55,5 @@ def evaluate_suite(
       (JSON_FILE, stored.dump(collected, indent=1)),
       (CSV_FILE, to_csv(collected)),
     ):
-      write_bytes(suite.folder / name, text.encode(), make_folder=True)
+      write_bytes(suite.folder / name, to_utf8(text), make_folder=True)
   return collected

@@ -12,7 +12,13 @@ from typing import Any
 
 from clip_jax.errors import FailureError
 from clip_jax.evaluation.suite.plan import Pair
-from clip_jax.files import check_fields, read_fields, read_json, write_bytes
+from clip_jax.files import (
+  check_fields,
+  read_fields,
+  read_json,
+  to_utf8,
+  write_bytes,
+)
 
 _FOLDER = 'results'
 
@@ -52,7 +58,7 @@ def write(folder: Path, result: Result) -> None:
   value = dataclasses.asdict(result)
   value['sha256'] = _digest(value)
   path = path_of(folder, result.pair)
-  write_bytes(path, dump(value).encode(), make_folder=True)
+  write_bytes(path, to_utf8(dump(value)), make_folder=True)
 
 
 def read(folder: Path, pair: Pair, depends: dict[str, Any]) -> Result | None:

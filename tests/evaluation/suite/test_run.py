@@ -206,7 +206,8 @@ def test_what_failed_is_tried_again_and_nothing_else(tmp_path):
 
 def test_all_files_are_written_though_something_failed(tmp_path):
   fake = FakeSuite(tmp_path, {'food101': ValueError('gone')})
-  collected = evaluate_suite(fake.suite, PLAN, SETTING, fake.say)
+  call = dataclasses.replace(SETTING, root='/caf\udce9')  # a Latin-1 name
+  collected = evaluate_suite(fake.suite, PLAN, call, fake.say)
   names = {path.name for path in tmp_path.iterdir()}
   assert names == {'results', 'results.json', 'results.csv'}
   assert json.loads((tmp_path / 'results.json').read_text()) == collected

@@ -25,6 +25,12 @@ def test_a_written_result_is_read_back(tmp_path, path):
   assert read(tmp_path).metrics == {'top1': 0.5}
 
 
+def test_names_that_are_not_utf8_are_read_back(tmp_path):
+  records = [{'id': 'caf\udce9.png'}]
+  stored.write(tmp_path, stored.Result(PAIR, {'seed': 0}, records=records))
+  assert read(tmp_path).records == records
+
+
 @pytest.mark.parametrize(
   'change',
   [
