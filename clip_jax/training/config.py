@@ -458,6 +458,15 @@ def _check_decoder(config: Config, model: CLIPConfig) -> None:
       'say objective.added.captioning or a predictive objective.name, or leave '
       'model.decoder out.'
     )
+  known = PREDICTIVE['captioning']
+  if 'captioning' in config.evaluation.tasks and (
+    decoder is None or decoder.reads not in known
+  ):
+    raise UsageError(
+      "evaluation.tasks has 'captioning', which needs a decoder that writes: "
+      f'say model.decoder.reads={" or ".join(map(repr, known))}, or take it '
+      'out.'
+    )
 
 
 def check_devices(

@@ -135,7 +135,7 @@ def _train(
     state, evaluations = _run_steps(
       run, state, workdir, checkpoints, stop, outputs, profile
     )
-  except FailureError:
+  except (FailureError, UsageError):
     checkpoints.wait()  # what was saved before is worth keeping
     raise
   checkpoints.close()

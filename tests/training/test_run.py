@@ -131,6 +131,12 @@ def test_an_impossible_field_is_one_clear_line(config, field, value, message):
   'changes, message',
   [
     ({'tasks': ('zero_shot',)}, 'has no labels, which zero_shot needs'),
+    ({'tasks': ('bias',)}, 'has no labels, which bias needs'),
+    ({'tasks': ('linear_probe',)}, "has 'linear_probe', which needs other"),
+    ({'tasks': ('few_shot',)}, 'eval --task=few_shot` on what was trained'),
+    ({'tasks': ('robustness',)}, "has 'robustness', which needs other data"),
+    ({'tasks': ('overlap',)}, "has 'overlap', which needs other data"),
+    ({'tasks': ('captioning',)}, 'needs a decoder that writes: say model.dec'),
     ({'templates': ('a photo',)}, 'has no slot'),
     ({'captions': ('title',)}, 'title'),
   ],
