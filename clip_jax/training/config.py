@@ -178,7 +178,8 @@ def check_config(config: Config) -> None:
   measured = [['eval', task] for task in tasks]
   if config.evaluation.data:
     measured.append(['eval', 'loss'])
-  if metric and metric.split('/')[:2] not in measured:
+  *measured_by, name = metric.split('/')[:3]
+  if metric and (measured_by not in measured or not name):
     raise UsageError(
       f'checkpoint.best_metric={metric!r} is not measured: use '
       f'eval/TASK/METRIC with a TASK of evaluation.tasks={tuple(tasks)}, or '

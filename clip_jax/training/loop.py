@@ -223,7 +223,7 @@ def _run_steps(
       monitor.evaluated(step, evaluation_metrics(evaluations))
       return evaluations
 
-    def save(metrics: Mapping[str, float]) -> None:
+    def save(metrics: Mapping[str, float] | None = None) -> None:
       with prefetcher.paused(), watchdog.activity('writing a checkpoint'):
         workdir.publish()
         checkpoints.save(
@@ -250,7 +250,7 @@ def _run_steps(
       # whether the checkpoint is the best.
       by_metric = evaluating and config.checkpoint.best_metric != ''
       if saving and not by_metric:
-        save({})
+        save()
       if evaluating:
         evaluations = measure(step)
       if saving and by_metric:

@@ -111,6 +111,7 @@ def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
     ('evaluation.tasks', ('zero_shot',), 'evaluation.data is empty'),
     ('evaluation.batch_size', 0, 'evaluation.batch_size=0 must be at least 1'),
     ('checkpoint.best_metric', 'eval/zero_shot/top1', 'is not measured'),
+    ('checkpoint.best_metric', 'eval/loss', 'is not measured: use eval/TASK/'),
     ('tokenizer', 'words', 'words'),
     ('data.mean', (0.5,), 'mean=(0.5,)'),
     ('data.std', (0.5, 0.5, 0.0), 'std=(0.5, 0.5, 0.0)'),
