@@ -165,7 +165,7 @@ def check_config(config: Config) -> None:
   for name in ('total_steps', 'log_every_steps'):
     if config[name] < 1:
       raise UsageError(f'{name}={config[name]} must be at least 1.')
-  for name in ('max_skipped_steps', 'stall_seconds'):
+  for name in ('seed', 'max_skipped_steps', 'stall_seconds'):
     if config[name] < 0:
       raise UsageError(f'{name}={config[name]} must be at least 0.')
   if config.evaluation.batch_size < 1:

@@ -93,6 +93,7 @@ def test_a_vocabulary_is_trained_where_there_is_none(config, tmp_path, capsys):
     ('data.batch_size', 12, 'data.batch_size=12 does not split over 8'),
     ('data.image_size', 32, 'contradict'),
     ('total_steps', 0, 'total_steps=0 must be at least 1'),
+    ('seed', -1, 'seed=-1 must be at least 0'),
     ('checkpoint.keep', 0, 'checkpoint.keep=0 must be at least 1'),
     ('model.dtype', 'float8', "model.dtype='float8': choose one of float32"),
     ('model.remat', 'some', "model.remat='some': choose one of none, dots"),
