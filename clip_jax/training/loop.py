@@ -119,6 +119,7 @@ def _train(
     )
   if first < config.total_steps and distributed.is_first_process():
     introduce_run(run, workdir, first)
+    profile.warn_if_passed(first)
   try:
     state, evaluations = _run_steps(
       run, state, workdir, checkpoints, stop, outputs, profile
