@@ -284,7 +284,8 @@ def get_config() -> ConfigDict:
   c.checkpoint = ConfigDict()
   c.checkpoint.every_steps = 1_000
   c.checkpoint.keep = 3  # newest ones kept
-  # Keep the best by it too: eval/zero_shot/top1, or (lowest) eval/loss/loss.
+  # Keep the best by it too: eval/zero_shot/top1, or (the lowest) eval/loss/loss
+  # or eval/zero_shot/ece.
   c.checkpoint.best_metric = ''
 
   c.evaluation = ConfigDict()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import math
 import os
 import shutil
 import sys
@@ -29,6 +30,9 @@ _ITEMS = (*_TREES, 'description', 'position')
 
 _CHUNK = 4 * 2**20  # bytes
 
+# The last part of the names of metrics whose lowest value is the best.
+_LOWER_IS_BETTER = ('loss', 'ece', 'largest_difference')
+
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -49,7 +53,7 @@ class Checkpoints:
     workdir: the run directory; `checkpoints/` is made in it.
     keep: how many of the newest stay.
     best_metric: a name such as 'eval/zero_shot/top1'; the checkpoint with its
-      highest value (of a loss, its lowest) stays too. Empty: none.
+      highest value (of `_LOWER_IS_BETTER`, its lowest) stays too. Empty: none.
   """
 
   def __init__(self, workdir: str | Path, *, keep: int, best_metric: str = ''):
@@ -58,9 +62,11 @@ class Checkpoints:
     self._best_metric = best_metric
     self._host_copy = HostCopy()
     policies = ocp.checkpoint_managers.preservation_policy
-    sign = -1 if best_metric.endswith('/loss') else 1
+    sign = -1 if best_metric.rpartition('/')[2] in _LOWER_IS_BETTER else 1
 
     def score(metrics: Mapping[str, float]) -> float:
+      if best_metric not in metrics:  # the run had another one before
+        return -math.inf
       return sign * metrics[best_metric]
 
     kept: list[Any] = [policies.LatestN(keep)]
@@ -98,17 +104,17 @@ class Checkpoints:
       state: a `TrainState`; its step names the checkpoint.
       description: of the model.
       seed: the run's; with the step, the position in the data.
-      metrics: measured at this step; the best one is kept by them.
+      metrics: measured at this step; the best one is kept by them. None where
+        it was not evaluated.
     Raises:
+      UsageError: `best_metric` is not among them; the step is saved.
       FailureError: this save, or the one before it, could not be written.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
     self._check_space(state)
-    metrics = dict(metrics or {})
-    if self._best_metric not in metrics:
-      metrics = {}
+    kept = metrics if metrics and self._best_metric in metrics else {}
     self.wait()
     arrays = self._host_copy.copy(_arrays(state))
     try:
@@ -119,11 +125,19 @@ class Checkpoints:
           description=ocp.args.JsonSave(description.to_dict()),
           position=ocp.args.JsonSave({'step': step, 'seed': seed}),
         ),
-        metrics=metrics or None,
+        metrics=dict(kept) or None,
       )
     except Exception as error:
       self._raise_failure(error)
       raise
+    if metrics is not None and self._best_metric and not kept:
+      self.wait()
+      names = [name for name in metrics if not name.endswith('_chance')]
+      raise UsageError(
+        f'checkpoint.best_metric={self._best_metric!r} is not among the '
+        f'metrics of step {step:,}, which is saved: use one of '
+        f'{", ".join([*names, repr("")])} (none).'
+      )
 
   @property
   def is_saving(self) -> bool:

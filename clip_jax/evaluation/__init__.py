@@ -18,6 +18,7 @@ from clip_jax.evaluation.types import (
 
 __all__ = [
   'EVALUATORS',
+  'NEED_OTHER_DATA',
   'Encoder',
   'Evaluation',
   'Evaluator',
@@ -38,6 +39,10 @@ EVALUATORS: tuple[str, ...] = (
   'captioning',  # the caption that a decoder writes, and the image's own
   'bias',  # which names the images of each group are given
 )
+
+# Tasks that need more than the data they measure on: examples to learn from, or
+# what these data are a shift of. A training run has neither.
+NEED_OTHER_DATA = ('linear_probe', 'few_shot', 'robustness', 'overlap')
 
 
 def find_evaluator(task: str) -> Evaluator:

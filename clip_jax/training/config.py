@@ -165,7 +165,7 @@ def check_config(config: Config) -> None:
   for name in ('total_steps', 'log_every_steps'):
     if config[name] < 1:
       raise UsageError(f'{name}={config[name]} must be at least 1.')
-  for name in ('max_skipped_steps', 'stall_seconds'):
+  for name in ('seed', 'max_skipped_steps', 'stall_seconds'):
     if config[name] < 0:
       raise UsageError(f'{name}={config[name]} must be at least 0.')
   if config.evaluation.batch_size < 1:
@@ -178,7 +178,8 @@ def check_config(config: Config) -> None:
   measured = [['eval', task] for task in tasks]
   if config.evaluation.data:
     measured.append(['eval', 'loss'])
-  if metric and metric.split('/')[:2] not in measured:
+  *measured_by, name = metric.split('/')[:3]
+  if metric and (measured_by not in measured or not name):
     raise UsageError(
       f'checkpoint.best_metric={metric!r} is not measured: use '
       f'eval/TASK/METRIC with a TASK of evaluation.tasks={tuple(tasks)}, or '
@@ -457,6 +458,15 @@ def _check_decoder(config: Config, model: CLIPConfig) -> None:
       f'model.decoder.reads={decoder.reads!r}, and nothing trains the decoder: '
       'say objective.added.captioning or a predictive objective.name, or leave '
       'model.decoder out.'
+    )
+  known = PREDICTIVE['captioning']
+  if 'captioning' in config.evaluation.tasks and (
+    decoder is None or decoder.reads not in known
+  ):
+    raise UsageError(
+      "evaluation.tasks has 'captioning', which needs a decoder that writes: "
+      f'say model.decoder.reads={" or ".join(map(repr, known))}, or take it '
+      'out.'
     )
 
 

@@ -15,7 +15,7 @@ from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.parallel import distributed
 from clip_jax.training.config import Config, Start, has_text_features
-from clip_jax.training.metrics import evaluation_metrics
+from clip_jax.training.metrics import evaluation_metrics, is_evaluated
 from clip_jax.training.monitor import RunMonitor
 from clip_jax.training.prefetch import Prefetcher
 from clip_jax.training.profile import Profile
@@ -25,14 +25,7 @@ from clip_jax.training.run import (
   initial_state,
   prepare_run,
 )
-from clip_jax.training.run_summary import (
-  describe_raised_total,
-  describe_run,
-  draw_captions,
-  warn_of_short_average,
-  warn_of_training_data,
-  warn_of_truncated_captions,
-)
+from clip_jax.training.run_summary import describe_raised_total, introduce_run
 from clip_jax.training.saved_config import check_saved_config, claim_workdir
 from clip_jax.training.state import TrainState
 from clip_jax.training.stop_signal import StopSignal
@@ -125,17 +118,13 @@ def _train(
       describe_raised_total(rates, total_before, config.total_steps, first)
     )
   if first < config.total_steps and distributed.is_first_process():
-    captions, are_all = draw_captions(run.sources)
-    _print(describe_run(run, workdir, first, captions, are_all))
-    warn_of_truncated_captions(run, captions)
-    warn_of_short_average(config)
-    if run.evaluation_source is not None:
-      warn_of_training_data(run)
+    introduce_run(run, workdir, first)
+    profile.warn_if_passed(first)
   try:
     state, evaluations = _run_steps(
       run, state, workdir, checkpoints, stop, outputs, profile
     )
-  except FailureError:
+  except (FailureError, UsageError):
     checkpoints.wait()  # what was saved before is worth keeping
     raise
   checkpoints.close()
@@ -143,7 +132,8 @@ def _train(
   if step < config.total_steps:
     _print(f'{stop.name}: saved step {step:,} in {workdir.name}')
     return TrainingOutcome(step, False, metrics, None)
-  if step == first and distributed.all_processes_agree(workdir.has(REPORT)):
+  unchanged = step == first and not evaluations
+  if unchanged and distributed.all_processes_agree(workdir.has(REPORT)):
     _print(f'{workdir.name} is trained already; nothing to do.')
   elif outputs.report is not None:
     from clip_jax.training.evaluations import model_of
@@ -223,6 +213,29 @@ def _run_steps(
       watchdog,
       f'input (data.train={config.data.train})',
     )
+
+    def measure(step: int) -> Mapping[str, 'Evaluation']:
+      if run.evaluation_source is None:
+        return {}
+      from clip_jax.training.evaluations import evaluate, model_of
+
+      with prefetcher.paused(), watchdog.activity('evaluating'):
+        evaluations = evaluate(run, model_of(run, state))
+      monitor.evaluated(step, evaluation_metrics(evaluations))
+      return evaluations
+
+    def save(metrics: Mapping[str, float] | None = None) -> None:
+      with prefetcher.paused(), watchdog.activity('writing a checkpoint'):
+        workdir.publish()
+        checkpoints.save(
+          state, run.description, seed=config.seed, metrics=metrics
+        )
+
+    every = config.evaluation.every_steps
+    if first and _is_due(first, every, total):
+      is_done = is_evaluated(workdir.folder, first)
+      if not distributed.all_processes_agree(is_done):  # saved, and then ended
+        evaluations = measure(first)
     for step in range(first + 1, total + 1):
       profile.before_step(step, workdir.folder, prefetcher.drain)
       train_step = run.program.step_after(step - 1)
@@ -231,31 +244,21 @@ def _run_steps(
         step, metrics, log=_is_due(step, config.log_every_steps, total)
       )
       monitor.step_launched(step)
-      measured = {}
-      if _is_due(step, config.evaluation.every_steps, total):
-        with prefetcher.paused(), watchdog.activity('evaluating'):
-          evaluations = _evaluate(run, state)
-        measured = evaluation_metrics(evaluations)
-        monitor.evaluated(step, measured)
-      stopping = stop.requested(step)
-      if _is_due(step, config.checkpoint.every_steps, total) or stopping:
-        with prefetcher.paused(), watchdog.activity('writing a checkpoint'):
-          workdir.publish()
-          checkpoints.save(
-            state, run.description, seed=config.seed, metrics=measured
-          )
+      stopping = step < total and stop.requested(step)
+      saving = stopping or _is_due(step, config.checkpoint.every_steps, total)
+      evaluating = not stopping and _is_due(step, every, total)
+      # An evaluation may take long, or fail: it waits, unless its metrics tell
+      # whether the checkpoint is the best.
+      by_metric = evaluating and config.checkpoint.best_metric != ''
+      if saving and not by_metric:
+        save()
+      if evaluating:
+        evaluations = measure(step)
+      if saving and by_metric:
+        save(evaluation_metrics(evaluations))
       if stopping:
         break
   return state, evaluations
-
-
-def _evaluate(run: Run, state: TrainState) -> Mapping[str, 'Evaluation']:
-  """Runs the config's evaluations on a state; their modules load here."""
-  if run.evaluation_source is None:
-    return {}
-  from clip_jax.training.evaluations import evaluate, model_of
-
-  return evaluate(run, model_of(run, state))
 
 
 def _is_due(step: int, every: int, total: int) -> bool:

@@ -108,6 +108,14 @@ def read_metrics(workdir: str | os.PathLike) -> list[Row]:
   ]
 
 
+def is_evaluated(workdir: str | os.PathLike, step: int) -> bool:
+  """Returns whether metrics.jsonl has the evaluation of a step."""
+  return any(
+    row['step'] == step and any(name.startswith('eval/') for name in row)
+    for row in read_metrics(workdir)
+  )
+
+
 def series(rows: Sequence[Row], name: str) -> tuple[list[int], list[float]]:
   """Returns the steps at which a number was written, and its values.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from clip_jax.errors import UsageError
+from clip_jax.errors import UsageError, print_warnings
 from clip_jax.parallel import distributed
 
 
@@ -50,6 +50,18 @@ class Profile:
         f'--profile={self.first}:{self.count} begins after the last step, '
         f'total_steps={total_steps}.'
       )
+
+  def warn_if_passed(self, step: int) -> None:
+    """Warns on stderr if a call that goes on after `step` traces nothing.
+
+    It is no error: the same command is to resume a run.
+    """
+    if self.count and self.first <= step:
+      line = (
+        f'--profile={self.first}:{self.count} traces nothing, as the run goes '
+        f'on after step {step:,}: name a later step.'
+      )
+      print_warnings([line])
 
   def __enter__(self) -> 'Profile':
     return self

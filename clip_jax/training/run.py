@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 # Records of each data set whose ids the processes of a run compare.
 _COMPARED_IDS = 16
 
+# What tasks of `evaluation.tasks` need of `evaluation.data`.
+_NEED_LABELS = ('zero_shot', 'prompt_gain', 'bias')
+_NEED_CAPTIONS = ('retrieval', 'captioning')
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -343,27 +347,33 @@ def open_evaluation_source(config: Config) -> Source | None:
   """Opens `evaluation.data`; returns None where nothing is evaluated.
 
   Raises:
-    UsageError: a task is unknown, or the data lacks what it needs.
+    UsageError: a task is unknown, or needs what training or the data lacks.
   """
   tasks, spec = config.evaluation.tasks, config.evaluation.data
   if not spec and not tasks:
     return None
-  from clip_jax.evaluation import find_evaluator
+  from clip_jax.evaluation import NEED_OTHER_DATA, find_evaluator
   from clip_jax.inference.classifier import check_templates
 
   for task in tasks:
+    if task in NEED_OTHER_DATA:
+      raise UsageError(
+        f'evaluation.tasks has {task!r}, which needs other data beside '
+        'evaluation.data: take it out, and run `clip-jax eval '
+        f'--task={task}` on what was trained.'
+      )
     find_evaluator(task)
   if not spec:
     raise UsageError('evaluation.data is empty: name a data set to evaluate.')
   check_templates(config.evaluation.templates)
   source = open_source(spec, captions=config.evaluation.captions)
-  if 'zero_shot' in tasks and not source.label_names:
-    raise UsageError(
-      f'evaluation.data={spec!r} has no labels, which zero_shot needs: take '
-      f'it out of evaluation.tasks, or name labelled data{source.hint}.'
-    )
-  for task in {'retrieval', 'captioning'}.intersection(tasks):
-    if not source.has_captions():
+  for task in tasks:
+    if task in _NEED_LABELS and not source.label_names:
+      raise UsageError(
+        f'evaluation.data={spec!r} has no labels, which {task} needs: take '
+        f'it out of evaluation.tasks, or name labelled data{source.hint}.'
+      )
+    if task in _NEED_CAPTIONS and not source.has_captions():
       raise UsageError(
         f'evaluation.data={spec!r} has no captions, which {task} needs: take '
         f'it out of evaluation.tasks, or name captioned data{source.hint}.'

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,21 @@ _MAX_RANDOM_PART = 0.01
 # Limits of reading captions before the first step.
 _MAX_RECORDS = 10_000
 _MAX_SECONDS = 3.0
+
+
+def introduce_run(run: Run, workdir: Workdir, first_step: int) -> None:
+  """Prints on stderr what a run does, and what is doubtful about its data.
+
+  Args:
+    first_step: updates that were done before.
+  """
+  captions, are_all = draw_captions(run.sources)
+  summary = describe_run(run, workdir, first_step, captions, are_all)
+  print(summary, file=sys.stderr)
+  warn_of_truncated_captions(run, captions)
+  warn_of_short_average(run.config)
+  if run.evaluation_source is not None:
+    warn_of_training_data(run)
 
 
 def describe_raised_total(

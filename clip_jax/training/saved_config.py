@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from clip_jax.checkpoints.reading import steps_of
 from clip_jax.data.preprocessing import CLIP_MEAN, CLIP_STD
 from clip_jax.data.sources import same_data, split_mixture
 from clip_jax.errors import FailureError, UsageError
@@ -192,7 +193,7 @@ def claim_workdir(workdir: Workdir, config: Config) -> Iterator[None]:
   The first process of a run does that for all. The lock is the system's, on
   WORKDIR/.lock: it ends with the process, however that ends. An object store
   has no lock. A usage error in the block restores the config of before, so that
-  a corrected call is accepted.
+  a corrected call is accepted, unless checkpoints were written with this one.
 
   Raises:
     UsageError: another process trains in this directory.
@@ -208,11 +209,14 @@ def claim_workdir(workdir: Workdir, config: Config) -> Iterator[None]:
   with holding_lock(workdir.folder / '.lock', held):
     path = workdir.folder / 'config.json'
     before = read_bytes(path) if path.exists() else None
+    steps = set(steps_of(workdir.name))
     text = f'{json.dumps(config_to_json(config), indent=2)}\n'
     write_bytes(path, text.encode())
     try:
       yield
-    except UsageError:  # nothing has run with this config
+    except UsageError:
+      if not set(steps_of(workdir.name)) <= steps:
+        raise  # a checkpoint was written with this config
       if before is None:
         path.unlink()
       else:

@@ -107,11 +107,19 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert steps_of(tmp_path) == [6, 5, 2]
 
 
-def test_the_best_loss_is_the_lowest(tmp_path):
+@pytest.mark.parametrize(
+  'metric',
+  [
+    'eval/loss/loss',
+    'eval/zero_shot/ece',
+    'eval/bias/own/largest_difference',
+  ],
+)
+def test_the_best_loss_or_error_is_the_lowest(tmp_path, metric):
   save_all(
     tmp_path,
     [1, 2, 3, 4],
-    metric='eval/loss/loss',
+    metric=metric,
     values=[3.0, 1.5, 2.0, 4.0],
     keep=1,
   )
@@ -124,6 +132,26 @@ def test_the_best_is_kept_over_a_restart(tmp_path):
   assert steps_of(tmp_path) == [3, 2]
   save_all(tmp_path, [4, 5], metric, [0.2, 0.4], keep=1)
   assert steps_of(tmp_path) == [5, 2]
+
+
+def test_another_metric_takes_over(tmp_path):
+  save_all(tmp_path, [1, 2], 'eval/loss/loss', [0.1, 0.9], keep=1)
+  save_all(tmp_path, [3, 4, 5], 'eval/zero_shot/top1', [0.2, 0.4, 0.3], keep=1)
+  assert steps_of(tmp_path) == [5, 4]
+
+
+def test_a_metric_that_is_not_measured_is_said_and_the_step_is_saved(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=3, best_metric='eval/zero_shot/top_')
+  metrics = {'eval/zero_shot/top1': 0.5, 'eval/zero_shot/top1_chance': 0.1}
+  checkpoints.save(state_at(1), DESCRIPTION, seed=7)  # it was not evaluated
+  with pytest.raises(UsageError) as caught:
+    checkpoints.save(state_at(2), DESCRIPTION, seed=7, metrics=metrics)
+  assert str(caught.value) == (
+    "checkpoint.best_metric='eval/zero_shot/top_' is not among the metrics of "
+    "step 2, which is saved: use one of eval/zero_shot/top1, '' (none)."
+  )
+  assert steps_of(tmp_path) == [2, 1]
+  checkpoints.close()
 
 
 def test_only_the_newest_are_kept_without_a_metric(tmp_path):

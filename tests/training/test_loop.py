@@ -14,8 +14,11 @@ import pytest
 from clip_jax.checkpoints.reading import load_variables, steps_of
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.tokenizers import sentence_piece
+from clip_jax.training import evaluations
 from clip_jax.training.loop import train
 from clip_jax.training.metrics import read_metrics
+from clip_jax.training.stop_signal import StopSignal
+from clip_jax.training.writers import Outputs
 from tests.tiny import tiny_config, write_pairs
 from tests.training.logged import logged, losses
 from tests.waiting import until
@@ -261,6 +264,56 @@ def test_tasks_are_evaluated_in_the_loop(tmp_path):
   assert rows[-1]['eval/retrieval/image_to_text_r1_chance'] == (
     pytest.approx(1 / 24)
   )
+
+
+def evaluated_config(tmp_path, **fields):
+  config = tiny_config()
+  config.data.train = write_pairs(tmp_path / 'pictures')
+  config.evaluation.update(every_steps=4, data=config.data.train)
+  config.checkpoint.update(fields)
+  return config
+
+
+def evaluated_steps(workdir):
+  return [step for step, _ in logged(workdir, 'eval/loss/loss')]
+
+
+@pytest.mark.slow
+def test_a_step_is_saved_before_its_evaluation_can_fail(tmp_path, monkeypatch):
+  config = evaluated_config(tmp_path)
+  config.total_steps = 4
+  workdir = tmp_path / 'run'
+
+  def fail(run, model):
+    raise FailureError(f'step {model.step} cannot be evaluated')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluations, 'evaluate', fail)
+    with pytest.raises(FailureError, match='step 4 cannot be evaluated'):
+      train(config, workdir)
+  assert steps_of(workdir) == [4]
+  assert evaluated_steps(workdir) == []
+  outcome = train(config, workdir)
+  assert evaluated_steps(workdir) == [4]
+  assert outcome.metrics['eval/loss/loss']
+  assert (workdir / 'report.html').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('best_metric', ['', 'eval/loss/loss'])
+def test_a_run_that_is_to_stop_evaluates_later(
+  tmp_path, monkeypatch, best_metric
+):
+  config = evaluated_config(tmp_path, best_metric=best_metric)
+  workdir = tmp_path / 'run'
+  with monkeypatch.context() as patch:
+    patch.setattr(StopSignal, 'requested', lambda self, step: step == 4)
+    patch.setattr(StopSignal, 'name', 'SIGTERM')
+    assert not train(config, workdir, Outputs()).finished
+  assert steps_of(workdir) == [4]
+  assert evaluated_steps(workdir) == []
+  assert train(config, workdir, Outputs()).finished
+  assert evaluated_steps(workdir) == [4, 8, 12]
 
 
 def test_another_tokenizer_is_refused(tmp_path):

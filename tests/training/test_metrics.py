@@ -9,7 +9,12 @@ import sys
 import pytest
 
 from clip_jax.errors import FailureError
-from clip_jax.training.metrics import MetricsFile, read_metrics, series
+from clip_jax.training.metrics import (
+  MetricsFile,
+  is_evaluated,
+  read_metrics,
+  series,
+)
 
 
 def test_lines_are_json_objects_with_step_time_and_numbers(tmp_path):
@@ -22,6 +27,15 @@ def test_lines_are_json_objects_with_step_time_and_numbers(tmp_path):
   assert 1.7e9 < first['time'] <= second['time']
   assert set(second) == {'step', 'time', 'eval/zero_shot/top1'}
   assert read_metrics(tmp_path / 'run') == [first, second]
+
+
+def test_the_evaluation_of_a_step_is_found(tmp_path):
+  assert not is_evaluated(tmp_path, 4)
+  with MetricsFile(tmp_path) as writer:
+    writer.write(4, {'train/loss': 2.5})
+    writer.write(8, {'eval/loss/loss': 2.5})
+  assert not is_evaluated(tmp_path, 4)
+  assert is_evaluated(tmp_path, 8)
 
 
 def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):

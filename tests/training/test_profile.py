@@ -5,6 +5,7 @@ import pytest
 from clip_jax.errors import UsageError
 from clip_jax.training.loop import train
 from clip_jax.training.profile import Profile
+from clip_jax.training.writers import Outputs
 from tests.tiny import tiny_config, write_pairs
 
 
@@ -37,6 +38,21 @@ def test_the_trace_is_in_the_run_directory(tmp_path, capsys):
   said = capsys.readouterr().err
   assert f'xprof --logdir={tmp_path / "run" / "profile"}' in said
   assert 'https://ui.perfetto.dev' in said
+
+
+@pytest.mark.slow
+def test_steps_before_those_of_a_resumed_run_are_warned_of(tmp_path, capsys):
+  config = tiny_config()
+  config.data.train = write_pairs(tmp_path / 'pictures')
+  config.total_steps = 4
+  train(config, tmp_path / 'run', Outputs())
+  config.total_steps = 6
+  train(config, tmp_path / 'run', Outputs(), Profile(5, 1))
+  assert '--profile' not in capsys.readouterr().err
+  config.total_steps = 8
+  train(config, tmp_path / 'run', Outputs(), Profile(6, 3))
+  said = capsys.readouterr().err
+  assert '--profile=6:3 traces nothing, as the run goes on after step 6' in said
 
 
 def test_a_run_that_ends_early_still_says_where_the_trace_is(tmp_path, capsys):

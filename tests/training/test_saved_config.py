@@ -63,6 +63,25 @@ def test_a_call_that_was_wrong_leaves_the_directory_to_the_next(tmp_path):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
+@pytest.mark.parametrize('is_new', [True, False])
+def test_the_config_of_a_checkpoint_stays(tmp_path, is_new):
+  checkpoints = tmp_path / 'checkpoints'
+  if not is_new:
+    (checkpoints / '4').mkdir(parents=True)
+    with saved_config.claim_workdir(at(tmp_path), tiny_config()):
+      pass
+  longer = tiny_config()
+  longer.total_steps = 99
+  with (
+    pytest.raises(UsageError, match='late'),
+    saved_config.claim_workdir(at(tmp_path), longer),
+  ):
+    (checkpoints / '8').mkdir(parents=True)
+    raise UsageError('late')
+  saved = saved_config.read_saved_config(at(tmp_path))
+  assert saved['total_steps'] == 99
+
+
 @pytest.mark.parametrize(
   'field, value, message',
   [
