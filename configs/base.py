@@ -229,7 +229,8 @@ def get_config() -> ConfigDict:
   c.objective.form = 'all_gather'
   c.objective.chunk = 1024  # rows and columns of a tile, at most
   # Pairs that the towers see at once, all devices together; 0: the batch.
-  # Another number costs one more forward pass and changes no result.
+  # Another number costs one more forward pass, and changes no result but that
+  # of a ResNet, whose batch norm sees these pairs only.
   c.objective.micro_batch = 0
   c.objective.max_logit_scale = 100.0  # the temperature's limit; 0: none
   # 1 / temperature of each of the teachers; (): that which each has learned.

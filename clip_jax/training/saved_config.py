@@ -20,7 +20,9 @@ from clip_jax.training.config import Config, dotted
 from clip_jax.training.workdir import Workdir
 
 # Fields that may differ when a run is resumed: they change neither the numbers
-# that it computes nor the records that it sees.
+# that it computes nor the records that it sees, with two exceptions, which may
+# have to change for a run to go on: of micro_batch, a ResNet's batch norm sees
+# each by itself, and max_megapixels says which images are corrupt.
 _FREE = (
   'log_every_steps',
   'max_skipped_steps',
@@ -30,7 +32,7 @@ _FREE = (
   'model.text_remat',
   'objective.chunk',
   'objective.form',
-  'objective.micro_batch',  # (for a ResNet the batch norms do see it)
+  'objective.micro_batch',
   'data.workers',
   'data.cache',
   'data.max_corrupt_records',
