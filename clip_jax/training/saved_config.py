@@ -230,7 +230,7 @@ def config_to_json(config: Config) -> dict[str, Any]:
 def _comparable(fields: dict[str, Any]) -> dict[str, Any]:
   """Returns a config's values by their dotted names, to be compared.
 
-  What a config leaves open in the way of a class token has its default.
+  A class token that the config leaves open is compared as its default.
   """
   values = dotted(fields)
   if values.get('model.image.pooling') == 'average':  # as in CLIPConfig
