@@ -17,6 +17,7 @@ from etils import epath
 
 from clip_jax.checkpoints.reading import (
   TEXT_FILES,
+  absolute,
   report_damage,
   silence_orbax,
 )
@@ -87,7 +88,7 @@ class Checkpoints:
         )
       )
     self._manager = ocp.CheckpointManager(
-      self._root.absolute(),
+      absolute(self._root),
       item_names=_ITEMS,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
