@@ -6,9 +6,9 @@ vocabulary, from the tokenizer.
 
 With `initialize_from`, what is left open here (None or '') comes from that
 model: its shapes, its tokenizer, and how it treats images. So, for any recipe,
-`--config.initialize_from=REF` is all that fine-tuning needs. A recipe for a
-model of other shapes gives way to the weights; what the command line says and
-the weights contradict is refused.
+`--config.initialize_from=REF` is all that fine-tuning needs. Where a recipe's
+shapes differ from the weights', the weights win; a shape from the command line
+that contradicts them is an error.
 """
 
 from ml_collections import ConfigDict
@@ -34,8 +34,8 @@ def get_config() -> ConfigDict:
   # For another context length: 'append' keeps the positions of its texts and
   # adds copies of the last; 'interpolate' moves all, as open_clip does.
   c.initialize_text_positions = 'append'
-  # Under its weights, train the config's tokenizer, another than its own: the
-  # token embedding begins anew.
+  # Fine-tune with the config's tokenizer instead of the model's own; the token
+  # embedding is re-initialized.
   c.initialize_new_vocabulary = False
 
   c.model = ConfigDict()
@@ -229,7 +229,8 @@ def get_config() -> ConfigDict:
   c.objective.form = 'all_gather'
   c.objective.chunk = 1024  # rows and columns of a tile, at most
   # Pairs that the towers see at once, all devices together; 0: the batch.
-  # Another number costs one more forward pass and changes no result.
+  # Another number costs one more forward pass, and changes no result but that
+  # of a ResNet, whose batch norm sees these pairs only.
   c.objective.micro_batch = 0
   c.objective.max_logit_scale = 100.0  # the temperature's limit; 0: none
   # 1 / temperature of each of the teachers; (): that which each has learned.
@@ -292,7 +293,8 @@ def get_config() -> ConfigDict:
   c.evaluation.every_steps = 1_000  # and after the last; 0: only after it
   c.evaluation.tasks = ()  # zero_shot, retrieval, captioning (of a decoder)
   c.evaluation.data = ''  # a SPEC; of its captions there is also the loss
-  # True also evaluates as many pairs of data.train, to show overfitting.
+  # If True, also evaluate an equal number of training pairs, to reveal
+  # overfitting.
   c.evaluation.train_sample = True
   c.evaluation.captions = ('caption',)  # its columns, as above
   c.evaluation.templates = ('{}',)

@@ -16,10 +16,12 @@ bounds the memory, and changes no result.
 
   clip-jax plan --config=configs/naflex_b16.py
   clip-jax train --config=configs/naflex_b16.py --workdir=runs/naflex_b16 \\
-      --config.initialize_from=runs/siglip2_b16/checkpoints/1098633 \\
+      --config.initialize_from=runs/squares/1098000 \\
       --config.data.train=tfds:my_pairs#train
 
-Without `initialize_from`, it trains from scratch; name the `tokenizer` then.
+Here runs/squares/1098000 is runs/siglip2_b16/checkpoints/1098000, copied while
+it was there: a run keeps its newest checkpoints only. Without
+`initialize_from`, it trains from scratch; name the `tokenizer` then.
 """
 
 from typing import Any

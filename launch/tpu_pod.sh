@@ -186,7 +186,8 @@ start() {
 
 # --- One attempt, and the next ---------------------------------------------
 
-# Returns once the queued resource is active, or fails where it will not be.
+# Returns once the queued resource is active, or $interrupted where it was taken
+# back before. One that is not spot fails for a reason that stays.
 acquire() {
   look
   while [[ $state = *ING && $state != PROVISIONING ]]; do
@@ -205,7 +206,12 @@ acquire() {
     before=$state
     case "$state" in
       ACTIVE) return ;;
-      FAILED | SUSPENDING | SUSPENDED | DELETING) return 1 ;;
+      SUSPENDING | SUSPENDED) return "$interrupted" ;;
+      FAILED)
+        [[ " ${create_flags[*]} " != *' --spot '* ]] || return "$interrupted"
+        return 1
+        ;;
+      DELETING) return 1 ;;
     esac
     sleep "$poll"
   done
@@ -237,7 +243,7 @@ follow() {
 
 # Returns as `follow` does, and 1 where training could not be started.
 attempt() {
-  acquire || return 1
+  acquire || return
   if ! on_worker_0 running 2>/dev/null && ! { deploy && start; }; then
     if lost; then return "$interrupted"; fi
     return 1

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from etils import epath
 
 from clip_jax.checkpoints.reading import (
   TEXT_FILES,
+  absolute,
   report_damage,
   silence_orbax,
 )
@@ -32,6 +34,18 @@ _CHUNK = 4 * 2**20  # bytes
 
 # The last part of the names of metrics whose lowest value is the best.
 _LOWER_IS_BETTER = ('loss', 'ece', 'largest_difference')
+# Errors of reading that are not the fault of a file.
+_SYSTEM_ERRORS = {
+  *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+  *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN),
+  *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+# TensorStore raises a ValueError that begins with one of these; a missing file
+# is NOT_FOUND, and a corrupt one INVALID_ARGUMENT or DATA_LOSS.
+_STORE_ERROR = re.compile(
+  '(UNAVAILABLE|UNAUTHENTICATED|PERMISSION_DENIED|DEADLINE_EXCEEDED|'
+  'RESOURCE_EXHAUSTED|ABORTED|CANCELLED|UNKNOWN): '
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +93,7 @@ class Checkpoints:
         )
       )
     self._manager = ocp.CheckpointManager(
-      self._root.absolute(),
+      absolute(self._root),
       item_names=_ITEMS,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -171,21 +185,27 @@ class Checkpoints:
     """Restores the newest readable checkpoint; returns None if there is none.
 
     A damaged one is reported on stderr. Once an older one was read, it is moved
-    to `STEP.damaged`, so that the run can write that step again.
+    to `STEP.damaged`, so that the run can write that step again. One that the
+    system or the network keeps from being read is not damaged.
 
     Args:
       abstract: a `TrainState` of shapes, dtypes and shardings.
       description, seed: of the run that resumes.
     Raises:
       UsageError: the checkpoint has another description or seed.
-      FailureError: there are checkpoints, and none can be read.
+      FailureError: there are checkpoints, and none can be read, or one cannot
+        be read now.
     """
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
-      arrays = self._restore_step(step, abstract, description, seed)
-      # If one process cannot read its shards, no process resumes from this
-      # step.
-      if not distributed.all_processes_agree(arrays is not None):
+      arrays = None
+      for is_last in (False, True):  # the cause may pass in a moment
+        arrays = self._restore_step(step, abstract, description, seed, is_last)
+        # If one process cannot read its shards, no process resumes from this
+        # step.
+        if distributed.all_processes_agree(arrays is not None):
+          break
+      else:
         damaged.append(step)
         continue
       if not arrays:
@@ -213,9 +233,19 @@ class Checkpoints:
     return None
 
   def _restore_step(
-    self, step: int, abstract: Any, description: Description, seed: int
+    self,
+    step: int,
+    abstract: Any,
+    description: Description,
+    seed: int,
+    is_last: bool,
   ) -> dict[str, Any] | None:
-    """Returns the arrays by item; None if damaged, {} if of another run."""
+    """Returns the arrays by item; None if damaged, {} if of another run.
+
+    Args:
+      step, abstract, description, seed: as in `restore`.
+      is_last: there is no other attempt, and errors are told.
+    """
     try:
       check_folder(self._root / str(step), TEXT_FILES)
       metadata = self._manager.restore(
@@ -239,11 +269,19 @@ class Checkpoints:
         ),
       )
       return {name: arrays[name] for name in _arrays(abstract)}
-    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+    except (MemoryError, jax.errors.JaxRuntimeError):
       raise  # these are not the fault of the checkpoint
     except Exception as error:  # a damaged file may raise anything
       _wait_if_peer_lost(error)
-      report_damage(self._root / str(step), error)
+      if is_last:
+        directory = self._root / str(step)
+        if _is_of_system(error):
+          reason = ' '.join(str(error).split())[:300].rstrip('.')
+          raise FailureError(
+            f'checkpoint {directory} cannot be read now, and is left as it is: '
+            f'{reason}. Mend that and run the same command again.'
+          ) from error
+        report_damage(directory, error)
       return None
 
   def close(self) -> None:
@@ -291,6 +329,19 @@ class Checkpoints:
       f'a checkpoint could not be written to {self._root}: {why}. '
       f'Mend that and run the same command again: it goes on from {start}.'
     )
+
+
+def _is_of_system(error: BaseException | None) -> bool:
+  """Returns whether the system or the network failed, and not a file."""
+  while error is not None:
+    if isinstance(error, ConnectionError | TimeoutError):
+      return True
+    if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
+      return True
+    if _STORE_ERROR.match(str(error)):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def _arrays(state: Any) -> dict[str, Any]:

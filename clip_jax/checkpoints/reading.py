@@ -1,8 +1,8 @@
 """Reads checkpoints for inference, and what describes them."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ TEXT_FILES = (
 )
 
 
-def steps_of(workdir: str | Path) -> list[int]:
+def steps_of(workdir: str | os.PathLike) -> list[int]:
   """Returns the steps of a run's whole checkpoints, newest first."""
   root = epath.Path(workdir) / 'checkpoints'
   if not root.is_dir():
@@ -34,7 +34,7 @@ def steps_of(workdir: str | Path) -> list[int]:
   return sorted((int(name) for name in names if is_step(name)), reverse=True)
 
 
-def read_description(workdir: str | Path) -> Description | None:
+def read_description(workdir: str | os.PathLike) -> Description | None:
   """Returns the newest readable description of a run's checkpoints."""
   silence_orbax()
   root = epath.Path(workdir) / 'checkpoints'
@@ -46,19 +46,28 @@ def read_description(workdir: str | Path) -> Description | None:
   return None
 
 
+def absolute(path: Any) -> epath.Path:
+  """Returns a path as Orbax wants it.
+
+  epath would take gs://BUCKET for a folder of the current one.
+  """
+  path = epath.Path(path)
+  return path if '://' in os.fspath(path) else path.absolute()
+
+
 def is_step(name: str) -> bool:
   """Returns whether a folder's name is a step in ASCII digits ('²' is none)."""
   return name.isascii() and name.isdigit()
 
 
 def load_variables(
-  reference: str | Path, *, averaged: bool = True
+  reference: str | os.PathLike, *, averaged: bool = True
 ) -> tuple[dict[str, Any], Description, int]:
   """Reads the variables of a checkpoint, without the optimizer's state.
 
   Args:
     reference: a run's workdir (its newest readable checkpoint), or one
-      checkpoint's directory.
+      checkpoint's directory; also in an object store, as gs://BUCKET/RUN.
     averaged: weights are their moving averages, where the run keeps these
       (`optimizer.ema_decay`).
   Returns:
@@ -69,7 +78,7 @@ def load_variables(
     FailureError: there are, and none can be read.
   """
   silence_orbax()
-  directories = list(_candidates(Path(reference)))
+  directories = list(_candidates(epath.Path(reference)))
   if not directories:
     raise UsageError(
       f'no checkpoint in {reference}: expected the workdir of a run, or one '
@@ -83,7 +92,7 @@ def load_variables(
   raise FailureError(f'no checkpoint in {reference} can be read.')
 
 
-def _candidates(reference: Path) -> Iterator[Path]:
+def _candidates(reference: epath.Path) -> Iterator[epath.Path]:
   if is_step(reference.name) and (reference / 'params').is_dir():
     yield reference
   for step in steps_of(reference):
@@ -91,11 +100,11 @@ def _candidates(reference: Path) -> Iterator[Path]:
 
 
 def _read(
-  directory: Path, averaged: bool
+  directory: epath.Path, averaged: bool
 ) -> tuple[dict[str, Any], Description]:
   """Reads variables as numpy arrays, wherever the run's devices were."""
   check_folder(directory, TEXT_FILES)
-  path = epath.Path(directory).absolute()
+  path = absolute(directory)
   averages = {}
   if averaged and (path / 'ema').exists():
     averages = flat(restore_numpy(path / 'ema', _is_training_only))

@@ -27,9 +27,8 @@ process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who, and
 JAX_NUM_PROCESSES=1 keeps a process alone. The workdir has to be one that all of
 them reach. A signal to any of them saves and ends all.
 
-To whatever started it, a stop that has saved looks like success:
---stopped_exit_code=75 tells the two apart, for a launcher that starts a stopped
-run again (launch/).
+A run that was stopped and saved exits with 0, like a finished one;
+--stopped_exit_code=75 lets a launcher tell them apart (launch/).
 """
 
 import shlex
@@ -61,7 +60,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'profile',
     '',
-    'STEP:COUNT, steps to trace into WORKDIR/profile, and how to view them',
+    'STEP:COUNT, trace COUNT steps from STEP on into WORKDIR/profile; prints '
+    'how to view the trace',
     flag_values=values,
   )
   flags.DEFINE_integer(

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from clip_jax.data.augment import Augmentation
 from clip_jax.data.decoding import check_corrupt
@@ -196,13 +195,9 @@ def training_batches(
     grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCH)
   )
   if workers:
-    if not flags.FLAGS.is_parsed():  # Called from Python; Grain insists.
-      flags.FLAGS.mark_as_parsed()
-    iterator = iterator.mp_prefetch(
-      grain.MultiprocessingOptions(
-        num_workers=workers, per_worker_buffer_size=PREFETCH
-      )
-    )
+    from clip_jax.data.worker_processes import read_in_processes
+
+    iterator = read_in_processes(iterator, workers, PREFETCH)
   return Batches(
     iter(iterator), records=sum(map(len, sources)), limit=max_corrupt_records
   )

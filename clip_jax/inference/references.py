@@ -7,9 +7,15 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from clip_jax.errors import MissingModelError, UsageError, first_few
-from clip_jax.files import typed_path
+from clip_jax.errors import (
+  FailureError,
+  MissingModelError,
+  UsageError,
+  first_few,
+)
+from clip_jax.files import expand_path
 from clip_jax.inference.artifact import is_artifact
 from clip_jax.interop import open_clip_run
 from clip_jax.interop.published_files import (
@@ -19,6 +25,8 @@ from clip_jax.interop.published_files import (
   refuse_adapter,
 )
 from clip_jax.models import presets
+
+_STORES = ('gs://', 's3://')  # those that Orbax reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +44,12 @@ class Kind:
   matches: Callable[[Path], bool]
 
 
-def _is_run(path: Path) -> bool:
+def _is_run(path: Any) -> bool:
   root = path / 'checkpoints'
   return root.is_dir() and any(_is_step(entry) for entry in root.iterdir())
 
 
-def _is_step(path: Path) -> bool:
+def _is_step(path: Any) -> bool:
   # Python's `isdigit` admits '²', which is no number.
   number = path.name.isascii() and path.name.isdigit()
   return number and (path / 'params').is_dir()
@@ -80,14 +88,20 @@ KINDS = (
 )
 
 
-def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
+def recognise(reference: str | os.PathLike) -> tuple[str, Any]:
   """Returns the kind of a reference (a name in `KINDS`) and its path.
+
+  The path of a URL is an `epath.Path`; a run or a step has one.
 
   Raises:
     MissingModelError: nothing is there.
     UsageError: nothing that is known is there.
+    FailureError: the object store of a URL cannot be read.
   """
-  path = typed_path(reference)
+  text = expand_path(reference)
+  if '://' in text:
+    return _recognise_remote(text)
+  path = Path(text)
   for kind in KINDS:
     if path.exists() and kind.matches(path):
       return kind.name, path
@@ -96,6 +110,25 @@ def recognise(reference: str | os.PathLike) -> tuple[str, Path]:
   known = '; or '.join(kind.meaning for kind in KINDS)
   wrong = UsageError if path.exists() else MissingModelError
   raise wrong(f'no model in {path}: {_finding(path)}. Expected {known}.')
+
+
+def _recognise_remote(url: str) -> tuple[str, Any]:
+  """Returns the kind of a URL and its path."""
+  from etils import epath
+
+  if url.startswith(_STORES):
+    path: Any = epath.Path(url)
+    try:
+      for kind in KINDS:
+        if kind.name in ('run', 'step') and kind.matches(path):
+          return kind.name, path
+    except Exception as error:  # of gcsfs, s3fs, or one that is not installed
+      raise FailureError(f'{url} cannot be read: {error}') from error
+  raise MissingModelError(
+    f"no model in {url}: of a URL, a run's workdir or one of its "
+    f'checkpoints/STEP is read, in {" or ".join(_STORES)}; copy any other '
+    'model to this machine.'
+  )
 
 
 def _finding(path: Path) -> str:

@@ -197,7 +197,9 @@ def prepare_run(config: Config, inherited: Description | None = None) -> Run:
   evaluation_source = open_evaluation_source(config)
   _print_notices([*sources, *filter(None, [evaluation_source])])
   check_captions(sources)
-  check_same_records(sources)
+  check_same_records('data.train', sources)
+  if evaluation_source is not None:
+    check_same_records('evaluation.data', [evaluation_source])
   rule = caption_rule(config)
   if rule is not None and distributed.is_first_process():
     print_notes(rule.describe(sources))
@@ -320,12 +322,15 @@ def caption_rule(config: Config) -> 'CaptionRule | None':
   return rule
 
 
-def check_same_records(sources: Sequence[Source]) -> None:
+def check_same_records(field: str, sources: Sequence[Source]) -> None:
   """Refuses processes that see other records than the first.
 
   Compared are numbers and, of records all over the data, ids: as where a host
   lacks a shard, or has another version of the data.
 
+  Args:
+    field: of the config, which names the sources.
+    sources: in the same order in all processes.
   Raises:
     UsageError: there is such a process.
   """
@@ -333,13 +338,13 @@ def check_same_records(sources: Sequence[Source]) -> None:
   for source in sources:
     ids = [source.id(i) for i in sample_indices(len(source), _COMPARED_IDS)]
     digest.update(repr((len(source), ids)).encode('utf-8', 'surrogatepass'))
-  distributed.barrier('data')
+  distributed.barrier(field)
   differing = distributed.processes_unlike_first(digest.digest())
   if differing:
     records = ', '.join(f'{len(source):,}' for source in sources)
     raise UsageError(
-      f'data.train has other records in process {differing[0]} than in process '
-      f'0 ({records} in this one): give all processes the same files.'
+      f'{field} has other records in process {differing[0]} than in process 0 '
+      f'({records} in this one): give all processes the same files.'
     )
 
 

@@ -21,7 +21,9 @@ from clip_jax.training.config import Config, dotted
 from clip_jax.training.workdir import Workdir
 
 # Fields that may differ when a run is resumed: they change neither the numbers
-# that it computes nor the records that it sees.
+# that it computes nor the records that it sees, with two exceptions, which may
+# have to change for a run to go on: of micro_batch, a ResNet's batch norm sees
+# each by itself, and max_megapixels says which images are corrupt.
 _FREE = (
   'log_every_steps',
   'max_skipped_steps',
@@ -31,7 +33,7 @@ _FREE = (
   'model.text_remat',
   'objective.chunk',
   'objective.form',
-  'objective.micro_batch',  # (for a ResNet the batch norms do see it)
+  'objective.micro_batch',
   'data.workers',
   'data.cache',
   'data.max_corrupt_records',
@@ -232,7 +234,7 @@ def config_to_json(config: Config) -> dict[str, Any]:
 def _comparable(fields: dict[str, Any]) -> dict[str, Any]:
   """Returns a config's values by their dotted names, to be compared.
 
-  What a config leaves open in the way of a class token has its default.
+  A class token that the config leaves open is compared as its default.
   """
   values = dotted(fields)
   if values.get('model.image.pooling') == 'average':  # as in CLIPConfig

@@ -60,7 +60,7 @@ def make_train_step(
     mesh: gradients are laid out on it as the parameters are.
     seed: the random draws are a function of the seed and the step.
     micro_batch: pairs that the towers see in one pass, all devices together;
-      0 is the whole batch. The result is the same.
+      0 is the whole batch. The result is the same, but for batch norm.
     max_logit_scale: the temperature is clipped here (paper, section 2.5); 0
       does not clip it.
     patch_dropout: the fraction of patches that a ViT does not see (FLIP, arXiv

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from clip_jax.data.sources import Source
 from clip_jax.errors import UsageError, print_notes
 from clip_jax.files import read_json, write_bytes
@@ -20,7 +22,7 @@ def train_vocabulary(config: Config, sources: Sequence[Source]) -> None:
   others wait. Other kinds of tokenizers are not trained.
 
   Raises:
-    UsageError: the file was trained on other captions.
+    UsageError: the file was trained on other captions, or is not on this host.
   """
   path = tokenizer_path(config.tokenizer)
   if path is None or not config.tokenizer.startswith('sentencepiece:'):
@@ -28,6 +30,12 @@ def train_vocabulary(config: Config, sources: Sequence[Source]) -> None:
   if distributed.is_first_process():
     _train(config, sources, path)
   distributed.barrier('vocabulary')
+  if not path.exists():
+    raise UsageError(
+      f'tokenizer={config.tokenizer}: process 0 has this file, and process '
+      f'{jax.process_index()} does not: name one on a file system that all '
+      'hosts mount, or copy it to the same path on each.'
+    )
 
 
 def _train(config: Config, sources: Sequence[Source], path: Path) -> None:

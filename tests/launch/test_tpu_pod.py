@@ -197,6 +197,16 @@ def test_a_resource_that_never_becomes_active_is_tried_again(pod):
   assert pod.steps == ['create', 'delete', 'create']
 
 
+@pytest.mark.parametrize(
+  ('left', 'flags'), [('SUSPENDED', ()), ('FAILED', ('--spot',))]
+)
+def test_a_preemption_before_it_is_active_is_no_failure(pod, left, flags):
+  pod.set(created=[['PROVISIONING', left], ACTIVE], waits=[[0, []]])
+  done = pod.run('train', *RUN, *flags, '--max-restarts=0')
+  assert done.returncode == 0, done.stderr
+  assert pod.steps == ['create', 'delete', *FRESH]
+
+
 def test_a_resource_that_is_refused_is_an_error_at_once(pod):
   pod.set(fails=['create'])
   done = pod.run('train', *RUN)

@@ -120,7 +120,8 @@ runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
 """
 
 
-def test_a_process_that_sees_other_records_ends_the_run(tmp_path):
+@pytest.mark.parametrize('field', ['data.train', 'evaluation.data'])
+def test_a_process_that_sees_other_records_ends_the_run(tmp_path, field):
   for home, shards in (('first', 3), ('second', 2)):
     (tmp_path / home).mkdir()
     for shard in range(shards):
@@ -128,7 +129,8 @@ def test_a_process_that_sees_other_records_ends_the_run(tmp_path):
       (tmp_path / home / f'{shard}.tar').write_bytes(data)
   words = [
     '-m', 'clip_jax', 'train', '--config=tests/tiny.py',
-    f'--workdir={tmp_path / "run"}', '--config.data.train=wds:~/*.tar',
+    f'--workdir={tmp_path / "run"}', '--config.data.train=wds:~/0.tar',
+    '--config.evaluation.data=wds:~/0.tar', f'--config.{field}=wds:~/*.tar',
   ]  # fmt: skip
   homes = {
     i: ('-c', WITH_HOME, str(tmp_path / home))
@@ -140,6 +142,6 @@ def test_a_process_that_sees_other_records_ends_the_run(tmp_path):
   for process in processes:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 2, output
-    assert 'data.train has other records in process 1 than in process 0' in (
+    assert f'{field} has other records in process 1 than in process 0' in (
       output
     )

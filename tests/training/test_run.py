@@ -8,9 +8,11 @@ from absl import flags
 from clip_jax.commands.config_file import define_config, parse
 from clip_jax.errors import UsageError
 from clip_jax.models.config import ResNetConfig
+from clip_jax.parallel import distributed
 from clip_jax.tokenizers import sentence_piece
 from clip_jax.training.config import with_defaults
 from clip_jax.training.run import prepare_run
+from clip_jax.training.vocabulary import train_vocabulary
 from tests.tiny import tiny_config, write_pairs
 
 
@@ -264,3 +266,13 @@ def test_images_without_captions_are_refused_before_anything_is_made(
     text.unlink()
   with pytest.raises(UsageError, match=r'no captions to train on.*filename'):
     prepare_run(with_defaults(config))
+
+
+def test_a_host_without_the_tokenizers_file_is_told_what_would_be_right(
+  tmp_path, monkeypatch
+):
+  config = tiny_config()
+  config.tokenizer = f'sentencepiece:{tmp_path / "absent.model"}'
+  monkeypatch.setattr(distributed, 'is_first_process', lambda: False)
+  with pytest.raises(UsageError, match='copy it to the same path on each'):
+    train_vocabulary(config, [])

@@ -1,41 +1,21 @@
 """A run directory in an object store, for which fsspec's memory stands in."""
 
-import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from clip_jax.checkpoints.manager import Checkpoints
 from clip_jax.errors import FailureError, UsageError
 from clip_jax.training import loop
 from clip_jax.training import workdir as module
 from clip_jax.training.workdir import open_workdir
+from tests.object_store import empty_store
 from tests.tiny import tiny_config, write_pairs
-
-
-class Store(MemoryFileSystem):
-  """Paths as those of gs://, and failures that are asked for."""
-
-  protocol = ('gcs', 'gs')
-  store: dict = {}  # noqa: RUF012
-  pseudo_dirs: list = ['']  # noqa: RUF012
-  failures: list = []  # noqa: RUF012
-
-  def _open(self, path, mode='rb', **options):
-    if 'w' in mode and self.failures:
-      raise self.failures.pop()
-    return super()._open(path, mode, **options)
 
 
 @pytest.fixture
 def store(monkeypatch):
-  fsspec.register_implementation('gcs', Store, clobber=True)
-  monkeypatch.setattr(Store, 'store', {})
-  monkeypatch.setattr(Store, 'pseudo_dirs', [''])
-  monkeypatch.setattr(Store, 'failures', [])
   monkeypatch.setattr(module.time, 'sleep', lambda seconds: None)
-  Store.clear_instance_cache()
-  yield Store
-  Store.clear_instance_cache()
+  with empty_store(monkeypatch) as store:
+    yield store
 
 
 def contents(store):

@@ -1,13 +1,12 @@
 """Runs jobs in processes of this machine; see `engine`."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Generator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from clip_jax.data.worker_processes import end_with_parent
 
 
 class Outcome(NamedTuple):
@@ -48,9 +47,13 @@ def run(jobs: Sequence[Job], workers: int) -> Generator[Outcome, None, None]:
     return
   # Forked processes would inherit the locks of JAX's and Arrow's threads.
   context = multiprocessing.get_context('spawn')
+  # A worker would wait for tasks for ever, as it holds both ends of the queue.
+  # Only this process holds the other end of this pipe.
   pipe: Any = context.Pipe(duplex=False)
   reader, writer = pipe
-  pool = futures.ProcessPoolExecutor(workers, context, _start_worker, (reader,))
+  pool = futures.ProcessPoolExecutor(
+    workers, context, end_with_parent, (reader,)
+  )
   waiting = iter(range(len(jobs)))
   running: dict[futures.Future[str], int] = {}
   try:
@@ -77,20 +80,3 @@ def run(jobs: Sequence[Job], workers: int) -> Generator[Outcome, None, None]:
     writer.close()  # ends the workers
     pool.shutdown(cancel_futures=True)
     reader.close()
-
-
-def _start_worker(reader: Any) -> None:
-  """Makes a worker end as soon as the process that started it is gone.
-
-  A pool's worker would wait for tasks for ever, as it holds both ends of the
-  queue. The other end of this pipe is held by the first process alone.
-  """
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the first process
-
-  def watch() -> None:
-    try:
-      reader.recv_bytes()
-    except (EOFError, OSError):
-      os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
