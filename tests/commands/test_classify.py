@@ -251,7 +251,7 @@ def test_a_label_that_is_given_twice_counts_once(clip_jax, workdir, photo):
   assert twice.json == once
   near = clip_jax(*call, '--labels=red_square,red square')
   assert set(near.json[0]['labels']) == {'red_square', 'red square'}
-  assert 'labels that are one name' in near.err
+  assert 'these labels are the same name' in near.err
 
 
 def test_names_in_any_bytes_and_terminals_in_ascii(workdir, photo, tmp_path):
