@@ -27,7 +27,7 @@ class Store(MemoryFileSystem):
 
 @contextlib.contextmanager
 def empty_store(monkeypatch):
-  """What epath takes for gs:// in a block, which begins empty."""
+  """Makes epath read and write gs:// paths in a store that begins empty."""
   fsspec.register_implementation('gcs', Store, clobber=True)
   monkeypatch.setattr(Store, 'store', {})
   monkeypatch.setattr(Store, 'pseudo_dirs', [''])

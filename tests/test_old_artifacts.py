@@ -67,7 +67,7 @@ def test_tables_of_embeddings_are_read(name, features):
 
 
 def test_rows_of_a_table_are_made_anew_and_kept_from_then_on(capsys):
-  # It does not say which activation its model had.
+  # A table of that version does not say which activation its model had.
   assert embed('rows.npz', '--json') == 0
   said = capsys.readouterr()
   assert 'it does not say what its rows were made of' in said.err

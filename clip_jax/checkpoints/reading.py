@@ -47,9 +47,9 @@ def read_description(workdir: str | os.PathLike) -> Description | None:
 
 
 def absolute(path: Any) -> epath.Path:
-  """Returns a path as Orbax wants it.
+  """Returns a path from the root; a URL stays as it is.
 
-  epath would take gs://BUCKET for a folder of the current one.
+  epath's own `absolute` takes gs://BUCKET for a folder of the current one.
   """
   path = epath.Path(path)
   return path if '://' in os.fspath(path) else path.absolute()

@@ -74,8 +74,8 @@ _FLAGS: dict[str, tuple[str, ...]] = {
   'curate': ('texts', 'queries', 'workers'),
 }  # fmt: skip
 KINDS = tuple(_FLAGS)
-# What has no meaning beside --scaling, which measures made-up pairs on 1, 2, 4
-# and 8 devices of the CPU.
+# Flags that cannot be combined with --scaling, which measures made-up pairs on
+# 1, 2, 4 and 8 devices of the CPU.
 _NOT_OF_SCALING = ('data', 'cpu_devices', *_PEER)
 
 

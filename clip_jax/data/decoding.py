@@ -199,8 +199,8 @@ def limit_megapixels(megapixels: float | int | None) -> None:
   """Lifts or lowers the limit of an image's pixels, in this process.
 
   The processes that it starts have it, too; those of other machines are given
-  it by `prepare.engine`. As files are, JPEGs over MAX_PIXELS
-  are still decoded at a smaller size.
+  it by `prepare.engine`. As files are, JPEGs over MAX_PIXELS are still decoded
+  at a smaller size.
 
   Args:
     megapixels: millions of pixels; None: the defaults, MAX_PIXELS, and

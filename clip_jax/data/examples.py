@@ -109,7 +109,7 @@ class CaptionedImage(NamedTuple):
 
 
 class ImageCache:
-  """Decoded records in memory, of CACHE_BYTES together; pickles empty."""
+  """Keeps decoded records in memory, up to CACHE_BYTES; pickles as empty."""
 
   def __init__(self):
     self._records: dict[int, CaptionedImage] = {}

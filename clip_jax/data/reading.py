@@ -33,7 +33,7 @@ class PreparedImage(Image.Image):
       CorruptImageError: as of `preprocess`.
     """
     prepared = Image.fromarray(preprocess(image, preprocessing))
-    prepared.__class__ = cls
+    prepared.__class__ = cls  # as Pillow makes no images of subclasses
     return prepared
 
 

@@ -45,7 +45,8 @@ _NO_ACCESS = (
   'DefaultCredentialsError', 'RefreshError', 'NoAuthTokenError',
 )  # fmt: skip
 
-# What stores tell that changes with a file's content; the first counts.
+# Fields of a store's answer that change when a file's content does. The first
+# of them that an answer has is part of the file's version.
 _MARKS = (
   'ETag', 'etag', 'md5Hash', 'generation', 'LastModified', 'mtime', 'created',
   'Content-MD5', 'Digest', 'Last-Modified',  # headers of web servers

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def read_in_processes(
   batches: 'grain.IterDataset[Any]', workers: int, prefetch: int
 ) -> 'grain.IterDataset[Any]':
-  """Returns the same batches, made by processes.
+  """Returns a dataset of the same batches, which worker processes make.
 
   Args:
     batches: pickles.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
   from clip_jax.inference.model import Model
 
 _SAMPLES = 4096  # elements read of each array
-# What training starts with; features do not depend on these.
+# Training starts with these values; features do not depend on them.
 _NOT_USED = ('initial_logit_scale', 'initial_logit_bias')
 
 

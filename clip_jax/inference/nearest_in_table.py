@@ -131,8 +131,8 @@ class ApproximateIndex:
     matches = self._index.search(queries, keep)
     rows = np.reshape(matches.keys, (len(queries), -1)).astype(np.int64)
     distances = np.reshape(matches.distances, (len(queries), -1))
-    # What follows the rows that were found means nothing, and may be no
-    # number. Of a query alone nothing follows.
+    # A row of matches is filled up after those that were found, with values
+    # that may be NaN. The answer to a single query is not filled up.
     counts = np.asarray(getattr(matches, 'counts', [rows.shape[1]]))
     short = counts < keep
     distances = np.where(short[:, None], 0, distances)

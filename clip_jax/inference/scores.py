@@ -50,7 +50,7 @@ class PairScorer:
     return _load(self.reference, self.options)
 
   def pinned(self) -> 'PairScorer':
-    """Returns the scorer of one checkpoint: of a run the newest there is now.
+    """Returns a scorer by one checkpoint: of a run, the newest readable one.
 
     A process that loads the model later would have a newer one.
     """

@@ -149,7 +149,7 @@ def _assumed_heads(config: CLIPConfig) -> str:
 def _told_by_shapes(
   tensors: Tensors, hints: Hints
 ) -> tuple[CLIPConfig, tuple[str, ...]]:
-  """Reads a bare state dict, whose activation and heads only OpenAI's say."""
+  """Reads a bare state dict; only OpenAI's tell their activation and heads."""
   where = str(tensors.path)
   if any(key.startswith('text.') for key in tensors.infos):
     raise UsageError(

@@ -28,8 +28,8 @@ _SUBLANES = 8
 # Bytes of inputs and outputs that one program holds, if there is room for them.
 # The next program's are on their way meanwhile.
 _BLOCK_BYTES = 4 << 20
-# What a program may take of a core's vector memory if it does not say more. A
-# core of v4 has no more than that.
+# Bytes of a core's vector memory that a program may take unless it asks for
+# more. A core of v4 has no more.
 VECTOR_MEMORY = 16 << 20
 
 
@@ -107,7 +107,6 @@ def _call(
       lambda b, c: (*(0 for _ in parts), b, 0, c),
     )
 
-  own_limit = block.memory > VECTOR_MEMORY
   masks = [] if mask is None else [mask.astype(jnp.int32)]
   of_each = mask is not None and len(mask) > 1
   mask_specs = [
@@ -129,7 +128,8 @@ def _call(
     interpret=interpret,
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'parallel'),
-      vmem_limit_bytes=block.memory if own_limit else None,
+      # Stating the default, too, would make XLA plan other programs worse.
+      vmem_limit_bytes=block.memory if block.memory > VECTOR_MEMORY else None,
     ),
     cost_estimate=pl.CostEstimate(
       flops=2 * (made + used) * logits * head,
@@ -149,7 +149,7 @@ def _call(
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-  """What one program holds of the arrays.
+  """The part of the arrays that one program holds.
 
   Attributes:
     examples, columns: of each array.
@@ -193,7 +193,7 @@ def _padded(size: int, unit: int) -> int:
 
 
 def _window(head: int, columns: int) -> int:
-  """Returns how many columns, whole registers, a head is read with."""
+  """Returns how many columns, in whole registers, are read for one head."""
   return _LANES if _LANES % head == 0 else min(2 * _LANES, columns)
 
 

@@ -66,10 +66,7 @@ def attention_kernel(mesh: Mesh) -> Callable[..., jax.Array | None] | None:
   It is None where the plain formula does, `layers.dot_product_attention`; for
   shapes and masks that a kernel does not serve, its result is.
   """
-  device = mesh.devices.flat[0]
-  if device.platform == 'cpu':
-    return None
-  kernel = kernel_of(device)
+  kernel = kernel_of(mesh.devices.flat[0])
   return kernel and functools.partial(kernel, mesh)
 
 

@@ -300,7 +300,7 @@ def suggestions(
 
 
 def _more_chips(topology: Topology, ratio: int) -> dict[str, Any]:
-  """Returns so many times the chips: in a slice, or where it ends, in more."""
+  """Returns a suggestion of `ratio` times the chips, or if need be slices."""
   chips = ratio * topology.chips // topology.slices
   if chips <= topology.chip.pod_chips:
     return {'chips': chips}

@@ -286,8 +286,10 @@ def _advice(plan: Plan) -> Iterable[str]:
   """Yields what would fit, or the flags of what does."""
   for one in plan.get('suggestions', ()):
     peak = one['estimated_peak_bytes'] / GIB
-    what = f'slices of {one["chips"]:,} chips' if 'chips' in one else ''
-    what = what or ' '.join(one['flags'])
+    if 'chips' in one:
+      what = f'slices of {one["chips"]:,} chips'
+    else:
+      what = ' '.join(one['flags'])
     yield f'may fit ({peak:.1f} GiB, in proportion to this plan): {what}'
   if plan.get('suggestions') is not None:
     yield '--fit searches, and compiles what it finds.'

@@ -69,7 +69,7 @@ class CLIPTokenizer(Tokenizer):
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """Returns the cleaned text, up to an end token and without specials."""
-    # What follows it is padding, whose id is also that of '!'.
+    # After the end token comes padding, whose id is also that of '!'.
     before_end = itertools.takewhile(
       lambda i: i != self.eos_id, self._check_ids(ids)
     )

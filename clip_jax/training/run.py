@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 # Records of each data set whose ids the processes of a run compare.
 _COMPARED_IDS = 16
 
-# What tasks of `evaluation.tasks` need of `evaluation.data`.
+# Tasks that need labels in `evaluation.data`, and tasks that need captions.
 _NEED_LABELS = ('zero_shot', 'prompt_gain', 'bias')
 _NEED_CAPTIONS = ('retrieval', 'captioning')
 

@@ -187,7 +187,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before(tmp_path, capsys):
 
 @pytest.fixture
 def fail_reading(monkeypatch):
-  """A function: so many reads of arrays fail with this error."""
+  """Returns a function that makes the next reads fail with an error."""
   read = ocp.CheckpointManager.restore
 
   def fail(times, error):

@@ -16,7 +16,7 @@ from tests.tiny_run import write_run
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A run on the disk, and in the store, which it is read from."""
+  """Writes a run to the disk, and copies it into the store to read it there."""
   folder = tmp_path_factory.mktemp('run')
   write_run(folder)
   with (

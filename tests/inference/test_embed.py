@@ -221,7 +221,7 @@ def test_another_model_is_refused(job, run, tmp_path):
 
 
 def with_gelu(model):
-  """The same arrays, of another activation."""
+  """Returns a model of the same arrays with another activation."""
   described = model.description
   image = dataclasses.replace(described.model.image, activation='gelu')
   config = dataclasses.replace(described.model, image=image)

@@ -51,6 +51,6 @@ def test_a_devices_kernel_encodes_as_the_formula_does(monkeypatch, rows):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     _, _, kernel = program.partition('pallas_call')
     assert ('shard_map' in program) == (mesh is not None)
-    # Of float32, no product is rounded, in the kernel neither.
+    # No product of float32 is rounded, not even in the kernel.
     assert kernel.count('dot_general') > 0
     assert 'precision=None' not in program

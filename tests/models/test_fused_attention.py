@@ -89,7 +89,7 @@ def test_value_and_gradient_are_the_formulas(seeds):
 
 
 def test_a_row_that_attends_to_nothing_takes_the_mean():
-  """As the formula of the layers does, with its gradient: there is no NaN."""
+  """Value and gradient are those of the layers' formula, and no NaN."""
   random = np.random.default_rng(0)
   qkv = jnp.asarray(random.normal(size=(3, 1, 5, 128)))
   cotangent = jnp.asarray(random.normal(size=(1, 5, 128)))

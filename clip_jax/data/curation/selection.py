@@ -300,7 +300,7 @@ def _with_digest(selection: Selection, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _digest_of(value: Any) -> bytes | None:
-  """Returns a SHA-256; None for what is none, such as an empty text."""
+  """Returns the bytes of a SHA-256; None where a value is not one."""
   if isinstance(value, str):
     try:
       value = bytes.fromhex(value)

@@ -313,7 +313,7 @@ def _samples(
 
 
 def _text_of(caption: object) -> str:
-  """Returns the text of a cell, which may be in a list."""
+  """Returns a caption as text; of a list, its first item."""
   if isinstance(caption, list):
     caption = caption[0] if caption else None
   return '' if caption is None else str(caption)

@@ -242,7 +242,7 @@ def _value_of(cell: str) -> str | int | float | None:
 
 
 def join_batches(batches: Sequence[pa.Table]) -> pa.Table:
-  """Joins batches; a column of several types becomes text, captions lists."""
+  """Joins batches; columns of several types become text, captions lists."""
   if not batches:
     return pa.table({})
   if any(map(_has_caption_lists, batches)):

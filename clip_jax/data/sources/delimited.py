@@ -127,7 +127,7 @@ class DelimitedRows(Iterator[tuple[int, list[str]]]):
     is_row: Callable[[Sequence[str]], bool],
     max_cell: int = _MAX_CELL,
   ):
-    """Reads nothing yet.
+    """Remembers what to read; no line is read yet.
 
     Args:
       path: of the text, for errors.
