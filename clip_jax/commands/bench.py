@@ -23,13 +23,13 @@ examples:
 
 What is measured:
   train      whole train steps on real records, the fraction of the time that
-             they waited for input, and their share of the rate of a plain
-             product here; with --against, also steps alone; with --scaling,
+             they waited for input, and on a CPU their share of the rate of a
+             plain product; with --against, also steps alone; with --scaling,
              steps of 1, 2, 4 and 8 devices that the CPU stands for and of 2
              processes, --batch pairs on each: what part of their time goes to
              collectives, by a trace, and what these exchange
-  encode     both encoders at inference, with random weights, also as a share
-             of the rate of a plain product; with --data also the images of a
+  encode     both encoders at inference, with random weights, on a CPU also as
+             a share of the rate of a plain product; with --data the images of a
              data set (a NAME of eval --list, or a SPEC), encoded alone and in
              turns classified among its class names
   loss       value and gradient of each form of the contrastive loss, with the
